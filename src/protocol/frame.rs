@@ -1,0 +1,121 @@
+//! Frames: the incremental decoder and the encoder (spec 4.2.3).
+
+mod decoder;
+mod encode;
+
+pub use decoder::{Decoder, Frame};
+pub use encode::{body, content_header, heartbeat, method};
+
+use super::DecodeError;
+use super::wire::{Reader, Writer};
+
+/// The last octet of every frame.
+pub const FRAME_END: u8 = 0xCE;
+
+/// Octets of a frame besides its payload: type, channel, size, frame end.
+pub const OVERHEAD: u32 = 8;
+
+/// Octets of a frame in front of its payload.
+pub const HEADER: usize = 7;
+
+/// The largest frame before `tune-ok`, in octets: RabbitMQ's `initial_frame_max` since 4.1. (Before, it was 4096, which
+/// a server that old keeps to by itself.)
+pub const INITIAL_FRAME_MAX: u32 = 8192;
+
+/// The smallest `frame_max` that may be agreed upon, in octets (spec, constant `frame-min-size`).
+pub const FRAME_MIN_SIZE: u32 = 4096;
+
+/// The largest method or content header that is accepted where `frame_max` is less, in octets. Neither can be split, and
+/// RabbitMQ sends them however large they are.
+pub const UNSPLIT_FRAME_MAX: u32 = 1 << 20;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// No frame, but the eight octets with which a stream begins; a server sends them to refuse a version.
+    ProtocolHeader,
+    /// A method.
+    Method,
+    /// A content header.
+    Header,
+    /// A part of a body.
+    Body,
+    /// A sign of life.
+    Heartbeat,
+}
+
+/// The eight octets with which a client begins, and with which a server refuses it (spec 4.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProtocolHeader {
+    /// 0 in AMQP 0-9-1; 3 for SASL in AMQP 1.0.
+    pub id: u8,
+    /// 0 in AMQP 0-9-1.
+    pub major: u8,
+    /// 9 in AMQP 0-9-1.
+    pub minor: u8,
+    /// 1 in AMQP 0-9-1.
+    pub revision: u8,
+}
+
+impl ProtocolHeader {
+    /// AMQP 0-9-1.
+    pub const AMQP_0_9_1: Self = Self { id: 0, major: 0, minor: 9, revision: 1 };
+
+    /// The octets.
+    #[must_use]
+    pub fn to_octets(self) -> [u8; 8] {
+        [b'A', b'M', b'Q', b'P', self.id, self.major, self.minor, self.revision]
+    }
+
+    /// Reads the four numbers behind `AMQP`; `None` when something else stands there.
+    #[must_use]
+    pub fn from_octets(octets: &[u8]) -> Option<Self> {
+        match *octets {
+            [b'A', b'M', b'Q', b'P', id, major, minor, revision] => Some(Self { id, major, minor, revision }),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ProtocolHeader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, major, minor, revision } = self;
+        write!(f, "AMQP {id}-{major}-{minor}-{revision}")
+    }
+}
+
+/// The seven octets in front of a payload.
+#[derive(Clone, Copy, Debug)]
+struct FrameHeader {
+    kind: FrameKind,
+    channel: u16,
+    size: u32,
+}
+
+impl FrameHeader {
+    fn decode(octets: [u8; HEADER]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(&octets);
+        let (kind, channel, size) = (reader.octet()?, reader.short()?, reader.long()?);
+        let kind = match kind {
+            1 => FrameKind::Method,
+            2 => FrameKind::Header,
+            3 => FrameKind::Body,
+            8 if channel != 0 => return Err(DecodeError::HeartbeatChannel(channel)),
+            8 if size != 0 => return Err(DecodeError::HeartbeatPayload(size)),
+            8 => FrameKind::Heartbeat,
+            other => return Err(DecodeError::UnknownFrameType(other)),
+        };
+        Ok(Self { kind, channel, size })
+    }
+
+    fn encode(self, out: &mut Writer<'_>) {
+        out.octet(match self.kind {
+            FrameKind::Method | FrameKind::ProtocolHeader => 1,
+            FrameKind::Header => 2,
+            FrameKind::Body => 3,
+            FrameKind::Heartbeat => 8,
+        });
+        out.short(self.channel);
+        out.long(self.size);
+    }
+}

@@ -1,0 +1,95 @@
+//! Writing frames to the end of a buffer.
+
+use super::super::method::Encode;
+use super::super::wire::Writer;
+use super::super::{ContentHeader, EncodeError};
+use super::{FRAME_END, FrameHeader, FrameKind, OVERHEAD};
+
+/// Writes a frame whose size shows only when its payload is written.
+fn unsplit(
+    out: &mut Vec<u8>,
+    kind: FrameKind,
+    channel: u16,
+    frame_max: u32,
+    payload: impl FnOnce(&mut Writer<'_>),
+) -> Result<(), EncodeError> {
+    let start = out.len();
+    let mut writer = Writer::new(out);
+    FrameHeader { kind, channel, size: 0 }.encode(&mut writer);
+    payload(&mut writer);
+    writer.octet(FRAME_END);
+    let octets = out.len().saturating_sub(start);
+    match u32::try_from(octets) {
+        Ok(whole) if whole <= frame_max => {
+            let size = whole.saturating_sub(OVERHEAD).to_be_bytes();
+            let place = out.get_mut(start..).and_then(|frame| frame.get_mut(3..7));
+            if let Some(place) = place {
+                place.copy_from_slice(&size);
+            }
+            Ok(())
+        }
+        _ => {
+            out.truncate(start);
+            Err(EncodeError::FrameTooLarge { octets, limit: frame_max })
+        }
+    }
+}
+
+/// Writes a method frame.
+///
+/// # Errors
+/// [`EncodeError::FrameTooLarge`] when the whole frame has more than `frame_max` octets; nothing is written then.
+#[inline]
+pub fn method(
+    out: &mut Vec<u8>,
+    channel: u16,
+    frame_max: u32,
+    method: &impl Encode,
+) -> Result<(), EncodeError> {
+    unsplit(out, FrameKind::Method, channel, frame_max, |writer| {
+        let id = method.id();
+        writer.short(id.class);
+        writer.short(id.method);
+        method.encode_fields(writer);
+    })
+}
+
+/// Writes a content header frame.
+///
+/// # Errors
+/// [`EncodeError::FrameTooLarge`] when the whole frame has more than `frame_max` octets; nothing is written then.
+#[inline]
+pub fn content_header(
+    out: &mut Vec<u8>,
+    channel: u16,
+    frame_max: u32,
+    header: &ContentHeader<'_>,
+) -> Result<(), EncodeError> {
+    unsplit(out, FrameKind::Header, channel, frame_max, |writer| header.encode(writer))
+}
+
+/// Writes a body in as few frames as `frame_max` admits; none at all when it is empty.
+#[inline]
+pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
+    let room = usize::try_from(frame_max.saturating_sub(OVERHEAD)).unwrap_or(usize::MAX).max(1);
+    for part in body.chunks(room) {
+        let mut writer = Writer::new(out);
+        let size = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut writer);
+        writer.octets(part);
+        writer.octet(FRAME_END);
+    }
+}
+
+/// Writes what stands in front of a part of a body that is written from elsewhere; a [`FRAME_END`] has to follow it.
+#[inline]
+pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
+    FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut Writer::new(out));
+}
+
+/// Writes a heartbeat.
+pub fn heartbeat(out: &mut Vec<u8>) {
+    let mut writer = Writer::new(out);
+    FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.encode(&mut writer);
+    writer.octet(FRAME_END);
+}

@@ -1,0 +1,239 @@
+//! The macro behind the declaration of a class, and the facts it leaves for those who ask.
+
+use super::MethodId;
+
+/// What the declaration of a class says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassInfo {
+    /// The number.
+    pub id: u16,
+    /// The spec's name.
+    pub name: &'static str,
+    /// The methods, in the order of their numbers.
+    pub methods: &'static [MethodInfo],
+}
+
+/// What the declaration of a method says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodInfo {
+    /// The class and method numbers.
+    pub id: MethodId,
+    /// The spec's name.
+    pub name: &'static str,
+    /// Who sends it.
+    pub sent_by: SentBy,
+    /// Whether a content header and a body follow it.
+    pub has_content: bool,
+    /// The names of the methods that answer it, all of the same class. Empty when none does.
+    pub replies: &'static [&'static str],
+    /// The fields, in their order.
+    pub fields: &'static [FieldInfo],
+}
+
+/// What the declaration of a field says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldInfo {
+    /// The spec's name with `_` for `-`.
+    pub name: &'static str,
+    /// The type on the wire.
+    pub wire_type: WireType,
+    /// Whether it is sent as zero and ignored on receipt.
+    pub reserved: bool,
+}
+
+/// Who sends a method, as RabbitMQ uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentBy {
+    /// The client only.
+    Client,
+    /// The server only.
+    Server,
+    /// Either of them.
+    Both,
+}
+
+macro_rules! wire_types {
+    ($($(#[$doc:meta])* $Variant:ident $name:ident;)*) => {
+        /// The type of a field on the wire.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum WireType { $($(#[$doc])* $Variant,)* }
+
+        impl WireType {
+            /// The spec's name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$Variant => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+wire_types! {
+    /// One bit, packed with its neighbours.
+    Bit bit;
+    /// 8 bit.
+    Octet octet;
+    /// 16 bit.
+    Short short;
+    /// 32 bit.
+    Long long;
+    /// 64 bit.
+    Longlong longlong;
+    /// At most 255 octets.
+    Shortstr shortstr;
+    /// Any octets, with a length of 32 bit.
+    Longstr longstr;
+    /// A field table.
+    Table table;
+}
+
+/// The Rust type of a wire type, the variant that names it, and the value that a reserved field is sent with.
+macro_rules! wire_type {
+    (type bit $lt:lifetime) => { bool };
+    (type octet $lt:lifetime) => { u8 };
+    (type short $lt:lifetime) => { u16 };
+    (type long $lt:lifetime) => { u32 };
+    (type longlong $lt:lifetime) => { u64 };
+    (type shortstr $lt:lifetime) => { $crate::protocol::ShortStr<$lt> };
+    (type longstr $lt:lifetime) => { &$lt [u8] };
+    (type table $lt:lifetime) => { $crate::protocol::TableRef<$lt> };
+    (name bit) => { $crate::protocol::method::WireType::Bit };
+    (name octet) => { $crate::protocol::method::WireType::Octet };
+    (name short) => { $crate::protocol::method::WireType::Short };
+    (name long) => { $crate::protocol::method::WireType::Long };
+    (name longlong) => { $crate::protocol::method::WireType::Longlong };
+    (name shortstr) => { $crate::protocol::method::WireType::Shortstr };
+    (name longstr) => { $crate::protocol::method::WireType::Longstr };
+    (name table) => { $crate::protocol::method::WireType::Table };
+    (zero bit) => { false };
+    (zero short) => { 0 };
+    (zero shortstr) => { $crate::protocol::ShortStr::EMPTY };
+    (zero longstr) => { b"" };
+}
+
+macro_rules! sent_by {
+    (client) => {
+        $crate::protocol::method::SentBy::Client
+    };
+    (server) => {
+        $crate::protocol::method::SentBy::Server
+    };
+    (both) => {
+        $crate::protocol::method::SentBy::Both
+    };
+}
+
+macro_rules! reader_type {
+    () => { Reader<'_> };
+    ($lt:lifetime) => { Reader<$lt> };
+}
+
+macro_rules! class {
+    (
+        $class_id:literal $class_name:literal Method $(<$class_lt:lifetime>)?;
+        $(
+            $(#[$doc:meta])*
+            $method_id:literal $method_name:literal $Method:ident $(<$lt:lifetime>)?
+            from $sender:ident $(with $content:ident)? $(-> $reply:literal $(| $other_reply:literal)*)?
+            {
+                $([$($lead:ident: $lead_ty:ident),*])?
+                $($(#[$field_doc:meta])* $field:ident: $ty:ident,)*
+                $(($($trail:ident: $trail_ty:ident),*))?
+            }
+        )*
+    ) => {
+        use $crate::protocol::method::{ClassInfo, Encode, MethodId, MethodInfo};
+        use $crate::protocol::wire::{Reader, Writer};
+
+        /// What this file declares.
+        pub const CLASS: ClassInfo = ClassInfo {
+            id: $class_id,
+            name: $class_name,
+            methods: &[$(MethodInfo {
+                id: $Method::ID,
+                name: $method_name,
+                sent_by: sent_by!($sender),
+                has_content: false $(|| stringify!($content).len() > 0)?,
+                replies: &[$($reply, $($other_reply),*)?],
+                fields: &[
+                    $($($crate::protocol::method::FieldInfo { name: stringify!($lead), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
+                    $($crate::protocol::method::FieldInfo { name: stringify!($field), wire_type: wire_type!(name $ty), reserved: false },)*
+                    $($($crate::protocol::method::FieldInfo { name: stringify!($trail), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
+                ],
+            },)*],
+        };
+
+        /// A method of this class.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Method $(<$class_lt>)? {
+            $($(#[$doc])* $Method($Method $(<$lt>)?),)*
+        }
+
+        impl $(<$class_lt>)? Method $(<$class_lt>)? {
+            pub(in crate::protocol::method) fn decode_fields(
+                id: MethodId,
+                reader: &mut reader_type!($($class_lt)?),
+            ) -> Result<Self, $crate::protocol::DecodeError> {
+                // A class whose methods have no fields reads nothing.
+                let _ = &reader;
+                match id.method {
+                    $($method_id => {
+                        $($(let _ = reader.$lead_ty()?;)*)?
+                        $(let $field = reader.$ty()?;)*
+                        $($(let _ = reader.$trail_ty()?;)*)?
+                        Ok(Self::$Method($Method { $($field),* }))
+                    })*
+                    _ => Err($crate::protocol::DecodeError::UnknownMethod(id)),
+                }
+            }
+        }
+
+        impl $(<$class_lt>)? Encode for Method $(<$class_lt>)? {
+            fn id(&self) -> MethodId {
+                match self {
+                    $(Self::$Method(method) => method.id(),)*
+                }
+            }
+
+            fn encode_fields(&self, out: &mut Writer<'_>) {
+                match self {
+                    $(Self::$Method(method) => method.encode_fields(out),)*
+                }
+            }
+        }
+
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq)]
+            pub struct $Method $(<$lt>)? {
+                $($(#[$field_doc])* pub $field: wire_type!(type $ty 'a),)*
+            }
+
+            impl $(<$lt>)? $Method $(<$lt>)? {
+                /// The class and method numbers.
+                pub const ID: MethodId = MethodId { class: $class_id, method: $method_id };
+            }
+
+            impl $(<$lt>)? Encode for $Method $(<$lt>)? {
+                #[inline]
+                fn id(&self) -> MethodId {
+                    Self::ID
+                }
+
+                #[inline]
+                fn encode_fields(&self, out: &mut Writer<'_>) {
+                    let _ = &out;
+                    $($(out.$lead_ty(wire_type!(zero $lead_ty));)*)?
+                    $(out.$ty(self.$field);)*
+                    $($(out.$trail_ty(wire_type!(zero $trail_ty));)*)?
+                }
+            }
+
+            impl<'a> From<$Method $(<$lt>)?> for $crate::protocol::Method<'a> {
+                fn from(method: $Method $(<$lt>)?) -> Self {
+                    Method::$Method(method).into()
+                }
+            }
+        )*
+    };
+}

@@ -1,0 +1,146 @@
+//! The methods of AMQP 0-9-1 with RabbitMQ's extensions, both directions.
+//!
+//! Each class has a file, which is one declaration that reads like the spec: the id, the name, who sends it, what
+//! answers it, and its fields in order. Structs, encoders, decoders and the facts in [`CLASSES`] all come of it.
+//! Fields in brackets, in front, and in parentheses, behind, are reserved: they are sent as zero and ignored on receipt, so
+//! no struct has them.
+
+#[macro_use]
+mod declare;
+pub mod access;
+pub mod basic;
+pub mod channel;
+pub mod confirm;
+pub mod connection;
+pub mod exchange;
+pub mod queue;
+pub mod tx;
+
+use super::DecodeError;
+use super::wire::{Reader, Writer};
+use std::fmt;
+
+pub use declare::{ClassInfo, FieldInfo, MethodInfo, SentBy, WireType};
+
+/// The class and method numbers with which a method begins.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MethodId {
+    /// The class, such as 50 for `queue`.
+    pub class: u16,
+    /// The method within its class, such as 10 for `declare`.
+    pub method: u16,
+}
+
+impl MethodId {
+    /// No method at all: what a close carries whose fault is nobody's request.
+    pub const NONE: Self = Self { class: 0, method: 0 };
+
+    /// The class and what it says of the method; `None` when there is no such method.
+    #[must_use]
+    pub fn info(self) -> Option<(&'static ClassInfo, &'static MethodInfo)> {
+        let class = CLASSES.iter().find(|class| class.id == self.class)?;
+        Some((class, class.methods.iter().find(|method| method.id == self)?))
+    }
+}
+
+impl fmt::Display for MethodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.info() {
+            Some((class, method)) => write!(f, "{}.{}", class.name, method.name),
+            None => write!(f, "{}.{}", self.class, self.method),
+        }
+    }
+}
+
+impl fmt::Debug for MethodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MethodId({self})")
+    }
+}
+
+/// What can be sent as a method: any struct of the classes, or a [`Method`].
+pub trait Encode {
+    /// The class and method numbers.
+    fn id(&self) -> MethodId;
+
+    /// Writes the fields, the reserved ones included, behind the numbers.
+    fn encode_fields(&self, out: &mut Writer<'_>);
+}
+
+macro_rules! classes {
+    ($($(#[$doc:meta])* $Class:ident $module:ident $(<$lt:lifetime>)?;)*) => {
+        /// A method of any class.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Method<'a> {
+            $($(#[$doc])* $Class($module::Method $(<$lt>)?),)*
+        }
+
+        /// Every class with its methods and their fields, in the order of their numbers.
+        pub const CLASSES: &[&ClassInfo] = &[$(&$module::CLASS),*];
+
+        impl<'a> Method<'a> {
+            /// Decodes the payload of a method frame.
+            ///
+            /// # Errors
+            /// [`DecodeError::UnknownMethod`], or what is wrong with the fields.
+            pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
+                let mut reader = Reader::new(payload);
+                let id = MethodId { class: reader.short()?, method: reader.short()? };
+                let method = match id.class {
+                    $(class if class == $module::CLASS.id =>
+                        Self::$Class($module::Method::decode_fields(id, &mut reader)?),)*
+                    _ => return Err(DecodeError::UnknownMethod(id)),
+                };
+                reader.finish()?;
+                Ok(method)
+            }
+        }
+
+        impl Encode for Method<'_> {
+            fn id(&self) -> MethodId {
+                match self {
+                    $(Self::$Class(method) => method.id(),)*
+                }
+            }
+
+            fn encode_fields(&self, out: &mut Writer<'_>) {
+                match self {
+                    $(Self::$Class(method) => method.encode_fields(out),)*
+                }
+            }
+        }
+
+        $(impl<'a> From<$module::Method $(<$lt>)?> for Method<'a> {
+            fn from(method: $module::Method $(<$lt>)?) -> Self {
+                Self::$Class(method)
+            }
+        })*
+    };
+}
+
+classes! {
+    /// Class 10.
+    Connection connection<'a>;
+    /// Class 20.
+    Channel channel<'a>;
+    /// Class 30, deprecated.
+    Access access<'a>;
+    /// Class 40.
+    Exchange exchange<'a>;
+    /// Class 50.
+    Queue queue<'a>;
+    /// Class 60.
+    Basic basic<'a>;
+    /// Class 85, RabbitMQ's extension.
+    Confirm confirm;
+    /// Class 90.
+    Tx tx;
+}
+
+impl Method<'_> {
+    /// What the table says of this method.
+    #[must_use]
+    pub fn info(&self) -> Option<&'static MethodInfo> {
+        self.id().info().map(|(_, method)| method)
+    }
+}

@@ -1,0 +1,327 @@
+//! Field tables and arrays (spec 4.2.5.5), kept as their octets.
+//!
+//! A table is checked once, in one pass and without recursion, and then read entry by entry, in place. Writing one into
+//! a frame is a copy. Names may repeat and keep their order; a look-up finds the first, as RabbitMQ's do.
+
+use super::wire::{Reader, Writer};
+use super::{DecodeError, EncodeError, ShortStr, Value};
+use std::fmt;
+
+/// How deep tables and arrays may be nested, the outermost counted: 32, far beyond what people write, and little
+/// enough that neither reading nor printing one is a strain.
+pub const MAX_NESTING: usize = 32;
+
+/// What a container holds: entries with a name, or bare values.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    Table,
+    Array,
+}
+
+/// Checks a container and everything in it. Gives the nesting depth, 1 when nothing is nested.
+fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
+    let mut reader = Reader::new(octets);
+    // The containers that enclose the next entry, each by the place where it ends.
+    let mut open = [(0, Shape::Table); MAX_NESTING];
+    let mut depth = 0_usize;
+    let mut deepest = 1_usize;
+    let mut current = (octets.len(), shape);
+    loop {
+        let at = reader.position();
+        if at >= current.0 {
+            if at > current.0 {
+                return Err(DecodeError::BadTable { at });
+            }
+            let Some(outer) = depth.checked_sub(1) else { return Ok(deepest) };
+            depth = outer;
+            current = open.get(depth).copied().unwrap_or(current);
+            continue;
+        }
+        let overrun = |error| match error {
+            DecodeError::TruncatedPayload { .. } => DecodeError::BadTable { at },
+            other => other,
+        };
+        if current.1 == Shape::Table {
+            reader.shortstr().map_err(overrun)?;
+        }
+        let before = reader.clone();
+        let nested = match Value::decode(&mut reader).map_err(overrun)? {
+            Value::Table(_) => Some(Shape::Table),
+            Value::Array(_) => Some(Shape::Array),
+            _ => None,
+        };
+        if reader.position() > current.0 {
+            return Err(DecodeError::BadTable { at });
+        }
+        if let Some(shape) = nested {
+            let end = reader.position();
+            // Goes back in, behind the tag and the length.
+            reader = before;
+            reader.octets(5).map_err(overrun)?;
+            let place = open.get_mut(depth).ok_or(DecodeError::NestingTooDeep { limit: MAX_NESTING })?;
+            *place = current;
+            depth = depth.saturating_add(1);
+            deepest = deepest.max(depth.saturating_add(1));
+            if deepest > MAX_NESTING {
+                return Err(DecodeError::NestingTooDeep { limit: MAX_NESTING });
+            }
+            current = (end, shape);
+        }
+    }
+}
+
+/// The depth that a value adds to the container that takes it.
+fn depth_of(value: Value<'_>) -> Result<usize, EncodeError> {
+    let too_deep = |_| EncodeError::NestingTooDeep { limit: MAX_NESTING };
+    let inner = match value {
+        Value::Table(table) => check(table.0, Shape::Table).map_err(too_deep)?,
+        Value::Array(array) => check(array.0, Shape::Array).map_err(too_deep)?,
+        _ => return Ok(0),
+    };
+    if inner >= MAX_NESTING {
+        return Err(EncodeError::NestingTooDeep { limit: MAX_NESTING });
+    }
+    Ok(inner)
+}
+
+/// A field table that its holder may add to.
+#[derive(Clone, Default, PartialEq)]
+pub struct Table(Vec<u8>);
+
+impl Table {
+    /// A table without entries.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds an entry behind the others. It does not look for one of the same name.
+    ///
+    /// # Errors
+    /// [`EncodeError::ShortStrTooLong`] when the name has more than 255 octets, [`EncodeError::NestingTooDeep`] when
+    /// the value is nested too deep. The table stays as it was.
+    pub fn insert<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
+        let name = ShortStr::new(name)?;
+        let value = value.into();
+        depth_of(value)?;
+        let mut writer = Writer::new(&mut self.0);
+        writer.shortstr(name);
+        value.encode(&mut writer);
+        Ok(())
+    }
+
+    /// The table, to read.
+    #[must_use]
+    pub fn as_ref(&self) -> TableRef<'_> {
+        TableRef(&self.0)
+    }
+
+    /// The first value of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Value<'_>> {
+        self.as_ref().get(name)
+    }
+
+    /// The entries, in their order.
+    #[must_use]
+    pub fn iter(&self) -> Entries<'_> {
+        self.as_ref().iter()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for &'a Table {
+    type Item = (ShortStr<'a>, Value<'a>);
+    type IntoIter = Entries<'a>;
+    fn into_iter(self) -> Entries<'a> {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+/// A field table, checked, as it stands in what was received.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct TableRef<'a>(&'a [u8]);
+
+impl<'a> TableRef<'a> {
+    /// A table without entries.
+    pub const EMPTY: TableRef<'static> = TableRef(b"");
+
+    /// Checks the octets of a table, without the four of its length.
+    ///
+    /// # Errors
+    /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`], [`DecodeError::NestingTooDeep`]
+    pub fn new(octets: &'a [u8]) -> Result<Self, DecodeError> {
+        check(octets, Shape::Table)?;
+        Ok(Self(octets))
+    }
+
+    pub(super) const fn unchecked(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+
+    /// The octets, without the four of the length.
+    #[must_use]
+    pub fn as_octets(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// A copy that one may add to.
+    #[must_use]
+    pub fn to_table(self) -> Table {
+        Table(self.0.to_vec())
+    }
+
+    /// The first value of that name.
+    #[must_use]
+    pub fn get(self, name: &str) -> Option<Value<'a>> {
+        self.iter().find(|(found, _)| found.as_octets() == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    /// The entries, in their order.
+    #[must_use]
+    pub fn iter(self) -> Entries<'a> {
+        Entries(Reader::new(self.0))
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether no number in it, nested ones included, is NaN or infinite, which RabbitMQ can't parse.
+    #[must_use]
+    pub fn is_finite(self) -> bool {
+        // Bounded: a table that exists is nested at most `MAX_NESTING` deep.
+        self.iter().all(|(_, value)| value_is_finite(value))
+    }
+}
+
+fn value_is_finite(value: Value<'_>) -> bool {
+    match value {
+        Value::Table(table) => table.is_finite(),
+        Value::Array(array) => array.iter().all(value_is_finite),
+        value => value.is_finite(),
+    }
+}
+
+impl<'a> IntoIterator for TableRef<'a> {
+    type Item = (ShortStr<'a>, Value<'a>);
+    type IntoIter = Entries<'a>;
+    fn into_iter(self) -> Entries<'a> {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for TableRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The entries of a table, in their order.
+#[derive(Clone, Debug)]
+pub struct Entries<'a>(Reader<'a>);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (ShortStr<'a>, Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let name = self.0.shortstr().ok()?;
+        Some((name, Value::decode(&mut self.0).ok()?))
+    }
+}
+
+/// An array of values that its holder may add to.
+#[derive(Clone, Default, PartialEq)]
+pub struct Array(Vec<u8>);
+
+impl Array {
+    /// An array without values.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds a value behind the others.
+    ///
+    /// # Errors
+    /// [`EncodeError::NestingTooDeep`], which leaves the array as it was.
+    pub fn push<'v>(&mut self, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
+        let value = value.into();
+        depth_of(value)?;
+        value.encode(&mut Writer::new(&mut self.0));
+        Ok(())
+    }
+
+    /// The array, to read.
+    #[must_use]
+    pub fn as_ref(&self) -> ArrayRef<'_> {
+        ArrayRef(&self.0)
+    }
+}
+
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+/// An array of values, checked, as it stands in what was received.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct ArrayRef<'a>(&'a [u8]);
+
+impl<'a> ArrayRef<'a> {
+    pub(super) const fn unchecked(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+
+    /// The octets, without the four of the length.
+    #[must_use]
+    pub fn as_octets(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The values, in their order.
+    #[must_use]
+    pub fn iter(self) -> Values<'a> {
+        Values(Reader::new(self.0))
+    }
+}
+
+impl<'a> IntoIterator for ArrayRef<'a> {
+    type Item = Value<'a>;
+    type IntoIter = Values<'a>;
+    fn into_iter(self) -> Values<'a> {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for ArrayRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The values of an array, in their order.
+#[derive(Clone, Debug)]
+pub struct Values<'a>(Reader<'a>);
+
+impl<'a> Iterator for Values<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Value<'a>> {
+        Value::decode(&mut self.0).ok()
+    }
+}

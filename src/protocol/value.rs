@@ -1,0 +1,228 @@
+//! The values of a field table, and their tags (spec 4.2.5.5, RabbitMQ's errata 3).
+
+use super::wire::{Reader, Writer};
+use super::{Array, ArrayRef, DecodeError, Table, TableRef};
+
+/// A value of a field table.
+///
+/// It borrows what it was read from, or what it was made of:
+///
+/// ```
+/// use puka::protocol::{Table, Value};
+/// let mut table = Table::new();
+/// table.insert("x-max-length", 1000)?;
+/// table.insert("x-queue-type", "quorum")?;
+/// assert_eq!(table.get("x-max-length"), Some(Value::I32(1000)));
+/// # Ok::<(), puka::protocol::EncodeError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// `t`: true or false.
+    Bool(bool),
+    /// `b`: 8 bit, signed.
+    I8(i8),
+    /// `B`: 8 bit, unsigned.
+    U8(u8),
+    /// `s`, and `U` when read: 16 bit, signed.
+    I16(i16),
+    /// `u`: 16 bit, unsigned.
+    U16(u16),
+    /// `I`: 32 bit, signed.
+    I32(i32),
+    /// `i`: 32 bit, unsigned.
+    U32(u32),
+    /// `l`, and `L` when read: 64 bit, signed. There is no unsigned one.
+    I64(i64),
+    /// `f`: binary32. RabbitMQ can't parse NaN and the infinities.
+    F32(f32),
+    /// `d`: binary64. RabbitMQ can't parse NaN and the infinities.
+    F64(f64),
+    /// `D`: `mantissa / 10^scale`. RabbitMQ reads the mantissa as unsigned, several clients as signed.
+    Decimal {
+        /// Digits behind the decimal point.
+        scale: u8,
+        /// The 32 bits of the mantissa, whatever sign its sender had in mind.
+        mantissa: u32,
+    },
+    /// `T`: seconds since 1970-01-01 UTC.
+    Timestamp(u64),
+    /// `S`: text, which need not be UTF-8.
+    String(&'a [u8]),
+    /// `x`: octets.
+    Bytes(&'a [u8]),
+    /// `A`: values without names.
+    Array(ArrayRef<'a>),
+    /// `F`: a table in the table.
+    Table(TableRef<'a>),
+    /// `V`: nothing.
+    Void,
+}
+
+impl<'a> Value<'a> {
+    /// The text of a [`String`](Self::String) that is UTF-8.
+    #[must_use]
+    pub fn as_str(self) -> Option<&'a str> {
+        match self {
+            Self::String(octets) => std::str::from_utf8(octets).ok(),
+            _ => None,
+        }
+    }
+
+    /// Any of the integers, as RabbitMQ takes one for the other.
+    #[must_use]
+    pub fn as_i64(self) -> Option<i64> {
+        Some(match self {
+            Self::I8(n) => n.into(),
+            Self::U8(n) => n.into(),
+            Self::I16(n) => n.into(),
+            Self::U16(n) => n.into(),
+            Self::I32(n) => n.into(),
+            Self::U32(n) => n.into(),
+            Self::I64(n) => n,
+            _ => return None,
+        })
+    }
+
+    /// The truth of a [`Bool`](Self::Bool).
+    #[must_use]
+    pub fn as_bool(self) -> Option<bool> {
+        match self {
+            Self::Bool(truth) => Some(truth),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a number that RabbitMQ can parse: neither NaN nor infinite. What is no float is.
+    #[must_use]
+    pub fn is_finite(self) -> bool {
+        match self {
+            Self::F32(n) => n.is_finite(),
+            Self::F64(n) => n.is_finite(),
+            _ => true,
+        }
+    }
+
+    pub(super) fn encode(self, out: &mut Writer<'_>) {
+        match self {
+            Self::Bool(truth) => out.octets(&[b't', u8::from(truth)]),
+            Self::I8(n) => tagged(out, b'b', &n.to_be_bytes()),
+            Self::U8(n) => tagged(out, b'B', &n.to_be_bytes()),
+            Self::I16(n) => tagged(out, b's', &n.to_be_bytes()),
+            Self::U16(n) => tagged(out, b'u', &n.to_be_bytes()),
+            Self::I32(n) => tagged(out, b'I', &n.to_be_bytes()),
+            Self::U32(n) => tagged(out, b'i', &n.to_be_bytes()),
+            Self::I64(n) => tagged(out, b'l', &n.to_be_bytes()),
+            Self::F32(n) => tagged(out, b'f', &n.to_be_bytes()),
+            Self::F64(n) => tagged(out, b'd', &n.to_be_bytes()),
+            Self::Timestamp(n) => tagged(out, b'T', &n.to_be_bytes()),
+            Self::Decimal { scale, mantissa } => {
+                out.octets(&[b'D', scale]);
+                out.long(mantissa);
+            }
+            Self::String(octets) => counted(out, b'S', octets),
+            Self::Bytes(octets) => counted(out, b'x', octets),
+            Self::Array(array) => counted(out, b'A', array.as_octets()),
+            Self::Table(table) => counted(out, b'F', table.as_octets()),
+            Self::Void => out.octet(b'V'),
+        }
+    }
+
+    /// Reads a tag and its value. What stands inside a nested container is not looked at.
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let at = reader.position();
+        let tag = reader.octet()?;
+        Ok(match tag {
+            b't' => Self::Bool(reader.octet()? != 0),
+            b'b' => Self::I8(i8::from_be_bytes([reader.octet()?])),
+            b'B' => Self::U8(reader.octet()?),
+            b's' | b'U' => Self::I16(i16::from_be_bytes(reader.short()?.to_be_bytes())),
+            b'u' => Self::U16(reader.short()?),
+            b'I' => Self::I32(i32::from_be_bytes(reader.long()?.to_be_bytes())),
+            b'i' => Self::U32(reader.long()?),
+            b'l' | b'L' => Self::I64(i64::from_be_bytes(reader.longlong()?.to_be_bytes())),
+            b'f' => Self::F32(f32::from_be_bytes(reader.long()?.to_be_bytes())),
+            b'd' => Self::F64(f64::from_be_bytes(reader.longlong()?.to_be_bytes())),
+            b'D' => Self::Decimal { scale: reader.octet()?, mantissa: reader.long()? },
+            b'T' => Self::Timestamp(reader.timestamp()?),
+            b'S' => Self::String(reader.longstr()?),
+            b'x' => Self::Bytes(reader.longstr()?),
+            b'A' => Self::Array(ArrayRef::unchecked(reader.longstr()?)),
+            b'F' => Self::Table(TableRef::unchecked(reader.longstr()?)),
+            b'V' => Self::Void,
+            tag => return Err(DecodeError::UnknownFieldTag { tag, at }),
+        })
+    }
+}
+
+fn tagged(out: &mut Writer<'_>, tag: u8, octets: &[u8]) {
+    out.octet(tag);
+    out.octets(octets);
+}
+
+fn counted(out: &mut Writer<'_>, tag: u8, octets: &[u8]) {
+    out.octet(tag);
+    out.longstr(octets);
+}
+
+macro_rules! from {
+    ($($ty:ty => $variant:ident;)*) => {
+        $(impl From<$ty> for Value<'_> {
+            fn from(value: $ty) -> Self {
+                Self::$variant(value)
+            }
+        })*
+    };
+}
+
+from! {
+    bool => Bool; i8 => I8; u8 => U8; i16 => I16; u16 => U16; i32 => I32; u32 => U32; i64 => I64; f32 => F32; f64 => F64;
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::String(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::String(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(octets: &'a [u8]) -> Self {
+        Self::Bytes(octets)
+    }
+}
+
+impl<'a> From<&'a Table> for Value<'a> {
+    fn from(table: &'a Table) -> Self {
+        Self::Table(table.as_ref())
+    }
+}
+
+impl<'a> From<TableRef<'a>> for Value<'a> {
+    fn from(table: TableRef<'a>) -> Self {
+        Self::Table(table)
+    }
+}
+
+impl<'a> From<&'a Array> for Value<'a> {
+    fn from(array: &'a Array) -> Self {
+        Self::Array(array.as_ref())
+    }
+}
+
+impl<'a> From<ArrayRef<'a>> for Value<'a> {
+    fn from(array: ArrayRef<'a>) -> Self {
+        Self::Array(array)
+    }
+}
+
+impl From<()> for Value<'_> {
+    fn from((): ()) -> Self {
+        Self::Void
+    }
+}
