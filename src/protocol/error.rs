@@ -85,9 +85,7 @@ impl DecodeError {
         match self {
             Self::ContentClass(_) | Self::ContentWeight(_) => ReplyCode::UNEXPECTED_FRAME,
             Self::UnknownMethod(_) => ReplyCode::NOT_IMPLEMENTED,
-            Self::TruncatedPayload { .. }
-            | Self::TrailingOctets { .. }
-            | Self::BadTable { .. }
+            Self::BadTable { .. }
             | Self::UnknownFieldTag { .. }
             | Self::NestingTooDeep { .. }
             | Self::PropertyFlags(_) => ReplyCode::SYNTAX_ERROR,

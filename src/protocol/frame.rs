@@ -4,6 +4,7 @@ mod decoder;
 mod encode;
 
 pub use decoder::{Decoder, Frame};
+pub(crate) use encode::body_frame_start;
 pub use encode::{body, content_header, heartbeat, method};
 
 use super::DecodeError;

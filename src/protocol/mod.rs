@@ -16,14 +16,16 @@ mod properties;
 mod reply_code;
 mod short_str;
 mod table;
+mod table_ref;
 mod value;
 pub mod wire;
 
 pub use error::{DecodeError, EncodeError};
 pub use frame::{Decoder, Frame, FrameKind, ProtocolHeader};
 pub use method::{Method, MethodId};
-pub use properties::{ContentHeader, PROPERTIES, Properties, PropertyInfo};
+pub use properties::{ContentHeader, PROPERTIES, Properties, PropertyInfo, RawHeaders};
 pub use reply_code::ReplyCode;
 pub use short_str::ShortStr;
-pub use table::{Array, ArrayRef, MAX_NESTING, Table, TableRef};
+pub use table::{Array, MAX_NESTING, Table};
+pub use table_ref::{ArrayRef, TableRef};
 pub use value::Value;

@@ -1,6 +1,6 @@
 //! The content header and the properties of class `basic` (spec 4.2.6.1, 1.8).
 
-use super::method::{WireType, basic};
+use super::method::{WireType, basic, plain_name};
 use super::wire::{Reader, Writer};
 use super::{DecodeError, ShortStr, TableRef};
 
@@ -39,7 +39,7 @@ macro_rules! properties {
 
         /// Every property, in the order of the flags.
         pub const PROPERTIES: &[PropertyInfo] = &[$(PropertyInfo {
-            name: stringify!($name),
+            name: plain_name(stringify!($name)),
             flag: $flag,
             wire_type: property_type!(wire $ty),
         },)*];
@@ -61,6 +61,11 @@ macro_rules! properties {
                 };
                 reader.finish()?;
                 Ok(properties)
+            }
+
+            /// Writes the list of flags and values to the end of a buffer.
+            pub fn encode_list(&self, out: &mut Vec<u8>) {
+                self.encode(&mut Writer::new(out));
             }
 
             pub(super) fn encode(&self, out: &mut Writer<'_>) {

@@ -4,11 +4,11 @@
 //! a frame is a copy. Names may repeat and keep their order; a look-up finds the first, as RabbitMQ's do.
 
 use super::wire::{Reader, Writer};
-use super::{DecodeError, EncodeError, ShortStr, Value};
+use super::{ArrayRef, DecodeError, EncodeError, ShortStr, TableRef, Value};
 use std::fmt;
 
-/// How deep tables and arrays may be nested, the outermost counted: 32, far beyond what people write, and little
-/// enough that neither reading nor printing one is a strain.
+/// How many tables and arrays may stand inside each other within a table, itself not counted: 32, far beyond what people
+/// write, and little enough that neither reading nor printing one is a strain.
 pub const MAX_NESTING: usize = 32;
 
 /// What a container holds: entries with a name, or bare values.
@@ -18,13 +18,13 @@ enum Shape {
     Array,
 }
 
-/// Checks a container and everything in it. Gives the nesting depth, 1 when nothing is nested.
+/// Checks a container and everything in it. Gives the nesting depth, 0 when nothing is nested.
 fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
     let mut reader = Reader::new(octets);
     // The containers that enclose the next entry, each by the place where it ends.
     let mut open = [(0, Shape::Table); MAX_NESTING];
     let mut depth = 0_usize;
-    let mut deepest = 1_usize;
+    let mut deepest = 0_usize;
     let mut current = (octets.len(), shape);
     loop {
         let at = reader.position();
@@ -43,6 +43,9 @@ fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
         };
         if current.1 == Shape::Table {
             reader.shortstr().map_err(overrun)?;
+            if reader.position() >= current.0 {
+                return Err(DecodeError::BadTable { at });
+            }
         }
         let before = reader.clone();
         let nested = match Value::decode(&mut reader).map_err(overrun)? {
@@ -61,27 +64,23 @@ fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
             let place = open.get_mut(depth).ok_or(DecodeError::NestingTooDeep { limit: MAX_NESTING })?;
             *place = current;
             depth = depth.saturating_add(1);
-            deepest = deepest.max(depth.saturating_add(1));
-            if deepest > MAX_NESTING {
-                return Err(DecodeError::NestingTooDeep { limit: MAX_NESTING });
-            }
+            deepest = deepest.max(depth);
             current = (end, shape);
         }
     }
 }
 
-/// The depth that a value adds to the container that takes it.
-fn depth_of(value: Value<'_>) -> Result<usize, EncodeError> {
-    let too_deep = |_| EncodeError::NestingTooDeep { limit: MAX_NESTING };
-    let inner = match value {
-        Value::Table(table) => check(table.0, Shape::Table).map_err(too_deep)?,
-        Value::Array(array) => check(array.0, Shape::Array).map_err(too_deep)?,
-        _ => return Ok(0),
+/// Refuses a value that is nested too deep for a container to take it.
+fn check_depth(value: Value<'_>) -> Result<(), EncodeError> {
+    let depth = match value {
+        Value::Table(table) => check(table.as_octets(), Shape::Table),
+        Value::Array(array) => check(array.as_octets(), Shape::Array),
+        _ => return Ok(()),
     };
-    if inner >= MAX_NESTING {
-        return Err(EncodeError::NestingTooDeep { limit: MAX_NESTING });
+    match depth {
+        Ok(depth) if depth < MAX_NESTING => Ok(()),
+        _ => Err(EncodeError::NestingTooDeep { limit: MAX_NESTING }),
     }
-    Ok(inner)
 }
 
 /// A field table that its holder may add to.
@@ -103,7 +102,7 @@ impl Table {
     pub fn insert<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
         let name = ShortStr::new(name)?;
         let value = value.into();
-        depth_of(value)?;
+        check_depth(value)?;
         let mut writer = Writer::new(&mut self.0);
         writer.shortstr(name);
         value.encode(&mut writer);
@@ -113,7 +112,7 @@ impl Table {
     /// The table, to read.
     #[must_use]
     pub fn as_ref(&self) -> TableRef<'_> {
-        TableRef(&self.0)
+        TableRef::checked(&self.0)
     }
 
     /// The first value of that name.
@@ -135,6 +134,12 @@ impl Table {
     }
 }
 
+impl<'a> From<&'a Table> for Value<'a> {
+    fn from(table: &'a Table) -> Self {
+        Self::Table(table.as_ref())
+    }
+}
+
 impl<'a> IntoIterator for &'a Table {
     type Item = (ShortStr<'a>, Value<'a>);
     type IntoIter = Entries<'a>;
@@ -149,37 +154,20 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A field table, checked, as it stands in what was received.
-#[derive(Clone, Copy, Default, PartialEq)]
-pub struct TableRef<'a>(&'a [u8]);
-
 impl<'a> TableRef<'a> {
-    /// A table without entries.
-    pub const EMPTY: TableRef<'static> = TableRef(b"");
-
     /// Checks the octets of a table, without the four of its length.
     ///
     /// # Errors
     /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`], [`DecodeError::NestingTooDeep`]
     pub fn new(octets: &'a [u8]) -> Result<Self, DecodeError> {
         check(octets, Shape::Table)?;
-        Ok(Self(octets))
-    }
-
-    pub(super) const fn unchecked(octets: &'a [u8]) -> Self {
-        Self(octets)
-    }
-
-    /// The octets, without the four of the length.
-    #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
-        self.0
+        Ok(Self::checked(octets))
     }
 
     /// A copy that one may add to.
     #[must_use]
     pub fn to_table(self) -> Table {
-        Table(self.0.to_vec())
+        Table(self.as_octets().to_vec())
     }
 
     /// The first value of that name.
@@ -191,19 +179,13 @@ impl<'a> TableRef<'a> {
     /// The entries, in their order.
     #[must_use]
     pub fn iter(self) -> Entries<'a> {
-        Entries(Reader::new(self.0))
-    }
-
-    /// Whether there is no entry.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0.is_empty()
+        Entries(Reader::new(self.as_octets()))
     }
 
     /// Whether no number in it, nested ones included, is NaN or infinite, which RabbitMQ can't parse.
     #[must_use]
     pub fn is_finite(self) -> bool {
-        // Bounded: a table that exists is nested at most `MAX_NESTING` deep.
+        // Bounded: nothing in a table that exists is nested deeper than `MAX_NESTING`.
         self.iter().all(|(_, value)| value_is_finite(value))
     }
 }
@@ -260,7 +242,7 @@ impl Array {
     /// [`EncodeError::NestingTooDeep`], which leaves the array as it was.
     pub fn push<'v>(&mut self, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
         let value = value.into();
-        depth_of(value)?;
+        check_depth(value)?;
         value.encode(&mut Writer::new(&mut self.0));
         Ok(())
     }
@@ -268,7 +250,13 @@ impl Array {
     /// The array, to read.
     #[must_use]
     pub fn as_ref(&self) -> ArrayRef<'_> {
-        ArrayRef(&self.0)
+        ArrayRef::checked(&self.0)
+    }
+}
+
+impl<'a> From<&'a Array> for Value<'a> {
+    fn from(array: &'a Array) -> Self {
+        Self::Array(array.as_ref())
     }
 }
 
@@ -278,25 +266,11 @@ impl fmt::Debug for Array {
     }
 }
 
-/// An array of values, checked, as it stands in what was received.
-#[derive(Clone, Copy, Default, PartialEq)]
-pub struct ArrayRef<'a>(&'a [u8]);
-
 impl<'a> ArrayRef<'a> {
-    pub(super) const fn unchecked(octets: &'a [u8]) -> Self {
-        Self(octets)
-    }
-
-    /// The octets, without the four of the length.
-    #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
-        self.0
-    }
-
     /// The values, in their order.
     #[must_use]
     pub fn iter(self) -> Values<'a> {
-        Values(Reader::new(self.0))
+        Values(Reader::new(self.as_octets()))
     }
 }
 
@@ -323,5 +297,23 @@ impl<'a> Iterator for Values<'a> {
 
     fn next(&mut self) -> Option<Value<'a>> {
         Value::decode(&mut self.0).ok()
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A field table, checked whole.
+    ///
+    /// # Errors
+    /// [`DecodeError::TruncatedPayload`], or what is wrong inside the table.
+    pub fn table(&mut self) -> Result<TableRef<'a>, DecodeError> {
+        TableRef::new(self.longstr()?)
+    }
+}
+
+impl Writer<'_> {
+    /// A field table.
+    #[inline]
+    pub fn table(&mut self, value: TableRef<'_>) {
+        self.longstr(value.as_octets());
     }
 }

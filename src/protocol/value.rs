@@ -1,7 +1,7 @@
 //! The values of a field table, and their tags (spec 4.2.5.5, RabbitMQ's errata 3).
 
 use super::wire::{Reader, Writer};
-use super::{Array, ArrayRef, DecodeError, Table, TableRef};
+use super::{ArrayRef, DecodeError, TableRef};
 
 /// A value of a field table.
 ///
@@ -147,8 +147,8 @@ impl<'a> Value<'a> {
             b'T' => Self::Timestamp(reader.timestamp()?),
             b'S' => Self::String(reader.longstr()?),
             b'x' => Self::Bytes(reader.longstr()?),
-            b'A' => Self::Array(ArrayRef::unchecked(reader.longstr()?)),
-            b'F' => Self::Table(TableRef::unchecked(reader.longstr()?)),
+            b'A' => Self::Array(ArrayRef::checked(reader.longstr()?)),
+            b'F' => Self::Table(TableRef::checked(reader.longstr()?)),
             b'V' => Self::Void,
             tag => return Err(DecodeError::UnknownFieldTag { tag, at }),
         })
@@ -197,21 +197,9 @@ impl<'a> From<&'a [u8]> for Value<'a> {
     }
 }
 
-impl<'a> From<&'a Table> for Value<'a> {
-    fn from(table: &'a Table) -> Self {
-        Self::Table(table.as_ref())
-    }
-}
-
 impl<'a> From<TableRef<'a>> for Value<'a> {
     fn from(table: TableRef<'a>) -> Self {
         Self::Table(table)
-    }
-}
-
-impl<'a> From<&'a Array> for Value<'a> {
-    fn from(array: &'a Array) -> Self {
-        Self::Array(array.as_ref())
     }
 }
 

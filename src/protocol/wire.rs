@@ -1,8 +1,9 @@
-//! Reading and writing the wire types in sequence (spec 4.2.5): integers, bits, short and long strings, tables.
+//! Reading and writing the wire types in sequence (spec 4.2.5): integers, bits, short and long strings. Tables are added
+//! in `table`.
 //!
 //! Consecutive bits share an octet, the first in the lowest place; any other field ends the octet.
 
-use super::{DecodeError, ShortStr, TableRef};
+use super::{DecodeError, ShortStr};
 
 /// Reads fields one after another from a payload.
 #[derive(Clone, Debug)]
@@ -135,14 +136,6 @@ impl<'a> Reader<'a> {
         self.octets(length).map_err(|_| start.truncated())
     }
 
-    /// A field table, checked whole.
-    ///
-    /// # Errors
-    /// [`DecodeError::TruncatedPayload`], or what is wrong inside the table.
-    pub fn table(&mut self) -> Result<TableRef<'a>, DecodeError> {
-        TableRef::new(self.longstr()?)
-    }
-
     /// Says that the last field has been read.
     ///
     /// # Errors
@@ -203,11 +196,5 @@ impl<'o> Writer<'o> {
     pub fn longstr(&mut self, value: &[u8]) {
         self.long(u32::try_from(value.len()).unwrap_or(u32::MAX));
         self.octets(value);
-    }
-
-    /// A field table.
-    #[inline]
-    pub fn table(&mut self, value: TableRef<'_>) {
-        self.longstr(value.as_octets());
     }
 }

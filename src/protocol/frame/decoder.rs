@@ -12,6 +12,9 @@ use bytes::{Bytes, BytesMut};
 /// The size of a fresh buffer, in octets: what an idle connection costs.
 const SMALLEST: usize = 4 << 10;
 
+/// The least room that is worth a read, in octets.
+const ROOM: usize = 2 << 10;
+
 /// The largest buffer for many small frames, in octets. One that holds a larger frame is as large as that.
 const LARGEST: usize = 128 << 10;
 
@@ -119,30 +122,38 @@ impl Decoder {
             self.start = 0;
             self.end = 0;
         }
-        let wanted = self.wanted().max(SMALLEST / 2);
-        if self.buffer.len().saturating_sub(self.end) < wanted {
-            self.make_room(wanted);
+        let room = self.buffer.len().saturating_sub(self.end);
+        let missing = self.missing();
+        // A frame gets the room that it lacks. More than that, to make reads worth their call, only when what has been
+        // decoded since the last move pays for the next one: however small the pieces, an octet is moved a few times.
+        let paid_for = self.start >= self.pending().len();
+        if room < missing.clamp(1, ROOM) || (room < ROOM && paid_for) {
+            self.make_room(missing);
         }
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Octets that must fit behind those that are there: the rest of the frame that has begun, as far as it is allowed,
-    /// but at most as much again as has arrived.
-    fn wanted(&self) -> usize {
+    /// Octets that the frame lacks that has begun; 0 when it lacks none, or is wrong.
+    fn missing(&self) -> usize {
         let pending = self.pending();
-        let Some(header) = pending.first_chunk::<HEADER>() else { return HEADER };
+        let Some(header) = pending.first_chunk::<HEADER>() else {
+            return HEADER.saturating_sub(pending.len());
+        };
         match FrameHeader::decode(*header) {
             Ok(header) if header.size <= self.limit(header.kind) => {
                 let whole = usize::try_from(header.size.saturating_add(OVERHEAD)).unwrap_or(usize::MAX);
-                whole.saturating_sub(pending.len()).min(pending.len().max(LARGEST)).max(1)
+                whole.saturating_sub(pending.len())
             }
-            _ => HEADER,
+            _ => 0,
         }
     }
 
-    fn make_room(&mut self, wanted: usize) {
-        let pending = self.end.saturating_sub(self.start);
-        let size = pending.saturating_add(wanted);
+    /// Makes room for what is missing of a frame and some more, but at most for about as much again as has arrived.
+    fn make_room(&mut self, missing: usize) {
+        let pending = self.pending().len();
+        // Whole frames, which nobody has decoded yet, are doubled.
+        let wanted = if missing == 0 { pending } else { missing };
+        let size = pending.saturating_add(wanted.min(pending.max(LARGEST))).saturating_add(ROOM);
         if size <= self.buffer.len() && self.next_size <= self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
         } else {

@@ -41,6 +41,14 @@ pub struct FieldInfo {
     pub reserved: bool,
 }
 
+/// The spec's name of a field whose name is a keyword of Rust.
+pub(in crate::protocol) const fn plain_name(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
 /// Who sends a method, as RabbitMQ uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SentBy {
@@ -156,9 +164,9 @@ macro_rules! class {
                 has_content: false $(|| stringify!($content).len() > 0)?,
                 replies: &[$($reply, $($other_reply),*)?],
                 fields: &[
-                    $($($crate::protocol::method::FieldInfo { name: stringify!($lead), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
-                    $($crate::protocol::method::FieldInfo { name: stringify!($field), wire_type: wire_type!(name $ty), reserved: false },)*
-                    $($($crate::protocol::method::FieldInfo { name: stringify!($trail), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
+                    $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($lead)), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
+                    $($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($field)), wire_type: wire_type!(name $ty), reserved: false },)*
+                    $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($trail)), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
                 ],
             },)*],
         };

@@ -13,6 +13,7 @@ pub mod channel;
 pub mod confirm;
 pub mod connection;
 pub mod exchange;
+mod id;
 pub mod queue;
 pub mod tx;
 
@@ -20,21 +21,11 @@ use super::DecodeError;
 use super::wire::{Reader, Writer};
 use std::fmt;
 
+pub(in crate::protocol) use declare::plain_name;
 pub use declare::{ClassInfo, FieldInfo, MethodInfo, SentBy, WireType};
-
-/// The class and method numbers with which a method begins.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MethodId {
-    /// The class, such as 50 for `queue`.
-    pub class: u16,
-    /// The method within its class, such as 10 for `declare`.
-    pub method: u16,
-}
+pub use id::MethodId;
 
 impl MethodId {
-    /// No method at all: what a close carries whose fault is nobody's request.
-    pub const NONE: Self = Self { class: 0, method: 0 };
-
     /// The class and what it says of the method; `None` when there is no such method.
     #[must_use]
     pub fn info(self) -> Option<(&'static ClassInfo, &'static MethodInfo)> {

@@ -1,0 +1,47 @@
+//! Declares a queue, publishes with confirmation, consumes, acknowledges, and says what happened.
+//!
+//! `cargo run --example quickstart` talks to a broker inside the program. Set `AMQP_URL` to talk to a real one:
+//! `AMQP_URL=amqp://localhost/ cargo run --example quickstart`.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use puka::{Client, Error, Options};
+
+fn main() -> Result<(), Error> {
+    smol::block_on(async {
+        let client = connect().await?;
+        let server = client.server_properties();
+        println!("connected to {} {}", server.product(), server.version());
+
+        let queue = client.queue_declare("").exclusive(true).await?.name;
+        println!("declared the queue {queue}");
+
+        for number in 1..=3 {
+            client.basic_publish("", &queue, format!("order {number}")).persistent(true).await?;
+            println!("published order {number}, and the broker has confirmed it");
+        }
+
+        let mut orders = client.basic_consume(&queue).prefetch_count(10).await?;
+        for _ in 1..=3 {
+            let Some(order) = orders.next().await else { break };
+            let order = order?;
+            println!("received {:?}", String::from_utf8_lossy(order.body()));
+            order.ack()?;
+        }
+
+        client.close().await?;
+        println!("closed");
+        Ok(())
+    })
+}
+
+/// To the broker that `AMQP_URL` names, else to one of our own in this process.
+async fn connect() -> Result<Client, Error> {
+    if let Ok(url) = std::env::var("AMQP_URL") {
+        return puka_smol::connect(&url).await;
+    }
+    let broker = puka_test_broker::Server::new(Default::default());
+    let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, Options::default());
+    smol::spawn(driver).detach();
+    client.connect().await?;
+    Ok(client)
+}

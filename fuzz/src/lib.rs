@@ -1,0 +1,231 @@
+//! What the fuzz targets do with their input, free of any fuzzer, so that plain tests replay the corpus through it.
+//!
+//! Each function panics when something does not hold that must hold for any octets at all.
+
+use puka::protocol::frame;
+use puka::protocol::wire::Reader;
+use puka::protocol::{
+    Array, ArrayRef, ContentHeader, DecodeError, Decoder, FrameKind, MAX_NESTING, Method, Properties, Table,
+    TableRef, Value,
+};
+
+/// The most that a decoder may hold in advance of what has arrived, in octets: its largest buffer, and a read's worth.
+const AHEAD: usize = (128 << 10) + (2 << 10);
+
+/// A frame as it was cut: its kind, its channel and its payload.
+pub type Cut = (FrameKind, u16, Vec<u8>);
+
+/// F1: the first octets say how the others are cut into pieces, and how large a frame may be.
+pub fn frame(data: &[u8]) {
+    let Some((&[limit, seed, seed2, pieces], stream)) = data.split_first_chunk::<4>() else { return };
+    let frame_max = [131_072, 8192, 4096, 64][usize::from(limit % 4)];
+    let longest = [1, 7, 64, 5000][usize::from(pieces % 4)];
+    any_split(stream, frame_max, u32::from_be_bytes([0, 0, seed, seed2]), longest);
+}
+
+/// Any split of a stream gives the same frames and then the same error; nothing is consumed past an error; and the buffer
+/// is never far ahead of what has arrived.
+pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize) {
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(frame_max);
+    decoder.extend(stream);
+    let mut expected = Vec::new();
+    let error = cut(&mut decoder, &mut expected, || false);
+    let consumed: usize = expected.iter().map(wire_length).sum();
+    assert_eq!(decoder.pending(), &stream[consumed..], "what is not decoded is kept");
+
+    let mut random = Random(seed);
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(frame_max);
+    let mut found = Vec::new();
+    let mut found_error = None;
+    let mut fed = 0;
+    while fed < stream.len() && found_error.is_none() {
+        let piece = random.up_to(longest_piece).min(stream.len() - fed);
+        feed(&mut decoder, &stream[fed..fed + piece], random.up_to(2) == 1);
+        fed += piece;
+        assert!(decoder.space().len() + decoder.pending().len() <= 2 * fed + AHEAD, "the buffer runs ahead");
+        // Now and then frames are left to wait for the ones behind them.
+        if random.up_to(4) != 1 || fed == stream.len() {
+            found_error = cut(&mut decoder, &mut found, || random.up_to(2) == 1);
+        }
+    }
+    assert_eq!((found, found_error), (expected, error));
+    if let Some(error) = error {
+        assert!(decoder.pending().starts_with(&stream[consumed..fed]), "nothing is consumed past an error");
+        decoder.extend(&[8, 0, 0, 0, 0, 0, 0, 0xCE]);
+        assert_eq!(decoder.next_frame().err(), Some(error), "an error stays");
+    }
+}
+
+fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
+    if by_copy {
+        return decoder.extend(octets);
+    }
+    while !octets.is_empty() {
+        let space = decoder.space();
+        assert!(!space.is_empty(), "a read into no room at all would look like the end of the stream");
+        let count = space.len().min(octets.len());
+        space[..count].copy_from_slice(&octets[..count]);
+        decoder.filled(count);
+        octets = &octets[count..];
+    }
+}
+
+fn cut(decoder: &mut Decoder, frames: &mut Vec<Cut>, mut keep: impl FnMut() -> bool) -> Option<DecodeError> {
+    // Those that are kept share the decoder's buffer while it goes on reading into it.
+    let mut kept = Vec::new();
+    let error = loop {
+        let frame = match decoder.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        };
+        frames.push((frame.kind(), frame.channel(), frame.payload().to_vec()));
+        if keep() {
+            kept.push((frames.len() - 1, frame.into_payload()));
+        }
+    };
+    for (index, payload) in kept {
+        assert_eq!(payload, frames[index].2);
+    }
+    error
+}
+
+fn wire_length((kind, _, payload): &Cut) -> usize {
+    match kind {
+        FrameKind::ProtocolHeader => payload.len(),
+        _ => payload.len() + 8,
+    }
+}
+
+/// A small generator, so that an input alone says what happens.
+struct Random(u32);
+
+impl Random {
+    /// A number from 1 to `most`.
+    fn up_to(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        1 + usize::try_from(self.0 >> 8).unwrap_or(0) % most
+    }
+}
+
+/// F2: a method that decodes encodes to octets that decode to it, and that encode to themselves.
+pub fn method(data: &[u8]) {
+    let Ok(method) = Method::decode(data) else { return };
+    let octets = encoded(&method);
+    let again = Method::decode(&octets).expect("what we write we read");
+    assert_eq!(again, method);
+    assert_eq!(encoded(&again), octets);
+    let _ = format!("{method:?}");
+}
+
+fn encoded(method: &Method<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame::method(&mut out, 1, u32::MAX, method).expect("no limit");
+    out[7..out.len() - 1].to_vec()
+}
+
+/// F3: the same for a content header; its headers are the same read at once or later.
+pub fn properties(data: &[u8]) {
+    let decoded = ContentHeader::decode(data);
+    if let Some(list) = data.get(ContentHeader::PROPERTY_LIST..) {
+        let alone = Properties::decode(list);
+        if let Ok(header) = decoded {
+            assert_eq!(alone, Ok(header.properties));
+        }
+    }
+    let Ok(header) = decoded else { return };
+    let mut out = Vec::new();
+    frame::content_header(&mut out, 1, u32::MAX, &header).expect("no limit");
+    let again = ContentHeader::decode(&out[7..out.len() - 1]).expect("what we write we read");
+    assert_eq!(again, header);
+    let _ = format!("{header:?}");
+    if let Some(headers) = header.properties.headers {
+        assert_eq!(headers.table(), TableRef::new(headers.as_octets()));
+        table(headers.as_octets());
+    }
+}
+
+/// F4: a table that is accepted is read to its last octet, is nested no deeper than the limit, and is the same table when
+/// it is built anew.
+pub fn table(data: &[u8]) {
+    let mut with_length = u32::try_from(data.len()).expect("an input is small").to_be_bytes().to_vec();
+    with_length.extend(data);
+    let mut reader = Reader::new(&with_length);
+    assert_eq!(reader.table().err(), TableRef::new(data).err());
+    let Ok(table) = TableRef::new(data) else { return };
+    assert!(reader.rest().is_empty());
+    let _ = format!("{table:?}");
+    let _ = table.is_finite();
+    let mut length = 0;
+    for (name, value) in table {
+        length += 1 + name.len() + wire_size(value, 1);
+        if let Some(name) = name.as_str() {
+            let first = table.iter().find(|(other, _)| other.as_str() == Some(name));
+            assert_same(table.get(name), first.map(|(_, value)| value));
+        }
+    }
+    assert_eq!(length, data.len(), "every octet belongs to an entry");
+    if let Some(built) = rebuilt(table) {
+        let built_again = rebuilt(built.as_ref()).expect("it has been built before");
+        assert_eq!(built_again, built);
+        assert_eq!(built.as_ref().as_octets().len(), data.len());
+        assert_eq!(TableRef::new(built.as_ref().as_octets()), Ok(built.as_ref()));
+    }
+}
+
+/// Values by what they look like: a NaN is then equal to itself.
+fn assert_same(a: Option<Value<'_>>, b: Option<Value<'_>>) {
+    assert_eq!(format!("{a:?}"), format!("{b:?}"));
+}
+
+/// Octets of a value with its tag.
+fn wire_size(value: Value<'_>, depth: usize) -> usize {
+    1 + match value {
+        Value::Void => 0,
+        Value::Bool(_) | Value::I8(_) | Value::U8(_) => 1,
+        Value::I16(_) | Value::U16(_) => 2,
+        Value::I32(_) | Value::U32(_) | Value::F32(_) => 4,
+        Value::I64(_) | Value::F64(_) | Value::Timestamp(_) => 8,
+        Value::Decimal { .. } => 5,
+        Value::String(octets) | Value::Bytes(octets) => 4 + octets.len(),
+        Value::Array(array) => {
+            assert!(depth <= MAX_NESTING);
+            4 + array.iter().map(|value| wire_size(value, depth + 1)).sum::<usize>()
+        }
+        Value::Table(table) => {
+            assert!(depth <= MAX_NESTING);
+            4 + table.iter().map(|(name, value)| 1 + name.len() + wire_size(value, depth + 1)).sum::<usize>()
+        }
+        other => panic!("a value of unknown size: {other:?}"),
+    }
+}
+
+/// The same table, built entry by entry; `None` when a name is not UTF-8 and no table of ours can have it.
+fn rebuilt(table: TableRef<'_>) -> Option<Table> {
+    let mut built = Table::new();
+    for (name, value) in table {
+        let name = name.as_str()?;
+        match value {
+            Value::Table(inner) => built.insert(name, &rebuilt(inner)?),
+            Value::Array(inner) => built.insert(name, &rebuilt_array(inner)?),
+            value => built.insert(name, value),
+        }
+        .expect("what was accepted can be built");
+    }
+    Some(built)
+}
+
+fn rebuilt_array(array: ArrayRef<'_>) -> Option<Array> {
+    let mut built = Array::new();
+    for value in array {
+        match value {
+            Value::Table(inner) => built.push(&rebuilt(inner)?),
+            Value::Array(inner) => built.push(&rebuilt_array(inner)?),
+            value => built.push(value),
+        }
+        .expect("what was accepted can be built");
+    }
+    Some(built)
+}

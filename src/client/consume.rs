@@ -1,0 +1,130 @@
+//! Starting, resizing and ending consumers.
+
+use super::settings::{Entries, arguments, flags, name};
+use super::{Client, Consumer};
+use crate::machine::Consume;
+use std::borrow::Cow;
+
+/// Starts a consumer. Made by [`Client::basic_consume`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicConsume<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    consumer_tag: Cow<'a, str>,
+    prefetch_count: u16,
+    no_local: bool,
+    no_ack: bool,
+    exclusive: bool,
+    arguments: Entries,
+}
+
+flags! { BasicConsume:
+    /// Not the messages of this connection. RabbitMQ ignores it. Off by default.
+    no_local,
+    /// Messages count as settled when they are sent: those under way are lost with the connection. Off by default.
+    no_ack,
+    /// The only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) when there is another. Off by default.
+    exclusive,
+}
+
+arguments!(BasicConsume);
+
+impl<'a> BasicConsume<'a> {
+    /// Messages that may be unsettled at a time; 0, the default as in Puka, for no limit. Without one, a queue is poured
+    /// into memory up to [`Options::max_buffered_octets`](crate::Options::max_buffered_octets), so set one.
+    pub fn prefetch_count(mut self, messages: u16) -> Self {
+        self.prefetch_count = messages;
+        self
+    }
+
+    /// A part of the consumer tag, for people to recognise. The rest makes it unique.
+    pub fn consumer_tag(mut self, tag: impl Into<Cow<'a, str>>) -> Self {
+        self.consumer_tag = tag.into();
+        self
+    }
+}
+
+request!(BasicConsume, Request, Consumer, |it, machine| {
+    machine.consume(&Consume {
+        queue: name("queue", &it.queue)?,
+        tag: &it.consumer_tag,
+        prefetch_count: it.prefetch_count,
+        no_local: it.no_local,
+        no_ack: it.no_ack,
+        exclusive: it.exclusive,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+/// Changes the prefetch count of a consumer. Made by [`Client::basic_qos`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicQos<'a> {
+    client: &'a Client,
+    consumer: &'a Consumer,
+    prefetch_count: u16,
+}
+
+request!(BasicQos, Request, (), |it, machine| machine.qos(it.consumer.id(), it.prefetch_count));
+
+/// Ends a consumer. Made by [`Client::basic_cancel`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicCancel<'a> {
+    client: &'a Client,
+    consumer: &'a Consumer,
+}
+
+request!(BasicCancel, Request, String, |it, machine| machine.cancel(it.consumer.id()));
+
+impl Client {
+    /// Starts a consumer, which has its limits and its errors to itself.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue, [`AccessRefused`](crate::Error::AccessRefused) without
+    /// permission or when another consumer is exclusive.
+    ///
+    /// # Spec
+    /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1
+    pub fn basic_consume<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> BasicConsume<'a> {
+        BasicConsume {
+            client: self,
+            queue: queue.into(),
+            consumer_tag: Cow::Borrowed(""),
+            prefetch_count: 0,
+            no_local: false,
+            no_ack: false,
+            exclusive: false,
+            arguments: Entries::default(),
+        }
+    }
+
+    /// Changes how many messages of a live consumer may be unsettled at a time; 0 for no limit.
+    ///
+    /// A broker fixes the limit of a consumer when it starts. A higher one therefore starts another consumer beside it for
+    /// the difference, and a lower one starts another in its place; the deliveries of all of them come out here. The first
+    /// tag is the one that [`Consumer::tag`] has.
+    ///
+    /// # Errors
+    /// [`Stale`](crate::Error::Stale) when the consumer has ended, [`InvalidArgument`](crate::Error::InvalidArgument) when it is
+    /// exclusive, because the broker lets no other start beside it.
+    ///
+    /// # Spec
+    /// `basic.qos`, 1.8.3.1, and RabbitMQ's consumer prefetch.
+    pub fn basic_qos<'a>(&'a self, consumer: &'a Consumer, prefetch_count: u16) -> BasicQos<'a> {
+        BasicQos { client: self, consumer, prefetch_count }
+    }
+
+    /// Ends a consumer, and resolves to its tag; the same as [`Consumer::cancel`], but that what the consumer has taken
+    /// from the connection already is still handed out.
+    ///
+    /// # Errors
+    /// [`Stale`](crate::Error::Stale) when it has ended already.
+    ///
+    /// # Spec
+    /// `basic.cancel`, 1.8.3.5
+    pub fn basic_cancel<'a>(&'a self, consumer: &'a Consumer) -> BasicCancel<'a> {
+        BasicCancel { client: self, consumer }
+    }
+}

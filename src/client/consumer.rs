@@ -1,0 +1,122 @@
+//! A consumer: a stream of deliveries that says why it ends.
+
+use super::delivery::Delivery;
+use super::handle::Handle;
+use super::promise::Promise;
+use crate::error::Error;
+use crate::machine::{ConsumerId, Delivered, Ended};
+use futures_lite::Stream;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Deliveries that are taken at a time.
+const BATCH: usize = 64;
+
+/// A consumer of one queue: a [`Stream`] of deliveries.
+///
+/// When it ends by its own doing, [`cancel`](Self::cancel), the stream just ends. When the broker or the connection ends it,
+/// the last item is the error. Either way [`ended`](Self::ended) says why.
+///
+/// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue.
+#[derive(Debug)]
+#[must_use = "a consumer that is dropped is cancelled"]
+pub struct Consumer {
+    id: ConsumerId,
+    handle: Handle,
+    taken: VecDeque<Delivered>,
+    ended: Option<Ended>,
+}
+
+impl Consumer {
+    pub(super) fn new(id: ConsumerId, handle: Handle) -> Self {
+        Self { id, handle, taken: VecDeque::new(), ended: None }
+    }
+
+    pub(super) fn id(&self) -> ConsumerId {
+        self.id
+    }
+
+    /// The next delivery; `None` when the consumer has ended.
+    ///
+    /// # Errors
+    /// Once, as the last item, why it ended without our doing: [`Error::ConsumerCancelled`], an error that closed its
+    /// channel, or the end of the connection.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// The tag that the broker's tools show.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        self.handle.link().with(|machine| machine.consumer_tag(self.id).unwrap_or_default().to_owned())
+    }
+
+    /// Why it has ended; `None` until everything that was delivered before is handed out.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    /// Ends the consumer, and resolves to its tag. What it was delivered and has not handed out goes back to the queue, but
+    /// for what needs no ack, which is still to be taken. Deliveries that are held can be settled afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] when it has ended already.
+    ///
+    /// # Cancel safety
+    /// Dropping the promise does not stop it from ending.
+    pub fn cancel(&mut self) -> Promise<String> {
+        let taken: Vec<_> = self.taken.drain(..).collect();
+        let (keep, give_back): (Vec<_>, Vec<_>) = taken.into_iter().partition(|delivered| delivered.no_ack);
+        self.taken.extend(keep);
+        let promise = self.handle.link().with(|machine| {
+            for delivered in &give_back {
+                machine.give_back(delivered);
+            }
+            machine.cancel(self.id)
+        });
+        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle.clone(), id))
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Some(delivered) = this.taken.pop_front() {
+            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.handle.clone()))));
+        }
+        if this.ended.is_some() {
+            return Poll::Ready(None);
+        }
+        let ended = match this.handle.link().poll_deliveries(this.id, BATCH, &mut this.taken, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Pin::new(this).poll_next(cx),
+            Poll::Ready(Some(ended)) => ended,
+        };
+        let error = match &ended {
+            Ended::Cancelled | Ended::ConnectionBroken(Error::Closed) => None,
+            Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag())),
+            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error.clone()),
+        };
+        this.ended = Some(ended);
+        Poll::Ready(error.map(Err))
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        let link = self.handle.link();
+        if !taken.is_empty() {
+            link.with(|machine| taken.iter().for_each(|delivered| machine.give_back(delivered)));
+        }
+        link.drop_consumer(self.id);
+    }
+}

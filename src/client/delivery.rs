@@ -1,0 +1,163 @@
+//! A message that was delivered, with the means to settle it.
+
+use super::Client;
+use super::handle::Handle;
+use crate::error::Error;
+use crate::machine::{Delivered, Settle};
+use crate::message::Message;
+use crate::protocol::{DecodeError, Properties, TableRef};
+use std::borrow::Cow;
+
+/// A message that the broker waits for to be settled.
+///
+/// Settling is queued at once, and there is nothing to wait for. A delivery that is dropped unsettled, by an early return, a
+/// panic or a cancelled task, goes back to its queue; the broker marks it as redelivered the next time.
+#[derive(Debug)]
+#[must_use = "a delivery that is dropped unsettled goes back to its queue"]
+pub struct Delivery {
+    delivered: Delivered,
+    handle: Handle,
+    settled: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(delivered: Delivered, handle: Handle) -> Self {
+        let settled = delivered.no_ack;
+        Self { delivered, handle, settled }
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &Message {
+        &self.delivered.message
+    }
+
+    /// The body; empty when it was [too large](Message::too_large_body) to be kept.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.message().body()
+    }
+
+    /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
+    #[must_use]
+    pub fn routing_key(&self) -> Cow<'_, str> {
+        self.message().routing_key()
+    }
+
+    /// The exchange it was published to; empty for the default one.
+    #[must_use]
+    pub fn exchange(&self) -> Cow<'_, str> {
+        self.message().exchange()
+    }
+
+    /// The properties.
+    #[must_use]
+    pub fn properties(&self) -> Properties<'_> {
+        self.message().properties()
+    }
+
+    /// The headers; an empty table when there are none.
+    ///
+    /// # Errors
+    /// What is wrong with them, which is the fault of who published the message.
+    pub fn headers(&self) -> Result<TableRef<'_>, DecodeError> {
+        self.message().headers()
+    }
+
+    /// Whether it was delivered before, to this consumer or another, and not acknowledged.
+    #[must_use]
+    pub fn redelivered(&self) -> bool {
+        self.delivered.redelivered
+    }
+
+    /// Messages left in the queue, when it was got and not consumed.
+    #[must_use]
+    pub fn message_count(&self) -> Option<u32> {
+        self.delivered.message_count
+    }
+
+    fn settle(mut self, how: Settle) -> Result<(), Error> {
+        self.settled = true;
+        self.handle.link().with(|machine| machine.settle(&self.delivered, how))
+    }
+
+    /// Says that the message is dealt with. Acknowledgements that stand for everything before them leave as one.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] when its channel or connection has gone: nothing is sent, and the broker delivers the message again.
+    ///
+    /// # Spec
+    /// `basic.ack`, 1.8.3.13
+    pub fn ack(self) -> Result<(), Error> {
+        self.settle(Settle::Ack { multiple: false })
+    }
+
+    /// Says that this message is dealt with and so are all that its consumer was delivered before it. Those deliveries are
+    /// settled by that; settling one of them again is [`Error::Stale`].
+    ///
+    /// # Errors
+    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    ///
+    /// # Spec
+    /// `basic.ack`, 1.8.3.13
+    pub fn ack_multiple(self) -> Result<(), Error> {
+        self.settle(Settle::Ack { multiple: true })
+    }
+
+    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    ///
+    /// # Spec
+    /// `basic.reject`, 1.8.3.14
+    pub fn reject(self, requeue: bool) -> Result<(), Error> {
+        self.settle(Settle::Reject { requeue })
+    }
+
+    /// Refuses the message, with `multiple` all that its consumer was delivered before it, too. With `requeue` it goes back
+    /// to its queue, else it is dropped or dead-lettered.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    ///
+    /// # Spec
+    /// RabbitMQ's extension `basic.nack`.
+    pub fn nack(self, multiple: bool, requeue: bool) -> Result<(), Error> {
+        self.settle(Settle::Nack { multiple, requeue })
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.handle.link().with(|machine| machine.give_back(&self.delivered));
+        }
+    }
+}
+
+impl Client {
+    /// [`Delivery::ack`], in Puka's words.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]
+    pub fn basic_ack(&self, delivery: Delivery) -> Result<(), Error> {
+        delivery.ack()
+    }
+
+    /// [`Delivery::reject`], in Puka's words.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]
+    pub fn basic_reject(&self, delivery: Delivery, requeue: bool) -> Result<(), Error> {
+        delivery.reject(requeue)
+    }
+
+    /// [`Delivery::nack`], in Puka's words.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]
+    pub fn basic_nack(&self, delivery: Delivery, multiple: bool, requeue: bool) -> Result<(), Error> {
+        delivery.nack(multiple, requeue)
+    }
+}

@@ -1,0 +1,210 @@
+//! Requests of class `exchange`.
+
+use super::Client;
+use super::settings::{Entries, arguments, flags, name};
+use crate::protocol::method::exchange as methods;
+use std::borrow::Cow;
+
+/// Declares an exchange. Made by [`Client::exchange_declare`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct ExchangeDeclare<'a> {
+    client: &'a Client,
+    exchange: Cow<'a, str>,
+    exchange_type: Cow<'a, str>,
+    passive: bool,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: Entries,
+}
+
+flags! { ExchangeDeclare:
+    /// Only checks that the exchange exists. [`NotFound`](crate::Error::NotFound) when it does not. Off by default.
+    passive,
+    /// Lets the exchange survive a restart of the broker. Off by default, as in Puka.
+    durable,
+    /// Deletes the exchange with its last binding. Off by default.
+    auto_delete,
+    /// Takes no publishes, only what other exchanges send it. Off by default.
+    internal,
+}
+
+arguments!(ExchangeDeclare);
+
+request!(ExchangeDeclare, Request, (), |it, machine| {
+    machine.request(methods::Declare {
+        exchange: name("exchange", &it.exchange)?,
+        r#type: name("exchange_type", &it.exchange_type)?,
+        passive: it.passive,
+        durable: it.durable,
+        auto_delete: it.auto_delete,
+        internal: it.internal,
+        nowait: false,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+impl<'a> ExchangeDeclare<'a> {
+    /// The type: `direct`, which is the default, `fanout`, `topic`, `headers`, or a plugin's.
+    pub fn exchange_type(mut self, exchange_type: impl Into<Cow<'a, str>>) -> Self {
+        self.exchange_type = exchange_type.into();
+        self
+    }
+}
+
+/// Deletes an exchange. Made by [`Client::exchange_delete`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct ExchangeDelete<'a> {
+    client: &'a Client,
+    exchange: Cow<'a, str>,
+    if_unused: bool,
+}
+
+flags! { ExchangeDelete:
+    /// Only when it has no bindings; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    if_unused,
+}
+
+request!(ExchangeDelete, Request, (), |it, machine| {
+    machine.request(methods::Delete {
+        exchange: name("exchange", &it.exchange)?,
+        if_unused: it.if_unused,
+        nowait: false,
+    })
+});
+
+/// Binds an exchange to an exchange. Made by [`Client::exchange_bind`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct ExchangeBind<'a> {
+    client: &'a Client,
+    destination: Cow<'a, str>,
+    source: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    arguments: Entries,
+}
+
+arguments!(ExchangeBind);
+
+request!(ExchangeBind, Request, (), |it, machine| {
+    machine.request(methods::Bind {
+        destination: name("destination", &it.destination)?,
+        source: name("source", &it.source)?,
+        routing_key: name("routing_key", &it.routing_key)?,
+        nowait: false,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+/// Removes a binding between two exchanges. Made by [`Client::exchange_unbind`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct ExchangeUnbind<'a> {
+    client: &'a Client,
+    destination: Cow<'a, str>,
+    source: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    arguments: Entries,
+}
+
+arguments!(ExchangeUnbind);
+
+request!(ExchangeUnbind, Request, (), |it, machine| {
+    machine.request(methods::Unbind {
+        destination: name("destination", &it.destination)?,
+        source: name("source", &it.source)?,
+        routing_key: name("routing_key", &it.routing_key)?,
+        nowait: false,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+impl<'a> ExchangeBind<'a> {
+    /// The routing key; empty by default.
+    pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
+        self.routing_key = routing_key.into();
+        self
+    }
+}
+
+impl<'a> ExchangeUnbind<'a> {
+    /// The routing key of the binding; empty by default.
+    pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
+        self.routing_key = routing_key.into();
+        self
+    }
+}
+
+impl Client {
+    /// Declares an exchange: creates it, or checks that there is one that was declared alike.
+    ///
+    /// # Errors
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) when there is one that was declared otherwise,
+    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name that begins with `amq.`,
+    /// [`CommandInvalid`](crate::Error::CommandInvalid) for an unknown type (which closes the connection before RabbitMQ
+    /// 3.13.3; later it is `PreconditionFailed`).
+    ///
+    /// # Spec
+    /// `exchange.declare`, 1.6.2.1
+    pub fn exchange_declare<'a>(&'a self, exchange: impl Into<Cow<'a, str>>) -> ExchangeDeclare<'a> {
+        ExchangeDeclare {
+            client: self,
+            exchange: exchange.into(),
+            exchange_type: Cow::Borrowed("direct"),
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: Entries::default(),
+        }
+    }
+
+    /// Deletes an exchange. Deleting a missing one is no error.
+    ///
+    /// # Spec
+    /// `exchange.delete`, 1.6.2.3
+    pub fn exchange_delete<'a>(&'a self, exchange: impl Into<Cow<'a, str>>) -> ExchangeDelete<'a> {
+        ExchangeDelete { client: self, exchange: exchange.into(), if_unused: false }
+    }
+
+    /// Binds an exchange to another, from which it then receives messages.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when one of them is missing.
+    ///
+    /// # Spec
+    /// RabbitMQ's extension `exchange.bind`.
+    pub fn exchange_bind<'a>(
+        &'a self,
+        destination: impl Into<Cow<'a, str>>,
+        source: impl Into<Cow<'a, str>>,
+    ) -> ExchangeBind<'a> {
+        ExchangeBind {
+            client: self,
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: Cow::Borrowed(""),
+            arguments: Entries::default(),
+        }
+    }
+
+    /// Removes a binding between two exchanges. Removing one that is not there is no error.
+    ///
+    /// # Spec
+    /// RabbitMQ's extension `exchange.unbind`.
+    pub fn exchange_unbind<'a>(
+        &'a self,
+        destination: impl Into<Cow<'a, str>>,
+        source: impl Into<Cow<'a, str>>,
+    ) -> ExchangeUnbind<'a> {
+        ExchangeUnbind {
+            client: self,
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: Cow::Borrowed(""),
+            arguments: Entries::default(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Asking for one message.
+
+use super::settings::{flags, name};
+use super::{Client, Delivery};
+use crate::protocol::method::basic;
+use std::borrow::Cow;
+
+/// Asks for one message. Made by [`Client::basic_get`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicGet<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    no_ack: bool,
+}
+
+flags! { BasicGet:
+    /// The message counts as settled when it is sent: it is lost if it does not arrive. Off by default.
+    no_ack,
+}
+
+request!(BasicGet, Request, Option<Delivery>, |it, machine| {
+    machine.request(basic::Get { queue: name("queue", &it.queue)?, no_ack: it.no_ack })
+});
+
+impl Client {
+    /// Asks for one message of a queue; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue.
+    ///
+    /// # Spec
+    /// `basic.get`, 1.8.3.10
+    pub fn basic_get<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> BasicGet<'a> {
+        BasicGet { client: self, queue: queue.into(), no_ack: false }
+    }
+}

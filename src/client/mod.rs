@@ -1,0 +1,25 @@
+//! What people hold: the client, its requests, and what they resolve to.
+
+#[macro_use]
+mod request;
+mod consume;
+mod consumer;
+mod delivery;
+mod exchange;
+mod get;
+mod handle;
+mod promise;
+mod publish;
+mod queue;
+mod settings;
+
+pub use consume::{BasicCancel, BasicConsume, BasicQos};
+pub use consumer::Consumer;
+pub use delivery::Delivery;
+pub use exchange::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind};
+pub use get::BasicGet;
+pub use handle::Client;
+pub use promise::Promise;
+pub use publish::BasicPublish;
+pub use queue::{QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueUnbind};
+pub use request::Sending;

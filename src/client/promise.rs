@@ -1,0 +1,114 @@
+//! A promise: what a request that was sent will resolve to.
+
+use super::consumer::Consumer;
+use super::delivery::Delivery;
+use super::handle::Handle;
+use crate::error::Error;
+use crate::machine::{PromiseId, Queue, Reply, ServerProperties};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The answer to a request that was sent.
+///
+/// It resolves exactly once: to the broker's answer, the deadline, or the end of the connection.
+///
+/// # Cancel safety
+/// Dropping it takes nothing back: the request is carried out. Its answer is absorbed; a message that it got goes back to
+/// the queue, a consumer that it started is cancelled.
+#[must_use = "the answer, and the error with it, is lost when nobody waits for it"]
+pub struct Promise<T> {
+    state: State,
+    answer: PhantomData<fn() -> T>,
+}
+
+enum State {
+    Waiting(Handle, PromiseId),
+    /// Nothing was sent.
+    Failed(Error),
+    Done,
+}
+
+impl<T> Promise<T> {
+    pub(super) fn new(handle: Handle, id: PromiseId) -> Self {
+        Self { state: State::Waiting(handle, id), answer: PhantomData }
+    }
+
+    pub(super) fn failed(error: Error) -> Self {
+        Self { state: State::Failed(error), answer: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Promise<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Waiting(..) => "waiting",
+            State::Failed(_) => "failed",
+            State::Done => "done",
+        };
+        f.debug_tuple("Promise").field(&state).finish()
+    }
+}
+
+impl<T: Outcome> Future for Promise<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = match &self.state {
+            State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
+                Poll::Ready(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
+                Poll::Pending => return Poll::Pending,
+            },
+            State::Failed(error) => Err(error.clone()),
+            State::Done => Err(Error::invalid("promise", "it has resolved already")),
+        };
+        self.state = State::Done;
+        Poll::Ready(outcome)
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if let State::Waiting(handle, id) = &self.state {
+            handle.link().abandon(*id);
+        }
+    }
+}
+
+/// What a request resolves to.
+pub(crate) trait Outcome: Sized {
+    fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error>;
+}
+
+macro_rules! outcomes {
+    ($($ty:ty: $reply:pat, $handle:pat => $value:expr;)*) => {
+        $(
+            impl Outcome for $ty {
+                fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error> {
+                    match (reply, handle) {
+                        ($reply, $handle) => Ok($value),
+                        (other, _) => Err(Error::invalid("reply", format!("{other:?} does not fit the request"))),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+impl Outcome for () {
+    fn from_reply(_: Reply, _: &Handle) -> Result<Self, Error> {
+        Ok(())
+    }
+}
+
+outcomes! {
+    ServerProperties: Reply::Connected(properties), _ => *properties;
+    Queue: Reply::Queue(queue), _ => *queue;
+    u32: Reply::Count(count), _ => count;
+    String: Reply::Cancelled(tag), _ => tag.into();
+    Option<Delivery>: Reply::Delivery(delivered), handle =>
+        delivered.map(|delivered| Delivery::new(*delivered, handle.clone()));
+    Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
+}

@@ -1,0 +1,190 @@
+//! Publishing.
+
+use super::Client;
+use super::settings::{Entries, flags, name};
+use crate::error::Error;
+use crate::machine::{Body, Publish};
+use crate::protocol::{Properties, ShortStr, Table, Value};
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Publishes a message. Made by [`Client::basic_publish`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicPublish<'a> {
+    client: &'a Client,
+    exchange: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    mandatory: bool,
+    immediate: bool,
+    properties: Properties<'a>,
+    expiration: Option<String>,
+    headers: Entries,
+    body: Body<'a>,
+    fault: Option<Error>,
+}
+
+flags! { BasicPublish:
+    /// Has the message come back when no queue is bound for it: [`Error::NoRoute`]. Off by default. The message then carries
+    /// a header `x-puka-publish`, by which a return finds its own publish.
+    mandatory,
+    /// Has the message come back when no consumer is ready for it: [`Error::NoConsumers`]. Off by default, and refused when
+    /// the server is RabbitMQ 3 or later, which closes the connection over it.
+    immediate,
+}
+
+macro_rules! text_properties {
+    ($($(#[$doc:meta])* $method:ident => $field:ident;)*) => {
+        impl<'a> BasicPublish<'a> {
+            $(
+                $(#[$doc])*
+                pub fn $method(mut self, $method: &'a str) -> Self {
+                    match ShortStr::new($method) {
+                        Ok(text) => self.properties.$field = Some(text),
+                        Err(error) => {
+                            self.fault.get_or_insert(Error::invalid(stringify!($method), error));
+                        }
+                    }
+                    self
+                }
+            )*
+        }
+    };
+}
+
+text_properties! {
+    /// MIME type of the body, such as `application/json`.
+    content_type => content_type;
+    /// MIME encoding of the body, such as `gzip`.
+    content_encoding => content_encoding;
+    /// Which request this belongs to.
+    correlation_id => correlation_id;
+    /// Where the answer should go.
+    reply_to => reply_to;
+    /// The application's id of the message.
+    message_id => message_id;
+    /// The application's name for this kind of message: the property `type`.
+    message_type => r#type;
+    /// Who publishes it. The broker checks that it is who logged in, so another is refused before it is sent, unless
+    /// [`Options::allow_foreign_user_id`](crate::Options::allow_foreign_user_id) is set.
+    user_id => user_id;
+    /// The application that publishes it.
+    app_id => app_id;
+    /// Reserved.
+    cluster_id => cluster_id;
+}
+
+impl<'a> BasicPublish<'a> {
+    /// Whether the message survives a restart of the broker, in a queue that does. By default it is not said, which means no.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.properties.delivery_mode = Some(if persistent { 2 } else { 1 });
+        self
+    }
+
+    /// The priority, for queues that have some.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.properties.priority = Some(priority);
+        self
+    }
+
+    /// When the message expires in its queue, to the millisecond; ten years at most.
+    pub fn expiration(mut self, expiration: Duration) -> Self {
+        self.expiration = Some(expiration.as_millis().to_string());
+        self
+    }
+
+    /// When the message was made, to the second. A time before 1970 is an [`Error::InvalidArgument`].
+    pub fn timestamp(mut self, time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => self.properties.timestamp = Some(since.as_secs()),
+            Err(_) => {
+                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970"));
+            }
+        }
+        self
+    }
+
+    /// Adds a header. Any value of a field table will do.
+    pub fn header<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Self {
+        self.headers.add("headers", name, value);
+        self
+    }
+
+    /// Adds all the entries of a table to the headers.
+    pub fn headers(mut self, headers: &Table) -> Self {
+        self.headers.extend("headers", headers);
+        self
+    }
+
+    /// Takes all the properties of a message, its headers included, in place of those set before.
+    pub fn properties(mut self, properties: Properties<'a>) -> Self {
+        self.properties = properties;
+        self.expiration = None;
+        self.headers = Entries::default();
+        if let Some(headers) = self.properties.headers.take() {
+            match headers.table() {
+                Ok(table) => self.headers.extend("headers", &table.to_table()),
+                Err(error) => {
+                    self.fault.get_or_insert(Error::invalid("headers", error));
+                }
+            }
+        }
+        self
+    }
+}
+
+request!(BasicPublish, Publish, (), |it, machine| {
+    if let Some(fault) = &it.fault {
+        return Err(fault.clone());
+    }
+    let mut properties = it.properties;
+    if let Some(expiration) = &it.expiration {
+        properties.expiration = Some(ShortStr::new(expiration)?);
+    }
+    let headers = if it.headers.is_empty() { None } else { Some(it.headers.table("headers")?) };
+    machine.publish(&Publish {
+        exchange: name("exchange", &it.exchange)?,
+        routing_key: name("routing_key", &it.routing_key)?,
+        mandatory: it.mandatory,
+        immediate: it.immediate,
+        properties,
+        headers,
+        body: it.body.clone(),
+    })
+});
+
+impl Client {
+    /// Publishes a message, and resolves when the broker has confirmed it: when it is on the disks of the queues that keep it
+    /// there, or when no queue wants it.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) when there is no such exchange, [`AccessRefused`](Error::AccessRefused) without
+    /// permission, [`NoRoute`](Error::NoRoute) when it is mandatory and no queue is bound for it, [`Nacked`](Error::Nacked) when
+    /// a queue refused it, [`Unconfirmed`](Error::Unconfirmed) when the connection or channel went first, or the time ran out,
+    /// and nobody can know; [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits for room, nothing was sent. Dropped later, the message is published whole.
+    ///
+    /// # Spec
+    /// `basic.publish`, 1.8.3.7; RabbitMQ's publisher confirms.
+    pub fn basic_publish<'a>(
+        &'a self,
+        exchange: impl Into<Cow<'a, str>>,
+        routing_key: impl Into<Cow<'a, str>>,
+        body: impl Into<Body<'a>>,
+    ) -> BasicPublish<'a> {
+        BasicPublish {
+            client: self,
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            mandatory: false,
+            immediate: false,
+            properties: Properties::default(),
+            expiration: None,
+            headers: Entries::default(),
+            body: body.into(),
+            fault: None,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Requests of class `queue`.
+
+use super::Client;
+use super::settings::{Entries, arguments, flags, name};
+use crate::machine::Queue;
+use crate::protocol::method::queue as methods;
+use std::borrow::Cow;
+
+/// Declares a queue. Made by [`Client::queue_declare`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct QueueDeclare<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    passive: bool,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    arguments: Entries,
+}
+
+flags! { QueueDeclare:
+    /// Only checks that the queue exists. [`NotFound`](crate::Error::NotFound) when it does not. Off by default.
+    passive,
+    /// Lets the queue survive a restart of the broker. Off by default, as in Puka.
+    durable,
+    /// For this connection only, and gone with it. Off by default.
+    exclusive,
+    /// Deletes the queue with its last consumer. Off by default.
+    auto_delete,
+}
+
+arguments!(QueueDeclare);
+
+request!(QueueDeclare, Request, Queue, |it, machine| {
+    machine.request(methods::Declare {
+        queue: name("queue", &it.queue)?,
+        passive: it.passive,
+        durable: it.durable,
+        exclusive: it.exclusive,
+        auto_delete: it.auto_delete,
+        nowait: false,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+/// Deletes a queue. Made by [`Client::queue_delete`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct QueueDelete<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    if_unused: bool,
+    if_empty: bool,
+}
+
+flags! { QueueDelete:
+    /// Only when it has no consumers; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    if_unused,
+    /// Only when it has no messages; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    if_empty,
+}
+
+request!(QueueDelete, Request, u32, |it, machine| {
+    machine.request(methods::Delete {
+        queue: name("queue", &it.queue)?,
+        if_unused: it.if_unused,
+        if_empty: it.if_empty,
+        nowait: false,
+    })
+});
+
+/// Discards the messages of a queue. Made by [`Client::queue_purge`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct QueuePurge<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+}
+
+request!(QueuePurge, Request, u32, |it, machine| {
+    machine.request(methods::Purge { queue: name("queue", &it.queue)?, nowait: false })
+});
+
+/// Binds a queue to an exchange. Made by [`Client::queue_bind`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct QueueBind<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    exchange: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    arguments: Entries,
+}
+
+arguments!(QueueBind);
+
+request!(QueueBind, Request, (), |it, machine| {
+    machine.request(methods::Bind {
+        queue: name("queue", &it.queue)?,
+        exchange: name("exchange", &it.exchange)?,
+        routing_key: name("routing_key", &it.routing_key)?,
+        nowait: false,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+/// Removes a binding of a queue. Made by [`Client::queue_unbind`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct QueueUnbind<'a> {
+    client: &'a Client,
+    queue: Cow<'a, str>,
+    exchange: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    arguments: Entries,
+}
+
+arguments!(QueueUnbind);
+
+request!(QueueUnbind, Request, (), |it, machine| {
+    machine.request(methods::Unbind {
+        queue: name("queue", &it.queue)?,
+        exchange: name("exchange", &it.exchange)?,
+        routing_key: name("routing_key", &it.routing_key)?,
+        arguments: it.arguments.table("arguments")?,
+    })
+});
+
+impl<'a> QueueBind<'a> {
+    /// The routing key; empty by default.
+    pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
+        self.routing_key = routing_key.into();
+        self
+    }
+}
+
+impl<'a> QueueUnbind<'a> {
+    /// The routing key of the binding; empty by default.
+    pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
+        self.routing_key = routing_key.into();
+        self
+    }
+}
+
+impl Client {
+    /// Declares a queue: creates it, or checks that there is one that was declared alike. With an empty name the broker
+    /// makes one up, which the answer has.
+    ///
+    /// # Errors
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) when there is one that was declared otherwise,
+    /// [`ResourceLocked`](crate::Error::ResourceLocked) when it is another connection's own,
+    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name that begins with `amq.`.
+    ///
+    /// # Spec
+    /// `queue.declare`, 1.7.2.1
+    pub fn queue_declare<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueueDeclare<'a> {
+        QueueDeclare {
+            client: self,
+            queue: queue.into(),
+            passive: false,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            arguments: Entries::default(),
+        }
+    }
+
+    /// Deletes a queue, and resolves to how many messages went with it. Deleting a missing one is no error.
+    ///
+    /// # Spec
+    /// `queue.delete`, 1.7.2.9
+    pub fn queue_delete<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueueDelete<'a> {
+        QueueDelete { client: self, queue: queue.into(), if_unused: false, if_empty: false }
+    }
+
+    /// Discards the messages of a queue that are ready, and resolves to how many there were. Those that are delivered and
+    /// not settled stay.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue.
+    ///
+    /// # Spec
+    /// `queue.purge`, 1.7.2.7
+    pub fn queue_purge<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueuePurge<'a> {
+        QueuePurge { client: self, queue: queue.into() }
+    }
+
+    /// Binds a queue to an exchange. Binding it again alike is no error.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue or exchange.
+    ///
+    /// # Spec
+    /// `queue.bind`, 1.7.2.3
+    pub fn queue_bind<'a>(
+        &'a self,
+        queue: impl Into<Cow<'a, str>>,
+        exchange: impl Into<Cow<'a, str>>,
+    ) -> QueueBind<'a> {
+        QueueBind {
+            client: self,
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: Cow::Borrowed(""),
+            arguments: Entries::default(),
+        }
+    }
+
+    /// Removes a binding of a queue. Removing one that is not there is no error.
+    ///
+    /// # Spec
+    /// `queue.unbind`, 1.7.2.5
+    pub fn queue_unbind<'a>(
+        &'a self,
+        queue: impl Into<Cow<'a, str>>,
+        exchange: impl Into<Cow<'a, str>>,
+    ) -> QueueUnbind<'a> {
+        QueueUnbind {
+            client: self,
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: Cow::Borrowed(""),
+            arguments: Entries::default(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Building blocks of the builders: names and tables whose faults show when the request is sent.
+
+use crate::error::Error;
+use crate::protocol::{ShortStr, Table, TableRef, Value};
+use std::borrow::Cow;
+
+/// A name of at most 255 octets.
+pub(super) fn name<'n>(what: &'static str, name: &'n Cow<'_, str>) -> Result<ShortStr<'n>, Error> {
+    ShortStr::new(name).map_err(|error| Error::invalid(what, error))
+}
+
+/// A table that is filled entry by entry and remembers the first fault.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entries {
+    table: Table,
+    fault: Option<Error>,
+}
+
+impl Entries {
+    pub(super) fn add<'v>(&mut self, what: &'static str, name: &str, value: impl Into<Value<'v>>) {
+        if let Err(error) = self.table.insert(name, value) {
+            self.fault.get_or_insert(Error::invalid(what, format!("{name:?}: {error}")));
+        }
+    }
+
+    pub(super) fn extend(&mut self, what: &'static str, table: &Table) {
+        for (name, value) in table {
+            self.add(what, &name.to_str_lossy(), value);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.fault.is_none()
+    }
+
+    pub(super) fn table(&self, what: &'static str) -> Result<TableRef<'_>, Error> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let table = self.table.as_ref();
+        if !table.is_finite() {
+            return Err(Error::invalid(what, "RabbitMQ can't read a number that is NaN or infinite"));
+        }
+        Ok(table)
+    }
+}
+
+/// Flags of a builder, each a method with the name of the argument.
+macro_rules! flags {
+    ($Request:ident: $($(#[$doc:meta])* $name:ident,)*) => {
+        impl $Request<'_> {
+            $(
+                $(#[$doc])*
+                #[must_use = "a request does nothing unless it is awaited or sent"]
+                pub fn $name(mut self, $name: bool) -> Self {
+                    self.$name = $name;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+/// The arguments of a builder.
+macro_rules! arguments {
+    ($Request:ident) => {
+        impl $Request<'_> {
+            /// Adds an argument, such as `x-max-length`. Any value of a field table will do.
+            #[must_use = "a request does nothing unless it is awaited or sent"]
+            pub fn argument<'v>(mut self, name: &str, value: impl Into<$crate::protocol::Value<'v>>) -> Self {
+                self.arguments.add("arguments", name, value);
+                self
+            }
+
+            /// Adds all the entries of a table to the arguments.
+            #[must_use = "a request does nothing unless it is awaited or sent"]
+            pub fn arguments(mut self, arguments: &$crate::protocol::Table) -> Self {
+                self.arguments.extend("arguments", arguments);
+                self
+            }
+        }
+    };
+}
+
+pub(super) use {arguments, flags};

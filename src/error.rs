@@ -1,0 +1,300 @@
+//! The one public error: the spec's reply codes by name, and what can go wrong without a broker's doing.
+
+use crate::message::Returned;
+use crate::protocol::{DecodeError, EncodeError, MethodId, ProtocolHeader, ReplyCode};
+use std::fmt;
+use std::sync::Arc;
+
+/// What went wrong with a request, a consumer or the connection.
+///
+/// An error that closed the connection is the answer to everything that was under way on it. It is cheap to clone, and
+/// its text never holds a password.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No queue was bound for a mandatory message, which came back (312). The publisher's or the topology's fault.
+    #[error("the message came back: {}", .0.reply_text)]
+    NoRoute(Arc<Returned>),
+    /// No consumer was ready for an immediate message, which came back (313).
+    #[error("the message came back: {}", .0.reply_text)]
+    NoConsumers(Arc<Returned>),
+    /// 311: the content is larger than the broker takes.
+    #[error("{0}")]
+    ContentTooLarge(Fault),
+    /// 403: no permission, or, from `connect`, wrong credentials.
+    #[error("{0}")]
+    AccessRefused(Fault),
+    /// 404: a queue or exchange that does not exist.
+    #[error("{0}")]
+    NotFound(Fault),
+    /// 405: a queue that another connection has for itself.
+    #[error("{0}")]
+    ResourceLocked(Fault),
+    /// 406: a condition of the request does not hold, such as the arguments of a queue that exists.
+    #[error("{0}")]
+    PreconditionFailed(Fault),
+    /// 320: an operator, or the broker's end, closed the connection.
+    #[error("{0}")]
+    ConnectionForced(Fault),
+    /// 402: an unknown virtual host (RabbitMQ says [`NotAllowed`](Self::NotAllowed)).
+    #[error("{0}")]
+    InvalidPath(Fault),
+    /// 501: a malformed frame.
+    #[error("{0}")]
+    FrameError(Fault),
+    /// 502: a malformed field.
+    #[error("{0}")]
+    SyntaxError(Fault),
+    /// 503: a method where it may not stand.
+    #[error("{0}")]
+    CommandInvalid(Fault),
+    /// 504: a channel that is not open.
+    #[error("{0}")]
+    ChannelError(Fault),
+    /// 505: a frame that was not expected.
+    #[error("{0}")]
+    UnexpectedFrame(Fault),
+    /// 506: the broker is out of something.
+    #[error("{0}")]
+    ResourceError(Fault),
+    /// 530: not allowed, whatever the permissions; RabbitMQ's answer to an unknown virtual host.
+    #[error("{0}")]
+    NotAllowed(Fault),
+    /// 540: the broker does not implement it.
+    #[error("{0}")]
+    NotImplemented(Fault),
+    /// 541: the broker's own fault.
+    #[error("{0}")]
+    InternalError(Fault),
+    /// A reply code that the spec does not have.
+    #[error("{0}")]
+    Other(Fault),
+
+    /// The transport is gone, with the cause.
+    #[error("the connection is broken: {0}")]
+    ConnectionBroken(#[source] Broken),
+    /// The server refused AMQP 0-9-1 and named what it speaks.
+    #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
+    UnsupportedProtocol(ProtocolHeader),
+    /// What the server sent first is no AMQP at all.
+    #[error("the server does not speak AMQP: it began with {0}")]
+    NotAmqp(String),
+    /// The server offers no SASL mechanism that the options allow.
+    #[error("no common SASL mechanism: the server offers {offered}, the options allow {allowed}")]
+    NoMechanism {
+        /// The server's, separated by spaces.
+        offered: String,
+        /// Ours, separated by spaces.
+        allowed: String,
+    },
+    /// The server closed the transport in answer to our login: how a server without `authentication_failure_close` says no.
+    #[error("the server closed the connection in answer to the login, which most likely means that it refused it")]
+    LoginRefused,
+    /// The server sent limits that AMQP does not allow.
+    #[error("the server proposed {what} of {value}, which AMQP 0-9-1 does not allow")]
+    BadTuning {
+        /// The name of the limit.
+        what: &'static str,
+        /// What the server sent.
+        value: u32,
+    },
+
+    /// The broker took no responsibility for the message, as a queue does that is full.
+    #[error("the broker did not accept the message")]
+    Nacked,
+    /// The connection or the channel went before the broker confirmed the message: whether it has it, nobody can know.
+    #[error("whether the broker has the message is unknown: {0}")]
+    Unconfirmed(#[source] Arc<Error>),
+    /// Nothing came in time.
+    #[error("{what} took longer than {seconds} s", seconds = .after.as_secs_f64())]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// The deadline that passed.
+        after: std::time::Duration,
+    },
+    /// The outgoing side is at its bound, so nothing was sent. Awaiting the request waits for room instead.
+    #[error("the outgoing side is full")]
+    Full,
+    /// The delivery belongs to a channel that is gone: it can't be settled any more, and nothing was sent. The broker
+    /// delivers the message again.
+    #[error("the delivery can't be settled any more; the broker delivers the message again")]
+    Stale,
+    /// The connection was closed from this side.
+    #[error("the connection was closed")]
+    Closed,
+    /// The broker ended the consumer, most often because its queue was deleted.
+    #[error("the broker cancelled the consumer {0:?}")]
+    ConsumerCancelled(String),
+    /// An argument that AMQP or the broker does not allow, found before anything was sent. The caller's fault.
+    #[error("{what}: {why}")]
+    InvalidArgument {
+        /// Which argument.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The URI is wrong. The caller's fault.
+    #[error(transparent)]
+    Uri(#[from] crate::uri::UriError),
+}
+
+/// What a peer found wrong when it closed a channel or the connection, in the spec's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The reply code.
+    pub code: ReplyCode,
+    /// The reply text.
+    pub text: Arc<str>,
+    /// The method at fault; [`MethodId::NONE`] when none is.
+    pub method: MethodId,
+    /// Who found it.
+    pub found_by: Peer,
+}
+
+/// One of the two sides of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This library.
+    Client,
+    /// The broker.
+    Server,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.code.name().unwrap_or_default();
+        match self.found_by {
+            // RabbitMQ's texts begin with the name of the code.
+            Peer::Server if !name.is_empty() && self.text.starts_with(name) => {
+                write!(f, "{} {}", self.code.value(), self.text)?;
+            }
+            Peer::Server => write!(f, "{}: {}", self.code, self.text)?,
+            Peer::Client => write!(f, "the server broke the protocol ({}): {}", self.code, self.text)?,
+        }
+        if self.method != MethodId::NONE {
+            write!(f, " ({})", self.method)?;
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    /// What the server said.
+    pub(crate) fn by_server(code: u16, text: &str, method: MethodId) -> Self {
+        Self { code: code.into(), text: text.into(), method, found_by: Peer::Server }
+    }
+
+    /// What this library found wrong with the server.
+    pub(crate) fn by_client(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Self {
+        Self { code, text: text.into().into(), method, found_by: Peer::Client }
+    }
+}
+
+impl From<DecodeError> for Fault {
+    fn from(error: DecodeError) -> Self {
+        let method = if let DecodeError::UnknownMethod(method) = error { method } else { MethodId::NONE };
+        Self::by_client(error.reply_code(), error.to_string(), method)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault.code {
+            ReplyCode::CONTENT_TOO_LARGE => Self::ContentTooLarge(fault),
+            ReplyCode::CONNECTION_FORCED => Self::ConnectionForced(fault),
+            ReplyCode::INVALID_PATH => Self::InvalidPath(fault),
+            ReplyCode::ACCESS_REFUSED => Self::AccessRefused(fault),
+            ReplyCode::NOT_FOUND => Self::NotFound(fault),
+            ReplyCode::RESOURCE_LOCKED => Self::ResourceLocked(fault),
+            ReplyCode::PRECONDITION_FAILED => Self::PreconditionFailed(fault),
+            ReplyCode::FRAME_ERROR => Self::FrameError(fault),
+            ReplyCode::SYNTAX_ERROR => Self::SyntaxError(fault),
+            ReplyCode::COMMAND_INVALID => Self::CommandInvalid(fault),
+            ReplyCode::CHANNEL_ERROR => Self::ChannelError(fault),
+            ReplyCode::UNEXPECTED_FRAME => Self::UnexpectedFrame(fault),
+            ReplyCode::RESOURCE_ERROR => Self::ResourceError(fault),
+            ReplyCode::NOT_ALLOWED => Self::NotAllowed(fault),
+            ReplyCode::NOT_IMPLEMENTED => Self::NotImplemented(fault),
+            ReplyCode::INTERNAL_ERROR => Self::InternalError(fault),
+            _ => Self::Other(fault),
+        }
+    }
+}
+
+impl From<EncodeError> for Error {
+    fn from(error: EncodeError) -> Self {
+        Self::InvalidArgument { what: "the request", why: error.to_string() }
+    }
+}
+
+/// How the transport went.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// The server closed the transport without a word.
+    #[error("the server closed the transport")]
+    Eof,
+    /// Reading, writing or dialling failed.
+    #[error(transparent)]
+    Io(#[from] Arc<std::io::Error>),
+    /// No octet came for longer than the negotiated heartbeat allows.
+    #[error("the server gave no sign of life for {seconds} s", seconds = .0.as_secs_f64())]
+    HeartbeatMissed(std::time::Duration),
+    /// The transport took no octet for too long.
+    #[error("the transport took no octet for {seconds} s", seconds = .0.as_secs_f64())]
+    WriteStalled(std::time::Duration),
+    /// The driver was dropped, most often with its runtime.
+    #[error("the driver was dropped")]
+    DriverDropped,
+}
+
+impl Error {
+    /// The fault that a peer found, with reply code, text, class and method.
+    #[must_use]
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::ContentTooLarge(fault)
+            | Self::AccessRefused(fault)
+            | Self::NotFound(fault)
+            | Self::ResourceLocked(fault)
+            | Self::PreconditionFailed(fault)
+            | Self::ConnectionForced(fault)
+            | Self::InvalidPath(fault)
+            | Self::FrameError(fault)
+            | Self::SyntaxError(fault)
+            | Self::CommandInvalid(fault)
+            | Self::ChannelError(fault)
+            | Self::UnexpectedFrame(fault)
+            | Self::ResourceError(fault)
+            | Self::NotAllowed(fault)
+            | Self::NotImplemented(fault)
+            | Self::InternalError(fault)
+            | Self::Other(fault) => Some(fault),
+            Self::Unconfirmed(cause) => cause.fault(),
+            _ => None,
+        }
+    }
+
+    /// Whether the transport went, be it the error itself or the cause of an [`Unconfirmed`](Self::Unconfirmed).
+    #[must_use]
+    pub fn is_connection_broken(&self) -> bool {
+        match self {
+            Self::ConnectionBroken(_) => true,
+            Self::Unconfirmed(cause) => cause.is_connection_broken(),
+            _ => false,
+        }
+    }
+
+    /// An argument that is refused before anything is sent.
+    pub(crate) fn invalid(what: &'static str, why: impl fmt::Display) -> Self {
+        Self::InvalidArgument { what, why: why.to_string() }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::ConnectionBroken(Broken::Io(Arc::new(error)))
+    }
+}

@@ -1,0 +1,212 @@
+//! The link between those who ask and what drives: one lock around the machine and the wakers of whoever waits on it.
+//!
+//! Nothing is awaited, woken or called back while the lock is held.
+
+use crate::error::Error;
+use crate::machine::{Connection, ConsumerId, Delivered, Ended, Event, PromiseId, Reply};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// What a request needs room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Request,
+    Publish,
+}
+
+/// The machine, shared by the driver and the handles.
+#[derive(Debug)]
+pub(crate) struct Link(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    machine: Connection,
+    driver: Option<Waker>,
+    /// By the number of the promise.
+    promises: Vec<Option<Waker>>,
+    consumers: BTreeMap<ConsumerId, Waker>,
+    /// Those who wait for room, in the order in which they came.
+    requesting: BTreeMap<u64, Waker>,
+    publishing: BTreeMap<u64, Waker>,
+    tickets: u64,
+}
+
+/// Who is to be woken when the lock is released.
+#[derive(Debug, Default)]
+struct Woken {
+    driver: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Woken {
+    fn wake(self) {
+        for waker in self.others.into_iter().chain(self.driver) {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    fn woken(&mut self) -> Woken {
+        let mut others = Vec::new();
+        while let Some(event) = self.machine.poll_event() {
+            others.extend(match event {
+                Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
+                Event::Deliveries(consumer) => self.consumers.remove(&consumer),
+            });
+        }
+        // One at a time: it sends, and so makes room for the next to be looked for.
+        let closed = self.machine.why_closed().is_some();
+        if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
+            others.extend(self.requesting.pop_first().map(|(_, waker)| waker));
+        }
+        if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
+            others.extend(self.publishing.pop_first().map(|(_, waker)| waker));
+        }
+        let driver = if self.machine.wants_attention() { self.driver.take() } else { None };
+        Woken { driver, others }
+    }
+
+    fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<u64, Waker> {
+        match room {
+            Room::Request => &mut self.requesting,
+            Room::Publish => &mut self.publishing,
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(machine: Connection) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            machine,
+            driver: None,
+            promises: Vec::new(),
+            consumers: BTreeMap::new(),
+            requesting: BTreeMap::new(),
+            publishing: BTreeMap::new(),
+            tickets: 0,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        let woken = state.woken();
+        drop(state);
+        woken.wake();
+        result
+    }
+
+    /// Does something with the machine, then wakes whom it concerns.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        self.with_state(|state| act(&mut state.machine))
+    }
+
+    /// Puts the driver to sleep. False when there is something to do instead.
+    pub(crate) fn sleep(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        if state.machine.wants_attention() {
+            return false;
+        }
+        replace(&mut state.driver, waker);
+        true
+    }
+
+    /// The answer to a promise, once.
+    pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Result<Reply, Error>> {
+        let mut state = self.lock();
+        if let Some(outcome) = state.machine.fetch(promise) {
+            return Poll::Ready(outcome);
+        }
+        let index = promise.index();
+        if state.promises.len() <= index {
+            state.promises.resize_with(index + 1, || None);
+        }
+        if let Some(place) = state.promises.get_mut(index) {
+            replace(place, cx.waker());
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for that promise any more.
+    pub(crate) fn abandon(&self, promise: PromiseId) {
+        self.with_state(|state| {
+            if let Some(waker) = state.promises.get_mut(promise.index()) {
+                *waker = None;
+            }
+            state.machine.abandon(promise);
+        });
+    }
+
+    /// Sends a request, or waits until there is room for it. The ticket is the place among those who wait.
+    pub(crate) fn poll_send(
+        &self,
+        room: Room,
+        ticket: &mut Option<u64>,
+        cx: &mut Context<'_>,
+        send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
+    ) -> Poll<Result<PromiseId, Error>> {
+        self.with_state(|state| {
+            let sent = send(&mut state.machine);
+            if !matches!(sent, Err(Error::Full)) {
+                if let Some(ticket) = ticket.take() {
+                    state.waiting_for(room).remove(&ticket);
+                }
+                return Poll::Ready(sent);
+            }
+            let place = *ticket.get_or_insert_with(|| {
+                state.tickets += 1;
+                state.tickets
+            });
+            state.waiting_for(room).insert(place, cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
+    pub(crate) fn leave(&self, room: Room, ticket: u64) {
+        self.with_state(|state| state.waiting_for(room).remove(&ticket));
+    }
+
+    /// Takes up to so many deliveries. Ready without any when the consumer has ended.
+    pub(crate) fn poll_deliveries(
+        &self,
+        consumer: ConsumerId,
+        most: usize,
+        into: &mut VecDeque<Delivered>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Ended>> {
+        self.with_state(|state| {
+            state.machine.take_deliveries(consumer, most, into);
+            if !into.is_empty() {
+                return Poll::Ready(None);
+            }
+            if let Some(ended) = state.machine.ended(consumer) {
+                return Poll::Ready(Some(ended.clone()));
+            }
+            state.consumers.insert(consumer, cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    /// Nobody holds that consumer any more.
+    pub(crate) fn drop_consumer(&self, consumer: ConsumerId) {
+        self.with_state(|state| {
+            state.consumers.remove(&consumer);
+            state.machine.drop_consumer(consumer);
+        });
+    }
+}
+
+/// Keeps a waker that wakes the same task, instead of cloning another.
+fn replace(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(kept) => kept.clone_from(waker),
+        None => *place = Some(waker.clone()),
+    }
+}

@@ -1,0 +1,95 @@
+//! One channel: what it is used for, which replies it waits for, what was delivered on it.
+
+use super::consumers::ConsumerId;
+use super::content::Assembly;
+use super::promises::PromiseId;
+use super::unsettled::Unsettled;
+use crate::protocol::MethodId;
+use crate::protocol::method::MethodInfo;
+use std::collections::VecDeque;
+
+/// What a channel is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Waits in the pool.
+    Idle,
+    /// A request is under way.
+    Request,
+    /// A message was got, or consumed by a consumer that has ended, and is not settled.
+    Settling,
+    /// Publishes to one exchange.
+    Publish,
+    /// Has consumers.
+    Consume,
+    /// We have closed it and wait for `close-ok`.
+    Closing,
+}
+
+/// A reply that is to come. Replies come in the order of what they answer.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    /// Nobody asks for it: `open-ok`, `select-ok`, `qos-ok` in front of a `consume-ok`.
+    Nothing(&'static MethodInfo),
+    Request { promise: PromiseId, method: &'static MethodInfo },
+    Get { promise: PromiseId, no_ack: bool, method: &'static MethodInfo },
+    /// `resized` is who waits for another prefetch count; `replaces` says that the older tags end with that.
+    Consume { consumer: ConsumerId, resized: Option<PromiseId>, replaces: bool, method: &'static MethodInfo },
+    Cancel { consumer: ConsumerId, method: &'static MethodInfo },
+}
+
+impl Awaited {
+    pub(super) fn method(&self) -> &'static MethodInfo {
+        match self {
+            Self::Nothing(method)
+            | Self::Request { method, .. }
+            | Self::Get { method, .. }
+            | Self::Consume { method, .. }
+            | Self::Cancel { method, .. } => method,
+        }
+    }
+
+    /// Whether that method is an answer to this.
+    pub(super) fn is_answered_by(&self, reply: MethodId) -> bool {
+        let asked = self.method();
+        asked.id.class == reply.class
+            && reply.info().is_some_and(|(_, info)| asked.replies.contains(&info.name))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    /// Tells this channel from earlier ones with the same number.
+    pub(super) incarnation: u64,
+    pub(super) role: Role,
+    pub(super) awaited: VecDeque<Awaited>,
+    pub(super) assembly: Option<Assembly>,
+    pub(super) unsettled: Unsettled,
+    pub(super) consumers: Vec<ConsumerId>,
+    /// The prefetch count that consumers to come would have.
+    pub(super) prefetch_count: u16,
+    /// It is in the list of channels with acknowledgements to write.
+    pub(super) has_acks: bool,
+}
+
+impl Channel {
+    pub(super) fn new(incarnation: u64, role: Role) -> Self {
+        Self {
+            incarnation,
+            role,
+            awaited: VecDeque::new(),
+            assembly: None,
+            unsettled: Unsettled::default(),
+            consumers: Vec::new(),
+            prefetch_count: 0,
+            has_acks: false,
+        }
+    }
+
+    /// Whether nothing is under way on it, so that anything may be.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.awaited.is_empty()
+            && self.assembly.is_none()
+            && self.consumers.is_empty()
+            && self.unsettled.held() == 0
+    }
+}

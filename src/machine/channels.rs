@@ -1,0 +1,151 @@
+//! The channels of a connection, and their numbers.
+
+use super::channel::{Channel, Role};
+use std::collections::VecDeque;
+
+/// Numbers kept for requests and publishes, which consumers can't take.
+const RESERVED: usize = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    /// By number; channel 0 is the connection's.
+    slots: Vec<Option<Box<Channel>>>,
+    /// Numbers that are free again, the one that has rested longest in front: were a peer confused by a number's reuse,
+    /// it would show.
+    freed: VecDeque<u16>,
+    /// In the pool, the one used last behind.
+    idle: Vec<u16>,
+    open: usize,
+    max: u16,
+    incarnations: u64,
+}
+
+impl Channels {
+    pub(super) fn set_max(&mut self, max: u16) {
+        self.max = max;
+    }
+
+    pub(super) fn get(&self, number: u16) -> Option<&Channel> {
+        self.slots.get(usize::from(number))?.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
+        self.slots.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// How many are open, those that are being closed included.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How many are used for requests, or ready to be.
+    pub(super) fn pooled(&self) -> usize {
+        self.count(|role| matches!(role, Role::Idle | Role::Request | Role::Settling))
+    }
+
+    fn count(&self, is_meant: impl Fn(Role) -> bool) -> usize {
+        self.slots.iter().flatten().filter(|channel| is_meant(channel.role)).count()
+    }
+
+    /// Takes a channel out of the pool.
+    pub(super) fn take_idle(&mut self, role: Role) -> Option<u16> {
+        let number = self.idle.pop()?;
+        if let Some(channel) = self.get_mut(number) {
+            channel.role = role;
+        }
+        Some(number)
+    }
+
+    /// Puts a channel that is at rest into the pool.
+    pub(super) fn put_idle(&mut self, number: u16) {
+        if let Some(channel) = self.get_mut(number) {
+            channel.role = Role::Idle;
+            self.idle.push(number);
+        }
+    }
+
+    /// Whether another channel may be opened for that.
+    pub(super) fn has_room(&self, role: Role) -> bool {
+        let reserved = if role == Role::Consume && usize::from(self.max) > RESERVED { RESERVED } else { 0 };
+        self.open + reserved < usize::from(self.max)
+    }
+
+    /// Opens a channel under a number that is free.
+    pub(super) fn add(&mut self, role: Role) -> Option<u16> {
+        if !self.has_room(role) {
+            return None;
+        }
+        self.slots.resize_with(self.slots.len().max(1), || None);
+        let number = match u16::try_from(self.slots.len()) {
+            Ok(fresh) if fresh <= self.max => {
+                self.slots.push(None);
+                fresh
+            }
+            _ => self.freed.pop_front()?,
+        };
+        self.incarnations += 1;
+        *self.slots.get_mut(usize::from(number))? = Some(Box::new(Channel::new(self.incarnations, role)));
+        self.open += 1;
+        Some(number)
+    }
+
+    /// Takes out a channel that is closed, and frees its number.
+    pub(super) fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
+        let channel = self.slots.get_mut(usize::from(number))?.take()?;
+        if channel.role == Role::Idle {
+            self.idle.retain(|idle| *idle != number);
+        }
+        self.open -= 1;
+        self.freed.push_back(number);
+        Some(channel)
+    }
+
+    /// The numbers of the channels that are open.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u16> + use<'_> {
+        (0..=u16::MAX).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(number, _)| number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channels(max: u16) -> Channels {
+        let mut channels = Channels::default();
+        channels.set_max(max);
+        channels
+    }
+
+    #[test]
+    fn e29_numbers_are_used_again_as_late_as_possible() {
+        let mut channels = channels(3);
+        assert_eq!(channels.add(Role::Request), Some(1));
+        channels.remove(1);
+        assert_eq!(channels.add(Role::Request), Some(2));
+        assert_eq!(channels.add(Role::Request), Some(3));
+        channels.remove(3);
+        channels.remove(2);
+        let again: Vec<_> = (0..4).map(|_| channels.add(Role::Request)).collect();
+        assert_eq!(again, [Some(1), Some(3), Some(2), None]);
+    }
+
+    #[test]
+    fn s60_consumers_leave_channels_for_requests_and_publishes() {
+        let mut channels = channels(4);
+        assert!(channels.add(Role::Consume).is_some());
+        assert!(channels.add(Role::Consume).is_some());
+        assert_eq!(channels.add(Role::Consume), None);
+        assert!(channels.add(Role::Publish).is_some());
+        assert!(channels.add(Role::Request).is_some());
+        assert_eq!(channels.add(Role::Request), None);
+    }
+
+    #[test]
+    fn another_incarnation_of_a_number_is_told_apart() {
+        let mut channels = channels(1);
+        let first = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        channels.remove(1);
+        let second = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        assert_ne!(first, second);
+    }
+}

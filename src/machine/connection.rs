@@ -1,0 +1,424 @@
+//! The connection as a whole: what comes in, what goes out, what time does to it.
+
+mod closing;
+mod consuming;
+mod publishing;
+mod receiving;
+mod requesting;
+mod settling;
+
+use super::channels::Channels;
+use super::consumers::Consumers;
+use super::deadline::Deadline;
+use super::handshake::Handshake;
+use super::heartbeat::Heartbeat;
+use super::promises::Promises;
+use super::publishers::Publishers;
+use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
+use crate::error::{Broken, Error};
+use crate::options::Options;
+use crate::protocol::Decoder;
+use crate::protocol::frame::FRAME_MIN_SIZE;
+use publishing::HeldPublish;
+use requesting::{WaitingConsume, WaitingRequest};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Something that whoever waits should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A promise is answered: [`Connection::fetch`] gives the answer.
+    Answered(PromiseId),
+    /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
+    Deliveries(ConsumerId),
+}
+
+#[derive(Debug)]
+enum State {
+    Handshake(Handshake),
+    Open,
+    /// Somebody wants to close, and what is under way is waited for.
+    Draining,
+    /// `connection.close` is sent; everything but `close` and `close-ok` is discarded.
+    Closing,
+    /// Nothing more comes in. What is left to go out is on its way.
+    Closed,
+}
+
+/// A connection without its transport.
+#[derive(Debug)]
+pub struct Connection {
+    options: Options,
+    state: State,
+    /// Why it is closing or closed.
+    why: Option<Error>,
+    /// The octets that came make no sense, so what follows them can't either.
+    deaf: bool,
+    frame_max: u32,
+    server: ServerProperties,
+    heartbeat: Heartbeat,
+    handshake_deadline: Instant,
+    /// When what is under way is not waited for any longer.
+    drain_deadline: Deadline,
+    /// When closing, `close-ok` and the last octets included, is not waited for any longer.
+    close_deadline: Deadline,
+    out: Outgoing,
+    /// Octets that the transport was given and has not taken.
+    in_hand: usize,
+    last_progress: Instant,
+    channels: Channels,
+    promises: Promises,
+    publishers: Publishers,
+    consumers: Consumers,
+    /// Who waits for the connection to be open, and to be closed.
+    connecting: Vec<PromiseId>,
+    closing: Vec<PromiseId>,
+    requests: VecDeque<WaitingRequest>,
+    request_octets: usize,
+    consumes: VecDeque<WaitingConsume>,
+    held: VecDeque<HeldPublish>,
+    held_octets: usize,
+    /// Channels with acknowledgements to write.
+    acking: Vec<u16>,
+    blocked: Option<Box<str>>,
+    /// Whether deliveries are few enough to read on.
+    reading: bool,
+    /// Whoever drives should look at what there is to do.
+    attention: bool,
+    scratch: Vec<u8>,
+}
+
+/// How long the last octets may take once nothing more comes in.
+const LAST_OCTETS: Duration = Duration::from_secs(1);
+
+impl Connection {
+    /// A connection that begins its handshake, which has to be done in the time that the options say.
+    #[must_use]
+    pub fn new(now: Instant, options: Options) -> Self {
+        let mut out = Outgoing::default();
+        let frame_max = options.limits.frame_max;
+        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE)
+            .then(|| Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}")));
+        let state = match refused {
+            Some(_) => State::Closed,
+            None => State::Handshake(Handshake::begin(&mut out)),
+        };
+        Self {
+            state,
+            why: refused,
+            deaf: false,
+            frame_max: if frame_max == 0 { 131_072 } else { frame_max },
+            server: ServerProperties::default(),
+            heartbeat: Heartbeat::none(now),
+            handshake_deadline: now + options.deadlines.handshake,
+            drain_deadline: Deadline::None,
+            close_deadline: Deadline::None,
+            out,
+            in_hand: 0,
+            last_progress: now,
+            channels: Channels::default(),
+            promises: Promises::default(),
+            publishers: Publishers::default(),
+            consumers: Consumers::default(),
+            connecting: Vec::new(),
+            closing: Vec::new(),
+            requests: VecDeque::new(),
+            request_octets: 0,
+            consumes: VecDeque::new(),
+            held: VecDeque::new(),
+            held_octets: 0,
+            acking: Vec::new(),
+            blocked: None,
+            reading: true,
+            attention: true,
+            scratch: Vec::new(),
+            options,
+        }
+    }
+
+    /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
+    /// life.
+    pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
+        self.heartbeat.received(now);
+        while !self.deaf && !matches!(self.state, State::Closed) {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    let tuned = self.receive(now, frame);
+                    if let Err(error) = tuned {
+                        self.fail(error);
+                    }
+                    decoder.set_frame_max(self.decoder_frame_max());
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.deaf = true;
+                    self.fail_undecodable(error, decoder.pending());
+                }
+            }
+        }
+        self.proceed();
+    }
+
+    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stamp(now);
+        match self.state {
+            State::Handshake(_) if self.handshake_deadline <= now => {
+                self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
+            }
+            State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
+            State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
+                self.end_closing(Err(Error::Timeout { what: "closing", after: self.options.deadlines.close }));
+            }
+            _ => {}
+        }
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        if let Some(silence) = self.heartbeat.silent_for(now, self.reading) {
+            self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
+        } else if let Some(stalled) = self.stalled_for(now) {
+            self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
+        }
+        self.expire(now);
+        self.proceed();
+    }
+
+    /// Answers the promises whose deadline has passed.
+    fn expire(&mut self, now: Instant) {
+        let after = self.options.deadlines.request;
+        while let Some(promise) = self.promises.expired(now) {
+            self.answer(promise, Err(Error::Timeout { what: "the request", after }));
+        }
+        let mut late = Vec::new();
+        self.publishers.expire(now, |promise| late.push(promise));
+        for promise in late {
+            let timeout = Error::Timeout { what: "the confirm", after };
+            self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
+        }
+    }
+
+    /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
+    fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        let timeout = self.heartbeat.timeout()?;
+        let stalled = now.saturating_duration_since(self.last_progress);
+        (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
+    }
+
+    /// Gives what is to be written, behind what `out` holds. True when there was something.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
+        self.stamp(now);
+        self.attention = false;
+        self.flush_acks();
+        if self.heartbeat.is_due(now) && self.out.is_empty() && !matches!(self.state, State::Closed) {
+            self.out.heartbeat();
+        }
+        let octets = self.out.len();
+        if octets == 0 {
+            return false;
+        }
+        if self.in_hand == 0 {
+            self.last_progress = now;
+        }
+        self.heartbeat.sent(now);
+        self.in_hand += octets;
+        self.out.move_to(out);
+        true
+    }
+
+    /// Tells that the transport has taken so many of the octets it was given.
+    pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
+        self.in_hand = self.in_hand.saturating_sub(octets);
+        self.last_progress = now;
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
+    /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
+    #[must_use]
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let closing = self.close_deadline.instant();
+        if matches!(self.state, State::Closed) {
+            return closing;
+        }
+        let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
+        let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
+        let deadlines = [
+            closing,
+            handshake,
+            self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
+            self.heartbeat.deadline(self.reading),
+            stall.map(|timeout| self.last_progress + 2 * timeout),
+            self.promises.deadline(),
+            self.publishers.deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Starts the deadlines of what came without the time.
+    fn stamp(&mut self, now: Instant) {
+        let timeout = self.options.deadlines.request;
+        self.promises.stamp(now, timeout);
+        self.publishers.stamp(now, timeout);
+        self.drain_deadline.stamp(now);
+        self.close_deadline.stamp(now);
+    }
+
+    /// The next thing that somebody should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(promise) = self.promises.poll_answered() {
+            return Some(Event::Answered(promise));
+        }
+        self.consumers.poll_announcement().map(Event::Deliveries)
+    }
+
+    /// Whether to read. Not while too many deliveries wait to be taken.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.reading && !self.deaf && !matches!(self.state, State::Closed)
+    }
+
+    /// Whether something is to be done that a driver which sleeps does not know of.
+    #[must_use]
+    pub fn wants_attention(&self) -> bool {
+        self.attention
+    }
+
+    /// Whether nothing more comes in. When what there is to write is written, too, the transport can be closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Whether even the last octets have had their time, and the transport is to be dropped as it is.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_closed() && matches!(self.close_deadline, Deadline::None)
+    }
+
+    /// Why it is closing or closed.
+    #[must_use]
+    pub fn why_closed(&self) -> Option<&Error> {
+        self.why.as_ref()
+    }
+
+    /// Why the broker holds back publishes, if it does.
+    #[must_use]
+    pub fn blocked(&self) -> Option<&str> {
+        self.blocked.as_deref()
+    }
+
+    /// What the server says of itself; empty until the connection is open.
+    #[must_use]
+    pub fn server_properties(&self) -> &ServerProperties {
+        &self.server
+    }
+
+    /// Whether nothing is under way and nothing is kept for anybody: no promise, no consumer, no message.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.promises.is_empty()
+            && self.consumers.is_empty()
+            && self.requests.is_empty()
+            && self.consumes.is_empty()
+            && self.held.is_empty()
+            && self.publishers.in_flight() == 0
+            && self.acking.is_empty()
+            && self.channels.numbers().all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
+    }
+
+    /// How many channels are open.
+    #[must_use]
+    pub fn open_channels(&self) -> usize {
+        self.channels.open()
+    }
+
+    /// Asks to be told when the connection is open.
+    pub fn connect(&mut self) -> PromiseId {
+        let promise = self.promises.open();
+        match (&self.state, &self.why) {
+            (_, Some(error)) => {
+                let error = error.clone();
+                self.answer(promise, Err(error));
+            }
+            (State::Handshake(_), None) => self.connecting.push(promise),
+            (_, None) => {
+                let server = Box::new(self.server.clone());
+                self.answer(promise, Ok(Reply::Connected(server)));
+            }
+        }
+        promise
+    }
+
+    /// Fetches the answer to a promise, once.
+    pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
+        self.promises.fetch(promise)
+    }
+
+    /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a message that it gets
+    /// goes back to its queue, a consumer that it starts is cancelled.
+    pub fn abandon(&mut self, promise: PromiseId) {
+        if let Some(reply) = self.promises.abandon(promise) {
+            self.dispose(reply);
+        }
+    }
+
+    fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
+        if let Some(reply) = self.promises.answer(promise, outcome) {
+            self.dispose(reply);
+        }
+    }
+
+    /// Gives back what nobody wants.
+    fn dispose(&mut self, reply: Reply) {
+        match reply {
+            Reply::Delivery(Some(delivered)) => self.give_back(&delivered),
+            Reply::Consumer(consumer) => self.drop_consumer(consumer),
+            _ => {}
+        }
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        match (&self.state, &self.why) {
+            (_, Some(error)) => Err(error.clone()),
+            (State::Draining | State::Closing | State::Closed, None) => Err(Error::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// The limit that holds for what is received.
+    fn decoder_frame_max(&self) -> u32 {
+        match self.state {
+            State::Handshake(Handshake::Start(_) | Handshake::Tune(_)) => crate::protocol::frame::INITIAL_FRAME_MAX,
+            _ => self.frame_max,
+        }
+    }
+
+    /// Lets everything go on that can.
+    fn proceed(&mut self) {
+        if matches!(self.state, State::Open | State::Draining) {
+            self.start_requests();
+            self.start_consumes();
+            self.release_held();
+        }
+        if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
+            self.send_close();
+        }
+        let (count, octets) = self.consumers.buffered();
+        let limits = &self.options.limits;
+        let (most, most_octets) = (limits.buffered_deliveries, limits.buffered_octets);
+        let reading = if self.reading {
+            count < most && octets < most_octets
+        } else {
+            count <= most / 2 && octets <= most_octets / 2
+        };
+        self.attention |= reading && !self.reading;
+        self.reading = reading;
+    }
+
+    fn end_consumers(&mut self, ended: &Ended) {
+        for id in self.consumers.ids() {
+            self.end_consumer(id, ended.clone());
+        }
+    }
+}

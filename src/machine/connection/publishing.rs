@@ -1,0 +1,273 @@
+//! Publishing with confirms (RabbitMQ's confirms guide).
+
+use super::{Connection, State};
+use super::requesting::info;
+use crate::error::Error;
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::publishers::STAMP;
+use crate::machine::{Body, PromiseId, Publish, Reply};
+use crate::message::{Message, Returned};
+use crate::protocol::method::{basic, channel as methods, confirm};
+use crate::protocol::{ContentHeader, MethodId, Properties, ReplyCode, ShortStr, Table, TableRef, Value};
+use bytes::Bytes;
+
+/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
+/// channel.
+#[derive(Debug)]
+pub(super) struct HeldPublish {
+    pub(super) promise: PromiseId,
+    exchange: Box<[u8]>,
+    routing_key: Box<[u8]>,
+    mandatory: bool,
+    immediate: bool,
+    property_list: Box<[u8]>,
+    headers: Option<Table>,
+    body: Bytes,
+}
+
+impl HeldPublish {
+    fn new(promise: PromiseId, publish: &Publish<'_>) -> Self {
+        let mut property_list = Vec::new();
+        publish.properties.encode_list(&mut property_list);
+        Self {
+            promise,
+            exchange: publish.exchange.as_octets().into(),
+            routing_key: publish.routing_key.as_octets().into(),
+            mandatory: publish.mandatory,
+            immediate: publish.immediate,
+            property_list: property_list.into(),
+            headers: publish.headers.map(TableRef::to_table),
+            body: publish.body.to_bytes(),
+        }
+    }
+
+    fn octets(&self) -> usize {
+        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
+        let Self { exchange, routing_key, property_list, body, .. } = self;
+        exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
+    }
+
+    fn to_publish(&self) -> Publish<'_> {
+        Publish {
+            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
+            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+            properties: Properties::decode(&self.property_list).unwrap_or_default(),
+            headers: self.headers.as_ref().map(Table::as_ref),
+            body: Body::Shared(self.body.clone()),
+        }
+    }
+}
+
+/// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
+const LONGEST_EXPIRATION: u64 = 315_360_000_000;
+
+impl Connection {
+    /// Whether another publish would be accepted.
+    #[must_use]
+    pub fn has_room_to_publish(&self) -> bool {
+        let limits = &self.options.limits;
+        self.held_octets + self.out.len() < limits.outgoing_octets
+            && self.held.len() + self.publishers.in_flight() < limits.publishes_in_flight
+    }
+
+    /// Publishes. The promise is answered when the broker has confirmed the message.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse.
+    pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        if !self.has_room_to_publish() {
+            return Err(Error::Full);
+        }
+        self.check_publish(publish)?;
+        self.attention = true;
+        if self.held.is_empty()
+            && self.may_publish()
+            && let Some(channel) = self.publish_channel(publish.exchange)
+        {
+            self.write_publish(channel, publish)?;
+            let promise = self.promises.open();
+            self.publishers.sent(promise);
+            return Ok(promise);
+        }
+        let promise = self.promises.open_timed();
+        let held = HeldPublish::new(promise, publish);
+        self.held_octets += held.octets();
+        self.held.push_back(held);
+        Ok(promise)
+    }
+
+    fn may_publish(&self) -> bool {
+        self.blocked.is_none() && matches!(self.state, State::Open | State::Draining)
+    }
+
+    /// Writes what was held back, in order, as far as it goes.
+    pub(super) fn release_held(&mut self) {
+        while self.may_publish()
+            && let Some(held) = self.held.pop_front()
+        {
+            if !self.promises.is_waiting(held.promise) {
+                self.held_octets -= held.octets();
+                continue;
+            }
+            let publish = held.to_publish();
+            let Some(channel) = self.publish_channel(publish.exchange) else {
+                self.held.push_front(held);
+                return;
+            };
+            self.held_octets -= held.octets();
+            match self.write_publish(channel, &publish) {
+                Ok(()) => self.publishers.sent(held.promise),
+                Err(error) => self.answer(held.promise, Err(error)),
+            }
+        }
+    }
+
+    /// Finds, before an octet is written, what the broker would close the channel over.
+    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
+        let properties = &publish.properties;
+        let size = publish.body.as_octets().len();
+        if size as u64 > self.options.limits.message_size {
+            let most = self.options.limits.message_size;
+            return Err(Error::invalid("body", format!("{size} octets, where max_message_size is {most}")));
+        }
+        if let Some(expiration) = properties.expiration {
+            let text = expiration.as_str().filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
+            let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
+            if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
+                let why = format!("{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}");
+                return Err(Error::invalid("expiration", why));
+            }
+        }
+        if let Some(mode @ (0 | 3..)) = properties.delivery_mode {
+            return Err(Error::invalid("delivery_mode", format!("{mode} is neither 1 (transient) nor 2 (persistent)")));
+        }
+        if let Some(user) = properties.user_id
+            && !self.options.foreign_user_id
+            && user.as_octets() != self.options.credentials.username.as_bytes()
+        {
+            return Err(Error::invalid("user_id", format!("{user:?} is not who logged in")));
+        }
+        publish.headers.map_or(Ok(()), check_headers)
+    }
+
+    /// The channel for an exchange, if it has one or can have one, and content may flow on it.
+    fn publish_channel(&mut self, exchange: ShortStr<'_>) -> Option<u16> {
+        if let Some(publisher) = self.publishers.find(exchange.as_octets()) {
+            return publisher.flows.then_some(publisher.channel);
+        }
+        let limit = usize::from(self.options.limits.publish_channels.max(1));
+        if self.publishers.len() >= limit || !self.channels.has_room(Role::Publish) {
+            self.close_idle_publisher();
+        }
+        if self.publishers.len() >= limit {
+            return None;
+        }
+        let number = self.open_channel(Role::Publish)?;
+        self.write(number, &confirm::Select { nowait: false });
+        self.await_reply(number, Awaited::Nothing(info(confirm::Select::ID).ok()?));
+        self.publishers.add(exchange.as_octets(), number);
+        Some(number)
+    }
+
+    /// Makes room by closing the channel of the exchange that has not been published to for longest.
+    pub(super) fn close_idle_publisher(&mut self) {
+        let Some(number) = self.publishers.remove_idle() else { return };
+        self.write(number, &methods::Close {
+            reply_code: ReplyCode::REPLY_SUCCESS.value(),
+            reply_text: ShortStr::EMPTY,
+            class_id: MethodId::NONE.class,
+            method_id: MethodId::NONE.method,
+        });
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.role = Role::Closing;
+        }
+    }
+
+    fn write_publish(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
+        if publish.immediate && self.server.refuses_immediate() {
+            return Err(Error::invalid("immediate", "RabbitMQ closes the connection over it since 3.0"));
+        }
+        let mut properties = publish.properties;
+        if let Some(headers) = publish.headers {
+            properties.headers = Some(headers.into());
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if (publish.mandatory || publish.immediate) && let Some(publisher) = self.publishers.on(channel) {
+            let mut stamp = Table::new();
+            stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            scratch.clear();
+            scratch.extend_from_slice(stamp.as_ref().as_octets());
+            scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
+            let stamped = TableRef::new(&scratch).map_err(|error| Error::invalid("headers", error))?;
+            properties.headers = Some(stamped.into());
+        }
+        let method = basic::Publish {
+            exchange: publish.exchange,
+            routing_key: publish.routing_key,
+            mandatory: publish.mandatory,
+            immediate: publish.immediate,
+        };
+        let header = ContentHeader { body_size: publish.body.as_octets().len() as u64, properties };
+        let written = self.out.content(channel, self.frame_max, &method, &header, &publish.body);
+        self.scratch = scratch;
+        Ok(written?)
+    }
+
+    /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
+    pub(super) fn confirm(&mut self, channel: u16, tag: u64, multiple: bool, accepted: bool) -> bool {
+        let promises = &mut self.promises;
+        let known = self.publishers.confirm(channel, tag, multiple, |promise| {
+            // A publish is answered without anything to dispose of.
+            let _ = promises.answer(promise, if accepted { Ok(Reply::Done) } else { Err(Error::Nacked) });
+        });
+        self.attention |= !self.held.is_empty();
+        known
+    }
+
+    /// A publish came back. Its confirm, which comes next, has nothing to add.
+    pub(super) fn returned(&mut self, channel: u16, code: u16, text: &str, message: Message) {
+        let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
+        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else { return };
+        let message = message.without_header(STAMP);
+        let returned = Returned { reply_code: code.into(), reply_text: text.to_owned(), message }.into();
+        let error = match ReplyCode::from(code) {
+            ReplyCode::NO_CONSUMERS => Error::NoConsumers(returned),
+            _ => Error::NoRoute(returned),
+        };
+        self.answer(promise, Err(error));
+    }
+
+    /// The broker closed a publish channel: what was in flight on it is answered.
+    pub(super) fn publisher_closed(&mut self, channel: u16, error: &Error) {
+        let Some((_, promises)) = self.publishers.remove(channel) else { return };
+        // An error that names the exchange is that of every publish to it. Any other is that of one publish, and nobody
+        // knows of which when there were several.
+        let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
+        let is_answer = names_exchange || promises.len() == 1;
+        for promise in promises {
+            let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
+            self.answer(promise, Err(error));
+        }
+    }
+}
+
+/// CC and BCC are arrays of strings, or the broker closes the channel. NaN and the infinities make it close the connection.
+fn check_headers(headers: TableRef<'_>) -> Result<(), Error> {
+    if !headers.is_finite() {
+        return Err(Error::invalid("headers", "RabbitMQ can't read a number that is NaN or infinite"));
+    }
+    for name in ["CC", "BCC"] {
+        let is_fine = match headers.get(name) {
+            None => true,
+            Some(Value::Array(keys)) => keys.iter().all(|key| matches!(key, Value::String(_))),
+            Some(_) => false,
+        };
+        if !is_fine {
+            return Err(Error::invalid("headers", format!("{name} has to be an array of strings")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! What the server sends: every frame finds what it belongs to, or breaks the protocol.
+
+use super::{Connection, State};
+use crate::error::{Error, Fault};
+use crate::machine::channel::{Awaited, Channel, Role};
+use crate::machine::content::{Assembly, Delivered, Purpose};
+use crate::machine::handshake::{Handshake, Step};
+use crate::machine::{Ended, PromiseId, Reply};
+use crate::message::Message;
+use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
+use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
+use std::time::Instant;
+
+/// A fault of the server.
+fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
+    Fault::by_client(code, text, method).into()
+}
+
+impl Connection {
+    pub(super) fn receive(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), Error> {
+        match (frame.kind(), frame.channel()) {
+            (FrameKind::Heartbeat, _) => Ok(()),
+            (FrameKind::ProtocolHeader, _) => {
+                let header = ProtocolHeader::from_octets(frame.payload()).unwrap_or(ProtocolHeader::AMQP_0_9_1);
+                Err(Error::UnsupportedProtocol(header))
+            }
+            (FrameKind::Method, 0) => {
+                let method = Method::decode(frame.payload()).map_err(Fault::from)?;
+                self.receive_on_connection(now, method)
+            }
+            (FrameKind::Header | FrameKind::Body, 0) => {
+                Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content on channel 0", MethodId::NONE))
+            }
+            (_, _) if matches!(self.state, State::Closing) => Ok(()),
+            (_, number) if matches!(self.state, State::Handshake(_)) => {
+                let text = format!("a frame on channel {number} before the connection was open");
+                Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
+            }
+            (_, number) => self.receive_on_channel(number, frame),
+        }
+    }
+
+    fn receive_on_connection(&mut self, now: Instant, method: Method<'_>) -> Result<(), Error> {
+        let id = method.id();
+        match method {
+            Method::Connection(methods::Method::Close(close)) => self.server_closes(close),
+            Method::Connection(methods::Method::CloseOk(_)) if matches!(self.state, State::Closing) => {
+                self.end_closing(Ok(()));
+            }
+            _ if matches!(self.state, State::Closing) => {}
+            method if matches!(self.state, State::Handshake(_)) => self.shake_hands(now, method),
+            Method::Connection(methods::Method::Blocked(blocked)) => {
+                self.blocked = Some(blocked.reason.to_str_lossy().into());
+            }
+            Method::Connection(methods::Method::Unblocked(_)) => {
+                self.blocked = None;
+                self.last_progress = now;
+            }
+            Method::Connection(_) => {
+                return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
+            }
+            _ => return Err(broken(ReplyCode::CHANNEL_ERROR, "a channel's method on channel 0", id)),
+        }
+        Ok(())
+    }
+
+    fn shake_hands(&mut self, now: Instant, method: Method<'_>) {
+        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        self.attention = true;
+        match handshake.handle(method, &self.options, &mut self.out) {
+            // There is no common ground yet on which to tell the server (spec 2.2.4).
+            Err(error) => self.abort(error),
+            Ok(step) => self.step(now, step),
+        }
+    }
+
+    fn step(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Next(handshake) => self.state = State::Handshake(handshake),
+            Step::Tuned(handshake) => {
+                self.frame_max = handshake.limits.frame_max;
+                self.channels.set_max(handshake.limits.channel_max);
+                self.heartbeat.agreed(handshake.limits.heartbeat, now);
+                self.state = State::Handshake(Handshake::OpenOk(handshake));
+            }
+            Step::Open(server) => {
+                self.state = State::Open;
+                self.server = server;
+                self.heartbeat.watch(now);
+                for promise in std::mem::take(&mut self.connecting) {
+                    let server = Box::new(self.server.clone());
+                    self.answer(promise, Ok(Reply::Connected(server)));
+                }
+            }
+        }
+    }
+
+    fn receive_on_channel(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
+        let most = self.options.limits.message_size;
+        let Some(channel) = self.channels.get_mut(number) else {
+            let text = format!("a frame on channel {number}, which is not open");
+            return Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
+        };
+        if channel.role == Role::Closing {
+            return self.receive_on_closing(number, &frame);
+        }
+        if frame.kind() == FrameKind::Method {
+            let method = Method::decode(frame.payload()).map_err(Fault::from)?;
+            if channel.assembly.is_some() {
+                return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a method inside a content", method.id()));
+            }
+            return self.receive_method(number, method);
+        }
+        let Some(assembly) = &mut channel.assembly else {
+            return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content without its method", MethodId::NONE));
+        };
+        let is_whole = match frame.kind() {
+            FrameKind::Header => assembly.header(frame.payload(), most)?,
+            _ => assembly.body(frame)?,
+        };
+        if is_whole && let Some(assembly) = channel.assembly.take() {
+            let (purpose, message) = assembly.finish();
+            self.receive_message(number, purpose, message);
+        }
+        Ok(())
+    }
+
+    /// "Discard all received methods except Close and Close-OK" (1.5.2.5).
+    fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
+        if frame.kind() != FrameKind::Method {
+            return Ok(());
+        }
+        match Method::decode(frame.payload()).map_err(Fault::from)? {
+            Method::Channel(channels::Method::CloseOk(_)) => {
+                self.channels.remove(number);
+            }
+            Method::Channel(channels::Method::Close(_)) => self.write(number, &channels::CloseOk {}),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+        let id = method.id();
+        match method {
+            Method::Basic(basic::Method::Deliver(deliver)) => {
+                let consumer = self.consumer_of(number, deliver.consumer_tag);
+                let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
+                let purpose = Purpose::Deliver { consumer, tag, redelivered };
+                self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
+            }
+            Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
+            Method::Basic(basic::Method::Return(returned)) => {
+                let text = returned.reply_text.to_str_lossy().into();
+                let purpose = Purpose::Returned { code: returned.reply_code, text };
+                self.begin_content(number, Assembly::new(purpose, returned.exchange, returned.routing_key));
+            }
+            Method::Basic(basic::Method::Ack(ack)) => {
+                self.receive_confirm(number, ack.delivery_tag, ack.multiple, true, id)?;
+            }
+            Method::Basic(basic::Method::Nack(nack)) => {
+                self.receive_confirm(number, nack.delivery_tag, nack.multiple, false, id)?;
+            }
+            Method::Basic(basic::Method::Cancel(cancel)) => self.server_cancels(number, cancel),
+            Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close),
+            Method::Channel(channels::Method::Flow(flow)) => {
+                if let Some(publisher) = self.publishers.on(number) {
+                    publisher.flows = flow.active;
+                }
+                self.write(number, &channels::FlowOk { active: flow.active });
+            }
+            method => self.receive_reply(number, method)?,
+        }
+        Ok(())
+    }
+
+    fn begin_content(&mut self, number: u16, assembly: Assembly) {
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.assembly = Some(assembly);
+        }
+    }
+
+    fn receive_confirm(
+        &mut self,
+        number: u16,
+        tag: u64,
+        multiple: bool,
+        accepted: bool,
+        id: MethodId,
+    ) -> Result<(), Error> {
+        if self.confirm(number, tag, multiple, accepted) {
+            return Ok(());
+        }
+        let text = format!("a confirm of publish {tag}, which waits for none");
+        Err(broken(ReplyCode::COMMAND_INVALID, text, id))
+    }
+
+    fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
+        let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
+        let Some(Awaited::Get { promise, no_ack, .. }) = awaited else {
+            return Err(broken(ReplyCode::COMMAND_INVALID, "a message that nobody asked for", basic::GetOk::ID));
+        };
+        let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
+        let purpose = Purpose::Got { promise, no_ack, tag, redelivered, message_count };
+        self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
+        Ok(())
+    }
+
+    fn receive_message(&mut self, number: u16, purpose: Purpose, message: Message) {
+        match purpose {
+            Purpose::Deliver { consumer, tag, redelivered } => {
+                self.deliver(number, consumer, tag, redelivered, message);
+            }
+            Purpose::Got { promise, no_ack, tag, redelivered, message_count } => {
+                self.got(number, promise, no_ack, tag, redelivered, message_count, message);
+            }
+            Purpose::Returned { code, text } => self.returned(number, code, &text, message),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a purpose")]
+    fn got(
+        &mut self,
+        number: u16,
+        promise: PromiseId,
+        no_ack: bool,
+        tag: u64,
+        redelivered: bool,
+        message_count: u32,
+        message: Message,
+    ) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if !channel.unsettled.deliver(tag, no_ack) {
+            self.fail(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
+            return;
+        }
+        let message_count = Some(message_count);
+        let incarnation = channel.incarnation;
+        let delivered = Delivered { message, tag, redelivered, no_ack, message_count, channel: number, incarnation };
+        // The channel first, because an answer that nobody wants settles the message at once.
+        self.release(number);
+        self.answer(promise, Ok(Reply::Delivery(Some(Box::new(delivered)))));
+    }
+
+    fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+        let id = method.id();
+        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
+        let is_awaited = channel.awaited.front().is_some_and(|awaited| awaited.is_answered_by(id));
+        let Some(awaited) = channel.awaited.pop_front().filter(|_| is_awaited) else {
+            return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
+        };
+        match awaited {
+            Awaited::Nothing(_) => {}
+            Awaited::Request { promise, .. } => {
+                let reply = Self::reply_of(method);
+                self.answer(promise, Ok(reply));
+            }
+            Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
+            Awaited::Consume { consumer, resized, replaces, .. } => self.consume_ok(consumer, resized, replaces),
+            Awaited::Cancel { consumer, .. } => {
+                if let Method::Basic(basic::Method::CancelOk(ok)) = method {
+                    self.cancel_ok(consumer, ok.consumer_tag);
+                }
+            }
+        }
+        self.release(number);
+        Ok(())
+    }
+
+    /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
+    fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) {
+        self.write(number, &channels::CloseOk {});
+        let Some(mut channel) = self.channels.remove(number) else { return };
+        let method = MethodId { class: close.class_id, method: close.method_id };
+        let error: Error = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();
+        self.answer_awaited(&mut channel, &error);
+        for consumer in std::mem::take(&mut channel.consumers) {
+            self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+        }
+        self.publisher_closed(number, &error);
+        self.attention = true;
+    }
+
+    fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
+        if let Some(assembly) = channel.assembly.take()
+            && let (Purpose::Got { promise, .. }, _) = assembly.finish()
+        {
+            self.answer(promise, Err(error.clone()));
+        }
+        for awaited in channel.awaited.drain(..) {
+            match awaited {
+                Awaited::Request { promise, .. } | Awaited::Get { promise, .. } => {
+                    self.answer(promise, Err(error.clone()));
+                }
+                Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
+                // Those of a consumer are answered when it ends.
+                Awaited::Consume { .. } | Awaited::Cancel { .. } | Awaited::Nothing(_) => {}
+            }
+        }
+    }
+}

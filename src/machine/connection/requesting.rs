@@ -1,0 +1,187 @@
+//! Requests over pooled channels, one at a time on each.
+
+use super::{Connection, State};
+use crate::error::Error;
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::consumers::Terms;
+use crate::machine::{PromiseId, Queue, Reply};
+use crate::protocol::frame::OVERHEAD;
+use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, queue};
+use crate::protocol::wire::Writer;
+use crate::protocol::{EncodeError, Method, MethodId};
+
+/// A request that waits for its channel.
+#[derive(Debug)]
+pub(super) struct WaitingRequest {
+    promise: PromiseId,
+    method: &'static MethodInfo,
+    /// The fields, written.
+    fields: Box<[u8]>,
+    /// For a get.
+    no_ack: bool,
+}
+
+/// A consumer that waits for its channel.
+#[derive(Debug)]
+pub(super) struct WaitingConsume {
+    pub(super) promise: PromiseId,
+    pub(super) terms: Terms,
+    pub(super) users_tag: Box<str>,
+    pub(super) prefetch_count: u16,
+}
+
+/// A method whose fields are written already.
+struct Encoded<'a>(MethodId, &'a [u8]);
+
+impl Encode for Encoded<'_> {
+    fn id(&self) -> MethodId {
+        self.0
+    }
+
+    fn encode_fields(&self, out: &mut Writer<'_>) {
+        out.octets(self.1);
+    }
+}
+
+/// What the table says of a method that we send.
+pub(super) fn info(id: MethodId) -> Result<&'static MethodInfo, Error> {
+    id.info().map(|(_, method)| method).ok_or_else(|| Error::invalid("method", id))
+}
+
+impl Connection {
+    /// Whether another request would be accepted.
+    #[must_use]
+    pub fn has_room_to_request(&self) -> bool {
+        let limits = &self.options.limits;
+        self.requests.len() + self.consumes.len() < limits.requests
+            && self.request_octets + self.out.len() < limits.outgoing_octets
+    }
+
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply, or `basic.get`.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame.
+    pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
+        let method = method.into();
+        self.check_open()?;
+        if !self.has_room_to_request() {
+            return Err(Error::Full);
+        }
+        let info = info(method.id())?;
+        let no_ack = match method {
+            Method::Basic(basic::Method::Get(get)) => get.no_ack,
+            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() => false,
+            _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
+        };
+        let mut fields = Vec::new();
+        method.encode_fields(&mut Writer::new(&mut fields));
+        let octets = fields.len() + 4 + OVERHEAD as usize;
+        if octets > self.frame_max as usize {
+            return Err(EncodeError::FrameTooLarge { octets, limit: self.frame_max }.into());
+        }
+        let promise = self.promises.open_timed();
+        self.request_octets += fields.len();
+        self.requests.push_back(WaitingRequest { promise, method: info, fields: fields.into(), no_ack });
+        self.attention = true;
+        if matches!(self.state, State::Open) {
+            self.start_requests();
+        }
+        Ok(promise)
+    }
+
+    /// Starts the requests for which there are channels.
+    pub(super) fn start_requests(&mut self) {
+        while !self.requests.is_empty() {
+            let Some(number) = self.pooled_channel() else { return };
+            let Some(WaitingRequest { promise, method, fields, no_ack }) = self.requests.pop_front() else { return };
+            self.request_octets -= fields.len();
+            if !self.promises.is_waiting(promise) {
+                // It took too long already, so it is better not sent at all.
+                self.channels.put_idle(number);
+                continue;
+            }
+            let awaited = if method.id == basic::Get::ID {
+                Awaited::Get { promise, no_ack, method }
+            } else {
+                Awaited::Request { promise, method }
+            };
+            match self.out.method(number, self.frame_max, &Encoded(method.id, &fields)) {
+                Ok(()) => self.await_reply(number, awaited),
+                Err(error) => {
+                    self.channels.put_idle(number);
+                    self.answer(promise, Err(error.into()));
+                }
+            }
+        }
+    }
+
+    /// A channel for one request.
+    fn pooled_channel(&mut self) -> Option<u16> {
+        if let Some(number) = self.channels.take_idle(Role::Request) {
+            return Some(number);
+        }
+        if self.channels.pooled() < usize::from(self.options.limits.request_channels.max(1))
+            && let Some(number) = self.open_channel(Role::Request)
+        {
+            return Some(number);
+        }
+        if !self.channels.has_room(Role::Request) {
+            self.close_idle_publisher();
+        }
+        None
+    }
+
+    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing after the other.
+    pub(super) fn open_channel(&mut self, role: Role) -> Option<u16> {
+        let number = self.channels.add(role)?;
+        self.write(number, &methods::Open {});
+        if let Ok(method) = info(methods::Open::ID) {
+            self.await_reply(number, Awaited::Nothing(method));
+        }
+        Some(number)
+    }
+
+    pub(super) fn await_reply(&mut self, number: u16, awaited: Awaited) {
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.awaited.push_back(awaited);
+        }
+    }
+
+    /// Writes a method that fits into the smallest frame there is.
+    pub(super) fn write(&mut self, channel: u16, method: &impl Encode) {
+        let written = self.out.method(channel, self.frame_max, method);
+        debug_assert!(written.is_ok(), "{written:?}");
+        self.attention = true;
+    }
+
+    /// Puts a channel into the pool on which nothing is under way any more.
+    pub(super) fn release(&mut self, number: u16) {
+        let Some(channel) = self.channels.get(number) else { return };
+        match channel.role {
+            Role::Request | Role::Settling | Role::Consume if channel.is_at_rest() => {
+                // One that waits for `qos-ok` alone would do, too, but this keeps it simple.
+                self.channels.put_idle(number);
+            }
+            Role::Request | Role::Consume if channel.awaited.is_empty() && channel.consumers.is_empty() => {
+                if let Some(channel) = self.channels.get_mut(number) {
+                    channel.role = Role::Settling;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a promise is answered with when its reply carries nothing else.
+    pub(super) fn reply_of(method: Method<'_>) -> Reply {
+        match method {
+            Method::Queue(queue::Method::DeclareOk(ok)) => Reply::Queue(Box::new(Queue {
+                name: ok.queue.to_str_lossy().into_owned(),
+                message_count: ok.message_count,
+                consumer_count: ok.consumer_count,
+            })),
+            Method::Queue(queue::Method::PurgeOk(ok)) => Reply::Count(ok.message_count),
+            Method::Queue(queue::Method::DeleteOk(ok)) => Reply::Count(ok.message_count),
+            _ => Reply::Done,
+        }
+    }
+}

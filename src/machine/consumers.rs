@@ -1,0 +1,214 @@
+//! Consumers and what they have not been asked for yet.
+
+use super::{Delivered, PromiseId};
+use crate::error::Error;
+use crate::protocol::{ShortStr, Table};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Names a consumer. No two of a connection have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsumerId(u64);
+
+/// Why a consumer has ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// It was cancelled from this side.
+    Cancelled,
+    /// The broker cancelled it, most often because its queue was deleted.
+    CancelledByServer,
+    /// The broker closed its channel.
+    ChannelClosed(Error),
+    /// The connection went, or was closed from this side.
+    ConnectionBroken(Error),
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// `consume-ok` is still to come.
+    Starting(PromiseId),
+    Live,
+    /// `cancel-ok` is still to come.
+    Cancelling,
+    Ended(Ended),
+}
+
+/// What a consumer was started with.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) queue: Box<[u8]>,
+    pub(super) no_local: bool,
+    pub(super) no_ack: bool,
+    pub(super) exclusive: bool,
+    pub(super) arguments: Table,
+}
+
+/// A consumer in the broker's eyes. One of ours is several of them once its prefetch count was raised, because a broker
+/// fixes it when a consumer starts.
+#[derive(Debug)]
+pub(super) struct Tag {
+    pub(super) name: Box<str>,
+    pub(super) prefetch_count: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) channel: u16,
+    pub(super) terms: Terms,
+    /// The first is the one that was started first, of those that have not ended.
+    pub(super) tags: Vec<Tag>,
+    pub(super) phase: Phase,
+    /// Who waits for `cancel-ok`.
+    pub(super) cancelling: Vec<PromiseId>,
+    /// It is cancelled as soon as it has started.
+    pub(super) cancel_when_started: bool,
+    /// Its holder has gone.
+    pub(super) dropped: bool,
+    /// What its holder knows it by.
+    pub(super) tag: Box<str>,
+    users_tag: Box<str>,
+    deliveries: VecDeque<Delivered>,
+    /// It was announced that there is something to take.
+    announced: bool,
+}
+
+impl Consumer {
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Messages that may be unsettled; 0 for no limit.
+    pub(super) fn prefetch_count(&self) -> u16 {
+        self.tags.iter().map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+    }
+
+    pub(super) fn has_tag(&self, name: &[u8]) -> bool {
+        self.tags.iter().any(|tag| tag.name.as_bytes() == name)
+    }
+
+    /// Forgets a tag that the broker has ended. True when it was the last.
+    pub(super) fn end_tag(&mut self, name: &[u8]) -> bool {
+        self.tags.retain(|tag| tag.name.as_bytes() != name);
+        self.tags.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    consumers: BTreeMap<ConsumerId, Consumer>,
+    made: u64,
+    tags: u64,
+    buffered: usize,
+    buffered_octets: usize,
+    announcements: VecDeque<ConsumerId>,
+}
+
+impl Consumers {
+    /// Adds a consumer that has no tag yet.
+    pub(super) fn add(&mut self, channel: u16, terms: Terms, users_tag: &str, promise: PromiseId) -> ConsumerId {
+        self.made += 1;
+        let id = ConsumerId(self.made);
+        self.consumers.insert(id, Consumer {
+            channel,
+            terms,
+            tags: Vec::new(),
+            phase: Phase::Starting(promise),
+            cancelling: Vec::new(),
+            cancel_when_started: false,
+            dropped: false,
+            tag: Box::default(),
+            users_tag: users_tag.into(),
+            deliveries: VecDeque::new(),
+            announced: false,
+        });
+        id
+    }
+
+    /// Gives a consumer a tag that no other of the connection has had. The user's part is inside, cut where a tag has no
+    /// more room.
+    pub(super) fn add_tag(&mut self, id: ConsumerId, prefetch_count: u16) -> Option<&Consumer> {
+        let consumer = self.consumers.get_mut(&id)?;
+        self.tags += 1;
+        let (number, users_tag) = (self.tags, &consumer.users_tag);
+        let separator = if users_tag.is_empty() { "" } else { "." };
+        let name = format!("puka.{number}{separator}{users_tag}");
+        let name: Box<str> = ShortStr::cut(&name).to_str_lossy().into();
+        if consumer.tag.is_empty() {
+            consumer.tag.clone_from(&name);
+        }
+        consumer.tags.push(Tag { name, prefetch_count });
+        Some(consumer)
+    }
+
+    pub(super) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
+        self.consumers.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        self.consumers.get_mut(&id)
+    }
+
+    pub(super) fn ids(&self) -> Vec<ConsumerId> {
+        self.consumers.keys().copied().collect()
+    }
+
+    /// Forgets a consumer that has ended and whose holder has gone.
+    pub(super) fn forget_if_over(&mut self, id: ConsumerId) {
+        if self.consumers.get(&id).is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
+            self.take_all(id);
+            self.consumers.remove(&id);
+        }
+    }
+
+    /// Keeps a delivery until it is taken.
+    pub(super) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        self.buffered += 1;
+        self.buffered_octets += delivered.message.octets();
+        consumer.deliveries.push_back(delivered);
+        self.announce(id);
+    }
+
+    /// Has its holder look again.
+    pub(super) fn announce(&mut self, id: ConsumerId) {
+        if let Some(consumer) = self.consumers.get_mut(&id)
+            && !consumer.announced
+            && !consumer.dropped
+        {
+            consumer.announced = true;
+            self.announcements.push_back(id);
+        }
+    }
+
+    pub(super) fn poll_announcement(&mut self) -> Option<ConsumerId> {
+        self.announcements.pop_front()
+    }
+
+    /// Takes up to so many deliveries.
+    pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        consumer.announced = false;
+        let count = consumer.deliveries.len().min(most);
+        for delivered in consumer.deliveries.drain(..count) {
+            self.buffered -= 1;
+            self.buffered_octets -= delivered.message.octets();
+            into.push_back(delivered);
+        }
+    }
+
+    /// Takes every delivery of a consumer.
+    pub(super) fn take_all(&mut self, id: ConsumerId) -> VecDeque<Delivered> {
+        let mut all = VecDeque::new();
+        self.take(id, usize::MAX, &mut all);
+        all
+    }
+
+    /// Deliveries that wait to be taken, and their octets.
+    pub(super) fn buffered(&self) -> (usize, usize) {
+        (self.buffered, self.buffered_octets)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.consumers.is_empty()
+    }
+}

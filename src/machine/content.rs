@@ -1,0 +1,145 @@
+//! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
+
+use super::{ConsumerId, PromiseId};
+use crate::error::Fault;
+use crate::message::Message;
+use crate::protocol::method::MethodId;
+use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
+use bytes::Bytes;
+
+/// Bodies up to so many octets are kept in one piece with the rest of the message: the copy costs less than the larger
+/// buffer that they would hold on to.
+const INLINE_BODY: u64 = 16 << 10;
+
+/// Body frames without an octet that may follow one another. They are legal, and no broker sends them.
+const EMPTY_FRAMES: u32 = 1024;
+
+/// A message that a channel brought, with what settles it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Delivered {
+    /// The message.
+    pub message: Message,
+    /// Its number on the channel.
+    pub tag: u64,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+    /// Whether there is nothing to settle.
+    pub no_ack: bool,
+    /// Messages left in the queue, when it was got.
+    pub message_count: Option<u32>,
+    /// The channel, of which only that incarnation can settle it.
+    pub(super) channel: u16,
+    pub(super) incarnation: u64,
+}
+
+/// What a content is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    Deliver { consumer: Option<ConsumerId>, tag: u64, redelivered: bool },
+    Got { promise: PromiseId, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
+    Returned { code: u16, text: Box<str> },
+}
+
+/// A message of which parts are still to come.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    purpose: Purpose,
+    /// Exchange and routing key, then the property list, then the body if it is small.
+    octets: Vec<u8>,
+    ends: [usize; 3],
+    body: Body,
+    left: u64,
+    empty_frames: u32,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// The content header is still to come.
+    Unknown,
+    Inline,
+    Separate(Bytes, Vec<u8>),
+    TooLarge(u64),
+}
+
+impl Assembly {
+    pub(super) fn new(purpose: Purpose, exchange: ShortStr<'_>, routing_key: ShortStr<'_>) -> Self {
+        let (exchange, routing_key) = (exchange.as_octets(), routing_key.as_octets());
+        // What a short message takes as a whole, so that it needs no second allocation.
+        let mut octets = Vec::with_capacity(exchange.len() + routing_key.len());
+        octets.extend_from_slice(exchange);
+        octets.extend_from_slice(routing_key);
+        let ends = [exchange.len(), octets.len(), octets.len()];
+        Self { purpose, octets, ends, body: Body::Unknown, left: 0, empty_frames: 0 }
+    }
+
+    /// Takes the content header. True when the message is whole.
+    pub(super) fn header(&mut self, payload: &[u8], max_size: u64) -> Result<bool, Fault> {
+        if !matches!(self.body, Body::Unknown) {
+            return Err(unexpected("a content header inside a content"));
+        }
+        let ContentHeader { body_size, .. } = ContentHeader::decode(payload)?;
+        let list = payload.get(ContentHeader::PROPERTY_LIST..).unwrap_or_default();
+        let inline = if body_size <= INLINE_BODY { body_size as usize } else { 0 };
+        self.octets.reserve_exact(list.len() + inline);
+        self.octets.extend_from_slice(list);
+        self.ends[2] = self.octets.len();
+        self.left = body_size;
+        self.body = match body_size {
+            size if size > max_size => Body::TooLarge(size),
+            size if size <= INLINE_BODY => Body::Inline,
+            _ => Body::Separate(Bytes::new(), Vec::new()),
+        };
+        Ok(body_size == 0)
+    }
+
+    /// Takes a body frame. True when the message is whole.
+    pub(super) fn body(&mut self, frame: Frame<'_>) -> Result<bool, Fault> {
+        let size = frame.payload().len() as u64;
+        if matches!(self.body, Body::Unknown) || self.left == 0 {
+            return Err(unexpected("a body frame without a content header"));
+        }
+        if size > self.left {
+            return Err(Fault::by_client(
+                ReplyCode::FRAME_ERROR,
+                format!("a body frame of {size} octets where {} were left", self.left),
+                MethodId::NONE,
+            ));
+        }
+        self.empty_frames = if size == 0 { self.empty_frames + 1 } else { 0 };
+        if self.empty_frames > EMPTY_FRAMES {
+            return Err(unexpected("body frames without an octet, again and again"));
+        }
+        let whole = self.left == size;
+        match &mut self.body {
+            Body::Inline => self.octets.extend_from_slice(frame.payload()),
+            Body::Separate(body, parts) if whole && parts.is_empty() => *body = frame.into_payload(),
+            Body::Separate(_, parts) => {
+                // Never ahead of what has arrived, and never more than the body has.
+                let room = self.left.min((parts.len() as u64).max(size)) as usize;
+                if parts.capacity() - parts.len() < size as usize {
+                    parts.reserve_exact(room.max(size as usize));
+                }
+                parts.extend_from_slice(frame.payload());
+            }
+            Body::Unknown | Body::TooLarge(_) => {}
+        }
+        self.left -= size;
+        Ok(self.left == 0)
+    }
+
+    pub(super) fn finish(self) -> (Purpose, Message) {
+        let Self { purpose, octets, ends, body, .. } = self;
+        let message = match body {
+            Body::Separate(body, parts) if parts.is_empty() => Message::with_body(octets, ends, body),
+            Body::Separate(_, parts) => Message::with_body(octets, ends, parts.into()),
+            Body::TooLarge(size) => Message::too_large(octets, ends, size),
+            Body::Inline | Body::Unknown => Message::inline(octets, ends),
+        };
+        (purpose, message)
+    }
+}
+
+fn unexpected(what: &str) -> Fault {
+    Fault::by_client(ReplyCode::UNEXPECTED_FRAME, what, MethodId::NONE)
+}

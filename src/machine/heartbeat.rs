@@ -1,0 +1,131 @@
+//! Signs of life in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
+
+use std::time::{Duration, Instant};
+
+/// Heartbeats at the negotiated interval.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    /// What was agreed upon; `None` for no heartbeats.
+    timeout: Option<Duration>,
+    last_sent: Instant,
+    last_received: Instant,
+    /// The server is watched from `open-ok` on.
+    watching: bool,
+    /// A wake-up came so late that the program, or the machine it runs on, must have slept: what the server sent may
+    /// not have been read yet.
+    grace_until: Option<Instant>,
+}
+
+impl Heartbeat {
+    pub(super) fn none(now: Instant) -> Self {
+        Self { timeout: None, last_sent: now, last_received: now, watching: false, grace_until: None }
+    }
+
+    pub(super) fn agreed(&mut self, seconds: u16, now: Instant) {
+        self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
+        self.last_sent = now;
+    }
+
+    pub(super) fn watch(&mut self, now: Instant) {
+        self.watching = true;
+        self.last_received = now;
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// Any octet counts, also a part of a frame.
+    pub(super) fn received(&mut self, now: Instant) {
+        self.last_received = now;
+        self.grace_until = None;
+    }
+
+    /// "Send at half the timeout", as the server does.
+    fn send_at(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| self.last_sent + timeout / 2)
+    }
+
+    /// When the server counts as gone: a quarter past the timeout, well before the two that it would take at the latest.
+    fn dead_at(&self) -> Option<Instant> {
+        let timeout = self.timeout.filter(|_| self.watching)?;
+        let dead_at = self.last_received + timeout + timeout / 4;
+        Some(self.grace_until.map_or(dead_at, |grace| grace.max(dead_at)))
+    }
+
+    pub(super) fn deadline(&self, reading: bool) -> Option<Instant> {
+        let dead_at = if reading { self.dead_at() } else { None };
+        [self.send_at(), dead_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.send_at().is_some_and(|at| at <= now)
+    }
+
+    /// For how long the server has been silent, if that is too long. While we do not read it does not count.
+    pub(super) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
+        let timeout = self.timeout?;
+        if !reading {
+            self.last_received = now;
+            return None;
+        }
+        let dead_at = self.dead_at().filter(|at| *at <= now)?;
+        if self.grace_until.is_none() && now > dead_at + timeout / 2 {
+            self.grace_until = Some(now + timeout / 4);
+            return None;
+        }
+        Some(now.saturating_duration_since(self.last_received))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(now: Instant, seconds: u16) -> Heartbeat {
+        let mut heartbeat = Heartbeat::none(now);
+        heartbeat.agreed(seconds, now);
+        heartbeat.watch(now);
+        heartbeat
+    }
+
+    #[test]
+    fn e49_a_heartbeat_is_due_at_half_the_timeout_even_of_one_second() {
+        let now = Instant::now();
+        let heartbeat = at(now, 1);
+        assert_eq!(heartbeat.deadline(true), Some(now + SECOND / 2));
+        assert!(!heartbeat.is_due(now + SECOND / 2 - Duration::from_millis(1)));
+        assert!(heartbeat.is_due(now + SECOND / 2));
+    }
+
+    #[test]
+    fn e49_a_silent_server_is_gone_a_quarter_past_the_timeout() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        assert_eq!(heartbeat.silent_for(now + 5 * SECOND - Duration::from_millis(1), true), None);
+        assert_eq!(heartbeat.silent_for(now + 5 * SECOND, true), Some(5 * SECOND));
+    }
+
+    #[test]
+    fn e49_a_late_wake_up_grants_grace_once() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        let late = now + 3600 * SECOND;
+        assert_eq!(heartbeat.silent_for(late, true), None);
+        assert_eq!(heartbeat.silent_for(late + SECOND, true), Some(3601 * SECOND));
+    }
+
+    #[test]
+    fn e46_silence_does_not_count_while_reading_is_paused() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        assert_eq!(heartbeat.silent_for(now + 100 * SECOND, false), None);
+        assert_eq!(heartbeat.silent_for(now + 101 * SECOND, true), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! The connection as plain data.
+//!
+//! [`Connection`] takes octets, the time and what a user asks for, and gives out octets, outcomes and the next deadline.
+//! It does no I/O and knows no clock, lock, waker or thread, so a test can run hours of it in a moment, the same way each
+//! time. Whoever drives it does, again and again:
+//!
+//! 1. reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`], unless
+//!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
+//! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed;
+//! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
+//! 4. passes on what [`Connection::poll_event`] tells.
+//!
+//! The parts, each in its file, know nothing of the connection that they are parts of.
+
+mod channel;
+mod channels;
+mod confirms;
+mod connection;
+mod consumers;
+mod content;
+mod deadline;
+mod handshake;
+mod heartbeat;
+mod outgoing;
+mod promises;
+mod publishers;
+mod request;
+mod sasl;
+mod server_properties;
+mod tuning;
+mod unsettled;
+
+pub use connection::{Connection, Event};
+pub use consumers::{ConsumerId, Ended};
+pub use content::Delivered;
+pub use outgoing::Outgoing;
+pub use promises::{PromiseId, Queue, Reply};
+pub use request::{Body, Consume, Publish, Settle};
+pub use server_properties::ServerProperties;

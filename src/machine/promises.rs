@@ -1,0 +1,215 @@
+//! Promises: what was asked for and is not answered, or answered and not fetched.
+//!
+//! A promise is answered exactly once. One whose holder has gone is answered all the same, and what came is handed back
+//! to be disposed of.
+
+use super::{ConsumerId, Delivered, ServerProperties};
+use crate::error::Error;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Names a promise. A number is used again, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PromiseId {
+    index: u32,
+    generation: u32,
+}
+
+impl PromiseId {
+    /// A small number, unique among the promises that are not fetched.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// What a promise is answered with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// The connection is open.
+    Connected(Box<ServerProperties>),
+    /// The queue exists.
+    Queue(Box<Queue>),
+    /// So many messages went.
+    Count(u32),
+    /// The message that was got, if there was one.
+    Delivery(Option<Box<Delivered>>),
+    /// The consumer has started.
+    Consumer(ConsumerId),
+    /// The consumer of that tag has ended.
+    Cancelled(Box<str>),
+}
+
+/// What the broker says of a queue when it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Queue {
+    /// Its name, which the broker made if the declaration had none.
+    pub name: String,
+    /// Messages ready for delivery.
+    pub message_count: u32,
+    /// Consumers.
+    pub consumer_count: u32,
+}
+
+type Outcome = Result<Reply, Error>;
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Waiting { abandoned: bool },
+    Answered(Outcome),
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    state: State,
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    slots: Vec<Slot>,
+    /// First in, first out, so that a number rests before it is used again.
+    free: VecDeque<u32>,
+    waiting: usize,
+    deadlines: BTreeSet<(Instant, PromiseId)>,
+    /// Those whose deadline starts when the time is next known.
+    unstamped: Vec<PromiseId>,
+    answered: VecDeque<PromiseId>,
+}
+
+impl Promises {
+    /// A new promise.
+    pub(super) fn open(&mut self) -> PromiseId {
+        self.waiting += 1;
+        let waiting = State::Waiting { abandoned: false };
+        if let Some(index) = self.free.pop_front()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            slot.state = waiting;
+            return PromiseId { index, generation: slot.generation };
+        }
+        let index = self.slots.len() as u32;
+        self.slots.push(Slot { generation: 0, state: waiting, deadline: None });
+        PromiseId { index, generation: 0 }
+    }
+
+    /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
+    pub(super) fn open_timed(&mut self) -> PromiseId {
+        let id = self.open();
+        self.unstamped.push(id);
+        id
+    }
+
+    fn slot(&mut self, id: PromiseId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+    }
+
+    /// Whether it is still to be answered, wanted or not.
+    pub(super) fn is_waiting(&self, id: PromiseId) -> bool {
+        self.slots
+            .get(id.index())
+            .is_some_and(|slot| slot.generation == id.generation && matches!(slot.state, State::Waiting { .. }))
+    }
+
+    /// How many are to be answered.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
+    pub(super) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
+        let Some(slot) = self.slot(id) else { return outcome.ok() };
+        let State::Waiting { abandoned } = slot.state else { return outcome.ok() };
+        if let Some(deadline) = slot.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.waiting -= 1;
+        if abandoned {
+            self.free(id);
+            return outcome.ok();
+        }
+        if let Some(slot) = self.slot(id) {
+            slot.state = State::Answered(outcome);
+        }
+        self.answered.push_back(id);
+        None
+    }
+
+    /// Fetches the answer, once.
+    pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Outcome> {
+        let slot = self.slot(id)?;
+        if !matches!(slot.state, State::Answered(_)) {
+            return None;
+        }
+        let state = std::mem::replace(&mut slot.state, State::Free);
+        self.free(id);
+        if let State::Answered(outcome) = state { Some(outcome) } else { None }
+    }
+
+    /// Its holder has gone. Gives back a reply that was not fetched.
+    pub(super) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
+        if let Some(State::Waiting { abandoned }) = self.slot(id).map(|slot| &mut slot.state) {
+            *abandoned = true;
+            return None;
+        }
+        self.fetch(id)?.ok()
+    }
+
+    fn free(&mut self, id: PromiseId) {
+        if let Some(slot) = self.slot(id) {
+            slot.state = State::Free;
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push_back(id.index);
+        }
+    }
+
+    /// The next promise that was answered and that somebody wants.
+    pub(super) fn poll_answered(&mut self) -> Option<PromiseId> {
+        self.answered.pop_front()
+    }
+
+    /// Starts the deadlines that have not been started.
+    pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
+        let deadline = now + timeout;
+        let mut unstamped = std::mem::take(&mut self.unstamped);
+        for id in unstamped.drain(..) {
+            if self.is_waiting(id)
+                && let Some(slot) = self.slot(id)
+            {
+                slot.deadline = Some(deadline);
+                self.deadlines.insert((deadline, id));
+            }
+        }
+        self.unstamped = unstamped;
+    }
+
+    /// The earliest deadline.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// A promise whose deadline has passed. It is to be answered before the next call.
+    pub(super) fn expired(&self, now: Instant) -> Option<PromiseId> {
+        self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, id)| *id)
+    }
+
+    /// Those that are to be answered, when all have to be.
+    pub(super) fn all_waiting(&self) -> Vec<PromiseId> {
+        let slots = self.slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| matches!(slot.state, State::Waiting { .. }))
+            .map(|(index, slot)| PromiseId { index: index as u32, generation: slot.generation })
+            .collect()
+    }
+
+    /// Whether nothing is waited for and nothing is left to be fetched.
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len() && self.deadlines.is_empty()
+    }
+}

@@ -1,0 +1,132 @@
+//! One confirm channel for each exchange that is published to.
+
+use super::PromiseId;
+use super::confirms::Confirms;
+use std::time::{Duration, Instant};
+
+/// The header that a mandatory publish carries, so that a return finds its own publish and no other.
+pub(super) const STAMP: &str = "x-puka-publish";
+
+/// The channel of an exchange.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    pub(super) channel: u16,
+    pub(super) confirms: Confirms,
+    /// Whether content may flow on the channel.
+    pub(super) flows: bool,
+    exchange: Box<[u8]>,
+    last_used: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Publishers {
+    publishers: Vec<Publisher>,
+    /// Where the last look-up ended; the next one most often ends there, too.
+    recent: usize,
+    uses: u64,
+    in_flight: usize,
+}
+
+impl Publishers {
+    /// The publisher of an exchange, if it has one.
+    #[inline]
+    pub(super) fn find(&mut self, exchange: &[u8]) -> Option<&mut Publisher> {
+        let is_it = |publisher: &Publisher| *publisher.exchange == *exchange;
+        if !self.publishers.get(self.recent).is_some_and(is_it) {
+            self.recent = self.publishers.iter().position(is_it)?;
+        }
+        self.uses += 1;
+        let publisher = self.publishers.get_mut(self.recent)?;
+        publisher.last_used = self.uses;
+        Some(publisher)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.publishers.len()
+    }
+
+    pub(super) fn add(&mut self, exchange: &[u8], channel: u16) {
+                self.recent = self.publishers.len();
+        self.uses += 1;
+        self.publishers.push(Publisher {
+            channel,
+            confirms: Confirms::default(),
+            flows: true,
+            exchange: exchange.into(),
+            last_used: self.uses,
+        });
+    }
+
+    /// Takes out the publisher that has rested longest, of those that wait for no confirm.
+    pub(super) fn remove_idle(&mut self) -> Option<u16> {
+        let idle = self.publishers.iter().enumerate().filter(|(_, publisher)| publisher.confirms.open() == 0);
+        let (place, _) = idle.min_by_key(|(_, publisher)| publisher.last_used)?;
+        Some(self.publishers.swap_remove(place).channel)
+    }
+
+    pub(super) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
+        if !self.publishers.get(self.recent).is_some_and(|publisher| publisher.channel == channel) {
+            self.recent = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
+        }
+        self.publishers.get_mut(self.recent)
+    }
+
+    /// Notes that a publish went out on the publisher found last.
+    pub(super) fn sent(&mut self, promise: PromiseId) {
+        if let Some(publisher) = self.publishers.get_mut(self.recent) {
+            publisher.confirms.push(promise);
+            self.in_flight += 1;
+        }
+    }
+
+    /// Publishes that wait for their confirm, on all channels.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// A confirm came. False when it confirms what was never published, or was confirmed before.
+    pub(super) fn confirm(
+        &mut self,
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+        each: impl FnMut(PromiseId),
+    ) -> bool {
+        let Some(publisher) = self.on(channel) else { return false };
+        let before = publisher.confirms.open();
+        let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
+        let confirmed = before - publisher.confirms.open();
+        self.in_flight -= confirmed;
+        known
+    }
+
+    /// The promise of a publish that came back; its confirm is still to come.
+    pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
+        self.on(channel)?.confirms.answer(tag)
+    }
+
+    /// The channel has gone. Gives its exchange and the promises that were in flight.
+    pub(super) fn remove(&mut self, channel: u16) -> Option<(Box<[u8]>, Vec<PromiseId>)> {
+        let place = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
+        let publisher = self.publishers.swap_remove(place);
+        self.in_flight -= publisher.confirms.open();
+        Some((publisher.exchange, publisher.confirms.drain().collect()))
+    }
+
+    /// Gives what was published since the last call a deadline.
+    pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
+        for publisher in &mut self.publishers {
+            publisher.confirms.stamp(now, timeout);
+        }
+    }
+
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        self.publishers.iter_mut().filter_map(|publisher| publisher.confirms.deadline()).min()
+    }
+
+    pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
+        for publisher in &mut self.publishers {
+            publisher.confirms.expire(now, &mut each);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a user may ask of a connection, as data.
+
+use crate::protocol::{Properties, ShortStr, TableRef};
+use bytes::Bytes;
+
+/// The body of a message to publish: octets to copy, or to share when they are many.
+#[derive(Clone, Debug)]
+pub enum Body<'a> {
+    /// Copied before the call returns.
+    Borrowed(&'a [u8]),
+    /// Shared until it is written, if it is large.
+    Shared(Bytes),
+}
+
+impl Body<'_> {
+    /// The octets.
+    #[must_use]
+    pub fn as_octets(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(octets) => octets,
+            Self::Shared(octets) => octets,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Borrowed(octets) => Bytes::copy_from_slice(octets),
+            Self::Shared(octets) => octets.clone(),
+        }
+    }
+}
+
+macro_rules! body_from {
+    ($($ty:ty => $variant:ident $convert:expr;)*) => {
+        $(impl<'a> From<$ty> for Body<'a> {
+            fn from(octets: $ty) -> Self {
+                Self::$variant($convert(octets))
+            }
+        })*
+    };
+}
+
+body_from! {
+    &'a [u8] => Borrowed std::convert::identity;
+    &'a Vec<u8> => Borrowed Vec::as_slice;
+    &'a str => Borrowed str::as_bytes;
+    &'a String => Borrowed String::as_bytes;
+    Vec<u8> => Shared Bytes::from;
+    String => Shared Bytes::from;
+    Bytes => Shared std::convert::identity;
+    &'a Bytes => Shared Bytes::clone;
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Body<'a> {
+    fn from(octets: &'a [u8; N]) -> Self {
+        Self::Borrowed(octets)
+    }
+}
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a request is all its fields")]
+pub struct Publish<'a> {
+    /// The exchange; empty for the default one.
+    pub exchange: ShortStr<'a>,
+    /// The routing key.
+    pub routing_key: ShortStr<'a>,
+    /// Comes back when no queue is bound for it.
+    pub mandatory: bool,
+    /// Comes back when no consumer is ready for it.
+    pub immediate: bool,
+    /// The properties, but for the headers.
+    pub properties: Properties<'a>,
+    /// The headers.
+    pub headers: Option<TableRef<'a>>,
+    /// The body.
+    pub body: Body<'a>,
+}
+
+/// A consumer to start.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a request is all its fields")]
+pub struct Consume<'a> {
+    /// The queue.
+    pub queue: ShortStr<'a>,
+    /// The user's part of the consumer tag.
+    pub tag: &'a str,
+    /// Messages that may be unsettled; 0 for no limit.
+    pub prefetch_count: u16,
+    /// Not the messages of this connection. RabbitMQ ignores it.
+    pub no_local: bool,
+    /// Messages count as settled when they are sent.
+    pub no_ack: bool,
+    /// The only consumer of the queue.
+    pub exclusive: bool,
+    /// `x-priority` and the like.
+    pub arguments: TableRef<'a>,
+}
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// It is done.
+    Ack {
+        /// Those before it on its channel, too.
+        multiple: bool,
+    },
+    /// It is not.
+    Nack {
+        /// Those before it on its channel, too.
+        multiple: bool,
+        /// Back to the queue, or else dropped or dead-lettered.
+        requeue: bool,
+    },
+    /// It is not, in the words of AMQP without extensions.
+    Reject {
+        /// Back to the queue, or else dropped or dead-lettered.
+        requeue: bool,
+    },
+}

@@ -1,0 +1,194 @@
+//! The deliveries of one channel that are not settled, and the acknowledgements on their way out.
+//!
+//! Acknowledgements wait until the next write. Those that cover everything up to a tag leave as one frame.
+
+use std::collections::VecDeque;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its holder has not said.
+    Held,
+    /// Acknowledged, and the frame not written.
+    Acked,
+    /// Settled, and the frame written.
+    Settled,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    /// By ascending tag.
+    deliveries: VecDeque<(u64, State)>,
+    held: usize,
+    /// Tags acknowledged since the last flush.
+    acked: Vec<u64>,
+    /// The last tag of the channel.
+    last: u64,
+}
+
+impl Unsettled {
+    /// Takes up a delivery. False when the server reused a tag, or went back.
+    pub(super) fn deliver(&mut self, tag: u64, no_ack: bool) -> bool {
+        if tag <= self.last {
+            return false;
+        }
+        self.last = tag;
+        if !no_ack {
+            self.deliveries.push_back((tag, State::Held));
+            self.held += 1;
+        }
+        true
+    }
+
+    /// How many are held.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    fn position(&self, tag: u64) -> Option<usize> {
+        // Most often no tag is missing, so the place can be computed.
+        let first = self.deliveries.front()?.0;
+        let guess = usize::try_from(tag.checked_sub(first)?).ok()?;
+        if self.deliveries.get(guess).is_some_and(|(found, _)| *found == tag) {
+            return Some(guess);
+        }
+        self.deliveries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()
+    }
+
+    /// Whether that delivery is held.
+    pub(super) fn is_held(&self, tag: u64) -> bool {
+        self.position(tag).is_some_and(|place| self.deliveries[place].1 == State::Held)
+    }
+
+    /// Acknowledges a delivery that is held, and with `multiple` all before it.
+    pub(super) fn ack(&mut self, tag: u64, multiple: bool) {
+        self.settle(tag, multiple, State::Acked);
+    }
+
+    /// Settles a delivery that is held, and with `multiple` all before it, by a frame that is written right away.
+    pub(super) fn refuse(&mut self, tag: u64, multiple: bool) {
+        self.settle(tag, multiple, State::Settled);
+        self.trim();
+    }
+
+    fn settle(&mut self, tag: u64, multiple: bool, state: State) {
+        let Some(last) = self.position(tag) else { return };
+        let first = if multiple { 0 } else { last };
+        for (tag, found) in self.deliveries.range_mut(first..=last) {
+            if *found == State::Held {
+                *found = state;
+                self.held -= 1;
+                if state == State::Acked {
+                    self.acked.push(*tag);
+                }
+            }
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.deliveries.front().is_some_and(|(_, state)| *state == State::Settled) {
+            self.deliveries.pop_front();
+        }
+    }
+
+    /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it stands for all before it.
+    pub(super) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
+        let mut covered = None;
+        let mut count = 0;
+        while let Some((tag, state)) = self.deliveries.front().copied().filter(|(_, state)| *state != State::Held) {
+            if state == State::Acked {
+                covered = Some(tag);
+                count += 1;
+            }
+            self.deliveries.pop_front();
+        }
+        if let Some(tag) = covered {
+            ack(tag, count > 1);
+        }
+        if count < self.acked.len() {
+            let acked = std::mem::take(&mut self.acked);
+            for &tag in acked.iter().filter(|tag| covered.is_none_or(|covered| **tag > covered)) {
+                ack(tag, false);
+                if let Some(place) = self.position(tag) {
+                    self.deliveries[place].1 = State::Settled;
+                }
+            }
+            self.acked = acked;
+        }
+        self.acked.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(tags: impl IntoIterator<Item = u64>) -> Unsettled {
+        let mut unsettled = Unsettled::default();
+        for tag in tags {
+            assert!(unsettled.deliver(tag, false));
+        }
+        unsettled
+    }
+
+    fn flushed(unsettled: &mut Unsettled) -> Vec<(u64, bool)> {
+        let mut acks = Vec::new();
+        unsettled.flush(|tag, multiple| acks.push((tag, multiple)));
+        acks
+    }
+
+    #[test]
+    fn acks_that_cover_everything_leave_as_one() {
+        let mut unsettled = delivered(1..=5);
+        for tag in [2, 1, 3] {
+            unsettled.ack(tag, false);
+        }
+        assert_eq!(flushed(&mut unsettled), [(3, true)]);
+        assert_eq!(flushed(&mut unsettled), []);
+        unsettled.ack(4, false);
+        assert_eq!(flushed(&mut unsettled), [(4, false)]);
+        assert_eq!(unsettled.held(), 1);
+    }
+
+    #[test]
+    fn an_ack_behind_a_held_delivery_leaves_alone() {
+        let mut unsettled = delivered(1..=5);
+        for tag in [5, 1, 3] {
+            unsettled.ack(tag, false);
+        }
+        assert_eq!(flushed(&mut unsettled), [(1, false), (5, false), (3, false)]);
+        unsettled.ack(2, false);
+        assert_eq!(flushed(&mut unsettled), [(2, false)]);
+        unsettled.ack(4, false);
+        assert_eq!(flushed(&mut unsettled), [(4, false)]);
+        assert_eq!(unsettled.held(), 0);
+        assert!(unsettled.deliveries.is_empty());
+    }
+
+    #[test]
+    fn a_refused_delivery_does_not_keep_acks_apart() {
+        let mut unsettled = delivered(1..=4);
+        unsettled.ack(1, false);
+        unsettled.refuse(2, false);
+        unsettled.ack(3, false);
+        assert_eq!(flushed(&mut unsettled), [(3, true)]);
+        assert!(unsettled.is_held(4) && !unsettled.is_held(3));
+    }
+
+    #[test]
+    fn tags_may_have_gaps_but_never_go_back() {
+        let mut unsettled = delivered([1, 4, u64::MAX - 1]);
+        assert!(!unsettled.deliver(4, false));
+        assert!(unsettled.is_held(4) && !unsettled.is_held(2));
+        unsettled.ack(u64::MAX - 1, true);
+        assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
+        assert_eq!(unsettled.held(), 0);
+    }
+
+    #[test]
+    fn what_needs_no_ack_is_never_held() {
+        let mut unsettled = Unsettled::default();
+        assert!(unsettled.deliver(1, true));
+        assert!(!unsettled.is_held(1));
+        assert_eq!(unsettled.held(), 0);
+    }
+}

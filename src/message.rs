@@ -1,0 +1,164 @@
+//! A message as data: where it was published to, its properties, its body.
+//!
+//! It is one allocation when the body is small. A large body that came in one frame is a slice of what was read.
+
+use crate::protocol::{DecodeError, Properties, TableRef};
+use bytes::Bytes;
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+/// A message that a broker delivered or returned.
+#[derive(Clone)]
+pub struct Message {
+    /// Exchange, routing key, property list and, when it is small, the body, one behind the other.
+    octets: Bytes,
+    exchange_end: usize,
+    routing_key_end: usize,
+    properties_end: usize,
+    body: Body,
+}
+
+#[derive(Clone)]
+enum Body {
+    /// Behind the property list.
+    Inline,
+    Separate(Bytes),
+    /// It had so many octets, more than are accepted, and was not kept.
+    TooLarge(u64),
+}
+
+impl Message {
+    /// A message whose body, if any, stands in `octets` behind the property list.
+    pub(crate) fn inline(octets: Vec<u8>, ends: [usize; 3]) -> Self {
+        Self::new(octets, ends, Body::Inline)
+    }
+
+    pub(crate) fn with_body(octets: Vec<u8>, ends: [usize; 3], body: Bytes) -> Self {
+        Self::new(octets, ends, Body::Separate(body))
+    }
+
+    pub(crate) fn too_large(octets: Vec<u8>, ends: [usize; 3], size: u64) -> Self {
+        Self::new(octets, ends, Body::TooLarge(size))
+    }
+
+    fn new(octets: Vec<u8>, ends: [usize; 3], body: Body) -> Self {
+        let [exchange_end, routing_key_end, properties_end] = ends;
+        Self { octets: octets.into(), exchange_end, routing_key_end, properties_end, body }
+    }
+
+    fn part(&self, range: Range<usize>) -> &[u8] {
+        self.octets.get(range).unwrap_or_default()
+    }
+
+    /// The exchange it was published to; empty for the default one. U+FFFD stands for what is not UTF-8.
+    #[must_use]
+    pub fn exchange(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.part(0..self.exchange_end))
+    }
+
+    /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
+    #[must_use]
+    pub fn routing_key(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.routing_key_octets())
+    }
+
+    /// The routing key as it came.
+    #[must_use]
+    pub fn routing_key_octets(&self) -> &[u8] {
+        self.part(self.exchange_end..self.routing_key_end)
+    }
+
+    /// The properties. They are decoded at each call, without an allocation.
+    #[must_use]
+    pub fn properties(&self) -> Properties<'_> {
+        // The list was decoded once when it arrived, and refused there if need be.
+        Properties::decode(self.part(self.routing_key_end..self.properties_end)).unwrap_or_default()
+    }
+
+    /// The headers; an empty table when there are none.
+    ///
+    /// # Errors
+    /// What is wrong with them, which is the fault of who published the message and concerns no other.
+    pub fn headers(&self) -> Result<TableRef<'_>, DecodeError> {
+        self.properties().headers.map_or(Ok(TableRef::EMPTY), |headers| headers.table())
+    }
+
+    /// The body; empty when it was [too large](Self::too_large_body) to be kept.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        match &self.body {
+            Body::Inline => self.part(self.properties_end..self.octets.len()),
+            Body::Separate(body) => body,
+            Body::TooLarge(_) => &[],
+        }
+    }
+
+    /// The body, to keep apart from the message, without a copy.
+    #[must_use]
+    pub fn body_bytes(&self) -> Bytes {
+        match &self.body {
+            Body::Inline => self.octets.slice(self.properties_end..),
+            Body::Separate(body) => body.clone(),
+            Body::TooLarge(_) => Bytes::new(),
+        }
+    }
+
+    /// How many octets the body had, if that was more than [`Options::max_message_size`](crate::Options::max_message_size)
+    /// and it was therefore not kept.
+    #[must_use]
+    pub fn too_large_body(&self) -> Option<u64> {
+        match self.body {
+            Body::TooLarge(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// Octets that it holds in memory, for bounding buffers.
+    pub(crate) fn octets(&self) -> usize {
+        let body = if let Body::Separate(body) = &self.body { body.len() } else { 0 };
+        self.octets.len().saturating_add(body)
+    }
+
+    /// The same message without a header that was put there on its way out.
+    pub(crate) fn without_header(&self, name: &str) -> Self {
+        let mut properties = self.properties();
+        let Ok(headers) = self.headers() else { return self.clone() };
+        let mut rest = crate::protocol::Table::new();
+        for (found, value) in headers {
+            if found.as_octets() != name.as_bytes() && rest.insert(&found.to_str_lossy(), value).is_err() {
+                return self.clone();
+            }
+        }
+        properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
+        let mut octets = self.part(0..self.routing_key_end).to_vec();
+        properties.encode_list(&mut octets);
+        let ends = [self.exchange_end, self.routing_key_end, octets.len()];
+        match self.too_large_body() {
+            Some(size) => Self::too_large(octets, ends, size),
+            None => Self::with_body(octets, ends, self.body_bytes()),
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("exchange", &self.exchange())
+            .field("routing_key", &self.routing_key())
+            .field("properties", &self.properties())
+            .field("body", &format_args!("{} octets", self.body().len()))
+            .finish()
+    }
+}
+
+/// A message that came back because it could not be routed.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    /// 312 when no queue was bound for it, 313 when no consumer was ready.
+    pub reply_code: crate::protocol::ReplyCode,
+    /// The broker's words.
+    pub reply_text: String,
+    /// The message, whole.
+    pub message: Message,
+}

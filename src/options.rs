@@ -1,0 +1,232 @@
+//! What a connection is opened with: endpoint, credentials, limits and deadlines.
+
+use crate::error::Error;
+use crate::protocol::{Table, Value};
+use crate::uri::{AuthMechanism, Uri};
+use std::fmt;
+use std::time::Duration;
+
+/// Everything that can be chosen about a connection, each with a default that suits most programs.
+///
+/// ```
+/// use puka::Options;
+/// use std::time::Duration;
+/// let options = Options::from_uri("amqp://localhost/%2f?heartbeat=10")?
+///     .connection_name("invoices")
+///     .request_timeout(Duration::from_secs(5));
+/// # Ok::<(), puka::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) uri: Uri,
+    pub(crate) virtual_host: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) mechanisms: Vec<AuthMechanism>,
+    pub(crate) connection_name: Option<String>,
+    pub(crate) client_properties: Table,
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) foreign_user_id: bool,
+}
+
+/// A user name and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) channel_max: u16,
+    pub(crate) frame_max: u32,
+    pub(crate) heartbeat: u16,
+    pub(crate) request_channels: u16,
+    pub(crate) publish_channels: u16,
+    pub(crate) requests: usize,
+    pub(crate) outgoing_octets: usize,
+    pub(crate) publishes_in_flight: usize,
+    pub(crate) message_size: u64,
+    pub(crate) buffered_deliveries: usize,
+    pub(crate) buffered_octets: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Deadlines {
+    pub(crate) dial: Duration,
+    pub(crate) handshake: Duration,
+    pub(crate) request: Duration,
+    pub(crate) close: Duration,
+}
+
+impl Default for Options {
+    /// `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
+    fn default() -> Self {
+        Self::from(Uri::default())
+    }
+}
+
+impl From<Uri> for Options {
+    fn from(uri: Uri) -> Self {
+        let mechanisms = match uri.auth_mechanisms() {
+            [] => vec![AuthMechanism::Plain, AuthMechanism::Amqplain],
+            chosen => chosen.to_vec(),
+        };
+        Self {
+            virtual_host: uri.virtual_host().to_owned(),
+            credentials: Credentials {
+                username: uri.username().to_owned(),
+                password: uri.password().to_owned(),
+            },
+            mechanisms,
+            connection_name: None,
+            client_properties: Table::new(),
+            limits: Limits {
+                channel_max: uri.channel_max().unwrap_or(2047),
+                frame_max: uri.frame_max().unwrap_or(131_072),
+                heartbeat: uri.heartbeat().unwrap_or(60),
+                request_channels: 64,
+                publish_channels: 64,
+                requests: 65_536,
+                outgoing_octets: 16 << 20,
+                publishes_in_flight: 65_536,
+                message_size: 64 << 20,
+                buffered_deliveries: 100_000,
+                buffered_octets: 64 << 20,
+            },
+            deadlines: Deadlines {
+                dial: uri.connection_timeout().unwrap_or(Duration::from_secs(10)),
+                handshake: Duration::from_secs(10),
+                request: Duration::from_secs(30),
+                close: Duration::from_secs(10),
+            },
+            foreign_user_id: false,
+            uri,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ ;)*) => {
+        impl Options {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name(mut self, $value: $ty) -> Self {
+                    self.$($field).+ = $value;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    /// Channels that may be open at once; 2047 by default, as RabbitMQ's. The server may lower it.
+    channel_max(channels: u16) => limits.channel_max;
+    /// Octets of a whole frame; 131 072 by default, as RabbitMQ's. The server may lower it. Less than 4096 is refused
+    /// when the connection is opened, because AMQP does not allow it; 0 leaves it to the server.
+    frame_max(octets: u32) => limits.frame_max;
+    /// Seconds between signs of life, 60 by default as RabbitMQ's; 0 leaves it to the server. The smaller of both sides'
+    /// wishes holds.
+    heartbeat(seconds: u16) => limits.heartbeat;
+    /// Channels for requests such as `queue_declare` and `basic_get`, one request each at a time; 64 by default, which
+    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn.
+    request_channels(channels: u16) => limits.request_channels;
+    /// Channels for publishes, one for each exchange; 64 by default. Beyond it, idle ones make room.
+    publish_channels(channels: u16) => limits.publish_channels;
+    /// Requests that may be under way or waiting; 65 536 by default. At the bound awaiting waits, `try_send` says `Full`.
+    max_requests(requests: usize) => limits.requests;
+    /// Octets that may wait to be written; 16 MiB by default. At the bound awaiting waits, `try_send` says `Full`. What
+    /// the transport has in hand, at most as much again, is not counted.
+    max_outgoing_octets(octets: usize) => limits.outgoing_octets;
+    /// Publishes that may be unconfirmed; 65 536 by default. At the bound awaiting waits, `try_send` says `Full`.
+    max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
+    /// Octets of a body, sent or received; 64 MiB by default. A larger one is refused before it is sent; one that is
+    /// delivered is not kept, and its delivery says so.
+    max_message_size(octets: u64) => limits.message_size;
+    /// Deliveries of all consumers that may wait to be taken, 100 000 by default. At the bound reading pauses until half
+    /// of them are taken, which holds up everything that the broker sends: set a prefetch.
+    max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
+    /// Octets of deliveries that may wait to be taken, 64 MiB by default. At the bound reading pauses likewise.
+    max_buffered_octets(octets: usize) => limits.buffered_octets;
+    /// How long resolving and dialling an address may take; 10 s by default.
+    dial_timeout(time: Duration) => deadlines.dial;
+    /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
+    handshake_timeout(time: Duration) => deadlines.handshake;
+    /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
+    /// because a broker that flushes to a slow disk takes seconds.
+    request_timeout(time: Duration) => deadlines.request;
+    /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
+    close_timeout(time: Duration) => deadlines.close;
+    /// Lets publishes carry a `user_id` other than the login's. RabbitMQ closes the channel over one, unless the user has
+    /// the tag `impersonator`, so by default it is refused before it is sent.
+    allow_foreign_user_id(allow: bool) => foreign_user_id;
+}
+
+impl Options {
+    /// The defaults, but for what a URI says.
+    ///
+    /// # Errors
+    /// [`Error::Uri`]
+    pub fn from_uri(uri: &str) -> Result<Self, Error> {
+        Ok(Uri::parse(uri)?.into())
+    }
+
+    /// The endpoint and what else the URI said.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// How long resolving and dialling an address may take.
+    #[must_use]
+    pub fn dial_deadline(&self) -> Duration {
+        self.deadlines.dial
+    }
+
+    /// Logs in as another user than the URI says.
+    #[must_use]
+    pub fn credentials(mut self, username: &str, password: &str) -> Self {
+        self.credentials = Credentials { username: username.to_owned(), password: password.to_owned() };
+        self
+    }
+
+    /// Opens another virtual host than the URI says, the empty one included, which no URI can name.
+    #[must_use]
+    pub fn virtual_host(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.virtual_host);
+        self
+    }
+
+    /// The SASL mechanisms that may be used, the preferred one first; PLAIN, then AMQPLAIN, by default.
+    #[must_use]
+    pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
+        self.mechanisms = mechanisms.to_vec();
+        self
+    }
+
+    /// A name for this connection, shown by the broker's tools.
+    #[must_use]
+    pub fn connection_name(mut self, name: &str) -> Self {
+        self.connection_name = Some(name.to_owned());
+        self
+    }
+
+    /// A property of the client, shown by the broker's tools.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the name has more than 255 octets or the value is nested too deep.
+    pub fn client_property<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Result<Self, Error> {
+        self.client_properties
+            .insert(name, value)
+            .map_err(|error| Error::invalid("client_property", error))?;
+        Ok(self)
+    }
+}

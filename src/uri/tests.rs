@@ -1,0 +1,369 @@
+//! Facts about reading and printing URIs: the specification's examples, and every error.
+
+use super::*;
+
+#[track_caller]
+fn uri(text: &str) -> Uri {
+    Uri::parse(text).unwrap()
+}
+
+#[track_caller]
+fn error(text: &str) -> UriError {
+    Uri::parse(text).unwrap_err()
+}
+
+/// User, password, host, port and virtual host of a URI.
+#[track_caller]
+fn parts(text: &str) -> (String, String, String, u16, String) {
+    let Uri { username, password, host, port, virtual_host, .. } = uri(text);
+    (username, password, host, port, virtual_host)
+}
+
+#[test]
+fn the_examples_of_rabbitmqs_specification_are_read_as_it_says() {
+    let defaults = ("guest", "guest", "localhost", 5672, "/");
+    let rows = [
+        ("amqp://user:pass@host:10000/vhost", ("user", "pass", "host", 10000, "vhost")),
+        ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", ("usera", "apass", "hoast", 10000, "v/host")),
+        ("amqp://user:passw%23rd@host:10000/v%2fhost", ("user", "passw#rd", "host", 10000, "v/host")),
+        ("amqp://", defaults),
+        ("amqp://:@/", ("", "", "localhost", 5672, "/")),
+        ("amqp://user@", ("user", "guest", "localhost", 5672, "/")),
+        ("amqp://user:pass@", ("user", "pass", "localhost", 5672, "/")),
+        ("amqp://host", ("guest", "guest", "host", 5672, "/")),
+        ("amqp://:10000", ("guest", "guest", "localhost", 10000, "/")),
+        ("amqp:///vhost", ("guest", "guest", "localhost", 5672, "vhost")),
+        ("amqp://host/", ("guest", "guest", "host", 5672, "/")),
+        ("amqp://host/%2f", ("guest", "guest", "host", 5672, "/")),
+        ("amqp://[::1]", ("guest", "guest", "::1", 5672, "/")),
+    ];
+    for (text, (username, password, host, port, virtual_host)) in rows {
+        let expected = (username.into(), password.into(), host.into(), port, virtual_host.into());
+        assert_eq!(parts(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn getters_give_what_was_read() {
+    let uri = uri("amqps://u:p@h:1/v?heartbeat=20&connection_timeout=1500&channel_max=7&frame_max=8192");
+    assert_eq!((uri.username(), uri.password(), uri.host(), uri.port()), ("u", "p", "h", 1));
+    assert_eq!((uri.virtual_host(), uri.is_tls()), ("v", true));
+    assert_eq!((uri.heartbeat(), uri.channel_max(), uri.frame_max()), (Some(20), Some(7), Some(8192)));
+    assert_eq!(uri.connection_timeout(), Some(Duration::from_millis(1500)));
+    assert_eq!(uri.auth_mechanisms(), []);
+}
+
+#[test]
+fn what_the_query_leaves_out_is_absent() {
+    let uri = uri("amqp://");
+    assert_eq!((uri.heartbeat(), uri.channel_max(), uri.frame_max()), (None, None, None));
+    assert_eq!((uri.connection_timeout(), uri.auth_mechanisms()), (None, [].as_slice()));
+    assert!(!uri.is_tls());
+}
+
+#[test]
+fn a_tls_uri_has_port_5671() {
+    assert_eq!(uri("amqps://host").port(), 5671);
+    assert_eq!(uri("amqps://host:").port(), 5671);
+    assert_eq!(uri("amqps://host:5672").to_string(), "amqps://guest@host:5672/%2F");
+    assert_eq!(uri("amqps://host:5671").to_string(), "amqps://guest@host/%2F");
+}
+
+#[test]
+fn a_scheme_is_read_without_case() {
+    assert_eq!(uri("aMQp://host"), uri("amqp://host"));
+    assert!(uri("AMQPS://host").is_tls());
+}
+
+#[test]
+fn a_spelled_out_default_equals_an_absent_one() {
+    assert_eq!(uri("amqp://guest:guest@localhost:5672/%2f"), uri("amqp://"));
+    assert_eq!(uri("amqp://host?"), uri("amqp://host"));
+    assert_ne!(uri("amqp://host/"), uri("amqp://host"));
+}
+
+#[test]
+fn an_ipv6_address_has_brackets_only_in_text() {
+    for (text, port) in [("amqp://[2001:DB8:0:0::1]/v", 5672), ("amqp://a:b@[2001:db8::1]:100/v", 100)] {
+        let uri = uri(text);
+        assert_eq!((uri.host(), uri.port(), uri.virtual_host()), ("2001:db8::1", port, "v"), "{text}");
+    }
+    assert_eq!(uri("amqp://[::1]:100").to_string(), "amqp://guest@[::1]:100/%2F");
+    assert_eq!(uri("amqp://[::ffff:127.0.0.1]").to_string(), "amqp://guest@[::ffff:127.0.0.1]/%2F");
+}
+
+#[test]
+fn a_plus_is_a_plus() {
+    let uri = uri("amqp://a+b:c+d@e+f/g+h");
+    assert_eq!(
+        (uri.username(), uri.password(), uri.host(), uri.virtual_host()),
+        ("a+b", "c+d", "e+f", "g+h")
+    );
+}
+
+#[test]
+fn a_colon_in_a_password_is_read_raw_and_encoded() {
+    assert_eq!(uri("amqp://user:a:b%3Ac:@host").password(), "a:b:c:");
+    assert_eq!(uri("amqp://us%3Aer:pass@host").username(), "us:er");
+}
+
+#[test]
+fn the_last_at_ends_the_user_part() {
+    let uri = uri("amqp://us@er:pa@ss@host/v");
+    assert_eq!((uri.username(), uri.password(), uri.host()), ("us@er", "pa@ss", "host"));
+}
+
+#[test]
+fn escapes_are_decoded_once_and_as_utf_8() {
+    assert_eq!(uri("amqp://%2561:%C3%bc@b%C3%BCcher/%E2%82%AC").password(), "ü");
+    assert_eq!(uri("amqp://%2561@host").username(), "%61");
+    assert_eq!(uri("amqp://ü:é@bücher/€").to_string(), "amqp://%C3%BC@b%C3%BCcher/%E2%82%AC");
+    assert_eq!(uri("amqp://b%C3%BCcher").host(), "bücher");
+}
+
+#[test]
+fn dots_in_a_virtual_host_are_kept() {
+    assert_eq!(uri("amqp://host/.").virtual_host(), ".");
+    assert_eq!(uri("amqp://host/%2e%2e").virtual_host(), "..");
+    assert_eq!(uri("amqp://host/..").to_string(), "amqp://guest@host/..");
+}
+
+#[test]
+fn a_virtual_host_may_hold_a_raw_at_behind_a_user_part() {
+    assert_eq!(uri("amqp://user@host/v@w:x").virtual_host(), "v@w:x");
+    assert_eq!(uri("amqp://host/v%40w").virtual_host(), "v@w");
+}
+
+#[test]
+fn text_without_a_scheme_is_refused() {
+    for text in
+        ["", "host", "://host", "//host", "localhost:5672", "amqp:host", "amqp:/host", "u:p@h://x", "1://"]
+    {
+        assert_eq!(error(text), UriError::MissingScheme, "{text}");
+    }
+}
+
+#[test]
+fn another_scheme_is_refused_by_name() {
+    assert_eq!(error("http://u:p@host"), UriError::UnknownScheme { scheme: "http".into() });
+    assert_eq!(error("amqp+tls://host").to_string(), "the URI's scheme is amqp+tls, not amqp or amqps");
+}
+
+#[test]
+fn white_space_and_control_characters_are_refused_where_they_stand() {
+    let rows = [
+        (" amqp://", 0),
+        ("amqp://host\n", 11),
+        ("amqp://a b@c", 8),
+        ("amqp://h/\u{7f}", 9),
+        ("amqp://h/\u{a0}", 9),
+    ];
+    for (text, at) in rows {
+        assert_eq!(error(text), UriError::WhiteSpace { at }, "{text:?}");
+    }
+    assert_eq!(uri("amqp://a%20b:%0a@host/%09").virtual_host(), "\t");
+}
+
+#[test]
+fn a_fragment_is_refused() {
+    assert_eq!(error("amqp://host/v#"), UriError::Fragment { at: 13 });
+    assert_eq!(error("amqp://user:pa#ss@host"), UriError::Fragment { at: 14 });
+}
+
+#[test]
+fn an_at_that_reads_in_two_ways_is_refused() {
+    let rows = [
+        ("amqp://user:1/2@host", 15),
+        ("amqp://user:/2@host", 14),
+        ("amqp://do/main:2@host", 16),
+        ("amqp://user:1?2@host", 15),
+        ("amqp://user:1/2?3@host", 17),
+        ("amqp://u:p@s?s@host", 14),
+    ];
+    for (text, at) in rows {
+        assert_eq!(error(text), UriError::AmbiguousAt { at }, "{text}");
+    }
+}
+
+#[test]
+fn a_bad_escape_is_refused_with_its_part_and_place() {
+    let rows = [
+        ("amqp://a%:b@c", UriPart::Username, 8),
+        ("amqp://a:b%4@c", UriPart::Password, 10),
+        ("amqp://foo%1", UriPart::Host, 10),
+        ("amqp://foo%1x", UriPart::Host, 10),
+        ("amqp://a@foo%xy/", UriPart::Host, 12),
+        ("amqp://h/%41%+1", UriPart::VirtualHost, 12),
+        ("amqp://h/%é", UriPart::VirtualHost, 9),
+        ("amqp://h?heart%xbeat=1", UriPart::Query, 14),
+        ("amqp://h?heartbeat=%", UriPart::Query, 19),
+    ];
+    for (text, part, at) in rows {
+        assert_eq!(error(text), UriError::BadEscape { part, at }, "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused() {
+    let rows = [
+        ("amqp://%ff:b@c", UriPart::Username, 7),
+        ("amqp://a:%c3@c", UriPart::Password, 9),
+        ("amqp://a:b@%80", UriPart::Host, 11),
+        ("amqp://h/%ED%A0%80", UriPart::VirtualHost, 9),
+        ("amqp://h?%ff=1", UriPart::Query, 9),
+        ("amqp://h?heartbeat=%ff", UriPart::Query, 19),
+    ];
+    for (text, part, at) in rows {
+        assert_eq!(error(text), UriError::NotUtf8 { part, at }, "{text}");
+    }
+}
+
+#[test]
+fn names_have_at_most_255_octets() {
+    let (most, more) = ("é".repeat(127) + "a", "é".repeat(128));
+    assert_eq!(uri(&format!("amqp://{most}:{more}@h/{most}")).virtual_host(), most);
+    let (part, octets) = (UriPart::Username, 256);
+    assert_eq!(error(&format!("amqp://{more}@h/")), UriError::TooLong { part, octets });
+    let part = UriPart::VirtualHost;
+    assert_eq!(error(&format!("amqp://h/{}", "%41".repeat(256))), UriError::TooLong { part, octets });
+}
+
+#[test]
+fn a_bad_host_is_refused() {
+    let rows = [
+        ("amqp://foo[::1]", 7),
+        ("amqp://foo:[::1]", 7),
+        ("amqp://u@[::1]foo", 9),
+        ("amqp://[::1", 7),
+        ("amqp://[]", 7),
+        ("amqp://[::g]", 7),
+        ("amqp://[::1]]:5", 7),
+        ("amqp://[fe80::1%25eth0]", 7),
+        ("amqp://[127.0.0.1]", 7),
+        ("amqp://::1", 7),
+        ("amqp://foo:bar:1", 7),
+        ("amqp://%5B::1%5D", 7),
+        ("amqp://%5B%3A%3A1%5D", 7),
+        ("amqp://a%2Fb", 7),
+        ("amqp://a%00b", 7),
+        ("amqp://a%20b", 7),
+        ("amqp://a%07b", 7),
+        ("amqp://a%C2%A0b", 7),
+    ];
+    for (text, at) in rows {
+        assert!(
+            matches!(error(text), UriError::BadHost { at: found } if found == at),
+            "{text} {:?}",
+            error(text)
+        );
+    }
+}
+
+#[test]
+fn a_bad_port_is_refused() {
+    for port in
+        ["0", "65536", "1000xyz", "1000000", "+1", "-1", "%31", "0x10", "é", "99999999999999999999999"]
+    {
+        assert_eq!(error(&format!("amqp://host:{port}/v")), UriError::BadPort { at: 12 }, "{port}");
+        assert_eq!(error(&format!("amqp://[::1]:{port}")), UriError::BadPort { at: 13 }, "{port}");
+    }
+    assert_eq!(uri("amqp://host:65535").port(), 65535);
+    assert_eq!(uri("amqp://host:005672").port(), 5672);
+}
+
+#[test]
+fn a_virtual_host_is_one_segment() {
+    for text in ["amqp://h/a/", "amqp://h/a/b", "amqp://h/a//"] {
+        assert_eq!(error(text), UriError::NestedVirtualHost { at: 10 }, "{text}");
+    }
+    assert_eq!(error("amqp://h//"), UriError::NestedVirtualHost { at: 9 });
+    assert_eq!(uri("amqp://h/a%2Fb?heartbeat=1").virtual_host(), "a/b");
+}
+
+#[test]
+fn an_unknown_parameter_is_refused_by_name() {
+    let tls = ["cacertfile", "certfile", "keyfile", "password", "server_name_indication", "verify", "depth"];
+    let others = ["fail_if_no_peer_cert", "customize_hostname_check", "Heartbeat", "locale", "", "h+b"];
+    for name in tls.into_iter().chain(others) {
+        let expected = UriError::UnknownParameter { name: name.into() };
+        assert_eq!(error(&format!("amqps://host?heartbeat=5&{name}=x")), expected);
+        assert_eq!(error(&format!("amqps://host/v?{name}=x")), expected);
+    }
+    assert!(error("amqps://h?verify=verify_none").to_string().contains("\"verify\""));
+    assert_eq!(error("amqp://h?heart%26=1"), UriError::UnknownParameter { name: "heart&".into() });
+}
+
+#[test]
+fn a_parameter_out_of_range_is_refused_with_its_place() {
+    let values = ["", "x", "-1", "+1", "1.5", "99999999999999999999", "%20"];
+    for name in ["heartbeat", "connection_timeout", "channel_max", "frame_max"] {
+        for value in values {
+            let found = error(&format!("amqp://h?{name}={value}"));
+            let UriError::BadParameter { name: found_name, at, .. } = found else { panic!("{found}") };
+            assert_eq!((found_name, at), (name, 10 + name.len()), "{value}");
+        }
+        assert!(matches!(error(&format!("amqp://h?{name}")), UriError::BadParameter { .. }));
+    }
+    for query in ["heartbeat=65536", "channel_max=65536", "connection_timeout=0", "frame_max=4294967296"] {
+        assert!(matches!(error(&format!("amqp://h?{query}")), UriError::BadParameter { .. }), "{query}");
+    }
+    assert_eq!(uri("amqp://h?heartbeat=0").heartbeat(), Some(0));
+    assert_eq!(uri("amqp://h?%68eartbeat=%35").heartbeat(), Some(5));
+}
+
+#[test]
+fn a_parameter_given_twice_is_refused() {
+    let name = "heartbeat";
+    assert_eq!(error("amqp://h?heartbeat=5&heartbeat=5"), UriError::RepeatedParameter { name });
+}
+
+#[test]
+fn auth_mechanisms_keep_their_order() {
+    let uri = uri("amqp://h?auth_mechanism=amqplain&heartbeat=1&auth_mechanism=PLAIN");
+    assert_eq!(uri.auth_mechanisms(), [AuthMechanism::Amqplain, AuthMechanism::Plain]);
+    assert_eq!(
+        uri.to_string(),
+        "amqp://guest@h/%2F?heartbeat=1&auth_mechanism=amqplain&auth_mechanism=plain"
+    );
+    assert_eq!(AuthMechanism::Amqplain.name(), "AMQPLAIN");
+}
+
+#[test]
+fn an_unsupported_auth_mechanism_is_refused() {
+    for name in ["external", "", "plain,amqplain", "anonymous"] {
+        let found = error(&format!("amqp://h?auth_mechanism={name}"));
+        assert!(matches!(found, UriError::BadParameter { name: "auth_mechanism", at: 24, .. }), "{found}");
+    }
+}
+
+#[test]
+fn a_value_cannot_add_a_parameter() {
+    let injected = uri("amqp://a%3Fheartbeat%3D1:p%26q@h/v%3Fheartbeat%3D9%26frame_max%3D1?channel_max=5");
+    assert_eq!((injected.heartbeat(), injected.frame_max(), injected.channel_max()), (None, None, Some(5)));
+    assert_eq!(uri(&injected.to_string_with_password()), injected);
+}
+
+#[test]
+fn only_the_explicit_print_has_the_password() {
+    let uri = uri("amqp://user:passw%23rd@host");
+    assert_eq!(uri.to_string(), "amqp://user@host/%2F");
+    assert_eq!(uri.to_string_with_password(), "amqp://user:passw%23rd@host/%2F");
+    assert!(!format!("{uri:?} {uri:#?}").contains("passw"));
+}
+
+#[test]
+fn from_str_is_parse() {
+    assert_eq!("amqp://host/v".parse(), Uri::parse("amqp://host/v"));
+    assert_eq!("host".parse::<Uri>(), Err(UriError::MissingScheme));
+}
+
+/// Why `url::Url` does not split the text: should one of these change, so may the parser.
+#[test]
+fn the_url_crate_alone_would_change_names() {
+    let url = |text| url::Url::parse(text).unwrap();
+    assert_eq!(url("amqp://h/%2E%2E").path(), "/");
+    assert_eq!(url("amqp://a\nb@h/c\n").as_str(), "amqp://ab@h/c");
+    assert_eq!(url("amqp://h/%4").path(), "/%4");
+    assert_eq!(url("amqp://:@h").as_str(), url("amqp://h").as_str());
+    assert!(url::Url::parse("amqp://user@").is_err());
+}

@@ -1,0 +1,339 @@
+//! The shape of the source: arrows point down, no file is part of a cycle of imports, the core's dependencies name no
+//! runtime, and the machine does no I/O, reads no clock, and holds no lock.
+//!
+//! What counts as an import is told at the top of `architecture/imports.rs`.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+
+#[path = "architecture/imports.rs"]
+mod imports;
+#[path = "architecture/source.rs"]
+mod source;
+
+use imports::{Crate, cycles, module_path};
+use source::tokens;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// The layers of the crate, the lowest first. A module may import from its own layer and from those below.
+const LAYERS: [&[&str]; 8] = [
+    &["protocol"],
+    // What errors hold, and know nothing of them.
+    &["message", "uri"],
+    &["error"],
+    &["options"],
+    &["machine"],
+    &["link"],
+    &["driver", "client"],
+    &["lib"],
+];
+
+/// Modules of one layer that must not know each other.
+const APART: [(&str, &str); 1] = [("driver", "client")];
+
+/// Crates that would choose a runtime for the user.
+const RUNTIMES: [&str; 17] = [
+    "actix-rt",
+    "async-executor",
+    "async-global-executor",
+    "async-io",
+    "async-net",
+    "async-process",
+    "async-std",
+    "compio",
+    "embassy-executor",
+    "embassy-time",
+    "glommio",
+    "mio",
+    "monoio",
+    "smol",
+    "tokio",
+    "tokio-util",
+    "wasm-bindgen-futures",
+];
+
+/// What the machine must not mention: I/O, clocks, locks, wakers, threads, shared ownership.
+const NOT_IN_THE_MACHINE: [&[&str]; 15] = [
+    &["io", "::", "Read"],
+    &["io", "::", "Write"],
+    &["std", "::", "net"],
+    &["std", "::", "fs"],
+    &["TcpStream"],
+    &["UdpSocket"],
+    &["UnixStream"],
+    &["Instant", "::", "now"],
+    &["SystemTime"],
+    &["Mutex"],
+    &["RwLock"],
+    &["Waker"],
+    &["thread"],
+    &["Arc"],
+    &["async"],
+];
+
+/// The most lines of a file.
+const MOST_LINES: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+/// Every Rust file below a folder, by its place in it.
+fn files_below(folder: &Path) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&next) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path.file_name().is_some_and(|name| name != "target") {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(folder).unwrap().to_string_lossy().replace('\\', "/");
+                files.insert(name, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn sources() -> BTreeMap<String, String> {
+    let files = files_below(&root().join("src"));
+    assert!(files.contains_key("lib.rs"), "no src/lib.rs");
+    files
+}
+
+/// The module right below the crate that a file belongs to, `lib` for the crate itself.
+fn top(file: &str) -> String {
+    module_path(file).first().cloned().unwrap_or_else(|| "lib".to_owned())
+}
+
+fn layer(file: &str) -> usize {
+    let top = top(file);
+    LAYERS
+        .iter()
+        .position(|layer| layer.contains(&top.as_str()))
+        .unwrap_or_else(|| panic!("{file}: no layer has `{top}`; give it one in tests/architecture.rs"))
+}
+
+/// Imports that point up, or between modules that must not know each other.
+fn upward(source: &Crate) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (from, targets) in source.imports() {
+        for to in targets {
+            let apart = |a: &str, b: &str| top(from) == a && top(to) == b;
+            if layer(to) > layer(from) || APART.iter().any(|(a, b)| apart(a, b) || apart(b, a)) {
+                wrong.push(format!("{from} imports from {to}"));
+            }
+        }
+    }
+    wrong
+}
+
+fn mentions(source: &str, words: &[&str]) -> bool {
+    tokens(source).windows(words.len()).any(|window| window.iter().eq(words.iter()))
+}
+
+#[test]
+fn no_module_imports_from_a_layer_above() {
+    let wrong = upward(&Crate::new(&sources()));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_two_files_import_each_other_however_indirectly() {
+    let files = sources();
+    let source = Crate::new(&files);
+    let cycles: Vec<String> = cycles(&source.imports()).iter().map(|cycle| cycle.join(" -> ")).collect();
+    assert!(cycles.is_empty(), "files that import each other, in a circle:\n{}", cycles.join("\n"));
+}
+
+#[test]
+fn the_core_depends_on_no_runtime() {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = Command::new(cargo)
+        .args(["tree", "--edges", "normal", "--package", "puka", "--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains(&"puka") && names.contains(&"bytes"), "that is not the tree of puka: {tree}");
+    let runtimes: Vec<_> = names.iter().filter(|name| RUNTIMES.contains(name)).collect();
+    assert!(runtimes.is_empty(), "the core depends on {runtimes:?}");
+}
+
+#[test]
+fn the_machine_has_no_io_no_clock_no_lock_and_no_thread() {
+    for (file, source) in sources() {
+        if top(&file) != "machine" {
+            continue;
+        }
+        for words in NOT_IN_THE_MACHINE {
+            assert!(!mentions(&source, words), "src/{file} mentions {}", words.concat());
+        }
+    }
+}
+
+#[test]
+fn only_the_link_has_a_lock() {
+    for (file, source) in sources() {
+        assert!(top(&file) == "link" || !mentions(&source, &["Mutex"]), "src/{file} names Mutex");
+    }
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_for() {
+    for folder in ["src", "runtimes", "tests/broker/src", "tests/vectors", "tests/architecture"] {
+        let files = files_below(&root().join(folder));
+        assert!(!files.is_empty(), "nothing in {folder}");
+        for (file, source) in files {
+            assert!(source.starts_with("//! "), "{folder}/{file} does not begin with //!");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_people_read() {
+    for (file, source) in sources() {
+        let lines = source.lines().count();
+        assert!(lines <= MOST_LINES, "src/{file} has {lines} lines; split it");
+    }
+}
+
+/// A crate of these files.
+fn small(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+    files.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect()
+}
+
+/// What a file of a small crate imports from.
+fn imports_of<'f>(source: &'f Crate, file: &str) -> Vec<&'f str> {
+    source.imports()[file].iter().copied().collect()
+}
+
+#[test]
+fn an_upward_import_is_found() {
+    for (line, found) in [
+        ("use crate::machine::Machine;", true),
+        ("use crate::{machine::{self, Machine}, error::Error};", true),
+        ("fn f() -> crate::machine::Machine { todo!() }", true),
+        ("macro_rules! m { () => { $crate::machine::Machine } }", true),
+        ("use super::machine;", true),
+        ("pub use crate::machine::Machine;", true),
+        ("use crate::Machine;", true),
+        ("use crate::error::Error;", true),
+        ("#[cfg(test)] mod tests { use crate::machine::Machine; }", false),
+        ("#[cfg(test)]\n#[expect(x, reason = \"y\")]\nfn f(_: [u8; 2]) { crate::machine::f() }", false),
+        ("// use crate::machine::Machine;", false),
+        ("/* use /* crate */ crate::machine::Machine; */", false),
+        ("const A: &str = \"use crate::machine::Machine;\";", false),
+        ("const A: &str = r#\"\" crate::machine::Machine\"#;", false),
+        ("const A: char = '\"'; const B: &str = \"crate::machine::A\";", false),
+        ("use bytes::Bytes; use std::fmt;", false),
+    ] {
+        let files = small(&[
+            ("lib.rs", "mod error; mod machine; mod protocol; pub use machine::Machine;"),
+            ("error.rs", "pub struct Error;"),
+            ("machine/mod.rs", "use crate::error::Error; pub struct Machine(Error);"),
+            ("protocol/mod.rs", line),
+        ]);
+        assert_eq!(!upward(&Crate::new(&files)).is_empty(), found, "{line}");
+    }
+}
+
+#[test]
+fn a_driver_that_knows_the_client_is_found() {
+    for (driver, client) in [("use crate::client::C;", ""), ("", "use crate::driver::D;")] {
+        let files = small(&[("lib.rs", ""), ("driver/mod.rs", driver), ("client/mod.rs", client)]);
+        assert_eq!(upward(&Crate::new(&files)).len(), 1);
+    }
+}
+
+#[test]
+fn a_module_without_a_layer_is_found() {
+    let files = small(&[("lib.rs", "use crate::helpers::help;"), ("helpers.rs", "")]);
+    assert!(std::panic::catch_unwind(|| upward(&Crate::new(&files))).is_err());
+}
+
+#[test]
+fn a_cycle_is_found() {
+    for (a, b, c, found) in [
+        ("use super::b::B;", "use super::a::A;", "", true),
+        ("use super::B;", "use super::A;", "", true),
+        ("use super::b::B;", "use crate::m::c::C;", "use crate::m::A;", true),
+        ("fn f(b: super::b::B) {}", "type A = crate::m::a::A;", "", true),
+        ("mod inner { use super::super::b::B; }", "use super::a::*;", "", true),
+        ("use super::B as Bee;", "use super::c::C;", "", false),
+        ("use super::b::B;", "use self::inner::A; mod inner { pub struct A; }", "", false),
+        ("use super::b::B;", "#[cfg(test)] mod tests { use crate::m::a::A; }", "", false),
+        ("use super::Own;", "use super::{Own, c::{self, C}};", "", false),
+    ] {
+        let files = small(&[
+            ("lib.rs", "pub mod m;"),
+            (
+                "m/mod.rs",
+                "mod a; mod b; mod c; pub use a::A; pub use b::B; pub(crate) use c::*; pub struct Own;",
+            ),
+            ("m/a.rs", a),
+            ("m/b.rs", b),
+            ("m/c.rs", c),
+        ]);
+        let source = Crate::new(&files);
+        assert_eq!(!cycles(&source.imports()).is_empty(), found, "{a} | {b} | {c}");
+    }
+}
+
+#[test]
+fn a_parent_and_a_child_that_use_each_other_are_a_cycle() {
+    for (parent, child, found) in [
+        ("mod child; pub use child::C; pub struct P;", "use super::P;", false),
+        ("mod child; use child::C; pub struct P(C);", "use super::P;", true),
+        ("mod child; pub struct P(child::C);", "use super::P;", true),
+        ("mod child; use child::C; pub struct P(C);", "use super::super::lib_item;", false),
+    ] {
+        let files = small(&[("lib.rs", "mod m;"), ("m.rs", parent), ("m/child.rs", child)]);
+        let source = Crate::new(&files);
+        assert_eq!(!cycles(&source.imports()).is_empty(), found, "{parent} | {child}");
+    }
+}
+
+#[test]
+fn an_import_leads_to_the_file_that_defines_the_item() {
+    let files = small(&[
+        ("lib.rs", "mod a; mod b; pub use a::{Deep as Renamed, deeper};"),
+        ("a/mod.rs", "mod deeper; pub use deeper::Deep; use bytes::Bytes; pub struct Shallow;"),
+        ("a/deeper.rs", "pub struct Deep; pub const N: u8 = b'\\''; pub fn life<'a>(_: &'a u8) {}"),
+        (
+            "b.rs",
+            "use crate::Renamed; use crate::a::Shallow; use crate::a::Bytes; fn f() { super::deeper::g() }",
+        ),
+        ("c.rs", "use crate::a::{Deep, self}; #[cfg(test)] mod tests;"),
+        ("c/tests.rs", "use crate::b::*;"),
+        ("d.rs", "use crate::{a::{self as x, deeper::{N}}, b as y};"),
+    ]);
+    let source = Crate::new(&files);
+    assert_eq!(imports_of(&source, "b.rs"), ["a/deeper.rs", "a/mod.rs"]);
+    assert_eq!(imports_of(&source, "c.rs"), ["a/deeper.rs", "a/mod.rs"]);
+    assert_eq!(imports_of(&source, "d.rs"), ["a/deeper.rs", "a/mod.rs", "b.rs"]);
+    assert_eq!(imports_of(&source, "lib.rs"), Vec::<&str>::new());
+    assert!(!source.imports().contains_key("c/tests.rs"), "what is for tests is no part of it");
+}
+
+#[test]
+fn a_forbidden_name_is_found_where_it_is_code() {
+    for (source, found) in [
+        ("let now = Instant::now();", true),
+        ("let now = std::time::Instant :: now();", true),
+        ("/// Never calls `Instant::now`.", false),
+        ("#[cfg(test)] mod tests { fn f() { Instant::now(); } }", false),
+        ("let a = \"Instant::now\";", false),
+        ("let instant = now;", false),
+    ] {
+        assert_eq!(mentions(source, &["Instant", "::", "now"]), found, "{source}");
+    }
+}

@@ -1,0 +1,109 @@
+//! The confirms of a channel: which publishes are open, and when each is answered.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// A confirm to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Confirm {
+    pub(crate) tag: u64,
+    pub(crate) multiple: bool,
+    pub(crate) accepted: bool,
+}
+
+/// Publishes on a channel after `confirm.select`, numbered from 1.
+#[derive(Debug, Default)]
+pub(crate) struct Confirms {
+    published: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    due: Instant,
+    accepted: bool,
+}
+
+impl Confirms {
+    /// Numbers a publish, which is to be answered at `due`.
+    pub(crate) fn add(&mut self, due: Instant, accepted: bool) {
+        self.published += 1;
+        self.open.insert(self.published, Open { due, accepted });
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.open.values().map(|open| open.due).min()
+    }
+
+    /// Takes those that are due. "multiple=true stands for all numbers up to it that are still open", so only those in
+    /// front of which nothing is left open can be joined.
+    pub(crate) fn take_due(&mut self, now: Instant, coalesce: bool) -> Vec<Confirm> {
+        let mut due: Vec<(Instant, Confirm)> = Vec::new();
+        let mut joining = coalesce;
+        let mut left = BTreeMap::new();
+        for (tag, open) in std::mem::take(&mut self.open) {
+            let accepted = open.accepted;
+            if open.due > now {
+                left.insert(tag, open);
+                joining = false;
+                continue;
+            }
+            match due.last_mut() {
+                Some((_, last)) if joining && last.accepted == accepted => {
+                    last.tag = tag;
+                    last.multiple = true;
+                }
+                _ => due.push((open.due, Confirm { tag, multiple: false, accepted })),
+            }
+        }
+        self.open = left;
+        if !coalesce {
+            // Each by itself, in the order in which they were due.
+            due.sort_by_key(|(at, confirm)| (*at, confirm.tag));
+        }
+        due.into_iter().map(|(_, confirm)| confirm).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Confirm, Confirms};
+    use std::time::{Duration, Instant};
+
+    const fn confirm(tag: u64, multiple: bool, accepted: bool) -> Confirm {
+        Confirm { tag, multiple, accepted }
+    }
+
+    #[test]
+    fn confirms_are_joined_only_where_nothing_is_left_open_before_them() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut confirms = Confirms::default();
+        for (due, accepted) in
+            [(now, true), (now, true), (now, false), (later, true), (now, true), (now, true)]
+        {
+            confirms.add(due, accepted);
+        }
+        let taken = confirms.take_due(now, true);
+        let expected = [
+            confirm(2, true, true),
+            confirm(3, false, false),
+            confirm(5, false, true),
+            confirm(6, false, true),
+        ];
+        assert_eq!(taken, expected);
+        assert_eq!(confirms.next_due(), Some(later));
+        assert_eq!(confirms.take_due(later, true), [confirm(4, false, true)]);
+        assert_eq!(confirms.next_due(), None);
+    }
+
+    #[test]
+    fn confirms_leave_in_the_order_in_which_they_are_due() {
+        let now = Instant::now();
+        let mut confirms = Confirms::default();
+        confirms.add(now + Duration::from_millis(5), true);
+        confirms.add(now, true);
+        let taken = confirms.take_due(now + Duration::from_secs(1), false);
+        assert_eq!(taken, [confirm(2, false, true), confirm(1, false, true)]);
+    }
+}

@@ -1,0 +1,235 @@
+//! What the broker keeps of a connection: how far it has come, octets in both directions, its channels.
+
+use crate::channel::Channel;
+use crate::config::{Config, User};
+use bytes::Bytes;
+use puka::protocol::method::{Encode, connection};
+use puka::protocol::{ContentHeader, Decoder, Properties, frame};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The longest that a broker waits for `close-ok`, and for the client to close the transport.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for the eight octets.
+    ProtocolHeader { deadline: Instant },
+    /// Has sent `start`.
+    StartOk { deadline: Instant },
+    /// Has sent `tune`.
+    TuneOk { deadline: Instant },
+    /// Waits for `open`.
+    Open { deadline: Instant },
+    /// Open.
+    Running,
+    /// Has sent `close`, and waits for `close-ok`.
+    Closing { deadline: Instant },
+    /// Has answered `close`; closing the transport is up to the client.
+    Parting { deadline: Instant },
+    /// A client that is not trusted: it waits for a silent close.
+    Doomed { deadline: Instant },
+    /// The transport is to be closed.
+    Closed,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) phase: Phase,
+    pub(crate) decoder: Decoder,
+    /// The first octets, up to eight, which are no frame.
+    pub(crate) protocol_header: Vec<u8>,
+    output: Vec<u8>,
+    /// Octets of the output that have been taken.
+    taken: usize,
+    /// Whether a consumer was passed over because too much output is waiting.
+    pub(crate) stalled: bool,
+    pub(crate) channels: BTreeMap<u16, Channel>,
+    pub(crate) vhost: Arc<str>,
+    pub(crate) user: User,
+    pub(crate) client_properties: puka::protocol::Table,
+    pub(crate) channel_max: u16,
+    /// 0 for no limit.
+    pub(crate) frame_max: u32,
+    pub(crate) heartbeat: Duration,
+    last_sent: Instant,
+    pub(crate) last_received: Instant,
+    /// Whether nothing it sends is processed, as it has published while memory was low.
+    pub(crate) blocked: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            phase: Phase::ProtocolHeader { deadline: now + config.handshake_timeout },
+            decoder: Decoder::new(),
+            protocol_header: Vec::new(),
+            output: Vec::new(),
+            taken: 0,
+            stalled: false,
+            channels: BTreeMap::new(),
+            vhost: Arc::from(""),
+            user: User::new("", ""),
+            client_properties: puka::protocol::Table::new(),
+            channel_max: config.channel_max,
+            frame_max: config.frame_max,
+            heartbeat: Duration::ZERO,
+            last_sent: now,
+            last_received: now,
+            blocked: false,
+        }
+    }
+
+    /// Whether the client announced a capability as true.
+    pub(crate) fn has_capability(&self, name: &str) -> bool {
+        let Some(puka::protocol::Value::Table(capabilities)) = self.client_properties.get("capabilities")
+        else {
+            return false;
+        };
+        capabilities.get(name).and_then(|value| value.as_bool()).unwrap_or(false)
+    }
+
+    /// Whether frames that arrive are looked at.
+    pub(crate) fn reads(&self) -> bool {
+        !self.blocked && !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
+    }
+
+    fn writes(&self) -> bool {
+        !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
+    }
+
+    /// Writes a method. It can't be split, so `frame_max` does not count.
+    pub(crate) fn send(&mut self, now: Instant, channel: u16, method: &impl Encode) {
+        if self.writes() {
+            frame::method(&mut self.output, channel, u32::MAX, method).unwrap_or_default();
+            self.last_sent = now;
+        }
+    }
+
+    /// Writes a method with its content.
+    pub(crate) fn send_content(
+        &mut self,
+        now: Instant,
+        channel: u16,
+        method: &impl Encode,
+        properties: &Properties<'_>,
+        body: &[u8],
+    ) {
+        if !self.writes() {
+            return;
+        }
+        self.send(now, channel, method);
+        let header = ContentHeader {
+            body_size: u64::try_from(body.len()).unwrap_or(u64::MAX),
+            properties: *properties,
+        };
+        frame::content_header(&mut self.output, channel, u32::MAX, &header).unwrap_or_default();
+        let frame_max = if self.frame_max == 0 { u32::MAX } else { self.frame_max };
+        frame::body(&mut self.output, channel, frame_max, body);
+    }
+
+    /// Writes octets that are no frame.
+    pub(crate) fn send_octets(&mut self, octets: &[u8]) {
+        self.output.extend_from_slice(octets);
+    }
+
+    /// Says why the connection ends, and waits for `close-ok`: for the smaller of heartbeat and 30 s.
+    pub(crate) fn send_close(&mut self, now: Instant, close: &connection::Close<'_>) {
+        self.send(now, 0, close);
+        let patience =
+            if self.heartbeat.is_zero() { CLOSE_TIMEOUT } else { self.heartbeat.min(CLOSE_TIMEOUT) };
+        self.phase = Phase::Closing { deadline: now + patience };
+    }
+
+    /// Answers `close`, which is the last that is sent.
+    pub(crate) fn send_close_ok(&mut self, now: Instant) {
+        self.send(now, 0, &connection::CloseOk {});
+        self.phase = Phase::Parting { deadline: now + CLOSE_TIMEOUT };
+    }
+
+    /// Ends it without another octet.
+    pub(crate) fn drop_transport(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    /// Octets waiting to be sent.
+    pub(crate) fn output_len(&self) -> usize {
+        self.output.len() - self.taken
+    }
+
+    /// Takes all octets waiting to be sent.
+    pub(crate) fn take_output(&mut self) -> Bytes {
+        let output = Bytes::from(std::mem::take(&mut self.output)).slice(self.taken..);
+        self.taken = 0;
+        output
+    }
+
+    /// Takes as many octets as fit.
+    pub(crate) fn read_output(&mut self, buffer: &mut [u8]) -> usize {
+        let waiting = &self.output[self.taken..];
+        let count = waiting.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&waiting[..count]);
+        self.taken += count;
+        if self.taken == self.output.len() {
+            self.output.clear();
+            self.taken = 0;
+        } else if self.taken > self.output.len() / 2 {
+            self.output.drain(..self.taken);
+            self.taken = 0;
+        }
+        count
+    }
+
+    /// When something has to be done next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running => [self.next_heartbeat(), self.given_up()].into_iter().flatten().min(),
+            // "Heartbeats may come from tune-ok on."
+            Phase::Open { deadline } => self.next_heartbeat().into_iter().chain([deadline]).min(),
+            Phase::ProtocolHeader { deadline }
+            | Phase::StartOk { deadline }
+            | Phase::TuneOk { deadline }
+            | Phase::Closing { deadline }
+            | Phase::Parting { deadline }
+            | Phase::Doomed { deadline } => Some(deadline),
+            Phase::Closed => None,
+        }
+    }
+
+    /// "Send one when nothing was written for T/2."
+    fn next_heartbeat(&self) -> Option<Instant> {
+        (!self.heartbeat.is_zero()).then(|| self.last_sent + self.heartbeat / 2)
+    }
+
+    /// "The server gives up 2T to 3T after the last one", and does not watch a client that it has blocked.
+    fn given_up(&self) -> Option<Instant> {
+        (!self.heartbeat.is_zero() && !self.blocked).then(|| self.last_received + 2 * self.heartbeat)
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        match self.phase {
+            Phase::Running if due(self.given_up()) => self.drop_transport(),
+            Phase::Running | Phase::Open { .. } if due(self.next_heartbeat()) => {
+                frame::heartbeat(&mut self.output);
+                self.last_sent = now;
+            }
+            Phase::Running | Phase::Closed => {}
+            Phase::Open { deadline }
+            | Phase::ProtocolHeader { deadline }
+            | Phase::StartOk { deadline }
+            | Phase::TuneOk { deadline }
+            | Phase::Closing { deadline }
+            | Phase::Parting { deadline }
+            | Phase::Doomed { deadline } => {
+                if deadline <= now {
+                    self.drop_transport();
+                }
+            }
+        }
+    }
+}

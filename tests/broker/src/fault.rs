@@ -1,0 +1,67 @@
+//! What a client did wrong, and what it is told (spec 1.2, "Constants").
+
+use puka::protocol::{DecodeError, ReplyCode, ShortStr};
+use std::fmt;
+
+/// Why a method or a frame is refused. A soft reply code closes the channel, a hard one the connection.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// A close with this code and text.
+    Reply(ReplyCode, String),
+    /// The transport is dropped without a frame.
+    Silent,
+}
+
+/// What the handling of a method gives.
+pub(crate) type Outcome = Result<(), Fault>;
+
+impl Fault {
+    /// RabbitMQ writes `NAME_WITH_UNDERSCORES - why`.
+    pub(crate) fn new(code: ReplyCode, why: impl fmt::Display) -> Self {
+        Self::Reply(code, format!("{} - {why}", code.name().unwrap_or("UNKNOWN")))
+    }
+
+    pub(crate) fn precondition(why: impl fmt::Display) -> Self {
+        Self::new(ReplyCode::PRECONDITION_FAILED, why)
+    }
+
+    pub(crate) fn refused(why: impl fmt::Display) -> Self {
+        Self::new(ReplyCode::ACCESS_REFUSED, why)
+    }
+
+    pub(crate) fn not_implemented(why: impl fmt::Display) -> Self {
+        Self::new(ReplyCode::NOT_IMPLEMENTED, why)
+    }
+
+    pub(crate) fn no_queue(vhost: &str, name: &str) -> Self {
+        Self::new(ReplyCode::NOT_FOUND, format_args!("no queue '{name}' in vhost '{vhost}'"))
+    }
+
+    pub(crate) fn no_exchange(vhost: &str, name: &str) -> Self {
+        Self::new(ReplyCode::NOT_FOUND, format_args!("no exchange '{name}' in vhost '{vhost}'"))
+    }
+
+    /// An entity of the broker's own that is missing where it must be: its own fault.
+    pub(crate) fn internal(why: impl fmt::Display) -> Self {
+        Self::new(ReplyCode::INTERNAL_ERROR, why)
+    }
+
+    /// What RabbitMQ does about a frame or a method that can't be decoded.
+    pub(crate) fn undecodable(error: DecodeError) -> Self {
+        match error {
+            // An unknown method, and a table that can't be parsed, end its reader process: no close frame is sent.
+            DecodeError::UnknownMethod(_)
+            | DecodeError::BadTable { .. }
+            | DecodeError::UnknownFieldTag { .. }
+            | DecodeError::NestingTooDeep { .. } => Self::Silent,
+            // A heartbeat on another channel is an unexpected frame.
+            DecodeError::HeartbeatChannel(_) => Self::new(ReplyCode::UNEXPECTED_FRAME, error),
+            error => Self::new(ReplyCode::FRAME_ERROR, error),
+        }
+    }
+}
+
+/// A short string of a method without content, which RabbitMQ wants to be UTF-8.
+pub(crate) fn text<'a>(field: ShortStr<'a>) -> Result<&'a str, Fault> {
+    field.as_str().ok_or_else(|| Fault::new(ReplyCode::FRAME_ERROR, "a short string is not valid UTF-8"))
+}

@@ -1,0 +1,70 @@
+//! The broker as a program: `puka-test-broker --listen 127.0.0.1:5672`.
+
+use puka_test_broker::{Config, Listener, Server};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+A small AMQP 0-9-1 broker in memory, for tests. Nothing is kept when it ends.
+
+Usage: puka-test-broker [--listen ADDRESS:PORT]
+
+Options:
+  --listen ADDRESS:PORT  where to listen [default: 127.0.0.1:5672]; port 0 takes one that is free
+  --help                 this text
+
+The only user is guest with password guest, the only virtual host is /.
+";
+
+/// What the arguments ask for.
+enum Request {
+    Listen(String),
+    Help,
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args().skip(1)) {
+        Ok(Request::Help) => {
+            // Nobody reads it: nothing to be done.
+            drop(io::stdout().write_all(USAGE.as_bytes()));
+            ExitCode::SUCCESS
+        }
+        Ok(Request::Listen(address)) => match listen(&address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&format!("can't listen on {address}: {error}"), ExitCode::FAILURE),
+        },
+        Err(message) => complain(&format!("{message}\nTry --help."), ExitCode::from(2)),
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
+    let mut address = String::from("127.0.0.1:5672");
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--help" | "-h" => return Ok(Request::Help),
+            "--listen" => address = arguments.next().ok_or("--listen wants an address and a port")?,
+            other => match other.strip_prefix("--listen=") {
+                Some(value) => address = value.to_string(),
+                None => return Err(format!("unknown argument {other:?}")),
+            },
+        }
+    }
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(Request::Listen(address)),
+        _ => Err(format!("{address:?} is not an address and a port, such as 127.0.0.1:5672")),
+    }
+}
+
+fn listen(address: &str) -> io::Result<()> {
+    let listener = Listener::bind(address, Server::new(Config::default()))?;
+    let mut out = io::stdout();
+    writeln!(out, "listening on {}", listener.local_addr()?)?;
+    out.flush()?;
+    listener.run()
+}
+
+fn complain(message: &str, code: ExitCode) -> ExitCode {
+    drop(writeln!(io::stderr(), "puka-test-broker: {message}"));
+    code
+}

@@ -1,0 +1,143 @@
+//! A message as the broker keeps it: where it was published to, its properties and body as octets.
+
+use bytes::Bytes;
+use puka::protocol::frame::{self, HEADER};
+use puka::protocol::{ContentHeader, Properties, TableRef};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What a message costs besides its octets.
+const OVERHEAD: usize = 256;
+
+/// Why a message was dead-lettered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Rejected,
+    Expired,
+    MaxLength,
+}
+
+impl Reason {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+        }
+    }
+}
+
+/// An entry of `x-death`: how often a message left a queue for a reason.
+#[derive(Clone, Debug)]
+pub(crate) struct Death {
+    pub(crate) queue: Arc<str>,
+    pub(crate) reason: Reason,
+    pub(crate) count: i64,
+    pub(crate) time: u64,
+    pub(crate) exchange: Arc<str>,
+    pub(crate) routing_keys: Vec<Bytes>,
+    pub(crate) original_expiration: Option<Bytes>,
+}
+
+/// A published message. Queues share it.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) exchange: Arc<str>,
+    /// The routing key of the publish, then those of the headers CC and BCC.
+    pub(crate) routing_keys: Vec<Bytes>,
+    /// Flags and values as on the wire, without BCC.
+    property_list: Bytes,
+    pub(crate) body: Bytes,
+    pub(crate) persistent: bool,
+    pub(crate) priority: u8,
+    pub(crate) expiration: Option<Duration>,
+    /// Newest first.
+    pub(crate) deaths: Vec<Death>,
+    _weight: Weight,
+}
+
+impl Message {
+    pub(crate) fn new(
+        exchange: Arc<str>,
+        routing_keys: Vec<Bytes>,
+        properties: &Properties<'_>,
+        body: Bytes,
+        expiration: Option<Duration>,
+        deaths: Vec<Death>,
+        memory: &Memory,
+    ) -> Self {
+        let property_list = property_list(properties);
+        let octets = property_list.len() + body.len() + OVERHEAD;
+        Self {
+            exchange,
+            routing_keys,
+            property_list,
+            body,
+            persistent: properties.delivery_mode == Some(2),
+            priority: properties.priority.unwrap_or(0),
+            expiration,
+            deaths,
+            _weight: memory.take(octets),
+        }
+    }
+
+    pub(crate) fn routing_key(&self) -> &[u8] {
+        self.routing_keys.first().map(|key| &key[..]).unwrap_or_default()
+    }
+
+    pub(crate) fn property_list(&self) -> &Bytes {
+        &self.property_list
+    }
+
+    pub(crate) fn properties(&self) -> Properties<'_> {
+        Properties::decode(&self.property_list).unwrap_or_default()
+    }
+
+    pub(crate) fn headers(&self) -> TableRef<'_> {
+        headers(&self.properties())
+    }
+}
+
+/// The headers; an empty table when there are none.
+pub(crate) fn headers<'a>(properties: &Properties<'a>) -> TableRef<'a> {
+    properties.headers.and_then(|headers| headers.table().ok()).unwrap_or_default()
+}
+
+/// Flags and values as on the wire.
+fn property_list(properties: &Properties<'_>) -> Bytes {
+    let mut out = Vec::new();
+    let header = ContentHeader { body_size: 0, properties: *properties };
+    if frame::content_header(&mut out, 0, u32::MAX, &header).is_err() {
+        return Bytes::from_static(&[0, 0]);
+    }
+    let end = out.len().saturating_sub(1);
+    Bytes::from(out).slice(HEADER + ContentHeader::PROPERTY_LIST..end)
+}
+
+/// Octets of all messages that are held, counted while they live.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory(Arc<AtomicUsize>);
+
+impl Memory {
+    pub(crate) fn used(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, octets: usize) -> Weight {
+        self.0.fetch_add(octets, Ordering::Relaxed);
+        Weight { memory: Self(Arc::clone(&self.0)), octets }
+    }
+}
+
+#[derive(Debug)]
+struct Weight {
+    memory: Memory,
+    octets: usize,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.memory.0.fetch_sub(self.octets, Ordering::Relaxed);
+    }
+}

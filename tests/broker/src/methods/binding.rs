@@ -1,0 +1,63 @@
+//! Bindings, of queues and of exchanges alike (spec 3.1.4; exchange to exchange is RabbitMQ's extension).
+
+use crate::exchange::{Binding, Destination, Kind, check_headers_binding};
+use crate::fault::{Fault, Outcome};
+use crate::ids::Place;
+use crate::release;
+use crate::state::{Permission, State};
+use bytes::Bytes;
+use puka::protocol::TableRef;
+use std::sync::Arc;
+
+/// Binding needs to write to the destination and to read from the source.
+pub(crate) fn check(state: &State, place: Place, destination: (&str, &str), source: &str) -> Outcome {
+    state.check_permission(place, Permission::Write, destination.0, destination.1)?;
+    state.check_permission(place, Permission::Read, "exchange", source)
+}
+
+/// Adds a binding, unless there is the same one.
+pub(crate) fn bind(
+    state: &mut State,
+    place: Place,
+    source: &str,
+    destination: Destination,
+    routing_key: &str,
+    arguments: TableRef<'_>,
+) -> Outcome {
+    let (vhost_name, vhost) = state.vhost_mut(place)?;
+    let exchange = vhost.exchanges.get_mut(source).ok_or_else(|| Fault::no_exchange(&vhost_name, source))?;
+    if exchange.kind == Kind::Headers {
+        check_headers_binding(arguments)?;
+    }
+    let binding = binding(destination, routing_key, arguments);
+    if !exchange.bindings.contains(&binding) {
+        exchange.bindings.push(binding);
+    }
+    Ok(())
+}
+
+/// Removes a binding. "Not errors: unbinding what is not bound or from a missing exchange."
+pub(crate) fn unbind(
+    state: &mut State,
+    place: Place,
+    source: &str,
+    destination: Destination,
+    routing_key: &str,
+    arguments: TableRef<'_>,
+) -> Outcome {
+    let (vhost_name, vhost) = state.vhost_mut(place)?;
+    let Some(exchange) = vhost.exchanges.get_mut(source) else { return Ok(()) };
+    let binding = binding(destination, routing_key, arguments);
+    let before = exchange.bindings.len();
+    exchange.bindings.retain(|candidate| *candidate != binding);
+    if exchange.bindings.is_empty() && exchange.bindings.len() < before && exchange.auto_delete {
+        let name = Arc::clone(&exchange.name);
+        release::delete_exchange(state, &vhost_name, &name);
+    }
+    Ok(())
+}
+
+fn binding(destination: Destination, routing_key: &str, arguments: TableRef<'_>) -> Binding {
+    let routing_key = Bytes::copy_from_slice(routing_key.as_bytes());
+    Binding { destination, routing_key, arguments: arguments.to_table() }
+}

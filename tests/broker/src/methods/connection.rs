@@ -1,0 +1,216 @@
+//! Class `connection`: from the eight octets to the last `close-ok` (spec 2.2.4, 4.2.2).
+
+use crate::connection::Phase;
+use crate::fault::{Fault, Outcome, text};
+use crate::ids::Place;
+use crate::release;
+use crate::state::State;
+use puka::protocol::frame::FRAME_MIN_SIZE;
+use puka::protocol::method::connection::{self, Method};
+use puka::protocol::method::{Encode, Method as AnyMethod};
+use puka::protocol::{MethodId, ProtocolHeader, ReplyCode, ShortStr, TableRef, Value};
+use std::time::Duration;
+
+/// The eight octets with which a client begins. A server that refuses them sends its own and closes the transport.
+pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
+    // `AMQP,1,1,0,9` is 0-9, which RabbitMQ accepts.
+    let accepted = octets == ProtocolHeader::AMQP_0_9_1.to_octets() || octets == b"AMQP\x01\x01\x00\x09";
+    if !accepted {
+        if let Some(connection) = state.connections.get_mut(&place.connection) {
+            connection.send_octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
+            connection.drop_transport();
+        }
+        return;
+    }
+    let mechanisms = state.config.mechanisms.join(" ");
+    let properties = state.config.server_properties.clone();
+    let start = connection::Start {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: properties.as_ref(),
+        mechanisms: mechanisms.as_bytes(),
+        locales: b"en_US",
+    };
+    state.send(place, &start);
+    let deadline = deadline(state, place);
+    set_phase(state, place, Phase::StartOk { deadline });
+}
+
+/// A method on channel 0.
+pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> Outcome {
+    let phase = state.connection(place)?.phase;
+    let AnyMethod::Connection(method) = method else { return Err(unexpected(&method)) };
+    match (phase, method) {
+        (Phase::StartOk { .. }, Method::StartOk(method)) => start_ok(state, place, &method),
+        (Phase::TuneOk { .. }, Method::TuneOk(method)) => tune_ok(state, place, method),
+        (Phase::Open { .. }, Method::Open(method)) => open(state, place, &method),
+        (Phase::Running, Method::UpdateSecret(method)) => {
+            let secret = String::from_utf8_lossy(method.new_secret).into_owned();
+            if let Some(connection) = state.connections.get_mut(&place.connection) {
+                connection.user.password = secret;
+            }
+            state.send(place, &connection::UpdateSecretOk {});
+            Ok(())
+        }
+        // "Both may cross: answer close with close-ok even then", and go on waiting.
+        (Phase::Closing { .. }, Method::Close(_)) => {
+            state.send(place, &connection::CloseOk {});
+            Ok(())
+        }
+        (Phase::Closing { .. }, Method::CloseOk(_)) => {
+            set_phase(state, place, Phase::Closed);
+            Ok(())
+        }
+        // After sending close, everything else is discarded.
+        (Phase::Closing { .. }, _) => Ok(()),
+        (_, Method::Close(_)) => {
+            release::release_connection(state, place.connection, place.now);
+            if let Some(connection) = state.connections.get_mut(&place.connection) {
+                connection.send_close_ok(place.now);
+            }
+            Ok(())
+        }
+        (_, method) => Err(unexpected(&method)),
+    }
+}
+
+fn unexpected(method: &impl Encode) -> Fault {
+    Fault::new(ReplyCode::CHANNEL_ERROR, format_args!("unexpected method {} on channel 0", method.id()))
+}
+
+fn set_phase(state: &mut State, place: Place, phase: Phase) {
+    if let Some(connection) = state.connections.get_mut(&place.connection) {
+        connection.phase = phase;
+    }
+}
+
+/// "The server gives the whole handshake 10 s."
+fn deadline(state: &State, place: Place) -> std::time::Instant {
+    match state.connections.get(&place.connection).map(|connection| connection.phase) {
+        Some(
+            Phase::ProtocolHeader { deadline }
+            | Phase::StartOk { deadline }
+            | Phase::TuneOk { deadline }
+            | Phase::Open { deadline },
+        ) => deadline,
+        _ => place.now + state.config.handshake_timeout,
+    }
+}
+
+fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -> Outcome {
+    let mechanism = text(method.mechanism)?;
+    // "A mechanism that was not offered: silent close."
+    if !state.config.mechanisms.iter().any(|offered| offered == mechanism) {
+        return Err(Fault::Silent);
+    }
+    let login = match mechanism {
+        "PLAIN" => plain(method.response),
+        "AMQPLAIN" => amqplain(method.response),
+        _ => None,
+    };
+    // A malformed response is "seen as silent close".
+    let (name, password) = login.ok_or(Fault::Silent)?;
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    connection.client_properties = method.client_properties.to_table();
+    let user = state.config.users.iter().find(|user| user.name == name && user.password == password);
+    let Some(user) = user.cloned() else { return refuse_login(state, place, mechanism) };
+    connection.user = user;
+    let tune = connection::Tune {
+        channel_max: state.config.channel_max,
+        frame_max: state.config.frame_max,
+        heartbeat: seconds(state.config.heartbeat),
+    };
+    state.send(place, &tune);
+    let deadline = deadline(state, place);
+    set_phase(state, place, Phase::TuneOk { deadline });
+    Ok(())
+}
+
+/// "Close 403 when the client has authentication_failure_close, else TCP closed after 3 s without a frame. The text never
+/// says why."
+fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    if !connection.has_capability("authentication_failure_close") {
+        return Err(Fault::Silent);
+    }
+    let text = format!(
+        "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+    );
+    let MethodId { class: class_id, method: method_id } = MethodId::NONE;
+    let reply_code = ReplyCode::ACCESS_REFUSED.value();
+    connection.send_close(
+        place.now,
+        &connection::Close { reply_code, reply_text: ShortStr::cut(&text), class_id, method_id },
+    );
+    Ok(())
+}
+
+/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty."
+fn plain(response: &[u8]) -> Option<(String, String)> {
+    let mut parts = response.split(|&octet| octet == 0);
+    let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    if !authzid.is_empty() || parts.next().is_some() {
+        return None;
+    }
+    Some((String::from_utf8(user.to_vec()).ok()?, String::from_utf8(password.to_vec()).ok()?))
+}
+
+/// AMQPLAIN: "table entries LOGIN (S) and PASSWORD (S) without the table's own 4 octets of length".
+fn amqplain(response: &[u8]) -> Option<(String, String)> {
+    let table = TableRef::new(response).ok()?;
+    let entry = |name| match table.get(name) {
+        Some(Value::String(_)) => table.get(name).and_then(Value::as_str).map(String::from),
+        _ => None,
+    };
+    Some((entry("LOGIN")?, entry("PASSWORD")?))
+}
+
+/// The limits. "Refusal of tune-ok comes as a silent TCP close."
+fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outcome {
+    let connection::TuneOk { channel_max, frame_max, heartbeat } = method;
+    // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a larger value."
+    let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
+    if exceeds(channel_max.into(), state.config.channel_max.into())
+        || exceeds(frame_max, state.config.frame_max)
+        || (frame_max != 0 && frame_max < FRAME_MIN_SIZE)
+    {
+        return Err(Fault::Silent);
+    }
+    let deadline = deadline(state, place);
+    let limit = state.config.frame_limit;
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    connection.channel_max = channel_max;
+    connection.frame_max = frame_max;
+    // "The server tolerates payloads up to frame_max": as if frames were 8 octets longer than agreed upon.
+    let largest = if frame_max == 0 { limit } else { frame_max };
+    connection.decoder.set_frame_max(largest.saturating_add(puka::protocol::frame::OVERHEAD));
+    // "The server adopts the client's value for both directions."
+    connection.heartbeat = Duration::from_secs(heartbeat.into());
+    connection.phase = Phase::Open { deadline };
+    Ok(())
+}
+
+fn open(state: &mut State, place: Place, method: &connection::Open<'_>) -> Outcome {
+    let name = text(method.virtual_host)?;
+    let Some((name, _)) = state.vhosts.get_key_value(name) else {
+        return Err(Fault::new(ReplyCode::NOT_ALLOWED, format_args!("vhost {name} not found")));
+    };
+    let name = name.clone();
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let user = &connection.user;
+    if user.vhosts.as_ref().is_some_and(|vhosts| !vhosts.iter().any(|vhost| **vhost == *name)) {
+        return Err(Fault::new(
+            ReplyCode::NOT_ALLOWED,
+            format_args!("access to vhost '{name}' refused for user '{}'", user.name),
+        ));
+    }
+    connection.vhost = name;
+    connection.phase = Phase::Running;
+    connection.last_received = place.now;
+    state.send(place, &connection::OpenOk {});
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> u16 {
+    u16::try_from(duration.as_secs()).unwrap_or(u16::MAX)
+}

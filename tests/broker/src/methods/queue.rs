@@ -1,0 +1,175 @@
+//! Class `queue`: declaring, binding, purging, deleting (spec 1.7).
+
+use super::{binding, exchange};
+use crate::arguments::QueueArguments;
+use crate::exchange::Destination;
+use crate::fault::{Fault, Outcome, text};
+use crate::ids::{Place, QueueId};
+use crate::queue::Queue;
+use crate::release;
+use crate::state::{Permission, State, clean, locked};
+use puka::protocol::ShortStr;
+use puka::protocol::method::queue::{self, Method};
+use std::sync::Arc;
+
+pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Outcome {
+    match method {
+        Method::Declare(method) if method.passive => declare_passive(state, place, method),
+        Method::Declare(method) => declare(state, place, method),
+        Method::Bind(method) => {
+            let (queue, source) = (text(method.queue)?, text(method.exchange)?);
+            let (id, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
+            let id = id?;
+            binding::bind(state, place, source, Destination::Queue(id), &key, method.arguments)?;
+            state.reply(place, method.nowait, &queue::BindOk {});
+            Ok(())
+        }
+        Method::Unbind(method) => {
+            let (queue, source) = (text(method.queue)?, text(method.exchange)?);
+            let (id, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
+            if let Ok(id) = id {
+                binding::unbind(state, place, source, Destination::Queue(id), &key, method.arguments)?;
+            }
+            state.send(place, &queue::UnbindOk {});
+            Ok(())
+        }
+        Method::Purge(method) => {
+            let name = state.queue_name(place, text(method.queue)?)?;
+            state.check_permission(place, Permission::Read, "queue", &name)?;
+            let message_count = state.queue(place, &name)?.purge();
+            state.reply(place, method.nowait, &queue::PurgeOk { message_count });
+            Ok(())
+        }
+        Method::Delete(method) => delete(state, place, method),
+        Method::DeclareOk(_)
+        | Method::BindOk(_)
+        | Method::PurgeOk(_)
+        | Method::DeleteOk(_)
+        | Method::UnbindOk(_) => Err(super::unimplemented_method()),
+    }
+}
+
+/// The queue of a binding, and its routing key: "in bind and unbind an empty routing key then becomes that name, too",
+/// namely when the name of the queue was empty.
+fn bound(
+    state: &mut State,
+    place: Place,
+    queue: &str,
+    source: &str,
+    routing_key: &str,
+) -> Result<(Result<QueueId, Fault>, Arc<str>), Fault> {
+    let name = state.queue_name(place, queue)?;
+    exchange::not_default(source)?;
+    let by_default = queue.is_empty() && routing_key.is_empty();
+    let key = if by_default { Arc::clone(&name) } else { routing_key.into() };
+    binding::check(state, place, ("queue", &name), source)?;
+    Ok((state.queue(place, &name).map(|queue| queue.id), key))
+}
+
+fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Outcome {
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return Err(Fault::internal("the queue is gone"));
+    };
+    queue.last_used = place.now;
+    let (name, message_count, consumer_count) =
+        (Arc::clone(&queue.name), queue.message_count(), queue.consumer_count());
+    state.channel(place)?.last_queue = Some(Arc::clone(&name));
+    // Its timer.
+    state.dirty.insert(id);
+    let queue = ShortStr::cut(&name);
+    state.reply(place, nowait, &queue::DeclareOk { queue, message_count, consumer_count });
+    Ok(())
+}
+
+/// "Passive declare of a missing entity: 404, with nowait as well", and the empty name means no last queue here.
+fn declare_passive(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    let name = clean(text(method.queue)?);
+    let id = state.queue(place, &name)?.id;
+    declare_ok(state, place, id, method.nowait)
+}
+
+fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    let name = clean(text(method.queue)?);
+    let name = if name.is_empty() {
+        state.random.name("amq.gen-")
+    } else if name.starts_with("amq.") {
+        return Err(Fault::refused(format_args!("queue name '{name}' contains reserved prefix 'amq.*'")));
+    } else {
+        name
+    };
+    state.check_permission(place, Permission::Configure, "queue", &name)?;
+    let (vhost_name, vhost) = state.vhost(place)?;
+    let arguments = QueueArguments::parse(method.arguments, &vhost_name, &name)?;
+    if let Some(dlx) = &arguments.dead_letter_exchange {
+        state.check_permission(place, Permission::Read, "queue", &name)?;
+        state.check_permission(place, Permission::Write, "exchange", dlx)?;
+    }
+    let existing = vhost.queues.get(name.as_str()).copied();
+    if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
+        check_equivalence(queue, place, method, &arguments)?;
+        let id = queue.id;
+        return declare_ok(state, place, id, method.nowait);
+    }
+    let id = QueueId(state.fresh_id());
+    let mut queue = Queue::new(id, vhost_name, name.into(), arguments, place.now);
+    // "durable + exclusive is treated as transient and exclusive."
+    queue.durable = method.durable && !method.exclusive;
+    queue.auto_delete = method.auto_delete;
+    queue.owner = method.exclusive.then_some(place.connection);
+    let (_, vhost) = state.vhost_mut(place)?;
+    vhost.queues.insert(Arc::clone(&queue.name), id);
+    state.queues.insert(id, queue);
+    declare_ok(state, place, id, method.nowait)
+}
+
+/// "Redeclare with other durable, exclusive, auto-delete or known arguments: 406 (405 when the exclusivity differs)."
+fn check_equivalence(
+    queue: &Queue,
+    place: Place,
+    method: &queue::Declare<'_>,
+    arguments: &QueueArguments,
+) -> Outcome {
+    let Queue { vhost, name, .. } = queue;
+    if queue.owner != method.exclusive.then_some(place.connection) {
+        return Err(locked(vhost, name));
+    }
+    let differs = |what: &str, received: &str, current: &str| {
+        Err(Fault::precondition(format_args!(
+            "inequivalent arg '{what}' for queue '{name}' in vhost '{vhost}': received {received} but current is {current}"
+        )))
+    };
+    let durable = method.durable && !method.exclusive;
+    for (what, received, current) in
+        [("durable", durable, queue.durable), ("auto_delete", method.auto_delete, queue.auto_delete)]
+    {
+        if received != current {
+            return differs(what, &format!("'{received}'"), &format!("'{current}'"));
+        }
+    }
+    match arguments.difference(&queue.arguments) {
+        Some(what) => differs(what, "another value", "what it was declared with"),
+        None => Ok(()),
+    }
+}
+
+/// "Not errors: deleting a missing queue (message-count 0)."
+fn delete(state: &mut State, place: Place, method: &queue::Delete<'_>) -> Outcome {
+    let name = state.queue_name(place, text(method.queue)?)?;
+    state.check_permission(place, Permission::Configure, "queue", &name)?;
+    let (vhost, found) = state.vhost(place)?;
+    if !found.queues.contains_key(&name) {
+        state.reply(place, method.nowait, &queue::DeleteOk { message_count: 0 });
+        return Ok(());
+    }
+    let queue = state.queue(place, &name)?;
+    if method.if_unused && !queue.consumers.is_empty() {
+        return Err(Fault::precondition(format_args!("queue '{name}' in vhost '{vhost}' in use")));
+    }
+    if method.if_empty && queue.ready_count() > 0 {
+        return Err(Fault::precondition(format_args!("queue '{name}' in vhost '{vhost}' not empty")));
+    }
+    let id = queue.id;
+    let message_count = release::delete_queue(state, id, place.now);
+    state.reply(place, method.nowait, &queue::DeleteOk { message_count });
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! A publish whose content is complete: checked, routed, enqueued, returned, numbered for its confirm.
+
+use crate::arguments::LONGEST;
+use crate::channel::{Content, Mode, Publish};
+use crate::delivery::enqueue;
+use crate::fault::{Fault, Outcome, text};
+use crate::ids::Place;
+use crate::message::{Message, headers};
+use crate::state::{Permission, State};
+use crate::view::Published;
+use bytes::Bytes;
+use puka::protocol::method::basic;
+use puka::protocol::{Properties, ReplyCode, ShortStr, Table, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Takes a message that has arrived whole.
+pub(crate) fn publish(
+    state: &mut State,
+    place: Place,
+    method: &basic::Publish<'_>,
+    content: Content,
+) -> Outcome {
+    if method.immediate {
+        return Err(Fault::not_implemented("immediate=true"));
+    }
+    if content.body_size > state.config.max_message_size {
+        return Err(Fault::precondition(format_args!(
+            "message size {} is larger than configured max size {}",
+            content.body_size, state.config.max_message_size
+        )));
+    }
+    let exchange = Arc::<str>::from(text(method.exchange)?);
+    check_exchange(state, place, &exchange)?;
+    let list = content.header.unwrap_or_default().slice(puka::protocol::ContentHeader::PROPERTY_LIST..);
+    // "Unparsable: 541 in message headers."
+    let mut properties = Properties::decode(&list).map_err(Fault::internal)?;
+    if let Some(headers) = properties.headers {
+        let table = headers.table().map_err(Fault::internal)?;
+        if !table.is_finite() {
+            return Err(Fault::internal("a number in the headers is NaN or infinite"));
+        }
+    }
+    let expiration = check_properties(state, place, &properties)?;
+    let mut routing_keys = vec![Bytes::copy_from_slice(method.routing_key.as_octets())];
+    let table = headers(&properties);
+    for name in ["CC", "BCC"] {
+        further_keys(&mut routing_keys, name, table.get(name))?;
+    }
+    // "BCC is removed before delivery."
+    let without_bcc = table.get("BCC").is_some().then(|| without(table, "BCC"));
+    if let Some(table) = &without_bcc {
+        properties.headers = Some(table.as_ref().into());
+    }
+    let body = Bytes::from(content.body);
+    let message =
+        Message::new(exchange, routing_keys, &properties, body, expiration, Vec::new(), &state.memory);
+    let (_, vhost) = state.vhost(place)?;
+    let queues = vhost.route(&message);
+    let publish = Publish { message: Arc::new(message), queues, mandatory: method.mandatory };
+    if let Mode::Transaction(transaction) = &mut state.channel(place)?.mode {
+        transaction.publishes.push(publish);
+        return Ok(());
+    }
+    let accepted = put_through(state, place, &publish)?;
+    let due = place.now + state.random.within(&state.config.confirm_delay);
+    if let Mode::Confirm(confirms) = &mut state.channel(place)?.mode {
+        confirms.add(due, accepted);
+        state.unconfirmed.insert((place.connection, place.channel));
+    }
+    Ok(())
+}
+
+/// Enqueues a message, or returns it. Gives false when a queue refused it.
+pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) -> Result<bool, Fault> {
+    let message = &publish.message;
+    if publish.queues.is_empty() && publish.mandatory {
+        let method = basic::Return {
+            reply_code: ReplyCode::NO_ROUTE.value(),
+            reply_text: ShortStr::literal("NO_ROUTE"),
+            exchange: ShortStr::cut(&message.exchange),
+            routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+        };
+        if let Some(connection) = state.connections.get_mut(&place.connection) {
+            connection.send_content(place.now, place.channel, &method, &message.properties(), &message.body);
+        }
+    }
+    let mut accepted = true;
+    for &id in &publish.queues {
+        accepted &= enqueue(state, id, message, place.now);
+    }
+    if accepted {
+        log(state, place, publish)?;
+    }
+    Ok(accepted)
+}
+
+/// Remembers what was accepted, for tests to compare.
+fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
+    let names = publish.queues.iter().filter_map(|id| state.queues.get(id));
+    let queues = names.map(|queue| queue.name.to_string()).collect();
+    let message = &publish.message;
+    let entry = Published {
+        vhost: state.connection(place)?.vhost.to_string(),
+        exchange: message.exchange.to_string(),
+        routing_key: message.routing_keys.first().cloned().unwrap_or_default(),
+        body: message.body.clone(),
+        queues,
+        property_list: message.property_list().clone(),
+    };
+    state.published_octets += entry.body.len();
+    state.published.push_back(entry);
+    while state.published.len() > state.config.published_log
+        || state.published_octets > state.config.published_log_octets
+    {
+        let Some(oldest) = state.published.pop_front() else { break };
+        state.published_octets -= oldest.body.len();
+    }
+    Ok(())
+}
+
+fn check_exchange(state: &State, place: Place, name: &Arc<str>) -> Outcome {
+    state.check_permission(place, Permission::Write, "exchange", name)?;
+    let (vhost_name, vhost) = state.vhost(place)?;
+    if name.is_empty() {
+        return Ok(());
+    }
+    let exchange = vhost.exchanges.get(name).ok_or_else(|| Fault::no_exchange(&vhost_name, name))?;
+    if exchange.internal {
+        return Err(Fault::refused(format_args!(
+            "cannot publish to internal exchange '{name}' in vhost '{vhost_name}'"
+        )));
+    }
+    Ok(())
+}
+
+/// What RabbitMQ refuses in the properties. Gives the time to live.
+fn check_properties(
+    state: &State,
+    place: Place,
+    properties: &Properties<'_>,
+) -> Result<Option<Duration>, Fault> {
+    let user = &state.connection(place)?.user;
+    if let Some(id) = properties.user_id
+        && id.as_octets() != user.name.as_bytes()
+        && !user.impersonator
+    {
+        return Err(Fault::precondition(format_args!(
+            "user_id property set to '{id}' but authenticated user was '{}'",
+            user.name
+        )));
+    }
+    let expiration = match properties.expiration {
+        None => None,
+        Some(text) => Some(expiration(text.as_octets()).ok_or_else(|| {
+            Fault::precondition(format_args!("invalid expiration '{text}': not a number of milliseconds"))
+        })?),
+    };
+    match properties.delivery_mode {
+        None | Some(1 | 2) => Ok(expiration),
+        // Up to RabbitMQ 3.12; later it is passed on as transient.
+        Some(mode) => Err(Fault::precondition(format_args!("invalid delivery_mode {mode}: must be 1 or 2"))),
+    }
+}
+
+/// "A string of decimal digits, 0..315360000000 ms; anything else 406."
+fn expiration(octets: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(octets).ok()?;
+    if text.is_empty() || !text.bytes().all(|octet| octet.is_ascii_digit()) {
+        return None;
+    }
+    let millis: u64 = text.parse().ok()?;
+    (millis <= LONGEST.unsigned_abs()).then(|| Duration::from_millis(millis))
+}
+
+/// "CC and BCC: `A` of `S`, further routing keys; another type: 406."
+fn further_keys(keys: &mut Vec<Bytes>, name: &str, value: Option<Value<'_>>) -> Outcome {
+    let bad = || Fault::precondition(format_args!("invalid {name} header: not an array of strings"));
+    let Some(value) = value else { return Ok(()) };
+    let Value::Array(values) = value else { return Err(bad()) };
+    for value in values {
+        let Value::String(key) = value else { return Err(bad()) };
+        keys.push(Bytes::copy_from_slice(key));
+    }
+    Ok(())
+}
+
+fn without(table: puka::protocol::TableRef<'_>, removed: &str) -> Table {
+    let mut kept = Table::new();
+    for (name, value) in table {
+        if let Some(name) = name.as_str()
+            && name != removed
+        {
+            crate::config::put(&mut kept, name, value);
+        }
+    }
+    kept
+}

@@ -1,0 +1,189 @@
+//! A classic queue: messages in order, and who consumes them.
+
+use crate::arguments::QueueArguments;
+use crate::ids::{ConnectionId, ConsumerKey, QueueId};
+use crate::message::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The place of a message in its queue, which it keeps when it is delivered and requeued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    /// 0 for the highest priority.
+    rank: u8,
+    sequence: u64,
+}
+
+/// A message in a queue, or delivered from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) message: Arc<Message>,
+    pub(crate) position: Position,
+    pub(crate) redelivered: bool,
+    pub(crate) expires_at: Option<Instant>,
+}
+
+/// A consumer as its queue knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) key: ConsumerKey,
+    pub(crate) priority: i64,
+    pub(crate) exclusive: bool,
+}
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) id: QueueId,
+    pub(crate) vhost: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    /// The connection that has it for itself.
+    pub(crate) owner: Option<ConnectionId>,
+    pub(crate) arguments: QueueArguments,
+    ready: BTreeMap<Position, Entry>,
+    ready_octets: u64,
+    sequence: u64,
+    pub(crate) unacked: usize,
+    /// Whose turn it is first: higher priorities in front, among equals whoever waits longest.
+    pub(crate) consumers: Vec<Subscription>,
+    /// The one that gets all messages, when `x-single-active-consumer` is set.
+    pub(crate) active: Option<ConsumerKey>,
+    pub(crate) last_used: Instant,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        id: QueueId,
+        vhost: Arc<str>,
+        name: Arc<str>,
+        arguments: QueueArguments,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            vhost,
+            name,
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments,
+            ready: BTreeMap::new(),
+            ready_octets: 0,
+            sequence: 0,
+            unacked: 0,
+            consumers: Vec::new(),
+            active: None,
+            last_used: now,
+        }
+    }
+
+    pub(crate) fn ready(&self) -> impl Iterator<Item = &Entry> {
+        self.ready.values()
+    }
+
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// A count as a reply carries it.
+    pub(crate) fn message_count(&self) -> u32 {
+        u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn consumer_count(&self) -> u32 {
+        u32::try_from(self.consumers.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Adds a message at the end of those of its priority.
+    pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
+        let rank = self.arguments.max_priority.map_or(0, |max| max - message.priority.min(max));
+        let position = Position { rank, sequence: self.sequence };
+        self.sequence += 1;
+        // "The lower of queue and message TTL counts."
+        let ttl = self.arguments.message_ttl.into_iter().chain(message.expiration).min();
+        let expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
+        self.put_back(Entry { message, position, redelivered: false, expires_at });
+    }
+
+    /// Puts a message where it was.
+    pub(crate) fn put_back(&mut self, entry: Entry) {
+        self.ready_octets += octets(&entry);
+        self.ready.insert(entry.position, entry);
+    }
+
+    pub(crate) fn head(&self) -> Option<&Entry> {
+        self.ready.values().next()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        let (_, entry) = self.ready.pop_first()?;
+        self.ready_octets -= octets(&entry);
+        Some(entry)
+    }
+
+    /// Takes all that are ready.
+    pub(crate) fn purge(&mut self) -> u32 {
+        let count = self.message_count();
+        self.ready.clear();
+        self.ready_octets = 0;
+        count
+    }
+
+    /// Keeps only the messages that may survive a restart.
+    pub(crate) fn retain_persistent(&mut self) {
+        self.ready.retain(|_, entry| entry.message.persistent);
+        self.ready_octets = self.ready.values().map(octets).sum();
+    }
+
+    /// Whether another message of so many octets would be too much.
+    pub(crate) fn would_overflow(&self, body: usize) -> bool {
+        let octets = self.ready_octets + u64::try_from(body).unwrap_or(u64::MAX);
+        self.overflows(self.ready.len() + 1, octets)
+    }
+
+    /// Whether there is too much.
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.overflows(self.ready.len(), self.ready_octets)
+    }
+
+    fn overflows(&self, count: usize, octets: u64) -> bool {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.arguments.max_length.is_some_and(|max| count > max)
+            || self.arguments.max_length_bytes.is_some_and(|max| octets > max)
+    }
+
+    /// Adds a consumer behind those of its priority.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription) {
+        if self.arguments.single_active_consumer && self.active.is_none() {
+            self.active = Some(subscription.key.clone());
+        }
+        let place = self.consumers.partition_point(|other| other.priority >= subscription.priority);
+        self.consumers.insert(place, subscription);
+    }
+
+    /// Takes a consumer away; the next one becomes active if it was.
+    pub(crate) fn unsubscribe(&mut self, key: &ConsumerKey) -> bool {
+        let before = self.consumers.len();
+        self.consumers.retain(|subscription| subscription.key != *key);
+        if self.active.as_ref() == Some(key) {
+            self.active = self.consumers.first().map(|subscription| subscription.key.clone());
+        }
+        self.consumers.len() < before
+    }
+
+    /// Puts a consumer that has just got a message behind the others of its priority.
+    pub(crate) fn rotate(&mut self, index: usize) {
+        if index < self.consumers.len() {
+            let subscription = self.consumers.remove(index);
+            let place = self.consumers.partition_point(|other| other.priority >= subscription.priority);
+            self.consumers.insert(place, subscription);
+        }
+    }
+}
+
+fn octets(entry: &Entry) -> u64 {
+    u64::try_from(entry.message.body.len()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! A broker that many share: one lock, a clock, and the wakers of those who wait for octets.
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::ids::ConnectionId;
+use crate::stream::Stream;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// How long the timer thread sleeps at most, so that it notices when nobody needs it any more.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// A [`Broker`] behind a lock, that gives in-memory streams to connect to it. Clones are handles to the same broker.
+///
+/// It needs no runtime and has no thread of its own. Time passes for it when something is done with one of its streams, or
+/// when [`tick`](Self::tick) is called; what depends on time alone (heartbeats, messages that expire, delayed confirms)
+/// waits for that, unless [`start_timer_thread`](Self::start_timer_thread) was called.
+///
+/// ```
+/// use puka_test_broker::{Config, Server};
+/// let server = Server::new(Config::default());
+/// let stream = server.connect(); // any executor reads and writes it
+/// assert_eq!(server.with(|broker| broker.connections().len()), 1);
+/// drop(stream);
+/// assert_eq!(server.with(|broker| broker.connections().len()), 0);
+/// ```
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    guarded: Mutex<Guarded>,
+    /// The next deadline is another one.
+    deadline_changed: Condvar,
+    clock: Box<dyn Fn() -> Instant + Send + Sync>,
+}
+
+/// What the lock guards.
+pub(crate) struct Guarded {
+    pub(crate) broker: Broker,
+    waiting: BTreeMap<ConnectionId, Waiting>,
+}
+
+/// Who waits on a stream.
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A fresh broker that lives by the system's clock.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self::with_clock(config, Instant::now)
+    }
+
+    /// A fresh broker that lives by another clock, such as a simulated one.
+    #[must_use]
+    pub fn with_clock(config: Config, clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
+        let guarded = Mutex::new(Guarded { broker: Broker::new(config), waiting: BTreeMap::new() });
+        let shared = Shared { guarded, deadline_changed: Condvar::new(), clock: Box::new(clock) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A connection to the broker, as bidirectional stream of octets. Dropping or closing it is the end of the connection,
+    /// as the broker sees it.
+    #[must_use]
+    pub fn connect(&self) -> Stream {
+        let id = self.enter(|guarded, now| {
+            let id = guarded.broker.connect(now);
+            guarded.waiting.insert(id, Waiting::default());
+            id
+        });
+        Stream::new(self.clone(), id)
+    }
+
+    /// Looks at the broker, or does something to it. The lock is held meanwhile: don't use a stream inside.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Broker) -> R) -> R {
+        self.enter(|guarded, _| f(&mut guarded.broker))
+    }
+
+    /// What the broker's clock shows, for the calls inside [`with`](Self::with) that want to know.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        (self.shared.clock)()
+    }
+
+    /// Lets the broker do what is due, and says when something will be due next.
+    pub fn tick(&self) -> Option<Instant> {
+        self.enter(|guarded, _| guarded.broker.poll_timeout())
+    }
+
+    /// Starts a thread that calls [`tick`](Self::tick) whenever something is due. It ends when no other handle and no
+    /// stream is left.
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub fn start_timer_thread(&self) -> io::Result<()> {
+        let server = self.clone();
+        std::thread::Builder::new().name("broker-timer".into()).spawn(move || {
+            while Arc::strong_count(&server.shared) > 1 {
+                let next = server.tick();
+                let guarded = server.lock();
+                if guarded.broker.poll_timeout() == next {
+                    let until = next.map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(server.now()));
+                    let condition = &server.shared.deadline_changed;
+                    drop(condition.wait_timeout(guarded, until.min(LONGEST_SLEEP)));
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        self.shared.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock, after what is due, and wakes whom it concerns when the lock is free again.
+    pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
+        let now = self.now();
+        let mut guarded = self.lock();
+        let before = guarded.broker.poll_timeout();
+        if before.is_some_and(|at| at <= now) {
+            guarded.broker.handle_timeout(now);
+        }
+        let result = f(&mut guarded, now);
+        let wakers = guarded.take_wakers();
+        let changed = guarded.broker.poll_timeout() != before;
+        drop(guarded);
+        if changed {
+            self.shared.deadline_changed.notify_all();
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+        result
+    }
+}
+
+impl Guarded {
+    /// Those who need not wait any longer.
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for (&id, waiting) in &mut self.waiting {
+            let closed = self.broker.is_closed(id);
+            if waiting.reader.is_some() && (closed || self.broker.has_output(id)) {
+                wakers.extend(waiting.reader.take());
+            }
+            if waiting.writer.is_some() && (closed || self.broker.wants_input(id)) {
+                wakers.extend(waiting.writer.take());
+            }
+        }
+        wakers
+    }
+
+    /// Has a reader woken when there is something to read.
+    pub(crate) fn wait_to_read(&mut self, id: ConnectionId, context: &Context<'_>) {
+        self.waiting.entry(id).or_default().reader = Some(context.waker().clone());
+    }
+
+    /// Has a writer woken when there is room.
+    pub(crate) fn wait_to_write(&mut self, id: ConnectionId, context: &Context<'_>) {
+        self.waiting.entry(id).or_default().writer = Some(context.waker().clone());
+    }
+
+    /// The stream is gone. Whoever waits on it is given back, to be woken without the lock.
+    pub(crate) fn disconnect(&mut self, id: ConnectionId, now: Instant) -> Vec<Waker> {
+        self.broker.handle_eof(now, id);
+        let waiting = self.waiting.remove(&id).unwrap_or_default();
+        waiting.reader.into_iter().chain(waiting.writer).collect()
+    }
+}

@@ -1,0 +1,37 @@
+//! What becomes of messages that were delivered: gone, back to their queue, or to the dead-letter exchange.
+
+use crate::channel::{Settlement, Unacked};
+use crate::ids::QueueId;
+use crate::message::{Message, Reason};
+use crate::state::{DeadLetter, State};
+use std::sync::Arc;
+
+/// Settles a delivery. Its queue may have been deleted meanwhile, and the message with it.
+pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement) {
+    let Unacked { queue: id, mut entry, .. } = unacked;
+    let Some(queue) = state.queues.get_mut(&id) else { return };
+    queue.unacked = queue.unacked.saturating_sub(1);
+    match settlement {
+        Settlement::Ack => {}
+        Settlement::Requeue => {
+            entry.redelivered = true;
+            queue.put_back(entry);
+        }
+        Settlement::Reject => bury(state, id, entry.message, Reason::Rejected),
+    }
+    state.dirty.insert(id);
+}
+
+/// Sends a message to the dead-letter exchange of its queue, if there is one.
+pub(crate) fn bury(state: &mut State, id: QueueId, message: Arc<Message>, reason: Reason) {
+    let Some(queue) = state.queues.get(&id) else { return };
+    let Some(exchange) = &queue.arguments.dead_letter_exchange else { return };
+    state.dead.push_back(DeadLetter {
+        vhost: Arc::clone(&queue.vhost),
+        queue: Arc::clone(&queue.name),
+        exchange: Arc::clone(exchange),
+        routing_key: queue.arguments.dead_letter_routing_key.clone(),
+        message,
+        reason,
+    });
+}

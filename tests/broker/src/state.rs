@@ -1,0 +1,217 @@
+//! Everything that the broker knows, and the look-ups that all its parts share.
+
+use crate::channel::Channel;
+use crate::config::{Config, Pattern, User};
+use crate::connection::Connection;
+use crate::fault::Fault;
+use crate::ids::{ConnectionId, Place, QueueId};
+use crate::message::{Memory, Message, Reason};
+use crate::queue::Queue;
+use crate::random::Random;
+use crate::timers::Timers;
+use crate::vhost::VHost;
+use crate::view::Published;
+use puka::protocol::ReplyCode;
+use puka::protocol::method::Encode;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// All that the broker knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) vhosts: BTreeMap<Arc<str>, VHost>,
+    pub(crate) queues: BTreeMap<QueueId, Queue>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    next_id: u64,
+    pub(crate) random: Random,
+    pub(crate) memory: Memory,
+    /// Why publishers are blocked, by the operator's will.
+    pub(crate) alarm: Option<String>,
+    pub(crate) timers: Timers,
+    /// Queues in which something may have to move.
+    pub(crate) dirty: BTreeSet<QueueId>,
+    /// Messages on their way to a dead-letter exchange.
+    pub(crate) dead: VecDeque<DeadLetter>,
+    /// Channels whose confirms are due.
+    pub(crate) unconfirmed: BTreeSet<(ConnectionId, u16)>,
+    pub(crate) published: VecDeque<Published>,
+    pub(crate) published_octets: usize,
+    /// The latest and the first time that the broker was told.
+    pub(crate) clock: Option<(Instant, Instant)>,
+}
+
+/// A message that leaves its queue for a dead-letter exchange.
+#[derive(Debug)]
+pub(crate) struct DeadLetter {
+    pub(crate) vhost: Arc<str>,
+    /// The queue that it leaves.
+    pub(crate) queue: Arc<str>,
+    pub(crate) exchange: Arc<str>,
+    /// In place of its own routing keys.
+    pub(crate) routing_key: Option<Arc<str>>,
+    pub(crate) message: Arc<Message>,
+    pub(crate) reason: Reason,
+}
+
+/// What one may want to do to an entity.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Permission {
+    Configure,
+    Write,
+    Read,
+}
+
+impl State {
+    pub(crate) fn new(config: Config) -> Self {
+        let vhosts = config.vhosts.iter().map(|name| (Arc::from(name.as_str()), VHost::new())).collect();
+        Self {
+            random: Random::new(config.seed),
+            config,
+            vhosts,
+            queues: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next_id: 1,
+            memory: Memory::default(),
+            alarm: None,
+            timers: Timers::default(),
+            dirty: BTreeSet::new(),
+            dead: VecDeque::new(),
+            unconfirmed: BTreeSet::new(),
+            published: VecDeque::new(),
+            published_octets: 0,
+            clock: None,
+        }
+    }
+
+    /// A number that was not used before.
+    pub(crate) fn fresh_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Notes the time. It does not go back.
+    pub(crate) fn tell_time(&mut self, now: Instant) -> Instant {
+        let (latest, _) = self.clock.get_or_insert((now, now));
+        *latest = now.max(*latest);
+        *latest
+    }
+
+    /// Seconds since 1970-01-01 UTC.
+    pub(crate) fn unix_time(&self) -> u64 {
+        let elapsed =
+            self.clock.map_or(Duration::ZERO, |(latest, first)| latest.saturating_duration_since(first));
+        self.config.unix_time + elapsed.as_secs()
+    }
+
+    /// Why publishers are blocked.
+    pub(crate) fn alarm(&self) -> Option<&str> {
+        let full = self.memory.used() >= self.config.memory_limit;
+        self.alarm.as_deref().or(full.then_some("low on memory"))
+    }
+
+    pub(crate) fn send(&mut self, place: Place, method: &impl Encode) {
+        if let Some(connection) = self.connections.get_mut(&place.connection) {
+            connection.send(place.now, place.channel, method);
+        }
+    }
+
+    /// Answers unless no reply is wanted.
+    pub(crate) fn reply(&mut self, place: Place, nowait: bool, method: &impl Encode) {
+        if !nowait {
+            self.send(place, method);
+        }
+    }
+
+    pub(crate) fn connection(&self, place: Place) -> Result<&Connection, Fault> {
+        self.connections.get(&place.connection).ok_or(Fault::Silent)
+    }
+
+    pub(crate) fn channel(&mut self, place: Place) -> Result<&mut Channel, Fault> {
+        let connection = self.connections.get_mut(&place.connection).ok_or(Fault::Silent)?;
+        connection
+            .channels
+            .get_mut(&place.channel)
+            .ok_or_else(|| Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'"))
+    }
+
+    /// The virtual host of a connection, with its name.
+    pub(crate) fn vhost(&self, place: Place) -> Result<(Arc<str>, &VHost), Fault> {
+        let name = Arc::clone(&self.connection(place)?.vhost);
+        let vhost = self.vhosts.get(&name).ok_or_else(|| Fault::internal("the virtual host is gone"))?;
+        Ok((name, vhost))
+    }
+
+    pub(crate) fn vhost_mut(&mut self, place: Place) -> Result<(Arc<str>, &mut VHost), Fault> {
+        let name = Arc::clone(&self.connection(place)?.vhost);
+        let vhost = self.vhosts.get_mut(&name).ok_or_else(|| Fault::internal("the virtual host is gone"))?;
+        Ok((name, vhost))
+    }
+
+    /// The queue of that name, which must exist and not belong to another connection.
+    pub(crate) fn queue(&mut self, place: Place, name: &str) -> Result<&mut Queue, Fault> {
+        let (vhost_name, vhost) = self.vhost(place)?;
+        let id = vhost.queues.get(name).copied();
+        let queue = id.and_then(|id| self.queues.get_mut(&id));
+        let queue = queue.ok_or_else(|| Fault::no_queue(&vhost_name, name))?;
+        if queue.owner.is_some_and(|owner| owner != place.connection) {
+            return Err(locked(&vhost_name, name));
+        }
+        Ok(queue)
+    }
+
+    /// What a queue field names: "empty: the queue last declared on the channel".
+    pub(crate) fn queue_name(&mut self, place: Place, field: &str) -> Result<Arc<str>, Fault> {
+        if !field.is_empty() {
+            return Ok(clean(field).into());
+        }
+        let (vhost, _) = self.vhost(place)?;
+        let last = self.channel(place)?.last_queue.clone();
+        last.ok_or_else(|| {
+            Fault::new(ReplyCode::NOT_FOUND, format_args!("no previously declared queue in vhost '{vhost}'"))
+        })
+    }
+
+    pub(crate) fn check_permission(
+        &self,
+        place: Place,
+        permission: Permission,
+        kind: &str,
+        name: &str,
+    ) -> Result<(), Fault> {
+        let connection = self.connection(place)?;
+        let User { configure, write, read, name: user, .. } = &connection.user;
+        let (pattern, verb): (&Pattern, _) = match permission {
+            Permission::Configure => (configure, "configure"),
+            Permission::Write => (write, "write"),
+            Permission::Read => (read, "read"),
+        };
+        // The default exchange goes by this name in permissions.
+        let checked = if kind == "exchange" && name.is_empty() { "amq.default" } else { name };
+        if pattern.matches(checked) {
+            return Ok(());
+        }
+        let vhost = &connection.vhost;
+        Err(Fault::refused(format_args!(
+            "{verb} access to {kind} '{checked}' in vhost '{vhost}' refused for user '{user}'"
+        )))
+    }
+}
+
+pub(crate) fn locked(vhost: &str, name: &str) -> Fault {
+    Fault::new(
+        ReplyCode::RESOURCE_LOCKED,
+        format_args!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally \
+             declared on another connection or the exclusive property value does not match that of the original \
+             declaration."
+        ),
+    )
+}
+
+/// "CR and LF are removed from names."
+pub(crate) fn clean(name: &str) -> String {
+    name.chars().filter(|&character| character != '\r' && character != '\n').collect()
+}

@@ -1,0 +1,105 @@
+//! The client's end of a connection in memory, for any executor.
+
+use crate::ids::ConnectionId;
+use crate::server::Server;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Octets that one write takes at most.
+const LARGEST_WRITE: usize = 64 << 10;
+
+/// A connection to the broker of a [`Server`], in memory.
+///
+/// What is written is processed at once, so there is nothing to flush. A connection that the broker has blocked, or that
+/// does not read what waits for it, can't write more than a little: back-pressure, as over TCP. Dropping it drops the
+/// connection.
+#[derive(Debug)]
+pub struct Stream {
+    server: Server,
+    id: ConnectionId,
+}
+
+impl Stream {
+    pub(crate) fn new(server: Server, id: ConnectionId) -> Self {
+        Self { server, id }
+    }
+
+    /// The name of the connection in the broker.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Reads through a shared reference, as one end of a connection that two threads use.
+    pub(crate) fn poll_read_shared(
+        &self,
+        context: &Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.server.enter(|guarded, _| {
+            let count = guarded.broker.read_output(self.id, buffer);
+            if count > 0 || buffer.is_empty() || guarded.broker.is_closed(self.id) {
+                return Poll::Ready(Ok(count));
+            }
+            guarded.wait_to_read(self.id, context);
+            Poll::Pending
+        })
+    }
+
+    /// Writes through a shared reference.
+    pub(crate) fn poll_write_shared(&self, context: &Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.server.enter(|guarded, now| {
+            if guarded.broker.is_closed(self.id) {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if !guarded.broker.wants_input(self.id) {
+                guarded.wait_to_write(self.id, context);
+                return Poll::Pending;
+            }
+            let octets = octets.get(..LARGEST_WRITE).unwrap_or(octets);
+            guarded.broker.handle_input(now, self.id, octets);
+            Poll::Ready(Ok(octets.len()))
+        })
+    }
+
+    /// Ends the connection.
+    pub(crate) fn disconnect(&self) {
+        let wakers = self.server.enter(|guarded, now| guarded.disconnect(self.id, now));
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_read_shared(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_shared(context, octets)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.disconnect();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}

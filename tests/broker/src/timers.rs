@@ -1,0 +1,56 @@
+//! What falls due when. A timer may go off too early, never too late: whom it belongs to looks at the time itself.
+
+use crate::ids::{ConnectionId, QueueId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// Who is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Handshake, heartbeats, closing.
+    Connection(ConnectionId),
+    /// Delayed confirms.
+    Channel(ConnectionId, u16),
+    /// Messages or a queue that expire.
+    Queue(QueueId),
+}
+
+/// At most one deadline each.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    by_time: BTreeSet<(Instant, Timer)>,
+    by_timer: BTreeMap<Timer, Instant>,
+}
+
+impl Timers {
+    /// Sets a deadline, unless there is an earlier one.
+    pub(crate) fn arm(&mut self, timer: Timer, at: Instant) {
+        let armed = self.by_timer.entry(timer).or_insert(at);
+        if *armed > at {
+            self.by_time.remove(&(*armed, timer));
+            *armed = at;
+        }
+        self.by_time.insert((*armed, timer));
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one that is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
+        let (at, timer) = *self.by_time.first()?;
+        if at > now {
+            return None;
+        }
+        self.by_time.pop_first();
+        self.by_timer.remove(&timer);
+        Some(timer)
+    }
+
+    pub(crate) fn disarm(&mut self, timer: Timer) {
+        if let Some(at) = self.by_timer.remove(&timer) {
+            self.by_time.remove(&(at, timer));
+        }
+    }
+}

@@ -1,0 +1,572 @@
+//! A client of raw frames, and the broker that it talks to, for the tests in this folder.
+//!
+//! With `PUKA_COMPARE=host:port` in the environment, the tests that use [`World::default`] talk to a real RabbitMQ there
+//! instead, to see that their facts are facts.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
+
+use bytes::Bytes;
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
+use puka::protocol::{
+    ContentHeader, Decoder, FrameKind, Method, Properties, ShortStr, Table, TableRef, frame,
+};
+use puka_test_broker::{Broker, Config, ConnectionId};
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// A short string.
+pub(crate) fn s(text: &str) -> ShortStr<'_> {
+    ShortStr::new(text).unwrap()
+}
+
+/// A table.
+pub(crate) fn table<'v, V: Into<puka::protocol::Value<'v>>>(
+    entries: impl IntoIterator<Item = (&'v str, V)>,
+) -> Table {
+    let mut table = Table::new();
+    for (name, value) in entries {
+        table.insert(name, value).unwrap();
+    }
+    table
+}
+
+pub(crate) fn properties<'a>(set: impl FnOnce(&mut Properties<'a>)) -> Properties<'a> {
+    let mut properties = Properties::default();
+    set(&mut properties);
+    properties
+}
+
+/// A broker and a time that only tests move.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) broker: Rc<RefCell<Broker>>,
+    now: Rc<Cell<Instant>>,
+    real: Option<String>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { real: std::env::var("PUKA_COMPARE").ok(), ..Self::new(Config::default()) }
+    }
+}
+
+impl World {
+    /// A world of its own, whatever the environment says.
+    pub(crate) fn new(config: Config) -> Self {
+        let broker = Rc::new(RefCell::new(Broker::new(config)));
+        Self { broker, now: Rc::new(Cell::new(Instant::now())), real: None }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Lets time pass, from deadline to deadline.
+    pub(crate) fn pass(&self, time: Duration) {
+        if self.real.is_some() {
+            std::thread::sleep(time);
+            return;
+        }
+        let end = self.now() + time;
+        while let Some(at) = self.next_deadline().filter(|at| *at <= end) {
+            self.now.set(at.max(self.now()));
+            self.broker_mut(|broker, now| broker.handle_timeout(now));
+        }
+        self.now.set(end);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.broker.borrow().poll_timeout()
+    }
+
+    pub(crate) fn broker_mut<R>(&self, f: impl FnOnce(&mut Broker, Instant) -> R) -> R {
+        f(&mut self.broker.borrow_mut(), self.now())
+    }
+
+    /// A client that has sent nothing yet.
+    pub(crate) fn dial(&self) -> Client {
+        let wire = match &self.real {
+            Some(address) => Wire::Tcp(TcpStream::connect(address).unwrap()),
+            None => Wire::Memory(self.clone(), self.broker_mut(|broker, now| broker.connect(now))),
+        };
+        Client { wire, decoder: Decoder::new(), frame_max: 131_072 }
+    }
+
+    /// A client whose connection is open.
+    pub(crate) fn connect(&self) -> Client {
+        self.connect_with(&all_capabilities(), 0)
+    }
+
+    pub(crate) fn connect_with(&self, client_properties: &Table, heartbeat: u16) -> Client {
+        let mut client = self.dial();
+        client.start(client_properties, "PLAIN", b"\0guest\0guest");
+        client.expect_kind(0, connection::Tune::ID);
+        client.decoder.set_frame_max(131_072);
+        client.send(0, &connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat });
+        client.send(0, &connection::Open { virtual_host: s("/") });
+        client.expect(0, connection::OpenOk {});
+        client
+    }
+
+    /// A client with channel 1 open.
+    pub(crate) fn client(&self) -> Client {
+        let mut client = self.connect();
+        client.open(1);
+        client
+    }
+}
+
+pub(crate) fn all_capabilities() -> Table {
+    let names = [
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "authentication_failure_close",
+    ];
+    let capabilities = table(names.map(|name| (name, true)));
+    table([("capabilities", &capabilities)])
+}
+
+enum Wire {
+    Memory(World, ConnectionId),
+    Tcp(TcpStream),
+}
+
+/// The client's end of a connection.
+pub(crate) struct Client {
+    wire: Wire,
+    decoder: Decoder,
+    pub(crate) frame_max: u32,
+}
+
+/// A frame that was received.
+#[derive(Clone)]
+pub(crate) struct Received {
+    pub(crate) kind: FrameKind,
+    pub(crate) channel: u16,
+    pub(crate) payload: Bytes,
+}
+
+impl Received {
+    pub(crate) fn method(&self) -> Method<'_> {
+        assert_eq!(self.kind, FrameKind::Method, "channel {}: {:?}", self.channel, self.payload);
+        Method::decode(&self.payload).unwrap()
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            FrameKind::Method => write!(f, "{}: {:?}", self.channel, self.method()),
+            kind => write!(f, "{}: {kind:?} {:?}", self.channel, self.payload),
+        }
+    }
+}
+
+/// A method with its content.
+pub(crate) struct Message {
+    pub(crate) method: Received,
+    pub(crate) header: Bytes,
+    pub(crate) body: Vec<u8>,
+    /// Octets of the payload of each body frame.
+    pub(crate) frames: Vec<usize>,
+}
+
+impl Message {
+    pub(crate) fn properties(&self) -> Properties<'_> {
+        ContentHeader::decode(&self.header).unwrap().properties
+    }
+
+    pub(crate) fn headers(&self) -> TableRef<'_> {
+        self.properties().headers.unwrap().table().unwrap()
+    }
+
+    pub(crate) fn deliver(&self) -> basic::Deliver<'_> {
+        match self.method.method() {
+            Method::Basic(basic::Method::Deliver(method)) => method,
+            other => panic!("expected basic.deliver, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn get_ok(&self) -> basic::GetOk<'_> {
+        match self.method.method() {
+            Method::Basic(basic::Method::GetOk(method)) => method,
+            other => panic!("expected basic.get-ok, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+impl Client {
+    pub(crate) fn id(&self) -> ConnectionId {
+        match &self.wire {
+            Wire::Memory(_, id) => *id,
+            Wire::Tcp(_) => panic!("not against a real broker"),
+        }
+    }
+
+    pub(crate) fn write(&mut self, octets: &[u8]) {
+        match &mut self.wire {
+            Wire::Memory(world, id) => world.broker_mut(|broker, now| broker.handle_input(now, *id, octets)),
+            Wire::Tcp(socket) => drop(socket.write_all(octets)),
+        }
+    }
+
+    /// The transport goes away.
+    pub(crate) fn hang_up(self) {
+        if let Wire::Memory(world, id) = &self.wire {
+            world.broker_mut(|broker, now| broker.handle_eof(now, *id));
+        }
+    }
+
+    /// Reads what there is. Gives false when there is nothing.
+    fn fill(&mut self, patience: Duration) -> bool {
+        match &mut self.wire {
+            Wire::Memory(world, id) => {
+                let octets = world.broker_mut(|broker, _| broker.poll_transmit(*id));
+                self.decoder.extend(octets.as_deref().unwrap_or_default());
+                octets.is_some()
+            }
+            Wire::Tcp(socket) => {
+                socket.set_read_timeout(Some(patience)).unwrap();
+                let mut buffer = [0; 65_536];
+                let count = socket.read(&mut buffer).unwrap_or(0);
+                self.decoder.extend(&buffer[..count]);
+                count > 0
+            }
+        }
+    }
+
+    /// The next frame, if one comes.
+    pub(crate) fn poll(&mut self) -> Option<Received> {
+        self.poll_within(Duration::from_millis(300))
+    }
+
+    fn poll_within(&mut self, patience: Duration) -> Option<Received> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                let (kind, channel) = (frame.kind(), frame.channel());
+                return Some(Received { kind, channel, payload: frame.into_payload() });
+            }
+            if !self.fill(patience) {
+                return None;
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Received {
+        match self.poll_within(Duration::from_secs(5)) {
+            Some(received) => received,
+            None => panic!("nothing was received"),
+        }
+    }
+
+    /// Whether the broker has closed the transport, with nothing more to read.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.is_closed_within(Duration::from_millis(500))
+    }
+
+    fn is_closed_within(&mut self, patience: Duration) -> bool {
+        match &mut self.wire {
+            Wire::Memory(world, id) => world.broker.borrow().is_closed(*id),
+            Wire::Tcp(socket) => {
+                socket.set_read_timeout(Some(patience)).unwrap();
+                match socket.read(&mut [0; 1]) {
+                    Ok(count) => count == 0,
+                    Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn quiet(&mut self) {
+        if let Some(received) = self.poll() {
+            panic!("expected nothing, got {received:?}");
+        }
+    }
+
+    pub(crate) fn send(&mut self, channel: u16, method: &impl Encode) {
+        let mut octets = Vec::new();
+        frame::method(&mut octets, channel, u32::MAX, method).unwrap();
+        self.write(&octets);
+    }
+
+    #[track_caller]
+    pub(crate) fn expect<'m>(&mut self, channel: u16, method: impl Into<Method<'m>>) {
+        let received = self.next();
+        assert_eq!((received.channel, received.method()), (channel, method.into()));
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_kind(&mut self, channel: u16, id: puka::protocol::MethodId) -> Received {
+        let received = self.next();
+        assert_eq!((received.channel, received.method().id()), (channel, id), "{received:?}");
+        received
+    }
+
+    /// Sends a method and expects the answer.
+    #[track_caller]
+    pub(crate) fn call<'m>(&mut self, channel: u16, method: &impl Encode, answer: impl Into<Method<'m>>) {
+        self.send(channel, method);
+        self.expect(channel, answer);
+    }
+
+    /// Sends a method that is a channel error, answers the close, and opens the channel again.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, channel: u16, method: &impl Encode, code: u16) -> String {
+        self.send(channel, method);
+        self.expect_channel_close(channel, code)
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_channel_close(&mut self, channel: u16, code: u16) -> String {
+        let received = self.next();
+        assert_eq!(received.channel, channel);
+        let text = match received.method() {
+            Method::Channel(channel::Method::Close(close)) if close.reply_code == code => {
+                close.reply_text.to_str_lossy().into_owned()
+            }
+            other => panic!("expected channel.close {code}, got {other:?}"),
+        };
+        self.send(channel, &channel::CloseOk {});
+        self.open(channel);
+        text
+    }
+
+    /// Expects the connection to be closed with a code, agrees, and sees the transport closed.
+    #[track_caller]
+    pub(crate) fn expect_close(&mut self, code: u16) -> String {
+        let received = self.next();
+        let text = match received.method() {
+            Method::Connection(connection::Method::Close(close)) if close.reply_code == code => {
+                close.reply_text.to_str_lossy().into_owned()
+            }
+            other => panic!("expected connection.close {code}, got {other:?}"),
+        };
+        self.send(0, &connection::CloseOk {});
+        assert!(self.is_closed_within(Duration::from_secs(5)), "the transport is open");
+        text
+    }
+
+    #[track_caller]
+    pub(crate) fn start(&mut self, client_properties: &Table, mechanism: &str, response: &[u8]) {
+        self.write(b"AMQP\x00\x00\x09\x01");
+        self.expect_kind(0, connection::Start::ID);
+        let client_properties = client_properties.as_ref();
+        let mechanism = s(mechanism);
+        self.send(0, &connection::StartOk { client_properties, mechanism, response, locale: s("en_US") });
+    }
+
+    #[track_caller]
+    pub(crate) fn open(&mut self, channel: u16) {
+        self.call(channel, &channel::Open {}, channel::OpenOk {});
+    }
+
+    #[track_caller]
+    pub(crate) fn confirm_select(&mut self, channel: u16) {
+        self.call(channel, &confirm::Select { nowait: false }, confirm::SelectOk {});
+    }
+
+    /// Deletes and declares a queue without arguments.
+    #[track_caller]
+    pub(crate) fn queue(&mut self, channel: u16, name: &str) {
+        self.queue_with(channel, name, &Table::new());
+    }
+
+    #[track_caller]
+    pub(crate) fn queue_with(&mut self, channel: u16, name: &str, arguments: &Table) {
+        self.send(
+            channel,
+            &queue::Delete { queue: s(name), if_unused: false, if_empty: false, nowait: true },
+        );
+        self.send(channel, &queue::Declare { arguments: arguments.as_ref(), ..declare(name) });
+        let expected = queue::DeclareOk { queue: s(name), message_count: 0, consumer_count: 0 };
+        self.expect(channel, expected);
+    }
+
+    /// Deletes and declares an exchange.
+    #[track_caller]
+    pub(crate) fn exchange(&mut self, channel: u16, name: &str, kind: &str) {
+        self.exchange_with(channel, name, kind, &Table::new());
+    }
+
+    #[track_caller]
+    pub(crate) fn exchange_with(&mut self, channel: u16, name: &str, kind: &str, arguments: &Table) {
+        self.send(channel, &exchange::Delete { exchange: s(name), if_unused: false, nowait: true });
+        let arguments = arguments.as_ref();
+        self.call(
+            channel,
+            &exchange::Declare { arguments, ..declare_exchange(name, kind) },
+            exchange::DeclareOk {},
+        );
+    }
+
+    #[track_caller]
+    pub(crate) fn bind(&mut self, channel: u16, queue: &str, exchange: &str, key: &str, arguments: &Table) {
+        let (queue, exchange, routing_key) = (s(queue), s(exchange), s(key));
+        let arguments = arguments.as_ref();
+        self.call(
+            channel,
+            &queue::Bind { queue, exchange, routing_key, nowait: false, arguments },
+            queue::BindOk {},
+        );
+    }
+
+    pub(crate) fn publish(&mut self, channel: u16, exchange: &str, key: &str, body: &str) {
+        self.publish_with(channel, &publish(exchange, key), &Properties::default(), body.as_bytes());
+    }
+
+    pub(crate) fn publish_with(
+        &mut self,
+        channel: u16,
+        method: &basic::Publish<'_>,
+        properties: &Properties<'_>,
+        body: &[u8],
+    ) {
+        let mut octets = Vec::new();
+        frame::method(&mut octets, channel, u32::MAX, method).unwrap();
+        let header = ContentHeader { body_size: body.len().try_into().unwrap(), properties: *properties };
+        frame::content_header(&mut octets, channel, u32::MAX, &header).unwrap();
+        frame::body(&mut octets, channel, self.frame_max, body);
+        self.write(&octets);
+    }
+
+    /// Publishes and waits for the confirm, on a channel in confirm mode.
+    #[track_caller]
+    pub(crate) fn publish_confirmed(&mut self, channel: u16, exchange: &str, key: &str, body: &str) {
+        self.publish(channel, exchange, key, body);
+        self.expect_kind(channel, basic::Ack::ID);
+    }
+
+    #[track_caller]
+    pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
+        self.call(channel, &consume(queue, tag), basic::ConsumeOk { consumer_tag: s(tag) });
+    }
+
+    #[track_caller]
+    pub(crate) fn qos(&mut self, channel: u16, prefetch_count: u16, global: bool) {
+        self.call(channel, &basic::Qos { prefetch_size: 0, prefetch_count, global }, basic::QosOk {});
+    }
+
+    /// The next method, which has a content.
+    #[track_caller]
+    pub(crate) fn message(&mut self) -> Message {
+        let method = self.next();
+        self.content(method)
+    }
+
+    /// The content of a method.
+    #[track_caller]
+    fn content(&mut self, method: Received) -> Message {
+        assert!(method.method().info().unwrap().has_content, "expected a content, got {method:?}");
+        let header = self.next();
+        assert_eq!((header.kind, header.channel), (FrameKind::Header, method.channel));
+        let size = ContentHeader::decode(&header.payload).unwrap().body_size;
+        let (mut body, mut frames) = (Vec::new(), Vec::new());
+        while (body.len() as u64) < size {
+            let part = self.next();
+            assert_eq!((part.kind, part.channel), (FrameKind::Body, method.channel));
+            body.extend_from_slice(&part.payload);
+            frames.push(part.payload.len());
+        }
+        Message { method, header: header.payload, body, frames }
+    }
+
+    /// Gets a message and leaves it unsettled.
+    #[track_caller]
+    pub(crate) fn get(&mut self, channel: u16, queue: &str) -> Option<Message> {
+        self.send(channel, &basic::Get { queue: s(queue), no_ack: false });
+        self.got(channel)
+    }
+
+    #[track_caller]
+    pub(crate) fn got(&mut self, channel: u16) -> Option<Message> {
+        let received = self.next();
+        assert_eq!(received.channel, channel);
+        if received.method() == (basic::GetEmpty {}).into() {
+            return None;
+        }
+        Some(self.content(received))
+    }
+
+    /// Gets the bodies of all messages, for good.
+    #[track_caller]
+    pub(crate) fn drain(&mut self, channel: u16, queue: &str) -> Vec<String> {
+        let mut bodies = Vec::new();
+        loop {
+            self.send(channel, &basic::Get { queue: s(queue), no_ack: true });
+            match self.got(channel) {
+                Some(message) => bodies.push(message.text().to_string()),
+                None => return bodies,
+            }
+        }
+    }
+
+    /// How many messages are ready and how many consumers there are.
+    #[track_caller]
+    pub(crate) fn counts(&mut self, channel: u16, queue: &str) -> (u32, u32) {
+        self.send(channel, &queue::Declare { passive: true, ..declare(queue) });
+        match self.next().method() {
+            Method::Queue(queue::Method::DeclareOk(ok)) => (ok.message_count, ok.consumer_count),
+            other => panic!("expected queue.declare-ok, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn ack(&mut self, channel: u16, delivery_tag: u64, multiple: bool) {
+        self.send(channel, &basic::Ack { delivery_tag, multiple });
+    }
+
+    pub(crate) fn nack(&mut self, channel: u16, delivery_tag: u64, multiple: bool, requeue: bool) {
+        self.send(channel, &basic::Nack { delivery_tag, multiple, requeue });
+    }
+}
+
+pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
+    queue::Declare {
+        queue: s(name),
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        nowait: false,
+        arguments: TableRef::EMPTY,
+    }
+}
+
+pub(crate) fn declare_exchange<'a>(name: &'a str, kind: &'a str) -> exchange::Declare<'a> {
+    exchange::Declare {
+        exchange: s(name),
+        r#type: s(kind),
+        passive: false,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        nowait: false,
+        arguments: TableRef::EMPTY,
+    }
+}
+
+pub(crate) fn publish<'a>(exchange: &'a str, key: &'a str) -> basic::Publish<'a> {
+    basic::Publish { exchange: s(exchange), routing_key: s(key), mandatory: false, immediate: false }
+}
+
+pub(crate) fn consume<'a>(queue: &'a str, tag: &'a str) -> basic::Consume<'a> {
+    basic::Consume {
+        queue: s(queue),
+        consumer_tag: s(tag),
+        no_local: false,
+        no_ack: false,
+        exclusive: false,
+        nowait: false,
+        arguments: TableRef::EMPTY,
+    }
+}

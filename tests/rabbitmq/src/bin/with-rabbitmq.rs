@@ -1,0 +1,49 @@
+//! Runs a command with a RabbitMQ node beside it: `with-rabbitmq COMMAND ARGS...`
+//!
+//! Starts one private node, sets `PUKA_TEST_RABBITMQ_URL` to its URL for the command, and stops the node
+//! when the command ends. Exits as the command does (128 + N when signal N ended it), with 2 when it was
+//! called wrongly and with 3 when the node or the command could not be started.
+
+#![expect(clippy::print_stderr, reason = "a command line tool says there what went wrong")]
+
+use std::env;
+use std::error::Error;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use puka_test_rabbitmq::{Node, URL_VARIABLE};
+
+const USAGE: u8 = 2;
+const NOT_STARTED: u8 = 3;
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    let Some(program) = arguments.next() else {
+        eprintln!("usage: with-rabbitmq COMMAND ARGS...");
+        return ExitCode::from(USAGE);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    run(command).unwrap_or_else(|error| {
+        eprintln!("with-rabbitmq: {error}");
+        ExitCode::from(NOT_STARTED)
+    })
+}
+
+fn run(mut command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    let node = Node::start()?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .env(URL_VARIABLE, node.url())
+        .status()
+        .map_err(|error| format!("starting {program}: {error}"))?;
+    if !status.success() {
+        eprintln!("with-rabbitmq: {program} failed. What {} logged meanwhile:\n{}", node.name(), node.log());
+    }
+    Ok(exit_code(status))
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| signal + 128));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}

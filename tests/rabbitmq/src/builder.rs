@@ -1,0 +1,154 @@
+//! How a node is wanted, and its start.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::epmd::Epmd;
+use crate::error::NodeError;
+use crate::folder::Folder;
+use crate::installation::Installation;
+use crate::node::{Node, Parts, unused_name};
+use crate::port::{Port, random};
+
+const ATTEMPTS: usize = 5;
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Options of a [`Node`], from [`Node::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is started before `start`"]
+pub struct Builder {
+    name: Option<String>,
+    config: String,
+    plugins: Vec<String>,
+    tls: Option<String>,
+    peer: Option<Peer>,
+    limit: Duration,
+}
+
+/// What the nodes of one cluster have in common, and the one to join.
+#[derive(Clone, Debug)]
+struct Peer {
+    name: String,
+    cookie: String,
+    epmd: Arc<Epmd>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self { name: None, config: String::new(), plugins: Vec::new(), tls: None, peer: None, limit: LIMIT }
+    }
+
+    /// The Erlang node name, such as `rabbit@localhost`; without it a name is made up. The part behind
+    /// the `@` must be a name of 127.0.0.1 without dots.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// One more line of `rabbitmq.conf`, such as `heartbeat = 2`. A later line wins over an earlier one.
+    pub fn config(mut self, line: &str) -> Self {
+        self.config.push_str(line);
+        self.config.push('\n');
+        self
+    }
+
+    /// A plugin to enable, such as `rabbitmq_consistent_hash_exchange`. The dependencies of a plugin are
+    /// enabled too. One that listens takes its usual port, on every address, unless a
+    /// [`config`](Self::config) line says otherwise.
+    pub fn plugin(mut self, plugin: &str) -> Self {
+        self.plugins.push(plugin.to_owned());
+        self
+    }
+
+    /// Listens for TLS too, on [`Node::tls_port`], with these PEM files. Clients are asked for no
+    /// certificate; `config("ssl_options.verify = verify_peer")` and
+    /// `config("ssl_options.fail_if_no_peer_cert = true")` change that.
+    pub fn tls(mut self, authorities: &Path, certificate: &Path, key: &Path) -> Self {
+        self.tls = Some(format!(
+            "ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n",
+            authorities.display(),
+            certificate.display(),
+            key.display()
+        ));
+        self
+    }
+
+    /// Makes the new node a member of the cluster that `node` is in, or forms one with it.
+    pub fn join_cluster(mut self, node: &Node) -> Self {
+        let (epmd, cookie) = node.cluster();
+        self.peer = Some(Peer { name: node.name().to_owned(), cookie, epmd });
+        self
+    }
+
+    /// How long a start may take; 90 seconds unless said otherwise, for slow and busy machines. This
+    /// also limits [`Node::start_again`] and [`Node::shut_down`].
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Starts the node and returns when it takes AMQP connections.
+    ///
+    /// # Errors
+    /// [`NodeError::NotInstalled`] when there is no RabbitMQ, [`NodeError::Exited`] and
+    /// [`NodeError::TimedOut`] with the end of the log when the node does not come up.
+    pub fn start(&self) -> Result<Node, NodeError> {
+        let installation = Installation::find()?;
+        let mut attempts = 1;
+        loop {
+            match self.attempt(&installation) {
+                Err(NodeError::PortLost { .. }) if attempts < ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn attempt(&self, installation: &Installation) -> Result<Node, NodeError> {
+        let (epmd, cookie) = match &self.peer {
+            Some(peer) => (Arc::clone(&peer.epmd), peer.cookie.clone()),
+            None => (Arc::new(Epmd::start()?), format!("{:016X}{:016X}", random(), random())),
+        };
+        let amqp = Port::claim()?;
+        let distribution = Port::claim()?;
+        let tls = self.tls.as_ref().map(|_| Port::claim()).transpose()?;
+        let folder = Folder::create(&cookie, &self.config_file(&amqp, tls.as_ref()), &self.plugins)?;
+        let node = Node::new(Parts {
+            name: self.name.clone().unwrap_or_else(unused_name),
+            installation: installation.clone(),
+            amqp,
+            distribution,
+            tls,
+            folder,
+            epmd,
+            cookie,
+            limit: self.limit,
+        });
+        node.start_again()?;
+        if let Some(peer) = &self.peer {
+            node.ctl(&["stop_app"])?;
+            node.ctl(&["join_cluster", &peer.name])?;
+            node.ctl(&["start_app"])?;
+        }
+        Ok(node)
+    }
+
+    fn config_file(&self, amqp: &Port, tls: Option<&Port>) -> String {
+        // The free space of the machine that runs the tests is no reason for an alarm.
+        let mut config = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\n\
+             log.console = true\nlog.console.level = info\nlog.file = false\n\
+             disk_free_limit.absolute = 1MB\n",
+            amqp.number()
+        );
+        if let (Some(files), Some(port)) = (&self.tls, tls) {
+            // Writing to a String never fails.
+            let _ = writeln!(config, "listeners.ssl.1 = 127.0.0.1:{}", port.number());
+            config.push_str(files);
+        }
+        config.push_str(&self.config);
+        config
+    }
+}

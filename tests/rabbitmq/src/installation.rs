@@ -1,0 +1,77 @@
+//! Where RabbitMQ is installed.
+//!
+//! Debian's commands in `/usr/sbin` change the user and use the system's data; what is wanted here are
+//! the scripts below them, which go where their environment tells them.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::NodeError;
+
+/// A folder with an unpacked RabbitMQ (the one that has `sbin`), to use instead of the installed one.
+const HOME_VARIABLE: &str = "PUKA_TEST_RABBITMQ_HOME";
+const PACKAGED: &str = "/usr/lib/rabbitmq";
+const ALWAYS_IN_PATH: [&str; 4] = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/bin"];
+
+/// The folder with RabbitMQ's own scripts.
+#[derive(Clone, Debug)]
+pub(crate) struct Installation {
+    scripts: PathBuf,
+}
+
+impl Installation {
+    /// Looks in the folder the environment names, or else in PATH and where packages put it.
+    pub(crate) fn find() -> Result<Self, NodeError> {
+        if let Some(home) = env::var_os(HOME_VARIABLE) {
+            let scripts = Path::new(&home).join("sbin");
+            return if is_complete(&scripts) {
+                Ok(Self { scripts })
+            } else {
+                let looked = format!("{HOME_VARIABLE} is set, but {} has no RabbitMQ", scripts.display());
+                Err(NodeError::NotInstalled { looked })
+            };
+        }
+        let in_path = env::split_paths(&search_path())
+            .filter_map(|folder| fs::canonicalize(folder.join("rabbitmq-server")).ok())
+            .filter_map(|script| script.parent().map(Path::to_path_buf))
+            .collect::<Vec<_>>();
+        in_path.into_iter().chain(packaged()).find(|folder| is_complete(folder)).map_or_else(
+            || {
+                let looked = format!("rabbitmq-server is neither in PATH nor below {PACKAGED}");
+                Err(NodeError::NotInstalled { looked })
+            },
+            |scripts| Ok(Self { scripts }),
+        )
+    }
+
+    /// The script that starts a server.
+    pub(crate) fn server(&self) -> PathBuf {
+        self.scripts.join("rabbitmq-server")
+    }
+
+    /// The script that talks to one.
+    pub(crate) fn ctl(&self) -> PathBuf {
+        self.scripts.join("rabbitmqctl")
+    }
+}
+
+/// PATH with the folders behind it that Erlang may be in; an ordinary user's PATH has no `sbin`.
+pub(crate) fn search_path() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(ALWAYS_IN_PATH.map(PathBuf::from));
+    env::join_paths(folders).unwrap_or(path)
+}
+
+fn packaged() -> Vec<PathBuf> {
+    let versions = fs::read_dir(Path::new(PACKAGED).join("lib")).into_iter().flatten().flatten();
+    let mut folders = vec![Path::new(PACKAGED).join("bin")];
+    folders.extend(versions.map(|version| version.path().join("sbin")));
+    folders
+}
+
+/// Whether these are the scripts themselves: only they have `rabbitmq-env` beside them.
+fn is_complete(folder: &Path) -> bool {
+    ["rabbitmq-server", "rabbitmqctl", "rabbitmq-env"].iter().all(|script| folder.join(script).is_file())
+}

@@ -1,0 +1,253 @@
+//! One node and its life: start, kill, freeze, end.
+
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::builder::Builder;
+use crate::epmd::Epmd;
+use crate::error::NodeError;
+use crate::folder::Folder;
+use crate::guard::Guard;
+use crate::installation::Installation;
+use crate::login::login;
+use crate::port::Port;
+
+/// A small virtual machine that leaves the cores to the tests: two schedulers, bound to no core, that
+/// sleep when idle; and cluster connections on loopback only.
+const ERLANG_FLAGS: &str = "-noinput +S 2:2 +SDcpu 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a node is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) installation: Installation,
+    pub(crate) folder: Folder,
+    pub(crate) epmd: Arc<Epmd>,
+    pub(crate) amqp: Port,
+    pub(crate) distribution: Port,
+    pub(crate) tls: Option<Port>,
+    pub(crate) cookie: String,
+    pub(crate) limit: Duration,
+}
+
+/// A private RabbitMQ node on 127.0.0.1, with the user `guest` and the virtual host `/`.
+///
+/// Dropping it kills the server, ends its port mapper and removes its folder. When that happens because
+/// a test panics, the end of the log is printed first.
+#[derive(Debug)]
+pub struct Node {
+    // Dropped in this order: first the server, then what it uses.
+    server: Mutex<Option<Guard>>,
+    parts: Parts,
+    /// How long the log was when the server first came up.
+    first_up: OnceLock<u64>,
+}
+
+impl Node {
+    /// Starts a node with the default options and returns when it takes AMQP connections.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub fn start() -> Result<Self, NodeError> {
+        Self::builder().start()
+    }
+
+    /// Options for a node.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { server: Mutex::new(None), parts, first_up: OnceLock::new() }
+    }
+
+    /// `amqp://guest:guest@127.0.0.1:PORT/`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/", self.port())
+    }
+
+    /// The AMQP port; it stays the same over [`start_again`](Self::start_again).
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.parts.amqp.number()
+    }
+
+    /// The port for AMQP over TLS, if [`Builder::tls`] asked for one.
+    #[must_use]
+    pub fn tls_port(&self) -> Option<u16> {
+        self.parts.tls.as_ref().map(Port::number)
+    }
+
+    /// The Erlang node name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// The folder with the node's configuration, data and log.
+    #[must_use]
+    pub fn folder(&self) -> &std::path::Path {
+        self.parts.folder.root()
+    }
+
+    /// What the server logged since it first came up: the last 16 KiB of it at most.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.parts.folder.log_end(self.first_up.get().copied().unwrap_or(0))
+    }
+
+    /// The ids of the processes that belong to the node: the server if it runs, and the port mapper.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let server = self.server().as_ref().filter(|server| server.is_running()).map(Guard::pid);
+        server.into_iter().chain([self.parts.epmd.pid()]).collect()
+    }
+
+    /// Kills the server with SIGKILL and returns when it is gone. Its data stay. Nothing happens when it
+    /// is not running.
+    pub fn kill(&self) {
+        drop(self.server().take());
+    }
+
+    /// Stops the server in an orderly way (SIGTERM) and returns when it is gone. Its data stay.
+    ///
+    /// # Errors
+    /// [`NodeError::NotRunning`]; [`NodeError::TimedOut`] when it took too long and was killed.
+    pub fn shut_down(&self) -> Result<(), NodeError> {
+        let server = self.server().take().ok_or_else(|| self.not_running())?;
+        server.signal(Signal::TERM)?;
+        if server.wait(self.parts.limit) { Ok(()) } else { Err(self.timed_out("shut down", 0)) }
+    }
+
+    /// Starts the server with the same ports and data, and returns when it takes AMQP connections. One
+    /// that still runs is killed first.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub fn start_again(&self) -> Result<(), NodeError> {
+        let mut server = self.server();
+        drop(server.take());
+        let log_start = self.parts.folder.log_length();
+        let guard = self.spawn()?;
+        if self.wait_for_login(&guard, log_start)? {
+            *server = Some(guard);
+            self.first_up.get_or_init(|| self.parts.folder.log_length());
+            Ok(())
+        } else {
+            drop(guard);
+            Err(self.ended(log_start))
+        }
+    }
+
+    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing.
+    ///
+    /// # Errors
+    /// [`NodeError::NotRunning`] after a kill.
+    pub fn freeze(&self) -> Result<(), NodeError> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    ///
+    /// # Errors
+    /// [`NodeError::NotRunning`] after a kill.
+    pub fn thaw(&self) -> Result<(), NodeError> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), NodeError> {
+        self.server().as_ref().ok_or_else(|| self.not_running())?.signal(signal)
+    }
+
+    fn spawn(&self) -> Result<Guard, NodeError> {
+        let Parts { name, installation, folder, epmd, distribution, .. } = &self.parts;
+        let mut command = folder.command(&installation.server(), name, epmd.port());
+        // With ALLOW_INPUT the script becomes the server instead of waiting for it as its child, so the
+        // process that is signalled is the server.
+        command
+            .env("RABBITMQ_ALLOW_INPUT", "1")
+            .env("RABBITMQ_DIST_PORT", distribution.number().to_string())
+            .env("RABBITMQ_SCHEDULER_BIND_TYPE", "u")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG_FLAGS);
+        Guard::start(&command, &folder.log(), Some(folder.root()))
+    }
+
+    /// Whether it came up; if not, it ended.
+    fn wait_for_login(&self, guard: &Guard, log_start: u64) -> Result<bool, NodeError> {
+        let end = Instant::now() + self.parts.limit;
+        while login(self.port()).is_err() {
+            if !guard.is_running() {
+                return Ok(false);
+            }
+            if Instant::now() >= end {
+                return Err(self.timed_out("take AMQP connections", log_start));
+            }
+            thread::sleep(POLL);
+        }
+        Ok(true)
+    }
+
+    /// Why the server ended while it was starting. Call it when the server is gone for good.
+    fn ended(&self, log_start: u64) -> NodeError {
+        let name = self.name().to_owned();
+        let log = self.parts.folder.log_end(log_start);
+        let log = around_failed_boot(&log);
+        let Parts { amqp, distribution, tls, .. } = &self.parts;
+        let port_lost =
+            [Some(amqp), Some(distribution), tls.as_ref()].into_iter().flatten().any(Port::is_taken)
+                || ["eaddrinuse", "dist_port_already_used"].iter().any(|sign| log.contains(sign));
+        if port_lost { NodeError::PortLost { name, log } } else { NodeError::Exited { name, log } }
+    }
+
+    fn timed_out(&self, what: &'static str, log_start: u64) -> NodeError {
+        let log = self.parts.folder.log_end(log_start);
+        NodeError::TimedOut { name: self.name().to_owned(), what, after: self.parts.limit, log }
+    }
+
+    pub(crate) fn not_running(&self) -> NodeError {
+        NodeError::NotRunning { name: self.name().to_owned() }
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// What another node needs to be in a cluster with this one: the port mapper and the cookie.
+    pub(crate) fn cluster(&self) -> (Arc<Epmd>, String) {
+        (Arc::clone(&self.parts.epmd), self.parts.cookie.clone())
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Node {
+    #[expect(clippy::print_stderr, reason = "the log of a failed test belongs beside its panic message")]
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("What {} logged:\n{}", self.name(), self.log());
+        }
+    }
+}
+
+/// A node name no other node of this process, or of another that runs now, has.
+pub(crate) fn unused_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("puka-{}-{}@localhost", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The cause stands before these words, and far behind them only Erlang's reports of the same.
+fn around_failed_boot(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let failed = lines.iter().position(|line| line.contains("BOOT FAILED"));
+    let around = failed.and_then(|at| lines.get(at.saturating_sub(20)..lines.len().min(at + 15)));
+    around.map_or_else(|| log.to_owned(), |around| around.join("\n"))
+}

@@ -1,0 +1,299 @@
+//! Attacks on field tables, properties and short strings, wherever a peer can place them.
+
+use super::strategies::{for_all, nested};
+use super::tools::{
+    FRAME_MAX, counted, decode_stream, entry, hex, raw_frame, raw_header, read_everywhere, read_table,
+    with_little_stack,
+};
+use puka::protocol::{
+    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, MAX_NESTING, Method, Properties, ShortStr,
+    Table, TableRef, Value,
+};
+use std::time::{Duration, Instant};
+
+/// How the containers alternate in a deep nest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Nest {
+    Tables,
+    Arrays,
+    Mixed,
+}
+
+/// A table whose entry is nested so many containers deep around nothing.
+fn nest(kind: Nest, depth: usize) -> Vec<u8> {
+    let is_array = |level: usize| match kind {
+        Nest::Tables => false,
+        Nest::Arrays => true,
+        Nest::Mixed => level % 2 == 1,
+    };
+    // From the outside in, as every length is known: what is inside a level is all that is written behind its length.
+    let lengths: Vec<usize> = (0..depth)
+        .rev()
+        .scan(0, |inside, level| {
+            let length = *inside;
+            *inside += if level > 0 && is_array(level - 1) { 5 } else { 7 };
+            Some(length)
+        })
+        .collect();
+    let mut octets = Vec::new();
+    for (level, length) in lengths.into_iter().rev().enumerate() {
+        if level == 0 || !is_array(level - 1) {
+            octets.extend([1, b'k']);
+        }
+        octets.push(if is_array(level) { b'A' } else { b'F' });
+        octets.extend(u32::try_from(length).unwrap().to_be_bytes());
+    }
+    octets
+}
+
+fn depth_of(table: TableRef<'_>) -> usize {
+    fn inside(value: Value<'_>) -> usize {
+        match value {
+            Value::Table(table) => 1 + depth_of(table),
+            Value::Array(array) => 1 + array.iter().map(inside).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    table.iter().map(|(_, value)| inside(value)).max().unwrap_or(0)
+}
+
+#[test]
+fn a13_a_length_of_two_gigabytes_in_a_frame_of_twenty_octets_is_refused() {
+    for length in [0x7FFF_FFFF_u32, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFFC] {
+        let length = length.to_be_bytes();
+        let long = [&hex("000a 0014")[..], &length, b"ab"].concat();
+        assert_eq!(Method::decode(&long), Err(DecodeError::TruncatedPayload { at: 4 }));
+        let table = [&hex("0032 000a 0000 00 00")[..], &length, b"ab"].concat();
+        assert_eq!(Method::decode(&table), Err(DecodeError::TruncatedPayload { at: 8 }));
+        for tag in *b"SxAF" {
+            let table = entry(tag, &[&length[..], b"ab"].concat());
+            for refused in read_everywhere(&table) {
+                assert_eq!(refused, Err(DecodeError::BadTable { at: 0 }));
+            }
+        }
+        let headers = raw_header(0x2000, &[&length[..], b"ab"].concat());
+        assert!(matches!(ContentHeader::decode(&headers), Err(DecodeError::TruncatedPayload { .. })));
+    }
+}
+
+#[test]
+fn a14_nesting_is_read_to_the_limit_and_refused_beyond_it_on_little_stack() {
+    with_little_stack(|| {
+        for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
+            for depth in [0, 1, 31, 32, 33, 34, 100, 5_000, 20_000] {
+                let octets = nest(kind, depth);
+                let expected = match depth {
+                    0..=MAX_NESTING => Ok(()),
+                    _ => Err(DecodeError::NestingTooDeep { limit: MAX_NESTING }),
+                };
+                for found in read_everywhere(&octets) {
+                    assert_eq!(found, expected, "{kind:?} {depth}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a14_a_table_at_the_limit_is_walked_printed_and_built_on_little_stack() {
+    with_little_stack(|| {
+        for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
+            let octets = nest(kind, MAX_NESTING);
+            let table = TableRef::new(&octets).unwrap();
+            assert_eq!(depth_of(table), MAX_NESTING);
+            assert!(table.is_finite());
+            assert_eq!(format!("{table:?}").matches(['{', '[']).count(), MAX_NESTING + 1);
+            assert!(!format!("{table:#?}").is_empty());
+            let header = raw_header(0x2000, &counted(&octets));
+            assert!(!format!("{:?}", ContentHeader::decode(&header).unwrap()).is_empty());
+            let mut around = Table::new();
+            let refused = EncodeError::NestingTooDeep { limit: MAX_NESTING };
+            assert_eq!(around.insert("k", table), Err(refused));
+            assert!(around.is_empty());
+        }
+    });
+}
+
+#[test]
+fn a14_random_nests_are_refused_exactly_beyond_the_limit() {
+    for_all(100, nested(1..=MAX_NESTING + 2), |value| {
+        let entries = [("k".to_owned(), value)];
+        let built = super::sample::table(&entries);
+        let deep = |node: &super::sample::Node| {
+            fn depth(node: &super::sample::Node) -> usize {
+                use super::sample::Node;
+                match node {
+                    Node::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+                    Node::Table(entries) => 1 + entries.iter().map(|(_, v)| depth(v)).max().unwrap_or(0),
+                    _ => 0,
+                }
+            }
+            depth(node)
+        };
+        assert_eq!(built.is_ok(), deep(&entries[0].1) <= MAX_NESTING);
+    });
+}
+
+/// The least time that reading takes, of several tries.
+fn least_time(octets: &[u8]) -> Duration {
+    (0..7)
+        .map(|_| {
+            let start = Instant::now();
+            TableRef::new(octets).unwrap();
+            start.elapsed()
+        })
+        .min()
+        .unwrap()
+}
+
+#[test]
+fn a15_ten_times_the_table_takes_about_ten_times_as_long() {
+    // As deep as is allowed, with all of the octets at the bottom, where a copy for each level would cost most.
+    let deep = |entries: usize| {
+        let mut octets = entry(b't', &[1]).repeat(entries);
+        for _ in 0..MAX_NESTING {
+            octets = entry(b'F', &counted(&octets));
+        }
+        octets
+    };
+    // And wide: containers in a row, each with one inside.
+    let wide = |entries: usize| entry(b'F', &counted(&entry(b'A', &counted(b"VV")))).repeat(entries);
+    for (small, large) in [(deep(30_000), deep(300_000)), (wide(10_000), wide(100_000))] {
+        assert!(small.len() >= 120_000 && large.len() >= 9 * small.len());
+        let (one, ten) = (least_time(&small), least_time(&large));
+        // Quadratic would be 100 times; whatever else the machine does may well triple it.
+        assert!(ten < one * 50, "{one:?} for {} octets, {ten:?} for {}", small.len(), large.len());
+    }
+}
+
+#[test]
+fn a15_a_nest_beyond_the_limit_is_refused_without_a_look_at_what_is_inside() {
+    // What the innermost containers hold is wrong too, but nobody gets there.
+    let mut octets = entry(b'Z', b"");
+    for _ in 0..5_000 {
+        octets = entry(b'F', &counted(&octets));
+    }
+    assert_eq!(TableRef::new(&octets), Err(DecodeError::NestingTooDeep { limit: MAX_NESTING }));
+}
+
+#[test]
+fn a16_a_byte_array_of_negative_length_is_refused() {
+    for length in ["ffffffff", "80000000"] {
+        for rest in ["", "61", "6161616161616161"] {
+            let table = entry(b'x', &hex(&format!("{length} {rest}")));
+            for refused in read_everywhere(&table) {
+                assert_eq!(refused, Err(DecodeError::BadTable { at: 0 }));
+            }
+        }
+    }
+}
+
+#[test]
+fn a17_a_bad_length_in_a_table_never_brings_frames_out_of_what_is_behind_it() {
+    // The octets behind the string look like a frame of their own: connection.close.
+    let inside = raw_frame(1, 0, &hex("000a 0032 0140 00 0000 0000"));
+    for tag in *b"SxAF" {
+        let table = counted(&[&entry(tag, &hex("80000000"))[..], &inside].concat());
+        let declare = [&hex("0032 000a 0000 00 00")[..], &table].concat();
+        let stream = [raw_frame(1, 1, &declare), raw_frame(3, 1, b"x")].concat();
+        let (frames, error, pending) = decode_stream(&stream, FRAME_MAX);
+        assert_eq!((error, pending), (None, 0));
+        assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [FrameKind::Method, FrameKind::Body]);
+        assert_eq!(Method::decode(&frames[0].payload), Err(DecodeError::BadTable { at: 0 }));
+        let header = raw_header(0x2000, &table);
+        let properties = ContentHeader::decode(&header).unwrap().properties;
+        assert_eq!(properties.headers.unwrap().table(), Err(DecodeError::BadTable { at: 0 }));
+    }
+}
+
+#[test]
+fn a18_a_short_string_of_more_than_255_octets_can_not_be_made() {
+    for (length, text) in [
+        (256, "x".repeat(256)),
+        (300, "x".repeat(300)),
+        (511, "x".repeat(511)),
+        (512, "x".repeat(512)),
+        // Octets count, not characters: 128 of two, 86 of three, 64 of four.
+        (256, "ü".repeat(128)),
+        (258, "漢".repeat(86)),
+        (256, "🐇".repeat(64)),
+    ] {
+        let refused = EncodeError::ShortStrTooLong { octets: length };
+        assert_eq!(ShortStr::new(&text), Err(refused.clone()));
+        assert_eq!(ShortStr::from_octets(text.as_bytes()), Err(refused.clone()));
+        let mut table = Table::new();
+        table.insert("before", true).unwrap();
+        assert_eq!(table.insert(&text, true), Err(refused));
+        assert_eq!(table.iter().count(), 1, "the table is as it was");
+        // For texts for people there is a cut, and it never splits a character.
+        let cut = ShortStr::cut(&text);
+        assert!(cut.len() > 251 && cut.as_str().is_some_and(|cut| text.starts_with(cut)));
+    }
+    for text in ["x".repeat(255), "ü".repeat(127), String::new()] {
+        assert_eq!(ShortStr::new(&text).unwrap().as_str(), Some(&text[..]));
+        assert_eq!(ShortStr::cut(&text).as_str(), Some(&text[..]));
+    }
+}
+
+#[test]
+fn a23_an_array_that_claims_more_than_there_is_is_refused() {
+    let table = entry(b'A', &hex("0000000a 62 01"));
+    for refused in read_everywhere(&table) {
+        assert_eq!(refused, Err(DecodeError::BadTable { at: 0 }));
+    }
+}
+
+#[test]
+fn a23_an_array_of_nothings_has_as_many_values_as_octets() {
+    let octets = entry(b'A', &counted(&[b'V'; 65_536]));
+    let table = TableRef::new(&octets).unwrap();
+    let Some(Value::Array(array)) = table.get("k") else { panic!("no array") };
+    assert_eq!(array.iter().count(), 65_536);
+    assert!(array.iter().all(|value| value == Value::Void));
+}
+
+#[test]
+fn a24_property_flags_without_end_are_refused() {
+    for flags in [&hex("0001")[..], &hex("0001 0000"), &hex("8001 0000 0161"), &hex("ffff").repeat(1000)] {
+        let refused = Properties::decode(flags).unwrap_err();
+        assert!(matches!(refused, DecodeError::PropertyFlags(word) if word & 1 == 1), "{refused}");
+        let header = [&raw_header(0, b"")[..12], flags].concat();
+        assert_eq!(ContentHeader::decode(&header), Err(refused));
+    }
+}
+
+#[test]
+fn a25_an_unknown_tag_is_refused_and_not_skipped() {
+    let table = hex("00 5a 71");
+    for refused in read_everywhere(&table) {
+        assert_eq!(refused, Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 1 }));
+    }
+}
+
+#[test]
+fn a29_a_table_read_from_a_kept_payload_is_the_same() {
+    let table = entry(b'S', &counted(b"value"));
+    let header = raw_header(0x2000, &counted(&table));
+    let mut decoder = Decoder::new();
+    for octet in raw_frame(2, 1, &header) {
+        assert!(decoder.next_frame().unwrap().is_none());
+        decoder.extend(&[octet]);
+    }
+    let payload = decoder.next_frame().unwrap().unwrap().into_payload();
+    let header = ContentHeader::decode(&payload).unwrap();
+    let headers = header.properties.headers.unwrap().table().unwrap();
+    assert_eq!(headers.get("k").and_then(Value::as_str), Some("value"));
+}
+
+#[test]
+fn a33_a_header_name_of_more_than_128_octets_is_read() {
+    for length in [127, 128, 129, 200, 255] {
+        let name = "n".repeat(length);
+        let mut octets = vec![u8::try_from(length).unwrap()];
+        octets.extend(name.as_bytes());
+        octets.extend([b't', 1]);
+        assert!(read_everywhere(&octets).iter().all(Result::is_ok));
+        let table = counted(&octets);
+        assert_eq!(read_table(&table).unwrap().get(&name), Some(Value::Bool(true)));
+    }
+}

@@ -1,0 +1,99 @@
+//! The corpus of the fuzz targets, replayed by a plain compiler; seeds made of the vectors stand in it.
+//!
+//! `PUKA_WRITE_CORPUS=1 cargo test -p puka --test vectors the_seeds` writes the seeds that are missing.
+
+use super::bodies;
+use super::json::{Vector, vectors};
+use super::tools::{FRAME_MAX, decode_stream};
+use puka::protocol::FrameKind;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a target does with an input.
+type Body = fn(&[u8]);
+
+const TARGETS: [(&str, Body); 4] = [
+    ("frame", bodies::frame),
+    ("method", bodies::method),
+    ("properties", bodies::properties),
+    ("table", bodies::table),
+];
+
+/// The largest seed, and the most inputs of all targets together: this is a repository, not a store.
+const LARGEST: usize = 2048;
+const MOST: usize = 300;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+/// The seeds that a vector gives: the target, and the input.
+fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
+    let octets = vector.octets();
+    match vector.text("feed").unwrap() {
+        "table" => vec![("table", octets.get(4..).unwrap_or_default().to_vec())],
+        "frames" => vec![("frame", [&[0, 7, 7, 1], &octets[..]].concat())],
+        "frame" => {
+            let (frames, error, _) = decode_stream(&octets, FRAME_MAX);
+            match frames.first() {
+                Some(frame) if frame.kind == FrameKind::Method => vec![("method", frame.payload.clone())],
+                Some(frame) if frame.kind == FrameKind::Header => vec![("properties", frame.payload.clone())],
+                None if error.is_some() => vec![("frame", [&[0, 7, 7, 1], &octets[..]].concat())],
+                _ => Vec::new(),
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for vector in vectors() {
+        // Those that differ in a number only add little.
+        let name = vector.name();
+        let alike = name.starts_with("methods/") && !name.starts_with("methods/typical/");
+        if alike
+            || name.starts_with("sasl")
+            || ["/zero", "/one", "/minus-one"].iter().any(|n| name.ends_with(n))
+        {
+            continue;
+        }
+        for (target, octets) in seeds(&vector) {
+            if octets.len() <= LARGEST {
+                all.insert((target, vector.name().replace('/', "-")), octets);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_seeds_are_those_of_the_vectors() {
+    for ((target, name), octets) in all_seeds() {
+        let path = folder(target).join(name);
+        if std::env::var_os("PUKA_WRITE_CORPUS").is_some() {
+            fs::create_dir_all(folder(target)).unwrap();
+            fs::write(&path, &octets).unwrap();
+        }
+        let found = fs::read(&path).unwrap_or_default();
+        assert_eq!(found, octets, "{}: write it anew with PUKA_WRITE_CORPUS=1", path.display());
+    }
+}
+
+#[test]
+fn the_corpus_finds_nothing() {
+    let mut inputs = 0;
+    for (target, body) in TARGETS {
+        let mut of_target = 0;
+        for file in fs::read_dir(folder(target)).unwrap() {
+            let path = file.unwrap().path();
+            println!("{}", path.display());
+            body(&fs::read(&path).unwrap());
+            of_target += 1;
+        }
+        assert!(of_target > 0, "no input for {target}");
+        inputs += of_target;
+    }
+    assert!(inputs <= MOST, "{inputs} inputs: minimise the corpus");
+}

@@ -1,0 +1,335 @@
+//! Attacks and edge cases of framing: sizes, types, frame ends, and what a decoder holds meanwhile.
+
+use super::every_method::{build, id_of, take_apart};
+use super::json::vectors;
+use super::sample::{Fields, Sample};
+use super::tools::{
+    FRAME_MAX, decode_stream, drain, header_payload, hex, method_payload, raw_frame, raw_header,
+};
+use puka::protocol::frame::{FRAME_MIN_SIZE, INITIAL_FRAME_MAX, OVERHEAD, UNSPLIT_FRAME_MAX};
+use puka::protocol::method::basic::{Deliver, Publish};
+use puka::protocol::method::connection::Tune;
+use puka::protocol::{
+    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, Method, Properties, ReplyCode, ShortStr,
+    Table, frame,
+};
+
+/// The first octets of a frame that announces a payload of that size.
+fn announced(kind: u8, channel: u16, size: u32) -> Vec<u8> {
+    [&[kind][..], &channel.to_be_bytes(), &size.to_be_bytes()].concat()
+}
+
+/// A decoder that has agreed on that `frame_max`.
+fn tuned(frame_max: u32) -> Decoder {
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(frame_max);
+    decoder
+}
+
+/// What a decoder says of the first seven octets of a frame, and of nothing more.
+fn announce(decoder: &mut Decoder, kind: u8, size: u32) -> Result<bool, DecodeError> {
+    decoder.extend(&announced(kind, 1, size));
+    let answer = decoder.next_frame().map(|frame| frame.is_some());
+    let held = decoder.space().len() + decoder.pending().len();
+    assert!(held <= 140_000, "{held} octets are held for seven");
+    answer
+}
+
+fn too_large(size: u32, frame_max: u32) -> Result<bool, DecodeError> {
+    Err(DecodeError::FrameTooLarge { size, limit: frame_max - OVERHEAD })
+}
+
+#[test]
+fn a04_a_frame_length_that_overflows_is_refused_by_its_first_octets() {
+    for size in [0xFFFF_FFFF, 0xFFFF_FFF8, 0xFFFF_FFF7, 0x8000_0000, 0x7FFF_FFFF] {
+        for kind in [1, 2, 3] {
+            assert_eq!(announce(&mut Decoder::new(), kind, size), too_large(size, INITIAL_FRAME_MAX));
+            let limit = if kind == 3 { FRAME_MAX } else { UNSPLIT_FRAME_MAX };
+            assert_eq!(announce(&mut tuned(FRAME_MAX), kind, size), too_large(size, limit));
+            // No limit that can be agreed upon makes a size overflow.
+            assert_ne!(announce(&mut tuned(u32::MAX), kind, size), Ok(true));
+        }
+    }
+}
+
+#[test]
+fn a05_a_body_frame_beyond_what_was_tuned_is_refused_by_its_first_octets() {
+    let mut decoder = tuned(4096);
+    assert_eq!(announce(&mut decoder, 3, 16 << 20), too_large(16 << 20, 4096));
+    assert_eq!(decoder.pending(), announced(3, 1, 16 << 20));
+    assert_eq!(announce(&mut tuned(4096), 3, 4096 - 8), Ok(false));
+    assert_eq!(announce(&mut tuned(4096), 3, 4096 - 7), too_large(4096 - 7, 4096));
+}
+
+#[test]
+fn a06_a_first_frame_of_four_gigabytes_is_refused() {
+    for kind in [1, 2, 3] {
+        let mut decoder = Decoder::new();
+        assert_eq!(announce(&mut decoder, kind, u32::MAX), too_large(u32::MAX, INITIAL_FRAME_MAX));
+        assert!(decoder.space().len() <= 4096, "and it costs no more than an idle connection");
+        // Before anything is tuned the limit is 8192 octets, whatever the type.
+        assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 8), Ok(false));
+        assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 7), too_large(8192 - 7, 8192));
+    }
+}
+
+#[test]
+fn a09_a_payload_too_short_for_what_it_must_hold_is_refused() {
+    let method = hex("000a 001e 07ff 00020000 003c");
+    for length in 0..method.len() {
+        let (frames, error, _) = decode_stream(&raw_frame(1, 0, &method[..length]), FRAME_MAX);
+        assert_eq!((frames.len(), error), (1, None), "the frame is whole");
+        let refused = Method::decode(&frames[0].payload).unwrap_err();
+        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} octets: {refused}");
+        assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
+    }
+    assert!(Method::decode(&method).is_ok());
+    let header = raw_header(0, b"");
+    for length in 0..header.len() {
+        let refused = ContentHeader::decode(&header[..length]).unwrap_err();
+        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} octets: {refused}");
+    }
+    assert!(ContentHeader::decode(&header).is_ok());
+}
+
+#[test]
+fn a28_a_short_string_of_more_than_127_octets_is_read_whole() {
+    for length in [127, 128, 129, 200, 254, 255] {
+        let text = "k".repeat(length);
+        let text = ShortStr::new(&text).unwrap();
+        let deliver = Deliver {
+            consumer_tag: text,
+            delivery_tag: u64::MAX,
+            redelivered: true,
+            exchange: ShortStr::EMPTY,
+            routing_key: text,
+        };
+        let octets = method_payload(&deliver);
+        assert_eq!(octets[4..6], [text.len().try_into().unwrap(), b'k']);
+        assert_eq!(Method::decode(&octets), Ok(deliver.into()));
+    }
+}
+
+#[test]
+fn a30_frame_max_may_rise_and_fall_while_octets_wait() {
+    // Up: the buffer from before the tuning must not bound the frames behind it.
+    let mut decoder = Decoder::new();
+    let tune = method_payload(&Tune { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 60 });
+    let body = raw_frame(3, 1, &vec![7; 131_072 - 8]);
+    decoder.extend(&[raw_frame(1, 0, &tune), body[..20].to_vec()].concat());
+    let mut frames = Vec::new();
+    assert_eq!(decoder.next_frame().unwrap().unwrap().kind(), FrameKind::Method);
+    decoder.set_frame_max(FRAME_MAX);
+    decoder.extend(&body[20..]);
+    assert_eq!(drain(&mut decoder, &mut frames), None);
+    assert_eq!(frames[0].payload.len(), 131_072 - 8);
+    // Down: what was allowed before is refused now, at the limit and one beyond.
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(FRAME_MIN_SIZE);
+    decoder.extend(&raw_frame(3, 1, &[7; 4096 - 8]));
+    decoder.extend(&raw_frame(3, 1, &[7; 4096 - 7]));
+    let error = drain(&mut decoder, &mut frames);
+    assert_eq!((frames.len(), error), (2, Some(DecodeError::FrameTooLarge { size: 4089, limit: 4088 })));
+}
+
+#[test]
+fn e01_a_wrong_frame_end_ends_the_stream() {
+    for end in (0..=0xFF).filter(|end| *end != frame::FRAME_END) {
+        let mut decoder = Decoder::new();
+        decoder.extend(&hex("08 0000 00000000 ce 03 0001 00000001 78"));
+        decoder.extend(&[end]);
+        decoder.extend(&hex("08 0000 00000000 ce"));
+        assert_eq!(decoder.next_frame().unwrap().unwrap().kind(), FrameKind::Heartbeat);
+        for _ in 0..3 {
+            let error = decoder.next_frame().unwrap_err();
+            assert_eq!(error, DecodeError::FrameEnd { found: end });
+            assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
+        }
+        assert_eq!(decoder.pending().len(), 9 + 8, "nothing more is parsed");
+    }
+}
+
+#[test]
+fn e02_a_frame_above_the_limit_is_refused_on_seven_octets() {
+    for (kind, limit) in [(1, UNSPLIT_FRAME_MAX), (2, UNSPLIT_FRAME_MAX), (3, 4096)] {
+        let mut decoder = tuned(4096);
+        let octets = announced(kind, 1, limit - 7);
+        decoder.extend(&octets[..6]);
+        assert!(decoder.next_frame().unwrap().is_none());
+        decoder.extend(&octets[6..]);
+        let error = decoder.next_frame().unwrap_err();
+        assert_eq!(error, DecodeError::FrameTooLarge { size: limit - 7, limit: limit - 8 });
+        assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
+        assert_eq!(announce(&mut tuned(4096), kind, limit - 8), Ok(false));
+    }
+}
+
+#[test]
+fn e03_an_unknown_frame_type_is_refused_by_its_first_octet() {
+    for kind in (0..=0xFF).filter(|kind| ![1, 2, 3, 8, b'A'].contains(kind)) {
+        let mut decoder = Decoder::new();
+        decoder.extend(&[kind]);
+        let error = decoder.next_frame().unwrap_err();
+        assert_eq!(error, DecodeError::UnknownFrameType(kind));
+        assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
+    }
+}
+
+#[test]
+fn e05_an_empty_body_frame_is_read_and_never_sent() {
+    let (frames, error, _) = decode_stream(&raw_frame(3, 1, b"").repeat(3), FRAME_MAX);
+    assert_eq!((frames.len(), error), (3, None));
+    assert!(frames.iter().all(|frame| frame.kind == FrameKind::Body && frame.payload.is_empty()));
+    let mut out = Vec::new();
+    frame::body(&mut out, 1, FRAME_MAX, b"");
+    assert_eq!(out, b"", "a body of no octets takes no frame");
+}
+
+#[test]
+fn e05_a_body_goes_in_as_few_frames_as_there_can_be() {
+    for (length, sizes) in [
+        (1, vec![1]),
+        (4087, vec![4087]),
+        (4088, vec![4088]),
+        (4089, vec![4088, 1]),
+        (8176, vec![4088, 4088]),
+        (10_000, vec![4088, 4088, 1824]),
+    ] {
+        let body: Vec<u8> = (0..=255).cycle().take(length).collect();
+        let mut out = b"before".to_vec();
+        frame::body(&mut out, 9, 4096, &body);
+        let (frames, error, _) = decode_stream(&out[6..], 4096);
+        assert_eq!(error, None);
+        assert_eq!(frames.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>(), sizes);
+        assert!(frames.iter().all(|frame| frame.channel == 9));
+        assert_eq!(frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<u8>>(), body);
+    }
+}
+
+#[test]
+fn e11_a_method_or_content_header_above_frame_max_is_read_up_to_a_limit_of_our_own() {
+    let mut headers = Table::new();
+    headers.insert("h", &"x".repeat(100_908 - 8 - 14 - 4 - 7)).unwrap();
+    let mut properties = Properties::default();
+    properties.headers = Some(headers.as_ref().into());
+    let header = header_payload(&ContentHeader { body_size: 1, properties });
+    let octets = raw_frame(2, 1, &header);
+    assert_eq!(octets.len(), 100_908, "what a consumer tuned to 4096 was sent");
+    let (frames, error, _) = decode_stream(&octets, 4096);
+    assert_eq!((frames[0].payload.len(), error), (header.len(), None));
+    let decoded = ContentHeader::decode(&frames[0].payload).unwrap();
+    assert_eq!(decoded.properties.headers.unwrap().table().unwrap(), headers.as_ref());
+    for kind in [1, 2] {
+        let whole = raw_frame(kind, 1, &vec![0; (1 << 20) - 8]);
+        assert_eq!(decode_stream(&whole, 4096).0.len(), 1);
+        assert_eq!(announce(&mut tuned(4096), kind, (1 << 20) - 7), too_large((1 << 20) - 7, 1 << 20));
+    }
+    // Where more was tuned than the limit of our own, what was tuned holds.
+    assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 8), Ok(false));
+    assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 7), too_large((2 << 20) - 7, 2 << 20));
+}
+
+#[test]
+fn e11_what_does_not_fit_into_one_frame_is_not_written() {
+    let text = "x".repeat(200);
+    let routing_key = ShortStr::new(&text).unwrap();
+    let publish = Publish { exchange: ShortStr::EMPTY, routing_key, mandatory: false, immediate: false };
+    let mut properties = Properties::default();
+    properties.message_id = Some(routing_key);
+    let header = ContentHeader { body_size: 0, properties };
+    type Write<'w> = &'w dyn Fn(&mut Vec<u8>, u32) -> Result<(), EncodeError>;
+    let writes: [(Write<'_>, u32); 2] = [
+        (&|out, max| frame::method(out, 1, max, &publish), 8 + 4 + 2 + 1 + 201 + 1),
+        (&|out, max| frame::content_header(out, 1, max, &header), 8 + 14 + 201),
+    ];
+    for (write, whole) in writes {
+        let mut out = b"before".to_vec();
+        let refused = EncodeError::FrameTooLarge { octets: whole.try_into().unwrap(), limit: whole - 1 };
+        assert_eq!(write(&mut out, whole - 1), Err(refused));
+        assert_eq!(out, b"before", "nothing was written");
+        write(&mut out, whole).unwrap();
+        let (frames, error, pending) = decode_stream(&out[6..], whole);
+        assert_eq!((frames.len(), error, pending), (1, None, 0));
+    }
+}
+
+#[test]
+fn e13_a_heartbeat_is_empty_and_on_channel_0() {
+    let mut out = Vec::new();
+    frame::heartbeat(&mut out);
+    assert_eq!(out, hex("08 0000 00000000 ce"));
+    for (octets, refused) in [
+        ("08 0001 00000000", DecodeError::HeartbeatChannel(1)),
+        ("08 ffff 00000000", DecodeError::HeartbeatChannel(0xFFFF)),
+        ("08 0000 00000001", DecodeError::HeartbeatPayload(1)),
+        ("08 0000 ffffffff", DecodeError::HeartbeatPayload(u32::MAX)),
+    ] {
+        let mut decoder = Decoder::new();
+        decoder.extend(&hex(octets));
+        assert_eq!(decoder.next_frame().err(), Some(refused));
+        assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
+    }
+}
+
+#[test]
+fn a27_a_golden_method_that_is_cut_short_or_goes_on_is_refused() {
+    for vector in vectors() {
+        if !vector.name().starts_with("methods/") {
+            continue;
+        }
+        let (frames, ..) = decode_stream(&vector.octets(), FRAME_MAX);
+        let payload = &frames[0].payload;
+        for length in 0..payload.len() {
+            let refused = Method::decode(&payload[..length]).unwrap_err();
+            assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{} at {length}", vector.name());
+        }
+        for more in [0, 1, 0xCE, 0xFF] {
+            let longer = [&payload[..], &[more]].concat();
+            let refused = Method::decode(&longer).unwrap_err();
+            assert_eq!(refused, DecodeError::TrailingOctets { at: payload.len() }, "{}", vector.name());
+        }
+    }
+}
+
+#[test]
+fn a27_a_method_that_does_not_exist_is_refused() {
+    for (class, method) in [(60, 999), (77, 10), (0, 0), (10, 0), (60, 41), (85, 20), (0xFFFF, 0xFFFF)] {
+        let payload = [&u16::to_be_bytes(class)[..], &u16::to_be_bytes(method)].concat();
+        let refused = Method::decode(&payload).unwrap_err();
+        assert_eq!(refused.to_string(), format!("unknown method {class}.{method}"));
+        assert_eq!(refused.reply_code(), ReplyCode::NOT_IMPLEMENTED);
+    }
+}
+
+#[test]
+fn e10_octets_behind_the_last_argument_or_property_are_refused() {
+    let ok = puka::protocol::method::connection::CloseOk {};
+    let mut payload = method_payload(&ok);
+    payload.push(0);
+    let refused = Method::decode(&payload).unwrap_err();
+    assert_eq!(
+        (refused, refused.reply_code()),
+        (DecodeError::TrailingOctets { at: 4 }, ReplyCode::FRAME_ERROR)
+    );
+    let refused = ContentHeader::decode(&raw_header(0x1000, &[2, 0])).unwrap_err();
+    assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
+    assert!(matches!(refused, DecodeError::TrailingOctets { .. }));
+    // And a property that lacks octets.
+    for (flags, values) in
+        [(0x1000, &[][..]), (0x0040, &[0; 7]), (0x8000, &[5, b'a']), (0x2000, &[0, 0, 0, 1])]
+    {
+        let refused = ContentHeader::decode(&raw_header(flags, values)).unwrap_err();
+        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{flags:04x}");
+    }
+}
+
+#[test]
+fn e12_a_short_string_that_is_not_utf8_is_kept_as_it_came() {
+    let sample = Sample::Shortstr(vec![0xFF, b'a', 0xC3]);
+    let fields = Fields(vec![("reason".to_owned(), sample.clone())]);
+    let octets = method_payload(&build(id_of("connection.blocked"), &fields));
+    let blocked = take_apart(Method::decode(&octets).unwrap());
+    assert_eq!(blocked.0[0].1, sample);
+    let name: ShortStr<'_> = blocked.get("reason");
+    assert_eq!((name.as_str(), name.to_str_lossy().as_ref()), (None, "\u{FFFD}a\u{FFFD}"));
+}

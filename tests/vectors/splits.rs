@@ -1,0 +1,170 @@
+//! A stream of octets gives the same frames, or the same error, in whatever pieces it arrives.
+
+use super::bodies;
+use super::json::vectors;
+use super::strategies::{for_all, mutated_stream, random_stream, valid_stream};
+use super::tools::{FRAME_MAX, OwnedFrame, decode_stream, drain};
+use proptest::prelude::*;
+use proptest::sample::select;
+use puka::protocol::{DecodeError, Decoder, FrameKind};
+
+fn pieces() -> impl Strategy<Value = (u32, usize)> {
+    (any::<u32>(), select(vec![7_usize, 9, 100, 3000, 200_000]))
+}
+
+#[test]
+fn a_valid_stream_gives_the_same_frames_in_any_pieces() {
+    for_all(60, (valid_stream(), pieces()), |(stream, (seed, longest))| {
+        let (_, error, pending) = decode_stream(&stream, FRAME_MAX);
+        assert_eq!((error, pending), (None, 0));
+        bodies::any_split(&stream, FRAME_MAX, seed, longest);
+    });
+}
+
+#[test]
+fn a_mutated_stream_gives_the_same_error_in_any_pieces() {
+    for_all(
+        120,
+        (mutated_stream(), pieces(), select(vec![4096, FRAME_MAX])),
+        |(stream, (seed, longest), max)| {
+            bodies::any_split(&stream, max, seed, longest);
+        },
+    );
+}
+
+#[test]
+fn a_random_stream_gives_the_same_error_in_any_pieces() {
+    for_all(3000, (random_stream(), pieces()), |(stream, (seed, longest))| {
+        bodies::any_split(&stream, FRAME_MAX, seed, longest);
+    });
+}
+
+#[test]
+fn a29_a_golden_frame_is_the_same_cut_at_every_place() {
+    for vector in vectors() {
+        if vector.text("feed") == Some("table") || vector.text("feed") == Some("bytes") {
+            continue;
+        }
+        let octets = vector.octets();
+        let (expected, error, _) = decode_stream(&octets, FRAME_MAX);
+        for at in 0..=octets.len() {
+            let mut decoder = Decoder::new();
+            decoder.set_frame_max(FRAME_MAX);
+            let mut frames = Vec::new();
+            decoder.extend(&octets[..at]);
+            let mut found = drain(&mut decoder, &mut frames);
+            if found.is_none() {
+                decoder.extend(&octets[at..]);
+                found = drain(&mut decoder, &mut frames);
+            }
+            assert_eq!((&frames, found), (&expected, error), "{} cut at {at}", vector.name());
+        }
+        // And in single octets, with a look at the decoder after each.
+        bodies::any_split(&octets, FRAME_MAX, 1, 1);
+    }
+}
+
+#[test]
+fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
+    // A large frame in the smallest reads. If the buffer were made anew, or moved, for each of them, it would now and then
+    // change its place; counting how often it does needs no clock.
+    for size in [8_000_u32, 100_000, 1_000_000] {
+        let mut decoder = Decoder::new();
+        decoder.set_frame_max(2 << 20);
+        let mut places = 0;
+        let mut last = None;
+        let header = [&[3, 0, 1][..], &size.to_be_bytes()].concat();
+        let stream = header.into_iter().chain(std::iter::repeat_n(0xAB, usize::try_from(size).unwrap()));
+        for (received, octet) in stream.chain([0xCE]).enumerate() {
+            let space = decoder.space();
+            // The place where the stream begins in memory.
+            let place = space.as_ptr().addr() - received;
+            if last != Some(place) {
+                places += 1;
+                last = Some(place);
+            }
+            space[0] = octet;
+            decoder.filled(1);
+        }
+        assert!(places <= 10, "{places} moves for {size} octets");
+        let frame = decoder.next_frame().unwrap().unwrap();
+        assert_eq!(frame.payload().len(), usize::try_from(size).unwrap());
+    }
+}
+
+#[test]
+fn octets_that_nobody_decodes_are_moved_a_few_times_only() {
+    let mut decoder = Decoder::new();
+    let mut places = 0;
+    let mut last = None;
+    for received in 0..1_000_000 {
+        let space = decoder.space();
+        let place = space.as_ptr().addr().wrapping_sub(received);
+        if last != Some(place) {
+            places += 1;
+            last = Some(place);
+        }
+        space[0] = [8, 0, 0, 0, 0, 0, 0, 0xCE][received % 8];
+        decoder.filled(1);
+    }
+    assert!(places <= 12, "{places} moves");
+    let mut frames = Vec::new();
+    assert_eq!(drain(&mut decoder, &mut frames), None);
+    assert_eq!(frames.len(), 125_000);
+}
+
+#[test]
+fn a_stream_that_is_decoded_at_once_stays_in_its_buffer() {
+    // Small frames that nobody keeps: after the first few reads no buffer is made anew.
+    let frames = super::tools::raw_frame(3, 1, &[7; 100]).repeat(1000);
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(FRAME_MAX);
+    let mut places = std::collections::HashSet::new();
+    for round in 0..200 {
+        let mut rest = &frames[..];
+        while !rest.is_empty() {
+            let space = decoder.space();
+            if round > 0 {
+                places.insert(space.as_ptr_range().end.addr());
+            }
+            let count = space.len().min(rest.len()).min(5000);
+            space[..count].copy_from_slice(&rest[..count]);
+            decoder.filled(count);
+            rest = &rest[count..];
+            while decoder.next_frame().unwrap().is_some() {}
+        }
+    }
+    assert!(places.len() <= 2, "{} buffers", places.len());
+}
+
+#[test]
+fn a_payload_that_is_kept_stays_as_it_was() {
+    let mut decoder = Decoder::new();
+    let mut kept = Vec::new();
+    for n in 0..500_u16 {
+        let payload = vec![n.to_be_bytes()[1]; usize::from(n)];
+        decoder.extend(&super::tools::raw_frame(3, n, &payload));
+        let frame = decoder.next_frame().unwrap().unwrap();
+        assert_eq!((frame.kind(), frame.channel(), frame.payload()), (FrameKind::Body, n, &payload[..]));
+        kept.push((payload, frame.into_payload()));
+    }
+    for (payload, kept) in kept {
+        assert_eq!(payload, kept);
+    }
+}
+
+#[test]
+fn a_protocol_header_is_one_only_where_a_stream_begins() {
+    let header = b"AMQP\x00\x00\x09\x01";
+    let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
+    let (frames, error, _) = decode_stream(&[&header[..], &heartbeat].concat(), FRAME_MAX);
+    assert_eq!(
+        frames.iter().map(|f| f.kind).collect::<Vec<_>>(),
+        [FrameKind::ProtocolHeader, FrameKind::Heartbeat]
+    );
+    assert_eq!((error, &frames[0].payload[..]), (None, &header[..]));
+    for stream in [[&header[..], header].concat(), [&heartbeat[..], header].concat()] {
+        let (frames, error, pending): (Vec<OwnedFrame>, _, _) = decode_stream(&stream, FRAME_MAX);
+        assert_eq!((frames.len(), error, pending), (1, Some(DecodeError::UnknownFrameType(b'A')), 8));
+    }
+}

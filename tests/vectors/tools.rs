@@ -1,0 +1,131 @@
+//! Small things that several modules need: hexadecimal, frames out of octets, threads with little stack.
+
+use puka::protocol::frame::{self, FRAME_END};
+use puka::protocol::method::Encode;
+use puka::protocol::{ContentHeader, DecodeError, Decoder, FrameKind, Method, TableRef, wire::Reader};
+
+/// `frame_max` where a test does not care.
+pub(crate) const FRAME_MAX: u32 = 131_072;
+
+/// The stack that every decoder must get by with, in octets.
+const LITTLE_STACK: usize = 64 << 10;
+
+/// Octets from hexadecimal digits; blanks are for the eye.
+pub(crate) fn hex(digits: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        digits.bytes().filter(|b| *b != b' ').map(|b| char::from(b).to_digit(16).unwrap() as u8).collect();
+    assert!(digits.len().is_multiple_of(2), "an odd number of digits");
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// A frame, cut from its decoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnedFrame {
+    pub(crate) kind: FrameKind,
+    pub(crate) channel: u16,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What a decoder with that `frame_max` makes of octets that arrive at once: the frames, what is wrong after them, and
+/// how many octets it keeps.
+pub(crate) fn decode_stream(octets: &[u8], frame_max: u32) -> (Vec<OwnedFrame>, Option<DecodeError>, usize) {
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(frame_max);
+    decoder.extend(octets);
+    let mut frames = Vec::new();
+    let error = drain(&mut decoder, &mut frames);
+    (frames, error, decoder.pending().len())
+}
+
+/// Takes every whole frame out of a decoder. Gives what is wrong behind them.
+pub(crate) fn drain(decoder: &mut Decoder, frames: &mut Vec<OwnedFrame>) -> Option<DecodeError> {
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => frames.push(OwnedFrame {
+                kind: frame.kind(),
+                channel: frame.channel(),
+                payload: frame.payload().to_vec(),
+            }),
+            Ok(None) => return None,
+            Err(error) => return Some(error),
+        }
+    }
+}
+
+/// A frame of any type around any payload.
+pub(crate) fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut octets = vec![kind];
+    octets.extend(channel.to_be_bytes());
+    octets.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    octets.extend(payload);
+    octets.push(FRAME_END);
+    octets
+}
+
+/// The payload of a method, as it is sent.
+pub(crate) fn method_payload(method: &impl Encode) -> Vec<u8> {
+    let mut octets = Vec::new();
+    frame::method(&mut octets, 1, u32::MAX, method).unwrap();
+    octets[7..octets.len() - 1].to_vec()
+}
+
+/// The payload of a content header, as it is sent.
+pub(crate) fn header_payload(header: &ContentHeader<'_>) -> Vec<u8> {
+    let mut octets = Vec::new();
+    frame::content_header(&mut octets, 1, u32::MAX, header).unwrap();
+    octets[7..octets.len() - 1].to_vec()
+}
+
+/// The payload of a content header with these flags and values, whatever they are.
+pub(crate) fn raw_header(flags: u16, values: &[u8]) -> Vec<u8> {
+    let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    payload.extend(flags.to_be_bytes());
+    payload.extend(values);
+    payload
+}
+
+/// Octets behind the four of their length.
+pub(crate) fn counted(octets: &[u8]) -> Vec<u8> {
+    let mut all = u32::try_from(octets.len()).unwrap().to_be_bytes().to_vec();
+    all.extend(octets);
+    all
+}
+
+/// A table of one entry `k` with that tag and those octets, without the four of its length.
+pub(crate) fn entry(tag: u8, octets: &[u8]) -> Vec<u8> {
+    let mut all = vec![1, b'k', tag];
+    all.extend(octets);
+    all
+}
+
+/// Reads a table with its length, and nothing behind it.
+pub(crate) fn read_table(octets: &[u8]) -> Result<TableRef<'_>, DecodeError> {
+    let mut reader = Reader::new(octets);
+    let table = reader.table()?;
+    reader.finish()?;
+    Ok(table)
+}
+
+/// The ways a table reaches us: alone, in a method of the handshake, as arguments, and in the headers of a message.
+/// Gives what each of them says of it.
+pub(crate) fn read_everywhere(table: &[u8]) -> [Result<(), DecodeError>; 4] {
+    let table = counted(table);
+    let start =
+        [&hex("000a 000a 00 09")[..], &table, &hex("00000005 504c41494e 00000005 656e5f5553")].concat();
+    let declare = [&hex("0032 000a 0000 00 00")[..], &table].concat();
+    let header = raw_header(0x2000, &table);
+    [
+        read_table(&table).map(drop),
+        Method::decode(&start).map(drop),
+        Method::decode(&declare).map(drop),
+        ContentHeader::decode(&header).unwrap().properties.headers.unwrap().table().map(drop),
+    ]
+}
+
+/// Runs a test on a thread that has little stack.
+pub(crate) fn with_little_stack(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().stack_size(LITTLE_STACK).spawn(test).unwrap();
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
