@@ -88,7 +88,9 @@ pub enum Error {
         allowed: String,
     },
     /// The server closed the transport in answer to our login: how a server without `authentication_failure_close` says no.
-    #[error("the server closed the connection in answer to the login, which most likely means that it refused it")]
+    #[error(
+        "the server closed the connection in answer to the login, which most likely means that it refused it"
+    )]
     LoginRefused,
     /// The server sent limits that AMQP does not allow.
     #[error("the server proposed {what} of {value}, which AMQP 0-9-1 does not allow")]

@@ -1,4 +1,43 @@
-//! An opinionated AMQP 0-9-1 client, tuned to RabbitMQ.
+//! An opinionated AMQP 0-9-1 client, tuned to RabbitMQ, after Python's Puka: every request is a promise, there are no
+//! channels in your way, an error reaches exactly the request that caused it, and a publish is something you can wait for.
+//!
+//! ```
+//! # puka_test_suite::example(async |client| {
+//! client.queue_declare("orders").durable(true).await?;
+//! client.basic_publish("", "orders", "Hello world!").persistent(true).await?; // the broker has confirmed it
+//!
+//! let mut orders = client.basic_consume("orders").prefetch_count(100).await?;
+//! if let Some(delivery) = orders.next().await {
+//!     let delivery = delivery?;
+//!     assert_eq!(delivery.body(), b"Hello world!");
+//!     delivery.ack()?; // queued at once, nothing to wait for
+//! }
+//! client.close().await
+//! # });
+//! ```
+//!
+//! # Getting a client
+//! `puka-smol` resolves, dials and drives: `puka_smol::connect("amqp://localhost/").await?`. Over any other byte stream, and on
+//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled.
+//!
+//! # Requests
+//! A request is a builder with the argument names of Puka and of the spec. It can be
+//!
+//! - awaited: it is sent, after waiting for room if need be, and resolves to its answer;
+//! - sent at once with `.send()`, which gives a [`Promise`], so that many are under way; `.try_send()` says at once when it
+//!   can't be;
+//! - submitted with `.submit().await`, which waits for room but not for the answer.
+//!
+//! Dropping a future at any await is harmless: the answer is absorbed, and the next request gets its own.
+//!
+//! # Channels, which nobody sees
+//! A request borrows a pooled channel. Publishes go over one confirm channel for each exchange, so the order of messages to
+//! one exchange is kept, and a missing exchange fails only what was published to it. A consumer has a channel of its own. When
+//! the broker closes a channel, what caused that has its answer, and a new channel takes its place.
+//!
+//! # What is bounded
+//! Everything, by [`Options`]: octets that wait to be written, requests, publishes without a confirm, deliveries that wait to
+//! be taken, sizes of frames and messages, channels. Every request has a deadline.
 
 mod client;
 mod driver;
@@ -25,6 +64,23 @@ pub use uri::{AuthMechanism, Uri, UriError, UriPart};
 use futures_io::{AsyncRead, AsyncWrite};
 
 /// Opens a connection over any byte stream: gives the client, and the driver to poll wherever futures are polled.
+///
+/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. Of the options' URI only the
+/// credentials, the virtual host and the limits matter here.
+///
+/// ```
+/// use puka::Options;
+///
+/// let broker = puka_test_broker::Server::new(Default::default());
+/// let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, Options::default());
+/// smol::spawn(driver).detach();
+/// smol::block_on(async {
+///     let server = client.connect().await?;
+///     assert_eq!(server.product(), "puka-test-broker");
+///     client.close().await
+/// })?;
+/// # Ok::<(), puka::Error>(())
+/// ```
 pub fn open<Io, C>(io: Io, clock: C, options: Options) -> (Client, Driver<Io, C>)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -33,3 +89,8 @@ where
     let link = link::Link::new(machine::Connection::new(clock.now(), options));
     (Client::new(link.clone()), Driver::new(io, clock, link))
 }
+
+/// Has the README's examples compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

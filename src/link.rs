@@ -118,7 +118,11 @@ impl Link {
     }
 
     /// The answer to a promise, once.
-    pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Result<Reply, Error>> {
+    pub(crate) fn poll_promise(
+        &self,
+        promise: PromiseId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Reply, Error>> {
         let mut state = self.lock();
         if let Some(outcome) = state.machine.fetch(promise) {
             return Poll::Ready(outcome);

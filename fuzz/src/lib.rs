@@ -1,6 +1,11 @@
 //! What the fuzz targets do with their input, free of any fuzzer, so that plain tests replay the corpus through it.
 //!
-//! Each function panics when something does not hold that must hold for any octets at all.
+//! Each function panics when something does not hold that must hold for any octets at all. With a nightly compiler and
+//! cargo-fuzz, from the root of the project (a single allocation above 4 MiB is a finding, too):
+//!
+//! ```text
+//! cargo +nightly fuzz run frame -- -max_total_time=60 -malloc_limit_mb=4
+//! ```
 
 use puka::protocol::frame;
 use puka::protocol::wire::Reader;

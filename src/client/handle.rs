@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// When the last handle has gone (clients, promises, consumers and deliveries), the connection is closed gracefully.
 ///
 /// ```
-/// # puka_test_broker::doc_test(async |client: puka::Client| {
+/// # puka_test_suite::example(async |client| {
 /// client.queue_declare("orders").durable(true).await?;
 /// client.basic_publish("", "orders", "one").await?;
 /// let order = client.basic_get("orders").await?.expect("one was published");

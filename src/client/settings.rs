@@ -2,10 +2,9 @@
 
 use crate::error::Error;
 use crate::protocol::{ShortStr, Table, TableRef, Value};
-use std::borrow::Cow;
 
 /// A name of at most 255 octets.
-pub(super) fn name<'n>(what: &'static str, name: &'n Cow<'_, str>) -> Result<ShortStr<'n>, Error> {
+pub(super) fn name<'n>(what: &'static str, name: &'n str) -> Result<ShortStr<'n>, Error> {
     ShortStr::new(name).map_err(|error| Error::invalid(what, error))
 }
 

@@ -30,11 +30,26 @@ pub(super) enum Role {
 pub(super) enum Awaited {
     /// Nobody asks for it: `open-ok`, `select-ok`, `qos-ok` in front of a `consume-ok`.
     Nothing(&'static MethodInfo),
-    Request { promise: PromiseId, method: &'static MethodInfo },
-    Get { promise: PromiseId, no_ack: bool, method: &'static MethodInfo },
+    Request {
+        promise: PromiseId,
+        method: &'static MethodInfo,
+    },
+    Get {
+        promise: PromiseId,
+        no_ack: bool,
+        method: &'static MethodInfo,
+    },
     /// `resized` is who waits for another prefetch count; `replaces` says that the older tags end with that.
-    Consume { consumer: ConsumerId, resized: Option<PromiseId>, replaces: bool, method: &'static MethodInfo },
-    Cancel { consumer: ConsumerId, method: &'static MethodInfo },
+    Consume {
+        consumer: ConsumerId,
+        resized: Option<PromiseId>,
+        replaces: bool,
+        method: &'static MethodInfo,
+    },
+    Cancel {
+        consumer: ConsumerId,
+        method: &'static MethodInfo,
+    },
 }
 
 impl Awaited {

@@ -98,8 +98,9 @@ impl Connection {
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outgoing::default();
         let frame_max = options.limits.frame_max;
-        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE)
-            .then(|| Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}")));
+        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE).then(|| {
+            Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}"))
+        });
         let state = match refused {
             Some(_) => State::Closed,
             None => State::Handshake(Handshake::begin(&mut out)),
@@ -169,7 +170,10 @@ impl Connection {
             }
             State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
-                self.end_closing(Err(Error::Timeout { what: "closing", after: self.options.deadlines.close }));
+                self.end_closing(Err(Error::Timeout {
+                    what: "closing",
+                    after: self.options.deadlines.close,
+                }));
             }
             _ => {}
         }
@@ -324,7 +328,10 @@ impl Connection {
             && self.held.is_empty()
             && self.publishers.in_flight() == 0
             && self.acking.is_empty()
-            && self.channels.numbers().all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
+            && self
+                .channels
+                .numbers()
+                .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
     }
 
     /// How many channels are open.
@@ -389,7 +396,9 @@ impl Connection {
     /// The limit that holds for what is received.
     fn decoder_frame_max(&self) -> u32 {
         match self.state {
-            State::Handshake(Handshake::Start(_) | Handshake::Tune(_)) => crate::protocol::frame::INITIAL_FRAME_MAX,
+            State::Handshake(Handshake::Start(_) | Handshake::Tune(_)) => {
+                crate::protocol::frame::INITIAL_FRAME_MAX
+            }
             _ => self.frame_max,
         }
     }

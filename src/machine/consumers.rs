@@ -105,22 +105,31 @@ pub(super) struct Consumers {
 
 impl Consumers {
     /// Adds a consumer that has no tag yet.
-    pub(super) fn add(&mut self, channel: u16, terms: Terms, users_tag: &str, promise: PromiseId) -> ConsumerId {
+    pub(super) fn add(
+        &mut self,
+        channel: u16,
+        terms: Terms,
+        users_tag: &str,
+        promise: PromiseId,
+    ) -> ConsumerId {
         self.made += 1;
         let id = ConsumerId(self.made);
-        self.consumers.insert(id, Consumer {
-            channel,
-            terms,
-            tags: Vec::new(),
-            phase: Phase::Starting(promise),
-            cancelling: Vec::new(),
-            cancel_when_started: false,
-            dropped: false,
-            tag: Box::default(),
-            users_tag: users_tag.into(),
-            deliveries: VecDeque::new(),
-            announced: false,
-        });
+        self.consumers.insert(
+            id,
+            Consumer {
+                channel,
+                terms,
+                tags: Vec::new(),
+                phase: Phase::Starting(promise),
+                cancelling: Vec::new(),
+                cancel_when_started: false,
+                dropped: false,
+                tag: Box::default(),
+                users_tag: users_tag.into(),
+                deliveries: VecDeque::new(),
+                announced: false,
+            },
+        );
         id
     }
 

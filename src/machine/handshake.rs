@@ -51,7 +51,12 @@ impl Handshake {
         Self::Start(AwaitStart)
     }
 
-    pub(super) fn handle(self, method: Method<'_>, options: &Options, out: &mut Outgoing) -> Result<Step, Error> {
+    pub(super) fn handle(
+        self,
+        method: Method<'_>,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<Step, Error> {
         match (self, method) {
             (Self::Start(state), Method::Connection(methods::Method::Start(start))) => {
                 state.handle(start, options, out).map(|state| Step::Next(Self::Tune(state)))
@@ -59,7 +64,9 @@ impl Handshake {
             (Self::Tune(state), Method::Connection(methods::Method::Tune(tune))) => {
                 state.handle(tune, options, out).map(Step::Tuned)
             }
-            (Self::OpenOk(state), Method::Connection(methods::Method::OpenOk(_))) => Ok(Step::Open(state.properties)),
+            (Self::OpenOk(state), Method::Connection(methods::Method::OpenOk(_))) => {
+                Ok(Step::Open(state.properties))
+            }
             (state, method) => {
                 let text = format!("{} where {} was to come", method.id(), state.awaited());
                 Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, method.id()).into())
@@ -87,7 +94,12 @@ impl Handshake {
 }
 
 impl AwaitStart {
-    fn handle(self, start: methods::Start<'_>, options: &Options, out: &mut Outgoing) -> Result<AwaitTune, Error> {
+    fn handle(
+        self,
+        start: methods::Start<'_>,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<AwaitTune, Error> {
         let (major, minor) = (start.version_major, start.version_minor);
         if (major, minor) != (0, 9) {
             return Err(Error::UnsupportedProtocol(ProtocolHeader { id: 0, major, minor, revision: 0 }));
@@ -110,9 +122,15 @@ fn too_large(error: EncodeError) -> Error {
 }
 
 impl AwaitTune {
-    fn handle(self, tune: methods::Tune, options: &Options, out: &mut Outgoing) -> Result<AwaitOpenOk, Error> {
+    fn handle(
+        self,
+        tune: methods::Tune,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<AwaitOpenOk, Error> {
         let limits = tuning::agree(tune, &options.limits)?;
-        let virtual_host = ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
+        let virtual_host =
+            ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
         out.method(0, limits.frame_max, &limits)?;
         out.method(0, limits.frame_max, &methods::Open { virtual_host })?;
         Ok(AwaitOpenOk { limits, properties: self.0 })

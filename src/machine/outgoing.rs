@@ -42,12 +42,14 @@ impl Outgoing {
         let mut from = self.written;
         let last = self.octets.len();
         let bodies = self.bodies.iter().map(|(place, body)| (*place, body.as_ref()));
-        bodies.chain([(last, &[][..])]).flat_map(move |(place, body)| {
-            let head = self.octets.get(from..place).unwrap_or_default();
-            from = place;
-            [head, body]
-        })
-        .filter(|piece| !piece.is_empty())
+        bodies
+            .chain([(last, &[][..])])
+            .flat_map(move |(place, body)| {
+                let head = self.octets.get(from..place).unwrap_or_default();
+                from = place;
+                [head, body]
+            })
+            .filter(|piece| !piece.is_empty())
     }
 
     /// Forgets the first so many octets, which were written.

@@ -112,9 +112,9 @@ impl Promises {
 
     /// Whether it is still to be answered, wanted or not.
     pub(super) fn is_waiting(&self, id: PromiseId) -> bool {
-        self.slots
-            .get(id.index())
-            .is_some_and(|slot| slot.generation == id.generation && matches!(slot.state, State::Waiting { .. }))
+        self.slots.get(id.index()).is_some_and(|slot| {
+            slot.generation == id.generation && matches!(slot.state, State::Waiting { .. })
+        })
     }
 
     /// How many are to be answered.

@@ -46,7 +46,7 @@ impl Publishers {
     }
 
     pub(super) fn add(&mut self, exchange: &[u8], channel: u16) {
-                self.recent = self.publishers.len();
+        self.recent = self.publishers.len();
         self.uses += 1;
         self.publishers.push(Publisher {
             channel,
@@ -65,8 +65,9 @@ impl Publishers {
     }
 
     pub(super) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
-        if !self.publishers.get(self.recent).is_some_and(|publisher| publisher.channel == channel) {
-            self.recent = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
+        let is_it = |publisher: &Publisher| publisher.channel == channel;
+        if !self.publishers.get(self.recent).is_some_and(is_it) {
+            self.recent = self.publishers.iter().position(is_it)?;
         }
         self.publishers.get_mut(self.recent)
     }

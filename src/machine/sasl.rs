@@ -20,7 +20,9 @@ pub(super) fn choose(offered: &[u8], options: &Options) -> Result<AuthMechanism,
 pub(super) fn response(mechanism: AuthMechanism, credentials: &Credentials) -> Result<Vec<u8>, Error> {
     match mechanism {
         AuthMechanism::Plain => plain(credentials),
-        AuthMechanism::Amqplain => amqplain(credentials).map_err(|error| Error::invalid("credentials", error)),
+        AuthMechanism::Amqplain => {
+            amqplain(credentials).map_err(|error| Error::invalid("credentials", error))
+        }
     }
 }
 

@@ -94,7 +94,9 @@ impl Unsettled {
     pub(super) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
         let mut covered = None;
         let mut count = 0;
-        while let Some((tag, state)) = self.deliveries.front().copied().filter(|(_, state)| *state != State::Held) {
+        while let Some((tag, state)) =
+            self.deliveries.front().copied().filter(|(_, state)| *state != State::Held)
+        {
             if state == State::Acked {
                 covered = Some(tag);
                 count += 1;

@@ -41,8 +41,16 @@ fn parameters() -> impl Strategy<Value = Parameters> {
 }
 
 fn any_uri() -> impl Strategy<Value = Uri> {
-    (any::<bool>(), text(), text(), host(), 1..=u16::MAX, text().prop_filter("an empty one is `/`", |text| !text.is_empty()), parameters()).prop_map(
-        |(tls, username, password, host, port, virtual_host, parameters)| Uri {
+    (
+        any::<bool>(),
+        text(),
+        text(),
+        host(),
+        1..=u16::MAX,
+        text().prop_filter("an empty one is `/`", |text| !text.is_empty()),
+        parameters(),
+    )
+        .prop_map(|(tls, username, password, host, port, virtual_host, parameters)| Uri {
             tls,
             username,
             password,
@@ -50,8 +58,7 @@ fn any_uri() -> impl Strategy<Value = Uri> {
             port,
             virtual_host,
             parameters,
-        },
-    )
+        })
 }
 
 /// Text that comes close to a URI.

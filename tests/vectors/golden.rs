@@ -26,7 +26,7 @@ enum Meaning {
 }
 
 /// What we do with input that some accept and some refuse: the kind of the error, or `None` where we accept it.
-const DECISIONS: [(&str, Option<&str>); 17] = [
+const DECISIONS: [(&str, Option<&str>); 16] = [
     ("malformed/frame-type/65", Some("unknown_frame_type")),
     ("malformed/heartbeat/channel-1", Some("heartbeat_channel")),
     ("malformed/heartbeat/payload", Some("heartbeat_payload")),
@@ -45,8 +45,6 @@ const DECISIONS: [(&str, Option<&str>); 17] = [
     ("content_headers/lenient/flag-bit-1", None),
     ("content_headers/lenient/continuation", Some("property_flags")),
     ("content_headers/lenient/weight-1", Some("content_weight")),
-    // The list ends in something that is no vector, so that an entry of it must be found to count.
-    ("", None),
 ];
 
 /// Kinds of errors that only the state of a channel shows: the codec reads those frames as they are.
@@ -264,7 +262,7 @@ fn every_vector_reads_and_writes_as_it_says() {
         }
     }
     let decided = all.iter().filter(|v| DECISIONS.iter().any(|(name, _)| *name == v.name())).count();
-    assert_eq!(decided, DECISIONS.len() - 1, "a decision on a vector that does not exist");
+    assert_eq!(decided, DECISIONS.len(), "a decision on a vector that does not exist");
 }
 
 #[test]

@@ -16,7 +16,8 @@ pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
         return Err(Error::InvalidArgument { what: "uri", why });
     }
     let deadline = options.dial_deadline();
-    let addresses = within("resolving the host", deadline, smol::net::resolve((uri.host(), uri.port()))).await?;
+    let addresses =
+        within("resolving the host", deadline, smol::net::resolve((uri.host(), uri.port()))).await?;
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the host has no address").into();
     for address in addresses {
         match within("dialling", deadline, connect(address)).await {

@@ -46,12 +46,15 @@ impl Connection {
     }
 
     fn write_close(&mut self, code: ReplyCode, text: &str, method: MethodId) {
-        self.write(0, &methods::Close {
-            reply_code: code.value(),
-            reply_text: ShortStr::cut(text),
-            class_id: method.class,
-            method_id: method.method,
-        });
+        self.write(
+            0,
+            &methods::Close {
+                reply_code: code.value(),
+                reply_text: ShortStr::cut(text),
+                class_id: method.class,
+                method_id: method.method,
+            },
+        );
     }
 
     /// The server closes: answers, and lets everybody know why.
@@ -147,7 +150,8 @@ impl Connection {
 
     /// Ends everything without another octet.
     pub(super) fn lose(&mut self, error: Error) {
-        let was_closing = matches!(self.state, State::Closing | State::Closed) || matches!(error, Error::Closed);
+        let was_closing =
+            matches!(self.state, State::Closing | State::Closed) || matches!(error, Error::Closed);
         self.state = State::Closed;
         self.close_deadline = Deadline::None;
         self.attention = true;

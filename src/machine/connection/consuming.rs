@@ -59,7 +59,8 @@ impl Connection {
                 continue;
             }
             let Some(number) = self.consumer_channel() else { return };
-            let Some(WaitingConsume { terms, users_tag, prefetch_count, .. }) = self.consumes.pop_front() else {
+            let Some(WaitingConsume { terms, users_tag, prefetch_count, .. }) = self.consumes.pop_front()
+            else {
                 return;
             };
             let consumer = self.consumers.add(number, terms, &users_tag, promise);
@@ -99,15 +100,19 @@ impl Connection {
         }
         let Some(consumer) = self.consumers.add_tag(id, prefetch_count) else { return };
         let Some(tag) = consumer.tags.last() else { return };
-        let written = self.out.method(number, self.frame_max, &basic::Consume {
-            queue: ShortStr::from_octets(&consumer.terms.queue).unwrap_or_default(),
-            consumer_tag: ShortStr::cut(&tag.name),
-            no_local: consumer.terms.no_local,
-            no_ack: consumer.terms.no_ack,
-            exclusive: consumer.terms.exclusive,
-            nowait: false,
-            arguments: consumer.terms.arguments.as_ref(),
-        });
+        let written = self.out.method(
+            number,
+            self.frame_max,
+            &basic::Consume {
+                queue: ShortStr::from_octets(&consumer.terms.queue).unwrap_or_default(),
+                consumer_tag: ShortStr::cut(&tag.name),
+                no_local: consumer.terms.no_local,
+                no_ack: consumer.terms.no_ack,
+                exclusive: consumer.terms.exclusive,
+                nowait: false,
+                arguments: consumer.terms.arguments.as_ref(),
+            },
+        );
         self.attention = true;
         match written {
             Ok(()) => self.await_reply(number, Awaited::Consume { consumer: id, resized, replaces, method }),
@@ -170,7 +175,8 @@ impl Connection {
 
     pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<ConsumerId> {
         let consumers = &self.channels.get(number)?.consumers;
-        let has_tag = |id: &&ConsumerId| self.consumers.get(**id).is_some_and(|it| it.has_tag(tag.as_octets()));
+        let has_tag =
+            |id: &&ConsumerId| self.consumers.get(**id).is_some_and(|it| it.has_tag(tag.as_octets()));
         consumers.iter().find(has_tag).copied()
     }
 
@@ -191,13 +197,21 @@ impl Connection {
         let wanted = wanted.map(|(id, _)| id);
         let Some(channel) = self.channels.get_mut(number) else { return };
         if !channel.unsettled.deliver(tag, no_ack) {
-            let fault = Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID);
+            let fault =
+                Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID);
             self.fail(fault.into());
             return;
         }
         let incarnation = channel.incarnation;
-        let delivered =
-            Delivered { message, tag, redelivered, no_ack, message_count: None, channel: number, incarnation };
+        let delivered = Delivered {
+            message,
+            tag,
+            redelivered,
+            no_ack,
+            message_count: None,
+            channel: number,
+            incarnation,
+        };
         match wanted {
             Some(id) => self.consumers.push(id, delivered),
             None => self.give_back(&delivered),
@@ -272,7 +286,8 @@ impl Connection {
             consumer.phase = Phase::Cancelling;
         }
         let number = consumer.channel;
-        let names: Vec<Box<str>> = consumer.tags.iter().rev().skip(kept).map(|tag| tag.name.clone()).collect();
+        let names: Vec<Box<str>> =
+            consumer.tags.iter().rev().skip(kept).map(|tag| tag.name.clone()).collect();
         let Ok(method) = info(basic::Cancel::ID) else { return };
         for name in names {
             self.write(number, &basic::Cancel { consumer_tag: ShortStr::cut(&name), nowait: false });
@@ -302,7 +317,9 @@ impl Connection {
 
     /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all is settled.
     pub(super) fn end_consumer(&mut self, id: ConsumerId, ended: Ended) {
-        let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else { return };
+        let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
+            return;
+        };
         let tag = consumer.tag.clone();
         let number = consumer.channel;
         let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));

@@ -1,7 +1,7 @@
 //! Publishing with confirms (RabbitMQ's confirms guide).
 
-use super::{Connection, State};
 use super::requesting::info;
+use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::publishers::STAMP;
@@ -137,12 +137,16 @@ impl Connection {
             let text = expiration.as_str().filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
             let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
             if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
-                let why = format!("{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}");
+                let why =
+                    format!("{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}");
                 return Err(Error::invalid("expiration", why));
             }
         }
         if let Some(mode @ (0 | 3..)) = properties.delivery_mode {
-            return Err(Error::invalid("delivery_mode", format!("{mode} is neither 1 (transient) nor 2 (persistent)")));
+            return Err(Error::invalid(
+                "delivery_mode",
+                format!("{mode} is neither 1 (transient) nor 2 (persistent)"),
+            ));
         }
         if let Some(user) = properties.user_id
             && !self.options.foreign_user_id
@@ -175,12 +179,15 @@ impl Connection {
     /// Makes room by closing the channel of the exchange that has not been published to for longest.
     pub(super) fn close_idle_publisher(&mut self) {
         let Some(number) = self.publishers.remove_idle() else { return };
-        self.write(number, &methods::Close {
-            reply_code: ReplyCode::REPLY_SUCCESS.value(),
-            reply_text: ShortStr::EMPTY,
-            class_id: MethodId::NONE.class,
-            method_id: MethodId::NONE.method,
-        });
+        self.write(
+            number,
+            &methods::Close {
+                reply_code: ReplyCode::REPLY_SUCCESS.value(),
+                reply_text: ShortStr::EMPTY,
+                class_id: MethodId::NONE.class,
+                method_id: MethodId::NONE.method,
+            },
+        );
         if let Some(channel) = self.channels.get_mut(number) {
             channel.role = Role::Closing;
         }
@@ -195,7 +202,9 @@ impl Connection {
             properties.headers = Some(headers.into());
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        if (publish.mandatory || publish.immediate) && let Some(publisher) = self.publishers.on(channel) {
+        if (publish.mandatory || publish.immediate)
+            && let Some(publisher) = self.publishers.on(channel)
+        {
             let mut stamp = Table::new();
             stamp.insert(STAMP, publisher.confirms.next() as i64)?;
             scratch.clear();
@@ -230,7 +239,9 @@ impl Connection {
     /// A publish came back. Its confirm, which comes next, has nothing to add.
     pub(super) fn returned(&mut self, channel: u16, code: u16, text: &str, message: Message) {
         let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
-        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else { return };
+        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else {
+            return;
+        };
         let message = message.without_header(STAMP);
         let returned = Returned { reply_code: code.into(), reply_text: text.to_owned(), message }.into();
         let error = match ReplyCode::from(code) {

@@ -21,7 +21,8 @@ impl Connection {
         match (frame.kind(), frame.channel()) {
             (FrameKind::Heartbeat, _) => Ok(()),
             (FrameKind::ProtocolHeader, _) => {
-                let header = ProtocolHeader::from_octets(frame.payload()).unwrap_or(ProtocolHeader::AMQP_0_9_1);
+                let header =
+                    ProtocolHeader::from_octets(frame.payload()).unwrap_or(ProtocolHeader::AMQP_0_9_1);
                 Err(Error::UnsupportedProtocol(header))
             }
             (FrameKind::Method, 0) => {
@@ -198,7 +199,11 @@ impl Connection {
     fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
         let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
         let Some(Awaited::Get { promise, no_ack, .. }) = awaited else {
-            return Err(broken(ReplyCode::COMMAND_INVALID, "a message that nobody asked for", basic::GetOk::ID));
+            return Err(broken(
+                ReplyCode::COMMAND_INVALID,
+                "a message that nobody asked for",
+                basic::GetOk::ID,
+            ));
         };
         let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
         let purpose = Purpose::Got { promise, no_ack, tag, redelivered, message_count };
@@ -236,7 +241,8 @@ impl Connection {
         }
         let message_count = Some(message_count);
         let incarnation = channel.incarnation;
-        let delivered = Delivered { message, tag, redelivered, no_ack, message_count, channel: number, incarnation };
+        let delivered =
+            Delivered { message, tag, redelivered, no_ack, message_count, channel: number, incarnation };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
         self.answer(promise, Ok(Reply::Delivery(Some(Box::new(delivered)))));
@@ -256,7 +262,9 @@ impl Connection {
                 self.answer(promise, Ok(reply));
             }
             Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
-            Awaited::Consume { consumer, resized, replaces, .. } => self.consume_ok(consumer, resized, replaces),
+            Awaited::Consume { consumer, resized, replaces, .. } => {
+                self.consume_ok(consumer, resized, replaces)
+            }
             Awaited::Cancel { consumer, .. } => {
                 if let Method::Basic(basic::Method::CancelOk(ok)) = method {
                     self.cancel_ok(consumer, ok.consumer_tag);
@@ -272,7 +280,8 @@ impl Connection {
         self.write(number, &channels::CloseOk {});
         let Some(mut channel) = self.channels.remove(number) else { return };
         let method = MethodId { class: close.class_id, method: close.method_id };
-        let error: Error = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();
+        let error: Error =
+            Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();
         self.answer_awaited(&mut channel, &error);
         for consumer in std::mem::take(&mut channel.consumers) {
             self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));

@@ -93,7 +93,9 @@ impl Connection {
     pub(super) fn start_requests(&mut self) {
         while !self.requests.is_empty() {
             let Some(number) = self.pooled_channel() else { return };
-            let Some(WaitingRequest { promise, method, fields, no_ack }) = self.requests.pop_front() else { return };
+            let Some(WaitingRequest { promise, method, fields, no_ack }) = self.requests.pop_front() else {
+                return;
+            };
             self.request_octets -= fields.len();
             if !self.promises.is_waiting(promise) {
                 // It took too long already, so it is better not sent at all.

@@ -16,7 +16,8 @@ impl Connection {
             return Ok(());
         }
         let (number, tag) = (delivered.channel, delivered.tag);
-        let channel = self.channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
+        let channel =
+            self.channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
         let channel = channel.filter(|channel| channel.unsettled.is_held(tag)).ok_or(Error::Stale)?;
         match how {
             Settle::Ack { multiple } => {

@@ -53,7 +53,8 @@ impl Confirms {
                     last.tag = tag;
                     last.multiple = true;
                 }
-                _ => due.push((open.due, Confirm { tag, multiple: false, accepted })),
+                // RabbitMQ's nacks are always `multiple` where they can be, its single acks never.
+                _ => due.push((open.due, Confirm { tag, multiple: joining && !accepted, accepted })),
             }
         }
         self.open = left;
@@ -87,7 +88,7 @@ mod tests {
         let taken = confirms.take_due(now, true);
         let expected = [
             confirm(2, true, true),
-            confirm(3, false, false),
+            confirm(3, true, false),
             confirm(5, false, true),
             confirm(6, false, true),
         ];

@@ -10,7 +10,7 @@ use crate::state::{Permission, State};
 use crate::view::Published;
 use bytes::Bytes;
 use puka::protocol::method::basic;
-use puka::protocol::{Properties, ReplyCode, ShortStr, Table, Value};
+use puka::protocol::{ContentHeader, Properties, ReplyCode, ShortStr, Table, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,12 @@ pub(crate) fn publish(
     }
     let exchange = Arc::<str>::from(text(method.exchange)?);
     check_exchange(state, place, &exchange)?;
-    let list = content.header.unwrap_or_default().slice(puka::protocol::ContentHeader::PROPERTY_LIST..);
+    let header = content.header.unwrap_or_default();
+    let mut list = header.slice(ContentHeader::PROPERTY_LIST.min(header.len())..).to_vec();
+    // Bit 0 announces more flags. RabbitMQ reads none, so what follows is octets too many.
+    if let [_, flags, ..] = &mut list[..] {
+        *flags &= !1;
+    }
     // "Unparsable: 541 in message headers."
     let mut properties = Properties::decode(&list).map_err(Fault::internal)?;
     if let Some(headers) = properties.headers {

@@ -167,11 +167,8 @@ impl State {
         if !field.is_empty() {
             return Ok(clean(field).into());
         }
-        let (vhost, _) = self.vhost(place)?;
         let last = self.channel(place)?.last_queue.clone();
-        last.ok_or_else(|| {
-            Fault::new(ReplyCode::NOT_FOUND, format_args!("no previously declared queue in vhost '{vhost}'"))
-        })
+        last.ok_or_else(|| Fault::new(ReplyCode::NOT_FOUND, "no previously declared queue"))
     }
 
     pub(crate) fn check_permission(

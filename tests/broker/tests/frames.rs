@@ -143,10 +143,8 @@ fn a_body_frame_behind_an_empty_body_is_505() {
 }
 
 #[test]
-fn property_flags_that_announce_more_are_541() {
-    let mut octets = header(0);
-    octets[20] |= 1;
-    closes_publish(541, &octets);
+fn property_flags_behind_property_flags_are_541() {
+    closes_publish(541, &raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]));
 }
 
 #[test]

@@ -19,8 +19,9 @@ fn passive(name: &str) -> queue::Declare<'_> {
 fn declare_tells_messages_and_consumers() {
     let mut client = World::default().client();
     client.queue(1, "facts-counts");
-    client.publish(1, "", "facts-counts", "x");
-    client.publish(1, "", "facts-counts", "y");
+    client.confirm_select(1);
+    client.publish_confirmed(1, "", "facts-counts", "x");
+    client.publish_confirmed(1, "", "facts-counts", "y");
     assert_eq!(client.counts(1, "facts-counts"), (2, 0));
     client.get(1, "facts-counts").unwrap();
     assert_eq!(client.counts(1, "facts-counts"), (1, 0));
@@ -291,7 +292,7 @@ fn a_full_queue_refuses_when_it_shall() {
     client.publish(1, "", "facts-refusing", "one");
     client.expect(1, basic::Ack { delivery_tag: 1, multiple: false });
     client.publish(1, "", "facts-refusing", "two");
-    client.expect(1, basic::Nack { delivery_tag: 2, multiple: false, requeue: true });
+    client.expect(1, basic::Nack { delivery_tag: 2, multiple: true, requeue: true });
     assert_eq!(client.drain(1, "facts-refusing"), ["one"]);
     client.publish(1, "", "facts-refusing", "three");
     client.expect(1, basic::Ack { delivery_tag: 3, multiple: false });

@@ -447,6 +447,26 @@ impl Client {
         self.expect_kind(channel, basic::Ack::ID);
     }
 
+    /// Publishes to a queue, takes confirm and delivery in either order, settles nothing, and adds the consumer's tag.
+    #[track_caller]
+    pub(crate) fn publish_confirmed_and_delivered(
+        &mut self,
+        channel: u16,
+        queue: &str,
+        tags: &mut Vec<String>,
+    ) {
+        self.publish(channel, "", queue, "x");
+        for _ in 0..2 {
+            let received = self.next();
+            if received.method().id() == basic::Deliver::ID {
+                let message = self.content(received);
+                tags.push(message.deliver().consumer_tag.to_str_lossy().into_owned());
+            } else {
+                assert_eq!(received.method().id(), basic::Ack::ID);
+            }
+        }
+    }
+
     #[track_caller]
     pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
         self.call(channel, &consume(queue, tag), basic::ConsumeOk { consumer_tag: s(tag) });
@@ -466,7 +486,7 @@ impl Client {
 
     /// The content of a method.
     #[track_caller]
-    fn content(&mut self, method: Received) -> Message {
+    pub(crate) fn content(&mut self, method: Received) -> Message {
         assert!(method.method().info().unwrap().has_content, "expected a content, got {method:?}");
         let header = self.next();
         assert_eq!((header.kind, header.channel), (FrameKind::Header, method.channel));
