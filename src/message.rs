@@ -126,7 +126,7 @@ impl Message {
         let Ok(headers) = self.headers() else { return self.clone() };
         let mut rest = crate::protocol::Table::new();
         for (found, value) in headers {
-            if found.as_octets() != name.as_bytes() && rest.insert(&found.to_str_lossy(), value).is_err() {
+            if found.as_octets() != name.as_bytes() && rest.push(found, value).is_err() {
                 return self.clone();
             }
         }

@@ -15,7 +15,7 @@ use puka::protocol::{
 };
 
 /// The most that a decoder may hold in advance of what has arrived, in octets: its largest buffer, and a read's worth.
-const AHEAD: usize = (128 << 10) + (2 << 10);
+pub const AHEAD: usize = (128 << 10) + (2 << 10);
 
 /// A frame as it was cut: its kind, its channel and its payload.
 pub type Cut = (FrameKind, u16, Vec<u8>);

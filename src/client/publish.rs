@@ -112,7 +112,7 @@ impl<'a> BasicPublish<'a> {
 
     /// Adds all the entries of a table to the headers.
     pub fn headers(mut self, headers: &Table) -> Self {
-        self.headers.extend("headers", headers);
+        self.headers.extend("headers", headers.as_ref());
         self
     }
 
@@ -123,7 +123,7 @@ impl<'a> BasicPublish<'a> {
         self.headers = Entries::default();
         if let Some(headers) = self.properties.headers.take() {
             match headers.table() {
-                Ok(table) => self.headers.extend("headers", &table.to_table()),
+                Ok(table) => self.headers.extend("headers", table),
                 Err(error) => {
                     self.fault.get_or_insert(Error::invalid("headers", error));
                 }

@@ -1,7 +1,7 @@
 //! Building blocks of the builders: names and tables whose faults show when the request is sent.
 
 use crate::error::Error;
-use crate::protocol::{ShortStr, Table, TableRef, Value};
+use crate::protocol::{EncodeError, ShortStr, Table, TableRef, Value};
 
 /// A name of at most 255 octets.
 pub(super) fn name<'n>(what: &'static str, name: &'n str) -> Result<ShortStr<'n>, Error> {
@@ -17,14 +17,20 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn add<'v>(&mut self, what: &'static str, name: &str, value: impl Into<Value<'v>>) {
-        if let Err(error) = self.table.insert(name, value) {
-            self.fault.get_or_insert(Error::invalid(what, format!("{name:?}: {error}")));
+        let added = ShortStr::new(name).and_then(|name| self.table.push(name, value.into()));
+        self.note(what, name, added);
+    }
+
+    pub(super) fn extend(&mut self, what: &'static str, table: TableRef<'_>) {
+        for (name, value) in table {
+            let added = self.table.push(name, value);
+            self.note(what, &name.to_str_lossy(), added);
         }
     }
 
-    pub(super) fn extend(&mut self, what: &'static str, table: &Table) {
-        for (name, value) in table {
-            self.add(what, &name.to_str_lossy(), value);
+    fn note(&mut self, what: &'static str, name: &str, added: Result<(), EncodeError>) {
+        if let Err(error) = added {
+            self.fault.get_or_insert(Error::invalid(what, format!("{name:?}: {error}")));
         }
     }
 
@@ -74,7 +80,7 @@ macro_rules! arguments {
             /// Adds all the entries of a table to the arguments.
             #[must_use = "a request does nothing unless it is awaited or sent"]
             pub fn arguments(mut self, arguments: &$crate::protocol::Table) -> Self {
-                self.arguments.extend("arguments", arguments);
+                self.arguments.extend("arguments", arguments.as_ref());
                 self
             }
         }

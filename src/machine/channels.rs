@@ -38,13 +38,16 @@ impl Channels {
         self.open
     }
 
-    /// How many are used for requests, or ready to be.
+    /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
+    /// are held would hold up requests.
     pub(super) fn pooled(&self) -> usize {
-        self.count(|role| matches!(role, Role::Idle | Role::Request | Role::Settling))
+        let pooled = |channel: &&Box<Channel>| matches!(channel.role, Role::Idle | Role::Request);
+        self.slots.iter().flatten().filter(pooled).count()
     }
 
-    fn count(&self, is_meant: impl Fn(Role) -> bool) -> usize {
-        self.slots.iter().flatten().filter(|channel| is_meant(channel.role)).count()
+    /// How many wait in the pool.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.len()
     }
 
     /// Takes a channel out of the pool.

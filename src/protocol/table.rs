@@ -100,8 +100,14 @@ impl Table {
     /// [`EncodeError::ShortStrTooLong`] when the name has more than 255 octets, [`EncodeError::NestingTooDeep`] when
     /// the value is nested too deep. The table stays as it was.
     pub fn insert<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
-        let name = ShortStr::new(name)?;
-        let value = value.into();
+        self.push(ShortStr::new(name)?, value.into())
+    }
+
+    /// Adds an entry behind the others, under a name that need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`EncodeError::NestingTooDeep`], which leaves the table as it was.
+    pub fn push(&mut self, name: ShortStr<'_>, value: Value<'_>) -> Result<(), EncodeError> {
         check_depth(value)?;
         let mut writer = Writer::new(&mut self.0);
         writer.shortstr(name);

@@ -94,6 +94,12 @@ fn e16_a_container_whose_length_is_wrong_is_refused() {
         ("a nested table whose name runs on into its parent", entry(b'F', &hex("00000002 056b 016b5601"))),
         ("an array whose value runs on into its parent", entry(b'A', &hex("00000001 74 01"))),
         ("a string that runs on into its parent", entry(b'F', &hex("00000008 016b53 00000002 6161"))),
+        // What is behind the end is not looked at, so an unknown tag there is not what is wrong.
+        ("a nested name without its tag", entry(b'F', &hex("00000002 016b 5a 5a"))),
+        (
+            "a nested table that overruns its parent",
+            [entry(b'F', &counted(&entry(b'F', &hex("00000003")))), hex("016b5a")].concat(),
+        ),
         ("an array that cuts a length", entry(b'A', &hex("00000003 530000"))),
         ("a table of a lonely octet", hex("01")),
         ("a name and no tag", hex("016b")),

@@ -160,6 +160,9 @@ fn e02_a_frame_above_the_limit_is_refused_on_seven_octets() {
         let error = decoder.next_frame().unwrap_err();
         assert_eq!(error, DecodeError::FrameTooLarge { size: limit - 7, limit: limit - 8 });
         assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
+        // A limit that rises later does not bring the stream back.
+        decoder.set_frame_max(4 << 20);
+        assert_eq!(decoder.next_frame().err(), Some(error));
         assert_eq!(announce(&mut tuned(4096), kind, limit - 8), Ok(false));
     }
 }

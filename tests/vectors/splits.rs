@@ -77,6 +77,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
         let stream = header.into_iter().chain(std::iter::repeat_n(0xAB, usize::try_from(size).unwrap()));
         for (received, octet) in stream.chain([0xCE]).enumerate() {
             let space = decoder.space();
+            assert!(space.len() <= received + bodies::AHEAD, "a size alone must not make a buffer");
             // The place where the stream begins in memory.
             let place = space.as_ptr().addr() - received;
             if last != Some(place) {

@@ -4,7 +4,7 @@ use super::requesting::{WaitingConsume, info};
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::consumers::{Phase, Terms};
+use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::Delivered;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
@@ -72,10 +72,7 @@ impl Connection {
     }
 
     fn consumer_channel(&mut self) -> Option<u16> {
-        if let Some(number) = self.open_channel(Role::Consume) {
-            return Some(number);
-        }
-        let number = self.channels.take_idle(Role::Consume);
+        let number = self.open_channel(Role::Consume).or_else(|| self.channels.take_idle(Role::Consume));
         if number.is_none() {
             self.close_idle_publisher();
         }
@@ -248,14 +245,12 @@ impl Connection {
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
-        let is_live = |it: &&mut crate::machine::consumers::Consumer| !it.has_ended();
+        if self.consumers.get(id).is_none_or(Consumer::has_ended) {
+            return Err(Error::Stale);
+        }
         let promise = self.promises.open_timed();
-        match self.consumers.get_mut(id).filter(is_live) {
-            Some(consumer) => consumer.cancelling.push(promise),
-            None => {
-                self.answer(promise, Err(Error::Stale));
-                return Ok(promise);
-            }
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.cancelling.push(promise);
         }
         self.begin_cancel(id);
         Ok(promise)

@@ -7,8 +7,8 @@ use crate::machine::channel::{Awaited, Role};
 use crate::machine::publishers::STAMP;
 use crate::machine::{Body, PromiseId, Publish, Reply};
 use crate::message::{Message, Returned};
-use crate::protocol::method::{basic, channel as methods, confirm};
-use crate::protocol::{ContentHeader, MethodId, Properties, ReplyCode, ShortStr, Table, TableRef, Value};
+use crate::protocol::method::{basic, confirm};
+use crate::protocol::{ContentHeader, Properties, ReplyCode, ShortStr, Table, TableRef, Value};
 use bytes::Bytes;
 
 /// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
@@ -178,18 +178,8 @@ impl Connection {
 
     /// Makes room by closing the channel of the exchange that has not been published to for longest.
     pub(super) fn close_idle_publisher(&mut self) {
-        let Some(number) = self.publishers.remove_idle() else { return };
-        self.write(
-            number,
-            &methods::Close {
-                reply_code: ReplyCode::REPLY_SUCCESS.value(),
-                reply_text: ShortStr::EMPTY,
-                class_id: MethodId::NONE.class,
-                method_id: MethodId::NONE.method,
-            },
-        );
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.role = Role::Closing;
+        if let Some(number) = self.publishers.remove_idle() {
+            self.close_channel(number);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, queue};
 use crate::protocol::wire::Writer;
-use crate::protocol::{EncodeError, Method, MethodId};
+use crate::protocol::{EncodeError, Method, MethodId, ReplyCode, ShortStr};
 
 /// A request that waits for its channel.
 #[derive(Debug)]
@@ -156,20 +156,40 @@ impl Connection {
         self.attention = true;
     }
 
-    /// Puts a channel into the pool on which nothing is under way any more.
+    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
     pub(super) fn release(&mut self, number: u16) {
-        let Some(channel) = self.channels.get(number) else { return };
-        match channel.role {
-            Role::Request | Role::Settling | Role::Consume if channel.is_at_rest() => {
-                // One that waits for `qos-ok` alone would do, too, but this keeps it simple.
-                self.channels.put_idle(number);
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if !matches!(channel.role, Role::Request | Role::Settling | Role::Consume) {
+            return;
+        }
+        if !channel.is_at_rest() {
+            if channel.awaited.is_empty() && channel.consumers.is_empty() {
+                channel.role = Role::Settling;
             }
-            Role::Request | Role::Consume if channel.awaited.is_empty() && channel.consumers.is_empty() => {
-                if let Some(channel) = self.channels.get_mut(number) {
-                    channel.role = Role::Settling;
-                }
-            }
-            _ => {}
+        } else if self.channels.idle() < usize::from(self.options.limits.request_channels) {
+            self.channels.put_idle(number);
+        } else {
+            self.flush_channel_acks(number);
+            self.close_channel(number);
+        }
+        if matches!(self.state, State::Open | State::Draining) {
+            self.start_requests();
+        }
+    }
+
+    /// Closes a channel that is not needed any more. Its number is free when the server has answered.
+    pub(super) fn close_channel(&mut self, number: u16) {
+        self.write(
+            number,
+            &methods::Close {
+                reply_code: ReplyCode::REPLY_SUCCESS.value(),
+                reply_text: ShortStr::EMPTY,
+                class_id: MethodId::NONE.class,
+                method_id: MethodId::NONE.method,
+            },
+        );
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.role = Role::Closing;
         }
     }
 

@@ -62,7 +62,7 @@ impl Connection {
         self.acking = acking;
     }
 
-    fn flush_channel_acks(&mut self, number: u16) {
+    pub(super) fn flush_channel_acks(&mut self, number: u16) {
         let Some(channel) = self.channels.get_mut(number) else { return };
         channel.has_acks = false;
         let (out, frame_max) = (&mut self.out, self.frame_max);
