@@ -1,6 +1,5 @@
 //! A message that was delivered, with the means to settle it.
 
-use super::Client;
 use super::handle::Handle;
 use crate::error::Error;
 use crate::machine::{Delivered, Settle};
@@ -133,31 +132,5 @@ impl Drop for Delivery {
         if !self.settled {
             self.handle.link().with(|machine| machine.give_back(&self.delivered));
         }
-    }
-}
-
-impl Client {
-    /// [`Delivery::ack`], in Puka's words.
-    ///
-    /// # Errors
-    /// [`Error::Stale`]
-    pub fn basic_ack(&self, delivery: Delivery) -> Result<(), Error> {
-        delivery.ack()
-    }
-
-    /// [`Delivery::reject`], in Puka's words.
-    ///
-    /// # Errors
-    /// [`Error::Stale`]
-    pub fn basic_reject(&self, delivery: Delivery, requeue: bool) -> Result<(), Error> {
-        delivery.reject(requeue)
-    }
-
-    /// [`Delivery::nack`], in Puka's words.
-    ///
-    /// # Errors
-    /// [`Error::Stale`]
-    pub fn basic_nack(&self, delivery: Delivery, multiple: bool, requeue: bool) -> Result<(), Error> {
-        delivery.nack(multiple, requeue)
     }
 }

@@ -1,32 +1,8 @@
-//! The client: a handle to a connection that many may hold.
+//! What keeps a connection open: every client, promise, consumer and delivery holds it.
 
-use super::promise::Promise;
-use crate::error::Error;
 use crate::link::Link;
-use crate::machine::{Connection, PromiseId, ServerProperties};
 use std::fmt;
 use std::sync::Arc;
-
-/// A handle to a connection. Clone it for each task or thread that has something to ask.
-///
-/// A request is a builder. `.await` sends it, waiting for room first when the outgoing side is full, and waits for the
-/// answer. `.send()` sends it at once and gives a [`Promise`], so that many can be under way; `.try_send()` and
-/// `.submit()` differ in what they do when the outgoing side is full. There are no channels to think of: an error is the
-/// answer to the request that caused it, and nothing else notices.
-///
-/// When the last handle has gone (clients, promises, consumers and deliveries), the connection is closed gracefully.
-///
-/// ```
-/// # puka_test_suite::example(async |client| {
-/// client.queue_declare("orders").durable(true).await?;
-/// client.basic_publish("", "orders", "one").await?;
-/// let order = client.basic_get("orders").await?.expect("one was published");
-/// assert_eq!(order.body(), b"one");
-/// order.ack()
-/// # });
-/// ```
-#[derive(Clone)]
-pub struct Client(Handle);
 
 /// Keeps a connection open.
 #[derive(Clone)]
@@ -44,83 +20,17 @@ impl Drop for Held {
 }
 
 impl Handle {
-    pub(crate) fn link(&self) -> &Link {
-        &self.0.0
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self(Arc::new(Held(link)))
     }
 
-    fn promise<T>(&self, ask: impl FnOnce(&mut Connection) -> PromiseId) -> Promise<T> {
-        Promise::new(self.clone(), self.link().with(ask))
+    pub(crate) fn link(&self) -> &Link {
+        &self.0.0
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Handle")
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
-    }
-}
-
-impl Client {
-    pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self(Handle(Arc::new(Held(link))))
-    }
-
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.0
-    }
-
-    /// Waits until the connection is open. The handshake begins with the driver's first poll, asked for or not, and
-    /// requests made before it is done wait for it.
-    ///
-    /// # Errors
-    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for an unknown virtual
-    /// host, [`Error::UnsupportedProtocol`] and [`Error::NotAmqp`] for another protocol, [`Error::NoMechanism`],
-    /// [`Error::Timeout`], [`Error::ConnectionBroken`].
-    ///
-    /// # Cancel safety
-    /// Dropping the promise changes nothing.
-    pub fn connect(&self) -> Promise<ServerProperties> {
-        self.0.promise(Connection::connect)
-    }
-
-    /// Closes the connection. No further request is accepted; what was accepted is sent, and its answers are waited for,
-    /// within half of [`Options::close_timeout`](crate::Options::close_timeout). Consumers end at once; what they have not
-    /// handed out, the broker takes back.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] when the broker did not answer, why the connection is closed when it was so already and not by
-    /// us.
-    ///
-    /// # Cancel safety
-    /// Dropping the promise does not stop it from closing.
-    pub fn close(&self) -> Promise<()> {
-        self.0.promise(Connection::close)
-    }
-
-    /// Why the broker holds back publishes, while it does: it is low on memory or disk. Requests and acknowledgements are
-    /// still sent, but the broker may not read them before it has recovered.
-    ///
-    /// # Spec
-    /// RabbitMQ's extension `connection.blocked`.
-    #[must_use]
-    pub fn blocked(&self) -> Option<String> {
-        self.0.link().with(|machine| machine.blocked().map(str::to_owned))
-    }
-
-    /// Why the connection is closed; `None` while it is not.
-    #[must_use]
-    pub fn why_closed(&self) -> Option<Error> {
-        self.0.link().with(|machine| machine.why_closed().cloned())
-    }
-
-    /// What the server says of itself; empty until the connection is open.
-    #[must_use]
-    pub fn server_properties(&self) -> ServerProperties {
-        self.0.link().with(|machine| machine.server_properties().clone())
     }
 }

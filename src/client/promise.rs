@@ -1,10 +1,8 @@
 //! A promise: what a request that was sent will resolve to.
 
-use super::consumer::Consumer;
-use super::delivery::Delivery;
 use super::handle::Handle;
 use crate::error::Error;
-use crate::machine::{PromiseId, Queue, Reply, ServerProperties};
+use crate::machine::{PromiseId, Reply};
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -80,35 +78,4 @@ impl<T> Drop for Promise<T> {
 /// What a request resolves to.
 pub(crate) trait Outcome: Sized {
     fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error>;
-}
-
-macro_rules! outcomes {
-    ($($ty:ty: $reply:pat, $handle:pat => $value:expr;)*) => {
-        $(
-            impl Outcome for $ty {
-                fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error> {
-                    match (reply, handle) {
-                        ($reply, $handle) => Ok($value),
-                        (other, _) => Err(Error::invalid("reply", format!("{other:?} does not fit the request"))),
-                    }
-                }
-            }
-        )*
-    };
-}
-
-impl Outcome for () {
-    fn from_reply(_: Reply, _: &Handle) -> Result<Self, Error> {
-        Ok(())
-    }
-}
-
-outcomes! {
-    ServerProperties: Reply::Connected(properties), _ => *properties;
-    Queue: Reply::Queue(queue), _ => *queue;
-    u32: Reply::Count(count), _ => count;
-    String: Reply::Cancelled(tag), _ => tag.into();
-    Option<Delivery>: Reply::Delivery(delivered), handle =>
-        delivered.map(|delivered| Delivery::new(*delivered, handle.clone()));
-    Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
 }

@@ -1,8 +1,7 @@
 //! One channel: what it is used for, which replies it waits for, what was delivered on it.
 
-use super::consumers::ConsumerId;
 use super::content::Assembly;
-use super::promises::PromiseId;
+use super::ids::{ConsumerId, PromiseId};
 use super::unsettled::Unsettled;
 use crate::protocol::MethodId;
 use crate::protocol::method::MethodInfo;

@@ -41,8 +41,8 @@ impl Channels {
     /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
     /// are held would hold up requests.
     pub(super) fn pooled(&self) -> usize {
-        let pooled = |channel: &&Box<Channel>| matches!(channel.role, Role::Idle | Role::Request);
-        self.slots.iter().flatten().filter(pooled).count()
+        let pooled = |channel: &&Channel| matches!(channel.role, Role::Idle | Role::Request);
+        self.slots.iter().flatten().map(|channel| &**channel).filter(pooled).count()
     }
 
     /// How many wait in the pool.

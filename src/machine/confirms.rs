@@ -3,7 +3,7 @@
 //! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to its number. What it
 //! costs is proportional to what is confirmed, not to what is pending.
 
-use super::PromiseId;
+use super::ids::PromiseId;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 

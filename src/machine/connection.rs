@@ -6,6 +6,7 @@ mod publishing;
 mod receiving;
 mod requesting;
 mod settling;
+mod waiting;
 
 use super::channels::Channels;
 use super::consumers::Consumers;
@@ -19,10 +20,9 @@ use crate::error::{Broken, Error};
 use crate::options::Options;
 use crate::protocol::Decoder;
 use crate::protocol::frame::FRAME_MIN_SIZE;
-use publishing::HeldPublish;
-use requesting::{WaitingConsume, WaitingRequest};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
 
 /// Something that whoever waits should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,10 @@
 //! Consumers and what they have not been asked for yet.
 
-use super::{Delivered, PromiseId};
+use super::content::Delivered;
+use super::ids::{ConsumerId, PromiseId};
 use crate::error::Error;
 use crate::protocol::{ShortStr, Table};
 use std::collections::{BTreeMap, VecDeque};
-
-/// Names a consumer. No two of a connection have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsumerId(u64);
 
 /// Why a consumer has ended.
 #[derive(Clone, Debug)]

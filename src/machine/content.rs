@@ -1,6 +1,6 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
-use super::{ConsumerId, PromiseId};
+use super::ids::{ConsumerId, PromiseId};
 use crate::error::Fault;
 use crate::message::Message;
 use crate::protocol::method::MethodId;

@@ -3,25 +3,12 @@
 //! A promise is answered exactly once. One whose holder has gone is answered all the same, and what came is handed back
 //! to be disposed of.
 
-use super::{ConsumerId, Delivered, ServerProperties};
+use super::content::Delivered;
+use super::ids::{ConsumerId, PromiseId};
+use super::server_properties::ServerProperties;
 use crate::error::Error;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
-
-/// Names a promise. A number is used again, with another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PromiseId {
-    index: u32,
-    generation: u32,
-}
-
-impl PromiseId {
-    /// A small number, unique among the promises that are not fetched.
-    #[must_use]
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-}
 
 /// What a promise is answered with.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! One confirm channel for each exchange that is published to.
 
-use super::PromiseId;
 use super::confirms::Confirms;
+use super::ids::PromiseId;
 use std::time::{Duration, Instant};
 
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.

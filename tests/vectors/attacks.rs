@@ -158,11 +158,11 @@ fn a15_ten_times_the_table_takes_about_ten_times_as_long() {
     };
     // And wide: containers in a row, each with one inside.
     let wide = |entries: usize| entry(b'F', &counted(&entry(b'A', &counted(b"VV")))).repeat(entries);
-    for (small, large) in [(deep(30_000), deep(300_000)), (wide(10_000), wide(100_000))] {
-        assert!(small.len() >= 120_000 && large.len() >= 9 * small.len());
-        let (one, ten) = (least_time(&small), least_time(&large));
-        // Quadratic would be 100 times; whatever else the machine does may well triple it.
-        assert!(ten < one * 50, "{one:?} for {} octets, {ten:?} for {}", small.len(), large.len());
+    for (small, large) in [(deep(3_000), deep(30_000)), (wide(1_000), wide(10_000))] {
+        assert!(large.len() >= 120_000 && large.len() >= 9 * small.len());
+        // Quadratic would be 100 times, again and again. A machine that is busy elsewhere is so now and then only.
+        let linear = (0..40).any(|_| least_time(&large) < least_time(&small) * 40);
+        assert!(linear, "{} octets take far more than {}", large.len(), small.len());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Consumers: starting, delivering, resizing, ending.
 
-use super::requesting::{WaitingConsume, info};
+use super::requesting::info;
+use super::waiting::WaitingConsume;
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};

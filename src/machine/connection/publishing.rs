@@ -1,64 +1,15 @@
 //! Publishing with confirms (RabbitMQ's confirms guide).
 
 use super::requesting::info;
+use super::waiting::HeldPublish;
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::publishers::STAMP;
-use crate::machine::{Body, PromiseId, Publish, Reply};
+use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
-use crate::protocol::{ContentHeader, Properties, ReplyCode, ShortStr, Table, TableRef, Value};
-use bytes::Bytes;
-
-/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
-/// channel.
-#[derive(Debug)]
-pub(super) struct HeldPublish {
-    pub(super) promise: PromiseId,
-    exchange: Box<[u8]>,
-    routing_key: Box<[u8]>,
-    mandatory: bool,
-    immediate: bool,
-    property_list: Box<[u8]>,
-    headers: Option<Table>,
-    body: Bytes,
-}
-
-impl HeldPublish {
-    fn new(promise: PromiseId, publish: &Publish<'_>) -> Self {
-        let mut property_list = Vec::new();
-        publish.properties.encode_list(&mut property_list);
-        Self {
-            promise,
-            exchange: publish.exchange.as_octets().into(),
-            routing_key: publish.routing_key.as_octets().into(),
-            mandatory: publish.mandatory,
-            immediate: publish.immediate,
-            property_list: property_list.into(),
-            headers: publish.headers.map(TableRef::to_table),
-            body: publish.body.to_bytes(),
-        }
-    }
-
-    fn octets(&self) -> usize {
-        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
-        let Self { exchange, routing_key, property_list, body, .. } = self;
-        exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
-    }
-
-    fn to_publish(&self) -> Publish<'_> {
-        Publish {
-            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
-            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
-            mandatory: self.mandatory,
-            immediate: self.immediate,
-            properties: Properties::decode(&self.property_list).unwrap_or_default(),
-            headers: self.headers.as_ref().map(Table::as_ref),
-            body: Body::Shared(self.body.clone()),
-        }
-    }
-}
+use crate::protocol::{ContentHeader, ReplyCode, ShortStr, Table, TableRef, Value};
 
 /// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
 const LONGEST_EXPIRATION: u64 = 315_360_000_000;

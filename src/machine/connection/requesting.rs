@@ -1,47 +1,14 @@
 //! Requests over pooled channels, one at a time on each.
 
+use super::waiting::{Encoded, WaitingRequest};
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::consumers::Terms;
 use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, queue};
 use crate::protocol::wire::Writer;
 use crate::protocol::{EncodeError, Method, MethodId, ReplyCode, ShortStr};
-
-/// A request that waits for its channel.
-#[derive(Debug)]
-pub(super) struct WaitingRequest {
-    promise: PromiseId,
-    method: &'static MethodInfo,
-    /// The fields, written.
-    fields: Box<[u8]>,
-    /// For a get.
-    no_ack: bool,
-}
-
-/// A consumer that waits for its channel.
-#[derive(Debug)]
-pub(super) struct WaitingConsume {
-    pub(super) promise: PromiseId,
-    pub(super) terms: Terms,
-    pub(super) users_tag: Box<str>,
-    pub(super) prefetch_count: u16,
-}
-
-/// A method whose fields are written already.
-struct Encoded<'a>(MethodId, &'a [u8]);
-
-impl Encode for Encoded<'_> {
-    fn id(&self) -> MethodId {
-        self.0
-    }
-
-    fn encode_fields(&self, out: &mut Writer<'_>) {
-        out.octets(self.1);
-    }
-}
 
 /// What the table says of a method that we send.
 pub(super) fn info(id: MethodId) -> Result<&'static MethodInfo, Error> {

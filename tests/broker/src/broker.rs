@@ -5,13 +5,9 @@ use crate::connection::{Connection, Phase};
 use crate::ids::{ConnectionId, QueueId};
 use crate::state::State;
 use crate::timers::Timer;
-use crate::vhost::VHost;
-use crate::view::{ExchangeView, Published, QueueView, QueuedMessage};
 use crate::{delivery, dispatch, quiesce, release};
 use bytes::Bytes;
 use puka::protocol::method::connection;
-use puka::protocol::{ReplyCode, ShortStr};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Octets that may wait to be looked at while a connection is blocked, before it should not be read from any more.
@@ -37,7 +33,7 @@ const BACKLOG: usize = 64 << 10;
 /// ```
 #[derive(Debug)]
 pub struct Broker {
-    state: State,
+    pub(crate) state: State,
 }
 
 impl Broker {
@@ -150,7 +146,7 @@ impl Broker {
     }
 
     /// Lets all that moves come to rest, and sets the timer of the connection that something was done with.
-    fn settle(&mut self, now: Instant, id: Option<ConnectionId>) {
+    pub(crate) fn settle(&mut self, now: Instant, id: Option<ConnectionId>) {
         loop {
             quiesce::quiesce(&mut self.state, now);
             quiesce::confirm_all(&mut self.state, now);
@@ -205,176 +201,4 @@ impl Broker {
         }
         !blocked.is_empty()
     }
-}
-
-/// What a test can look at.
-impl Broker {
-    /// A queue.
-    #[must_use]
-    pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueView> {
-        let id = self.state.vhosts.get(vhost)?.queues.get(name)?;
-        self.view(*id)
-    }
-
-    /// All queues, by virtual host and name.
-    #[must_use]
-    pub fn queues(&self) -> Vec<QueueView> {
-        let ids = self.state.vhosts.values().flat_map(|vhost| vhost.queues.values());
-        ids.filter_map(|id| self.view(*id)).collect()
-    }
-
-    fn view(&self, id: QueueId) -> Option<QueueView> {
-        let queue = self.state.queues.get(&id)?;
-        let message = |entry: &crate::queue::Entry| QueuedMessage {
-            exchange: entry.message.exchange.to_string(),
-            routing_key: entry.message.routing_keys.first().cloned().unwrap_or_default(),
-            body: entry.message.body.clone(),
-            redelivered: entry.redelivered,
-            property_list: entry.message.property_list().clone(),
-        };
-        Some(QueueView {
-            vhost: queue.vhost.to_string(),
-            name: queue.name.to_string(),
-            durable: queue.durable,
-            exclusive: queue.owner.is_some(),
-            auto_delete: queue.auto_delete,
-            ready: queue.ready().map(message).collect(),
-            unacked: queue.unacked,
-            consumers: queue.consumers.len(),
-        })
-    }
-
-    /// All exchanges but the default one, by virtual host and name.
-    #[must_use]
-    pub fn exchanges(&self) -> Vec<ExchangeView> {
-        let vhosts = self.state.vhosts.iter();
-        let all =
-            vhosts.flat_map(|(vhost, found)| found.exchanges.values().map(move |exchange| (vhost, exchange)));
-        all.map(|(vhost, exchange)| ExchangeView {
-            vhost: vhost.to_string(),
-            name: exchange.name.to_string(),
-            kind: exchange.kind.name().to_string(),
-            durable: exchange.durable,
-            auto_delete: exchange.auto_delete,
-            internal: exchange.internal,
-            bindings: exchange.bindings.len(),
-        })
-        .collect()
-    }
-
-    /// The messages that were accepted, oldest first, as many as [`Config::published_log`] keeps. What a queue refused
-    /// (and a nack answered) is not among them.
-    pub fn published(&self) -> impl Iterator<Item = &Published> {
-        self.state.published.iter()
-    }
-
-    /// The connections whose transport is not gone.
-    #[must_use]
-    pub fn connections(&self) -> Vec<ConnectionId> {
-        self.state.connections.keys().copied().collect()
-    }
-
-    /// How many channels of a connection are open, those included that the broker has closed and the client has not yet
-    /// agreed.
-    #[must_use]
-    pub fn channels(&self, id: ConnectionId) -> usize {
-        self.state.connections.get(&id).map_or(0, |connection| connection.channels.len())
-    }
-
-    /// Octets of all messages that are held.
-    #[must_use]
-    pub fn memory_used(&self) -> usize {
-        self.state.memory.used()
-    }
-}
-
-/// What an operator, or bad luck, can do.
-impl Broker {
-    /// Closes a connection with a reply code and a text, such as 320 and `CONNECTION_FORCED - maintenance`.
-    pub fn close_connection(&mut self, now: Instant, id: ConnectionId, code: ReplyCode, text: &str) {
-        let now = self.state.tell_time(now);
-        if let Some(connection) = self.state.connections.get_mut(&id)
-            && connection.phase == Phase::Running
-        {
-            let close = connection::Close {
-                reply_code: code.value(),
-                reply_text: ShortStr::cut(text),
-                class_id: 0,
-                method_id: 0,
-            };
-            connection.send_close(now, &close);
-            release::release_connection(&mut self.state, id, now);
-        }
-        self.settle(now, Some(id));
-    }
-
-    /// Drops a transport without a word, as a cut cable does. What waits to be sent is still given.
-    pub fn drop_connection(&mut self, now: Instant, id: ConnectionId) {
-        let now = self.state.tell_time(now);
-        if let Some(connection) = self.state.connections.get_mut(&id) {
-            connection.drop_transport();
-        }
-        release::release_connection(&mut self.state, id, now);
-        self.settle(now, None);
-    }
-
-    /// Raises an alarm, such as `low on memory`: a connection that publishes from now on gets `connection.blocked`, and
-    /// nothing it sends is processed any more.
-    pub fn block(&mut self, reason: &str) {
-        self.state.alarm = Some(reason.to_string());
-    }
-
-    /// Ends the alarm: what the blocked connections have sent meanwhile is processed.
-    pub fn unblock(&mut self, now: Instant) {
-        let now = self.state.tell_time(now);
-        self.state.alarm = None;
-        self.settle(now, None);
-    }
-
-    /// Deletes a queue as an operator does, whosever it is. Its consumers are told. Gives whether there was one.
-    pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
-        let now = self.state.tell_time(now);
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
-        if let Some(id) = id {
-            release::delete_queue(&mut self.state, id, now);
-        }
-        self.settle(now, None);
-        id.is_some()
-    }
-
-    /// The broker dies and comes back: transports drop without a word, durable exchanges and queues stay, and in them the
-    /// persistent messages.
-    pub fn restart(&mut self, now: Instant) {
-        let now = self.state.tell_time(now);
-        for id in self.connections() {
-            if let Some(connection) = self.state.connections.get_mut(&id) {
-                connection.drop_transport();
-                drop(connection.take_output());
-            }
-            release::release_connection(&mut self.state, id, now);
-        }
-        let transient = self.state.queues.values().filter(|queue| !queue.durable).map(|queue| queue.id);
-        let transient: Vec<QueueId> = transient.collect();
-        for id in transient {
-            release::delete_queue(&mut self.state, id, now);
-        }
-        let names: Vec<(Arc<str>, Arc<str>)> = self
-            .state
-            .vhosts
-            .iter()
-            .flat_map(|(vhost, found)| transient_exchanges(found).map(|name| (Arc::clone(vhost), name)))
-            .collect();
-        for (vhost, name) in names {
-            release::delete_exchange(&mut self.state, &vhost, &name);
-        }
-        for queue in self.state.queues.values_mut() {
-            queue.retain_persistent();
-        }
-        self.state.dead.clear();
-        self.settle(now, None);
-    }
-}
-
-fn transient_exchanges(vhost: &VHost) -> impl Iterator<Item = Arc<str>> {
-    vhost.exchanges.values().filter(|exchange| !exchange.durable).map(|exchange| Arc::clone(&exchange.name))
 }

@@ -37,7 +37,7 @@ pub struct Config {
     pub output_limit: usize,
     /// Messages kept for [`Broker::published`](crate::Broker::published), the newest ones; 10 000 by default.
     pub published_log: usize,
-    /// Octets of bodies kept for [`Broker::published`](crate::Broker::published); 16 MiB by default.
+    /// Octets of bodies and properties kept for [`Broker::published`](crate::Broker::published); 16 MiB by default.
     pub published_log_octets: usize,
     /// What `start` tells of the broker.
     pub server_properties: Table,

@@ -171,9 +171,9 @@ fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
             state.send(place, &access::RequestOk { ticket: 1 });
             Ok(())
         }
-        Method::Access(_) => Err(methods::unimplemented_method()),
+        Method::Access(_) => Err(Fault::unimplemented()),
         // "Connection method on another channel: 503."
-        Method::Connection(_) => Err(methods::unimplemented_method()),
+        Method::Connection(_) => Err(Fault::unimplemented()),
     }
 }
 
@@ -254,6 +254,8 @@ fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
     let (reply_code, reply_text) = (code.value(), ShortStr::cut(&text));
     match connection.phase {
         Phase::Running if !code.is_hard_error() => {
+            quiesce::confirm(state, place.connection, place.channel, place.now);
+            let Some(connection) = state.connections.get_mut(&place.connection) else { return };
             let close = channel::Close { reply_code, reply_text, class_id, method_id };
             connection.send(place.now, place.channel, &close);
             release::release_channel(state, place.connection, place.channel, place.now);

@@ -33,6 +33,11 @@ impl Fault {
         Self::new(ReplyCode::NOT_IMPLEMENTED, why)
     }
 
+    /// A method that a client has no business to send, or not on this channel.
+    pub(crate) fn unimplemented() -> Self {
+        Self::new(ReplyCode::COMMAND_INVALID, "unimplemented method")
+    }
+
     pub(crate) fn no_queue(vhost: &str, name: &str) -> Self {
         Self::new(ReplyCode::NOT_FOUND, format_args!("no queue '{name}' in vhost '{vhost}'"))
     }

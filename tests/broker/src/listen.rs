@@ -54,7 +54,8 @@ impl Listener {
         self.server.start_timer_thread()?;
         loop {
             match self.socket.accept() {
-                Ok((socket, _)) => self.serve(socket)?,
+                // One that can't be served, for want of threads or as it has gone, is dropped.
+                Ok((socket, _)) => drop(self.serve(socket)),
                 // A client that has already gone.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),

@@ -113,13 +113,13 @@ fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
         queues,
         property_list: message.property_list().clone(),
     };
-    state.published_octets += entry.body.len();
+    state.published_octets += entry.octets();
     state.published.push_back(entry);
     while state.published.len() > state.config.published_log
         || state.published_octets > state.config.published_log_octets
     {
         let Some(oldest) = state.published.pop_front() else { break };
-        state.published_octets -= oldest.body.len();
+        state.published_octets -= oldest.octets();
     }
     Ok(())
 }

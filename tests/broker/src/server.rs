@@ -3,7 +3,6 @@
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::ids::ConnectionId;
-use crate::stream::Stream;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -78,18 +77,6 @@ impl Server {
         let guarded = Mutex::new(Guarded { broker: Broker::new(config), waiting: BTreeMap::new() });
         let shared = Shared { guarded, deadline_changed: Condvar::new(), clock: Box::new(clock) };
         Self { shared: Arc::new(shared) }
-    }
-
-    /// A connection to the broker, as bidirectional stream of octets. Dropping or closing it is the end of the connection,
-    /// as the broker sees it.
-    #[must_use]
-    pub fn connect(&self) -> Stream {
-        let id = self.enter(|guarded, now| {
-            let id = guarded.broker.connect(now);
-            guarded.waiting.insert(id, Waiting::default());
-            id
-        });
-        Stream::new(self.clone(), id)
     }
 
     /// Looks at the broker, or does something to it. The lock is held meanwhile: don't use a stream inside.
@@ -169,6 +156,13 @@ impl Guarded {
             }
         }
         wakers
+    }
+
+    /// A transport is opened, on which nobody waits yet.
+    pub(crate) fn connect(&mut self, now: Instant) -> ConnectionId {
+        let id = self.broker.connect(now);
+        self.waiting.insert(id, Waiting::default());
+        id
     }
 
     /// Has a reader woken when there is something to read.

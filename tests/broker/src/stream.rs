@@ -1,7 +1,7 @@
 //! The client's end of a connection in memory, for any executor.
 
 use crate::ids::ConnectionId;
-use crate::server::Server;
+use crate::server::{Guarded, Server};
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io;
 use std::pin::Pin;
@@ -21,11 +21,17 @@ pub struct Stream {
     id: ConnectionId,
 }
 
-impl Stream {
-    pub(crate) fn new(server: Server, id: ConnectionId) -> Self {
-        Self { server, id }
+impl Server {
+    /// A connection to the broker, as bidirectional stream of octets. Dropping or closing it is the end of the connection,
+    /// as the broker sees it.
+    #[must_use]
+    pub fn connect(&self) -> Stream {
+        let id = self.enter(Guarded::connect);
+        Stream { server: self.clone(), id }
     }
+}
 
+impl Stream {
     /// The name of the connection in the broker.
     #[must_use]
     pub fn id(&self) -> ConnectionId {

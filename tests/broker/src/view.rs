@@ -91,4 +91,9 @@ impl Published {
     pub fn properties(&self) -> Properties<'_> {
         Properties::decode(&self.property_list).unwrap_or_default()
     }
+
+    /// What it costs to remember it.
+    pub(crate) fn octets(&self) -> usize {
+        self.body.len() + self.property_list.len()
+    }
 }

@@ -1,5 +1,7 @@
 //! Consumers, prefetch, settling.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{Client, World, consume, publish, s, table};
@@ -80,9 +82,10 @@ fn prefetch_limits_each_consumer_that_comes_later() {
     let mut client = filled("facts-prefetch", &["1", "2", "3", "4", "5", "6"]);
     client.qos(1, 2, false);
     client.consume(1, "facts-prefetch", "a");
+    assert_eq!(bodies(&mut client), ["1", "2"]);
     client.qos(1, 1, false);
     client.consume(1, "facts-prefetch", "b");
-    assert_eq!(bodies(&mut client), ["1", "2", "3"]);
+    assert_eq!(bodies(&mut client), ["3"]);
     client.ack(1, 1, false);
     assert_eq!(bodies(&mut client), ["4"]);
     client.ack(1, 4, true);
@@ -269,9 +272,12 @@ fn unknown_delivery_tags_are_406() {
     client.ack(1, 1, false);
     client.refused(1, &ack(1, false), 406);
     // A tag that was settled is unknown, even with multiple and others outstanding below.
+    let mut client = filled("facts-unknown", &["1", "2"]);
     client.get(1, "facts-unknown").unwrap();
-    client.ack(1, 1, true);
-    client.quiet();
+    client.get(1, "facts-unknown").unwrap();
+    client.ack(1, 2, false);
+    client.refused(1, &ack(2, true), 406);
+    assert_eq!(client.drain(1, "facts-unknown"), ["1"]);
 }
 
 #[test]

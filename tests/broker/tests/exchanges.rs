@@ -1,5 +1,7 @@
 //! Exchanges, bindings, and where messages go.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{Client, World, declare_exchange, publish, s, table};

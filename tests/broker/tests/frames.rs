@@ -1,5 +1,7 @@
 //! Frames that are wrong, and contents in pieces.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{Client, World, declare, publish};

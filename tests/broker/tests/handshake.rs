@@ -1,5 +1,7 @@
 //! Opening and closing connections and channels.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{World, all_capabilities, declare, s, table};

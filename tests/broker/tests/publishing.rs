@@ -1,5 +1,7 @@
 //! Publishing: confirms, returns, what is refused, transactions.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{World, publish, s, table};

@@ -1,5 +1,7 @@
 //! Queues: declaring them, what their arguments do, deleting them.
 
+#![cfg(test)]
+
 mod client;
 
 use client::{World, declare, publish, s, table};

@@ -1,1 +1,43 @@
-//! Placeholder.
+//! End-to-end cases for puka: what a user of the library may rely on, against the broker in memory and a real RabbitMQ.
+//!
+//! The cases are generic over the [`Runtime`]. Each adapter implements it in a test, and has them all with one line:
+//!
+//! ```ignore
+//! puka_test_suite::tests!(Smol);
+//! ```
+//!
+//! That makes a `#[test]` of every case, in three modules: `in_memory`, `rabbitmq`, and `dialling` for what concerns the
+//! adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
+//!
+//! [`example`] runs the examples of the documentation.
+#![expect(
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    reason = "the cases are tests: they fail or panic when a fact does not hold"
+)]
+
+mod bare;
+mod cases;
+mod example;
+mod runtime;
+mod task;
+mod world;
+
+pub mod closing;
+pub mod concurrency;
+pub mod connecting;
+pub mod consuming;
+pub mod dialling;
+pub mod exchanges;
+pub mod getting;
+pub mod limits;
+pub mod publishing;
+pub mod queues;
+pub mod settling;
+
+pub use bare::Bare;
+pub use example::example;
+pub use runtime::Runtime;
+pub use task::{Task, ready_now};
+pub use world::{DEADLINE, Outcome, Target, World, run};

@@ -32,7 +32,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         | Method::Deliver(_)
         | Method::GetOk(_)
         | Method::GetEmpty(_)
-        | Method::RecoverOk(_) => Err(super::unimplemented_method()),
+        | Method::RecoverOk(_) => Err(Fault::unimplemented()),
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Out
             Ok(())
         }
         Method::Flow(channel::Flow { active: false }) => Err(Fault::not_implemented("active=false")),
-        Method::OpenOk(_) => Err(super::unimplemented_method()),
+        Method::OpenOk(_) => Err(Fault::unimplemented()),
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::connection::Phase;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::Place;
-use crate::release;
 use crate::state::State;
+use crate::{quiesce, release};
 use puka::protocol::frame::FRAME_MIN_SIZE;
 use puka::protocol::method::connection::{self, Method};
 use puka::protocol::method::{Encode, Method as AnyMethod};
@@ -64,6 +64,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> 
         // After sending close, everything else is discarded.
         (Phase::Closing { .. }, _) => Ok(()),
         (_, Method::Close(_)) => {
+            quiesce::confirm_all(state, place.now);
             release::release_connection(state, place.connection, place.now);
             if let Some(connection) = state.connections.get_mut(&place.connection) {
                 connection.send_close_ok(place.now);

@@ -34,7 +34,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             Ok(())
         }
         Method::DeclareOk(_) | Method::DeleteOk(_) | Method::BindOk(_) | Method::UnbindOk(_) => {
-            Err(super::unimplemented_method())
+            Err(Fault::unimplemented())
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         | Method::BindOk(_)
         | Method::PurgeOk(_)
         | Method::DeleteOk(_)
-        | Method::UnbindOk(_) => Err(super::unimplemented_method()),
+        | Method::UnbindOk(_) => Err(Fault::unimplemented()),
     }
 }
 

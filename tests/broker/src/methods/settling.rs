@@ -23,7 +23,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Out
         }
         Method::RecoverAsync(basic::RecoverAsync { requeue: true }) => requeue_all(state, place),
         Method::Recover(_) | Method::RecoverAsync(_) => Err(Fault::not_implemented("requeue=false")),
-        _ => Err(super::unimplemented_method()),
+        _ => Err(Fault::unimplemented()),
     }
 }
 

@@ -11,7 +11,7 @@ use puka::protocol::method::{confirm, tx};
 
 /// "A second select changes nothing."
 pub(crate) fn handle_confirm(state: &mut State, place: Place, method: confirm::Method) -> Outcome {
-    let confirm::Method::Select(method) = method else { return Err(super::unimplemented_method()) };
+    let confirm::Method::Select(method) = method else { return Err(Fault::unimplemented()) };
     let channel = state.channel(place)?;
     match channel.mode {
         Mode::Plain => channel.mode = Mode::Confirm(Confirms::default()),
@@ -59,7 +59,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: tx::Method) -> Out
             Ok(())
         }
         tx::Method::SelectOk(_) | tx::Method::CommitOk(_) | tx::Method::RollbackOk(_) => {
-            Err(super::unimplemented_method())
+            Err(Fault::unimplemented())
         }
     }
 }

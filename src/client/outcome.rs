@@ -1,0 +1,39 @@
+//! From the machine's replies to what requests resolve to.
+
+use super::consumer::Consumer;
+use super::delivery::Delivery;
+use super::handle::Handle;
+use super::promise::Outcome;
+use crate::error::Error;
+use crate::machine::{Queue, Reply, ServerProperties};
+
+macro_rules! outcomes {
+    ($($ty:ty: $reply:pat, $handle:pat => $value:expr;)*) => {
+        $(
+            impl Outcome for $ty {
+                fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error> {
+                    match (reply, handle) {
+                        ($reply, $handle) => Ok($value),
+                        (other, _) => Err(Error::invalid("reply", format!("{other:?} does not fit the request"))),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+impl Outcome for () {
+    fn from_reply(_: Reply, _: &Handle) -> Result<Self, Error> {
+        Ok(())
+    }
+}
+
+outcomes! {
+    ServerProperties: Reply::Connected(properties), _ => *properties;
+    Queue: Reply::Queue(queue), _ => *queue;
+    u32: Reply::Count(count), _ => count;
+    String: Reply::Cancelled(tag), _ => tag.into();
+    Option<Delivery>: Reply::Delivery(delivered), handle =>
+        delivered.map(|delivered| Delivery::new(*delivered, handle.clone()));
+    Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
+}

@@ -1,0 +1,90 @@
+//! What can't be written yet, as data: for want of a channel, of an open connection, or of the broker's leave.
+
+use crate::machine::consumers::Terms;
+use crate::machine::{Body, PromiseId, Publish};
+use crate::protocol::method::{Encode, MethodInfo};
+use crate::protocol::wire::Writer;
+use crate::protocol::{MethodId, Properties, ShortStr, Table, TableRef};
+use bytes::Bytes;
+
+/// A request that waits for its channel.
+#[derive(Debug)]
+pub(super) struct WaitingRequest {
+    pub(super) promise: PromiseId,
+    pub(super) method: &'static MethodInfo,
+    /// The fields, written.
+    pub(super) fields: Box<[u8]>,
+    /// For a get.
+    pub(super) no_ack: bool,
+}
+
+/// A consumer that waits for its channel.
+#[derive(Debug)]
+pub(super) struct WaitingConsume {
+    pub(super) promise: PromiseId,
+    pub(super) terms: Terms,
+    pub(super) users_tag: Box<str>,
+    pub(super) prefetch_count: u16,
+}
+
+/// A method whose fields are written already.
+pub(super) struct Encoded<'a>(pub(super) MethodId, pub(super) &'a [u8]);
+
+impl Encode for Encoded<'_> {
+    fn id(&self) -> MethodId {
+        self.0
+    }
+
+    fn encode_fields(&self, out: &mut Writer<'_>) {
+        out.octets(self.1);
+    }
+}
+
+/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
+/// channel.
+#[derive(Debug)]
+pub(super) struct HeldPublish {
+    pub(super) promise: PromiseId,
+    exchange: Box<[u8]>,
+    routing_key: Box<[u8]>,
+    mandatory: bool,
+    immediate: bool,
+    property_list: Box<[u8]>,
+    headers: Option<Table>,
+    body: Bytes,
+}
+
+impl HeldPublish {
+    pub(super) fn new(promise: PromiseId, publish: &Publish<'_>) -> Self {
+        let mut property_list = Vec::new();
+        publish.properties.encode_list(&mut property_list);
+        Self {
+            promise,
+            exchange: publish.exchange.as_octets().into(),
+            routing_key: publish.routing_key.as_octets().into(),
+            mandatory: publish.mandatory,
+            immediate: publish.immediate,
+            property_list: property_list.into(),
+            headers: publish.headers.map(TableRef::to_table),
+            body: publish.body.to_bytes(),
+        }
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
+        let Self { exchange, routing_key, property_list, body, .. } = self;
+        exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
+    }
+
+    pub(super) fn to_publish(&self) -> Publish<'_> {
+        Publish {
+            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
+            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+            properties: Properties::decode(&self.property_list).unwrap_or_default(),
+            headers: self.headers.as_ref().map(Table::as_ref),
+            body: Body::Shared(self.body.clone()),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Names of what a user holds: small, `Copy`, and never taken for another.
+
+/// Names a promise. A number is used again, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PromiseId {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+impl PromiseId {
+    /// A small number, unique among the promises that are not fetched.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// Names a consumer. No two of a connection have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsumerId(pub(super) u64);

@@ -1,0 +1,87 @@
+//! What a test can see of a broker, without changing anything.
+
+use crate::broker::Broker;
+use crate::ids::{ConnectionId, QueueId};
+use crate::queue::Entry;
+use crate::view::{ExchangeView, Published, QueueView, QueuedMessage};
+
+/// What a test can look at.
+impl Broker {
+    /// A queue.
+    #[must_use]
+    pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueView> {
+        let id = self.state.vhosts.get(vhost)?.queues.get(name)?;
+        self.view(*id)
+    }
+
+    /// All queues, by virtual host and name.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueView> {
+        let ids = self.state.vhosts.values().flat_map(|vhost| vhost.queues.values());
+        ids.filter_map(|id| self.view(*id)).collect()
+    }
+
+    fn view(&self, id: QueueId) -> Option<QueueView> {
+        let queue = self.state.queues.get(&id)?;
+        let message = |entry: &Entry| QueuedMessage {
+            exchange: entry.message.exchange.to_string(),
+            routing_key: entry.message.routing_keys.first().cloned().unwrap_or_default(),
+            body: entry.message.body.clone(),
+            redelivered: entry.redelivered,
+            property_list: entry.message.property_list().clone(),
+        };
+        Some(QueueView {
+            vhost: queue.vhost.to_string(),
+            name: queue.name.to_string(),
+            durable: queue.durable,
+            exclusive: queue.owner.is_some(),
+            auto_delete: queue.auto_delete,
+            ready: queue.ready().map(message).collect(),
+            unacked: queue.unacked,
+            consumers: queue.consumers.len(),
+        })
+    }
+
+    /// All exchanges but the default one, by virtual host and name.
+    #[must_use]
+    pub fn exchanges(&self) -> Vec<ExchangeView> {
+        let vhosts = self.state.vhosts.iter();
+        let all =
+            vhosts.flat_map(|(vhost, found)| found.exchanges.values().map(move |exchange| (vhost, exchange)));
+        all.map(|(vhost, exchange)| ExchangeView {
+            vhost: vhost.to_string(),
+            name: exchange.name.to_string(),
+            kind: exchange.kind.name().to_string(),
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            internal: exchange.internal,
+            bindings: exchange.bindings.len(),
+        })
+        .collect()
+    }
+
+    /// The messages that were accepted, oldest first, as many as [`Config::published_log`] keeps. What a queue refused
+    /// (and a nack answered) is not among them.
+    pub fn published(&self) -> impl Iterator<Item = &Published> {
+        self.state.published.iter()
+    }
+
+    /// The connections whose transport is not gone.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionId> {
+        self.state.connections.keys().copied().collect()
+    }
+
+    /// How many channels of a connection are open, those included that the broker has closed and the client has not yet
+    /// agreed.
+    #[must_use]
+    pub fn channels(&self, id: ConnectionId) -> usize {
+        self.state.connections.get(&id).map_or(0, |connection| connection.channels.len())
+    }
+
+    /// Octets of all messages that are held.
+    #[must_use]
+    pub fn memory_used(&self) -> usize {
+        self.state.memory.used()
+    }
+}

@@ -1,0 +1,102 @@
+//! What an operator, or bad luck, can do to a broker: forced closes, cut cables, alarms, restarts.
+
+use crate::broker::Broker;
+use crate::connection::Phase;
+use crate::ids::{ConnectionId, QueueId};
+use crate::release;
+use crate::vhost::VHost;
+use puka::protocol::method::connection;
+use puka::protocol::{ReplyCode, ShortStr};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What an operator, or bad luck, can do.
+impl Broker {
+    /// Closes a connection with a reply code and a text, such as 320 and `CONNECTION_FORCED - maintenance`.
+    pub fn close_connection(&mut self, now: Instant, id: ConnectionId, code: ReplyCode, text: &str) {
+        let now = self.state.tell_time(now);
+        if let Some(connection) = self.state.connections.get_mut(&id)
+            && connection.phase == Phase::Running
+        {
+            let close = connection::Close {
+                reply_code: code.value(),
+                reply_text: ShortStr::cut(text),
+                class_id: 0,
+                method_id: 0,
+            };
+            connection.send_close(now, &close);
+            release::release_connection(&mut self.state, id, now);
+        }
+        self.settle(now, Some(id));
+    }
+
+    /// Drops a transport without a word, as a cut cable does. What waits to be sent is still given.
+    pub fn drop_connection(&mut self, now: Instant, id: ConnectionId) {
+        let now = self.state.tell_time(now);
+        if let Some(connection) = self.state.connections.get_mut(&id) {
+            connection.drop_transport();
+        }
+        release::release_connection(&mut self.state, id, now);
+        self.settle(now, None);
+    }
+
+    /// Raises an alarm, such as `low on memory`: a connection that publishes from now on gets `connection.blocked`, and
+    /// nothing it sends is processed any more.
+    pub fn block(&mut self, reason: &str) {
+        self.state.alarm = Some(reason.to_string());
+    }
+
+    /// Ends the alarm: what the blocked connections have sent meanwhile is processed.
+    pub fn unblock(&mut self, now: Instant) {
+        let now = self.state.tell_time(now);
+        self.state.alarm = None;
+        self.settle(now, None);
+    }
+
+    /// Deletes a queue as an operator does, whosever it is. Its consumers are told. Gives whether there was one.
+    pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
+        let now = self.state.tell_time(now);
+        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        if let Some(id) = id {
+            release::delete_queue(&mut self.state, id, now);
+        }
+        self.settle(now, None);
+        id.is_some()
+    }
+
+    /// The broker dies and comes back: transports drop without a word, durable exchanges and queues stay, and in them the
+    /// persistent messages.
+    pub fn restart(&mut self, now: Instant) {
+        let now = self.state.tell_time(now);
+        for id in self.connections() {
+            if let Some(connection) = self.state.connections.get_mut(&id) {
+                connection.drop_transport();
+                drop(connection.take_output());
+            }
+            release::release_connection(&mut self.state, id, now);
+        }
+        let transient = self.state.queues.values().filter(|queue| !queue.durable).map(|queue| queue.id);
+        let transient: Vec<QueueId> = transient.collect();
+        for id in transient {
+            release::delete_queue(&mut self.state, id, now);
+        }
+        let names: Vec<(Arc<str>, Arc<str>)> = self
+            .state
+            .vhosts
+            .iter()
+            .flat_map(|(vhost, found)| transient_exchanges(found).map(|name| (Arc::clone(vhost), name)))
+            .collect();
+        for (vhost, name) in names {
+            release::delete_exchange(&mut self.state, &vhost, &name);
+        }
+        for queue in self.state.queues.values_mut() {
+            queue.retain_persistent();
+        }
+        self.state.dead.clear();
+        self.settle(now, None);
+    }
+}
+
+fn transient_exchanges(vhost: &VHost) -> impl Iterator<Item = Arc<str>> {
+    vhost.exchanges.values().filter(|exchange| !exchange.durable).map(|exchange| Arc::clone(&exchange.name))
+}

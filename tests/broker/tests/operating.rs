@@ -1,0 +1,233 @@
+//! What an operator does, and what goes wrong: forced closes, alarms, restarts, full memory.
+
+#![cfg(test)]
+
+mod client;
+
+use client::{World, all_capabilities, declare, declare_exchange, publish, s};
+use puka::protocol::method::{basic, connection, exchange, queue};
+use puka::protocol::{Properties, Table};
+use puka_test_broker::Config;
+use std::time::Duration;
+
+fn world() -> World {
+    World::new(Config::default())
+}
+
+#[test]
+fn an_operator_closes_a_connection() {
+    let world = world();
+    let mut client = world.client();
+    client.queue(1, "q");
+    client.consume(1, "q", "tag");
+    let id = client.id();
+    world.broker_mut(|broker, now| {
+        broker.close_connection(now, id, 320.into(), "CONNECTION_FORCED - maintenance");
+    });
+    assert_eq!(world.broker.borrow().queue("/", "q").unwrap().consumers, 0);
+    assert_eq!(client.expect_close(320), "CONNECTION_FORCED - maintenance");
+}
+
+#[test]
+fn a_cut_connection_says_nothing() {
+    let world = world();
+    let mut client = world.client();
+    let id = client.id();
+    world.broker_mut(|broker, now| broker.drop_connection(now, id));
+    client.quiet();
+    assert!(client.is_closed());
+}
+
+#[test]
+fn an_operator_deletes_a_queue() {
+    let world = world();
+    let mut client = world.client();
+    client.queue(1, "q");
+    client.consume(1, "q", "tag");
+    assert!(world.broker_mut(|broker, now| broker.delete_queue(now, "/", "q")));
+    client.expect(1, basic::Cancel { consumer_tag: s("tag"), nowait: true });
+    assert!(!world.broker_mut(|broker, now| broker.delete_queue(now, "/", "q")));
+}
+
+#[test]
+fn a_connection_that_publishes_during_an_alarm_is_blocked() {
+    let world = world();
+    let (mut publisher, mut consumer) = (world.client(), world.client());
+    publisher.queue(1, "q");
+    publisher.confirm_select(1);
+    consumer.consume(1, "q", "tag");
+    world.broker.borrow_mut().block("low on memory");
+    publisher.quiet();
+    publisher.open(2);
+    publisher.publish(1, "", "q", "x");
+    publisher.expect(0, connection::Blocked { reason: s("low on memory") });
+    // "Nothing the client sends is processed, connection.close included."
+    publisher.send(2, &declare("later"));
+    publisher.quiet();
+    consumer.quiet();
+    consumer.open(2);
+    world.broker_mut(|broker, now| broker.unblock(now));
+    publisher.expect(0, connection::Unblocked {});
+    publisher.expect_kind(2, queue::DeclareOk::ID);
+    publisher.expect(1, basic::Ack { delivery_tag: 1, multiple: false });
+    assert_eq!(consumer.message().text(), "x");
+}
+
+#[test]
+fn a_blocked_connection_gets_heartbeats_and_is_not_watched() {
+    let world = world();
+    let mut client = world.connect_with(&all_capabilities(), 10);
+    client.open(1);
+    world.broker.borrow_mut().block("low on disk");
+    client.publish(1, "", "q", "x");
+    client.expect(0, connection::Blocked { reason: s("low on disk") });
+    world.pass(Duration::from_secs(60));
+    assert!(!client.is_closed());
+    for _ in 0..12 {
+        assert_eq!(client.next().kind, puka::protocol::FrameKind::Heartbeat);
+    }
+    client.quiet();
+    world.broker_mut(|broker, now| broker.unblock(now));
+    world.pass(Duration::from_secs(19));
+    assert!(!client.is_closed());
+    world.pass(Duration::from_secs(1));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_client_without_the_capability_is_blocked_in_silence() {
+    let world = world();
+    let mut client = world.connect_with(&Table::new(), 0);
+    client.open(1);
+    world.broker.borrow_mut().block("low on memory");
+    client.publish(1, "", "q", "x");
+    client.send(1, &declare("q"));
+    client.quiet();
+    world.broker_mut(|broker, now| broker.unblock(now));
+    client.expect_kind(1, queue::DeclareOk::ID);
+}
+
+#[test]
+fn input_of_a_blocked_connection_is_not_wanted_beyond_a_bound() {
+    let world = world();
+    let mut client = world.client();
+    world.broker.borrow_mut().block("low on memory");
+    client.publish(1, "", "q", "x");
+    assert!(world.broker.borrow().wants_input(client.id()));
+    client.publish_with(1, &publish("", "q"), &Properties::default(), &[0; 70_000]);
+    assert!(!world.broker.borrow().wants_input(client.id()));
+    world.broker_mut(|broker, now| broker.unblock(now));
+    assert!(world.broker.borrow().wants_input(client.id()));
+}
+
+#[test]
+fn full_memory_blocks_publishers_until_there_is_room() {
+    let world = World::new(Config { memory_limit: 10_000, ..Config::default() });
+    let (mut publisher, mut consumer) = (world.client(), world.client());
+    publisher.queue(1, "q");
+    publisher.publish_with(1, &publish("", "q"), &Properties::default(), &[0; 10_000]);
+    assert!(world.broker.borrow().memory_used() > 10_000);
+    publisher.quiet();
+    publisher.publish(1, "", "q", "x");
+    publisher.expect(0, connection::Blocked { reason: s("low on memory") });
+    assert_eq!(consumer.drain(1, "q").len(), 2);
+    publisher.expect(0, connection::Unblocked {});
+    assert_eq!(world.broker.borrow().memory_used(), 0);
+}
+
+#[test]
+fn a_restart_keeps_what_is_durable() {
+    let world = world();
+    let mut client = world.client();
+    client.send(1, &queue::Declare { durable: true, ..declare("durable") });
+    client.expect_kind(1, queue::DeclareOk::ID);
+    client.queue(1, "transient");
+    for (name, durable) in [("durable", true), ("transient", false)] {
+        client.call(
+            1,
+            &exchange::Declare { durable, ..declare_exchange(name, "fanout") },
+            exchange::DeclareOk {},
+        );
+        client.bind(1, "durable", name, "", &Table::new());
+    }
+    for (mode, body) in [(None, b"a"), (Some(1), b"b"), (Some(2), b"c"), (Some(2), b"d")] {
+        let properties = client::properties(|properties| properties.delivery_mode = mode);
+        client.publish_with(1, &publish("", "durable"), &properties, body);
+    }
+    for _ in 0..3 {
+        client.get(1, "durable").unwrap();
+    }
+    world.broker_mut(|broker, now| broker.restart(now));
+    client.quiet();
+    assert!(client.is_closed());
+    client.hang_up();
+
+    let mut client = world.client();
+    assert!(world.broker.borrow().queue("/", "transient").is_none());
+    assert_eq!(client.drain(1, "durable"), ["c", "d"]);
+    client.publish(1, "durable", "", "still bound");
+    assert_eq!(client.drain(1, "durable"), ["still bound"]);
+    client.refused(1, &exchange::Declare { passive: true, ..declare_exchange("transient", "") }, 404);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_names() {
+    let name = |seed| {
+        let world = World::new(Config { seed, ..Config::default() });
+        let mut client = world.client();
+        client.send(1, &declare(""));
+        client.expect_kind(1, queue::DeclareOk::ID);
+        world.broker.borrow().queues()[0].name.clone()
+    };
+    assert_eq!(name(1), name(1));
+    assert_ne!(name(1), name(2));
+}
+
+#[test]
+fn a_forgotten_connection_is_closed_and_takes_anything() {
+    let world = world();
+    let client = world.client();
+    let id = client.id();
+    client.hang_up();
+    world.broker_mut(|broker, now| {
+        assert!(broker.is_closed(id));
+        assert!(!broker.has_output(id) && !broker.wants_input(id));
+        broker.handle_input(now, id, b"whatever");
+        broker.handle_eof(now, id);
+        broker.drop_connection(now, id);
+        assert_eq!(broker.poll_transmit(id), None);
+        assert!(broker.connections().is_empty());
+    });
+}
+
+#[test]
+fn no_octets_whatever_make_it_panic() {
+    let world = world();
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap()
+    };
+    for _ in 0..300 {
+        let mut client = world.client();
+        client.send(1, &declare("q"));
+        let mut octets = Vec::new();
+        for (channel, kind) in [(1, 0), (1, 1), (2, 0), (1, 2), (0, 3)] {
+            let mut frame = Vec::new();
+            let method: puka::protocol::Method<'_> = match (kind + random()) % 4 {
+                0 => declare("q").into(),
+                1 => publish("", "q").into(),
+                2 => client::consume("q", "").into(),
+                _ => declare_exchange("e", "topic").into(),
+            };
+            puka::protocol::frame::method(&mut frame, channel, u32::MAX, &method).unwrap();
+            octets.extend(frame);
+        }
+        for _ in 0..random() % 4 {
+            let at = random() % octets.len();
+            octets[at] = u8::try_from(random() % 256).unwrap();
+        }
+        client.write(&octets);
+        client.hang_up();
+    }
+}

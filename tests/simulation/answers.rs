@@ -1,0 +1,198 @@
+//! Answers: each once, each of the kind that was asked for, each with a reason.
+
+use crate::ledger::{Checked, Fate, Violation, ensure};
+use crate::plan::{Feature, Mischief};
+use crate::session::{Asked, Consumer, Waiting};
+use crate::world::World;
+use puka::machine::{Event, PromiseId, Reply};
+use puka::protocol::ReplyCode;
+use puka::{Error, Peer};
+use std::time::Duration;
+
+impl World {
+    /// Takes what a session tells its application.
+    pub(crate) fn events(&mut self, client: usize) -> Checked {
+        loop {
+            let Some(session) = self.session(client) else { return Ok(()) };
+            match session.machine.poll_event() {
+                None => return Ok(()),
+                Some(Event::Deliveries(id)) => {
+                    if let Some(consumer) = session.consumers.get_mut(&id) {
+                        consumer.awake = true;
+                    }
+                    self.early.entry(client).or_default().insert(id);
+                }
+                Some(Event::Answered(promise)) => self.answered(client, promise)?,
+                Some(event) => return Err(Violation(format!("an unknown event {event:?}"))),
+            }
+        }
+    }
+
+    fn answered(&mut self, client: usize, promise: PromiseId) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if session.abandoned.remove(&promise) {
+            return ensure(session.machine.fetch(promise).is_none(), || "an abandoned promise was kept".into());
+        }
+        if session.meddler.mischief() == Mischief::LostAnswer && session.hash.is_multiple_of(7) {
+            return Ok(());
+        }
+        let Some(waiting) = session.waiting.remove(&promise) else {
+            return Err(Violation(format!("I2: {promise:?} was answered, and nobody waits for it")));
+        };
+        let Some(outcome) = session.machine.fetch(promise) else {
+            return Err(Violation(format!("I2: {:?} is said to be answered and is not", waiting.asked)));
+        };
+        ensure(session.machine.fetch(promise).is_none(), || "I2: an answer was fetched twice".into())?;
+        self.note(client, || match &outcome {
+            Ok(reply) => format!("{:?}: {}", waiting.asked, name_of(reply)),
+            Err(error) => format!("{:?}: {error}", waiting.asked),
+        });
+        if waiting.surely
+            && let Err(error) = &outcome
+        {
+            return Err(Violation(format!("I9: {:?} had to succeed: {error}", waiting.asked)));
+        }
+        if let Asked::Publish(id) = waiting.asked {
+            return self.publish_answered(client, &waiting, id, outcome);
+        }
+        match outcome {
+            Ok(reply) => self.reply(client, waiting, reply),
+            Err(error) => self.check_error(client, &waiting, &error),
+        }
+    }
+
+    fn publish_answered(
+        &mut self,
+        client: usize,
+        waiting: &Waiting,
+        id: u64,
+        outcome: Result<Reply, Error>,
+    ) -> Checked {
+        self.ledger.sync(&self.broker)?;
+        let meddles = self.plan.mischief == Mischief::WrongOutcome;
+        let error = match outcome {
+            Ok(Reply::Done) => return self.ledger.fate(id, Fate::Confirmed),
+            Ok(reply) => return Err(Violation(format!("a publish was answered by {}", name_of(&reply)))),
+            Err(Error::Nacked | Error::NotFound(_)) if meddles => return self.ledger.fate(id, Fate::Confirmed),
+            Err(error) => error,
+        };
+        match &error {
+            Error::NoRoute(returned) => {
+                self.ledger.came_back(id, &returned.message)?;
+                self.ledger.fate(id, Fate::Returned)
+            }
+            Error::Nacked => {
+                ensure(self.plan.has(Feature::Full), || format!("message {id} is nacked without a reason"))?;
+                self.ledger.fate(id, Fate::Nacked)
+            }
+            Error::Unconfirmed(cause) => {
+                self.check_error(client, waiting, cause)?;
+                self.ledger.fate(id, Fate::Unknown)
+            }
+            error => {
+                self.check_error(client, waiting, error)?;
+                self.ledger.fate(id, Fate::Refused(error.to_string()))
+            }
+        }
+    }
+
+    fn reply(&mut self, client: usize, waiting: Waiting, reply: Reply) -> Checked {
+        let wrong = |reply: &Reply| Err(Violation(format!("{:?} was answered by {}", waiting.asked, name_of(reply))));
+        let Waiting { asked, .. } = &waiting;
+        match (asked, &reply) {
+            (Asked::Connect, Reply::Connected(_)) | (Asked::Close | Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
+            (Asked::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
+            (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => Ok(()),
+            (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
+            (Asked::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
+                let (queue, no_ack) = (queue.clone(), *no_ack);
+                let Reply::Delivery(Some(delivered)) = reply else { return Ok(()) };
+                ensure(delivered.no_ack == no_ack, || "a get of the wrong kind".into())?;
+                self.receive(client, &queue, None, *delivered)
+            }
+            (Asked::Consume { queue, no_ack, prefetch }, Reply::Consumer(id)) => {
+                let (queue, no_ack, prefetch) = (queue.clone(), *no_ack, *prefetch);
+                let awake = self.early.get(&client).is_some_and(|early| early.contains(id));
+                let consumer = Consumer { queue, no_ack, prefetch, awake, last_place: None };
+                if let Some(session) = self.session(client) {
+                    session.consumers.insert(*id, consumer);
+                    // A stream is polled first and woken later.
+                    session.consumers.values_mut().for_each(|consumer| consumer.awake = true);
+                }
+                Ok(())
+            }
+            _ => wrong(&reply),
+        }
+    }
+
+    /// Whether there is a reason for an error.
+    fn check_error(&mut self, client: usize, waiting: &Waiting, error: &Error) -> Checked {
+        let plan = self.plan;
+        let excused = self.is_excused(client);
+        let closing = self.session(client).is_some_and(|session| session.closing);
+        let holds = match error {
+            Error::Closed => closing,
+            Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => excused,
+            Error::Timeout { .. } => plan.may_time_out() || excused,
+            Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
+            Error::ConsumerCancelled(_) => matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_)),
+            error => match error.fault() {
+                Some(fault) => {
+                    fault.found_by == Peer::Server
+                        && fault.method == waiting.method
+                        && self.may_be_refused(waiting, fault.code, &fault.text)
+                }
+                None => false,
+            },
+        };
+        ensure(holds, || format!("{:?} failed without a reason: {error:?}", waiting.asked))
+    }
+
+    fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
+        let names = |name: &str| text.contains(&format!("'{name}'"));
+        match &waiting.asked {
+            Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
+            Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
+            Asked::Qos(_) => matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED),
+            Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
+            Asked::Connect | Asked::Close | Asked::Cancel(_) => false,
+        }
+    }
+
+    /// Whether a session may have broken.
+    pub(crate) fn is_excused(&mut self, client: usize) -> bool {
+        self.session(client).is_none_or(|session| session.excuse.is_some())
+    }
+
+    /// No promise may be waited for longer than its deadline allows.
+    pub(crate) fn check_deadlines(&mut self) -> Checked {
+        let (now, plan) = (self.now, self.plan);
+        for session in self.clients.iter().flatten() {
+            for waiting in session.waiting.values() {
+                let limit = match waiting.asked {
+                    Asked::Connect => plan.handshake_timeout(),
+                    Asked::Close => plan.close_timeout(),
+                    // It may be held back first.
+                    Asked::Publish(_) => plan.request_timeout().mul_f32(2.2),
+                    _ => plan.request_timeout(),
+                };
+                let waited = now - waiting.since;
+                ensure(waited <= limit + Duration::from_millis(1), || {
+                    format!("I1/I10: {:?} of session {} waits for {waited:?}", waiting.asked, session.number)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_of(reply: &Reply) -> String {
+    match reply {
+        Reply::Delivery(Some(delivered)) => {
+            let id = crate::observer::id_of(delivered.message.body());
+            format!("delivery {} of message {id:?}", delivered.tag)
+        }
+        Reply::Connected(_) => "connected".into(),
+        reply => format!("{reply:?}"),
+    }
+}

@@ -1,0 +1,68 @@
+//! Cuts octets into frames, independently of the library's decoder.
+
+/// Cuts a stream of octets, in whatever pieces, into whole frames.
+#[derive(Debug, Default)]
+pub(crate) struct Cutter(Vec<u8>);
+
+/// A whole frame, or the eight octets at the start of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame(pub(crate) Vec<u8>);
+
+impl Cutter {
+    pub(crate) fn cut(&mut self, octets: &[u8]) -> Vec<Frame> {
+        self.0.extend_from_slice(octets);
+        let mut frames = Vec::new();
+        let mut start = 0;
+        while let Some(length) = length(&self.0[start..]) {
+            frames.push(Frame(self.0[start..start + length].to_vec()));
+            start += length;
+        }
+        self.0.drain(..start);
+        frames
+    }
+}
+
+fn length(octets: &[u8]) -> Option<usize> {
+    let length = match octets {
+        [b'A', ..] => 8,
+        [_, _, _, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize + 8,
+        _ => return None,
+    };
+    (octets.len() >= length).then_some(length)
+}
+
+impl Frame {
+    pub(crate) fn is_method(&self) -> bool {
+        self.0[0] == 1
+    }
+
+    pub(crate) fn is_header(&self) -> bool {
+        self.0[0] == 2
+    }
+
+    pub(crate) fn is_body(&self) -> bool {
+        self.0[0] == 3
+    }
+
+    pub(crate) fn channel(&self) -> u16 {
+        u16::from_be_bytes([self.0[1], self.0[2]])
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.0[7..self.0.len() - 1]
+    }
+
+    /// Class and method, if it is one.
+    pub(crate) fn method(&self) -> Option<(u16, u16)> {
+        let payload = self.payload();
+        self.is_method().then(|| {
+            (u16::from_be_bytes([payload[0], payload[1]]), u16::from_be_bytes([payload[2], payload[3]]))
+        })
+    }
+
+    /// Octets of the body that a content header announces.
+    pub(crate) fn body_size(&self) -> Option<u64> {
+        let octets = self.payload().get(4..12).filter(|_| self.is_header())?;
+        Some(octets.iter().fold(0, |size, octet| size << 8 | u64::from(*octet)))
+    }
+}

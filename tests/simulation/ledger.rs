@@ -1,0 +1,245 @@
+//! What has become of every message: what the broker says, against what its publisher and its consumers were told.
+
+use crate::observer::{body_of, id_of};
+use puka::Message as Received;
+use puka_test_broker::Broker;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Something that must never be.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation(pub(crate) String);
+
+pub(crate) type Checked<T = ()> = Result<T, Violation>;
+
+/// Fails when a fact does not hold.
+pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(Violation(what())) }
+}
+
+/// What a publisher was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Confirmed,
+    Returned,
+    Nacked,
+    /// It is said to have never reached a queue.
+    Refused(String),
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Message {
+    session: usize,
+    exchange: String,
+    key: String,
+    mandatory: bool,
+    persistent: bool,
+    octets: usize,
+    fate: Option<Fate>,
+    /// Its place among all that the broker took.
+    place: Option<usize>,
+    returned: bool,
+}
+
+/// A message in one queue.
+#[derive(Debug, Default)]
+struct Copy {
+    handed: usize,
+    /// Nobody can demand that it is still there.
+    excused: bool,
+    /// It was acknowledged for certain.
+    gone: bool,
+}
+
+/// A settlement of which it is not known yet whether the broker has heard it.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) queue: String,
+    pub(crate) id: u64,
+    /// How often it had been handed out by then.
+    handed: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    messages: Vec<Message>,
+    copies: BTreeMap<(String, u64), Copy>,
+    /// By queue, what is in it besides.
+    logged: usize,
+    /// The last message of a session to an exchange that the broker took.
+    last: BTreeMap<(usize, String), u64>,
+    pub(crate) handed: usize,
+    pub(crate) confirmed: usize,
+}
+
+/// What is lost in such a queue is nobody's fault.
+pub(crate) fn is_loose(queue: &str) -> bool {
+    queue.starts_with(['a', 'x', 'd', 't'])
+}
+
+impl Ledger {
+    pub(crate) fn publishes(&mut self, session: usize, to: (&str, &str), flags: (bool, bool), octets: usize) -> u64 {
+        let (mandatory, persistent) = flags;
+        self.messages.push(Message {
+            session,
+            exchange: to.0.to_owned(),
+            key: to.1.to_owned(),
+            mandatory,
+            persistent,
+            octets,
+            fate: None,
+            place: None,
+            returned: false,
+        });
+        self.messages.len() as u64 - 1
+    }
+
+    fn message(&mut self, id: u64) -> Checked<&mut Message> {
+        let found = self.messages.get_mut(id as usize);
+        found.ok_or_else(|| Violation(format!("a message {id} that nobody has published")))
+    }
+
+    /// Reads what the broker has taken since the last time.
+    pub(crate) fn sync(&mut self, broker: &Broker) -> Checked {
+        for published in broker.published().skip(self.logged) {
+            let place = self.logged;
+            self.logged += 1;
+            let id = id_of(&published.body).ok_or_else(|| Violation("a body without its number".into()))?;
+            let message = self.message(id)?;
+            let octets = message.octets;
+            ensure(message.place.is_none(), || format!("message {id} reached the broker twice"))?;
+            ensure(published.body == body_of(id, octets), || format!("message {id} reached the broker changed"))?;
+            ensure(published.exchange == message.exchange && published.routing_key == message.key, || {
+                format!("message {id} reached the broker under another address")
+            })?;
+            message.place = Some(place);
+            let line = (message.session, message.exchange.clone());
+            if let Some(earlier) = self.last.insert(line, id) {
+                ensure(earlier < id, || format!("message {id} overtook message {earlier} of the same exchange"))?;
+            }
+            for queue in &published.queues {
+                self.copies.entry((queue.clone(), id)).or_default();
+            }
+        }
+        Ok(())
+    }
+
+    /// A publisher is told what has become of a message.
+    pub(crate) fn fate(&mut self, id: u64, fate: Fate) -> Checked {
+        let message = self.message(id)?;
+        ensure(message.fate.is_none(), || format!("message {id} was answered twice"))?;
+        message.fate = Some(fate);
+        self.confirmed += 1;
+        self.check_fate(id)
+    }
+
+    fn check_fate(&mut self, id: u64) -> Checked {
+        let Message { fate, place, mandatory, returned, .. } = self.message(id)?;
+        let (taken, mandatory, returned) = (place.is_some(), *mandatory, *returned);
+        match fate.clone() {
+            None | Some(Fate::Unknown) => Ok(()),
+            Some(Fate::Confirmed) => {
+                ensure(taken, || format!("I1: message {id} is confirmed and the broker does not have it"))?;
+                ensure(!returned, || format!("I3: message {id} came back and is confirmed"))
+            }
+            Some(Fate::Returned) => {
+                ensure(returned && mandatory, || format!("I3: message {id} is said to have come back and did not"))
+            }
+            Some(Fate::Nacked) => ensure(!taken, || format!("message {id} is nacked and the broker has it")),
+            Some(Fate::Refused(why)) => {
+                ensure(!taken, || format!("message {id} is refused ({why}) and the broker has it"))
+            }
+        }
+    }
+
+    pub(crate) fn returned(&mut self, id: u64) -> Checked {
+        self.message(id)?.returned = true;
+        Ok(())
+    }
+
+    /// A message that came back, as its publisher sees it.
+    pub(crate) fn came_back(&mut self, id: u64, received: &Received) -> Checked {
+        let octets = self.message(id)?.octets;
+        ensure(received.body() == body_of(id, octets), || {
+            format!("I3: the publisher of message {id} got message {:?} back", id_of(received.body()))
+        })
+    }
+
+    /// The queue was emptied, or is gone: nothing in it can be demanded.
+    pub(crate) fn clear(&mut self, queue: &str) {
+        let all = self.copies.range_mut((queue.to_owned(), 0)..=(queue.to_owned(), u64::MAX));
+        all.for_each(|(_, copy)| copy.excused = true);
+    }
+
+    /// The broker was started anew.
+    pub(crate) fn restart(&mut self) {
+        let messages = &self.messages;
+        let lost = self.copies.iter_mut().filter(|((_, id), _)| !messages[*id as usize].persistent);
+        lost.for_each(|(_, copy)| copy.excused = true);
+    }
+
+    /// That copy may be gone from its queue.
+    pub(crate) fn excuse(&mut self, queue: &str, id: u64) {
+        self.copies.entry((queue.to_owned(), id)).or_default().excused = true;
+    }
+
+    /// A message is handed out. Gives its number, and its place among all for checking the order.
+    pub(crate) fn handed(&mut self, queue: &str, redelivered: bool, received: &Received) -> Checked<(u64, Option<usize>)> {
+        let id = id_of(received.body()).ok_or_else(|| Violation("a delivery without its number".into()))?;
+        let Message { octets, exchange, key, place, fate, .. } = self.message(id)?;
+        let (octets, place, refused) = (*octets, *place, matches!(fate, Some(Fate::Nacked)));
+        let address_holds = received.exchange() == *exchange && received.routing_key() == *key;
+        ensure(address_holds, || format!("message {id} was delivered under another address"))?;
+        ensure(received.body() == body_of(id, octets), || format!("message {id} was delivered changed"))?;
+        self.handed += 1;
+        let copy = self.copies.entry((queue.to_owned(), id)).or_insert_with(|| Copy {
+            excused: true,
+            ..Copy::default()
+        });
+        ensure(!copy.gone, || format!("message {id} is acknowledged and came again from {queue}"))?;
+        ensure(copy.handed == 0 || redelivered, || {
+            format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
+        })?;
+        copy.handed += 1;
+        Ok((id, if refused { None } else { place }))
+    }
+
+    /// A delivery is settled so that it does not come again.
+    pub(crate) fn settles(&mut self, queue: &str, id: u64) -> Settled {
+        let copy = self.copies.entry((queue.to_owned(), id)).or_default();
+        copy.excused = true;
+        Settled { queue: queue.to_owned(), id, handed: copy.handed }
+    }
+
+    /// The broker has heard that settlement.
+    pub(crate) fn settled(&mut self, settled: &Settled) -> Checked {
+        let Settled { queue, id, handed } = settled;
+        let copy = self.copies.entry((queue.clone(), *id)).or_default();
+        copy.gone = true;
+        ensure(copy.handed == *handed, || {
+            format!("message {id} of {queue} was acknowledged, the broker heard it, and it came again")
+        })
+    }
+
+    /// When all is over: nothing may be lost, and nothing back from the dead.
+    pub(crate) fn check(&mut self, broker: &Broker) -> Checked {
+        self.sync(broker)?;
+        for id in 0..self.messages.len() as u64 {
+            self.check_fate(id)?;
+        }
+        for view in broker.queues() {
+            let name = view.name;
+            let ids: Vec<u64> = view.ready.iter().filter_map(|message| id_of(&message.body)).collect();
+            let there: BTreeSet<u64> = ids.iter().copied().collect();
+            ensure(ids.len() == there.len(), || format!("a message is in {name} twice"))?;
+            for ((_, id), copy) in self.copies.range((name.clone(), 0)..=(name.clone(), u64::MAX)) {
+                let is_there = there.contains(id);
+                ensure(is_there || copy.excused || is_loose(&name), || {
+                    format!("I4: message {id} is not in {name} any more, and nobody has acknowledged it")
+                })?;
+                ensure(!(is_there && copy.gone), || format!("message {id} is acknowledged and still in {name}"))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! The layer that misbehaves on purpose, so that it shows that misbehaviour is noticed.
+
+use crate::frames::{Cutter, Frame};
+use crate::plan::Mischief;
+use crate::random::Random;
+
+/// Sits on both directions of a connection.
+#[derive(Debug)]
+pub(crate) struct Meddler {
+    mischief: Mischief,
+    client: Cutter,
+    broker: Cutter,
+    random: Random,
+    /// A publish that is to be repeated, and how many octets of its body are to come.
+    publish: Option<(Vec<u8>, u64)>,
+}
+
+const BASIC: u16 = 60;
+
+impl Meddler {
+    pub(crate) fn new(mischief: Mischief, random: Random) -> Self {
+        Self { mischief, client: Cutter::default(), broker: Cutter::default(), random, publish: None }
+    }
+
+    pub(crate) fn mischief(&self) -> Mischief {
+        self.mischief
+    }
+
+    pub(crate) fn from_client(&mut self, octets: Vec<u8>) -> Vec<u8> {
+        if self.mischief == Mischief::None {
+            return octets;
+        }
+        let frames = self.client.cut(&octets);
+        frames.into_iter().flat_map(|frame| self.of_client(frame)).collect()
+    }
+
+    pub(crate) fn from_broker(&mut self, octets: Vec<u8>) -> Vec<u8> {
+        if self.mischief == Mischief::None {
+            return octets;
+        }
+        let frames = self.broker.cut(&octets);
+        frames.into_iter().flat_map(|frame| self.of_broker(frame)).collect()
+    }
+
+    fn of_client(&mut self, frame: Frame) -> Vec<u8> {
+        let method = frame.method();
+        let Frame(mut octets) = frame.clone();
+        match (self.mischief, method) {
+            (Mischief::LostAck, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (Mischief::LostCancel, Some((BASIC, 30))) if self.random.chance(50) => Vec::new(),
+            (Mischief::LateClose, Some((10, 50))) => Vec::new(),
+            (Mischief::WideAck, Some((BASIC, 80))) => {
+                octets[19] |= 1;
+                octets
+            }
+            (Mischief::RepeatedPublish, Some((BASIC, 40))) => {
+                self.publish = self.random.chance(20).then_some((octets.clone(), 0));
+                octets
+            }
+            (Mischief::RepeatedPublish, None) if octets[0] != 8 && octets[0] != b'A' => self.repeat(&frame),
+            _ => octets,
+        }
+    }
+
+    fn repeat(&mut self, frame: &Frame) -> Vec<u8> {
+        let Some((mut publish, left)) = self.publish.take() else { return frame.0.clone() };
+        publish.extend_from_slice(&frame.0);
+        let left = frame.body_size().unwrap_or_else(|| left - frame.payload().len() as u64);
+        if left > 0 {
+            self.publish = Some((publish, left));
+            return frame.0.clone();
+        }
+        [frame.0.clone(), publish].concat()
+    }
+
+    fn of_broker(&mut self, frame: Frame) -> Vec<u8> {
+        let method = frame.method();
+        let Frame(mut octets) = frame;
+        match (self.mischief, method) {
+            (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120)))) if self.random.chance(20) => {
+                octets[10] = if number == 80 { 120 } else { 80 };
+                octets
+            }
+            (Mischief::LostConfirm, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (Mischief::LostReply, Some((50, 11))) if self.random.chance(20) => Vec::new(),
+            (Mischief::SwappedReturns, None) if octets[0] == 2 => {
+                let stamp = b"x-puka-publish";
+                let found = octets.windows(stamp.len()).position(|window| window == stamp);
+                if let Some(place) = found {
+                    let last = place + stamp.len() + 8;
+                    octets[last] = octets[last].saturating_sub(1).max(1);
+                }
+                octets
+            }
+            (Mischief::RepeatedOctets, Some((BASIC, _))) if self.random.chance(5) => octets.repeat(2),
+            (Mischief::LostOctet, Some(_)) if self.random.chance(2) => {
+                octets.pop();
+                octets
+            }
+            (Mischief::ForgottenRedelivery, Some((BASIC, 60))) => {
+                let flag = 7 + 4 + 1 + usize::from(octets[11]) + 8;
+                octets[flag] = 0;
+                octets
+            }
+            (Mischief::ForgottenRedelivery, Some((BASIC, 71))) => {
+                octets[7 + 4 + 8] = 0;
+                octets
+            }
+            _ => octets,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Reads what both sides say on a connection, where the broker hears and says it: facts that neither side is asked for.
+
+use crate::frames::{Cutter, Frame};
+use puka::protocol::Method;
+use puka::protocol::method::{basic, channel, connection, queue};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Something that was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// The client wants a queue emptied or deleted.
+    Clears(String),
+    /// The broker sent a message that needs no ack.
+    Left { queue: String, id: u64 },
+    /// The broker sent a message back.
+    Returned(u64),
+    /// The broker closed a channel.
+    ChannelClosed(String),
+    /// The broker closed the connection.
+    Closed { code: u16, text: String },
+    /// The broker agreed to the client's closing, so it has heard everything.
+    CloseOk,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Left { queue: String },
+    Returned,
+    Other,
+}
+
+/// What is known of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    client: Cutter,
+    broker: Cutter,
+    /// Queue and `no_ack` of each consumer tag.
+    consumers: BTreeMap<String, (String, bool)>,
+    /// Queue and `no_ack` of each get that is not answered, by channel.
+    gets: BTreeMap<u16, VecDeque<(String, bool)>>,
+    contents: BTreeMap<u16, Content>,
+}
+
+impl Observer {
+    /// What the broker has heard.
+    pub(crate) fn client_says(&mut self, octets: &[u8]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for frame in self.client.cut(octets) {
+            if !frame.is_method() {
+                continue;
+            }
+            match Method::decode(frame.payload()) {
+                Ok(Method::Queue(queue::Method::Purge(queue::Purge { queue, .. }))) => {
+                    said.push(Said::Clears(queue.to_str_lossy().into_owned()));
+                }
+                Ok(Method::Queue(queue::Method::Delete(queue::Delete { queue, .. }))) => {
+                    said.push(Said::Clears(queue.to_str_lossy().into_owned()));
+                }
+                Ok(Method::Basic(basic::Method::Consume(consume))) => {
+                    let queue = consume.queue.to_str_lossy().into_owned();
+                    self.consumers.insert(consume.consumer_tag.to_str_lossy().into_owned(), (queue, consume.no_ack));
+                }
+                Ok(Method::Basic(basic::Method::Get(get))) => {
+                    let get = (get.queue.to_str_lossy().into_owned(), get.no_ack);
+                    self.gets.entry(frame.channel()).or_default().push_back(get);
+                }
+                _ => {}
+            }
+        }
+        said
+    }
+
+    /// What the broker says.
+    pub(crate) fn broker_says(&mut self, octets: &[u8]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for frame in self.broker.cut(octets) {
+            if frame.is_method() {
+                self.method(&frame, &mut said);
+            } else if frame.is_body()
+                && let Some(content) = self.contents.remove(&frame.channel())
+                && let Some(id) = id_of(frame.payload())
+            {
+                match content {
+                    Content::Left { queue } => said.push(Said::Left { queue, id }),
+                    Content::Returned => said.push(Said::Returned(id)),
+                    Content::Other => {}
+                }
+            }
+        }
+        said
+    }
+
+    fn method(&mut self, frame: &Frame, said: &mut Vec<Said>) {
+        let number = frame.channel();
+        let left = |asked: Option<&(String, bool)>| match asked {
+            Some((queue, true)) => Content::Left { queue: queue.clone() },
+            _ => Content::Other,
+        };
+        match Method::decode(frame.payload()) {
+            Ok(Method::Basic(basic::Method::Deliver(deliver))) => {
+                let content = left(self.consumers.get(&*deliver.consumer_tag.to_str_lossy()));
+                self.contents.insert(number, content);
+            }
+            Ok(Method::Basic(basic::Method::GetOk(_))) => {
+                let asked = self.gets.entry(number).or_default().pop_front();
+                self.contents.insert(number, left(asked.as_ref()));
+            }
+            Ok(Method::Basic(basic::Method::GetEmpty(_))) => {
+                self.gets.entry(number).or_default().pop_front();
+            }
+            Ok(Method::Basic(basic::Method::Return(_))) => {
+                self.contents.insert(number, Content::Returned);
+            }
+            Ok(Method::Channel(channel::Method::Close(close))) => {
+                self.gets.remove(&number);
+                self.contents.remove(&number);
+                let id = (close.class_id, close.method_id);
+                let text = format!("{} {} {id:?}", close.reply_code, close.reply_text.to_str_lossy());
+                said.push(Said::ChannelClosed(text));
+            }
+            Ok(Method::Connection(connection::Method::Close(close))) => {
+                let text = close.reply_text.to_str_lossy().into_owned();
+                said.push(Said::Closed { code: close.reply_code, text });
+            }
+            Ok(Method::Connection(connection::Method::CloseOk(_))) => said.push(Said::CloseOk),
+            _ => {}
+        }
+    }
+}
+
+/// The number at the start of a body.
+pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
+    body.first_chunk::<8>().map(|octets| u64::from_be_bytes(*octets))
+}
+
+/// A body with a number in front, whose every octet can be checked.
+pub(crate) fn body_of(id: u64, octets: usize) -> Vec<u8> {
+    let mut body = id.to_be_bytes().to_vec();
+    body.extend((8..octets).map(|place| (place as u64).wrapping_mul(31).wrapping_add(id) as u8));
+    body
+}

@@ -1,0 +1,208 @@
+//! What a seed stands for: which features and faults it has, how many operations, which limits.
+//!
+//! Each seed has a random part of all features. Faults that hide each other seldom meet, and rare meetings do happen.
+
+use crate::random::Random;
+use crate::wire::Pace;
+use puka::Options;
+use puka_test_broker::Config;
+use std::time::Duration;
+
+macro_rules! features {
+    ($($name:ident),* $(,)?) => {
+        /// Something that a seed may have.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Feature { $($name),* }
+
+        impl Feature {
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+features! {
+    // What is asked for.
+    Get, Consume, NoAck, Exclusive, Qos, Cancel, Hold, Multiple, Refuse, Mandatory, Burst, Large, Churn, Wrong,
+    MissingExchange, Full, Volatile, Abandon,
+    // Limits.
+    FewChannels, SmallBounds, SmallFrames, Heartbeats,
+    // The broker.
+    LateConfirms, ApartConfirms, OutsideDelete, Block, Restart,
+    // The network.
+    TinyReads, Jitter, Stall, Cut, Silence,
+    // Ends.
+    Force, BrokerDrop, Loss, Close,
+}
+
+/// What the layer between machine and network does wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mischief {
+    None,
+    /// An ack becomes a nack, and a nack an ack.
+    SwappedConfirm,
+    LostConfirm,
+    SwappedReturns,
+    LostReply,
+    LostAck,
+    WideAck,
+    RepeatedOctets,
+    ForgottenRedelivery,
+    WrongOutcome,
+    LostAnswer,
+    RepeatedPublish,
+    LostCancel,
+    LateClose,
+    LostOctet,
+}
+
+/// A seed and what is left of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) ops: usize,
+    features: u64,
+    pub(crate) mischief: Mischief,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Random::stream(seed, 1);
+        let faults = random.chance(75);
+        let mut features = 0;
+        for &feature in Feature::ALL {
+            let percent = match feature {
+                Feature::Get | Feature::Consume | Feature::Hold => 75,
+                Feature::FewChannels | Feature::SmallBounds | Feature::TinyReads => 20,
+                Feature::Block | Feature::Restart | Feature::Stall | Feature::Cut | Feature::Silence => {
+                    if faults { 30 } else { 0 }
+                }
+                Feature::Force | Feature::BrokerDrop | Feature::Loss => {
+                    if faults { 30 } else { 0 }
+                }
+                _ => 45,
+            };
+            if random.chance(percent) {
+                features |= 1 << feature as u32;
+            }
+        }
+        Self { seed, ops: random.within(200..320), features, mischief: Mischief::None }
+    }
+
+    pub(crate) fn with(mut self, mischief: Mischief) -> Self {
+        self.mischief = mischief;
+        self
+    }
+
+    pub(crate) fn ops(mut self, ops: usize) -> Self {
+        self.ops = ops;
+        self
+    }
+
+    pub(crate) fn without(mut self, feature: Feature) -> Self {
+        self.features &= !(1 << feature as u32);
+        self
+    }
+
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.features & (1 << feature as u32) != 0
+    }
+
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> + '_ {
+        Feature::ALL.iter().copied().filter(|feature| self.has(*feature))
+    }
+
+    /// A stream of random numbers for one thing.
+    pub(crate) fn random(&self, number: u64) -> Random {
+        Random::stream(self.seed, number)
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    pub(crate) fn close_timeout(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(4)
+    }
+
+    pub(crate) fn outgoing_octets(&self) -> usize {
+        if self.has(Feature::SmallBounds) { 64 << 10 } else { 16 << 20 }
+    }
+
+    pub(crate) fn most_octets_of_a_body(&self) -> usize {
+        match (self.has(Feature::Large), self.has(Feature::TinyReads)) {
+            (true, false) => 150_000,
+            (true, true) => 9_000,
+            (false, _) => 300,
+        }
+    }
+
+    /// Whether something may take longer than its deadline without anybody being at fault.
+    pub(crate) fn may_time_out(&self) -> bool {
+        const SLOW: [Feature; 5] =
+            [Feature::Block, Feature::Stall, Feature::Silence, Feature::FewChannels, Feature::TinyReads];
+        SLOW.iter().any(|feature| self.has(*feature))
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        let mut random = self.random(2);
+        let options = Options::default()
+            .request_timeout(self.request_timeout())
+            .close_timeout(self.close_timeout())
+            .handshake_timeout(self.handshake_timeout())
+            .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
+            .max_outgoing_octets(self.outgoing_octets())
+            .frame_max(if self.has(Feature::SmallFrames) { 4096 } else { 131_072 });
+        let options = if self.has(Feature::SmallBounds) {
+            options
+                .max_publishes_in_flight(random.within(2..20))
+                .max_requests(random.within(2..10))
+                .max_buffered_deliveries(random.within(2..10))
+                .max_buffered_octets(random.within(1000..100_000))
+        } else {
+            options
+        };
+        if self.has(Feature::FewChannels) {
+            let few = random.within(1..4) as u16;
+            options.request_channels(few).publish_channels(few)
+        } else {
+            options
+        }
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let mut random = self.random(3);
+        let late = Duration::from_millis(if self.has(Feature::LateConfirms) { 700 } else { 0 });
+        Config {
+            channel_max: if self.has(Feature::FewChannels) { random.within(3..9) as u16 } else { 2047 },
+            heartbeat: Duration::from_secs(if self.has(Feature::Heartbeats) { 3 } else { 60 }),
+            confirm_delay: Duration::ZERO..late,
+            coalesce_confirms: !self.has(Feature::ApartConfirms),
+            published_log: usize::MAX,
+            published_log_octets: usize::MAX,
+            seed: self.seed,
+            ..Config::default()
+        }
+    }
+
+    /// How the network moves octets.
+    pub(crate) fn pace(&self) -> Pace {
+        let mut random = self.random(4);
+        Pace {
+            piece: match (self.has(Feature::TinyReads), random.below(3)) {
+                (true, 0) => 1,
+                (true, 1) => 7,
+                (true, _) => 40,
+                (false, 0) => 1000,
+                (false, 1) => 9000,
+                (false, _) => 200_000,
+            },
+            pause: if random.chance(50) { Duration::from_micros(200) } else { Duration::ZERO },
+            latency: Duration::from_millis(if self.has(Feature::Jitter) { 30 } else { 1 }),
+            capacity: if random.chance(30) { 20_000 } else { 500_000 },
+        }
+    }
+}

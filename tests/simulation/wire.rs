@@ -1,0 +1,147 @@
+//! One direction of a virtual network: octets that arrive later, in other pieces, or not at all.
+
+use crate::random::Random;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How the network moves octets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// The largest piece that is read or written at once.
+    pub(crate) piece: usize,
+    /// The longest rest between two pieces.
+    pub(crate) pause: Duration,
+    /// The longest time that a piece is under way.
+    pub(crate) latency: Duration,
+    /// Octets that may be under way.
+    pub(crate) capacity: usize,
+}
+
+/// How a transport ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Eof,
+    Reset,
+}
+
+/// What a read gives.
+pub(crate) enum Read {
+    Octets(Vec<u8>),
+    Ended(End),
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pace: Pace,
+    flying: VecDeque<(Instant, Vec<u8>)>,
+    octets: usize,
+    last_arrival: Option<Instant>,
+    end: Option<(Instant, End)>,
+    /// It is cut after so many octets more.
+    pub(crate) cut_after: Option<usize>,
+    /// Whatever is sent gets lost, and nobody is told.
+    pub(crate) silent: bool,
+    pub(crate) write_at: Instant,
+    pub(crate) read_at: Instant,
+}
+
+impl Wire {
+    pub(crate) fn new(pace: Pace, now: Instant) -> Self {
+        Self {
+            pace,
+            flying: VecDeque::new(),
+            octets: 0,
+            last_arrival: None,
+            end: None,
+            cut_after: None,
+            silent: false,
+            write_at: now,
+            read_at: now,
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// How many octets may be written now.
+    pub(crate) fn room(&self, now: Instant, random: &mut Random) -> usize {
+        if self.write_at > now || self.end.is_some() {
+            return 0;
+        }
+        let room = self.pace.capacity.saturating_sub(self.octets);
+        let room = room.min(self.cut_after.unwrap_or(usize::MAX));
+        room.min(1 + random.below(self.pace.piece))
+    }
+
+    /// Sends octets, for which there is [`room`](Self::room). True when the wire is cut behind them.
+    pub(crate) fn send(&mut self, now: Instant, octets: Vec<u8>, random: &mut Random) -> bool {
+        self.octets += octets.len();
+        if let Some(left) = &mut self.cut_after {
+            *left = left.saturating_sub(octets.len());
+        }
+        if !self.pace.pause.is_zero() {
+            self.write_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
+        }
+        if !self.silent {
+            let latency = random.micros(0..self.pace.latency.as_micros() as usize + 1);
+            let arrival = self.last_arrival.map_or(now, |last| last.max(now)).max(now + latency);
+            self.last_arrival = Some(arrival);
+            self.flying.push_back((arrival, octets));
+        }
+        self.cut_after == Some(0)
+    }
+
+    /// Ends it behind what is under way, or at once.
+    pub(crate) fn end(&mut self, now: Instant, end: End) {
+        if self.end.is_some() {
+            return;
+        }
+        if end == End::Reset {
+            self.flying.clear();
+        }
+        let at = if self.flying.is_empty() { now } else { self.last_arrival.map_or(now, |last| last.max(now)) };
+        self.end = Some((at, end));
+    }
+
+    pub(crate) fn read(&mut self, now: Instant, most: usize, random: &mut Random) -> Read {
+        if self.silent || self.read_at > now {
+            return Read::Nothing;
+        }
+        let Some((arrival, front)) = self.flying.front_mut() else {
+            return match self.end {
+                Some((at, end)) if at <= now => Read::Ended(end),
+                _ => Read::Nothing,
+            };
+        };
+        if *arrival > now {
+            return Read::Nothing;
+        }
+        let count = front.len().min(most).min(1 + random.below(self.pace.piece));
+        let rest = front.split_off(count);
+        let octets = std::mem::replace(front, rest);
+        if front.is_empty() {
+            self.flying.pop_front();
+        }
+        self.octets -= octets.len();
+        if !self.pace.pause.is_zero() {
+            self.read_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
+        }
+        Read::Octets(octets)
+    }
+
+    /// When there is something to read.
+    pub(crate) fn readable_at(&self) -> Option<Instant> {
+        if self.silent {
+            return None;
+        }
+        let arrival = self.flying.front().map(|(arrival, _)| *arrival);
+        arrival.or(self.end.map(|(at, _)| at)).map(|at| at.max(self.read_at))
+    }
+
+    /// When a writer who has something should look again.
+    pub(crate) fn writable_at(&self) -> Option<Instant> {
+        (self.end.is_none() && self.octets < self.pace.capacity).then_some(self.write_at)
+    }
+}

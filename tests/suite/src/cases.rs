@@ -1,0 +1,150 @@
+//! The list of all cases, and the macros that make tests of it.
+
+/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq` and `dialling`. With
+/// `, in_memory` behind the runtime, only the first.
+#[macro_export]
+macro_rules! tests {
+    ($Runtime:ty) => {
+        $crate::tests!($Runtime, in_memory);
+        $crate::tests!($Runtime, rabbitmq);
+        $crate::tests!($Runtime, dialling);
+    };
+    ($Runtime:ty, dialling) => {
+        $crate::theme! { $Runtime, in_memory, dialling:
+            a_host_that_does_not_resolve_is_a_broken_connection
+            a_port_where_nobody_listens_is_a_broken_connection
+            a_web_server_is_not_amqp
+            a_server_that_speaks_another_version_is_an_unsupported_protocol
+            a_server_that_says_nothing_is_given_up_in_time
+            a_server_that_closes_at_once_is_a_broken_connection
+        }
+    };
+    ($Runtime:ty, $broker:ident) => {
+        mod $broker {
+            use super::*;
+            $crate::cases!($Runtime, $broker);
+        }
+    };
+}
+
+/// The cases that need a broker. [`tests`](crate::tests) calls it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! cases {
+    ($Runtime:ty, $broker:ident) => {
+        $crate::theme! { $Runtime, $broker, connecting:
+            connect_tells_who_the_server_is
+            a_message_goes_all_the_way
+            a_wrong_password_is_refused
+            an_unknown_virtual_host_is_not_allowed
+            either_mechanism_logs_in
+            requests_do_not_wait_for_the_handshake
+            small_frames_and_few_channels_are_enough
+            a_frame_limit_below_the_least_is_refused
+        }
+        $crate::theme! { $Runtime, $broker, queues:
+            a_declare_tells_messages_and_consumers
+            the_server_names_queues_that_have_no_name
+            a_thousand_queues_are_declared_at_once
+            delete_and_purge_tell_how_many_messages_went
+            a_delete_can_have_conditions
+            a_missing_queue_is_not_found_and_the_client_goes_on
+            a_queue_is_declared_again_only_alike
+            an_exclusive_queue_is_locked_for_others
+            an_auto_delete_queue_goes_with_its_last_consumer
+            reserved_names_are_refused
+            arguments_that_amqp_does_not_allow_are_refused_at_once
+            a_limited_queue_keeps_the_newest
+        }
+        $crate::theme! { $Runtime, $broker, exchanges:
+            a_direct_exchange_routes_by_the_key
+            a_fanout_exchange_routes_to_all
+            a_topic_exchange_routes_by_patterns
+            a_headers_exchange_routes_by_headers
+            exchanges_are_bound_to_exchanges
+            an_alternate_exchange_takes_what_is_unroutable
+            an_exchange_is_declared_again_only_alike
+            exchanges_are_deleted
+            an_auto_delete_exchange_goes_with_its_last_binding
+            a_binding_needs_both_ends
+            an_internal_exchange_takes_no_publishes
+            an_unknown_type_is_an_error
+        }
+        $crate::theme! { $Runtime, $broker, publishing:
+            a_missing_exchange_fails_only_its_own_publishes
+            an_unroutable_message_comes_back_whole
+            an_unroutable_message_without_headers_comes_back_without
+            what_no_queue_wants_is_confirmed_unless_mandatory
+            every_property_arrives
+            headers_of_every_type_arrive
+            s50_bodies_of_every_size_arrive
+            a_full_queue_that_refuses_has_the_publish_nacked
+            what_the_broker_would_refuse_is_refused_at_once
+            a_foreign_user_id_fails_its_own_publish
+            copies_go_where_cc_and_bcc_say
+            the_order_of_publishes_is_kept
+            a_message_expires
+        }
+        $crate::theme! { $Runtime, $broker, getting:
+            a_message_that_was_got_is_acknowledged
+            an_empty_queue_gives_none
+            no_ack_has_nothing_to_settle
+            a_get_that_nobody_waits_for_gives_its_message_back
+            many_gets_at_once_give_every_message_once
+        }
+        $crate::theme! { $Runtime, $broker, consuming:
+            a_consumer_is_a_stream_of_deliveries
+            a_consume_fails_alone
+            prefetch_is_respected
+            a_higher_prefetch_count_raises_by_just_that
+            a_lower_prefetch_count_holds_for_what_comes_next
+            a_prefetch_count_of_zero_is_no_limit
+            a_cancel_gives_back_what_was_not_handed_out
+            a_dropped_consumer_gives_back_what_it_has_buffered
+            a_cancel_hands_out_the_rest_of_what_needs_no_ack
+            basic_cancel_ends_a_consumer
+            deleting_the_queue_ends_its_consumers
+            consumers_of_a_queue_share_its_messages
+            a_hundred_consumers_live_on_one_connection
+        }
+        $crate::theme! { $Runtime, $broker, settling:
+
+        }
+        $crate::theme! { $Runtime, $broker, closing:
+
+        }
+        $crate::theme! { $Runtime, $broker, limits:
+
+        }
+        $crate::theme! { $Runtime, $broker, concurrency:
+
+        }
+    };
+}
+
+/// The cases of one file. [`tests`](crate::tests) calls it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! theme {
+    ($Runtime:ty, $broker:ident, $theme:ident: $($case:ident)*) => {
+        mod $theme {
+            use super::*;
+            $(
+                #[test]
+                fn $case() -> $crate::Outcome {
+                    $crate::run::<$Runtime>(stringify!($case), $crate::Target::$broker(), $crate::$theme::$case)
+                }
+            )*
+        }
+    };
+}
+
+/// Asserts that a result is an error of this kind.
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?) => {{
+        let result = $result;
+        assert!(matches!(&result, Err($pattern) $(if $guard)?), "{result:?}");
+    }};
+}
+
+pub(crate) use assert_error;

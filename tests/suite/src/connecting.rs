@@ -1,0 +1,105 @@
+//! Opening a connection: what the server says of itself, what it refuses, what is agreed upon.
+
+use crate::cases::assert_error;
+use crate::{Outcome, Runtime, World};
+use puka::{AuthMechanism, Error};
+
+/// `connect` tells who the server is, as often as it is asked.
+pub async fn connect_tells_who_the_server_is<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let server = client.connect().await?;
+    let product = if world.in_memory().is_some() { "puka-test-broker" } else { "RabbitMQ" };
+    assert_eq!(server.product(), product);
+    assert!(server.version().split('.').count() >= 3, "{server:?}");
+    assert!(server.has_capability("publisher_confirms") && !server.has_capability("telepathy"));
+    assert_eq!(client.server_properties(), server);
+    assert!(client.why_closed().is_none() && client.blocked().is_none());
+    Ok(client.close().await?)
+}
+
+/// A message goes all the way: declare, publish, consume, ack, close.
+pub async fn a_message_goes_all_the_way<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.queue(&client).await?;
+    client.basic_publish("", &queue, "Hello world!").persistent(true).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
+    let delivery = consumer.next().await.ok_or("the consumer has ended")??;
+    assert_eq!(delivery.body(), b"Hello world!");
+    assert_eq!((delivery.exchange(), delivery.routing_key()), ("".into(), queue.as_str().into()));
+    assert!(!delivery.redelivered());
+    delivery.ack()?;
+    Ok(client.close().await?)
+}
+
+/// A wrong password is `AccessRefused`, and is not in the text.
+pub async fn a_wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+    let refused = world.client_with(|options| options.credentials("guest", "opensesame")).await;
+    let error = refused.err().ok_or("the password was accepted")?;
+    assert!(matches!(error, Error::AccessRefused(_)), "{error:?}");
+    assert_eq!(error.fault().map(|fault| fault.code.value()), Some(403));
+    assert!(!format!("{error} {error:?}").contains("opensesame"));
+    Ok(())
+}
+
+/// An unknown virtual host is `NotAllowed`.
+pub async fn an_unknown_virtual_host_is_not_allowed<R: Runtime>(world: &World<R>) -> Outcome {
+    assert_error!(
+        world.client_with(|options| options.virtual_host("nowhere")).await,
+        Error::NotAllowed(fault) if fault.text.contains("nowhere")
+    );
+    Ok(())
+}
+
+/// AMQPLAIN does as well as PLAIN.
+pub async fn either_mechanism_logs_in<R: Runtime>(world: &World<R>) -> Outcome {
+    for mechanism in [AuthMechanism::Plain, AuthMechanism::Amqplain] {
+        let client = world.client_with(|options| options.auth_mechanisms(&[mechanism])).await?;
+        client.close().await?;
+    }
+    Ok(())
+}
+
+/// Requests made before the handshake is done wait for it.
+pub async fn requests_do_not_wait_for_the_handshake<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, driver) = world.open(|options| options).await?;
+    let queue = world.name("early");
+    let declared = client.queue_declare(&queue).exclusive(true).send();
+    let published = client.basic_publish("", &queue, "early").mandatory(true).send();
+    let work = async {
+        assert_eq!(declared.await?.name, queue);
+        published.await?;
+        let delivery = client.basic_get(&queue).await?.ok_or(Error::Stale)?;
+        assert_eq!(delivery.body(), b"early");
+        delivery.ack()?;
+        client.close().await
+    };
+    let (work, driven) = futures_lite::future::zip(work, driver).await;
+    work?;
+    Ok(driven?)
+}
+
+/// The smallest frames and four channels are enough for everything.
+pub async fn small_frames_and_few_channels_are_enough<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.frame_max(4096).channel_max(4)).await?;
+    let names: Vec<_> = (0..100).map(|_| world.name("few")).collect();
+    let declares: Vec<_> =
+        names.iter().map(|name| client.queue_declare(name).exclusive(true).send()).collect();
+    for (declare, name) in declares.into_iter().zip(&names) {
+        assert_eq!(&declare.await?.name, name);
+    }
+    let body: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    client.basic_publish("", &names[0], &body).mandatory(true).await?;
+    let delivery = client.basic_get(&names[0]).await?.ok_or("no message")?;
+    assert!(delivery.body() == body);
+    delivery.ack()?;
+    Ok(client.close().await?)
+}
+
+/// A frame limit below what AMQP allows is refused before anything is sent.
+pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+    assert_error!(
+        world.client_with(|options| options.frame_max(4095)).await,
+        Error::InvalidArgument { what: "frame_max", .. }
+    );
+    Ok(())
+}

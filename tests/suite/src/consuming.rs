@@ -1,0 +1,273 @@
+//! Consumers: what they are given, how much at a time, and how they end.
+
+use crate::cases::assert_error;
+use crate::{Outcome, Runtime, World, ready_now};
+use futures_lite::StreamExt;
+use puka::{Client, Consumer, Delivery, Ended, Error};
+
+/// The next delivery.
+async fn next(consumer: &mut Consumer) -> Result<Delivery, Box<dyn std::error::Error>> {
+    Ok(Consumer::next(consumer).await.ok_or("the consumer has ended")??)
+}
+
+async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<Delivery>, Box<dyn std::error::Error>> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(next(consumer).await?);
+    }
+    Ok(taken)
+}
+
+fn ack(deliveries: impl IntoIterator<Item = Delivery>) -> Result<(), Error> {
+    deliveries.into_iter().try_for_each(Delivery::ack)
+}
+
+/// A consumer is a stream, in the order of the queue, under a tag that people recognise.
+pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 100).await?;
+    let mut consumer = client.basic_consume(&queue).consumer_tag("invoices").prefetch_count(10).await?;
+    assert!(consumer.tag().contains("invoices"), "{}", consumer.tag());
+    assert!(consumer.ended().is_none());
+    for n in 0..100 {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!((delivery.body(), delivery.message_count()), (n.to_string().as_bytes(), None));
+        delivery.ack()?;
+    }
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 0);
+    Ok(client.close().await?)
+}
+
+/// A missing queue is `NotFound`, and a second exclusive consumer `AccessRefused`.
+pub async fn a_consume_fails_alone<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    assert_error!(client.basic_consume(world.name("missing")).await, Error::NotFound(_));
+    let queue = world.queue(&client).await?;
+    let mut only = client.basic_consume(&queue).exclusive(true).await?;
+    assert_error!(client.basic_consume(&queue).await, Error::AccessRefused(_));
+    assert_error!(client.basic_consume(&queue).exclusive(true).await, Error::AccessRefused(_));
+    client.basic_publish("", &queue, "for the only one").await?;
+    next(&mut only).await?.ack()?;
+    only.cancel().await?;
+    let shared = client.basic_consume(&queue).await?;
+    assert_error!(client.basic_consume(&queue).exclusive(true).await, Error::AccessRefused(_));
+    drop(shared);
+    Ok(client.close().await?)
+}
+
+/// No more than the prefetch count is under way, and an ack makes room for one.
+pub async fn prefetch_is_respected<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 6).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
+    let mut held = take(&mut consumer, 2).await?;
+    assert_eq!(world.ready(&client, &queue).await?, 4);
+    assert!(ready_now(&mut StreamExt::next(&mut consumer)).await.is_none());
+    held.remove(0).ack()?;
+    held.push(next(&mut consumer).await?);
+    assert_eq!(world.ready(&client, &queue).await?, 3);
+    assert_eq!(held.iter().map(Delivery::body).collect::<Vec<_>>(), [b"1", b"2"]);
+    ack(held)?;
+    Ok(client.close().await?)
+}
+
+/// Raising the prefetch count by one has one more delivered.
+pub async fn a_higher_prefetch_count_raises_by_just_that<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 10).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    let mut held = take(&mut consumer, 1).await?;
+    assert_eq!(world.ready(&client, &queue).await?, 9);
+    client.basic_qos(&consumer, 2).await?;
+    held.push(next(&mut consumer).await?);
+    assert_eq!(world.ready(&client, &queue).await?, 8);
+    client.basic_qos(&consumer, 5).await?;
+    held.extend(take(&mut consumer, 3).await?);
+    assert_eq!(world.ready(&client, &queue).await?, 5);
+    client.basic_qos(&consumer, 5).await?;
+    ack(held)?;
+    ack(take(&mut consumer, 5).await?)?;
+    assert_eq!(consumer.cancel().await?, consumer.tag());
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 0);
+    Ok(client.close().await?)
+}
+
+/// After lowering the prefetch count, fewer are delivered, and nothing is lost or delivered twice.
+pub async fn a_lower_prefetch_count_holds_for_what_comes_next<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 10).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
+    ack(take(&mut consumer, 1).await?)?;
+    let held = take(&mut consumer, 3).await?;
+    client.basic_qos(&consumer, 1).await?;
+    ack(held)?;
+    for n in 4..10 {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body(), n.to_string().as_bytes());
+        assert_eq!(world.ready(&client, &queue).await?, 9 - n);
+        delivery.ack()?;
+    }
+    Ok(client.close().await?)
+}
+
+/// No limit can become one, and one none.
+pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 50).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    let mut held = take(&mut consumer, 1).await?;
+    client.basic_qos(&consumer, 0).await?;
+    held.extend(take(&mut consumer, 49).await?);
+    client.basic_qos(&consumer, 1).await?;
+    ack(held)?;
+    for _ in 0..3 {
+        client.basic_publish("", &queue, "more").await?;
+    }
+    let one = next(&mut consumer).await?;
+    assert_eq!(world.ready(&client, &queue).await?, 2);
+    one.ack()?;
+    Ok(client.close().await?)
+}
+
+/// Deliveries that are held can be settled after the cancel; what was not handed out goes back.
+pub async fn a_cancel_gives_back_what_was_not_handed_out<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 10).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(6).await?;
+    let held = take(&mut consumer, 2).await?;
+    assert_eq!(consumer.cancel().await?, consumer.tag());
+    world.until_ready(&client, &queue, 8).await?;
+    assert!(Consumer::next(&mut consumer).await.is_none());
+    assert!(matches!(consumer.ended(), Some(Ended::Cancelled)));
+    assert_error!(consumer.cancel().await, Error::Stale);
+    assert_error!(client.basic_qos(&consumer, 7).await, Error::Stale);
+    ack(held)?;
+    let back = client.basic_get(&queue).await?.ok_or("empty")?;
+    assert_eq!((back.body(), back.redelivered()), (&b"2"[..], true));
+    back.ack()?;
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 7);
+    Ok(client.close().await?)
+}
+
+/// A consumer that is dropped is cancelled: what it had buffered goes back, what was handed out can still be settled.
+pub async fn a_dropped_consumer_gives_back_what_it_has_buffered<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 10).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
+    let held = next(&mut consumer).await?;
+    drop(consumer);
+    world.until_ready(&client, &queue, 9).await?;
+    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    held.ack()?;
+    let back = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+    assert_eq!(back.body(), b"1");
+    drop(client.basic_consume(&queue).send());
+    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    world.until_ready(&client, &queue, 8).await?;
+    Ok(client.close().await?)
+}
+
+/// What needs no ack would be lost, so it is handed out after the cancel.
+pub async fn a_cancel_hands_out_the_rest_of_what_needs_no_ack<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 200).await?;
+    let mut consumer = client.basic_consume(&queue).no_ack(true).await?;
+    drop(next(&mut consumer).await?);
+    world.until_ready(&client, &queue, 0).await?;
+    consumer.cancel().await?;
+    let mut rest = Vec::new();
+    while let Some(delivery) = Consumer::next(&mut consumer).await {
+        rest.push(String::from_utf8_lossy(delivery?.body()).parse::<u32>()?);
+    }
+    assert_eq!(rest, (1..200).collect::<Vec<_>>());
+    assert!(matches!(consumer.ended(), Some(Ended::Cancelled)));
+    Ok(client.close().await?)
+}
+
+/// `basic_cancel` ends it, too, and what was taken from the connection already is handed out.
+pub async fn basic_cancel_ends_a_consumer<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 5).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
+    let held = next(&mut consumer).await?;
+    assert_eq!(client.basic_cancel(&consumer).await?, consumer.tag());
+    let mut count = 1;
+    held.ack()?;
+    while let Some(delivery) = Consumer::next(&mut consumer).await {
+        count += 1;
+        delivery?.ack()?;
+    }
+    assert!(matches!(consumer.ended(), Some(Ended::Cancelled)));
+    world.until_ready(&client, &queue, 5 - count).await?;
+    Ok(client.close().await?)
+}
+
+/// Deleting the queue ends the stream with `ConsumerCancelled`; what was delivered before is handed out.
+pub async fn deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
+    let held = next(&mut consumer).await?;
+    let tag = consumer.tag();
+    client.queue_delete(&queue).await?;
+    assert_eq!(next(&mut consumer).await?.body(), b"1");
+    assert!(consumer.ended().is_none());
+    let end = Consumer::next(&mut consumer).await.ok_or("it ended without an error")?;
+    assert_error!(end, Error::ConsumerCancelled(cancelled) if *cancelled == tag);
+    assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
+    assert!(Consumer::next(&mut consumer).await.is_none());
+    drop(held.ack());
+    assert_error!(consumer.cancel().await, Error::Stale);
+    client.queue_declare(&queue).await?;
+    Ok(client.close().await?)
+}
+
+/// Two consumers of a queue have each their own prefetch, and every message goes to one of them.
+pub async fn consumers_of_a_queue_share_its_messages<R: Runtime>(world: &World<R>) -> Outcome {
+    let clients: [Client; 2] = [world.client().await?, world.client().await?];
+    let queue = world.shared_queue(&clients[0]).await?;
+    let mut first = clients[0].basic_consume(&queue).prefetch_count(3).await?;
+    let mut second = clients[1].basic_consume(&queue).prefetch_count(2).await?;
+    for n in 0..7_u8 {
+        clients[0].basic_publish("", &queue, vec![n]).await?;
+    }
+    let mut held = take(&mut first, 3).await?;
+    held.extend(take(&mut second, 2).await?);
+    assert_eq!(world.ready(&clients[0], &queue).await?, 2);
+    let mut bodies: Vec<_> = held.iter().map(|delivery| delivery.body().to_vec()).collect();
+    bodies.sort();
+    assert_eq!(bodies, (0..5).map(|n| vec![n]).collect::<Vec<_>>());
+    for client in clients {
+        client.close().await?;
+    }
+    Ok(())
+}
+
+/// Many consumers on one connection, each with its queue.
+pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let mut consumers = Vec::new();
+    for _ in 0..100 {
+        let queue = world.queue(&client).await?;
+        consumers.push((client.basic_consume(&queue).prefetch_count(1).await?, queue));
+    }
+    let publishes: Vec<_> = consumers
+        .iter()
+        .map(|(_, queue)| client.basic_publish("", queue, queue).mandatory(true).send())
+        .collect();
+    for publish in publishes {
+        publish.await?;
+    }
+    for (consumer, queue) in &mut consumers {
+        let delivery = next(consumer).await?;
+        assert_eq!(delivery.body(), queue.as_bytes());
+        delivery.ack()?;
+    }
+    Ok(client.close().await?)
+}

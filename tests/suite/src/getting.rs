@@ -1,0 +1,83 @@
+//! Getting one message at a time.
+
+use crate::{Outcome, Runtime, World};
+
+/// A get tells how many are left, and its message is gone when it is acknowledged.
+pub async fn a_message_that_was_got_is_acknowledged<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    let first = client.basic_get(&queue).await?.ok_or("empty")?;
+    assert_eq!((first.body(), first.message_count(), first.redelivered()), (&b"0"[..], Some(2), false));
+    let second = client.basic_get(&queue).await?.ok_or("empty")?;
+    assert_eq!((second.body(), second.message_count()), (&b"1"[..], Some(1)));
+    second.ack()?;
+    first.ack()?;
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 1);
+    Ok(client.close().await?)
+}
+
+/// Nothing is `None`.
+pub async fn an_empty_queue_gives_none<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.queue(&client).await?;
+    assert!(client.basic_get(&queue).await?.is_none());
+    let gets: Vec<_> = (0..100).map(|_| client.basic_get(&queue).send()).collect();
+    for get in gets {
+        assert!(get.await?.is_none());
+    }
+    Ok(client.close().await?)
+}
+
+/// `no_ack` has nothing to settle: the message is gone, and settling or dropping it does nothing.
+pub async fn no_ack_has_nothing_to_settle<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 2).await?;
+    drop(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?);
+    let last = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+    assert_eq!(last.body(), b"1");
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 0);
+    Ok(client.close().await?)
+}
+
+/// A promise that is dropped gives its message back.
+pub async fn a_get_that_nobody_waits_for_gives_its_message_back<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    drop(client.basic_get(&queue).send());
+    drop(client.basic_get(&queue).send());
+    // The queue itself does not tell whether the gets have been there already.
+    let mut delivery = client.basic_get(&queue).await?;
+    while delivery.as_ref().is_none_or(|delivery| !delivery.redelivered()) {
+        drop(delivery);
+        delivery = client.basic_get(&queue).await?;
+    }
+    drop(delivery);
+    world.until_ready(&client, &queue, 3).await?;
+    assert_eq!(client.queue_delete(&queue).await?, 3);
+    Ok(client.close().await?)
+}
+
+/// Many gets at once give every message once.
+pub async fn many_gets_at_once_give_every_message_once<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 200).await?;
+    let gets: Vec<_> = (0..201).map(|_| client.basic_get(&queue).send()).collect();
+    let mut bodies = Vec::new();
+    let mut none = 0;
+    for get in gets {
+        match get.await? {
+            Some(delivery) => {
+                bodies.push(String::from_utf8_lossy(delivery.body()).parse::<u32>()?);
+                delivery.ack()?;
+            }
+            None => none += 1,
+        }
+    }
+    bodies.sort_unstable();
+    assert_eq!((bodies, none), ((0..200).collect(), 1));
+    Ok(client.close().await?)
+}

@@ -1,0 +1,5 @@
+//! All the end-to-end cases in memory without a runtime: a driver that is polled by hand beside the case.
+
+use puka_test_suite::Bare;
+
+puka_test_suite::tests!(Bare, in_memory);
