@@ -185,3 +185,111 @@ impl Confirms {
         all.filter_map(|state| if let State::Open(promise) = state { Some(promise) } else { None })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::promises::Promises;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// What a confirm does to publishes of which each has its own entry.
+    fn confirm_naively(
+        open: &mut BTreeMap<u64, Option<PromiseId>>,
+        tag: u64,
+        multiple: bool,
+    ) -> Vec<PromiseId> {
+        let tags: Vec<u64> = match (tag, multiple) {
+            (0, true) => open.keys().copied().collect(),
+            (_, true) => open.range(..=tag).map(|(tag, _)| *tag).collect(),
+            (_, false) => vec![tag],
+        };
+        tags.into_iter().filter_map(|tag| open.remove(&tag)).flatten().collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish(u16),
+        Confirm { back: u64, multiple: bool },
+        Answer { back: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => (1..200_u16).prop_map(Step::Publish),
+            8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| Step::Confirm { back, multiple }),
+            1 => (0..50_u64).prop_map(|back| Step::Answer { back }),
+        ];
+        prop::collection::vec(step, 1..300)
+    }
+
+    proptest! {
+        #[test]
+        fn confirms_are_those_of_a_naive_map(steps in steps()) {
+            let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+            let mut open = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Publish(count) => for _ in 0..count {
+                        let promise = promises.open();
+                        open.insert(confirms.next(), Some(promise));
+                        confirms.push(promise);
+                    },
+                    Step::Confirm { back, multiple } => {
+                        let tag = confirms.next().saturating_sub(back);
+                        let is_known = open.contains_key(&tag) || multiple && tag < confirms.next();
+                        let mut confirmed = Vec::new();
+                        let result = confirms.confirm(tag, multiple, |promise| confirmed.push(promise));
+                        prop_assert_eq!(result.is_ok(), is_known);
+                        let expected = if is_known { confirm_naively(&mut open, tag, multiple) } else { Vec::new() };
+                        prop_assert_eq!(confirmed, expected);
+                    }
+                    Step::Answer { back } => {
+                        let tag = confirms.next().saturating_sub(back);
+                        let expected = open.get_mut(&tag).and_then(Option::take);
+                        prop_assert_eq!(confirms.answer(tag), expected);
+                    }
+                }
+                prop_assert_eq!(confirms.open(), open.len());
+            }
+            let left: Vec<_> = confirms.drain().collect();
+            prop_assert_eq!(left, open.into_values().flatten().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn one_publish_that_is_never_confirmed_costs_nothing_as_others_pass_by() {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let stuck = promises.open();
+        confirms.push(stuck);
+        for tag in 2..100_000 {
+            confirms.push(stuck);
+            assert_eq!(confirms.confirm(tag, false, |_| {}), Ok(()));
+        }
+        assert!(confirms.pending.len() <= SPARSE + 1, "{}", confirms.pending.len());
+        assert_eq!((confirms.open(), confirms.stragglers.len()), (1, 1));
+        assert_eq!(confirms.confirm(1, false, |promise| assert_eq!(promise, stuck)), Ok(()));
+        assert_eq!((confirms.open(), confirms.lowest()), (0, 100_000));
+    }
+
+    #[test]
+    fn a_deadline_ends_what_is_open_and_nothing_else() {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let timeout = Duration::from_secs(16);
+        let now = Instant::now();
+        let early: Vec<_> = (0..3).map(|_| promises.open()).collect();
+        early.iter().for_each(|promise| confirms.push(*promise));
+        confirms.stamp(now, timeout);
+        let late = promises.open();
+        confirms.push(late);
+        confirms.stamp(now + Duration::from_secs(8), timeout);
+        assert_eq!(confirms.confirm(2, false, |_| {}), Ok(()));
+        let at = confirms.deadline().unwrap();
+        assert!(at >= now + timeout && at <= now + timeout + timeout / 16);
+        let mut expired = Vec::new();
+        confirms.expire(at, |promise| expired.push(promise));
+        assert_eq!(expired, [early[0], early[2]]);
+        assert_eq!(confirms.open(), 3, "their confirms may still come");
+        assert!(confirms.deadline() > Some(at));
+    }
+}

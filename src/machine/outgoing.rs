@@ -147,3 +147,84 @@ impl Outgoing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Body;
+    use crate::protocol::method::basic;
+    use crate::protocol::{Properties, ShortStr};
+
+    fn publish(out: &mut Outgoing, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
+        let method = basic::Publish {
+            exchange: ShortStr::EMPTY,
+            routing_key: ShortStr::literal("q"),
+            mandatory: false,
+            immediate: false,
+        };
+        let body_size = body.as_octets().len() as u64;
+        out.content(
+            1,
+            frame_max,
+            &method,
+            &ContentHeader { body_size, properties: Properties::default() },
+            &body,
+        )
+    }
+
+    fn whole(out: &Outgoing) -> Vec<u8> {
+        out.pieces().flatten().copied().collect()
+    }
+
+    #[test]
+    fn a_large_body_is_written_from_where_it_is_and_reads_the_same() {
+        let body: Bytes = (0..20_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
+        let (mut copied, mut shared) = (Outgoing::default(), Outgoing::default());
+        publish(&mut copied, 8192, Body::Borrowed(&body)).unwrap();
+        publish(&mut shared, 8192, Body::Shared(body.clone())).unwrap();
+        assert_eq!(whole(&copied), whole(&shared));
+        assert_eq!((copied.pieces().count(), shared.pieces().count()), (1, 7));
+        let inside = body.as_ptr_range();
+        assert_eq!(shared.pieces().filter(|piece| inside.contains(&piece.as_ptr())).count(), 3);
+    }
+
+    #[test]
+    fn octets_leave_in_order_whatever_the_transport_takes() {
+        let mut expected = Vec::new();
+        for step in [1, 2, 7, 100, 4095, 4096, 5000, 1 << 20] {
+            let (mut out, mut more) = (Outgoing::default(), Outgoing::default());
+            publish(&mut out, 4096, Body::Shared(vec![1; 9000].into())).unwrap();
+            publish(&mut more, 4096, Body::Shared(vec![2; 4096].into())).unwrap();
+            more.heartbeat();
+            let mut taken = Vec::new();
+            let mut moved = false;
+            while !out.is_empty() || !moved {
+                let count = step.min(out.len());
+                taken.extend(whole(&out).into_iter().take(count));
+                out.advance(count);
+                if !moved && taken.len() > 5000 {
+                    more.move_to(&mut out);
+                    moved = true;
+                }
+            }
+            assert!(more.is_empty());
+            if expected.is_empty() {
+                expected.clone_from(&taken);
+            }
+            assert_eq!(taken, expected, "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn e11_a_content_whose_header_is_too_large_leaves_nothing_behind() {
+        let mut out = Outgoing::default();
+        let long = "x".repeat(255);
+        let text = ShortStr::new(&long).unwrap();
+        let properties = Properties { message_id: Some(text), app_id: Some(text), ..Properties::default() };
+        let method = basic::Publish { exchange: text, routing_key: text, mandatory: false, immediate: false };
+        let written =
+            out.content(1, 530, &method, &ContentHeader { body_size: 0, properties }, &Body::Borrowed(b""));
+        assert!(matches!(written, Err(EncodeError::FrameTooLarge { limit: 530, .. })));
+        assert!(out.is_empty());
+    }
+}

@@ -1,1 +1,32 @@
-//! placeholder
+//! The connection under a scripted server, in virtual time, and the driver over a scripted stream.
+//!
+//! The machine does no I/O and reads no clock, so every test here is exact: it says what the server sends and when, and looks
+//! at each frame that the machine would write. Nothing but `puka::protocol` knows the octets on the server's side. Names tell
+//! the numbers of `ROBUSTNESS.md` that a test shows; `v` stands for an invariant of `DESIGN.md` section 4.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+
+mod abandoned;
+mod blocked;
+mod bounds;
+mod channels;
+mod closing;
+mod closing_at_once;
+mod confirms;
+mod consuming;
+mod contents;
+mod driver;
+mod driver_ends;
+mod framing;
+mod handshake;
+mod handshake_faults;
+mod memory;
+mod names;
+mod peer;
+mod pipe;
+mod publishing;
+mod requests;
+mod resizing;
+mod sequences;
+mod settling;
+mod timers;

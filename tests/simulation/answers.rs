@@ -20,7 +20,6 @@ impl World {
                     if let Some(consumer) = session.consumers.get_mut(&id) {
                         consumer.awake = true;
                     }
-                    self.early.entry(client).or_default().insert(id);
                 }
                 Some(Event::Answered(promise)) => self.answered(client, promise)?,
                 Some(event) => return Err(Violation(format!("an unknown event {event:?}"))),
@@ -112,12 +111,10 @@ impl World {
             }
             (Asked::Consume { queue, no_ack, prefetch }, Reply::Consumer(id)) => {
                 let (queue, no_ack, prefetch) = (queue.clone(), *no_ack, *prefetch);
-                let awake = self.early.get(&client).is_some_and(|early| early.contains(id));
-                let consumer = Consumer { queue, no_ack, prefetch, awake, last_place: None };
+                // A stream is polled once before it waits to be woken.
+                let consumer = Consumer { queue, no_ack, prefetch, awake: true, last_place: None };
                 if let Some(session) = self.session(client) {
                     session.consumers.insert(*id, consumer);
-                    // A stream is polled first and woken later.
-                    session.consumers.values_mut().for_each(|consumer| consumer.awake = true);
                 }
                 Ok(())
             }

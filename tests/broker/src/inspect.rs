@@ -60,7 +60,7 @@ impl Broker {
         .collect()
     }
 
-    /// The messages that were accepted, oldest first, as many as [`Config::published_log`] keeps. What a queue refused
+    /// The messages that were accepted, oldest first, as many as [`Config::published_log`](crate::Config::published_log) keeps. What a queue refused
     /// (and a nack answered) is not among them.
     pub fn published(&self) -> impl Iterator<Item = &Published> {
         self.state.published.iter()

@@ -234,6 +234,19 @@ fn bodies_are_cut_by_the_frame_max_of_the_client() {
 }
 
 #[test]
+fn a_content_header_above_frame_max_is_501() {
+    let mut client = client();
+    client.send(1, &publish("", "facts-nowhere"));
+    let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0];
+    payload.extend(131_072_u32.to_be_bytes());
+    payload.extend([1, b'a', b'S']);
+    payload.extend((131_072_u32 - 7).to_be_bytes());
+    payload.extend(vec![b'x'; 131_072 - 7]);
+    client.write(&raw(2, 1, &payload));
+    client.expect_close(501);
+}
+
+#[test]
 fn access_is_granted_without_effect() {
     let mut client = client();
     let request = puka::protocol::method::access::Request {

@@ -108,16 +108,41 @@ macro_rules! cases {
             a_hundred_consumers_live_on_one_connection
         }
         $crate::theme! { $Runtime, $broker, settling:
-
+            what_is_requeued_comes_again
+            what_is_not_requeued_is_gone
+            a_refused_message_is_dead_lettered
+            a_multiple_nack_refuses_everything_before
+            a_multiple_ack_settles_everything_before
+            a_dropped_delivery_goes_back
+            acks_in_any_order_settle_their_own
+            deliveries_are_settled_on_any_thread
+            a_delivery_outlives_its_connection_only_as_stale
         }
         $crate::theme! { $Runtime, $broker, closing:
-
+            what_was_not_settled_comes_again
+            a_close_flushes_what_was_accepted
+            a_close_waits_for_what_is_under_way
+            a_closed_client_says_so
+            dropping_the_last_handle_closes_gracefully
+            the_driver_ends_with_the_connection
+            dropping_the_driver_breaks_the_connection
+            dropping_the_driver_early_ends_what_waits_for_the_handshake
+            many_connections_open_and_close
         }
         $crate::theme! { $Runtime, $broker, limits:
-
+            publishes_in_flight_are_bounded
+            outgoing_octets_are_bounded
+            requests_are_bounded
+            a_dropped_future_passes_its_turn_on
+            tasks_that_wait_for_room_all_have_their_turn
+            buffered_deliveries_are_bounded
+            a_message_that_is_too_large_says_so
         }
         $crate::theme! { $Runtime, $broker, concurrency:
-
+            every_publish_of_eight_tasks_has_its_own_outcome
+            requests_of_eight_tasks_do_not_get_mixed_up
+            dropped_futures_harm_nobody
+            an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing
         }
     };
 }

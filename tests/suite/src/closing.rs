@@ -1,1 +1,201 @@
-//! Soon.
+//! Closing: what was accepted is sent, what was not settled comes again, and everything that waits has its end.
+
+use crate::cases::assert_error;
+use crate::{Outcome, Runtime, World};
+use futures_lite::FutureExt;
+use puka::{Broken, Ended, Error};
+
+/// What was not settled is delivered again after the close.
+pub async fn what_was_not_settled_comes_again<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
+    let held = consumer.next().await.ok_or("ended")??;
+    client.close().await?;
+    let client = world.client().await?;
+    world.until_ready(&client, &queue, 3).await?;
+    for redelivered in [true, true, false] {
+        let again = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+        assert_eq!(again.redelivered(), redelivered);
+    }
+    drop(held);
+    Ok(client.close().await?)
+}
+
+/// Publishes and acks that nobody waited for are sent before the goodbye.
+pub async fn a_close_flushes_what_was_accepted<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 100).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(100).await?;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(consumer.next().await.ok_or("ended")??);
+    }
+    drop(consumer);
+    let closed = {
+        for n in 0..500 {
+            drop(client.basic_publish("", &queue, format!("late {n}")).mandatory(n % 2 == 0).send());
+        }
+        held.into_iter().try_for_each(puka::Delivery::ack)?;
+        client.close()
+    };
+    closed.await?;
+    let client = world.client().await?;
+    world.until_ready(&client, &queue, 500).await?;
+    assert_eq!(client.queue_delete(&queue).await?, 500);
+    Ok(client.close().await?)
+}
+
+/// Promises that are under way when the close begins have their answers.
+pub async fn a_close_waits_for_what_is_under_way<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 1).await?;
+    let declare = client.queue_declare(&queue).passive(true).send();
+    let publishes: Vec<_> = (0..100).map(|_| client.basic_publish("", &queue, "late").send()).collect();
+    let lost = client.basic_publish(world.name("missing"), "", "lost").send();
+    let returned = client.basic_publish("", world.name("missing"), "back").mandatory(true).send();
+    let closed = client.close();
+    assert_error!(client.queue_declare("late").send().await, Error::Closed);
+    closed.await?;
+    assert_eq!(declare.await?.name, queue);
+    for publish in publishes {
+        publish.await?;
+    }
+    assert_error!(lost.await, Error::NotFound(_));
+    assert_error!(returned.await, Error::NoRoute(_));
+    Ok(())
+}
+
+/// After the close, requests fail with `Closed`, another close is fine, and consumers have ended without an error.
+pub async fn a_closed_client_says_so<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.queue(&client).await?;
+    let mut consumer = client.basic_consume(&queue).await?;
+    let (first, second) = (client.close(), client.close());
+    first.await?;
+    second.await?;
+    client.close().await?;
+    assert!(consumer.next().await.is_none());
+    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::Closed))));
+    assert!(matches!(client.why_closed(), Some(Error::Closed)));
+    assert_error!(client.queue_declare("x").await, Error::Closed);
+    assert_error!(client.basic_publish("", "x", "").await, Error::Closed);
+    assert_error!(client.basic_consume("x").submit().await, Error::Closed);
+    assert_error!(client.basic_get("x").try_send(), Error::Closed);
+    assert_error!(client.connect().await, Error::Closed);
+    assert_error!(consumer.cancel().await, Error::Closed | Error::Stale);
+    Ok(())
+}
+
+/// A connection whose last handle is dropped closes gracefully, and what was accepted is sent.
+pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &World<R>) -> Outcome {
+    let other = world.client().await?;
+    let kept = world.shared_queue(&other).await?;
+    let (client, driver) = world.open(|options| options).await?;
+    let own = world.name("own");
+    let work = async {
+        client.connect().await?;
+        client.queue_declare(&own).exclusive(true).await?;
+        let consumer = client.basic_consume(&own).await?;
+        let clone = client.clone();
+        drop(client);
+        // The clone and the consumer still hold it.
+        clone.basic_publish("", &own, "for the consumer").mandatory(true).await?;
+        for n in 0..100 {
+            drop(clone.basic_publish("", &kept, n.to_string()).send());
+        }
+        drop(clone);
+        drop(consumer);
+        Ok::<(), Error>(())
+    };
+    let (work, driven) = futures_lite::future::zip(work, driver).await;
+    work?;
+    // The driver has come to its end by itself, and without an error.
+    driven?;
+    world.until_ready(&other, &kept, 100).await?;
+    // Its queue went with it.
+    while let Err(Error::ResourceLocked(_)) = other.queue_declare(&own).exclusive(true).await {}
+    if let Some(server) = world.in_memory() {
+        assert_eq!(server.with(|broker| broker.connections().len()), 1);
+    }
+    Ok(other.close().await?)
+}
+
+/// The driver of a connection that is closed resolves to `Ok`.
+pub async fn the_driver_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, driver) = world.open(|options| options).await?;
+    let work = async {
+        client.connect().await?;
+        client.close().await
+    };
+    let (work, driven) = futures_lite::future::zip(work, driver).await;
+    work?;
+    Ok(driven?)
+}
+
+/// Dropping the driver ends everything that waits: the connection is broken.
+pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, mut driver) = world.open(|options| options).await?;
+    let queue = world.name("own");
+    let prepared = async {
+        client.connect().await?;
+        client.queue_declare(&queue).exclusive(true).await?;
+        client.basic_publish("", &queue, "").await?;
+        let got = client.basic_get(&queue).await?;
+        Ok::<_, Error>((got, client.basic_consume(&queue).await?))
+    };
+    let driven = async { Err((&mut driver).await.err().unwrap_or(Error::Closed)) };
+    let (got, mut consumer) = prepared.or(driven).await?;
+
+    let declare = client.queue_declare(&queue).send();
+    let get = client.basic_get(&queue).send();
+    let consume = client.basic_consume(&queue).send();
+    let publishes = [false, true].map(|mandatory| client.basic_publish("", &queue, "").mandatory(mandatory).send());
+    let held = client.basic_publish(world.name("another exchange"), "", "").send();
+    let qos = client.basic_qos(&consumer, 5).send();
+    let cancel = consumer.cancel();
+    drop(driver);
+    let dropped = |error: &Error| matches!(error, Error::ConnectionBroken(Broken::DriverDropped));
+    assert_error!(declare.await, error if dropped(error));
+    assert_error!(get.await, error if dropped(error));
+    assert_error!(consume.await, error if dropped(error));
+    assert_error!(qos.await, error if dropped(error));
+    assert_error!(cancel.await, error if dropped(error));
+    for publish in publishes.into_iter().chain([held]) {
+        let error = publish.await.err().ok_or("it was confirmed")?;
+        assert!(error.is_connection_broken(), "{error:?}");
+        assert!(matches!(&error, Error::Unconfirmed(cause) if dropped(cause)), "{error:?}");
+    }
+    let end = consumer.next().await.ok_or("it ended without an error")?;
+    assert_error!(end, error if dropped(error));
+    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
+    assert_error!(got.ok_or("empty")?.ack(), Error::Stale);
+    assert_error!(client.queue_declare(&queue).await, error if dropped(error));
+    assert_error!(client.close().await, error if dropped(error));
+    assert_error!(client.connect().await, error if dropped(error));
+    Ok(())
+}
+
+/// A driver that is dropped before the handshake was done, too.
+pub async fn dropping_the_driver_early_ends_what_waits_for_the_handshake<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, driver) = world.open(|options| options).await?;
+    let (connect, declare) = (client.connect(), client.queue_declare("early").send());
+    let publish = client.basic_publish("", "early", "").send();
+    drop(driver);
+    assert_error!(connect.await, Error::ConnectionBroken(Broken::DriverDropped));
+    assert_error!(declare.await, Error::ConnectionBroken(Broken::DriverDropped));
+    // It was never sent, so its fate is known.
+    assert_error!(publish.await, Error::ConnectionBroken(Broken::DriverDropped));
+    Ok(())
+}
+
+/// Twenty connections, one after the other.
+pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Outcome {
+    for _ in 0..20 {
+        let client = world.client().await?;
+        let queue = world.queue(&client).await?;
+        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client.close().await?;
+    }
+    Ok(())
+}

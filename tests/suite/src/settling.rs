@@ -1,1 +1,211 @@
-//! Soon.
+//! Settling: acknowledging, refusing, giving back; one delivery or all before it.
+
+use crate::cases::assert_error;
+use crate::{Outcome, Runtime, World};
+use puka::protocol::Value;
+use puka::{Client, Consumer, Delivery, Error};
+
+async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<Delivery>, Box<dyn std::error::Error>> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(consumer.next().await.ok_or("the consumer has ended")??);
+    }
+    Ok(taken)
+}
+
+async fn get(client: &Client, queue: &str) -> Result<Delivery, Box<dyn std::error::Error>> {
+    Ok(client.basic_get(queue).await?.ok_or("the queue is empty")?)
+}
+
+/// Closes the connection, which brings back what is unsettled, and tells how many messages the queue then has.
+async fn left<R: Runtime>(world: &World<R>, client: Client, queue: &str) -> Result<u32, Error> {
+    client.close().await?;
+    let client = world.client().await?;
+    let left = client.queue_delete(queue).await?;
+    client.close().await?;
+    Ok(left)
+}
+
+/// What was refused with `requeue` comes again, marked as redelivered.
+pub async fn what_is_requeued_comes_again<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 1).await?;
+    get(&client, &queue).await?.reject(true)?;
+    world.until_ready(&client, &queue, 1).await?;
+    let again = get(&client, &queue).await?;
+    assert!(again.redelivered());
+    again.nack(false, true)?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    let again = take(&mut consumer, 1).await?.remove(0);
+    assert!(again.redelivered());
+    client.basic_reject(again, true)?;
+    client.basic_ack(take(&mut consumer, 1).await?.remove(0))?;
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
+/// What is refused without `requeue` is gone.
+pub async fn what_is_not_requeued_is_gone<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    get(&client, &queue).await?.reject(false)?;
+    get(&client, &queue).await?.nack(false, false)?;
+    let last = get(&client, &queue).await?;
+    client.basic_nack(last, false, false)?;
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
+/// A refused message goes to the dead-letter exchange, with an account of its death.
+pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let (queue, graveyard) = (world.name("mortal"), world.queue(&client).await?);
+    let declare = client.queue_declare(&queue).exclusive(true).argument("x-dead-letter-exchange", "");
+    declare.argument("x-dead-letter-routing-key", &graveyard).await?;
+    client.basic_publish("", &queue, "mortal").header("colour", "red").await?;
+    get(&client, &queue).await?.reject(false)?;
+    world.until_ready(&client, &graveyard, 1).await?;
+    let dead = get(&client, &graveyard).await?;
+    assert_eq!((dead.body(), dead.routing_key()), (&b"mortal"[..], graveyard.as_str().into()));
+    let headers = dead.headers()?;
+    assert_eq!(headers.get("colour"), Some(Value::String(b"red")));
+    let Some(Value::Array(deaths)) = headers.get("x-death") else { return Err(format!("{headers:?}").into()) };
+    let Some(Value::Table(death)) = deaths.iter().next() else { return Err(format!("{deaths:?}").into()) };
+    assert_eq!(death.get("queue").and_then(Value::as_str), Some(queue.as_str()));
+    assert_eq!(death.get("reason").and_then(Value::as_str), Some("rejected"));
+    assert_eq!(death.get("count").and_then(Value::as_i64), Some(1));
+    assert_eq!(death.get("exchange").and_then(Value::as_str), Some(""));
+    assert!(matches!(death.get("time"), Some(Value::Timestamp(_))));
+    dead.ack()?;
+    Ok(client.close().await?)
+}
+
+/// `nack` with `multiple` refuses all that the consumer was delivered before, and no others.
+pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 6).await?;
+    let got = get(&client, &queue).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
+    let mut held = take(&mut consumer, 5).await?;
+    // Out of turn.
+    held.remove(1).ack()?;
+    held.remove(2).nack(true, false)?;
+    // The two before it went with it, the one behind it and the one that was got did not.
+    let last = held.pop().ok_or("none")?;
+    for settled in held {
+        assert_error!(settled.ack(), Error::Stale);
+    }
+    assert_eq!((got.body(), last.body()), (&b"0"[..], &b"5"[..]));
+    got.ack()?;
+    last.nack(true, true)?;
+    let again = take(&mut consumer, 1).await?.remove(0);
+    assert!(again.redelivered() && again.body() == b"5");
+    drop(again);
+    assert_eq!(left(world, client, &queue).await?, 1);
+    Ok(())
+}
+
+/// `ack_multiple` settles all before, which are then stale, and dropping those does nothing.
+pub async fn a_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 10).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(8).await?;
+    let mut held = take(&mut consumer, 8).await?;
+    held.remove(5).ack_multiple()?;
+    let behind = held.split_off(5);
+    for (n, settled) in held.into_iter().enumerate() {
+        match n {
+            0 => assert_error!(settled.ack(), Error::Stale),
+            1 => assert_error!(settled.reject(true), Error::Stale),
+            2 => assert_error!(settled.ack_multiple(), Error::Stale),
+            _ => drop(settled),
+        }
+    }
+    assert_eq!(behind.iter().map(Delivery::body).collect::<Vec<_>>(), [b"6", b"7"]);
+    drop(behind);
+    drop(consumer);
+    assert_eq!(left(world, client, &queue).await?, 4);
+    Ok(())
+}
+
+/// A delivery that is dropped unsettled goes back to its queue at once.
+pub async fn a_dropped_delivery_goes_back<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 2).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    drop(take(&mut consumer, 1).await?);
+    let again = take(&mut consumer, 1).await?.remove(0);
+    assert!(again.redelivered() && again.body() == b"0");
+    again.ack()?;
+    take(&mut consumer, 1).await?.remove(0).ack()?;
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
+/// Acks in any order leave just what was not acknowledged.
+pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 300).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(300).await?;
+    let mut held: Vec<_> = take(&mut consumer, 300).await?.into_iter().map(Some).collect();
+    let mut refused = Vec::new();
+    for n in 0..300 {
+        // 7 and 300 have no common divisor, so each has its turn.
+        let place = n * 7 % 300;
+        let delivery = held[place].take().ok_or("twice")?;
+        match n % 3 {
+            0 => delivery.ack()?,
+            1 => delivery.reject(false)?,
+            _ => {
+                refused.push(place);
+                drop(delivery);
+            }
+        }
+    }
+    // A third was dropped, and comes again.
+    refused.sort_unstable();
+    let mut again: Vec<usize> = Vec::new();
+    for delivery in take(&mut consumer, 100).await? {
+        assert!(delivery.redelivered());
+        again.push(String::from_utf8_lossy(delivery.body()).parse()?);
+        delivery.ack()?;
+    }
+    again.sort_unstable();
+    assert_eq!(again, refused);
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
+/// Two threads with clones of the client settle deliveries of one consumer.
+pub async fn deliveries_are_settled_on_any_thread<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 100).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(100).await?;
+    let mut halves = [take(&mut consumer, 50).await?, take(&mut consumer, 50).await?];
+    halves[0].reverse();
+    std::thread::scope(|scope| {
+        let threads = halves.map(|half| {
+            let client = client.clone();
+            scope.spawn(move || half.into_iter().try_for_each(|delivery| client.basic_ack(delivery)))
+        });
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Error::Stale)))
+    })?;
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
+/// A delivery whose connection is gone is stale: nothing is sent, and the broker delivers it again.
+pub async fn a_delivery_outlives_its_connection_only_as_stale<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    let (first, second, third) =
+        (get(&client, &queue).await?, get(&client, &queue).await?, get(&client, &queue).await?);
+    client.close().await?;
+    assert_error!(first.ack(), Error::Stale);
+    assert_error!(second.reject(false), Error::Stale);
+    drop(third);
+    let client = world.client().await?;
+    world.until_ready(&client, &queue, 3).await?;
+    assert!(get(&client, &queue).await?.redelivered());
+    Ok(client.close().await?)
+}

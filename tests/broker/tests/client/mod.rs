@@ -2,41 +2,24 @@
 //!
 //! With `PUKA_COMPARE=host:port` in the environment, the tests that use [`World::default`] talk to a real RabbitMQ there
 //! instead, to see that their facts are facts.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, clippy::allow_attributes, reason = "each test program uses a part of it")]
 
-use bytes::Bytes;
-use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
-use puka::protocol::{
-    ContentHeader, Decoder, FrameKind, Method, Properties, ShortStr, Table, TableRef, frame,
+mod received;
+mod requests;
+
+pub(crate) use received::{Message, Received};
+pub(crate) use requests::{
+    all_capabilities, consume, declare, declare_exchange, properties, publish, s, table,
 };
+
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
+use puka::protocol::{ContentHeader, Decoder, FrameKind, Method, Properties, Table, frame};
 use puka_test_broker::{Broker, Config, ConnectionId};
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-/// A short string.
-pub(crate) fn s(text: &str) -> ShortStr<'_> {
-    ShortStr::new(text).unwrap()
-}
-
-/// A table.
-pub(crate) fn table<'v, V: Into<puka::protocol::Value<'v>>>(
-    entries: impl IntoIterator<Item = (&'v str, V)>,
-) -> Table {
-    let mut table = Table::new();
-    for (name, value) in entries {
-        table.insert(name, value).unwrap();
-    }
-    table
-}
-
-pub(crate) fn properties<'a>(set: impl FnOnce(&mut Properties<'a>)) -> Properties<'a> {
-    let mut properties = Properties::default();
-    set(&mut properties);
-    properties
-}
 
 /// A broker and a time that only tests move.
 #[derive(Clone)]
@@ -118,19 +101,6 @@ impl World {
     }
 }
 
-pub(crate) fn all_capabilities() -> Table {
-    let names = [
-        "publisher_confirms",
-        "exchange_exchange_bindings",
-        "basic.nack",
-        "consumer_cancel_notify",
-        "connection.blocked",
-        "authentication_failure_close",
-    ];
-    let capabilities = table(names.map(|name| (name, true)));
-    table([("capabilities", &capabilities)])
-}
-
 enum Wire {
     Memory(World, ConnectionId),
     Tcp(TcpStream),
@@ -141,67 +111,6 @@ pub(crate) struct Client {
     wire: Wire,
     decoder: Decoder,
     pub(crate) frame_max: u32,
-}
-
-/// A frame that was received.
-#[derive(Clone)]
-pub(crate) struct Received {
-    pub(crate) kind: FrameKind,
-    pub(crate) channel: u16,
-    pub(crate) payload: Bytes,
-}
-
-impl Received {
-    pub(crate) fn method(&self) -> Method<'_> {
-        assert_eq!(self.kind, FrameKind::Method, "channel {}: {:?}", self.channel, self.payload);
-        Method::decode(&self.payload).unwrap()
-    }
-}
-
-impl std::fmt::Debug for Received {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.kind {
-            FrameKind::Method => write!(f, "{}: {:?}", self.channel, self.method()),
-            kind => write!(f, "{}: {kind:?} {:?}", self.channel, self.payload),
-        }
-    }
-}
-
-/// A method with its content.
-pub(crate) struct Message {
-    pub(crate) method: Received,
-    pub(crate) header: Bytes,
-    pub(crate) body: Vec<u8>,
-    /// Octets of the payload of each body frame.
-    pub(crate) frames: Vec<usize>,
-}
-
-impl Message {
-    pub(crate) fn properties(&self) -> Properties<'_> {
-        ContentHeader::decode(&self.header).unwrap().properties
-    }
-
-    pub(crate) fn headers(&self) -> TableRef<'_> {
-        self.properties().headers.unwrap().table().unwrap()
-    }
-
-    pub(crate) fn deliver(&self) -> basic::Deliver<'_> {
-        match self.method.method() {
-            Method::Basic(basic::Method::Deliver(method)) => method,
-            other => panic!("expected basic.deliver, got {other:?}"),
-        }
-    }
-
-    pub(crate) fn get_ok(&self) -> basic::GetOk<'_> {
-        match self.method.method() {
-            Method::Basic(basic::Method::GetOk(method)) => method,
-            other => panic!("expected basic.get-ok, got {other:?}"),
-        }
-    }
-
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
 }
 
 impl Client {
@@ -547,46 +456,5 @@ impl Client {
 
     pub(crate) fn nack(&mut self, channel: u16, delivery_tag: u64, multiple: bool, requeue: bool) {
         self.send(channel, &basic::Nack { delivery_tag, multiple, requeue });
-    }
-}
-
-pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
-    queue::Declare {
-        queue: s(name),
-        passive: false,
-        durable: false,
-        exclusive: false,
-        auto_delete: false,
-        nowait: false,
-        arguments: TableRef::EMPTY,
-    }
-}
-
-pub(crate) fn declare_exchange<'a>(name: &'a str, kind: &'a str) -> exchange::Declare<'a> {
-    exchange::Declare {
-        exchange: s(name),
-        r#type: s(kind),
-        passive: false,
-        durable: false,
-        auto_delete: false,
-        internal: false,
-        nowait: false,
-        arguments: TableRef::EMPTY,
-    }
-}
-
-pub(crate) fn publish<'a>(exchange: &'a str, key: &'a str) -> basic::Publish<'a> {
-    basic::Publish { exchange: s(exchange), routing_key: s(key), mandatory: false, immediate: false }
-}
-
-pub(crate) fn consume<'a>(queue: &'a str, tag: &'a str) -> basic::Consume<'a> {
-    basic::Consume {
-        queue: s(queue),
-        consumer_tag: s(tag),
-        no_local: false,
-        no_ack: false,
-        exclusive: false,
-        nowait: false,
-        arguments: TableRef::EMPTY,
     }
 }

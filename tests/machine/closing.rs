@@ -1,0 +1,194 @@
+//! Closing the connection: by us, by the server, with the transport gone.
+
+use crate::peer::{Peer, ack, channel_close, close, consume, declare, method, publish, raw};
+use puka::machine::{Ended, Reply, Settle};
+use puka::protocol::method::{basic, channel, connection};
+use puka::{Broken, Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn e25_after_our_close_everything_but_close_and_close_ok_is_discarded() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&consume("q"));
+    let closing = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    peer.deliver(channel, &tag, 1, b"late");
+    peer.method(channel, &channel_close(404, "late"));
+    peer.method(77, &basic::QosOk {});
+    peer.method(0, &connection::Unblocked {});
+    peer.feed(&raw(8, 0, b""));
+    assert!(peer.names().is_empty());
+    assert!(peer.is_pending(closing));
+    assert!(peer.taken(consumer).is_empty());
+    peer.method(0, &connection::CloseOk {});
+    peer.done(closing);
+    assert!(matches!(peer.why(), Error::Closed));
+}
+
+#[test]
+fn e25_closes_that_cross_are_both_answered() {
+    let mut peer = Peer::open(Options::default());
+    let closing = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    peer.method(0, &close(320, "CONNECTION_FORCED"));
+    assert_eq!(peer.names(), ["0 connection.close-ok"]);
+    peer.method(0, &connection::CloseOk {});
+    peer.done(closing);
+    assert!(peer.machine.is_closed());
+}
+
+#[test]
+fn e25_a_close_that_is_not_answered_ends_at_its_deadline() {
+    let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
+    let closing = peer.machine.close();
+    peer.pass(10 * SECOND - Duration::from_millis(1));
+    assert!(peer.is_pending(closing));
+    peer.pass(SECOND);
+    assert!(matches!(peer.error(closing), Error::Timeout { what: "closing", .. }));
+    assert!(peer.machine.is_over());
+}
+
+#[test]
+fn e25_octets_that_make_no_sense_end_a_close_that_waits_at_once() {
+    // No `close-ok` can be understood any more, so there is nothing to wait for.
+    let mut peer = Peer::open(Options::default());
+    let closing = peer.machine.close();
+    peer.names();
+    peer.feed(&raw(9, 0, b""));
+    assert!(peer.machine.is_closed(), "nothing can be read any more, and nothing is left to be written");
+    assert!(peer.machine.fetch(closing).is_some());
+}
+
+#[test]
+fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, ..) = peer.consumer(&consume("q"));
+    let request = peer.machine.request(declare("q")).unwrap();
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.pump();
+    peer.names();
+    let why = connection::Close {
+        reply_code: 320,
+        reply_text: crate::peer::short("CONNECTION_FORCED - bye"),
+        class_id: 60,
+        method_id: 40,
+    };
+    peer.feed(&[method(0, &why), method(1, &channel::OpenOk {})].concat());
+    assert_eq!(peer.names(), ["0 connection.close-ok"]);
+    let error = peer.error(request);
+    let fault = error.fault().unwrap();
+    assert_eq!((fault.code.value(), &*fault.text, fault.method), (320, "CONNECTION_FORCED - bye", basic::Publish::ID));
+    assert!(matches!(error, Error::ConnectionForced(_)));
+    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::ConnectionForced(_))));
+    assert!(matches!(peer.machine.ended(consumer), Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))));
+    assert!(matches!(peer.machine.request(declare("q")), Err(Error::ConnectionForced(_))));
+    // The last octets have a second.
+    assert!(peer.machine.is_closed() && !peer.machine.is_over());
+    peer.pass(SECOND);
+    assert!(peer.machine.is_over());
+}
+
+#[test]
+fn s44_a_hundred_closes_send_one_close_and_are_all_answered() {
+    let mut peer = Peer::open(Options::default());
+    let mut promises: Vec<_> = (0..50).map(|_| peer.machine.close()).collect();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    promises.extend((0..50).map(|_| peer.machine.close()));
+    assert!(peer.names().is_empty());
+    peer.method(0, &connection::CloseOk {});
+    promises.push(peer.machine.close());
+    for promise in promises {
+        peer.done(promise);
+    }
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn s45_a_close_when_the_transport_has_gone_says_so_at_once() {
+    let mut peer = Peer::open(Options::default());
+    peer.machine.handle_loss(Broken::Eof);
+    let closing = peer.machine.close();
+    assert!(matches!(peer.error(closing), Error::ConnectionBroken(Broken::Eof)));
+    assert!(peer.names().is_empty() && peer.machine.is_over());
+}
+
+#[test]
+fn s45_the_end_of_the_stream_in_place_of_close_ok_is_a_close() {
+    let mut peer = Peer::open(Options::default());
+    let closing = peer.machine.close();
+    peer.names();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.done(closing);
+}
+
+#[test]
+fn s47_a_channel_close_that_crosses_our_close_is_discarded() {
+    let mut peer = Peer::open(Options::default());
+    let _request = peer.machine.request(declare("q")).unwrap();
+    peer.serve();
+    let closing = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    peer.method(1, &channel_close(404, "NOT_FOUND"));
+    assert!(peer.names().is_empty());
+    peer.method(0, &connection::CloseOk {});
+    peer.done(closing);
+}
+
+#[test]
+fn v10_closing_flushes_what_was_accepted() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"x");
+    let delivered = peer.taken(consumer).remove(0);
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    let request = peer.machine.request(declare("q")).unwrap();
+    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    let closing = peer.machine.close();
+    let names = peer.names();
+    assert!(names.contains(&format!("{channel} basic.ack")) && names.contains(&"2 basic.publish".to_owned()), "{names:?}");
+    assert!(!names.contains(&"0 connection.close".to_owned()), "{names:?}");
+    assert!(matches!(peer.machine.request(declare("late")), Err(Error::Closed)));
+    assert!(matches!(peer.machine.publish(&publish("", "late")), Err(Error::Closed)));
+    peer.feed(&[method(2, &channel::OpenOk {}), method(2, &puka::protocol::method::confirm::SelectOk {})].concat());
+    peer.method(2, &ack(1, false));
+    peer.done(sent);
+    assert!(peer.names().is_empty(), "the request is still waited for");
+    peer.method(3, &channel::OpenOk {});
+    let ok = puka::protocol::method::queue::DeclareOk { queue: crate::peer::short("q"), message_count: 0, consumer_count: 0 };
+    peer.method(3, &ok);
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    peer.method(0, &connection::CloseOk {});
+    peer.done(closing);
+}
+
+#[test]
+fn v10_what_is_under_way_is_waited_for_half_of_the_deadline() {
+    let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
+    let request = peer.machine.request(declare("q")).unwrap();
+    let closing = peer.machine.close();
+    peer.pass(5 * SECOND - Duration::from_millis(1));
+    assert!(!peer.names().contains(&"0 connection.close".to_owned()));
+    peer.pass(Duration::from_millis(1));
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    assert!(matches!(peer.error(request), Error::Closed));
+    assert!(peer.is_pending(closing));
+}
+
+#[test]
+fn v01_the_driver_being_dropped_answers_everything() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, ..) = peer.consumer(&consume("q"));
+    let request = peer.machine.request(declare("q")).unwrap();
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    let closing = peer.machine.close();
+    peer.machine.handle_loss(Broken::DriverDropped);
+    assert!(matches!(peer.error(request), Error::ConnectionBroken(Broken::DriverDropped)));
+    assert!(peer.error(sent).is_connection_broken());
+    assert!(peer.machine.fetch(closing).is_some());
+    assert!(peer.machine.ended(consumer).is_some());
+    peer.machine.drop_consumer(consumer);
+    assert!(peer.machine.is_idle());
+}

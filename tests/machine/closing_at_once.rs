@@ -1,0 +1,87 @@
+//! Closing while messages still come, or while nothing may be read.
+
+use crate::peer::{Peer, consume, declare};
+use puka::protocol::method::{basic, connection};
+use puka::{Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn v10_a_consumer_that_a_close_ended_does_not_send_its_messages_round_and_round() {
+    // A message that is refused with requeue comes straight back. Each turn counts towards the delivery limit of a quorum
+    // queue, 20 by default, beyond which the broker drops the message. On close it takes them back by itself.
+    let mut peer = Peer::open(Options::default());
+    let (_, channel, tag) = peer.consumer(&consume("q"));
+    let _under_way = peer.machine.request(declare("slow")).unwrap();
+    peer.names();
+    let _closing = peer.machine.close();
+    let mut refused = 0;
+    for delivery in 1..=100 {
+        let sent = peer.take();
+        if sent.iter().any(|sent| sent.is(basic::Cancel::ID)) {
+            return;
+        }
+        refused += sent.iter().filter(|sent| sent.is(basic::Reject::ID) || sent.is(basic::Nack::ID)).count();
+        peer.deliver(channel, &tag, delivery, b"again");
+    }
+    assert!(refused <= 1, "refused {refused} times, and no cancel sent");
+}
+
+#[test]
+fn v10_a_no_ack_delivery_to_a_consumer_that_a_close_ended_is_not_refused() {
+    // There is nothing to refuse: the broker would answer 406 and close the channel.
+    let mut peer = Peer::open(Options::default());
+    let mut terms = consume("q");
+    terms.no_ack = true;
+    let (consumer, channel, tag) = peer.consumer(&terms);
+    peer.machine.drop_consumer(consumer);
+    let _under_way = peer.machine.request(declare("slow")).unwrap();
+    peer.names();
+    let _closing = peer.machine.close();
+    peer.deliver(channel, &tag, 1, b"late");
+    let sent = peer.names();
+    assert!(!sent.iter().any(|name| name.ends_with("basic.reject")), "{sent:?}");
+}
+
+#[test]
+fn e46_a_close_reads_on_although_nobody_takes_the_deliveries() {
+    // Or `close-ok` would never be read.
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let (_consumer, channel, tag) = peer.consumer(&consume("q"));
+    for delivery in 1..=10 {
+        peer.deliver(channel, &tag, delivery, b"x");
+    }
+    assert!(!peer.machine.wants_input());
+    let closing = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    assert!(peer.machine.wants_input(), "close-ok is still to come");
+    peer.method(0, &connection::CloseOk {});
+    peer.done(closing);
+}
+
+#[test]
+fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
+    let mut peer = Peer::open(Options::default());
+    peer.method(0, &connection::Blocked { reason: crate::peer::short("low on memory") });
+    let held = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let closing = peer.machine.close();
+    peer.pass(5 * SECOND);
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    assert!(matches!(peer.error(held), Error::Closed), "it was never sent");
+    peer.pass(5 * SECOND);
+    assert!(matches!(peer.error(closing), Error::Timeout { .. }));
+    assert!(peer.machine.is_over());
+}
+
+#[test]
+fn s44_a_close_during_the_handshake_ends_it_at_once() {
+    let mut peer = Peer::new(Options::default());
+    let connecting = peer.machine.connect();
+    let request = peer.machine.request(declare("q")).unwrap();
+    let closing = peer.machine.close();
+    peer.done(closing);
+    assert!(matches!(peer.error(connecting), Error::Closed));
+    assert!(matches!(peer.error(request), Error::Closed));
+    assert!(peer.machine.is_over());
+}

@@ -1,0 +1,166 @@
+//! Messages put together from their frames, and what a hostile server makes of them.
+
+use crate::peer::{Peer, consume, deliver, get_ok, header, method, raw};
+use puka::machine::{PromiseId, Settle};
+use puka::protocol::{Properties, ReplyCode};
+use puka::{Error, Options};
+
+/// A get on channel 1 whose `get-ok` has come.
+fn got(options: Options) -> (Peer, PromiseId) {
+    let mut peer = Peer::open(options);
+    let promise = peer.get();
+    assert_eq!(peer.serve().last().unwrap().name(), "1 basic.get");
+    peer.method(1, &get_ok(1));
+    (peer, promise)
+}
+
+fn body(octets: &[u8]) -> Vec<u8> {
+    raw(3, 1, octets)
+}
+
+fn size(size: u64) -> Vec<u8> {
+    header(1, size, Properties::default())
+}
+
+fn message(peer: &mut Peer, promise: PromiseId) -> puka::machine::Delivered {
+    match peer.machine.fetch(promise) {
+        Some(Ok(puka::machine::Reply::Delivery(Some(delivered)))) => *delivered,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn ends_with(octets: &[u8], code: ReplyCode) {
+    let (mut peer, promise) = got(Options::default());
+    peer.feed(octets);
+    let error = peer.error(promise);
+    assert_eq!(error.fault().map(|fault| fault.code), Some(code), "{error}");
+    assert_eq!(peer.names(), ["0 connection.close"]);
+}
+
+#[test]
+fn e05_a_body_of_size_0_is_whole_at_its_header() {
+    let (mut peer, promise) = got(Options::default());
+    peer.feed(&size(0));
+    assert_eq!(message(&mut peer, promise).message.body(), b"");
+}
+
+#[test]
+fn e05_body_frames_without_an_octet_are_accepted_but_not_for_ever() {
+    let (mut peer, promise) = got(Options::default());
+    peer.feed(&[size(2), body(b"a"), body(b"").repeat(1024), body(b"b")].concat());
+    assert_eq!(message(&mut peer, promise).message.body(), b"ab");
+    ends_with(&[size(2), body(b"a"), body(b"").repeat(1025)].concat(), ReplyCode::UNEXPECTED_FRAME);
+}
+
+#[test]
+fn e06_a26_body_octets_beyond_the_announced_size_are_answered_by_501() {
+    ends_with(&[size(1), body(b"ab")].concat(), ReplyCode::FRAME_ERROR);
+    ends_with(&[size(3), body(b"ab"), body(b"cd")].concat(), ReplyCode::FRAME_ERROR);
+}
+
+#[test]
+fn e06_a_body_before_its_header_and_two_headers_are_answered_by_505() {
+    ends_with(&body(b"a"), ReplyCode::UNEXPECTED_FRAME);
+    ends_with(&[size(1), size(1)].concat(), ReplyCode::UNEXPECTED_FRAME);
+}
+
+#[test]
+fn e07_a_method_inside_a_content_is_answered_by_505() {
+    let close = method(1, &crate::peer::channel_close(404, "NOT_FOUND"));
+    ends_with(&close, ReplyCode::UNEXPECTED_FRAME);
+    ends_with(&[size(4), body(b"ab"), close].concat(), ReplyCode::UNEXPECTED_FRAME);
+}
+
+#[test]
+fn e07_contents_of_other_channels_and_heartbeats_interleave() {
+    let mut peer = Peer::open(Options::default());
+    let (one, first, first_tag) = peer.consumer(&consume("a"));
+    let (other, second, second_tag) = peer.consumer(&consume("b"));
+    let octets = [
+        method(first, &deliver(&first_tag, 1)),
+        raw(8, 0, b""),
+        method(second, &deliver(&second_tag, 1)),
+        header(second, 2, Properties::default()),
+        header(first, 4, Properties::default()),
+        raw(3, first, b"wx"),
+        raw(8, 0, b""),
+        raw(3, second, b"12"),
+        raw(3, first, b"yz"),
+    ];
+    peer.feed(&octets.concat());
+    assert_eq!(peer.taken(one)[0].message.body(), b"wxyz");
+    assert_eq!(peer.taken(other)[0].message.body(), b"12");
+}
+
+#[test]
+fn e08_another_class_in_the_header_and_a_weight_are_answered_by_505() {
+    ends_with(&raw(2, 1, &[0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), ReplyCode::UNEXPECTED_FRAME);
+    ends_with(&raw(2, 1, &[0, 60, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), ReplyCode::UNEXPECTED_FRAME);
+}
+
+#[test]
+fn e11_a_header_larger_than_the_frame_max_is_accepted() {
+    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
+    let promise = peer.get();
+    peer.serve();
+    let mut headers = puka::protocol::Table::new();
+    headers.insert("large", &*vec![7_u8; 100_000]).unwrap();
+    let mut properties = Properties::default();
+    properties.headers = Some(headers.as_ref().into());
+    peer.feed(&[method(1, &get_ok(1)), header(1, 1, properties), body(b"x")].concat());
+    assert_eq!(message(&mut peer, promise).message.headers().unwrap(), headers.as_ref());
+}
+
+#[test]
+fn a03_a_size_with_the_top_bit_is_a_size_and_its_body_is_never_read_as_a_command() {
+    let (mut peer, promise) = got(Options::default());
+    let inside = method(0, &crate::peer::close(320, "not a command"));
+    peer.feed(&[size(1 << 63), body(&inside), body(&inside)].concat());
+    assert!(peer.machine.why_closed().is_none());
+    assert!(peer.is_pending(promise));
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn v06_a_message_above_the_limit_is_drained_and_the_connection_lives() {
+    let (mut peer, promise) = got(Options::default().max_message_size(10));
+    peer.feed(&[size(11), body(b"0123456789"), body(b"x")].concat());
+    let delivered = message(&mut peer, promise);
+    assert_eq!((delivered.message.too_large_body(), delivered.message.body()), (Some(11), &b""[..]));
+    peer.machine.settle(&delivered, Settle::Reject { requeue: false }).unwrap();
+    assert_eq!(peer.names(), ["1 basic.reject"]);
+    // And at the limit.
+    let at_limit = peer.got(2, b"0123456789");
+    assert_eq!(at_limit.message.body(), b"0123456789");
+}
+
+#[test]
+fn v06_headers_that_do_not_parse_are_an_error_of_their_message_only() {
+    let (mut peer, promise) = got(Options::default());
+    let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x20, 0, 0, 0, 0, 3];
+    payload.extend(b"\x01kZ");
+    peer.feed(&[raw(2, 1, &payload), body(b"x")].concat());
+    let delivered = message(&mut peer, promise);
+    assert!(delivered.message.headers().is_err());
+    assert_eq!(delivered.message.body(), b"x");
+    assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn v06_a_delivery_tag_that_is_used_again_ends_the_connection() {
+    let mut peer = Peer::open(Options::default());
+    let (_, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"x");
+    peer.deliver(channel, &tag, 1, b"x");
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+}
+
+#[test]
+fn s50_bodies_of_every_size_around_a_frame_arrive_whole() {
+    for octets in [0, 1, 16_384, 16_385, 131_063, 131_064, 131_065, 262_128, 1_000_000] {
+        let mut peer = Peer::open(Options::default());
+        let sent: Vec<u8> = (0..octets).map(|place| place as u8).collect();
+        assert!(peer.got(1, &sent).message.body() == sent, "{octets}");
+    }
+}

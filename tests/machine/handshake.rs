@@ -1,0 +1,213 @@
+//! The handshake as it should go, and the limits that come of it.
+
+use crate::peer::{Peer, close, method, rabbitmq, start, tune};
+use puka::machine::Reply;
+use puka::protocol::method::connection;
+use puka::protocol::{Method, Table};
+use puka::{AuthMechanism, Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn tune_ok(options: Options, proposal: connection::Tune) -> connection::TuneOk {
+    let mut peer = Peer::new(options);
+    peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    peer.method(0, &proposal);
+    let sent = peer.take();
+    let tuned = sent.iter().find(|sent| sent.is(connection::TuneOk::ID)).expect("tune-ok");
+    match tuned.method() {
+        Method::Connection(connection::Method::TuneOk(ok)) => ok,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_handshake_goes_as_the_spec_says_and_tells_of_the_server() {
+    let mut peer = Peer::new(Options::default());
+    let promise = peer.machine.connect();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    match peer.machine.fetch(promise) {
+        Some(Ok(Reply::Connected(server))) => assert_eq!((&*server.product(), &*server.version()), ("RabbitMQ", "4.1.0")),
+        other => panic!("{other:?}"),
+    }
+    let again = peer.machine.connect();
+    assert!(matches!(peer.machine.fetch(again), Some(Ok(Reply::Connected(_)))));
+}
+
+#[test]
+fn a07_a_frame_max_below_the_floor_is_refused() {
+    for frame_max in [1, 7, 8, 9, 4095] {
+        let mut peer = Peer::new(Options::default());
+        let promise = peer.machine.connect();
+        peer.feed(&start(&rabbitmq(), b"PLAIN"));
+        peer.names();
+        peer.method(0, &tune(2047, frame_max, 60));
+        let error = peer.error(promise);
+        assert!(matches!(error, Error::BadTuning { value, .. } if value == frame_max), "{error}");
+        assert!(peer.names().is_empty(), "spec 2.2.4: no common ground on which to tell it");
+        assert!(peer.machine.is_closed());
+    }
+}
+
+#[test]
+fn a08_extreme_proposals_are_answered_within_our_own_limits() {
+    for frame_max in [0, 0x8000_0000, u32::MAX] {
+        let ok = tune_ok(Options::default(), tune(0xFFFF, frame_max, 0xFFFF));
+        assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 60));
+    }
+    let ok = tune_ok(Options::default(), tune(0, 0, 0));
+    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 60));
+    let ok = tune_ok(Options::default().heartbeat(0).channel_max(0), tune(0, 0, 0));
+    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 0));
+}
+
+#[test]
+fn a08_a_server_without_limits_cannot_talk_us_into_frames_of_gigabytes() {
+    // "frame_max 0 or > our ceiling -> we answer our own (131 072)".
+    let ok = tune_ok(Options::default().frame_max(0), tune(0, u32::MAX, 0));
+    assert!(ok.frame_max <= 1 << 24, "{} octets", ok.frame_max);
+}
+
+#[test]
+fn e22_the_answer_is_never_above_the_servers_limits_nor_0_where_it_named_one() {
+    let ok = tune_ok(Options::default().channel_max(0).frame_max(0), tune(10, 8192, 5));
+    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (10, 8192, 5));
+    let ok = tune_ok(Options::default().channel_max(5).frame_max(4096).heartbeat(3), tune(10, 8192, 0));
+    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (5, 4096, 3));
+}
+
+#[test]
+fn e22_what_was_agreed_upon_holds_for_what_is_sent() {
+    let mut peer = Peer::tuned(Options::default(), tune(2047, 4096, 60));
+    let _publish = peer.machine.publish(&crate::peer::publish("", &*vec![7; 10_000])).unwrap();
+    let sent = peer.serve();
+    assert!(sent.iter().all(|sent| sent.payload.len() <= 4088), "{sent:?}");
+    let bodies: usize = sent.iter().filter(|sent| sent.name().contains("body")).map(|sent| sent.payload.len()).sum();
+    assert_eq!(bodies, 10_000);
+}
+
+#[test]
+fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
+    for (code, text) in [(530, "NOT_ALLOWED - vhost v not found"), (402, "INVALID_PATH"), (403, "ACCESS_REFUSED")] {
+        let mut peer = Peer::new(Options::default());
+        let promise = peer.machine.connect();
+        peer.feed(&start(&rabbitmq(), b"PLAIN"));
+        peer.method(0, &tune(0, 0, 0));
+        peer.names();
+        peer.method(0, &close(code, text));
+        let error = peer.error(promise);
+        assert_eq!(error.fault().map(|fault| (fault.code.value(), &*fault.text)), Some((code, text)));
+        assert!(matches!(
+            (code, error),
+            (530, Error::NotAllowed(_)) | (402, Error::InvalidPath(_)) | (403, Error::AccessRefused(_))
+        ));
+        assert_eq!(peer.names(), ["0 connection.close-ok"]);
+    }
+}
+
+#[test]
+fn e24_a_mechanism_that_both_sides_have_is_chosen_by_our_preference() {
+    for (offered, ours, chosen) in [
+        (&b"AMQPLAIN PLAIN"[..], &[AuthMechanism::Plain, AuthMechanism::Amqplain][..], "PLAIN"),
+        (b"PLAIN AMQPLAIN", &[AuthMechanism::Amqplain, AuthMechanism::Plain], "AMQPLAIN"),
+        (b"EXTERNAL AMQPLAIN", &[AuthMechanism::Plain, AuthMechanism::Amqplain], "AMQPLAIN"),
+    ] {
+        let mut peer = Peer::new(Options::default().auth_mechanisms(ours));
+        peer.names();
+        peer.feed(&start(&rabbitmq(), offered));
+        match peer.take()[0].method() {
+            Method::Connection(connection::Method::StartOk(ok)) => assert_eq!(ok.mechanism.to_string(), chosen),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn e24_no_mechanism_in_common_is_an_error_that_names_both_sides() {
+    let mut peer = Peer::new(Options::default().auth_mechanisms(&[AuthMechanism::Plain]));
+    let promise = peer.machine.connect();
+    peer.names();
+    peer.feed(&start(&rabbitmq(), b"RABBIT-CR-DEMO PLAINER"));
+    match peer.error(promise) {
+        Error::NoMechanism { offered, allowed } => {
+            assert_eq!((&*offered, &*allowed), ("RABBIT-CR-DEMO PLAINER", "PLAIN"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn e23_credentials_that_do_not_fit_before_tuning_are_a_local_error_that_names_the_limit() {
+    let token = "t".repeat(8192);
+    let mut peer = Peer::new(Options::default().credentials("jwt", &token));
+    let promise = peer.machine.connect();
+    peer.names();
+    peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    let error = peer.error(promise);
+    assert!(matches!(error, Error::InvalidArgument { .. }));
+    assert!(error.to_string().contains("initial_frame_max"), "{error}");
+    assert!(!error.to_string().contains("ttt"), "no secret in an error");
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn e20_the_handshake_has_a_deadline_of_its_own_at_every_step() {
+    for steps in 0..3 {
+        let mut peer = Peer::new(Options::default().handshake_timeout(10 * SECOND));
+        let promise = peer.machine.connect();
+        if steps > 0 {
+            peer.feed(&start(&rabbitmq(), b"PLAIN"));
+        }
+        if steps > 1 {
+            peer.method(0, &tune(0, 0, 0));
+        }
+        peer.pass(10 * SECOND - Duration::from_millis(1));
+        assert!(peer.is_pending(promise), "after {steps} steps");
+        peer.pass(Duration::from_millis(1));
+        assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+        assert!(peer.machine.is_over());
+    }
+}
+
+#[test]
+fn s42_a_server_that_never_answers_the_protocol_header_is_given_up() {
+    let mut peer = Peer::new(Options::default());
+    let promise = peer.machine.connect();
+    let request = peer.machine.request(crate::peer::declare("q")).unwrap();
+    peer.pass(60 * SECOND);
+    assert!(matches!(peer.error(promise), Error::Timeout { .. }));
+    assert!(matches!(peer.error(request), Error::Timeout { .. }));
+    assert!(peer.machine.is_over() && peer.machine.poll_timeout().is_none());
+}
+
+#[test]
+fn s43_one_octet_a_second_does_not_outlast_the_handshakes_deadline() {
+    let mut peer = Peer::new(Options::default());
+    let promise = peer.machine.connect();
+    for octet in start(&rabbitmq(), b"PLAIN") {
+        if peer.machine.is_closed() {
+            break;
+        }
+        peer.feed(&[octet]);
+        peer.pass(SECOND);
+    }
+    assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+}
+
+#[test]
+fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
+    let mut peer = Peer::new(Options::default().handshake_timeout(3600 * SECOND));
+    let promise = peer.machine.connect();
+    let octets = [
+        start(&Table::new(), b"PLAIN"),
+        method(0, &tune(0, 0, 10)),
+        method(0, &connection::OpenOk {}),
+    ];
+    for octet in octets.concat() {
+        peer.feed(&[octet]);
+        peer.pass(SECOND);
+    }
+    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Connected(_)))));
+    assert!(peer.machine.why_closed().is_none());
+}

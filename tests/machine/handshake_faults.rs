@@ -1,0 +1,175 @@
+//! Handshakes that go wrong: another protocol, the end of the stream, methods out of order.
+
+use crate::peer::{Peer, close, deliver, header, method, rabbitmq, raw, start, tune};
+use puka::machine::PromiseId;
+use puka::protocol::method::{channel, connection};
+use puka::protocol::{Properties, ProtocolHeader};
+use puka::{Broken, Error, Options};
+use std::io;
+use std::sync::Arc;
+
+/// A handshake of which so many steps are done, its promise, and nothing of the machine unread.
+fn after(steps: usize) -> (Peer, PromiseId) {
+    let mut peer = Peer::new(Options::default());
+    let promise = peer.machine.connect();
+    if steps > 0 {
+        peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    }
+    if steps > 1 {
+        peer.method(0, &tune(0, 0, 0));
+    }
+    peer.names();
+    (peer, promise)
+}
+
+#[test]
+fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
+    for (octets, proposed) in [
+        (*b"AMQP\x00\x00\x09\x01", ProtocolHeader { id: 0, major: 0, minor: 9, revision: 1 }),
+        (*b"AMQP\x03\x01\x00\x00", ProtocolHeader { id: 3, major: 1, minor: 0, revision: 0 }),
+    ] {
+        for size in 1..=8 {
+            let (mut peer, promise) = after(0);
+            octets.chunks(size).for_each(|piece| peer.feed(piece));
+            // The reset that follows changes nothing.
+            peer.machine.handle_loss(Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())));
+            let error = peer.error(promise);
+            assert!(matches!(error, Error::UnsupportedProtocol(header) if header == proposed), "{error}");
+        }
+    }
+}
+
+#[test]
+fn e18_what_is_no_amqp_is_called_that() {
+    for octets in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\x15\x03\x01\x00\x02\x02\x46", b"SSH-2.0", b"AMQX\0\0\0\0"] {
+        let (mut peer, promise) = after(0);
+        peer.feed(octets);
+        let error = peer.error(promise);
+        assert!(matches!(error, Error::NotAmqp(_)), "{error}");
+        assert!(peer.names().is_empty() && peer.machine.is_over());
+    }
+}
+
+#[test]
+fn a06_a_first_frame_of_4_gib_is_refused_on_its_head() {
+    for head in [[1, 0, 0, 255, 255, 255, 255], [1, 0, 0, 255, 255, 255, 248], [1, 0, 0, 127, 255, 255, 255]] {
+        let (mut peer, promise) = after(0);
+        peer.feed(&head);
+        let error = peer.error(promise);
+        assert!(matches!(error, Error::NotAmqp(_) | Error::FrameError(_)), "{error}");
+        assert!(peer.machine.is_over());
+    }
+}
+
+#[test]
+fn a06_before_tuning_no_frame_has_more_than_8192_octets() {
+    // Pre-tune inbound frames: 8 192 octets, for each of them and not only the first.
+    for steps in 0..2 {
+        let (mut peer, promise) = after(steps);
+        let mut head = vec![1, 0, 0];
+        head.extend(8185_u32.to_be_bytes());
+        peer.feed(&head);
+        assert!(peer.machine.is_closed(), "after {steps} steps");
+        let error = peer.error(promise);
+        assert!(matches!(error, Error::NotAmqp(_) | Error::FrameError(_)), "{error}");
+    }
+}
+
+#[test]
+fn e19_s41_the_end_of_the_stream_is_an_error_of_its_own_at_each_step() {
+    for reset in [false, true] {
+        let loss = || if reset { Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())) } else { Broken::Eof };
+        for steps in [0, 2] {
+            let (mut peer, promise) = after(steps);
+            peer.machine.handle_loss(loss());
+            let error = peer.error(promise);
+            assert!(matches!(error, Error::ConnectionBroken(_)), "after {steps} steps: {error}");
+            assert!(peer.machine.is_over() && peer.names().is_empty());
+        }
+        let (mut peer, promise) = after(1);
+        peer.machine.handle_loss(loss());
+        assert!(matches!(peer.error(promise), Error::LoginRefused), "in answer to the login");
+    }
+}
+
+#[test]
+fn e19_a_server_that_says_why_it_refuses_the_login_is_believed() {
+    let (mut peer, promise) = after(1);
+    peer.method(0, &close(403, "ACCESS_REFUSED - Login was refused"));
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(matches!(peer.error(promise), Error::AccessRefused(_)));
+}
+
+#[test]
+fn s41_the_end_of_the_stream_inside_any_frame_of_the_handshake_ends_everything() {
+    let steps = [start(&rabbitmq(), b"PLAIN"), method(0, &tune(0, 0, 0)), method(0, &connection::OpenOk {})];
+    let all = steps.concat();
+    for cut in 0..all.len() {
+        let mut peer = Peer::new(Options::default());
+        let promise = peer.machine.connect();
+        let request = peer.machine.request(crate::peer::declare("q")).unwrap();
+        peer.feed(&all[..cut]);
+        peer.machine.handle_loss(Broken::Eof);
+        peer.error(promise);
+        peer.error(request);
+        assert!(peer.machine.is_over() && peer.machine.is_idle(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn e20_a31_methods_out_of_order_end_the_handshake() {
+    let start = start(&rabbitmq(), b"PLAIN");
+    let tune = method(0, &tune(0, 0, 0));
+    let open_ok = method(0, &connection::OpenOk {});
+    let secure = method(0, &connection::Secure { challenge: b"?" });
+    let blocked = method(0, &connection::Blocked { reason: crate::peer::short("?") });
+    let wrong: [&[&Vec<u8>]; 3] = [
+        &[&tune, &open_ok, &secure, &blocked],
+        &[&start, &open_ok, &secure, &blocked],
+        &[&start, &tune, &secure, &blocked],
+    ];
+    for (steps, wrong) in wrong.iter().enumerate() {
+        for octets in *wrong {
+            let (mut peer, promise) = after(steps);
+            peer.feed(octets);
+            let error = peer.error(promise);
+            assert!(matches!(error, Error::CommandInvalid(_)), "after {steps} steps: {error}");
+            assert!(peer.machine.is_closed() && peer.names().is_empty());
+        }
+    }
+}
+
+#[test]
+fn e20_content_and_channels_in_the_handshake_end_it() {
+    for steps in 0..3 {
+        for octets in [
+            method(1, &channel::OpenOk {}),
+            method(0, &deliver("c", 1)),
+            header(0, 1, Properties::default()),
+            raw(3, 1, b"x"),
+        ] {
+            let (mut peer, promise) = after(steps);
+            peer.feed(&octets);
+            let error = peer.error(promise);
+            assert!(error.fault().is_some(), "after {steps} steps: {error}");
+            assert!(peer.machine.is_closed());
+        }
+    }
+}
+
+#[test]
+fn e20_a_heartbeat_in_the_handshake_does_no_harm() {
+    let (mut peer, promise) = after(2);
+    peer.feed(&raw(8, 0, b""));
+    assert!(peer.is_pending(promise));
+    peer.method(0, &connection::OpenOk {});
+    assert!(matches!(peer.machine.fetch(promise), Some(Ok(_))));
+}
+
+#[test]
+fn e22_our_own_frame_max_below_the_floor_is_refused_before_an_octet_is_written() {
+    let mut peer = Peer::new(Options::default().frame_max(4095));
+    let promise = peer.machine.connect();
+    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "frame_max", .. }));
+    assert!(peer.names().is_empty() && peer.machine.is_over());
+}

@@ -1,0 +1,388 @@
+//! A scripted server and its machine: what one writes the other reads, when the test says so.
+
+use puka::machine::{Body, Connection, Consume, ConsumerId, Delivered, Outgoing, PromiseId, Publish, Reply};
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, queue};
+use puka::protocol::{
+    ContentHeader, Decoder, FrameKind, Method, MethodId, Properties, ShortStr, Table, TableRef, frame,
+};
+use puka::{Error, Options};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A frame that the machine wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) kind: FrameKind,
+    pub(crate) channel: u16,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Sent {
+    pub(crate) fn method(&self) -> Method<'_> {
+        assert_eq!(self.kind, FrameKind::Method, "{self:?}");
+        Method::decode(&self.payload).unwrap()
+    }
+
+    /// The channel and the method, such as `1 queue.declare`, or what else it is.
+    pub(crate) fn name(&self) -> String {
+        match self.kind {
+            FrameKind::Method => format!("{} {}", self.channel, self.method().id()),
+            FrameKind::Header => {
+                format!("{} header {}", self.channel, ContentHeader::decode(&self.payload).unwrap().body_size)
+            }
+            FrameKind::Body => format!("{} body {}", self.channel, self.payload.len()),
+            FrameKind::Heartbeat => "heartbeat".to_owned(),
+            FrameKind::ProtocolHeader => "protocol header".to_owned(),
+        }
+    }
+
+    pub(crate) fn is(&self, id: MethodId) -> bool {
+        self.kind == FrameKind::Method && self.method().id() == id
+    }
+}
+
+/// Both ends of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) machine: Connection,
+    pub(crate) now: Instant,
+    /// What the machine has read of the server.
+    received: Decoder,
+    /// What the server has read of the machine.
+    sent: Decoder,
+    /// Frames that the machine wrote and the test has not looked at.
+    pub(crate) inbox: VecDeque<Sent>,
+}
+
+pub(crate) fn short(text: &str) -> ShortStr<'_> {
+    ShortStr::new(text).unwrap()
+}
+
+pub(crate) fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> connection::Tune {
+    connection::Tune { channel_max, frame_max, heartbeat }
+}
+
+/// The octets of a method frame.
+pub(crate) fn method(channel: u16, method: &impl Encode) -> Vec<u8> {
+    let mut octets = Vec::new();
+    frame::method(&mut octets, channel, u32::MAX, method).unwrap();
+    octets
+}
+
+/// The octets of a content header frame.
+pub(crate) fn header(channel: u16, body_size: u64, properties: Properties<'_>) -> Vec<u8> {
+    let mut octets = Vec::new();
+    frame::content_header(&mut octets, channel, u32::MAX, &ContentHeader { body_size, properties }).unwrap();
+    octets
+}
+
+/// The octets of any frame.
+pub(crate) fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut octets = vec![kind];
+    octets.extend(channel.to_be_bytes());
+    octets.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    octets.extend(payload);
+    octets.push(frame::FRAME_END);
+    octets
+}
+
+pub(crate) fn start(properties: &Table, mechanisms: &[u8]) -> Vec<u8> {
+    let start = connection::Start {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: properties.as_ref(),
+        mechanisms,
+        locales: b"en_US",
+    };
+    method(0, &start)
+}
+
+/// What RabbitMQ says of itself, in short.
+pub(crate) fn rabbitmq() -> Table {
+    let mut properties = Table::new();
+    properties.insert("product", "RabbitMQ").unwrap();
+    properties.insert("version", "4.1.0").unwrap();
+    properties
+}
+
+pub(crate) fn close(code: u16, text: &str) -> connection::Close<'_> {
+    connection::Close { reply_code: code, reply_text: short(text), class_id: 0, method_id: 0 }
+}
+
+pub(crate) fn channel_close(code: u16, text: &str) -> channel::Close<'_> {
+    channel::Close { reply_code: code, reply_text: short(text), class_id: 0, method_id: 0 }
+}
+
+pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
+    queue::Declare {
+        queue: short(name),
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        nowait: false,
+        arguments: TableRef::EMPTY,
+    }
+}
+
+pub(crate) fn consume(queue: &str) -> Consume<'_> {
+    Consume {
+        queue: short(queue),
+        tag: "",
+        prefetch_count: 0,
+        no_local: false,
+        no_ack: false,
+        exclusive: false,
+        arguments: TableRef::EMPTY,
+    }
+}
+
+pub(crate) fn publish<'a>(exchange: &'a str, body: impl Into<Body<'a>>) -> Publish<'a> {
+    Publish {
+        exchange: short(exchange),
+        routing_key: short("key"),
+        mandatory: false,
+        immediate: false,
+        properties: Properties::default(),
+        headers: None,
+        body: body.into(),
+    }
+}
+
+pub(crate) fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
+    basic::Ack { delivery_tag, multiple }
+}
+
+impl Peer {
+    /// A machine that has not written anything.
+    pub(crate) fn new(options: Options) -> Self {
+        let now = Instant::now();
+        Self {
+            machine: Connection::new(now, options),
+            now,
+            received: Decoder::new(),
+            sent: Decoder::new(),
+            inbox: VecDeque::new(),
+        }
+    }
+
+    /// A connection that is open, with RabbitMQ's limits.
+    pub(crate) fn open(options: Options) -> Self {
+        Self::tuned(options, tune(2047, 131_072, 60))
+    }
+
+    pub(crate) fn tuned(options: Options, tune: connection::Tune) -> Self {
+        let mut peer = Self::new(options);
+        peer.shake_hands(tune);
+        peer
+    }
+
+    pub(crate) fn shake_hands(&mut self, tune: connection::Tune) {
+        assert_eq!(self.names(), ["protocol header"]);
+        self.feed(&start(&rabbitmq(), b"PLAIN AMQPLAIN"));
+        assert_eq!(self.names(), ["0 connection.start-ok"]);
+        self.method(0, &tune);
+        self.sent.set_frame_max(1 << 24);
+        assert_eq!(self.names(), ["0 connection.tune-ok", "0 connection.open"]);
+        self.method(0, &connection::OpenOk {});
+    }
+
+    /// Lets the machine write, and the transport take all of it.
+    pub(crate) fn pump(&mut self) {
+        let mut out = Outgoing::default();
+        while self.machine.poll_transmit(self.now, &mut out) {
+            let octets = out.len();
+            let pieces: Vec<Vec<u8>> = out.pieces().map(<[u8]>::to_vec).collect();
+            pieces.iter().for_each(|piece| self.sent.extend(piece));
+            out.advance(octets);
+            self.machine.handle_transmitted(self.now, octets);
+        }
+        while let Some(frame) = self.sent.next_frame().expect("the machine writes proper frames") {
+            let (kind, channel) = (frame.kind(), frame.channel());
+            self.inbox.push_back(Sent { kind, channel, payload: frame.payload().to_vec() });
+        }
+        assert!(self.sent.pending().is_empty(), "the machine writes whole frames");
+        while self.machine.poll_event().is_some() {}
+    }
+
+    /// What the machine wrote since the last look.
+    pub(crate) fn take(&mut self) -> Vec<Sent> {
+        self.pump();
+        self.inbox.drain(..).collect()
+    }
+
+    pub(crate) fn names(&mut self) -> Vec<String> {
+        self.take().iter().map(Sent::name).collect()
+    }
+
+    /// The server writes octets.
+    pub(crate) fn feed(&mut self, octets: &[u8]) {
+        self.received.extend(octets);
+        self.machine.handle_input(self.now, &mut self.received);
+    }
+
+    /// The server writes a method.
+    pub(crate) fn method(&mut self, channel: u16, it: &impl Encode) {
+        self.feed(&method(channel, it));
+    }
+
+    /// The server writes a message.
+    pub(crate) fn content(&mut self, channel: u16, it: &impl Encode, body: &[u8]) {
+        let mut octets = method(channel, it);
+        octets.extend(header(channel, body.len() as u64, Properties::default()));
+        frame::body(&mut octets, channel, 131_072, body);
+        self.feed(&octets);
+    }
+
+    pub(crate) fn deliver(&mut self, channel: u16, consumer_tag: &str, tag: u64, body: &[u8]) {
+        let deliver = deliver(consumer_tag, tag);
+        self.content(channel, &deliver, body);
+    }
+
+    /// Time passes, and what is due is done when it is due.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.pump();
+            match self.machine.poll_timeout() {
+                Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
+                Some(at) if at <= end => self.now = at,
+                _ => break,
+            }
+        }
+        self.now = end;
+        self.pump();
+    }
+
+    /// Answers what the machine wrote, as a broker does that has every queue, until it writes nothing more. Publishes and gets are
+    /// left to the test. Gives everything that was written.
+    pub(crate) fn serve(&mut self) -> Vec<Sent> {
+        let mut all = Vec::new();
+        loop {
+            let sent = self.take();
+            if sent.is_empty() {
+                return all;
+            }
+            for one in &sent {
+                if let Some(answer) = answer(one) {
+                    self.feed(&answer);
+                }
+            }
+            all.extend(sent);
+        }
+    }
+
+    /// Starts a consumer; gives it, its channel and its tag.
+    pub(crate) fn consumer(&mut self, it: &Consume<'_>) -> (ConsumerId, u16, String) {
+        let promise = self.machine.consume(it).unwrap();
+        let sent = self.serve();
+        let started = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
+        match self.machine.fetch(promise) {
+            Some(Ok(Reply::Consumer(id))) => (id, started.channel, tag_of(started)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Gets a message of the queue `q`; gives it and its channel.
+    pub(crate) fn got(&mut self, tag: u64, body: &[u8]) -> Delivered {
+        let promise = self.get();
+        let channel = self.serve().last().unwrap().channel;
+        self.content(channel, &get_ok(tag), body);
+        match self.machine.fetch(promise) {
+            Some(Ok(Reply::Delivery(Some(delivered)))) => *delivered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn get(&mut self) -> PromiseId {
+        self.machine.request(basic::Get { queue: short("q"), no_ack: false }).unwrap()
+    }
+
+    pub(crate) fn taken(&mut self, consumer: ConsumerId) -> Vec<Delivered> {
+        let mut taken = VecDeque::new();
+        self.machine.take_deliveries(consumer, usize::MAX, &mut taken);
+        taken.into()
+    }
+
+    /// The error that a promise is answered with.
+    pub(crate) fn error(&mut self, promise: PromiseId) -> Error {
+        match self.machine.fetch(promise) {
+            Some(Err(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn is_pending(&mut self, promise: PromiseId) -> bool {
+        match self.machine.fetch(promise) {
+            None => true,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers of `()`.
+    pub(crate) fn done(&mut self, promise: PromiseId) {
+        match self.machine.fetch(promise) {
+            Some(Ok(Reply::Done)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Why the connection is closed.
+    pub(crate) fn why(&self) -> &Error {
+        self.machine.why_closed().expect("it is closed")
+    }
+}
+
+pub(crate) fn deliver(consumer_tag: &str, tag: u64) -> basic::Deliver<'_> {
+    basic::Deliver {
+        consumer_tag: short(consumer_tag),
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: short(""),
+        routing_key: short("key"),
+    }
+}
+
+pub(crate) fn get_ok(tag: u64) -> basic::GetOk<'static> {
+    basic::GetOk {
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: ShortStr::EMPTY,
+        routing_key: ShortStr::EMPTY,
+        message_count: 0,
+    }
+}
+
+/// The tag of a consume or a cancel.
+pub(crate) fn tag_of(sent: &Sent) -> String {
+    match sent.method() {
+        Method::Basic(basic::Method::Consume(it)) => it.consumer_tag.to_string(),
+        Method::Basic(basic::Method::Cancel(it)) => it.consumer_tag.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The answer to a method that has one.
+pub(crate) fn answer(sent: &Sent) -> Option<Vec<u8>> {
+    let channel = sent.channel;
+    if sent.kind != FrameKind::Method {
+        return None;
+    }
+    Some(match sent.method() {
+        Method::Channel(channel::Method::Open(_)) => method(channel, &channel::OpenOk {}),
+        Method::Channel(channel::Method::Close(_)) => method(channel, &channel::CloseOk {}),
+        Method::Confirm(confirm::Method::Select(_)) => method(channel, &confirm::SelectOk {}),
+        Method::Basic(basic::Method::Qos(_)) => method(channel, &basic::QosOk {}),
+        Method::Basic(basic::Method::Consume(it)) => {
+            method(channel, &basic::ConsumeOk { consumer_tag: it.consumer_tag })
+        }
+        Method::Basic(basic::Method::Cancel(it)) => {
+            method(channel, &basic::CancelOk { consumer_tag: it.consumer_tag })
+        }
+        Method::Queue(queue::Method::Declare(it)) => {
+            method(channel, &queue::DeclareOk { queue: it.queue, message_count: 0, consumer_count: 0 })
+        }
+        Method::Connection(connection::Method::Close(_)) => method(0, &connection::CloseOk {}),
+        _ => return None,
+    })
+}

@@ -1,0 +1,183 @@
+//! What the application does with what it gets: takes deliveries, settles them, holds them, drops them.
+
+use crate::ledger::{Checked, Violation, ensure};
+use crate::plan::Feature;
+use crate::random::Random;
+use crate::session::Held;
+use crate::world::World;
+use puka::machine::{ConsumerId, Delivered, Ended, Settle};
+use puka::{Error, Peer};
+use std::collections::VecDeque;
+
+impl World {
+    /// The application is handed a message.
+    pub(crate) fn receive(
+        &mut self,
+        client: usize,
+        queue: &str,
+        consumer: Option<ConsumerId>,
+        delivered: Delivered,
+    ) -> Checked {
+        self.ledger.sync(&self.broker)?;
+        let (id, place) = self.ledger.handed(queue, delivered.redelivered, &delivered.message)?;
+        let plan = self.plan;
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
+            && !delivered.redelivered
+            && place.is_some()
+        {
+            let in_order = found.last_place < place;
+            ensure(in_order, || format!("message {id} of {queue} was delivered out of order"))?;
+            found.last_place = place;
+        }
+        if delivered.no_ack {
+            return Ok(());
+        }
+        session.held.push(Held { delivered, queue: queue.to_owned(), id, consumer, stale: false });
+        if let Some(consumer) = consumer {
+            let of_it = |held: &&Held| held.consumer == Some(consumer) && !held.stale;
+            let held = session.held.iter().filter(of_it).count();
+            let most = session.consumers.get(&consumer).map_or(0, |consumer| usize::from(consumer.prefetch));
+            let within = most == 0 || held <= most || plan.has(Feature::Qos);
+            ensure(within, || format!("{held} unsettled deliveries with a prefetch count of {most}"))?;
+        }
+        Ok(())
+    }
+
+    /// Looks for deliveries.
+    pub(crate) fn take(&mut self, client: usize, random: &mut Random) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let awake: Vec<ConsumerId> =
+            session.consumers.iter().filter(|(_, consumer)| consumer.awake).map(|(id, _)| *id).collect();
+        let Some(&id) = random.pick(&awake) else { return Ok(()) };
+        self.take_from(client, id, 1 + random.below(8)).map(|_| ())
+    }
+
+    /// Takes deliveries of a consumer. False when it has no more for now.
+    pub(crate) fn take_from(&mut self, client: usize, id: ConsumerId, most: usize) -> Checked<bool> {
+        let Some(session) = self.session(client) else { return Ok(false) };
+        let mut taken = VecDeque::new();
+        session.machine.take_deliveries(id, most, &mut taken);
+        let Some(consumer) = session.consumers.get_mut(&id) else { return Ok(false) };
+        let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
+        if taken.is_empty() {
+            let ended = session.machine.ended(id).cloned();
+            consumer.awake = false;
+            if let Some(ended) = ended {
+                session.consumers.remove(&id);
+                session.machine.drop_consumer(id);
+                if matches!(ended, Ended::ChannelClosed(_)) {
+                    session.broken_consumers.insert(id);
+                }
+                self.note(client, || format!("{id:?} has ended: {ended:?}"));
+                self.check_ended(client, &queue, &ended)?;
+            }
+            return Ok(false);
+        }
+        self.note(client, || format!("takes {} of {id:?}", taken.len()));
+        for delivered in taken {
+            ensure(delivered.no_ack == no_ack, || "a delivery of the wrong kind".into())?;
+            self.receive(client, &queue, Some(id), delivered)?;
+        }
+        self.events(client)?;
+        Ok(true)
+    }
+
+    fn check_ended(&mut self, client: usize, queue: &str, ended: &Ended) -> Checked {
+        let excused = self.is_excused(client);
+        let closing = self.session(client).is_some_and(|session| session.closing);
+        let holds = match ended {
+            Ended::Cancelled => true,
+            Ended::CancelledByServer => {
+                let plan = &self.plan;
+                plan.has(Feature::OutsideDelete) || plan.has(Feature::Churn) || queue.starts_with(['a', 'x'])
+            }
+            // When its prefetch count was to be changed, and its queue was gone or another's.
+            Ended::ChannelClosed(error) => {
+                self.plan.has(Feature::Qos) && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
+            }
+            Ended::ConnectionBroken(Error::Closed) => closing,
+            Ended::ConnectionBroken(_) => excused,
+            _ => false,
+        };
+        ensure(holds, || format!("a consumer of {queue} has ended without a reason: {ended:?}"))
+    }
+
+    /// Settles a delivery that the application holds.
+    pub(crate) fn settle(&mut self, client: usize, random: &mut Random) -> Checked {
+        let plan = self.plan;
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if session.held.is_empty() {
+            return Ok(());
+        }
+        let index = if random.chance(60) { 0 } else { random.below(session.held.len()) };
+        let multiple = plan.has(Feature::Multiple) && random.chance(40);
+        let requeue = !plan.has(Feature::Refuse) || random.chance(50);
+        let how = match random.below(10) {
+            0 => Settle::Nack { multiple, requeue },
+            1 => Settle::Reject { requeue },
+            _ => Settle::Ack { multiple },
+        };
+        self.settle_this(client, index, how)
+    }
+
+    pub(crate) fn settle_this(&mut self, client: usize, index: usize, how: Settle) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let held = session.held.remove(index);
+        let settled = session.machine.settle(&held.delivered, how);
+        let (id, consumer) = (held.id, held.consumer);
+        self.note(client, || format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}"));
+        match settled {
+            Ok(()) => ensure(!held.stale, || format!("message {id} was settled twice"))?,
+            Err(Error::Stale) => {
+                let ended = self.may_be_stale(client, consumer);
+                return ensure(held.stale || ended, || format!("message {id} is stale without a reason"));
+            }
+            Err(error) => return Err(Violation(format!("message {id} could not be settled: {error}"))),
+        }
+        let (multiple, gone) = match how {
+            Settle::Ack { multiple } => (multiple, true),
+            Settle::Nack { multiple, requeue } => (multiple, !requeue),
+            Settle::Reject { requeue } => (false, !requeue),
+        };
+        let mut settled = vec![(held.queue, id)];
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if multiple && consumer.is_some() {
+            let tag = held.delivered.tag;
+            let earlier = session.held.iter_mut();
+            for other in earlier.filter(|other| other.consumer == consumer && other.delivered.tag < tag && !other.stale)
+            {
+                other.stale = true;
+                settled.push((other.queue.clone(), other.id));
+            }
+        }
+        if gone {
+            let settled: Vec<_> = settled.iter().map(|(queue, id)| self.ledger.settles(queue, *id)).collect();
+            if let Some(session) = self.session(client) {
+                session.settled.extend(settled.into_iter().map(|settled| (consumer, settled)));
+            }
+        }
+        self.events(client)
+    }
+
+    fn may_be_stale(&mut self, client: usize, consumer: Option<ConsumerId>) -> bool {
+        let Some(session) = self.session(client) else { return true };
+        let ended = |consumer: ConsumerId| {
+            session.broken_consumers.contains(&consumer)
+                || matches!(session.machine.ended(consumer), Some(Ended::ChannelClosed(_)))
+        };
+        session.machine.why_closed().is_some() || consumer.is_some_and(ended)
+    }
+
+    /// A delivery is dropped unsettled.
+    pub(crate) fn give_back(&mut self, client: usize, random: &mut Random) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if session.held.is_empty() {
+            return Ok(());
+        }
+        let held = session.held.remove(random.below(session.held.len()));
+        session.machine.give_back(&held.delivered);
+        self.note(client, || format!("drops message {}", held.id));
+        self.events(client)
+    }
+}
