@@ -16,7 +16,7 @@ pub struct BasicConsume<'a> {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 flags! { BasicConsume:

@@ -16,7 +16,7 @@ pub struct ExchangeDeclare<'a> {
     durable: bool,
     auto_delete: bool,
     internal: bool,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 flags! { ExchangeDeclare:
@@ -83,7 +83,7 @@ pub struct ExchangeBind<'a> {
     destination: Cow<'a, str>,
     source: Cow<'a, str>,
     routing_key: Cow<'a, str>,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 arguments!(ExchangeBind);
@@ -106,7 +106,7 @@ pub struct ExchangeUnbind<'a> {
     destination: Cow<'a, str>,
     source: Cow<'a, str>,
     routing_key: Cow<'a, str>,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 arguments!(ExchangeUnbind);

@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod request;
+mod arguments;
 mod consume;
 mod consumer;
 mod delivery;
@@ -16,6 +17,9 @@ mod root;
 mod settings;
 mod settle;
 
+pub use arguments::{
+    DeadLetterStrategy, DelayedRetry, HeadersMatch, LeaderLocator, Overflow, QueueType, StreamOffset,
+};
 pub use consume::{BasicCancel, BasicConsume, BasicQos};
 pub use consumer::Consumer;
 pub use delivery::Delivery;

@@ -19,7 +19,7 @@ pub struct BasicPublish<'a> {
     immediate: bool,
     properties: Properties<'a>,
     expiration: Option<String>,
-    headers: Entries,
+    pub(super) headers: Entries,
     body: Body<'a>,
     fault: Option<Error>,
 }

@@ -16,7 +16,7 @@ pub struct QueueDeclare<'a> {
     durable: bool,
     exclusive: bool,
     auto_delete: bool,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 flags! { QueueDeclare:
@@ -90,7 +90,7 @@ pub struct QueueBind<'a> {
     queue: Cow<'a, str>,
     exchange: Cow<'a, str>,
     routing_key: Cow<'a, str>,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 arguments!(QueueBind);
@@ -113,7 +113,7 @@ pub struct QueueUnbind<'a> {
     queue: Cow<'a, str>,
     exchange: Cow<'a, str>,
     routing_key: Cow<'a, str>,
-    arguments: Entries,
+    pub(super) arguments: Entries,
 }
 
 arguments!(QueueUnbind);

@@ -28,9 +28,14 @@ impl Entries {
         }
     }
 
+    /// Remembers a fault, if it is the first.
+    pub(super) fn fail(&mut self, fault: Error) {
+        self.fault.get_or_insert(fault);
+    }
+
     fn note(&mut self, what: &'static str, name: &str, added: Result<(), EncodeError>) {
         if let Err(error) = added {
-            self.fault.get_or_insert(Error::invalid(what, format!("{name:?}: {error}")));
+            self.fail(Error::invalid(what, format!("{name:?}: {error}")));
         }
     }
 
