@@ -50,10 +50,10 @@ pub mod protocol;
 mod uri;
 
 pub use client::{
-    BasicCancel, BasicConsume, BasicGet, BasicPublish, BasicQos, Client, Consumer, DeadLetterStrategy,
-    DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind, HeadersMatch,
-    LeaderLocator, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueType,
-    QueueUnbind, Sending, StreamOffset,
+    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, Client, ConsumeQueue,
+    Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete,
+    ExchangeUnbind, HeadersMatch, LeaderLocator, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
+    QueuePurge, QueueType, QueueUnbind, Sending, StreamOffset,
 };
 pub use driver::{Clock, Driver};
 pub use error::{Broken, Error, Fault, Peer};

@@ -1,6 +1,6 @@
 //! A consumer: a stream of deliveries that says why it ends.
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Origin};
 use super::handle::Handle;
 use super::promise::Promise;
 use crate::error::Error;
@@ -9,6 +9,7 @@ use futures_lite::Stream;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Deliveries that are taken at a time.
@@ -24,14 +25,22 @@ const BATCH: usize = 64;
 #[must_use = "a consumer that is dropped is cancelled"]
 pub struct Consumer {
     id: ConsumerId,
-    handle: Handle,
+    origin: Arc<Origin>,
     taken: VecDeque<Delivered>,
     ended: Option<Ended>,
 }
 
 impl Consumer {
     pub(super) fn new(id: ConsumerId, handle: Handle) -> Self {
-        Self { id, handle, taken: VecDeque::new(), ended: None }
+        let queues = handle.link().with(|machine| {
+            let queues = machine.consumer_queues(id);
+            queues.map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned())).collect()
+        });
+        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), ended: None }
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.origin.handle
     }
 
     pub(super) fn id(&self) -> ConsumerId {
@@ -50,10 +59,10 @@ impl Consumer {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// The tag that the broker's tools show.
+    /// The tag that the broker's tools show; that of the first queue when it has several.
     #[must_use]
-    pub fn tag(&self) -> String {
-        self.handle.link().with(|machine| machine.consumer_tag(self.id).unwrap_or_default().to_owned())
+    pub fn tag(&self) -> &str {
+        self.origin.queues.first().map_or("", |(_, tag)| tag)
     }
 
     /// Why it has ended; `None` until everything that was delivered before is handed out.
@@ -74,13 +83,13 @@ impl Consumer {
         let taken: Vec<_> = self.taken.drain(..).collect();
         let (keep, give_back): (Vec<_>, Vec<_>) = taken.into_iter().partition(|delivered| delivered.no_ack);
         self.taken.extend(keep);
-        let promise = self.handle.link().with(|machine| {
+        let promise = self.handle().link().with(|machine| {
             for delivered in &give_back {
                 machine.give_back(delivered);
             }
             machine.cancel(self.id)
         });
-        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle.clone(), id))
+        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
     }
 }
 
@@ -90,19 +99,19 @@ impl Stream for Consumer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if let Some(delivered) = this.taken.pop_front() {
-            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.handle.clone()))));
+            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
         }
         if this.ended.is_some() {
             return Poll::Ready(None);
         }
-        let ended = match this.handle.link().poll_deliveries(this.id, BATCH, &mut this.taken, cx) {
+        let ended = match this.origin.handle.link().poll_deliveries(this.id, BATCH, &mut this.taken, cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => return Pin::new(this).poll_next(cx),
             Poll::Ready(Some(ended)) => ended,
         };
         let error = match &ended {
             Ended::Cancelled | Ended::ConnectionBroken(Error::Closed) => None,
-            Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag())),
+            Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag().to_owned())),
             Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error.clone()),
         };
         this.ended = Some(ended);
@@ -113,7 +122,7 @@ impl Stream for Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         let taken = std::mem::take(&mut self.taken);
-        let link = self.handle.link();
+        let link = self.origin.handle.link();
         if !taken.is_empty() {
             link.with(|machine| taken.iter().for_each(|delivered| machine.give_back(delivered)));
         }

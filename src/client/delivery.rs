@@ -6,6 +6,7 @@ use crate::machine::{Delivered, Settle};
 use crate::message::Message;
 use crate::protocol::{DecodeError, Properties, TableRef};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A message that the broker waits for to be settled.
 ///
@@ -15,14 +16,22 @@ use std::borrow::Cow;
 #[must_use = "a delivery that is dropped unsettled goes back to its queue"]
 pub struct Delivery {
     delivered: Delivered,
-    handle: Handle,
+    origin: Arc<Origin>,
     settled: bool,
 }
 
+/// What the deliveries of one consumer have in common.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) handle: Handle,
+    /// The queues as they were asked for, each with its consumer tag; none for a message that was got.
+    pub(super) queues: Vec<(String, String)>,
+}
+
 impl Delivery {
-    pub(super) fn new(delivered: Delivered, handle: Handle) -> Self {
+    pub(super) fn new(delivered: Delivered, origin: Arc<Origin>) -> Self {
         let settled = delivered.no_ack;
-        Self { delivered, handle, settled }
+        Self { delivered, origin, settled }
     }
 
     /// The message.
@@ -69,6 +78,18 @@ impl Delivery {
         self.delivered.redelivered
     }
 
+    /// The queue it is from, as it was named when its consumer was started; `None` when it was got and not consumed.
+    #[must_use]
+    pub fn queue(&self) -> Option<&str> {
+        self.origin.queues.get(self.delivered.source).map(|(queue, _)| queue.as_str())
+    }
+
+    /// The tag of its consumer for that queue; `None` when it was got and not consumed.
+    #[must_use]
+    pub fn consumer_tag(&self) -> Option<&str> {
+        self.origin.queues.get(self.delivered.source).map(|(_, tag)| tag.as_str())
+    }
+
     /// Messages left in the queue, when it was got and not consumed.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {
@@ -77,7 +98,7 @@ impl Delivery {
 
     fn settle(mut self, how: Settle) -> Result<(), Error> {
         self.settled = true;
-        self.handle.link().with(|machine| machine.settle(&self.delivered, how))
+        self.origin.handle.link().with(|machine| machine.settle(&self.delivered, how))
     }
 
     /// Says that the message is dealt with. Acknowledgements that stand for everything before them leave as one.
@@ -130,7 +151,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.settled {
-            self.handle.link().with(|machine| machine.give_back(&self.delivered));
+            self.origin.handle.link().with(|machine| machine.give_back(&self.delivered));
         }
     }
 }

@@ -4,6 +4,7 @@
 mod request;
 mod arguments;
 mod consume;
+mod consume_multi;
 mod consumer;
 mod delivery;
 mod exchange;
@@ -21,6 +22,7 @@ pub use arguments::{
     DeadLetterStrategy, DelayedRetry, HeadersMatch, LeaderLocator, Overflow, QueueType, StreamOffset,
 };
 pub use consume::{BasicCancel, BasicConsume, BasicQos};
+pub use consume_multi::{BasicConsumeMulti, ConsumeQueue};
 pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use exchange::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind};

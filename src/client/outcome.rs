@@ -1,7 +1,7 @@
 //! From the machine's replies to what requests resolve to.
 
 use super::consumer::Consumer;
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Origin};
 use super::handle::Handle;
 use super::promise::Outcome;
 use crate::error::Error;
@@ -34,6 +34,9 @@ outcomes! {
     u32: Reply::Count(count), _ => count;
     String: Reply::Cancelled(tag), _ => tag.into();
     Option<Delivery>: Reply::Delivery(delivered), handle =>
-        delivered.map(|delivered| Delivery::new(*delivered, handle.clone()));
+        delivered.map(|delivered| {
+            let origin = Origin { handle: handle.clone(), queues: Vec::new() };
+            Delivery::new(*delivered, origin.into())
+        });
     Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
 }

@@ -81,6 +81,8 @@ pub(super) struct Channel {
     pub(super) consumers: Vec<ConsumerId>,
     /// The prefetch count that consumers to come would have.
     pub(super) prefetch_count: u16,
+    /// A prefetch count holds for all of its consumers together, those to come included.
+    pub(super) shares_prefetch_count: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(super) has_acks: bool,
 }
@@ -95,6 +97,7 @@ impl Channel {
             unsettled: Unsettled::default(),
             consumers: Vec::new(),
             prefetch_count: 0,
+            shares_prefetch_count: false,
             has_acks: false,
         }
     }

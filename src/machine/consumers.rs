@@ -30,12 +30,14 @@ pub(super) enum Phase {
     Ended(Ended),
 }
 
-/// What a consumer was started with.
+/// A queue, and how it is consumed.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) queue: Box<[u8]>,
+    pub(super) users_tag: Box<str>,
+    /// What its holder knows it by: the first tag that it had.
+    pub(super) tag: Box<str>,
     pub(super) no_local: bool,
-    pub(super) no_ack: bool,
     pub(super) exclusive: bool,
     pub(super) arguments: Table,
 }
@@ -46,12 +48,19 @@ pub(super) struct Terms {
 pub(super) struct Tag {
     pub(super) name: Box<str>,
     pub(super) prefetch_count: u16,
+    /// Which of the consumer's queues it is for.
+    pub(super) source: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub(super) channel: u16,
-    pub(super) terms: Terms,
+    pub(super) sources: Vec<Terms>,
+    pub(super) no_ack: bool,
+    /// One prefetch count for all queues together, instead of one for each tag.
+    pub(super) shared_prefetch_count: Option<u16>,
+    /// How many times `consume-ok` is still to come before it has started.
+    pub(super) starting: usize,
     /// The first is the one that was started first, of those that have not ended.
     pub(super) tags: Vec<Tag>,
     pub(super) phase: Phase,
@@ -61,9 +70,6 @@ pub(super) struct Consumer {
     pub(super) cancel_when_started: bool,
     /// Its holder has gone.
     pub(super) dropped: bool,
-    /// What its holder knows it by.
-    pub(super) tag: Box<str>,
-    users_tag: Box<str>,
     deliveries: VecDeque<Delivered>,
     /// It was announced that there is something to take.
     announced: bool,
@@ -74,13 +80,22 @@ impl Consumer {
         matches!(self.phase, Phase::Ended(_))
     }
 
+    /// What its holder knows it by.
+    pub(super) fn tag(&self) -> &str {
+        self.sources.first().map_or("", |terms| &terms.tag)
+    }
+
     /// Messages that may be unsettled; 0 for no limit.
     pub(super) fn prefetch_count(&self) -> u16 {
+        if let Some(count) = self.shared_prefetch_count {
+            return count;
+        }
         self.tags.iter().map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
     }
 
-    pub(super) fn has_tag(&self, name: &[u8]) -> bool {
-        self.tags.iter().any(|tag| tag.name.as_bytes() == name)
+    /// The tag of that name.
+    pub(super) fn find_tag(&self, name: &[u8]) -> Option<&Tag> {
+        self.tags.iter().find(|tag| tag.name.as_bytes() == name)
     }
 
     /// Forgets a tag that the broker has ended. True when it was the last.
@@ -105,45 +120,51 @@ impl Consumers {
     pub(super) fn add(
         &mut self,
         channel: u16,
-        terms: Terms,
-        users_tag: &str,
+        sources: Vec<Terms>,
+        no_ack: bool,
+        shared_prefetch_count: Option<u16>,
         promise: PromiseId,
     ) -> ConsumerId {
         self.made += 1;
         let id = ConsumerId(self.made);
-        self.consumers.insert(
-            id,
-            Consumer {
-                channel,
-                terms,
-                tags: Vec::new(),
-                phase: Phase::Starting(promise),
-                cancelling: Vec::new(),
-                cancel_when_started: false,
-                dropped: false,
-                tag: Box::default(),
-                users_tag: users_tag.into(),
-                deliveries: VecDeque::new(),
-                announced: false,
-            },
-        );
+        let consumer = Consumer {
+            channel,
+            starting: sources.len(),
+            sources,
+            no_ack,
+            shared_prefetch_count,
+            tags: Vec::new(),
+            phase: Phase::Starting(promise),
+            cancelling: Vec::new(),
+            cancel_when_started: false,
+            dropped: false,
+            deliveries: VecDeque::new(),
+            announced: false,
+        };
+        self.consumers.insert(id, consumer);
         id
     }
 
     /// Gives a consumer a tag that no other of the connection has had. The user's part is inside, cut where a tag has no
     /// more room.
-    pub(super) fn add_tag(&mut self, id: ConsumerId, prefetch_count: u16) -> Option<&Consumer> {
+    pub(super) fn add_tag(
+        &mut self,
+        id: ConsumerId,
+        source: usize,
+        prefetch_count: u16,
+    ) -> Option<(&Tag, &Terms)> {
         let consumer = self.consumers.get_mut(&id)?;
+        let terms = consumer.sources.get_mut(source)?;
         self.tags += 1;
-        let (number, users_tag) = (self.tags, &consumer.users_tag);
+        let (number, users_tag) = (self.tags, &terms.users_tag);
         let separator = if users_tag.is_empty() { "" } else { "." };
         let name = format!("puka.{number}{separator}{users_tag}");
         let name: Box<str> = ShortStr::cut(&name).to_str_lossy().into();
-        if consumer.tag.is_empty() {
-            consumer.tag.clone_from(&name);
+        if terms.tag.is_empty() {
+            terms.tag.clone_from(&name);
         }
-        consumer.tags.push(Tag { name, prefetch_count });
-        Some(consumer)
+        consumer.tags.push(Tag { name, prefetch_count, source });
+        Some((consumer.tags.last()?, terms))
     }
 
     pub(super) fn get(&self, id: ConsumerId) -> Option<&Consumer> {

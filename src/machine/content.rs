@@ -26,6 +26,8 @@ pub struct Delivered {
     pub redelivered: bool,
     /// Whether there is nothing to settle.
     pub no_ack: bool,
+    /// Which of the queues of its consumer it is from.
+    pub source: usize,
     /// Messages left in the queue, when it was got.
     pub message_count: Option<u32>,
     /// The channel, of which only that incarnation can settle it.
@@ -36,7 +38,7 @@ pub struct Delivered {
 /// What a content is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Deliver { consumer: Option<ConsumerId>, tag: u64, redelivered: bool },
+    Deliver { consumer: Option<(ConsumerId, usize)>, tag: u64, redelivered: bool },
     Got { promise: PromiseId, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
     Returned { code: u16, text: Box<str> },
 }

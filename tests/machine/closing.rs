@@ -79,10 +79,18 @@ fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
     assert_eq!(peer.names(), ["0 connection.close-ok"]);
     let error = peer.error(request);
     let fault = error.fault().unwrap();
-    assert_eq!((fault.code.value(), &*fault.text, fault.method), (320, "CONNECTION_FORCED - bye", basic::Publish::ID));
+    assert_eq!(
+        (fault.code.value(), &*fault.text, fault.method),
+        (320, "CONNECTION_FORCED - bye", basic::Publish::ID)
+    );
     assert!(matches!(error, Error::ConnectionForced(_)));
-    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::ConnectionForced(_))));
-    assert!(matches!(peer.machine.ended(consumer), Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))));
+    assert!(
+        matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::ConnectionForced(_)))
+    );
+    assert!(matches!(
+        peer.machine.ended(consumer),
+        Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))
+    ));
     assert!(matches!(peer.machine.request(declare("q")), Err(Error::ConnectionForced(_))));
     // The last octets have a second.
     assert!(peer.machine.is_closed() && !peer.machine.is_over());
@@ -147,16 +155,25 @@ fn v10_closing_flushes_what_was_accepted() {
     peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
     let closing = peer.machine.close();
     let names = peer.names();
-    assert!(names.contains(&format!("{channel} basic.ack")) && names.contains(&"2 basic.publish".to_owned()), "{names:?}");
+    assert!(
+        names.contains(&format!("{channel} basic.ack")) && names.contains(&"2 basic.publish".to_owned()),
+        "{names:?}"
+    );
     assert!(!names.contains(&"0 connection.close".to_owned()), "{names:?}");
     assert!(matches!(peer.machine.request(declare("late")), Err(Error::Closed)));
     assert!(matches!(peer.machine.publish(&publish("", "late")), Err(Error::Closed)));
-    peer.feed(&[method(2, &channel::OpenOk {}), method(2, &puka::protocol::method::confirm::SelectOk {})].concat());
+    peer.feed(
+        &[method(2, &channel::OpenOk {}), method(2, &puka::protocol::method::confirm::SelectOk {})].concat(),
+    );
     peer.method(2, &ack(1, false));
     peer.done(sent);
     assert!(peer.names().is_empty(), "the request is still waited for");
     peer.method(3, &channel::OpenOk {});
-    let ok = puka::protocol::method::queue::DeclareOk { queue: crate::peer::short("q"), message_count: 0, consumer_count: 0 };
+    let ok = puka::protocol::method::queue::DeclareOk {
+        queue: crate::peer::short("q"),
+        message_count: 0,
+        consumer_count: 0,
+    };
     peer.method(3, &ok);
     assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
     assert_eq!(peer.names(), ["0 connection.close"]);

@@ -34,8 +34,7 @@ fn v10_a_no_ack_delivery_to_a_consumer_that_a_close_ended_is_not_refused() {
     let mut peer = Peer::open(Options::default());
     let mut terms = consume("q");
     terms.no_ack = true;
-    let (consumer, channel, tag) = peer.consumer(&terms);
-    peer.machine.drop_consumer(consumer);
+    let (_consumer, channel, tag) = peer.consumer(&terms);
     let _under_way = peer.machine.request(declare("slow")).unwrap();
     peer.names();
     let _closing = peer.machine.close();

@@ -123,12 +123,8 @@ fn e15_a27_methods_that_nobody_has_and_methods_of_a_client_are_refused() {
     is_answered_by_close(&raw(1, 1, &[0, 60, 3, 231]), ReplyCode::NOT_IMPLEMENTED);
     is_answered_by_close(&raw(1, 1, &[0, 77, 0, 1]), ReplyCode::NOT_IMPLEMENTED);
     is_answered_by_close(&raw(1, 0, &[0, 10, 0, 99]), ReplyCode::NOT_IMPLEMENTED);
-    let publish = basic::Publish {
-        exchange: short(""),
-        routing_key: short("q"),
-        mandatory: false,
-        immediate: false,
-    };
+    let publish =
+        basic::Publish { exchange: short(""), routing_key: short("q"), mandatory: false, immediate: false };
     let id = is_answered_by_close(&method(1, &publish), ReplyCode::COMMAND_INVALID);
     assert_eq!(id, basic::Publish::ID);
     is_answered_by_close(&method(1, &declare("q")), ReplyCode::COMMAND_INVALID);

@@ -27,7 +27,9 @@ fn the_handshake_goes_as_the_spec_says_and_tells_of_the_server() {
     let promise = peer.machine.connect();
     peer.shake_hands(tune(2047, 131_072, 60));
     match peer.machine.fetch(promise) {
-        Some(Ok(Reply::Connected(server))) => assert_eq!((&*server.product(), &*server.version()), ("RabbitMQ", "4.1.0")),
+        Some(Ok(Reply::Connected(server))) => {
+            assert_eq!((&*server.product(), &*server.version()), ("RabbitMQ", "4.1.0"))
+        }
         other => panic!("{other:?}"),
     }
     let again = peer.machine.connect();
@@ -82,13 +84,16 @@ fn e22_what_was_agreed_upon_holds_for_what_is_sent() {
     let _publish = peer.machine.publish(&crate::peer::publish("", &*vec![7; 10_000])).unwrap();
     let sent = peer.serve();
     assert!(sent.iter().all(|sent| sent.payload.len() <= 4088), "{sent:?}");
-    let bodies: usize = sent.iter().filter(|sent| sent.name().contains("body")).map(|sent| sent.payload.len()).sum();
+    let bodies: usize =
+        sent.iter().filter(|sent| sent.name().contains("body")).map(|sent| sent.payload.len()).sum();
     assert_eq!(bodies, 10_000);
 }
 
 #[test]
 fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
-    for (code, text) in [(530, "NOT_ALLOWED - vhost v not found"), (402, "INVALID_PATH"), (403, "ACCESS_REFUSED")] {
+    for (code, text) in
+        [(530, "NOT_ALLOWED - vhost v not found"), (402, "INVALID_PATH"), (403, "ACCESS_REFUSED")]
+    {
         let mut peer = Peer::new(Options::default());
         let promise = peer.machine.connect();
         peer.feed(&start(&rabbitmq(), b"PLAIN"));
@@ -116,7 +121,9 @@ fn e24_a_mechanism_that_both_sides_have_is_chosen_by_our_preference() {
         peer.names();
         peer.feed(&start(&rabbitmq(), offered));
         match peer.take()[0].method() {
-            Method::Connection(connection::Method::StartOk(ok)) => assert_eq!(ok.mechanism.to_string(), chosen),
+            Method::Connection(connection::Method::StartOk(ok)) => {
+                assert_eq!(ok.mechanism.to_string(), chosen)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -199,11 +206,8 @@ fn s43_one_octet_a_second_does_not_outlast_the_handshakes_deadline() {
 fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
     let mut peer = Peer::new(Options::default().handshake_timeout(3600 * SECOND));
     let promise = peer.machine.connect();
-    let octets = [
-        start(&Table::new(), b"PLAIN"),
-        method(0, &tune(0, 0, 10)),
-        method(0, &connection::OpenOk {}),
-    ];
+    let octets =
+        [start(&Table::new(), b"PLAIN"), method(0, &tune(0, 0, 10)), method(0, &connection::OpenOk {})];
     for octet in octets.concat() {
         peer.feed(&[octet]);
         peer.pass(SECOND);

@@ -41,7 +41,9 @@ fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
 
 #[test]
 fn e18_what_is_no_amqp_is_called_that() {
-    for octets in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\x15\x03\x01\x00\x02\x02\x46", b"SSH-2.0", b"AMQX\0\0\0\0"] {
+    for octets in
+        [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\x15\x03\x01\x00\x02\x02\x46", b"SSH-2.0", b"AMQX\0\0\0\0"]
+    {
         let (mut peer, promise) = after(0);
         peer.feed(octets);
         let error = peer.error(promise);
@@ -52,7 +54,8 @@ fn e18_what_is_no_amqp_is_called_that() {
 
 #[test]
 fn a06_a_first_frame_of_4_gib_is_refused_on_its_head() {
-    for head in [[1, 0, 0, 255, 255, 255, 255], [1, 0, 0, 255, 255, 255, 248], [1, 0, 0, 127, 255, 255, 255]] {
+    for head in [[1, 0, 0, 255, 255, 255, 255], [1, 0, 0, 255, 255, 255, 248], [1, 0, 0, 127, 255, 255, 255]]
+    {
         let (mut peer, promise) = after(0);
         peer.feed(&head);
         let error = peer.error(promise);
@@ -78,7 +81,8 @@ fn a06_before_tuning_no_frame_has_more_than_8192_octets() {
 #[test]
 fn e19_s41_the_end_of_the_stream_is_an_error_of_its_own_at_each_step() {
     for reset in [false, true] {
-        let loss = || if reset { Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())) } else { Broken::Eof };
+        let loss =
+            || if reset { Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())) } else { Broken::Eof };
         for steps in [0, 2] {
             let (mut peer, promise) = after(steps);
             peer.machine.handle_loss(loss());

@@ -4,7 +4,12 @@
 //! at each frame that the machine would write. Nothing but `puka::protocol` knows the octets on the server's side. Names tell
 //! the numbers of `ROBUSTNESS.md` that a test shows; `v` stands for an invariant of `DESIGN.md` section 4.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
 
 mod abandoned;
 mod blocked;

@@ -30,7 +30,9 @@ impl World {
     fn answered(&mut self, client: usize, promise: PromiseId) -> Checked {
         let Some(session) = self.session(client) else { return Ok(()) };
         if session.abandoned.remove(&promise) {
-            return ensure(session.machine.fetch(promise).is_none(), || "an abandoned promise was kept".into());
+            return ensure(session.machine.fetch(promise).is_none(), || {
+                "an abandoned promise was kept".into()
+            });
         }
         if session.meddler.mischief() == Mischief::LostAnswer && session.hash.is_multiple_of(7) {
             return Ok(());
@@ -72,7 +74,9 @@ impl World {
         let error = match outcome {
             Ok(Reply::Done) => return self.ledger.fate(id, Fate::Confirmed),
             Ok(reply) => return Err(Violation(format!("a publish was answered by {}", name_of(&reply)))),
-            Err(Error::Nacked | Error::NotFound(_)) if meddles => return self.ledger.fate(id, Fate::Confirmed),
+            Err(Error::Nacked | Error::NotFound(_)) if meddles => {
+                return self.ledger.fate(id, Fate::Confirmed);
+            }
             Err(error) => error,
         };
         match &error {
@@ -96,10 +100,12 @@ impl World {
     }
 
     fn reply(&mut self, client: usize, waiting: Waiting, reply: Reply) -> Checked {
-        let wrong = |reply: &Reply| Err(Violation(format!("{:?} was answered by {}", waiting.asked, name_of(reply))));
+        let wrong =
+            |reply: &Reply| Err(Violation(format!("{:?} was answered by {}", waiting.asked, name_of(reply))));
         let Waiting { asked, .. } = &waiting;
         match (asked, &reply) {
-            (Asked::Connect, Reply::Connected(_)) | (Asked::Close | Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
+            (Asked::Connect, Reply::Connected(_))
+            | (Asked::Close | Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
             (Asked::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
             (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => Ok(()),
             (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
@@ -146,7 +152,7 @@ impl World {
     }
 
     fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
-        let names = |name: &str| text.contains(&format!("'{name}'"));
+        let names = |names: &str| names.split('|').any(|name| text.contains(&format!("'{name}'")));
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
             Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),

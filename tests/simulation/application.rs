@@ -94,7 +94,8 @@ impl World {
             }
             // When its prefetch count was to be changed, and its queue was gone or another's.
             Ended::ChannelClosed(error) => {
-                self.plan.has(Feature::Qos) && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
+                self.plan.has(Feature::Qos)
+                    && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
             Ended::ConnectionBroken(_) => excused,
@@ -145,7 +146,8 @@ impl World {
         if multiple && consumer.is_some() {
             let tag = held.delivered.tag;
             let earlier = session.held.iter_mut();
-            for other in earlier.filter(|other| other.consumer == consumer && other.delivered.tag < tag && !other.stale)
+            for other in earlier
+                .filter(|other| other.consumer == consumer && other.delivered.tag < tag && !other.stale)
             {
                 other.stale = true;
                 settled.push((other.queue.clone(), other.id));

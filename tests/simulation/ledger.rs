@@ -78,7 +78,13 @@ pub(crate) fn is_loose(queue: &str) -> bool {
 }
 
 impl Ledger {
-    pub(crate) fn publishes(&mut self, session: usize, to: (&str, &str), flags: (bool, bool), octets: usize) -> u64 {
+    pub(crate) fn publishes(
+        &mut self,
+        session: usize,
+        to: (&str, &str),
+        flags: (bool, bool),
+        octets: usize,
+    ) -> u64 {
         let (mandatory, persistent) = flags;
         self.messages.push(Message {
             session,
@@ -108,14 +114,18 @@ impl Ledger {
             let message = self.message(id)?;
             let octets = message.octets;
             ensure(message.place.is_none(), || format!("message {id} reached the broker twice"))?;
-            ensure(published.body == body_of(id, octets), || format!("message {id} reached the broker changed"))?;
+            ensure(published.body == body_of(id, octets), || {
+                format!("message {id} reached the broker changed")
+            })?;
             ensure(published.exchange == message.exchange && published.routing_key == message.key, || {
                 format!("message {id} reached the broker under another address")
             })?;
             message.place = Some(place);
             let line = (message.session, message.exchange.clone());
             if let Some(earlier) = self.last.insert(line, id) {
-                ensure(earlier < id, || format!("message {id} overtook message {earlier} of the same exchange"))?;
+                ensure(earlier < id, || {
+                    format!("message {id} overtook message {earlier} of the same exchange")
+                })?;
             }
             for queue in &published.queues {
                 self.copies.entry((queue.clone(), id)).or_default();
@@ -142,9 +152,9 @@ impl Ledger {
                 ensure(taken, || format!("I1: message {id} is confirmed and the broker does not have it"))?;
                 ensure(!returned, || format!("I3: message {id} came back and is confirmed"))
             }
-            Some(Fate::Returned) => {
-                ensure(returned && mandatory, || format!("I3: message {id} is said to have come back and did not"))
-            }
+            Some(Fate::Returned) => ensure(returned && mandatory, || {
+                format!("I3: message {id} is said to have come back and did not")
+            }),
             Some(Fate::Nacked) => ensure(!taken, || format!("message {id} is nacked and the broker has it")),
             Some(Fate::Refused(why)) => {
                 ensure(!taken, || format!("message {id} is refused ({why}) and the broker has it"))
@@ -171,8 +181,11 @@ impl Ledger {
         all.for_each(|(_, copy)| copy.excused = true);
     }
 
-    /// The broker was started anew.
-    pub(crate) fn restart(&mut self) {
+    /// The broker is started anew.
+    pub(crate) fn restart(&mut self, broker: &Broker) {
+        for queue in broker.queues().into_iter().filter(|queue| !queue.durable) {
+            self.clear(&queue.name);
+        }
         let messages = &self.messages;
         let lost = self.copies.iter_mut().filter(|((_, id), _)| !messages[*id as usize].persistent);
         lost.for_each(|(_, copy)| copy.excused = true);
@@ -184,7 +197,12 @@ impl Ledger {
     }
 
     /// A message is handed out. Gives its number, and its place among all for checking the order.
-    pub(crate) fn handed(&mut self, queue: &str, redelivered: bool, received: &Received) -> Checked<(u64, Option<usize>)> {
+    pub(crate) fn handed(
+        &mut self,
+        queue: &str,
+        redelivered: bool,
+        received: &Received,
+    ) -> Checked<(u64, Option<usize>)> {
         let id = id_of(received.body()).ok_or_else(|| Violation("a delivery without its number".into()))?;
         let Message { octets, exchange, key, place, fate, .. } = self.message(id)?;
         let (octets, place, refused) = (*octets, *place, matches!(fate, Some(Fate::Nacked)));
@@ -192,10 +210,10 @@ impl Ledger {
         ensure(address_holds, || format!("message {id} was delivered under another address"))?;
         ensure(received.body() == body_of(id, octets), || format!("message {id} was delivered changed"))?;
         self.handed += 1;
-        let copy = self.copies.entry((queue.to_owned(), id)).or_insert_with(|| Copy {
-            excused: true,
-            ..Copy::default()
-        });
+        let copy = self
+            .copies
+            .entry((queue.to_owned(), id))
+            .or_insert_with(|| Copy { excused: true, ..Copy::default() });
         ensure(!copy.gone, || format!("message {id} is acknowledged and came again from {queue}"))?;
         ensure(copy.handed == 0 || redelivered, || {
             format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
@@ -237,7 +255,9 @@ impl Ledger {
                 ensure(is_there || copy.excused || is_loose(&name), || {
                     format!("I4: message {id} is not in {name} any more, and nobody has acknowledged it")
                 })?;
-                ensure(!(is_there && copy.gone), || format!("message {id} is acknowledged and still in {name}"))?;
+                ensure(!(is_there && copy.gone), || {
+                    format!("message {id} is acknowledged and still in {name}")
+                })?;
             }
         }
         Ok(())

@@ -58,7 +58,8 @@ impl Observer {
                 }
                 Ok(Method::Basic(basic::Method::Consume(consume))) => {
                     let queue = consume.queue.to_str_lossy().into_owned();
-                    self.consumers.insert(consume.consumer_tag.to_str_lossy().into_owned(), (queue, consume.no_ack));
+                    self.consumers
+                        .insert(consume.consumer_tag.to_str_lossy().into_owned(), (queue, consume.no_ack));
                 }
                 Ok(Method::Basic(basic::Method::Get(get))) => {
                     let get = (get.queue.to_str_lossy().into_owned(), get.no_ack);

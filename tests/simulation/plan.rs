@@ -74,10 +74,18 @@ impl Plan {
                 Feature::Get | Feature::Consume | Feature::Hold => 75,
                 Feature::FewChannels | Feature::SmallBounds | Feature::TinyReads => 20,
                 Feature::Block | Feature::Restart | Feature::Stall | Feature::Cut | Feature::Silence => {
-                    if faults { 30 } else { 0 }
+                    if faults {
+                        30
+                    } else {
+                        0
+                    }
                 }
                 Feature::Force | Feature::BrokerDrop | Feature::Loss => {
-                    if faults { 30 } else { 0 }
+                    if faults {
+                        30
+                    } else {
+                        0
+                    }
                 }
                 _ => 45,
             };
@@ -142,8 +150,15 @@ impl Plan {
 
     /// Whether something may take longer than its deadline without anybody being at fault.
     pub(crate) fn may_time_out(&self) -> bool {
-        const SLOW: [Feature; 5] =
-            [Feature::Block, Feature::Stall, Feature::Silence, Feature::FewChannels, Feature::TinyReads];
+        // With small bounds reading pauses until the application takes what has come.
+        const SLOW: [Feature; 6] = [
+            Feature::Block,
+            Feature::Stall,
+            Feature::Silence,
+            Feature::FewChannels,
+            Feature::TinyReads,
+            Feature::SmallBounds,
+        ];
         SLOW.iter().any(|feature| self.has(*feature))
     }
 
@@ -156,7 +171,7 @@ impl Plan {
             .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
             .max_outgoing_octets(self.outgoing_octets())
             .frame_max(if self.has(Feature::SmallFrames) { 4096 } else { 131_072 });
-        let options = if self.has(Feature::SmallBounds) {
+        let options = if self.has(Feature::SmallBounds) && random.chance(60) {
             options
                 .max_publishes_in_flight(random.within(2..20))
                 .max_requests(random.within(2..10))

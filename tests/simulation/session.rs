@@ -187,7 +187,9 @@ impl Session {
             }
             self.armed = timeout;
             self.reading = self.machine.wants_input();
-            ensure(self.out.len() <= self.most_out, || format!("I8: {} octets wait to be written", self.out.len()))?;
+            ensure(self.out.len() <= self.most_out, || {
+                format!("I8: {} octets wait to be written", self.out.len())
+            })?;
             if self.machine.is_over() {
                 self.finish(now);
                 break;
@@ -280,20 +282,28 @@ impl Session {
         let number = self.number;
         ensure(self.machine.is_closed(), || format!("session {number} is finished and not closed"))?;
         if let Some((_, waiting)) = self.waiting.first_key_value() {
-            return Err(Violation(format!("session {number} is over and {:?} was never answered", waiting.asked)));
+            return Err(Violation(format!(
+                "session {number} is over and {:?} was never answered",
+                waiting.asked
+            )));
         }
         for held in &self.held {
-            let settled = self.machine.settle(&held.delivered, puka::machine::Settle::Ack { multiple: false });
+            let settled =
+                self.machine.settle(&held.delivered, puka::machine::Settle::Ack { multiple: false });
             ensure(settled.is_err(), || format!("message {} was acknowledged after the end", held.id))?;
         }
         for (id, consumer) in &self.consumers {
-            ensure(consumer.awake, || format!("nobody told the consumer {id:?} of {} of its end", consumer.queue))?;
+            ensure(consumer.awake, || {
+                format!("nobody told the consumer {id:?} of {} of its end", consumer.queue)
+            })?;
             let ended = self.machine.ended(*id).is_some();
             ensure(ended, || format!("the consumer {id:?} of {} lives on", consumer.queue))?;
             self.machine.drop_consumer(*id);
         }
         ensure(self.machine.poll_event().is_none(), || "an event when all is over".into())?;
-        ensure(self.machine.is_idle(), || format!("I11: session {number} keeps something: {:?}", self.machine))
+        ensure(self.machine.is_idle(), || {
+            format!("I11: session {number} keeps something: {:?}", self.machine)
+        })
     }
 }
 

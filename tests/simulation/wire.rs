@@ -101,7 +101,8 @@ impl Wire {
         if end == End::Reset {
             self.flying.clear();
         }
-        let at = if self.flying.is_empty() { now } else { self.last_arrival.map_or(now, |last| last.max(now)) };
+        let at =
+            if self.flying.is_empty() { now } else { self.last_arrival.map_or(now, |last| last.max(now)) };
         self.end = Some((at, end));
     }
 

@@ -20,10 +20,29 @@ impl Connection {
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
+        let sources = vec![self.terms(consume)?];
+        self.wait_to_consume(sources, consume.no_ack, consume.prefetch_count, false)
+    }
+
+    /// Starts a consumer of several queues, with one channel and one prefetch count for all of them. The prefetch count and
+    /// `no_ack` of each are not looked at.
+    ///
+    /// # Errors
+    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] when there is no queue.
+    pub fn consume_multi(
+        &mut self,
+        queues: &[Consume<'_>],
+        prefetch_count: u16,
+        no_ack: bool,
+    ) -> Result<PromiseId, Error> {
+        if queues.is_empty() {
+            return Err(Error::invalid("queues", "there is none"));
         }
+        let sources = queues.iter().map(|consume| self.terms(consume)).collect::<Result<_, _>>()?;
+        self.wait_to_consume(sources, no_ack, prefetch_count, true)
+    }
+
+    fn terms(&self, consume: &Consume<'_>) -> Result<Terms, Error> {
         if !consume.arguments.is_finite() {
             return Err(Error::invalid("arguments", "RabbitMQ can't read a number that is NaN or infinite"));
         }
@@ -31,18 +50,34 @@ impl Connection {
         if longest > self.frame_max as usize {
             return Err(EncodeError::FrameTooLarge { octets: longest, limit: self.frame_max }.into());
         }
+        Ok(Terms {
+            queue: consume.queue.as_octets().into(),
+            users_tag: consume.tag.into(),
+            tag: Box::default(),
+            no_local: consume.no_local,
+            exclusive: consume.exclusive,
+            arguments: consume.arguments.to_table(),
+        })
+    }
+
+    fn wait_to_consume(
+        &mut self,
+        sources: Vec<Terms>,
+        no_ack: bool,
+        prefetch_count: u16,
+        shares_prefetch_count: bool,
+    ) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        if !self.has_room_to_request() {
+            return Err(Error::Full);
+        }
         let promise = self.promises.open_timed();
         self.consumes.push_back(WaitingConsume {
             promise,
-            terms: Terms {
-                queue: consume.queue.as_octets().into(),
-                no_local: consume.no_local,
-                no_ack: consume.no_ack,
-                exclusive: consume.exclusive,
-                arguments: consume.arguments.to_table(),
-            },
-            users_tag: consume.tag.into(),
-            prefetch_count: consume.prefetch_count,
+            sources,
+            no_ack,
+            prefetch_count,
+            shares_prefetch_count,
         });
         self.attention = true;
         if matches!(self.state, State::Open) {
@@ -60,15 +95,21 @@ impl Connection {
                 continue;
             }
             let Some(number) = self.consumer_channel() else { return };
-            let Some(WaitingConsume { terms, users_tag, prefetch_count, .. }) = self.consumes.pop_front()
-            else {
-                return;
-            };
-            let consumer = self.consumers.add(number, terms, &users_tag, promise);
+            let Some(waiting) = self.consumes.pop_front() else { return };
+            let WaitingConsume { sources, no_ack, prefetch_count, shares_prefetch_count, .. } = waiting;
+            let count = sources.len();
+            let shared = shares_prefetch_count.then_some(prefetch_count);
+            let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
             if let Some(channel) = self.channels.get_mut(number) {
                 channel.consumers.push(consumer);
             }
-            self.write_consume(number, consumer, prefetch_count, None, false);
+            if shared.is_some_and(|count| count != 0) {
+                self.write_qos(number, prefetch_count, true, None);
+            }
+            for source in 0..count {
+                let own = if shares_prefetch_count { 0 } else { prefetch_count };
+                self.write_consume(number, consumer, source, own, None, false);
+            }
         }
     }
 
@@ -80,37 +121,47 @@ impl Connection {
         number
     }
 
+    /// Writes `qos`: for the consumers to come, or for all of the channel together.
+    fn write_qos(&mut self, number: u16, prefetch_count: u16, global: bool, asked: Option<PromiseId>) {
+        let Ok(method) = info(basic::Qos::ID) else { return };
+        if let Some(channel) = self.channels.get_mut(number) {
+            if global {
+                channel.shares_prefetch_count = true;
+            } else {
+                channel.prefetch_count = prefetch_count;
+            }
+        }
+        self.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
+        let awaited = asked.map_or(Awaited::Nothing(method), |promise| Awaited::Request { promise, method });
+        self.await_reply(number, awaited);
+    }
+
     /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any delivery can come.
     fn write_consume(
         &mut self,
         number: u16,
         id: ConsumerId,
+        source: usize,
         prefetch_count: u16,
         resized: Option<PromiseId>,
         replaces: bool,
     ) {
-        let (Ok(qos), Ok(method)) = (info(basic::Qos::ID), info(basic::Consume::ID)) else { return };
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if channel.prefetch_count != prefetch_count {
-            channel.prefetch_count = prefetch_count;
-            self.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global: false });
-            self.await_reply(number, Awaited::Nothing(qos));
+        let Ok(method) = info(basic::Consume::ID) else { return };
+        if self.channels.get(number).is_some_and(|channel| channel.prefetch_count != prefetch_count) {
+            self.write_qos(number, prefetch_count, false, None);
         }
-        let Some(consumer) = self.consumers.add_tag(id, prefetch_count) else { return };
-        let Some(tag) = consumer.tags.last() else { return };
-        let written = self.out.method(
-            number,
-            self.frame_max,
-            &basic::Consume {
-                queue: ShortStr::from_octets(&consumer.terms.queue).unwrap_or_default(),
-                consumer_tag: ShortStr::cut(&tag.name),
-                no_local: consumer.terms.no_local,
-                no_ack: consumer.terms.no_ack,
-                exclusive: consumer.terms.exclusive,
-                nowait: false,
-                arguments: consumer.terms.arguments.as_ref(),
-            },
-        );
+        let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else { return };
+        let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
+        let consume = basic::Consume {
+            queue: ShortStr::from_octets(&terms.queue).unwrap_or_default(),
+            consumer_tag: ShortStr::cut(&tag.name),
+            no_local: terms.no_local,
+            no_ack,
+            exclusive: terms.exclusive,
+            nowait: false,
+            arguments: terms.arguments.as_ref(),
+        };
+        let written = self.out.method(number, self.frame_max, &consume);
         self.attention = true;
         match written {
             Ok(()) => self.await_reply(number, Awaited::Consume { consumer: id, resized, replaces, method }),
@@ -122,6 +173,10 @@ impl Connection {
     pub(super) fn consume_ok(&mut self, id: ConsumerId, resized: Option<PromiseId>, replaces: bool) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if let Phase::Starting(promise) = consumer.phase {
+            consumer.starting = consumer.starting.saturating_sub(1);
+            if consumer.starting > 0 {
+                return;
+            }
             consumer.phase = Phase::Live;
             let cancel = consumer.cancel_when_started;
             self.answer(promise, Ok(Reply::Consumer(id)));
@@ -140,9 +195,9 @@ impl Connection {
 
     /// Changes how many messages of a live consumer may be unsettled; 0 for no limit.
     ///
-    /// A broker fixes the count when a consumer starts. So a higher one starts a second consumer for the difference, on
-    /// the same channel and into the same buffer, and a lower one starts a second consumer for all of it and ends the
-    /// first.
+    /// The count that several queues share is the channel's, and can be changed. Else a broker fixes it when a consumer
+    /// starts: a higher one starts a second consumer for the difference, on the same channel and into the same buffer, and
+    /// a lower one starts a second consumer for all of it and ends the first.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended;
@@ -155,39 +210,48 @@ impl Connection {
         let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Live));
         let consumer = consumer.ok_or(Error::Stale)?;
         let current = consumer.prefetch_count();
-        let is_same = current == prefetch_count || consumer.terms.no_ack;
-        if consumer.terms.exclusive && !is_same {
+        let is_same = current == prefetch_count || consumer.no_ack;
+        let is_shared = consumer.shared_prefetch_count.is_some();
+        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
+        if is_exclusive && !is_same && !is_shared {
             return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
         }
         let number = consumer.channel;
         let promise = self.promises.open_timed();
         if is_same {
             self.answer(promise, Ok(Reply::Done));
+        } else if is_shared {
+            if let Some(consumer) = self.consumers.get_mut(id) {
+                consumer.shared_prefetch_count = Some(prefetch_count);
+            }
+            self.write_qos(number, prefetch_count, true, Some(promise));
         } else if current != 0 && prefetch_count > current {
-            self.write_consume(number, id, prefetch_count - current, Some(promise), false);
+            self.write_consume(number, id, 0, prefetch_count - current, Some(promise), false);
         } else {
-            self.write_consume(number, id, prefetch_count, Some(promise), true);
+            self.write_consume(number, id, 0, prefetch_count, Some(promise), true);
         }
         Ok(promise)
     }
 
-    pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<ConsumerId> {
+    /// The consumer of a tag, and which of its queues the tag is for.
+    pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, usize)> {
         let consumers = &self.channels.get(number)?.consumers;
-        let has_tag =
-            |id: &&ConsumerId| self.consumers.get(**id).is_some_and(|it| it.has_tag(tag.as_octets()));
-        consumers.iter().find(has_tag).copied()
+        consumers
+            .iter()
+            .find_map(|id| Some((*id, self.consumers.get(*id)?.find_tag(tag.as_octets())?.source)))
     }
 
     pub(super) fn deliver(
         &mut self,
         number: u16,
-        consumer: Option<ConsumerId>,
+        consumer: Option<(ConsumerId, usize)>,
         tag: u64,
         redelivered: bool,
         message: Message,
     ) {
-        let found = consumer.and_then(|id| self.consumers.get(id).map(|consumer| (id, consumer)));
-        let no_ack = found.is_some_and(|(_, consumer)| consumer.terms.no_ack);
+        let source = consumer.map_or(0, |(_, source)| source);
+        let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
+        let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_)))
@@ -206,6 +270,7 @@ impl Connection {
             tag,
             redelivered,
             no_ack,
+            source,
             message_count: None,
             channel: number,
             incarnation,
@@ -234,7 +299,13 @@ impl Connection {
     /// The tag that its holder knows a consumer by.
     #[must_use]
     pub fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {
-        self.consumers.get(consumer).map(|consumer| &*consumer.tag)
+        self.consumers.get(consumer).map(Consumer::tag)
+    }
+
+    /// The queues of a consumer as they were asked for, each with the tag that its holder knows it by.
+    pub fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
+        let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
+        sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
     }
 
     /// Ends a consumer. What it has buffered goes back to the queue, unless it needs no ack and would be lost.
@@ -267,7 +338,7 @@ impl Connection {
         if !matches!(consumer.phase, Phase::Live) {
             return;
         }
-        if !consumer.terms.no_ack || consumer.dropped {
+        if !consumer.no_ack || consumer.dropped {
             for delivered in self.consumers.take_all(id) {
                 self.give_back(&delivered);
             }
@@ -303,7 +374,7 @@ impl Connection {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        let Some(id) = self.consumer_of(number, cancel.consumer_tag) else { return };
+        let Some((id, _)) = self.consumer_of(number, cancel.consumer_tag) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if consumer.end_tag(cancel.consumer_tag.as_octets()) {
             self.end_consumer(id, Ended::CancelledByServer);
@@ -316,7 +387,7 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
             return;
         };
-        let tag = consumer.tag.clone();
+        let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
         let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
         for promise in std::mem::take(&mut consumer.cancelling) {

@@ -241,8 +241,16 @@ impl Connection {
         }
         let message_count = Some(message_count);
         let incarnation = channel.incarnation;
-        let delivered =
-            Delivered { message, tag, redelivered, no_ack, message_count, channel: number, incarnation };
+        let delivered = Delivered {
+            message,
+            tag,
+            redelivered,
+            no_ack,
+            source: 0,
+            message_count,
+            channel: number,
+            incarnation,
+        };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
         self.answer(promise, Ok(Reply::Delivery(Some(Box::new(delivered)))));

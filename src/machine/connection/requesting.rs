@@ -133,7 +133,9 @@ impl Connection {
             if channel.awaited.is_empty() && channel.consumers.is_empty() {
                 channel.role = Role::Settling;
             }
-        } else if self.channels.idle() < usize::from(self.options.limits.request_channels) {
+        } else if !channel.shares_prefetch_count
+            && self.channels.idle() < usize::from(self.options.limits.request_channels)
+        {
             self.channels.put_idle(number);
         } else {
             self.flush_channel_acks(number);

@@ -22,9 +22,11 @@ pub(super) struct WaitingRequest {
 #[derive(Debug)]
 pub(super) struct WaitingConsume {
     pub(super) promise: PromiseId,
-    pub(super) terms: Terms,
-    pub(super) users_tag: Box<str>,
+    pub(super) sources: Vec<Terms>,
+    pub(super) no_ack: bool,
     pub(super) prefetch_count: u16,
+    /// The prefetch count is one for all queues together.
+    pub(super) shares_prefetch_count: bool,
 }
 
 /// A method whose fields are written already.

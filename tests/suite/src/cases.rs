@@ -115,6 +115,7 @@ macro_rules! cases {
             a_multiple_ack_settles_everything_before
             a_dropped_delivery_goes_back
             acks_in_any_order_settle_their_own
+            an_ack_is_not_lost_with_its_channel
             deliveries_are_settled_on_any_thread
             a_delivery_outlives_its_connection_only_as_stale
         }

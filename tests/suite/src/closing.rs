@@ -3,6 +3,7 @@
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use futures_lite::FutureExt;
+use futures_lite::future::try_zip;
 use puka::{Broken, Ended, Error};
 
 /// What was not settled is delivered again after the close.
@@ -108,10 +109,8 @@ pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &Worl
         drop(consumer);
         Ok::<(), Error>(())
     };
-    let (work, driven) = futures_lite::future::zip(work, driver).await;
-    work?;
-    // The driver has come to its end by itself, and without an error.
-    driven?;
+    // The driver comes to its end by itself, and without an error.
+    try_zip(work, driver).await?;
     world.until_ready(&other, &kept, 100).await?;
     // Its queue went with it.
     while let Err(Error::ResourceLocked(_)) = other.queue_declare(&own).exclusive(true).await {}
@@ -128,9 +127,8 @@ pub async fn the_driver_ends_with_the_connection<R: Runtime>(world: &World<R>) -
         client.connect().await?;
         client.close().await
     };
-    let (work, driven) = futures_lite::future::zip(work, driver).await;
-    work?;
-    Ok(driven?)
+    try_zip(work, driver).await?;
+    Ok(())
 }
 
 /// Dropping the driver ends everything that waits: the connection is broken.

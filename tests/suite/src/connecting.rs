@@ -64,18 +64,16 @@ pub async fn requests_do_not_wait_for_the_handshake<R: Runtime>(world: &World<R>
     let (client, driver) = world.open(|options| options).await?;
     let queue = world.name("early");
     let declared = client.queue_declare(&queue).exclusive(true).send();
-    let published = client.basic_publish("", &queue, "early").mandatory(true).send();
+    let published = client.basic_publish("amq.fanout", "", "early").send();
+    let returned = client.basic_publish("", world.name("nowhere"), "early").mandatory(true).send();
     let work = async {
         assert_eq!(declared.await?.name, queue);
         published.await?;
-        let delivery = client.basic_get(&queue).await?.ok_or(Error::Stale)?;
-        assert_eq!(delivery.body(), b"early");
-        delivery.ack()?;
+        assert_error!(returned.await, Error::NoRoute(_));
         client.close().await
     };
-    let (work, driven) = futures_lite::future::zip(work, driver).await;
-    work?;
-    Ok(driven?)
+    futures_lite::future::try_zip(work, driver).await?;
+    Ok(())
 }
 
 /// The smallest frames and four channels are enough for everything.

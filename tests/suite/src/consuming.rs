@@ -214,7 +214,7 @@ pub async fn deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World<R>)
     let queue = world.filled_queue(&client, 3).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
     let held = next(&mut consumer).await?;
-    let tag = consumer.tag();
+    let tag = consumer.tag().to_owned();
     client.queue_delete(&queue).await?;
     assert_eq!(next(&mut consumer).await?.body(), b"1");
     assert!(consumer.ended().is_none());

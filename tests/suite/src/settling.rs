@@ -176,6 +176,18 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
     Ok(())
 }
 
+/// An ack is on its way before its channel serves another request, which may fail and take the channel with it.
+pub async fn an_ack_is_not_lost_with_its_channel<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.request_channels(1)).await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    for _ in 0..3 {
+        get(&client, &queue).await?.ack()?;
+        assert_error!(client.queue_declare(world.name("missing")).passive(true).await, Error::NotFound(_));
+    }
+    assert_eq!(left(world, client, &queue).await?, 0);
+    Ok(())
+}
+
 /// Two threads with clones of the client settle deliveries of one consumer.
 pub async fn deliveries_are_settled_on_any_thread<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;

@@ -1,20 +1,23 @@
 //! Futures that run beside each other: spawned ones with a result, and a look at one without waiting.
 
 use crate::Runtime;
+use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
-/// The result of a spawned future. It runs on when this is dropped.
+/// The result of a spawned future. It runs on when this is dropped; when it panics, so does who waits for it.
 #[derive(Debug)]
 #[must_use = "the result is lost when nobody waits for it"]
 pub struct Task<T>(Arc<Mutex<Slot<T>>>);
 
 #[derive(Debug)]
 struct Slot<T> {
-    result: Option<T>,
+    result: Option<thread::Result<T>>,
     waker: Option<Waker>,
 }
 
@@ -24,7 +27,7 @@ impl<T: Send + 'static> Task<T> {
         let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
         let filled = slot.clone();
         R::spawn(async move {
-            let result = future.await;
+            let result = AssertUnwindSafe(future).catch_unwind().await;
             let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
             slot.result = Some(result);
             let waker = slot.waker.take();
@@ -43,7 +46,7 @@ impl<T> Future for Task<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match slot.result.take() {
-            Some(result) => Poll::Ready(result),
+            Some(result) => Poll::Ready(result.unwrap_or_else(|panic| resume_unwind(panic))),
             None => {
                 slot.waker = Some(cx.waker().clone());
                 Poll::Pending

@@ -1,0 +1,125 @@
+//! One consumer of several queues.
+
+use super::settings::{Entries, arguments, flags, name};
+use super::{Client, Consumer};
+use crate::machine::Consume;
+use std::borrow::Cow;
+
+/// One of the queues of [`Client::basic_consume_multi`]: its name, or more.
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing unless it is consumed"]
+pub struct ConsumeQueue<'a> {
+    queue: Cow<'a, str>,
+    consumer_tag: Cow<'a, str>,
+    no_local: bool,
+    exclusive: bool,
+    pub(super) arguments: Entries,
+}
+
+flags! { ConsumeQueue:
+    /// Not the messages of this connection. RabbitMQ ignores it. Off by default.
+    no_local,
+    /// The only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) when there is another. Off by default.
+    exclusive,
+}
+
+arguments!(ConsumeQueue);
+
+impl<'a> ConsumeQueue<'a> {
+    /// A queue by its name.
+    pub fn new(queue: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            queue: queue.into(),
+            consumer_tag: Cow::Borrowed(""),
+            no_local: false,
+            exclusive: false,
+            arguments: Entries::default(),
+        }
+    }
+
+    /// A part of the consumer tag, for people to recognise. The rest makes it unique.
+    pub fn consumer_tag(mut self, tag: impl Into<Cow<'a, str>>) -> Self {
+        self.consumer_tag = tag.into();
+        self
+    }
+
+    fn consume(&self) -> Result<Consume<'_>, crate::Error> {
+        Ok(Consume {
+            queue: name("queue", &self.queue)?,
+            tag: &self.consumer_tag,
+            prefetch_count: 0,
+            no_local: self.no_local,
+            no_ack: false,
+            exclusive: self.exclusive,
+            arguments: self.arguments.table("arguments")?,
+        })
+    }
+}
+
+impl<'a> From<&'a str> for ConsumeQueue<'a> {
+    fn from(queue: &'a str) -> Self {
+        Self::new(queue)
+    }
+}
+
+impl<'a> From<&'a String> for ConsumeQueue<'a> {
+    fn from(queue: &'a String) -> Self {
+        Self::new(queue)
+    }
+}
+
+impl From<String> for ConsumeQueue<'_> {
+    fn from(queue: String) -> Self {
+        Self::new(queue)
+    }
+}
+
+/// Starts a consumer of several queues. Made by [`Client::basic_consume_multi`].
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing unless it is awaited or sent"]
+pub struct BasicConsumeMulti<'a> {
+    client: &'a Client,
+    queues: Vec<ConsumeQueue<'a>>,
+    prefetch_count: u16,
+    no_ack: bool,
+}
+
+flags! { BasicConsumeMulti:
+    /// Messages count as settled when they are sent: those under way are lost with the connection. Off by default.
+    no_ack,
+}
+
+impl BasicConsumeMulti<'_> {
+    /// Messages that may be unsettled at a time, of all the queues together; 0, the default as in Puka, for no limit.
+    pub fn prefetch_count(mut self, messages: u16) -> Self {
+        self.prefetch_count = messages;
+        self
+    }
+}
+
+request!(BasicConsumeMulti, Request, Consumer, |it, machine| {
+    let queues = it.queues.iter().map(ConsumeQueue::consume).collect::<Result<Vec<_>, _>>()?;
+    machine.consume_multi(&queues, it.prefetch_count, it.no_ack)
+});
+
+impl Client {
+    /// Starts one consumer of several queues, which share one channel and one prefetch count. Either all of them start, or
+    /// none. [`Delivery::queue`](crate::Delivery::queue) says which one a message is from. It ends when the last of its
+    /// queues has gone.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) when one of the queues is missing, [`AccessRefused`](crate::Error::AccessRefused)
+    /// without permission or when another consumer is exclusive. With a prefetch count, RabbitMQ closes the connection over a
+    /// quorum queue or a stream ([`NotImplemented`](crate::Error::NotImplemented)), and since 4.3 takes the count for each
+    /// queue by itself.
+    ///
+    /// # Spec
+    /// `basic.consume`, 1.8.3.3; `basic.qos` with `global`, 1.8.3.1
+    pub fn basic_consume_multi<'a, Q>(&'a self, queues: impl IntoIterator<Item = Q>) -> BasicConsumeMulti<'a>
+    where
+        Q: Into<ConsumeQueue<'a>>,
+    {
+        let queues = queues.into_iter().map(Into::into).collect();
+        BasicConsumeMulti { client: self, queues, prefetch_count: 0, no_ack: false }
+    }
+}

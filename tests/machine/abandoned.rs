@@ -1,0 +1,157 @@
+//! Promises that nobody waits for any more: what they asked for is done, what comes of it is absorbed.
+
+use crate::peer::{Peer, ack, consume, declare, get_ok, method, publish, short, tag_of};
+use puka::machine::Reply;
+use puka::protocol::method::{basic, channel};
+use puka::{Broken, Options};
+
+fn one_channel() -> Peer {
+    Peer::open(Options::default().request_channels(1))
+}
+
+#[test]
+fn v02_a_get_that_is_abandoned_gives_its_message_back() {
+    // Before the message came, and after, when it was not fetched.
+    for after in [false, true] {
+        let mut peer = one_channel();
+        let promise = peer.get();
+        peer.serve();
+        if !after {
+            peer.machine.abandon(promise);
+        }
+        peer.content(1, &get_ok(1), b"x");
+        if after {
+            peer.machine.abandon(promise);
+        }
+        let sent = peer.take();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].payload, method(1, &basic::Reject { delivery_tag: 1, requeue: true })[7..20]);
+        assert!(peer.machine.is_idle());
+        let request = peer.machine.request(declare("next")).unwrap();
+        peer.serve();
+        assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))), "the channel is used on");
+    }
+}
+
+#[test]
+fn v02_a_get_without_ack_that_is_abandoned_refuses_nothing() {
+    let mut peer = one_channel();
+    let promise = peer.machine.request(basic::Get { queue: short("q"), no_ack: true }).unwrap();
+    peer.serve();
+    peer.machine.abandon(promise);
+    peer.content(1, &get_ok(1), b"x");
+    assert!(peer.names().is_empty() && peer.machine.is_idle());
+}
+
+#[test]
+fn v02_a_get_that_timed_out_gives_its_message_back() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let promise = peer.get();
+    peer.serve();
+    peer.pass(std::time::Duration::from_secs(30));
+    for fetched in [false, true] {
+        if fetched {
+            peer.error(promise);
+        }
+        peer.content(1, &get_ok(if fetched { 2 } else { 1 }), b"x");
+        if !fetched {
+            assert_eq!(peer.names(), ["1 basic.reject"]);
+            let second = peer.get();
+            peer.serve();
+            peer.machine.abandon(second);
+        }
+    }
+    assert_eq!(peer.names(), ["1 basic.reject"]);
+}
+
+#[test]
+fn v02_a_consume_that_is_abandoned_is_cancelled_and_what_it_was_delivered_goes_back() {
+    for after in [false, true] {
+        let mut peer = one_channel();
+        let promise = peer.machine.consume(&consume("q")).unwrap();
+        let tag = tag_of(peer.take().last().unwrap());
+        if !after {
+            peer.machine.abandon(promise);
+        }
+        peer.method(1, &channel::OpenOk {});
+        peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+        peer.deliver(1, &tag, 1, b"x");
+        if after {
+            peer.machine.abandon(promise);
+        }
+        let mut names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
+        names.sort();
+        assert_eq!(names, ["1 basic.cancel", "1 basic.reject"]);
+        assert!(peer.machine.is_idle());
+    }
+}
+
+#[test]
+fn v02_a_consume_that_timed_out_is_cancelled_when_it_starts_after_all() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let promise = peer.machine.consume(&consume("q")).unwrap();
+    peer.pump();
+    peer.pass(std::time::Duration::from_secs(30));
+    peer.error(promise);
+    let names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
+    assert_eq!(
+        names,
+        ["1 channel.open", "1 basic.consume", "1 basic.cancel"],
+        "no consumer that nobody reads"
+    );
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn v02_a_declare_a_publish_a_cancel_a_qos_and_a_connect_that_are_abandoned_are_done_all_the_same() {
+    let mut peer = Peer::new(Options::default());
+    let connecting = peer.machine.connect();
+    peer.machine.abandon(connecting);
+    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    let (id, ..) = peer.consumer(&consume("q"));
+    let resized = peer.machine.qos(id, 5).unwrap();
+    peer.machine.abandon(resized);
+    peer.serve();
+    let cancelled = peer.machine.cancel(id).unwrap();
+    let declared = peer.machine.request(declare("q")).unwrap();
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    for promise in [cancelled, declared, sent] {
+        peer.machine.abandon(promise);
+    }
+    let served = peer.serve();
+    let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+    peer.method(number, &ack(1, false));
+    peer.machine.drop_consumer(id);
+    assert!(peer.machine.is_idle(), "{:?}", peer.machine);
+    let closing = peer.machine.close();
+    peer.machine.abandon(closing);
+    peer.serve();
+    assert!(peer.machine.is_closed() && peer.machine.is_idle());
+}
+
+#[test]
+fn v01_promises_are_answered_once_and_fetched_once() {
+    let mut peer = one_channel();
+    let promise = peer.machine.request(declare("q")).unwrap();
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Queue(_)))));
+    assert!(peer.machine.fetch(promise).is_none());
+    peer.machine.abandon(promise);
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(peer.machine.fetch(promise).is_none());
+}
+
+#[test]
+fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
+    let mut peer = one_channel();
+    let old = peer.machine.request(declare("old")).unwrap();
+    peer.serve();
+    peer.machine.fetch(old);
+    let new =
+        (0..3).map(|_| peer.machine.request(declare("new")).unwrap()).find(|new| new.index() == old.index());
+    let new = new.expect("the number is used again");
+    assert!(peer.machine.fetch(old).is_none());
+    peer.machine.abandon(old);
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(new), Some(Ok(Reply::Queue(_)))));
+}

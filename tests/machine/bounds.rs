@@ -1,0 +1,211 @@
+//! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of it.
+
+use crate::driver::opened;
+use crate::peer::{Peer, consume, declare, method, publish, raw};
+use puka::machine::{Outgoing, Settle};
+use puka::protocol::method::{basic, channel};
+use puka::{Error, Options};
+use std::time::Duration;
+
+#[test]
+fn e47_octets_that_wait_to_be_written_are_bounded_also_when_the_transport_takes_none() {
+    // A driver takes over what the machine has each time it is polled, whether the stream takes it or not.
+    let (client, pipe, _clock, mut driver) = opened(Options::default().max_outgoing_octets(1 << 20));
+    pipe.script().stalled = true;
+    let body = vec![7; 64 << 10];
+    let mut accepted = 0;
+    let mut promises = Vec::new();
+    for _ in 0..100 {
+        match client.basic_publish("", "q", body.clone()).try_send() {
+            Ok(promise) => {
+                accepted += body.len();
+                promises.push(promise);
+            }
+            Err(Error::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(pipe.poll(&mut driver).is_none());
+    }
+    assert!(
+        accepted <= (2 << 20) + body.len(),
+        "{accepted} octets, where 1 MiB and \"at most as much again\" may wait"
+    );
+}
+
+#[test]
+fn e47_at_the_bound_publishes_are_full_and_acks_heartbeats_and_close_are_not() {
+    let mut peer = Peer::tuned(Options::default().max_outgoing_octets(1000), crate::peer::tune(0, 0, 4));
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"x");
+    let delivered = peer.taken(id).remove(0);
+    let _sent = peer.machine.publish(&publish("", &[7; 2000])).unwrap();
+    assert!(matches!(peer.machine.publish(&publish("", "x")), Err(Error::Full)));
+    assert!(matches!(peer.machine.request(declare("q")), Err(Error::Full)));
+    assert!(matches!(peer.machine.consume(&consume("q")), Err(Error::Full)));
+    assert!(!peer.machine.has_room_to_publish() && !peer.machine.has_room_to_request());
+    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    let _closing = peer.machine.close();
+    assert!(peer.names().contains(&format!("{channel} basic.ack")));
+    assert!(peer.machine.publish(&publish("", "x")).is_err());
+}
+
+#[test]
+fn e47_publishes_in_flight_are_bounded() {
+    let mut peer = Peer::open(Options::default().max_publishes_in_flight(10));
+    for round in 0..3 {
+        for _ in 0..10 {
+            let _sent = peer.machine.publish(&publish("", "x")).unwrap();
+        }
+        peer.serve();
+        assert!(matches!(peer.machine.publish(&publish("", "x")), Err(Error::Full)));
+        peer.method(1, &crate::peer::ack((round + 1) * 10, true));
+        assert!(peer.machine.has_room_to_publish());
+    }
+}
+
+#[test]
+fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
+    let mut peer = Peer::open(Options::default().max_requests(10).request_channels(1));
+    let accepted = (0..100).filter(|_| peer.machine.request(declare("q")).is_ok()).count();
+    assert_eq!(accepted, 11, "one is under way and ten wait");
+    let mut arguments = puka::protocol::Table::new();
+    arguments.insert("large", &*vec![7_u8; 10_000]).unwrap();
+    // Of a request and of a consumer alike.
+    let mut peer =
+        Peer::open(Options::default().max_outgoing_octets(100_000).request_channels(1).channel_max(1));
+    let _first = peer.machine.request(declare("q")).unwrap();
+    peer.names();
+    let mut large = declare("q");
+    large.arguments = arguments.as_ref();
+    assert!((0..100).filter(|_| peer.machine.request(large).is_ok()).count() <= 11);
+    let mut peer = Peer::open(Options::default().max_outgoing_octets(100_000).channel_max(1));
+    let _first = peer.machine.request(declare("q")).unwrap();
+    peer.names();
+    let mut large = consume("q");
+    large.arguments = arguments.as_ref();
+    let accepted = (0..100).filter(|_| peer.machine.consume(&large).is_ok()).count();
+    assert!(accepted <= 11, "{accepted} consumers of 10 000 octets wait");
+}
+
+#[test]
+fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
+    for options in
+        [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 103)]
+    {
+        let mut peer = Peer::open(options);
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        let mut delivery = 0;
+        while peer.machine.wants_input() {
+            delivery += 1;
+            peer.deliver(channel, &tag, delivery, &[7; 98]);
+            assert!(delivery <= 11);
+        }
+        assert!(delivery >= 9, "{delivery}");
+        let mut taken = std::collections::VecDeque::new();
+        peer.machine.take_deliveries(id, 3, &mut taken);
+        assert!(!peer.machine.wants_input(), "not at once, or it would pause again at once");
+        peer.machine.take_deliveries(id, 3, &mut taken);
+        assert!(peer.machine.wants_input() && peer.machine.wants_attention());
+    }
+}
+
+#[test]
+fn e46_cancelling_or_dropping_a_consumer_that_holds_up_reading_goes_on_reading_at_once() {
+    for cancelled in [true, false] {
+        let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        for delivery in 1..=10 {
+            peer.deliver(channel, &tag, delivery, b"x");
+        }
+        assert!(!peer.machine.wants_input());
+        if cancelled {
+            let _cancelled = peer.machine.cancel(id).unwrap();
+        } else {
+            peer.machine.drop_consumer(id);
+        }
+        assert!(peer.machine.wants_input(), "its deliveries have gone back, and cancel-ok is to be read");
+        assert_eq!(peer.serve().len(), 11);
+        assert!(peer.machine.ended(id).is_some() || !cancelled);
+    }
+}
+
+#[test]
+fn a22_events_that_nobody_reads_do_not_stop_anything() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    // The harness reads events when it pumps; this does not pump.
+    let mut out = Outgoing::default();
+    for round in 1..=10_000 {
+        peer.deliver(channel, &tag, round, b"x");
+        let delivered = peer.taken(id).remove(0);
+        peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+        peer.machine.poll_transmit(peer.now, &mut out);
+        let octets = out.len();
+        out.advance(octets);
+        peer.machine.handle_transmitted(peer.now, octets);
+    }
+    let mut events = 0;
+    while peer.machine.poll_event().is_some() {
+        events += 1;
+    }
+    assert!(events <= 10_000, "{events}");
+    assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn a12_answers_to_a_flood_that_the_peer_never_reads_are_bounded() {
+    // Each `flow` is answered with a frame of the same size. A peer that writes and does not read must not fill memory.
+    for octets in [
+        method(1, &channel::Flow { active: true }).repeat(1000),
+        method(1, &basic::Cancel { consumer_tag: crate::peer::short("nobody's"), nowait: false })
+            .repeat(1000),
+    ] {
+        let mut peer = Peer::open(Options::default().max_outgoing_octets(100_000));
+        let _request = peer.machine.request(declare("q")).unwrap();
+        peer.serve();
+        let mut out = Outgoing::default();
+        for _ in 0..100 {
+            if !peer.machine.wants_input() {
+                break;
+            }
+            peer.feed(&octets);
+            peer.machine.poll_transmit(peer.now, &mut out);
+        }
+        assert!(out.len() <= 300_000, "{} octets wait for a peer that takes none", out.len());
+    }
+}
+
+#[test]
+fn a12_a_million_frames_of_unknown_types_and_heartbeats_on_channels_end_at_the_first() {
+    for one in [raw(0, 0, b""), raw(4, 0, b""), raw(5, 1, b""), raw(255, 65_535, b""), raw(8, 1, b"")] {
+        let mut peer = Peer::open(Options::default());
+        peer.feed(&one.repeat(1000));
+        assert!(matches!(peer.why(), Error::FrameError(_)));
+        assert!(!peer.machine.wants_input());
+        assert_eq!(peer.names(), ["0 connection.close"]);
+    }
+}
+
+#[test]
+fn a12_a_million_heartbeats_do_no_harm() {
+    let mut peer = Peer::open(Options::default());
+    let many = raw(8, 0, b"").repeat(10_000);
+    for _ in 0..100 {
+        peer.feed(&many);
+    }
+    peer.pass(Duration::from_secs(1));
+    assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn e48_another_channel_does_not_wait_for_a_large_body() {
+    // Round-robin between channels: behind a body of 16 MiB a request has to wait for two frames at most.
+    let mut peer = Peer::open(Options::default());
+    let _sent = peer.machine.publish(&publish("", vec![7; 8 << 20])).unwrap();
+    let request = peer.machine.request(declare("q")).unwrap();
+    let names = peer.names();
+    let declared = names.iter().position(|name| name.ends_with("queue.declare")).unwrap();
+    let before = names[..declared].iter().filter(|name| name.contains("body")).count();
+    assert!(before <= 2, "{before} frames of 128 KiB stand in front of it");
+    peer.machine.abandon(request);
+}

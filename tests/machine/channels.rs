@@ -1,0 +1,236 @@
+//! Channels that the broker or we close, their numbers, and what happens when there are no more.
+
+use crate::peer::{Peer, ack, answer, channel_close, consume, declare, method, publish};
+use puka::machine::Reply;
+use puka::protocol::method::{basic, channel, queue};
+use puka::{Error, Options};
+use std::time::Duration;
+
+fn ok(name: &str) -> queue::DeclareOk<'_> {
+    queue::DeclareOk { queue: crate::peer::short(name), message_count: 0, consumer_count: 0 }
+}
+
+/// A connection with one publish channel, number 1, whose close for another exchange is under way.
+fn closing_one() -> Peer {
+    let mut peer = Peer::open(Options::default().publish_channels(1));
+    let first = peer.machine.publish(&publish("a", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &ack(1, false));
+    peer.done(first);
+    let _second = peer.machine.publish(&publish("b", "x")).unwrap();
+    let sent = peer.take();
+    assert_eq!(sent[0].name(), "1 channel.close");
+    peer.inbox.extend(sent);
+    peer
+}
+
+#[test]
+fn e26_a_channel_close_fails_its_request_only_and_is_answered_before_the_number_is_used_again() {
+    let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
+    let failed = peer.machine.request(declare("a")).unwrap();
+    let next = peer.machine.request(declare("b")).unwrap();
+    assert_eq!(peer.names(), ["1 channel.open", "1 queue.declare"]);
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"));
+    assert!(matches!(peer.error(failed), Error::PreconditionFailed(_)));
+    assert!(peer.is_pending(next));
+    assert_eq!(peer.names(), ["1 channel.close-ok", "1 channel.open", "1 queue.declare"]);
+    peer.feed(&[method(1, &channel::OpenOk {}), method(1, &ok("b"))].concat());
+    assert!(matches!(peer.machine.fetch(next), Some(Ok(Reply::Queue(_)))));
+}
+
+#[test]
+fn v04_a_soft_error_ends_one_request_and_nothing_else_notices() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&consume("q"));
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    let failed = peer.machine.request(declare("a")).unwrap();
+    let fine = peer.machine.request(declare("b")).unwrap();
+    let names: Vec<_> = peer.take().iter().map(|sent| sent.name()).collect();
+    assert_eq!(names.iter().filter(|name| name.ends_with("channel.open")).count(), 3, "{names:?}");
+    for number in 2..=4 {
+        peer.method(number, &channel::OpenOk {});
+    }
+    peer.method(2, &puka::protocol::method::confirm::SelectOk {});
+    peer.method(3, &channel_close(404, "NOT_FOUND - no queue"));
+    peer.method(4, &ok("b"));
+    peer.method(2, &ack(1, false));
+    peer.deliver(channel, &tag, 1, b"x");
+    assert!(matches!(peer.error(failed), Error::NotFound(_)));
+    assert!(matches!(peer.machine.fetch(fine), Some(Ok(Reply::Queue(_)))));
+    peer.done(sent);
+    assert_eq!(peer.taken(consumer).len(), 1);
+    assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn e27_a_channel_number_is_not_reused_before_close_ok() {
+    let mut peer = Peer::open(Options::default().channel_max(1));
+    let first = peer.machine.publish(&publish("a", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &ack(1, false));
+    peer.done(first);
+    let second = peer.machine.publish(&publish("b", "x")).unwrap();
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    // What comes before `close-ok` is discarded.
+    peer.method(1, &ack(9, true));
+    peer.content(1, &crate::peer::deliver("?", 1), b"x");
+    peer.method(1, &channel::Flow { active: false });
+    assert!(peer.names().is_empty());
+    assert!(peer.is_pending(second));
+    peer.method(1, &channel::CloseOk {});
+    let names = peer.names();
+    assert_eq!(names[..3], ["1 channel.open", "1 confirm.select", "1 basic.publish"], "{names:?}");
+}
+
+#[test]
+fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
+    let mut peer = closing_one();
+    peer.inbox.clear();
+    peer.method(1, &channel_close(404, "NOT_FOUND"));
+    assert_eq!(peer.names(), ["1 channel.close-ok"]);
+    peer.method(1, &channel::CloseOk {});
+    assert!(peer.machine.why_closed().is_none());
+    assert_eq!(peer.machine.open_channels(), 1);
+}
+
+#[test]
+fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"x");
+    let delivered = peer.taken(consumer).remove(0);
+    peer.method(channel, &channel_close(406, "PRECONDITION_FAILED - timeout"));
+    assert_eq!(peer.names(), [format!("{channel} channel.close-ok")]);
+    let settled = peer.machine.settle(&delivered, puka::machine::Settle::Ack { multiple: false });
+    assert!(matches!(settled, Err(Error::Stale)));
+    assert!(peer.names().is_empty());
+    match peer.machine.ended(consumer) {
+        Some(puka::Ended::ChannelClosed(Error::PreconditionFailed(_))) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last() {
+    let mut peer = Peer::open(Options::default().channel_max(1).request_channels(1));
+    let old = peer.got(1, b"old");
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED"));
+    peer.serve();
+    let new = peer.got(1, b"new");
+    let settled = peer.machine.settle(&old, puka::machine::Settle::Ack { multiple: true });
+    assert!(matches!(settled, Err(Error::Stale)));
+    peer.machine.give_back(&old);
+    assert!(peer.names().is_empty());
+    peer.machine.settle(&new, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    assert_eq!(peer.names(), ["1 basic.ack"]);
+}
+
+#[test]
+fn e29_a_channel_whose_close_ok_never_comes_keeps_its_number() {
+    let mut peer = closing_one();
+    peer.pass(Duration::from_secs(29));
+    for _ in 0..10 {
+        let _promise = peer.machine.request(declare("q")).unwrap();
+    }
+    let mut sent = peer.take();
+    sent.retain(|sent| sent.is(channel::Open::ID));
+    assert!(sent.len() >= 10 && sent.iter().all(|sent| sent.channel != 1), "{sent:?}");
+}
+
+#[test]
+fn s60_requests_and_publishes_find_a_channel_although_consumers_want_them_all() {
+    let mut peer = Peer::open(Options::default().channel_max(4));
+    let mut promises = Vec::new();
+    for round in 0..6 {
+        // A request in between leaves a channel in the pool, which the next consumer could take.
+        let request = peer.machine.request(declare("q")).unwrap();
+        promises.push(peer.machine.consume(&consume("q")).unwrap());
+        peer.serve();
+        assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))), "round {round}");
+    }
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    let names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
+    assert!(names.iter().any(|name| name.ends_with("basic.publish")), "{names:?}");
+    assert!(peer.is_pending(sent));
+    let started =
+        promises.into_iter().filter_map(|promise| peer.machine.fetch(promise)).filter(Result::is_ok);
+    assert_eq!(started.count(), 2, "the others wait their turn");
+}
+
+#[test]
+fn s60_a_consumer_that_waits_for_a_channel_does_not_close_publish_channels_that_do_not_help() {
+    let mut peer = Peer::open(Options::default().channel_max(4));
+    let _consumers = [peer.consumer(&consume("a")), peer.consumer(&consume("b"))];
+    let sent = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    peer.method(3, &ack(1, false));
+    peer.done(sent);
+    let waiting = peer.machine.consume(&consume("c")).unwrap();
+    let names = peer.names();
+    assert!(peer.is_pending(waiting));
+    assert!(names.is_empty(), "two channels are kept for requests and publishes: {names:?}");
+}
+
+#[test]
+fn s60_one_publish_that_waits_closes_one_idle_channel() {
+    let mut peer = Peer::open(Options::default().channel_max(2));
+    for (number, exchange) in [(1, "a"), (2, "b")] {
+        let sent = peer.machine.publish(&publish(exchange, "x")).unwrap();
+        peer.serve();
+        peer.method(number, &ack(1, false));
+        peer.done(sent);
+    }
+    let _waiting = peer.machine.publish(&publish("c", "x")).unwrap();
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    for _ in 0..3 {
+        peer.feed(&crate::peer::raw(8, 0, b""));
+    }
+    assert!(peer.names().is_empty(), "close-ok of the first is all that is missing");
+}
+
+#[test]
+fn s60_requests_beyond_the_channels_wait_their_turn_and_none_is_refused() {
+    let mut peer = Peer::open(Options::default().request_channels(3));
+    let promises: Vec<_> = (0..100).map(|_| peer.machine.request(declare("q")).unwrap()).collect();
+    let sent = peer.take();
+    assert_eq!(sent.iter().filter(|sent| sent.is(queue::Declare::ID)).count(), 3);
+    peer.inbox.extend(sent);
+    peer.serve();
+    for promise in promises {
+        assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Queue(_)))));
+    }
+    assert_eq!(peer.machine.open_channels(), 3);
+}
+
+#[test]
+fn a12_channels_that_the_server_invents_are_not_opened() {
+    for number in [1, 2, 2048, 65_535] {
+        let mut peer = Peer::open(Options::default());
+        peer.method(number, &channel::OpenOk {});
+        assert!(matches!(peer.why(), Error::ChannelError(_)));
+        assert_eq!(peer.machine.open_channels(), 0);
+    }
+}
+
+#[test]
+fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_first() {
+    let mut peer = Peer::open(Options::default().publish_channels(3));
+    for round in 0..20 {
+        let exchange = format!("e{round}");
+        let promise = peer.machine.publish(&publish(&exchange, "x")).unwrap();
+        let mut served = Vec::new();
+        loop {
+            let sent = peer.take();
+            if sent.is_empty() {
+                break;
+            }
+            sent.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+            served.extend(sent);
+        }
+        let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+        peer.method(number, &ack(1, false));
+        peer.done(promise);
+        assert!(peer.machine.open_channels() <= 4, "{}", peer.machine.open_channels());
+    }
+}

@@ -1,0 +1,154 @@
+//! Confirms: each finds its own publish, and one that can't be is refused.
+
+use crate::peer::{Peer, ack, channel_close, publish};
+use puka::machine::PromiseId;
+use puka::protocol::method::{basic, channel};
+use puka::{Error, Options};
+use std::time::Duration;
+
+/// A connection with so many publishes in flight on channel 1.
+fn in_flight(count: usize) -> (Peer, Vec<PromiseId>) {
+    let mut peer = Peer::open(Options::default());
+    let promises = (0..count).map(|_| peer.machine.publish(&publish("", "x")).unwrap()).collect();
+    peer.serve();
+    (peer, promises)
+}
+
+fn nack(delivery_tag: u64, multiple: bool) -> basic::Nack {
+    basic::Nack { delivery_tag, multiple, requeue: true }
+}
+
+#[test]
+fn e31_publishes_are_numbered_from_1_and_from_1_again_after_the_channel_is_reopened() {
+    let (mut peer, promises) = in_flight(2);
+    peer.method(1, &ack(1, false));
+    peer.done(promises[0]);
+    peer.method(1, &channel_close(500, "?"));
+    assert!(peer.machine.fetch(promises[1]).is_some());
+    let again = peer.machine.publish(&publish("", "x")).unwrap();
+    let number = peer.serve().last().unwrap().channel;
+    peer.method(number, &ack(1, false));
+    peer.done(again);
+}
+
+#[test]
+fn e31_a_confirm_before_select_ok_is_answered_by_503() {
+    let mut peer = Peer::open(Options::default());
+    let promise = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.names();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &ack(1, false));
+    assert!(
+        matches!(peer.machine.why_closed(), Some(Error::CommandInvalid(_))),
+        "{:?}",
+        peer.machine.why_closed()
+    );
+    assert!(matches!(peer.error(promise), Error::Unconfirmed(_)));
+}
+
+#[test]
+fn e32_multiple_stands_for_all_up_to_it_and_0_for_all() {
+    let (mut peer, promises) = in_flight(10);
+    peer.method(1, &ack(4, true));
+    for promise in &promises[..4] {
+        peer.done(*promise);
+    }
+    assert!(peer.is_pending(promises[4]));
+    peer.method(1, &nack(6, true));
+    for promise in &promises[4..6] {
+        assert!(matches!(peer.error(*promise), Error::Nacked));
+    }
+    peer.method(1, &ack(0, true));
+    for promise in &promises[6..] {
+        peer.done(*promise);
+    }
+    assert!(peer.machine.why_closed().is_none() && peer.machine.is_idle());
+}
+
+#[test]
+fn e32_a_confirm_of_what_is_not_in_flight_is_answered_by_503_and_the_rest_is_unknown() {
+    for wrong in
+        [ack(2, false), ack(4, false), ack(u64::MAX, false), ack(0, false), ack(4, true), ack(u64::MAX, true)]
+    {
+        let (mut peer, promises) = in_flight(3);
+        peer.method(1, &ack(2, false));
+        peer.method(1, &wrong);
+        assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{wrong:?}: {:?}", peer.why());
+        peer.done(promises[1]);
+        for place in [0, 2] {
+            assert!(matches!(peer.error(promises[place]), Error::Unconfirmed(_)), "{wrong:?}");
+        }
+        assert_eq!(peer.names(), ["0 connection.close"]);
+    }
+}
+
+#[test]
+fn e32_a_confirm_on_a_channel_that_publishes_nothing_is_answered_by_503() {
+    let mut peer = Peer::open(Options::default());
+    let _request = peer.machine.request(crate::peer::declare("q")).unwrap();
+    peer.serve();
+    peer.method(1, &ack(1, true));
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+}
+
+#[test]
+fn e33_s55_confirms_in_any_order_find_their_own_publish() {
+    let (mut peer, promises) = in_flight(5000);
+    // Every odd one first, from behind, then the rest with one frame: what a broker with slow and fast queues does.
+    for tag in (1..=5000).rev().filter(|tag| tag % 2 == 1) {
+        match tag % 3 {
+            0 => peer.method(1, &nack(tag, false)),
+            _ => peer.method(1, &ack(tag, false)),
+        }
+    }
+    peer.method(1, &ack(5000, true));
+    for (tag, promise) in (1..=5000).zip(promises) {
+        match peer.machine.fetch(promise) {
+            Some(Err(Error::Nacked)) if tag % 2 == 1 && tag % 3 == 0 => {}
+            Some(Ok(_)) if tag % 2 == 0 || tag % 3 != 0 => {}
+            other => panic!("{tag}: {other:?}"),
+        }
+    }
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn e35_channel_and_connection_loss_leave_each_publish_unknown_and_none_silently_fine() {
+    let (mut peer, promises) = in_flight(3);
+    peer.method(1, &ack(2, false));
+    peer.machine.handle_loss(puka::Broken::Eof);
+    peer.done(promises[1]);
+    for place in [0, 2] {
+        let error = peer.error(promises[place]);
+        assert!(matches!(error, Error::Unconfirmed(_)) && error.is_connection_broken(), "{error}");
+    }
+}
+
+#[test]
+fn e35_a_publish_that_was_held_before_it_was_sent_is_unknown_when_no_confirm_comes() {
+    // It is at the broker, so "timeout" alone would be a lie: somebody could take it for not sent.
+    let mut peer = Peer::new(Options::default().heartbeat(0));
+    let promise = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    let sent: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
+    assert!(sent.contains(&"1 basic.publish".to_owned()), "{sent:?}");
+    peer.pass(Duration::from_secs(40));
+    let error = peer.error(promise);
+    assert!(matches!(error, Error::Unconfirmed(_)), "{error:?}");
+}
+
+#[test]
+fn e35_a_late_confirm_is_absorbed() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let promise = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    peer.pass(Duration::from_secs(35));
+    assert!(matches!(peer.error(promise), Error::Unconfirmed(_)));
+    let next = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &ack(1, false));
+    assert!(peer.is_pending(next));
+    peer.method(1, &ack(2, false));
+    peer.done(next);
+    assert!(peer.machine.is_idle());
+}

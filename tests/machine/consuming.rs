@@ -1,0 +1,191 @@
+//! Consumers: starting, delivering, and every way to end.
+
+use crate::peer::{Peer, consume, declare, deliver, header, method, raw, short, tag_of};
+use puka::machine::{ConsumerId, Reply};
+use puka::protocol::Properties;
+use puka::protocol::method::{basic, channel};
+use puka::{Ended, Error, Options};
+
+fn bodies(peer: &mut Peer, consumer: ConsumerId) -> Vec<Vec<u8>> {
+    peer.taken(consumer).iter().map(|delivered| delivered.message.body().to_vec()).collect()
+}
+
+fn count(sent: &[crate::peer::Sent], id: puka::protocol::MethodId) -> usize {
+    sent.iter().filter(|sent| sent.is(id)).count()
+}
+
+#[test]
+fn e41_deliveries_right_behind_consume_ok_are_not_lost_nor_those_before_it() {
+    let mut peer = Peer::open(Options::default());
+    let promise = peer.machine.consume(&consume("q")).unwrap();
+    let sent = peer.take();
+    let tag = tag_of(sent.last().unwrap());
+    let message = |delivery: u64, body: &[u8]| {
+        [method(1, &deliver(&tag, delivery)), header(1, 1, Properties::default()), raw(3, 1, body)].concat()
+    };
+    let ok = method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    peer.feed(&[method(1, &channel::OpenOk {}), message(1, b"a"), ok, message(2, b"b")].concat());
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has started") };
+    assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
+}
+
+#[test]
+fn e41_every_consumer_has_a_tag_of_its_own() {
+    let mut peer = Peer::open(Options::default());
+    let mut terms = consume("q");
+    terms.tag = "orders";
+    let mut tags: Vec<_> = (0..50).map(|_| peer.consumer(&terms).2).collect();
+    assert!(tags.iter().all(|tag| tag.contains("orders")));
+    tags.sort();
+    tags.dedup();
+    assert_eq!(tags.len(), 50);
+}
+
+#[test]
+fn e42_a_server_cancel_ends_the_consumer_after_what_was_delivered() {
+    for nowait in [true, false] {
+        let mut peer = Peer::open(Options::default());
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        peer.deliver(channel, &tag, 1, b"a");
+        peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait });
+        let expected = if nowait { vec![] } else { vec![format!("{channel} basic.cancel-ok")] };
+        assert_eq!(peer.names(), expected);
+        assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
+        let delivered = peer.taken(id).remove(0);
+        peer.machine.settle(&delivered, puka::machine::Settle::Ack { multiple: false }).unwrap();
+        assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
+        peer.machine.drop_consumer(id);
+        assert!(peer.machine.is_idle());
+    }
+}
+
+#[test]
+fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
+    for server_first in [true, false] {
+        let mut peer = Peer::open(Options::default());
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        let cancelled = peer.machine.cancel(id).unwrap();
+        assert_eq!(peer.names(), [format!("{channel} basic.cancel")]);
+        let server = method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+        let ok = method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+        peer.feed(&if server_first { [server, ok].concat() } else { [ok, server].concat() });
+        assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag));
+        assert!(peer.machine.ended(id).is_some());
+        peer.machine.drop_consumer(id);
+        assert!(peer.names().is_empty() && peer.machine.is_idle() && peer.machine.why_closed().is_none());
+        // The channel is used again.
+        let _request = peer.machine.request(declare("q")).unwrap();
+        assert_eq!(peer.names(), [format!("{channel} queue.declare")]);
+    }
+}
+
+#[test]
+fn e43_a_consumer_that_is_forgotten_while_it_starts_is_cancelled_only_behind_consume_ok() {
+    let mut peer = Peer::open(Options::default());
+    let promise = peer.machine.consume(&consume("q")).unwrap();
+    let sent = peer.take();
+    let tag = tag_of(sent.last().unwrap());
+    peer.machine.abandon(promise);
+    peer.method(1, &channel::OpenOk {});
+    assert!(
+        peer.names().is_empty(),
+        "RabbitMQ 3.10 closes the connection over a cancel right behind its consume"
+    );
+    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    let sent = peer.take();
+    assert_eq!(sent.iter().map(|sent| sent.name()).collect::<Vec<_>>(), ["1 basic.cancel"]);
+    assert_eq!(tag_of(&sent[0]), tag);
+}
+
+#[test]
+fn e43_what_comes_between_cancel_and_cancel_ok_goes_back() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"buffered");
+    peer.deliver(channel, &tag, 2, b"buffered");
+    let cancelled = peer.machine.cancel(id).unwrap();
+    peer.deliver(channel, &tag, 3, b"late");
+    let sent = peer.take();
+    assert_eq!(count(&sent, basic::Cancel::ID), 1);
+    let back = sent.iter().filter(|sent| match sent.kind {
+        puka::protocol::FrameKind::Method => matches!(
+            sent.method(),
+            puka::protocol::Method::Basic(basic::Method::Reject(basic::Reject { requeue: true, .. }))
+        ),
+        _ => false,
+    });
+    assert_eq!(back.count(), 3);
+    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
+    assert!(peer.taken(id).is_empty());
+    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+}
+
+#[test]
+fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
+    let mut peer = Peer::open(Options::default());
+    let mut terms = consume("q");
+    terms.no_ack = true;
+    let (id, channel, tag) = peer.consumer(&terms);
+    peer.deliver(channel, &tag, 1, b"a");
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    peer.deliver(channel, &tag, 2, b"b");
+    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "nothing to refuse");
+    assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
+    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+}
+
+#[test]
+fn e43_two_cancels_send_one_and_are_both_answered() {
+    let mut peer = Peer::open(Options::default());
+    let (id, ..) = peer.consumer(&consume("q"));
+    let promises = [peer.machine.cancel(id).unwrap(), peer.machine.cancel(id).unwrap()];
+    let sent = peer.serve();
+    assert_eq!(count(&sent, basic::Cancel::ID), 1);
+    for promise in promises {
+        assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Cancelled(_)))));
+    }
+    assert!(matches!(peer.machine.cancel(id), Err(Error::Stale)));
+}
+
+#[test]
+fn e44_a_delivery_for_an_unknown_tag_goes_back() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    peer.serve();
+    peer.deliver(channel, &tag, 1, b"recently cancelled");
+    assert_eq!(peer.names(), [format!("{channel} basic.reject")]);
+    peer.deliver(channel, "nobody's", 2, b"never known");
+    assert_eq!(peer.names(), [format!("{channel} basic.reject")]);
+    assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn e28_a_channel_close_ends_the_consumer_with_its_error_after_what_was_delivered() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"a");
+    let cancelling = peer.machine.qos(id, 5).unwrap();
+    peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
+    assert!(matches!(peer.error(cancelling), Error::NotFound(_)));
+    assert_eq!(bodies(&mut peer, id), [b"a"]);
+    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::NotFound(_)))));
+}
+
+#[test]
+fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"a");
+    let held = peer.taken(id).remove(0);
+    peer.deliver(channel, &tag, 2, b"b");
+    peer.machine.drop_consumer(id);
+    let sent = peer.serve();
+    assert_eq!((count(&sent, basic::Reject::ID), count(&sent, basic::Cancel::ID)), (1, 1));
+    assert!(!peer.machine.is_idle(), "one is held");
+    peer.machine.settle(&held, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
+    assert!(peer.machine.is_idle());
+}

@@ -1,0 +1,198 @@
+//! The driver: what one poll does, what it costs, and when it is woken.
+
+use crate::peer::{ack, method, raw, tune};
+use crate::pipe::{ManualClock, Pipe, Read, Wakes};
+use futures_lite::future::{block_on, poll_once};
+use puka::protocol::method::{channel, confirm};
+use puka::{Client, Driver, Options};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(crate) type Driven = (Client, Pipe, ManualClock, Driver<Pipe, ManualClock>);
+
+pub(crate) fn opened(options: Options) -> Driven {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
+    pipe.open(&mut driver);
+    (client, pipe, clock, driver)
+}
+
+#[test]
+fn one_poll_does_the_whole_handshake() {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
+    let connecting = client.connect();
+    pipe.open(&mut driver);
+    let server = block_on(poll_once(connecting)).expect("it is open").unwrap();
+    assert_eq!(server.product(), "RabbitMQ");
+}
+
+#[test]
+fn one_poll_reads_and_writes_everything() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let promises: Vec<_> = (0..500).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    assert!(pipe.poll(&mut driver).is_none());
+    let frames = pipe.frames();
+    assert_eq!(frames.iter().filter(|sent| sent.name().contains("publish")).count(), 500);
+    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+    for tag in 1..=50 {
+        pipe.feed(&method(1, &ack(tag * 10, true)));
+    }
+    assert!(pipe.poll(&mut driver).is_none());
+    for promise in promises {
+        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
+    }
+}
+
+#[test]
+fn a_hundred_small_publishes_leave_in_one_vectored_write() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().vectored.clear();
+    let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", &[7; 16]).send()).collect();
+    assert!(pipe.poll(&mut driver).is_none());
+    let script = pipe.script();
+    assert_eq!((script.vectored.as_slice(), script.plain_writes), (&[1][..], 0), "one call, one piece");
+}
+
+#[test]
+fn large_bodies_leave_in_few_vectored_writes_and_are_not_copied() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().vectored.clear();
+    let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", vec![7; 8192]).send()).collect();
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(pipe.frames().iter().filter(|sent| sent.name().ends_with("body 8192")).count() == 100);
+    let script = pipe.script();
+    assert!(script.vectored.len() <= 5, "{:?}", script.vectored);
+    assert_eq!(
+        script.vectored.iter().sum::<usize>(),
+        201,
+        "a piece for each body and for what is between two"
+    );
+}
+
+#[test]
+fn partial_writes_of_any_size_lose_and_double_nothing() {
+    let mut expected: Option<Vec<u8>> = None;
+    for most in [usize::MAX, 1, 2, 3, 7, 8, 100, 4095, 8192, 8193] {
+        let (client, pipe, _clock, mut driver) = opened(Options::default());
+        pipe.script().most = Some(most);
+        let mut written = Vec::new();
+        for octets in [10, 8192, 20_000, 1, 0, 5000] {
+            let _promise = client.basic_publish("", "q", vec![octets as u8; octets]).send();
+            assert!(pipe.poll(&mut driver).is_none());
+            written.extend(pipe.written());
+        }
+        for _ in 0..100_000 {
+            let more = {
+                assert!(pipe.poll(&mut driver).is_none());
+                pipe.written()
+            };
+            if more.is_empty() {
+                break;
+            }
+            written.extend(more);
+        }
+        assert_eq!(*expected.get_or_insert_with(|| written.clone()), written, "{most} octets at a time");
+    }
+}
+
+#[test]
+fn nothing_to_do_costs_one_poll_and_no_busy_loop() {
+    let (_client, pipe, _clock, mut driver) = opened(Options::default());
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let before = pipe.script().polled_reads;
+    for _ in 0..10 {
+        assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    }
+    assert!(pipe.script().polled_reads - before <= 10, "a poll reads once when there is nothing");
+    assert_eq!(wakes.count(), 0, "and nobody wakes it");
+    assert_eq!(pipe.script().written.len(), 0);
+}
+
+#[test]
+fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
+    let (client, pipe, clock, mut driver) = opened(Options::default());
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let _one = client.basic_publish("", "q", "x").send();
+    assert_eq!(wakes.count(), 1, "for the first");
+    let _two = client.basic_publish("", "q", "x").send();
+    assert_eq!(wakes.count(), 1, "it is awake already");
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert_eq!(wakes.count(), 1, "what it did itself does not wake it");
+    pipe.feed(&raw(8, 0, b""));
+    assert_eq!(wakes.count(), 2);
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    clock.pass(29 * SECOND);
+    assert_eq!(wakes.count(), 2);
+    pipe.written();
+    clock.pass(SECOND);
+    assert_eq!(wakes.count(), 3, "the heartbeat is due");
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert_eq!(pipe.written(), raw(8, 0, b""));
+    // Asking changes nothing, so nobody is woken.
+    let _ = (client.blocked(), client.why_closed(), client.server_properties());
+    assert_eq!(wakes.count(), 3);
+}
+
+#[test]
+fn a_stream_that_takes_nothing_is_written_to_when_it_says_so() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().stalled = true;
+    let wakes = Arc::<Wakes>::default();
+    let _promise = client.basic_publish("", "q", "x").send();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert_eq!((pipe.written().len(), wakes.count()), (0, 0));
+    pipe.unstall();
+    assert_eq!(wakes.count(), 1);
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert!(!pipe.written().is_empty());
+}
+
+#[test]
+fn an_interrupted_read_or_write_is_tried_again() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().interruptions = 3;
+    pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
+    pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
+    let _promise = client.basic_publish("", "q", "x").send();
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(!pipe.written().is_empty());
+    assert!(client.why_closed().is_none());
+}
+
+#[test]
+fn a_sleep_is_made_anew_only_when_the_deadline_gets_earlier_or_has_passed() {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), Options::default().heartbeat(10));
+    pipe.open_with(&mut driver, tune(0, 0, 10));
+    let armed = clock.armed().len();
+    // Each publish moves the next heartbeat further away.
+    for _ in 0..40 {
+        let _promise = client.basic_publish("", "q", "x").send();
+        clock.pass(SECOND / 10);
+        pipe.feed(&raw(8, 0, b""));
+        assert!(pipe.poll(&mut driver).is_none());
+    }
+    assert_eq!(clock.armed().len(), armed, "no new one in 4 s");
+    clock.pass(2 * SECOND);
+    assert!(pipe.poll(&mut driver).is_none());
+    let after = clock.armed().len();
+    assert!(after <= armed + 2, "{after} after {armed}");
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(clock.armed().len(), after);
+}
+
+#[test]
+fn a_flush_follows_what_was_written() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let flushes = pipe.script().flushes;
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(pipe.script().flushes, flushes, "none without a write");
+    let _promise = client.basic_publish("", "q", "x").send();
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(pipe.script().flushes, flushes + 1);
+}

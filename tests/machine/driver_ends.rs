@@ -1,0 +1,218 @@
+//! How a driver ends: closed, broken, dropped, and with nobody left who holds a client.
+
+use crate::driver::opened;
+use crate::peer::{close, method};
+use crate::pipe::{ManualClock, Pipe, Read, Wakes};
+use futures_lite::future::{block_on, poll_once};
+use puka::protocol::ProtocolHeader;
+use puka::protocol::method::connection;
+use puka::{Broken, Error, Options};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn e18_a_write_error_reports_what_the_server_said_before() {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
+    let connecting = client.connect();
+    pipe.script().write_error = Some(ErrorKind::BrokenPipe);
+    pipe.feed(b"AMQP\x03");
+    pipe.feed(b"\x01\x00\x00");
+    pipe.read(Read::Error(ErrorKind::ConnectionReset));
+    let ended = pipe.poll(&mut driver).expect("it has ended");
+    let header = ProtocolHeader { id: 3, major: 1, minor: 0, revision: 0 };
+    assert!(matches!(ended, Err(Error::UnsupportedProtocol(found)) if found == header), "{ended:?}");
+    let answer = block_on(poll_once(connecting)).expect("answered");
+    assert!(matches!(answer, Err(Error::UnsupportedProtocol(_))));
+    assert!(pipe.script().closed);
+}
+
+#[test]
+fn e18_a_write_error_on_an_open_connection_reports_the_close_that_came_before() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let declared = client.queue_declare("q").send();
+    pipe.script().write_error = Some(ErrorKind::BrokenPipe);
+    pipe.feed(&method(0, &close(320, "CONNECTION_FORCED - bye")));
+    pipe.read(Read::Eof);
+    let ended = pipe.poll(&mut driver).expect("it has ended");
+    assert!(matches!(ended, Err(Error::ConnectionForced(_))), "{ended:?}");
+    assert!(matches!(block_on(poll_once(declared)), Some(Err(Error::ConnectionForced(_)))));
+}
+
+#[test]
+fn a_write_error_with_nothing_to_read_is_the_error() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let declared = client.queue_declare("q").send();
+    pipe.script().write_error = Some(ErrorKind::BrokenPipe);
+    let ended = pipe.poll(&mut driver).expect("it has ended");
+    let is_it = |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == ErrorKind::BrokenPipe);
+    assert!(ended.is_err_and(|error| is_it(&error)));
+    assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
+}
+
+#[test]
+fn s41_the_end_of_the_stream_ends_the_driver() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.read(Read::Eof);
+    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionBroken(Broken::Eof)))));
+    assert!(matches!(client.why_closed(), Some(Error::ConnectionBroken(Broken::Eof))));
+    assert!(pipe.script().closed);
+}
+
+#[test]
+fn a_close_ends_the_driver_with_ok_and_closes_the_stream_behind_the_last_octet() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let closing = client.close();
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(!pipe.script().closed);
+    assert_eq!(pipe.frames()[0].name(), "0 connection.close");
+    pipe.feed(&method(0, &connection::CloseOk {}));
+    assert!(matches!(pipe.poll(&mut driver), Some(Ok(()))));
+    assert!(pipe.script().closed);
+    assert!(matches!(block_on(poll_once(closing)), Some(Ok(()))));
+}
+
+#[test]
+fn e30_a_close_of_the_server_is_answered_before_the_stream_is_closed() {
+    let (_client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().stalled = true;
+    pipe.feed(&method(0, &close(320, "CONNECTION_FORCED")));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(!pipe.script().closed, "close-ok is not out");
+    pipe.unstall();
+    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionForced(_)))));
+    assert_eq!(pipe.frames()[0].name(), "0 connection.close-ok");
+    assert!(pipe.script().closed);
+}
+
+#[test]
+fn e30_the_last_octets_and_the_closing_of_the_stream_have_a_second() {
+    for stalled in [true, false] {
+        let (_client, pipe, clock, mut driver) = opened(Options::default());
+        let wakes = Arc::<Wakes>::default();
+        {
+            let mut script = pipe.script();
+            script.stalled = stalled;
+            script.close_is_pending = !stalled;
+        }
+        pipe.feed(&method(0, &close(320, "CONNECTION_FORCED")));
+        assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+        clock.pass(SECOND);
+        assert!(wakes.count() > 0, "it is woken for it");
+        assert!(matches!(pipe.poll_with(&mut driver, &wakes), Some(Err(Error::ConnectionForced(_)))));
+    }
+}
+
+#[test]
+fn v01_dropping_the_driver_answers_everything() {
+    let (client, pipe, _clock, driver) = opened(Options::default());
+    let declared = client.queue_declare("q").send();
+    let published = client.basic_publish("", "q", "x").send();
+    let consuming = client.basic_consume("q").send();
+    let getting = client.basic_get("q").send();
+    drop(driver);
+    fn broken<T>(answer: Option<Result<T, Error>>) {
+        let error = answer.expect("it is answered").err().expect("an error");
+        assert!(error.is_connection_broken(), "{error}");
+    }
+    broken(block_on(poll_once(declared)));
+    broken(block_on(poll_once(published)));
+    broken(block_on(poll_once(consuming)));
+    broken(block_on(poll_once(getting)));
+    broken(block_on(poll_once(client.close())));
+    broken(block_on(poll_once(client.connect())));
+    assert!(client.queue_declare("q").try_send().is_err());
+    drop(pipe);
+}
+
+#[test]
+fn v01_dropping_the_driver_ends_its_consumers() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let consuming = client.basic_consume("q").send();
+    pipe.serve(&mut driver);
+    let mut consumer = block_on(poll_once(consuming)).expect("started").unwrap();
+    assert!(block_on(poll_once(consumer.next())).is_none());
+    drop(driver);
+    assert!(
+        matches!(block_on(poll_once(consumer.next())), Some(Some(Err(error))) if error.is_connection_broken())
+    );
+    assert!(matches!(block_on(poll_once(consumer.next())), Some(None)));
+}
+
+#[test]
+fn s48_when_the_last_handle_is_dropped_the_connection_is_closed_gracefully() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let other = client.clone();
+    let consuming = client.basic_consume("q").send();
+    pipe.serve(&mut driver);
+    let consumer = block_on(poll_once(consuming)).expect("started").unwrap();
+    let published = client.basic_publish("", "q", "x").send();
+    drop(client);
+    drop(other);
+    drop(consumer);
+    let names = pipe.serve(&mut driver);
+    assert!(!names.contains(&"0 connection.close".to_owned()), "a promise is a handle, too: {names:?}");
+    assert!(names.contains(&"2 basic.publish".to_owned()), "{names:?}");
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    drop(published);
+    assert_eq!(wakes.count(), 1);
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(pipe.frames().is_empty(), "the publish is still waited for");
+    pipe.feed(&method(2, &crate::peer::ack(1, false)));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(pipe.frames()[0].name(), "0 connection.close");
+    pipe.feed(&method(0, &connection::CloseOk {}));
+    assert!(matches!(pipe.poll(&mut driver), Some(Ok(()))));
+}
+
+#[test]
+fn s48_when_everything_is_dropped_in_the_handshake_the_stream_is_closed() {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
+    assert!(pipe.poll(&mut driver).is_none());
+    drop(client);
+    assert!(matches!(pipe.poll(&mut driver), Some(Ok(()))));
+    assert!(pipe.script().closed);
+}
+
+#[test]
+fn s49_dropping_everything_during_a_blocked_write_ends_in_time() {
+    let (client, pipe, clock, mut driver) = opened(Options::default().close_timeout(10 * SECOND));
+    pipe.script().stalled = true;
+    let published = client.basic_publish("", "q", vec![7; 100_000]).send();
+    assert!(pipe.poll(&mut driver).is_none());
+    drop(published);
+    drop(client);
+    let mut ended = None;
+    for _ in 0..12 {
+        ended = ended.or_else(|| pipe.poll(&mut driver));
+        clock.pass(SECOND);
+    }
+    assert!(ended.or_else(|| pipe.poll(&mut driver)).is_some(), "it ends although nothing can be written");
+    assert!(pipe.script().closed);
+}
+
+#[test]
+fn s49_a_driver_that_is_dropped_during_a_blocked_write_drops_its_stream() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().stalled = true;
+    let published = client.basic_publish("", "q", vec![7; 100_000]).send();
+    assert!(pipe.poll(&mut driver).is_none());
+    drop(driver);
+    assert!(matches!(block_on(poll_once(published)), Some(Err(Error::Unconfirmed(_)))));
+}
+
+#[test]
+fn e50_a_server_that_stands_still_ends_the_driver_by_the_clock() {
+    let (client, pipe, clock, mut driver) = opened(Options::default());
+    for _ in 0..5 {
+        assert!(pipe.poll(&mut driver).is_none());
+        clock.pass(15 * SECOND);
+    }
+    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))));
+    drop(client);
+}

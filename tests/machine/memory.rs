@@ -1,0 +1,282 @@
+//! What hostile or merely busy peers make the library allocate, measured in a process of its own.
+//!
+//! A counting allocator needs `unsafe`, which this workspace forbids. The kernel counts, too: `VmPeak` is the largest address space
+//! that a process ever had, to the page, touched or not. Each test starts this program again for itself alone, with glibc told to ask
+//! the kernel for no more than it needs, and compares the peak with what there was before.
+
+#![cfg(target_os = "linux")]
+
+use crate::peer::{Peer, consume, header, publish, raw};
+use puka::Options;
+use puka::machine::{Outgoing, Settle};
+use puka::protocol::Properties;
+use puka::protocol::method::channel;
+use std::process::Command;
+
+const KIB: u64 = 1 << 10;
+const FRAME_MAX: u64 = 131_072;
+/// What an attack may cost beyond the limit that holds.
+const SLACK: u64 = 64 * KIB;
+
+fn status(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * KIB
+}
+
+/// Runs the test of that name in a process of its own, where `scenario` may make the address space grow by so many octets after
+/// `prepare` was done.
+#[track_caller]
+fn grows_by_at_most<T>(name: &str, most: u64, prepare: impl FnOnce() -> T, scenario: impl FnOnce(&mut T)) {
+    if std::env::var_os("PUKA_MEASURE").is_some() {
+        let mut prepared = prepare();
+        // Reading the status allocates, too.
+        let before = status("VmSize").max(status("VmSize"));
+        let peak_before = status("VmPeak");
+        scenario(&mut prepared);
+        let peak = status("VmPeak");
+        let grown = if peak > peak_before { peak - before } else { 0 };
+        assert!(grown <= most, "it grew by {} KiB, where {} KiB are enough", grown / KIB, most / KIB);
+        let coarse = peak_before - before;
+        assert!(coarse <= most.max(2 * SLACK), "the measure is too coarse: {} KiB", coarse / KIB);
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("memory::{name}"), "--test-threads=1", "--nocapture"])
+        .env("PUKA_MEASURE", "1")
+        .env("MALLOC_ARENA_MAX", "1")
+        .env("MALLOC_TOP_PAD_", "0")
+        .env("MALLOC_TRIM_THRESHOLD_", "0")
+        .env("MALLOC_MMAP_THRESHOLD_", "65536")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{shown}");
+    assert!(shown.contains("1 passed"), "it did not run: {shown}");
+}
+
+/// A get on channel 1 whose `get-ok` has come, so that content follows.
+fn got() -> Peer {
+    let mut peer = Peer::open(Options::default());
+    let _promise = peer.get();
+    peer.serve();
+    peer.method(1, &crate::peer::get_ok(1));
+    peer.feed(&raw(8, 0, b"").repeat(10));
+    peer
+}
+
+#[test]
+fn a01_a_body_of_2_to_the_40_is_drained_without_being_kept() {
+    grows_by_at_most(
+        "a01_a_body_of_2_to_the_40_is_drained_without_being_kept",
+        2 * FRAME_MAX + SLACK,
+        || {
+            let body = raw(3, 1, &vec![7; 100_000]);
+            (got(), body)
+        },
+        |(peer, body)| {
+            peer.feed(&header(1, 1 << 40, Properties::default()));
+            for _ in 0..1000 {
+                peer.feed(body);
+            }
+            assert!(peer.machine.why_closed().is_none());
+        },
+    );
+}
+
+#[test]
+fn a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing() {
+    grows_by_at_most(
+        "a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing",
+        FRAME_MAX + SLACK,
+        got,
+        |peer| {
+            peer.feed(&header(1, u64::MAX, Properties::default()));
+        },
+    );
+}
+
+#[test]
+fn a02_nor_does_one_at_our_own_limit() {
+    grows_by_at_most("a02_nor_does_one_at_our_own_limit", FRAME_MAX + SLACK, got, |peer| {
+        peer.feed(&header(1, 64 << 20, Properties::default()));
+        peer.feed(&raw(3, 1, b"x"));
+    });
+}
+
+#[test]
+fn a05_the_head_of_a_frame_above_the_limit_allocates_nothing() {
+    grows_by_at_most("a05_the_head_of_a_frame_above_the_limit_allocates_nothing", SLACK, got, |peer| {
+        peer.feed(&[3, 0, 1, 1, 0, 0, 0]);
+        assert!(peer.machine.is_closed());
+    });
+}
+
+#[test]
+fn a06_a_first_frame_of_4_gib_allocates_nothing() {
+    grows_by_at_most(
+        "a06_a_first_frame_of_4_gib_allocates_nothing",
+        SLACK,
+        || Peer::new(Options::default()),
+        |peer| {
+            peer.feed(&[1, 0, 0, 255, 255, 255, 255]);
+            assert!(peer.machine.is_closed());
+        },
+    );
+}
+
+#[test]
+fn a12_frames_on_65_535_channels_allocate_nothing() {
+    grows_by_at_most(
+        "a12_frames_on_65_535_channels_allocate_nothing",
+        FRAME_MAX + SLACK,
+        || Peer::open(Options::default()),
+        |peer| {
+            for number in 1..=u16::MAX {
+                peer.method(number, &channel::OpenOk {});
+            }
+            assert_eq!(peer.machine.open_channels(), 0);
+        },
+    );
+}
+
+#[test]
+fn a12_a_flood_of_messages_for_nobody_leaves_nothing_behind() {
+    // One delivery is held, so nothing behind it can be forgotten by its place alone.
+    grows_by_at_most(
+        "a12_a_flood_of_messages_for_nobody_leaves_nothing_behind",
+        2 * FRAME_MAX + SLACK,
+        || {
+            let mut peer = Peer::open(Options::default());
+            let (id, channel, tag) = peer.consumer(&consume("q"));
+            peer.deliver(channel, &tag, 1, b"x");
+            let held = peer.taken(id);
+            (peer, held)
+        },
+        |(peer, _held)| {
+            for tag in 2..=100_000 {
+                peer.content(1, &crate::peer::deliver("nobody's", tag), b"");
+                if tag % 100 == 0 {
+                    peer.take();
+                }
+            }
+            assert!(peer.machine.why_closed().is_none());
+        },
+    );
+}
+
+#[test]
+fn i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind() {
+    grows_by_at_most(
+        "i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind",
+        2 * FRAME_MAX + SLACK,
+        || {
+            let mut peer = Peer::open(Options::default());
+            let (id, channel, tag) = peer.consumer(&consume("q"));
+            peer.deliver(channel, &tag, 1, b"x");
+            let held = peer.taken(id);
+            (peer, held, id, channel, tag)
+        },
+        |(peer, _held, id, channel, tag)| {
+            for delivery in 2..=100_000 {
+                peer.deliver(*channel, tag, delivery, b"x");
+                let delivered = peer.taken(*id).remove(0);
+                peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+                if delivery % 100 == 0 {
+                    peer.take();
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn e47_a_transport_that_always_has_something_left_to_write_costs_no_more_than_what_is_left() {
+    // The transport keeps up, but is never done: each time there is something new behind a rest.
+    grows_by_at_most(
+        "e47_a_transport_that_always_has_something_left_to_write_costs_no_more_than_what_is_left",
+        1 << 20,
+        || {
+            let mut peer = Peer::open(Options::default());
+            let _first = peer.machine.publish(&publish("", "x")).unwrap();
+            peer.serve();
+            peer
+        },
+        |peer| {
+            let mut out = Outgoing::default();
+            let body = vec![7; 3000];
+            for tag in 1..=20_000 {
+                let promise = peer.machine.publish(&publish("", &body[..])).unwrap();
+                peer.machine.poll_transmit(peer.now, &mut out);
+                let octets = out.len().saturating_sub(100);
+                out.advance(octets);
+                peer.machine.handle_transmitted(peer.now, octets);
+                peer.method(1, &crate::peer::ack(tag, false));
+                while peer.machine.poll_event().is_some() {}
+                if tag > 1 {
+                    let _ = peer.machine.fetch(promise);
+                }
+                peer.machine.abandon(promise);
+            }
+        },
+    );
+}
+
+#[test]
+fn e05_confirms_and_returns_leave_nothing_behind() {
+    grows_by_at_most(
+        "e05_confirms_and_returns_leave_nothing_behind",
+        2 * FRAME_MAX + SLACK,
+        || {
+            let mut peer = Peer::open(Options::default());
+            let _first = peer.machine.publish(&publish("", "x")).unwrap();
+            peer.serve();
+            peer
+        },
+        |peer| {
+            // One that is never confirmed, and a hundred thousand behind it that are.
+            for tag in 2..=100_000 {
+                let promise = peer.machine.publish(&publish("", "x")).unwrap();
+                peer.take();
+                peer.method(1, &crate::peer::ack(tag, false));
+                peer.done(promise);
+            }
+        },
+    );
+}
+
+#[test]
+fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
+    grows_by_at_most(
+        "e48_an_idle_channel_costs_less_than_a_kibibyte",
+        2047 * KIB + SLACK,
+        || Peer::open(Options::default().request_channels(2047)),
+        |peer| {
+            let held: Vec<_> = (0..2000)
+                .map(|_| {
+                    let promise = peer.get();
+                    peer.machine.abandon(promise);
+                    promise
+                })
+                .collect();
+            assert_eq!(held.len(), 2000);
+            while !peer.serve().is_empty() {}
+            assert!(peer.machine.open_channels() >= 2000);
+        },
+    );
+}
+
+#[test]
+fn a02_the_measure_sees_what_is_allocated_and_not_touched() {
+    let name = "a02_the_measure_sees_what_is_allocated_and_not_touched";
+    if std::env::var_os("PUKA_MEASURE").is_some() {
+        let before = status("VmPeak");
+        let kept: Vec<u8> = Vec::with_capacity(1 << 20);
+        let freed: Vec<u8> = Vec::with_capacity(8 << 20);
+        drop(freed);
+        assert!(status("VmPeak") >= before + (9 << 20) && kept.capacity() >= 1 << 20);
+        return;
+    }
+    grows_by_at_most(name, 0, || (), |()| {});
+}

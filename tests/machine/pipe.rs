@@ -1,0 +1,312 @@
+//! A scripted stream and a clock that a test turns, for the driver.
+
+use crate::peer::{answer, method, rabbitmq, start, tune};
+use futures_lite::{AsyncRead, AsyncWrite};
+use puka::protocol::method::connection;
+use puka::protocol::{Decoder, FrameKind};
+use puka::{Clock, Driver, Error};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// What a read gives next.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Octets(Vec<u8>),
+    Error(io::ErrorKind),
+    Eof,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) reads: VecDeque<Read>,
+    pub(crate) written: Vec<u8>,
+    /// The most that one write takes; nothing when 0 and `stalled`.
+    pub(crate) most: Option<usize>,
+    pub(crate) stalled: bool,
+    pub(crate) write_error: Option<io::ErrorKind>,
+    pub(crate) interruptions: usize,
+    pub(crate) close_is_pending: bool,
+    pub(crate) closed: bool,
+    /// Calls of each kind.
+    pub(crate) vectored: Vec<usize>,
+    pub(crate) plain_writes: usize,
+    pub(crate) polled_reads: usize,
+    pub(crate) flushes: usize,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// A stream of which the test is the other end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pipe(Arc<Mutex<Script>>);
+
+/// Counts how often a driver was woken.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Pipe {
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap()
+    }
+
+    /// What was written since the last look.
+    pub(crate) fn written(&self) -> Vec<u8> {
+        std::mem::take(&mut self.script().written)
+    }
+
+    /// Frames written since the last look.
+    pub(crate) fn frames(&self) -> Vec<crate::peer::Sent> {
+        let mut decoder = Decoder::new();
+        decoder.set_frame_max(1 << 24);
+        decoder.extend(&self.written());
+        let mut frames = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            let (kind, channel) = (frame.kind(), frame.channel());
+            frames.push(crate::peer::Sent { kind, channel, payload: frame.payload().to_vec() });
+        }
+        assert!(decoder.pending().is_empty());
+        frames
+    }
+
+    /// The server writes octets.
+    pub(crate) fn feed(&self, octets: &[u8]) {
+        self.read(Read::Octets(octets.to_vec()));
+    }
+
+    pub(crate) fn read(&self, read: Read) {
+        let waker = {
+            let mut script = self.script();
+            script.reads.push_back(read);
+            script.reader.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The stream takes octets again.
+    pub(crate) fn unstall(&self) {
+        let waker = {
+            let mut script = self.script();
+            script.stalled = false;
+            script.writer.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Polls a driver once.
+    pub(crate) fn poll(&self, driver: &mut Driver<Self, ManualClock>) -> Option<Result<(), Error>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(driver).poll(&mut cx) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Polls a driver until it sleeps; gives how often that was.
+    pub(crate) fn poll_with(
+        &self,
+        driver: &mut Driver<Self, ManualClock>,
+        wakes: &Arc<Wakes>,
+    ) -> Option<Result<(), Error>> {
+        let waker = Waker::from(wakes.clone());
+        match Pin::new(driver).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Does the handshake, as RabbitMQ would.
+    pub(crate) fn open(&self, driver: &mut Driver<Self, ManualClock>) {
+        self.open_with(driver, tune(2047, 131_072, 60));
+    }
+
+    pub(crate) fn open_with(&self, driver: &mut Driver<Self, ManualClock>, tune: connection::Tune) {
+        self.feed(&start(&rabbitmq(), b"PLAIN"));
+        self.feed(&method(0, &tune));
+        self.feed(&method(0, &connection::OpenOk {}));
+        assert!(self.poll(driver).is_none());
+        self.written();
+    }
+
+    /// Answers what the driver writes until it writes nothing more; gives the names of what it wrote.
+    pub(crate) fn serve(&self, driver: &mut Driver<Self, ManualClock>) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let _ = self.poll(driver);
+            let frames = self.frames();
+            if frames.is_empty() {
+                return names;
+            }
+            frames.iter().filter_map(answer).for_each(|octets| self.feed(&octets));
+            names.extend(
+                frames.iter().filter(|sent| sent.kind != FrameKind::Heartbeat).map(crate::peer::Sent::name),
+            );
+        }
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut script = self.script();
+        script.polled_reads += 1;
+        match script.reads.pop_front() {
+            Some(Read::Octets(mut octets)) => {
+                let count = octets.len().min(into.len());
+                into[..count].copy_from_slice(&octets[..count]);
+                octets.drain(..count);
+                if !octets.is_empty() {
+                    script.reads.push_front(Read::Octets(octets));
+                }
+                Poll::Ready(Ok(count))
+            }
+            Some(Read::Error(kind)) => Poll::Ready(Err(kind.into())),
+            Some(Read::Eof) => {
+                script.reads.push_front(Read::Eof);
+                Poll::Ready(Ok(0))
+            }
+            None => {
+                script.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.script().plain_writes += 1;
+        self.poll_write_vectored(cx, &[IoSlice::new(octets)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut script = self.script();
+        if let Some(kind) = script.write_error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if script.interruptions > 0 {
+            script.interruptions -= 1;
+            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+        }
+        if script.stalled {
+            script.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        script.vectored.push(slices.len());
+        let mut left = script.most.unwrap_or(usize::MAX);
+        let mut taken = 0;
+        for slice in slices {
+            let count = slice.len().min(left);
+            script.written.extend_from_slice(&slice[..count]);
+            left -= count;
+            taken += count;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.script().flushes += 1;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut script = self.script();
+        if script.close_is_pending {
+            return Poll::Pending;
+        }
+        script.closed = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[derive(Debug)]
+struct Time {
+    now: Instant,
+    sleepers: Vec<(Instant, Waker)>,
+    /// Every deadline that a sleep was made for.
+    armed: Vec<Instant>,
+}
+
+/// A clock that stands still unless it is turned.
+#[derive(Clone, Debug)]
+pub(crate) struct ManualClock(Arc<Mutex<Time>>);
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Time { now: Instant::now(), sleepers: Vec::new(), armed: Vec::new() })))
+    }
+}
+
+impl ManualClock {
+    pub(crate) fn pass(&self, time: Duration) {
+        let mut due = Vec::new();
+        {
+            let mut clock = self.0.lock().unwrap();
+            clock.now += time;
+            let now = clock.now;
+            clock.sleepers.retain(|(at, waker)| {
+                if *at <= now {
+                    due.push(waker.clone());
+                }
+                *at > now
+            });
+        }
+        due.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn armed(&self) -> Vec<Instant> {
+        self.0.lock().unwrap().armed.clone()
+    }
+}
+
+/// A sleep until then.
+#[derive(Debug)]
+pub(crate) struct Sleep(ManualClock, Instant);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut clock = self.0.0.lock().unwrap();
+        if clock.now >= self.1 {
+            return Poll::Ready(());
+        }
+        // One waker for each sleep, the last one, as a proper timer has it.
+        clock.sleepers.retain(|(at, waker)| *at != self.1 || !waker.will_wake(cx.waker()));
+        clock.sleepers.push((self.1, cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Clock for ManualClock {
+    type Sleep = Sleep;
+
+    fn now(&self) -> Instant {
+        self.0.lock().unwrap().now
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.0.lock().unwrap().armed.push(deadline);
+        Sleep(self.clone(), deadline)
+    }
+}

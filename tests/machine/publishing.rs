@@ -1,0 +1,228 @@
+//! Publishes on their way out: what is refused, what waits, what a return finds.
+
+use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
+use puka::protocol::method::{basic, channel};
+use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
+use puka::{Error, Options};
+
+/// The headers of the last publish that was written.
+fn headers(sent: &[Sent]) -> Table {
+    let header = sent.iter().rev().find(|sent| sent.name().contains("header")).unwrap();
+    let header = ContentHeader::decode(&header.payload).unwrap();
+    header.properties.headers.map_or(Table::new(), |headers| headers.table().unwrap().to_table())
+}
+
+fn returned(peer: &mut Peer, headers: &Table, body: &[u8]) {
+    let mut properties = Properties::default();
+    properties.headers = Some(headers.as_ref().into());
+    let it = basic::Return {
+        reply_code: 312,
+        reply_text: short("NO_ROUTE"),
+        exchange: ShortStr::EMPTY,
+        routing_key: short("key"),
+    };
+    let mut octets = crate::peer::method(1, &it);
+    octets.extend(crate::peer::header(1, body.len() as u64, properties));
+    octets.extend(crate::peer::raw(3, 1, body));
+    peer.feed(&octets);
+}
+
+fn mandatory(peer: &mut Peer, headers: Option<&Table>) -> (puka::machine::PromiseId, Table) {
+    let mut it = publish("", "same body");
+    it.mandatory = true;
+    it.headers = headers.map(Table::as_ref);
+    let promise = peer.machine.publish(&it).unwrap();
+    let sent = peer.serve();
+    (promise, self::headers(&sent))
+}
+
+#[test]
+fn e34_a_return_finds_its_own_publish_among_equal_ones() {
+    let mut peer = Peer::open(Options::default());
+    let (first, _) = mandatory(&mut peer, None);
+    let (second, stamp) = mandatory(&mut peer, None);
+    let (third, _) = mandatory(&mut peer, None);
+    returned(&mut peer, &stamp, b"same body");
+    peer.method(1, &ack(1, false));
+    peer.done(first);
+    match peer.error(second) {
+        Error::NoRoute(returned) => {
+            assert_eq!((returned.reply_code.value(), &*returned.reply_text), (312, "NO_ROUTE"));
+            assert_eq!(returned.message.body(), b"same body");
+            assert!(returned.message.headers().unwrap().is_empty(), "our header is taken off again");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(peer.is_pending(third));
+    peer.method(1, &ack(3, true));
+    peer.done(third);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn e34_a_returned_message_that_is_published_again_has_a_stamp_of_its_own() {
+    let mut peer = Peer::open(Options::default());
+    let (_, old) = mandatory(&mut peer, None);
+    let (promise, stamps) = mandatory(&mut peer, Some(&old));
+    assert_eq!(
+        stamps.get("x-puka-publish"),
+        Some(Value::I64(2)),
+        "the first of a name is the one that counts"
+    );
+    returned(&mut peer, &stamps, b"same body");
+    assert!(matches!(peer.error(promise), Error::NoRoute(_)));
+}
+
+#[test]
+fn e34_a_return_that_belongs_to_nothing_does_no_harm() {
+    let mut peer = Peer::open(Options::default());
+    let (promise, _) = mandatory(&mut peer, None);
+    for wrong in [0_i64, 2, -1, i64::MIN, i64::MAX] {
+        let mut stamp = Table::new();
+        stamp.insert("x-puka-publish", wrong).unwrap();
+        returned(&mut peer, &stamp, b"x");
+    }
+    returned(&mut peer, &Table::new(), b"x");
+    assert!(peer.is_pending(promise));
+    assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn e37_channel_flow_is_answered_and_holds_back_only_its_channel() {
+    let mut peer = Peer::open(Options::default());
+    let _first = peer.machine.publish(&publish("a", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &channel::Flow { active: false });
+    let sent = peer.take();
+    assert_eq!(sent.iter().map(Sent::name).collect::<Vec<_>>(), ["1 channel.flow-ok"]);
+    let _stopped = peer.machine.publish(&publish("a", "y")).unwrap();
+    assert!(peer.names().is_empty());
+    let _other = peer.machine.publish(&publish("b", "z")).unwrap();
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    assert!(names.contains(&"2 basic.publish".to_owned()), "another exchange is not concerned: {names:?}");
+}
+
+#[test]
+fn e37_what_a_flow_held_back_follows_in_order() {
+    let mut peer = Peer::open(Options::default());
+    let _first = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &channel::Flow { active: false });
+    peer.names();
+    let promises: Vec<_> =
+        ["1", "22", "333"].iter().map(|body| peer.machine.publish(&publish("", *body)).unwrap()).collect();
+    assert!(peer.names().is_empty());
+    peer.method(1, &channel::Flow { active: true });
+    let names = peer.names();
+    let bodies: Vec<_> = names.iter().filter(|name| name.contains("body")).collect();
+    assert_eq!(bodies, ["1 body 1", "1 body 2", "1 body 3"], "{names:?}");
+    peer.method(1, &ack(0, true));
+    promises.into_iter().for_each(|promise| peer.done(promise));
+}
+
+#[test]
+fn e38_the_frames_of_a_message_stand_together_and_outlive_their_future() {
+    let mut peer = Peer::open(Options::default());
+    let large = vec![7_u8; 300_000];
+    let first = peer.machine.publish(&publish("", large.clone())).unwrap();
+    let request = peer.machine.request(crate::peer::declare("q")).unwrap();
+    peer.machine.abandon(request);
+    let second = peer.machine.publish(&publish("", &large[..])).unwrap();
+    peer.machine.abandon(first);
+    peer.machine.abandon(second);
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    let on_one: Vec<_> = names.iter().filter(|name| name.starts_with("1 ")).map(String::as_str).collect();
+    let message = ["1 basic.publish", "1 header 300000", "1 body 131064", "1 body 131064", "1 body 37872"];
+    assert_eq!(on_one, [&["1 channel.open", "1 confirm.select"][..], &message, &message].concat());
+    peer.method(1, &ack(2, true));
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn e39_immediate_is_refused_before_it_closes_the_connection() {
+    let mut peer = Peer::open(Options::default());
+    let mut it = publish("", "x");
+    it.immediate = true;
+    assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { what: "immediate", .. })));
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    assert!(!names.iter().any(|name| name.contains("publish")), "{names:?}");
+    // And one that was held when nothing was known of the server.
+    let mut peer = Peer::new(Options::default());
+    let promise = peer.machine.publish(&it).unwrap();
+    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.serve();
+    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "immediate", .. }));
+}
+
+#[test]
+fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
+    let mut peer = Peer::open(Options::default());
+    let mut wrong = vec![publish("", "x"); 4];
+    wrong[0].properties.expiration = Some(short("-1"));
+    wrong[1].properties.expiration = Some(short("315360000001"));
+    wrong[2].properties.delivery_mode = Some(3);
+    wrong[3].properties.user_id = Some(short("somebody"));
+    for it in &wrong {
+        assert!(matches!(peer.machine.publish(it), Err(Error::InvalidArgument { .. })), "{it:?}");
+    }
+    let mut headers = Table::new();
+    headers.insert("CC", "not an array").unwrap();
+    let mut it = publish("", "x");
+    it.headers = Some(headers.as_ref());
+    assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { what: "headers", .. })));
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
+    let mut peer = Peer::open(Options::default());
+    let wrong: Vec<_> = (0..3).map(|_| peer.machine.publish(&publish("a", "x")).unwrap()).collect();
+    let fine = peer.machine.publish(&publish("b", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
+    for promise in wrong {
+        assert!(matches!(peer.error(promise), Error::NotFound(_)));
+    }
+    assert!(peer.is_pending(fine));
+    let again = peer.machine.publish(&publish("a", "x")).unwrap();
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    assert_eq!(
+        names[..4],
+        ["1 channel.close-ok", "3 channel.open", "3 confirm.select", "3 basic.publish"],
+        "{names:?}"
+    );
+    peer.method(3, &ack(1, false));
+    peer.done(again);
+}
+
+#[test]
+fn v03_an_error_of_one_publish_is_the_answer_only_when_it_was_the_only_one() {
+    let mut peer = Peer::open(Options::default());
+    let only = peer.machine.publish(&publish("a", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    assert!(matches!(peer.error(only), Error::PreconditionFailed(_)));
+    let several = [0, 1].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
+    let number = peer.serve().last().unwrap().channel;
+    peer.method(number, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    for promise in several {
+        assert!(
+            matches!(peer.error(promise), Error::Unconfirmed(why) if matches!(*why, Error::PreconditionFailed(_)))
+        );
+    }
+}
+
+#[test]
+fn v03_a_publish_that_timed_out_still_counts_as_one_that_may_be_at_fault() {
+    let second = std::time::Duration::from_secs(1);
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let late = peer.machine.publish(&publish("a", "x")).unwrap();
+    peer.serve();
+    peer.pass(35 * second);
+    assert!(matches!(peer.error(late), Error::Unconfirmed(_)));
+    let innocent = peer.machine.publish(&publish("a", "y")).unwrap();
+    peer.serve();
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    let error = peer.error(innocent);
+    assert!(matches!(error, Error::Unconfirmed(_)), "two were in flight, so nobody can know: {error:?}");
+}

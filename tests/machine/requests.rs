@@ -1,0 +1,210 @@
+//! Requests: each has its own answer, in time or not, and its channel afterwards.
+
+use crate::peer::{Peer, consume, declare, method, short};
+use puka::machine::{Reply, Settle};
+use puka::protocol::Table;
+use puka::protocol::method::{basic, channel, queue};
+use puka::{Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ok(name: &str) -> queue::DeclareOk<'_> {
+    queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 }
+}
+
+#[test]
+fn v01_a_request_that_nobody_answers_ends_at_its_deadline() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let request = peer.machine.request(declare("q")).unwrap();
+    let get = peer.get();
+    let started = peer.machine.consume(&consume("q")).unwrap();
+    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    peer.pass(30 * SECOND - Duration::from_millis(1));
+    assert!(peer.is_pending(request) && peer.is_pending(get) && peer.is_pending(started));
+    peer.pass(Duration::from_millis(1));
+    for promise in [request, get, started] {
+        assert!(matches!(peer.error(promise), Error::Timeout { what: "the request", .. }));
+    }
+    peer.pass(2 * SECOND);
+    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::Timeout { .. })));
+    assert!(peer.machine.why_closed().is_none(), "the connection lives");
+}
+
+#[test]
+fn v02_a_late_reply_is_absorbed_and_the_next_request_has_its_own() {
+    let mut peer =
+        Peer::tuned(Options::default().request_channels(1).heartbeat(0), crate::peer::tune(0, 0, 0));
+    let late = peer.machine.request(declare("late")).unwrap();
+    peer.pass(29 * SECOND);
+    let next = peer.machine.request(declare("next")).unwrap();
+    peer.pass(SECOND);
+    assert!(matches!(peer.error(late), Error::Timeout { .. }));
+    assert_eq!(peer.names(), ["1 channel.open", "1 queue.declare"], "the channel waits for its reply");
+    peer.feed(&[method(1, &channel::OpenOk {}), method(1, &ok("late"))].concat());
+    assert!(peer.is_pending(next));
+    assert_eq!(peer.names(), ["1 queue.declare"]);
+    peer.method(1, &ok("next"));
+    match peer.machine.fetch(next) {
+        Some(Ok(Reply::Queue(queue))) => assert_eq!(queue.name, "next"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn v02_a_request_that_waited_too_long_for_its_turn_is_not_sent() {
+    let mut peer =
+        Peer::tuned(Options::default().request_channels(1).heartbeat(0), crate::peer::tune(0, 0, 0));
+    let first = peer.machine.request(declare("first")).unwrap();
+    let second = peer.machine.request(declare("second")).unwrap();
+    peer.pass(30 * SECOND);
+    assert!(matches!(peer.error(first), Error::Timeout { .. }));
+    assert!(matches!(peer.error(second), Error::Timeout { .. }));
+    peer.names();
+    peer.feed(&[method(1, &channel::OpenOk {}), method(1, &ok("first"))].concat());
+    assert!(peer.names().is_empty());
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn v06_a_get_that_is_held_holds_up_no_request() {
+    // Settling the message frees its channel: whoever waits for one goes on at once, not at the next sign of the server.
+    let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
+    let delivered = peer.got(1, b"x");
+    let _request = peer.machine.request(declare("q")).unwrap();
+    assert!(peer.names().is_empty(), "the only channel has a message to settle");
+    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    assert!(peer.machine.wants_attention());
+    let mut names = peer.names();
+    names.sort();
+    assert_eq!(names, ["1 basic.ack", "1 queue.declare"]);
+}
+
+#[test]
+fn v06_a_consumer_that_waits_for_the_channel_of_a_held_get_starts_when_it_is_settled() {
+    let mut peer = Peer::open(Options::default().channel_max(1));
+    let delivered = peer.got(1, b"x");
+    let _started = peer.machine.consume(&consume("q")).unwrap();
+    assert!(peer.names().is_empty(), "the only channel has a message to settle");
+    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    let names = peer.names();
+    assert!(names.contains(&"1 basic.consume".to_owned()), "{names:?}");
+}
+
+#[test]
+fn v06_a_hundred_gets_can_be_held_and_another_request_goes_out() {
+    let mut peer = Peer::open(Options::default());
+    let held: Vec<_> = (0..100).map(|_| peer.got(1, b"x")).collect();
+    let request = peer.machine.request(declare("q")).unwrap();
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    for delivered in &held {
+        peer.machine.settle(delivered, Settle::Ack { multiple: false }).unwrap();
+    }
+    let sent = peer.serve();
+    assert_eq!(sent.iter().filter(|sent| sent.is(basic::Ack::ID)).count(), 100);
+    assert!(peer.machine.open_channels() <= 64, "and the pool shrinks again");
+}
+
+#[test]
+fn v02_requests_before_the_connection_is_open_are_sent_when_it_is() {
+    let mut peer = Peer::new(Options::default());
+    let request = peer.machine.request(declare("q")).unwrap();
+    let started = peer.machine.consume(&consume("q")).unwrap();
+    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    let served = peer.serve();
+    let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+    peer.method(number, &crate::peer::ack(1, false));
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(peer.machine.fetch(started), Some(Ok(Reply::Consumer(_)))));
+    peer.done(sent);
+}
+
+#[test]
+fn e11_a_request_that_fits_into_no_frame_is_refused_and_leaves_nothing_behind() {
+    let mut peer = Peer::tuned(Options::default().frame_max(4096), crate::peer::tune(0, 4096, 0));
+    let mut arguments = Table::new();
+    arguments.insert("large", &*vec![7_u8; 4096]).unwrap();
+    let mut large = declare("q");
+    large.arguments = arguments.as_ref();
+    assert!(matches!(peer.machine.request(large), Err(Error::InvalidArgument { .. })));
+    let mut large = consume("q");
+    large.arguments = arguments.as_ref();
+    assert!(matches!(peer.machine.consume(&large), Err(Error::InvalidArgument { .. })));
+    assert!(peer.names().is_empty() && peer.machine.is_idle());
+}
+
+#[test]
+fn e11_a_request_that_tuning_made_too_large_is_answered_and_its_channel_is_used_on() {
+    let mut peer = Peer::new(Options::default().request_channels(1));
+    let mut arguments = Table::new();
+    arguments.insert("large", &*vec![7_u8; 5000]).unwrap();
+    let mut large = declare("q");
+    large.arguments = arguments.as_ref();
+    let refused = peer.machine.request(large).unwrap();
+    let mut large = consume("q");
+    large.arguments = arguments.as_ref();
+    let not_started = peer.machine.consume(&large).unwrap();
+    let fine = peer.machine.request(declare("q")).unwrap();
+    peer.shake_hands(crate::peer::tune(0, 4096, 0));
+    peer.serve();
+    assert!(matches!(peer.error(refused), Error::InvalidArgument { .. }));
+    assert!(matches!(peer.error(not_started), Error::InvalidArgument { .. }));
+    assert!(matches!(peer.machine.fetch(fine), Some(Ok(Reply::Queue(_)))));
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn e11_a_publish_whose_header_fits_into_no_frame_is_refused_and_its_channel_stays_usable() {
+    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
+    let mut headers = Table::new();
+    headers.insert("large", &*vec![7_u8; 4096]).unwrap();
+    let mut large = crate::peer::publish("", "x");
+    large.headers = Some(headers.as_ref());
+    for _ in 0..2 {
+        assert!(matches!(peer.machine.publish(&large), Err(Error::InvalidArgument { .. })));
+        let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+        peer.serve();
+        assert!(peer.is_pending(sent));
+    }
+    peer.method(1, &crate::peer::ack(2, true));
+    assert!(peer.machine.why_closed().is_none() && peer.machine.open_channels() == 1);
+}
+
+#[test]
+fn a11_a_body_above_our_own_limit_is_refused_and_one_of_many_frames_is_cut_right() {
+    let mut peer = Peer::open(Options::default().max_message_size(1_000_000));
+    let large = vec![7_u8; 1_000_001];
+    assert!(matches!(
+        peer.machine.publish(&crate::peer::publish("", &large[..])),
+        Err(Error::InvalidArgument { what: "body", .. })
+    ));
+    assert!(peer.names().is_empty());
+    for body in [puka::Body::from(&large[1..]), puka::Body::from(large[1..].to_vec())] {
+        let _sent = peer.machine.publish(&crate::peer::publish("", body)).unwrap();
+        let sent = peer.serve();
+        let bodies = sent.iter().filter(|sent| sent.name().contains("body"));
+        assert_eq!(
+            bodies.map(|sent| sent.payload.len()).collect::<Vec<_>>(),
+            [[131_064; 7].as_slice(), &[82_552]].concat()
+        );
+    }
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let mut peer = Peer::open(Options::default());
+    assert!(peer.machine.request(channel::Open {}).is_err());
+    assert!(peer.machine.request(ok("q")).is_err());
+    let publish =
+        basic::Publish { exchange: short(""), routing_key: short(""), mandatory: false, immediate: false };
+    assert!(peer.machine.request(publish).is_err());
+    let mut nowait = declare("q");
+    nowait.nowait = true;
+    assert!(
+        peer.machine.request(nowait).is_err(),
+        "no reply would come, and the channel would wait for one for ever"
+    );
+    assert!(peer.names().is_empty());
+}

@@ -1,0 +1,152 @@
+//! Changing the prefetch count of a live consumer, which starts and ends consumers in the broker's eyes.
+
+use crate::peer::{Peer, Sent, answer, consume, tag_of};
+use puka::machine::{Consume, ConsumerId, Reply};
+use puka::protocol::method::basic;
+use puka::protocol::{FrameKind, Method};
+use puka::{Ended, Error, Options};
+use std::collections::BTreeMap;
+
+/// What the broker makes of it: the consumers it has and the prefetch count of each.
+#[derive(Default, Debug)]
+struct Broker {
+    prefetch_count: u16,
+    consumers: BTreeMap<String, u16>,
+    unanswered: Vec<Vec<u8>>,
+    /// Consumes that are not answered.
+    starting: Vec<String>,
+}
+
+impl Broker {
+    fn read(&mut self, sent: &[Sent]) {
+        for one in sent.iter().filter(|sent| sent.kind == FrameKind::Method) {
+            match one.method() {
+                Method::Basic(basic::Method::Qos(qos)) => self.prefetch_count = qos.prefetch_count,
+                Method::Basic(basic::Method::Consume(_)) => {
+                    self.consumers.insert(tag_of(one), self.prefetch_count);
+                    self.starting.push(tag_of(one));
+                }
+                Method::Basic(basic::Method::Cancel(_)) => {
+                    let tag = tag_of(one);
+                    assert!(
+                        !self.starting.contains(&tag),
+                        "a cancel right behind its consume closes the connection"
+                    );
+                    self.consumers.remove(&tag);
+                }
+                _ => {}
+            }
+            self.unanswered.extend(answer(one));
+        }
+    }
+
+    fn answer(&mut self, peer: &mut Peer) {
+        self.starting.clear();
+        std::mem::take(&mut self.unanswered).iter().for_each(|octets| peer.feed(octets));
+    }
+
+    fn settle(&mut self, peer: &mut Peer) {
+        loop {
+            self.read(&peer.take());
+            if self.unanswered.is_empty() {
+                return;
+            }
+            self.answer(peer);
+        }
+    }
+
+    fn total(&self) -> u16 {
+        self.consumers.values().sum()
+    }
+}
+
+fn consumer(prefetch_count: u16) -> (Peer, Broker, ConsumerId) {
+    let mut peer = Peer::open(Options::default());
+    let mut broker = Broker::default();
+    let promise = peer.machine.consume(&Consume { prefetch_count, ..consume("q") }).unwrap();
+    broker.settle(&mut peer);
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has started") };
+    assert_eq!(broker.total(), prefetch_count);
+    (peer, broker, id)
+}
+
+#[test]
+fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
+    let (mut peer, mut broker, id) = consumer(10);
+    for prefetch_count in [20, 15, 15, 1, 100, 0, 7] {
+        let resized = peer.machine.qos(id, prefetch_count).unwrap();
+        broker.settle(&mut peer);
+        peer.done(resized);
+        assert_eq!(broker.total(), prefetch_count);
+        assert!(prefetch_count != 0 || broker.consumers.len() == 1);
+    }
+    let tag = broker.consumers.keys().next().unwrap().clone();
+    peer.deliver(1, &tag, 1, b"x");
+    assert_eq!(peer.taken(id).len(), 1);
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    broker.settle(&mut peer);
+    assert!(broker.consumers.is_empty());
+    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+}
+
+#[test]
+fn e46_of_two_changes_at_once_the_last_one_holds() {
+    for (first, second) in [(5, 20), (5, 3), (5, 12), (20, 30), (20, 5), (0, 5), (20, 0)] {
+        let (mut peer, mut broker, id) = consumer(10);
+        let resized = [peer.machine.qos(id, first).unwrap(), peer.machine.qos(id, second).unwrap()];
+        broker.settle(&mut peer);
+        resized.into_iter().for_each(|promise| peer.done(promise));
+        assert_eq!(broker.total(), second, "10, then {first}, then {second}: {broker:?}");
+        assert!(second != 0 || broker.consumers.len() == 1, "{broker:?}");
+    }
+}
+
+#[test]
+fn e43_a_cancel_waits_for_the_consume_ok_of_a_change() {
+    for prefetch_count in [5, 20] {
+        let (mut peer, mut broker, id) = consumer(10);
+        let _resized = peer.machine.qos(id, prefetch_count).unwrap();
+        let _cancelled = peer.machine.cancel(id).unwrap();
+        broker.settle(&mut peer);
+        assert!(broker.consumers.is_empty(), "{broker:?}");
+        assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    }
+}
+
+#[test]
+fn e43_a_consumer_that_is_dropped_during_a_change_leaves_none_behind() {
+    let (mut peer, mut broker, id) = consumer(10);
+    let resized = peer.machine.qos(id, 20).unwrap();
+    peer.machine.abandon(resized);
+    peer.machine.drop_consumer(id);
+    broker.settle(&mut peer);
+    assert!(broker.consumers.is_empty(), "{broker:?}");
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
+    let (mut peer, mut broker, id) = consumer(10);
+    let old = broker.consumers.keys().next().unwrap().clone();
+    let resized = peer.machine.qos(id, 5).unwrap();
+    broker.read(&peer.take());
+    peer.method(1, &basic::Cancel { consumer_tag: crate::peer::short(&old), nowait: true });
+    broker.consumers.remove(&old);
+    assert!(peer.machine.ended(id).is_none());
+    broker.answer(&mut peer);
+    broker.settle(&mut peer);
+    peer.done(resized);
+    assert_eq!(broker.total(), 5);
+}
+
+#[test]
+fn an_exclusive_consumer_can_not_be_resized_and_an_ended_one_neither() {
+    let mut peer = Peer::open(Options::default());
+    let (id, ..) = peer.consumer(&Consume { exclusive: true, prefetch_count: 5, ..consume("q") });
+    assert!(matches!(peer.machine.qos(id, 6), Err(Error::InvalidArgument { .. })));
+    let same = peer.machine.qos(id, 5).unwrap();
+    peer.done(same);
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    assert!(matches!(peer.machine.qos(id, 6), Err(Error::Stale)));
+    assert_eq!(peer.serve().len(), 1);
+}

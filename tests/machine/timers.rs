@@ -1,0 +1,177 @@
+//! Heartbeats and stalls, in virtual time.
+
+use crate::peer::{Peer, consume, declare, raw, tune};
+use puka::machine::Outgoing;
+use puka::{Broken, Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with_heartbeat(seconds: u16) -> Peer {
+    let mut peer = Peer::tuned(Options::default(), tune(0, 0, seconds));
+    peer.pump();
+    peer
+}
+
+#[test]
+fn e49_a_heartbeat_leaves_after_half_the_timeout_without_anything_else() {
+    let mut peer = with_heartbeat(2);
+    for _ in 0..10 {
+        peer.feed(&raw(8, 0, b""));
+        peer.pass(SECOND - Duration::from_millis(1));
+        assert!(peer.names().is_empty());
+        peer.pass(Duration::from_millis(1));
+        assert_eq!(peer.names(), ["heartbeat"]);
+    }
+    // What is sent anyway stands for one.
+    peer.pass(SECOND / 2);
+    let _request = peer.machine.request(declare("q")).unwrap();
+    peer.feed(&raw(8, 0, b""));
+    assert_eq!(peer.names().len(), 2);
+    peer.pass(SECOND - Duration::from_millis(1));
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn e49_a_timeout_of_one_second_does_not_flood() {
+    let mut peer = with_heartbeat(1);
+    for _ in 0..100 {
+        peer.feed(&raw(8, 0, b""));
+        peer.pass(SECOND / 10);
+    }
+    assert_eq!(peer.names().len(), 20);
+}
+
+#[test]
+fn e49_e50_a_server_that_stands_still_is_gone_a_quarter_past_the_timeout() {
+    let mut peer = with_heartbeat(4);
+    let request = peer.machine.request(declare("q")).unwrap();
+    peer.pass(5 * SECOND - Duration::from_millis(1));
+    assert!(peer.machine.why_closed().is_none());
+    peer.pass(Duration::from_millis(1));
+    assert!(matches!(peer.why(), Error::ConnectionBroken(Broken::HeartbeatMissed(_))));
+    assert!(
+        matches!(peer.error(request), Error::ConnectionBroken(Broken::HeartbeatMissed(time)) if time == 5 * SECOND)
+    );
+    assert!(peer.machine.is_over());
+}
+
+#[test]
+fn e49_any_octet_counts_as_a_sign_of_life_also_a_part_of_a_frame() {
+    let mut peer = with_heartbeat(4);
+    for octet in raw(3, 1, &[0; 50]) {
+        peer.feed(&[octet]);
+        peer.pass(4 * SECOND);
+        if peer.machine.is_closed() {
+            break;
+        }
+    }
+    // The frame is nobody's, but it was read to its end.
+    assert!(matches!(peer.why(), Error::ChannelError(_)), "{:?}", peer.why());
+}
+
+#[test]
+fn e49_heartbeats_are_sent_from_tune_ok_on_and_watched_from_open_ok_on() {
+    let mut peer = Peer::new(Options::default().handshake_timeout(100 * SECOND));
+    peer.names();
+    peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+    peer.method(0, &tune(0, 0, 2));
+    peer.names();
+    peer.pass(10 * SECOND);
+    assert_eq!(peer.names().len(), 10);
+    assert!(peer.machine.why_closed().is_none(), "Errata 13");
+    peer.method(0, &puka::protocol::method::connection::OpenOk {});
+    peer.pass(10 * SECOND);
+    assert!(matches!(peer.why(), Error::ConnectionBroken(Broken::HeartbeatMissed(_))));
+}
+
+#[test]
+fn e49_a_program_that_slept_reads_before_it_judges() {
+    let mut peer = with_heartbeat(4);
+    peer.now += 3600 * SECOND;
+    peer.machine.handle_timeout(peer.now);
+    assert!(peer.machine.why_closed().is_none());
+    peer.feed(&raw(8, 0, b""));
+    peer.pass(4 * SECOND);
+    assert!(peer.machine.why_closed().is_none());
+    peer.pass(2 * SECOND);
+    assert!(peer.machine.why_closed().is_some());
+}
+
+#[test]
+fn e49_without_a_heartbeat_nothing_is_sent_and_nothing_is_watched() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
+    peer.pump();
+    assert_eq!(peer.machine.poll_timeout(), None);
+    peer.pass(1_000_000 * SECOND);
+    assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn e46_silence_while_reading_was_paused_is_not_the_servers() {
+    // Whatever the pause: what the server sent meanwhile is there to be read.
+    for pause in [1, 2, 3, 4, 5, 6, 7, 8, 20] {
+        let mut peer = Peer::tuned(Options::default().max_buffered_deliveries(2), tune(0, 0, 4));
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        peer.deliver(channel, &tag, 1, b"x");
+        peer.deliver(channel, &tag, 2, b"x");
+        assert!(!peer.machine.wants_input());
+        peer.pass(pause * SECOND);
+        assert!(peer.machine.why_closed().is_none(), "{pause} s");
+        assert_eq!(peer.taken(id).len(), 2);
+        assert!(peer.machine.wants_input());
+        // The driver writes, looks at the time, and only then reads.
+        peer.pass(Duration::ZERO);
+        assert!(
+            peer.machine.why_closed().is_none(),
+            "after a pause of {pause} s: {:?}",
+            peer.machine.why_closed()
+        );
+        peer.feed(&raw(8, 0, b""));
+        peer.pass(5 * SECOND);
+        assert!(peer.machine.why_closed().is_some(), "and then it is watched again");
+    }
+}
+
+#[test]
+fn e46_our_heartbeats_go_on_while_reading_is_paused() {
+    let mut peer = Peer::tuned(Options::default().max_buffered_deliveries(1), tune(0, 0, 4));
+    let (_, channel, tag) = peer.consumer(&consume("q"));
+    peer.deliver(channel, &tag, 1, b"x");
+    peer.names();
+    peer.pass(20 * SECOND);
+    assert_eq!(peer.names().len(), 10);
+}
+
+#[test]
+fn e50_a_transport_that_takes_no_octet_is_given_up_and_not_before_its_time() {
+    let mut peer = with_heartbeat(4);
+    let mut out = Outgoing::default();
+    let request = peer.machine.request(declare("q")).unwrap();
+    let mut seconds = 0;
+    while peer.machine.why_closed().is_none() {
+        peer.machine.poll_transmit(peer.now, &mut out);
+        peer.now += SECOND;
+        seconds += 1;
+        peer.feed(&raw(8, 0, b""));
+        peer.machine.handle_timeout(peer.now);
+    }
+    assert!(matches!(peer.error(request), Error::ConnectionBroken(Broken::WriteStalled(_))));
+    assert!((4..=8).contains(&seconds), "{seconds} s");
+}
+
+#[test]
+fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
+    let mut peer = with_heartbeat(4);
+    let mut out = Outgoing::default();
+    let _sent = peer.machine.publish(&crate::peer::publish("", vec![7; 100_000])).unwrap();
+    for _ in 0..60 {
+        peer.machine.poll_transmit(peer.now, &mut out);
+        out.advance(1);
+        peer.machine.handle_transmitted(peer.now, 1);
+        peer.now += SECOND;
+        peer.feed(&raw(8, 0, b""));
+        peer.machine.handle_timeout(peer.now);
+        assert!(peer.machine.why_closed().is_none());
+    }
+}

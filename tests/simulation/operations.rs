@@ -1,0 +1,225 @@
+//! What may happen next: what applications ask for, what operators do, what breaks.
+
+use crate::ledger::Checked;
+use crate::plan::Feature;
+use crate::random::Random;
+use crate::session::{Asked, Session};
+use crate::world::World;
+use std::time::Duration;
+
+/// An operation.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Publish,
+    Burst,
+    Declare,
+    Wrong,
+    Churn,
+    Get,
+    Consume,
+    Take,
+    Settle,
+    GiveBack,
+    Cancel,
+    DropConsumer,
+    Qos,
+    Abandon,
+    Close,
+    Loss,
+    Wait,
+    OutsideDelete,
+    Force,
+    BrokerDrop,
+    Block,
+    Restart,
+    Cut,
+    Silence,
+    Stall,
+}
+
+/// How often each comes, of those that a seed has.
+const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
+    (30, Operation::Publish, None),
+    (6, Operation::Burst, Some(Feature::Burst)),
+    (4, Operation::Declare, None),
+    (6, Operation::Wrong, Some(Feature::Wrong)),
+    (8, Operation::Churn, Some(Feature::Churn)),
+    (12, Operation::Get, Some(Feature::Get)),
+    (8, Operation::Consume, Some(Feature::Consume)),
+    (30, Operation::Take, Some(Feature::Consume)),
+    (24, Operation::Settle, None),
+    (5, Operation::GiveBack, None),
+    (3, Operation::Cancel, Some(Feature::Cancel)),
+    (3, Operation::DropConsumer, Some(Feature::Cancel)),
+    (4, Operation::Qos, Some(Feature::Qos)),
+    (6, Operation::Abandon, Some(Feature::Abandon)),
+    (2, Operation::Close, Some(Feature::Close)),
+    (1, Operation::Loss, Some(Feature::Loss)),
+    (3, Operation::Wait, None),
+    (2, Operation::OutsideDelete, Some(Feature::OutsideDelete)),
+    (1, Operation::Force, Some(Feature::Force)),
+    (1, Operation::BrokerDrop, Some(Feature::BrokerDrop)),
+    (3, Operation::Block, Some(Feature::Block)),
+    (1, Operation::Restart, Some(Feature::Restart)),
+    (3, Operation::Cut, Some(Feature::Cut)),
+    (1, Operation::Silence, Some(Feature::Silence)),
+    (3, Operation::Stall, Some(Feature::Stall)),
+];
+
+impl World {
+    /// Does the operation of that number, which is the same whatever was done before.
+    pub(crate) fn operate(&mut self, number: usize) -> Checked {
+        let mut random = self.plan.random(10_000 + number as u64);
+        let client = random.below(self.clients.len());
+        let pause = match random.below(20) {
+            0 => random.millis(0..1500),
+            1..5 => random.millis(0..60),
+            5..12 => random.micros(0..3000),
+            _ => Duration::ZERO,
+        };
+        self.run_for(pause)?;
+        if self.session(client).is_none_or(|session| session.finished) {
+            self.bury(client)?;
+            self.connect(client, &mut random)?;
+            return self.events(client);
+        }
+        let choices: Vec<_> = WEIGHTS
+            .iter()
+            .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
+            .collect();
+        let mut ticket = random.below(choices.iter().map(|(weight, _, _)| weight).sum());
+        for (weight, operation, _) in choices {
+            if ticket < *weight {
+                self.perform(client, *operation, &mut random)?;
+                break;
+            }
+            ticket -= weight;
+        }
+        self.events(client)?;
+        self.come_to_rest()
+    }
+
+    fn perform(&mut self, client: usize, operation: Operation, random: &mut Random) -> Checked {
+        match operation {
+            Operation::Publish => self.publish(client, random),
+            Operation::Burst => (0..random.within(2..25)).try_for_each(|_| self.publish(client, random)),
+            Operation::Declare => self.declare_all(client),
+            Operation::Wrong => self.ask_for_wrong(client, random),
+            Operation::Churn => self.churn(client, random),
+            Operation::Get => self.get(client, random),
+            Operation::Consume => self.consume(client, random),
+            Operation::Take => self.take(client, random),
+            Operation::Settle if self.holds_on(random) => Ok(()),
+            Operation::Settle => self.settle(client, random),
+            Operation::GiveBack => self.give_back(client, random),
+            Operation::Cancel => self.cancel(client, random),
+            Operation::DropConsumer => self.drop_consumer(client, random),
+            Operation::Qos => self.qos(client, random),
+            Operation::Abandon => self.abandon(client, random),
+            Operation::Close => self.close(client),
+            Operation::Wait => self.run_for(random.millis(0..4000)),
+            fault => self.break_something(client, fault, random),
+        }
+    }
+
+    fn holds_on(&self, random: &mut Random) -> bool {
+        self.plan.has(Feature::Hold) && random.chance(50)
+    }
+
+    fn connect(&mut self, client: usize, random: &mut Random) -> Checked {
+        self.sessions += 1;
+        let broker = self.broker.connect(self.now);
+        let session = Session::new(self.sessions, &self.plan, broker, self.now);
+        self.note(client, || format!("connects as session {}", session.number));
+        self.clients[client] = Some(session);
+        let promise = self.session(client).map(|session| session.machine.connect());
+        self.ask(client, promise, Asked::Connect, puka::protocol::MethodId::NONE);
+        if random.chance(70) { self.declare_all(client) } else { Ok(()) }
+    }
+
+    /// Waits for nothing of what it asked for any more.
+    fn abandon(&mut self, client: usize, random: &mut Random) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let all: Vec<_> = session.waiting.keys().copied().collect();
+        let Some(&promise) = random.pick(&all) else { return Ok(()) };
+        session.machine.abandon(promise);
+        session.abandoned.insert(promise);
+        let waiting = session.waiting.remove(&promise);
+        self.note(client, || format!("abandons {:?}", waiting.map(|waiting| waiting.asked)));
+        Ok(())
+    }
+
+    fn break_something(&mut self, client: usize, fault: Operation, random: &mut Random) -> Checked {
+        let now = self.now;
+        self.note(client, || format!("{fault:?}"));
+        self.faults += 1;
+        let blocked = self.blocked;
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
+        match fault {
+            Operation::OutsideDelete => {
+                let name = *random.pick(&["q0", "q1", "q2", "a0", "f0"]).unwrap_or(&"q0");
+                self.ledger.sync(&self.broker)?;
+                self.broker.delete_queue(now, "/", name);
+                self.ledger.clear(name);
+            }
+            Operation::Force => {
+                session.excuse = Some("forced");
+                let text = "CONNECTION_FORCED - maintenance";
+                self.broker.close_connection(
+                    now,
+                    session.broker,
+                    puka::protocol::ReplyCode::CONNECTION_FORCED,
+                    text,
+                );
+            }
+            Operation::BrokerDrop => {
+                session.excuse = Some("dropped by the broker");
+                self.broker.drop_connection(now, session.broker);
+            }
+            Operation::Loss => {
+                session.excuse = Some("dropped its driver");
+                session.drop_driver(now);
+            }
+            Operation::Block if blocked => self.unblock()?,
+            Operation::Block => {
+                self.blocked = true;
+                self.broker.block("low on memory");
+            }
+            Operation::Restart => {
+                self.hear_all()?;
+                for session in self.clients.iter_mut().flatten() {
+                    session.excuse = Some("the broker restarted");
+                }
+                self.ledger.sync(&self.broker)?;
+                self.ledger.restart(&self.broker);
+                self.broker.restart(now);
+            }
+            Operation::Cut => {
+                session.excuse = Some("cut");
+                session.cut_end =
+                    if random.chance(50) { crate::wire::End::Eof } else { crate::wire::End::Reset };
+                let after = if random.chance(30) { 1 } else { 1 + random.below(3000) };
+                let wire = if random.chance(50) { &mut session.up } else { &mut session.down };
+                wire.cut_after.get_or_insert(after);
+            }
+            Operation::Silence => {
+                session.excuse = Some("silent");
+                session.up.silent = true;
+                session.down.silent = true;
+            }
+            Operation::Stall => {
+                let time = random.millis(0..6000);
+                if time > Duration::from_millis(1500) && self.plan.has(Feature::Heartbeats) {
+                    session.excuse = Some("stalled");
+                }
+                let wire = if random.chance(50) { &mut session.up } else { &mut session.down };
+                wire.write_at = now + time;
+                if random.chance(50) {
+                    wire.read_at = now + time;
+                }
+            }
+            _ => {}
+        }
+        self.events(client)
+    }
+}

@@ -1,0 +1,167 @@
+//! All the seeds, one seed, and the smallest part of one that still fails.
+
+use crate::ledger::Violation;
+use crate::plan::{Feature, Plan};
+use crate::run::run;
+use std::collections::BTreeMap;
+use std::env;
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How many seeds are run unless `SEEDS` says otherwise.
+pub(crate) const SEEDS: u64 = 1000;
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+fn tell(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
+
+/// The plan that `SEED`, `OPS` and `OFF` ask for.
+fn asked_for() -> Option<Plan> {
+    let mut plan = Plan::new(number("SEED")?);
+    if let Some(ops) = number("OPS") {
+        plan = plan.ops(ops as usize);
+    }
+    let off = env::var("OFF").unwrap_or_default();
+    for feature in Feature::ALL {
+        if off.split(',').any(|name| name == format!("{feature:?}")) {
+            plan = plan.without(*feature);
+        }
+    }
+    Some(plan)
+}
+
+/// Leaves out what is not needed to fail.
+fn shrink(plan: Plan) -> (Plan, Violation) {
+    let deadline = Instant::now() + Duration::from_secs(8);
+    let fails = |plan: Plan| run(plan, false).violation.filter(|_| Instant::now() < deadline);
+    let mut smallest = plan;
+    let mut violation =
+        run(plan, false).violation.unwrap_or_else(|| Violation("it fails only sometimes".into()));
+    loop {
+        let before = (smallest.ops, smallest.features().count());
+        let mut step = smallest.ops / 2;
+        while step > 0 {
+            match fails(smallest.ops(smallest.ops - step)) {
+                Some(found) => {
+                    smallest = smallest.ops(smallest.ops - step);
+                    violation = found;
+                    step = step.min(smallest.ops / 2);
+                }
+                None => step /= 2,
+            }
+        }
+        for &feature in Feature::ALL {
+            if smallest.has(feature)
+                && let Some(found) = fails(smallest.without(feature))
+            {
+                smallest = smallest.without(feature);
+                violation = found;
+            }
+        }
+        if before == (smallest.ops, smallest.features().count()) {
+            return (smallest, violation);
+        }
+    }
+}
+
+/// The line that replays a plan.
+fn replay(plan: Plan) -> String {
+    let whole = Plan::new(plan.seed);
+    let off: Vec<_> =
+        whole.features().filter(|feature| !plan.has(*feature)).map(|it| format!("{it:?}")).collect();
+    let ops = if plan.ops == whole.ops { String::new() } else { format!("OPS={} ", plan.ops) };
+    let off = if off.is_empty() { String::new() } else { format!("OFF={} ", off.join(",")) };
+    format!("SEED={} {ops}{off}cargo test -p puka --test simulation seeds", plan.seed)
+}
+
+fn report(plan: Plan) -> String {
+    let (smallest, violation) = shrink(plan);
+    let has: Vec<_> = smallest.features().collect();
+    format!(
+        "seed {}: {}\n  replay: {}\n  smallest: {}\n  with {has:?}",
+        plan.seed,
+        violation.0,
+        replay(plan),
+        replay(smallest)
+    )
+}
+
+/// Runs all numbers up to `count` through `check`, on every core, until one gives something.
+pub(crate) fn on_all_cores<T: Send>(
+    count: u64,
+    most: usize,
+    check: impl Fn(u64) -> Option<T> + Sync,
+) -> Vec<T> {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count || found.lock().unwrap().len() >= most {
+                        break;
+                    }
+                    if let Some(finding) = check(seed) {
+                        found.lock().unwrap().push(finding);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn every_invariant_holds_in_all_seeds() {
+    if let Some(plan) = asked_for() {
+        tell(&format!("{plan:?} {:?}", plan.features().collect::<Vec<_>>()));
+        let outcome = run(plan, true);
+        outcome.trace.iter().for_each(|line| tell(line));
+        let (handed, answered, faults) = (outcome.handed, outcome.answered, outcome.faults);
+        tell(&format!("{handed} deliveries, {answered} publishes answered, {faults} faults"));
+        if let Some(violation) = outcome.violation {
+            panic!("{}\n  replay: {}", violation.0, replay(plan));
+        }
+        return;
+    }
+    let count = number("SEEDS").unwrap_or(SEEDS);
+    let first = number("FROM").unwrap_or(0);
+    let began = Instant::now();
+    let failed = on_all_cores(count, 1000, |seed| {
+        let plan = Plan::new(first + seed);
+        run(plan, false).violation.map(|violation| (plan, violation))
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    tell(&format!("{count} seeds in {seconds:.1} s"));
+    if failed.is_empty() {
+        return;
+    }
+    // One of each kind is enough.
+    let kind = |violation: &Violation| -> String {
+        violation.0.chars().filter(|character| !character.is_ascii_digit()).take(60).collect()
+    };
+    let mut kinds: BTreeMap<String, Vec<&(Plan, Violation)>> = BTreeMap::new();
+    for failure in &failed {
+        kinds.entry(kind(&failure.1)).or_default().push(failure);
+    }
+    let all = kinds.values().map(|failures| format!("{} times: {}", failures.len(), report(failures[0].0)));
+    panic!("{}", all.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_octets() {
+    let differ = on_all_cores(20, 1, |seed| {
+        let (one, other) = (run(Plan::new(seed), true), run(Plan::new(seed), true));
+        let first = one.trace.iter().zip(&other.trace).find(|(one, other)| one != other);
+        (one.hash != other.hash || first.is_some()).then(|| format!("seed {seed}: {first:?}"))
+    });
+    assert_eq!(differ, Vec::<String>::new());
+}
