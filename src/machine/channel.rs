@@ -83,6 +83,8 @@ pub(super) struct Channel {
     pub(super) prefetch_count: u16,
     /// A prefetch count holds for all of its consumers together, those to come included.
     pub(super) shares_prefetch_count: bool,
+    /// What comes before `open-ok` is for the channel that had the number before, which the server closed.
+    pub(super) discards_until_open: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(super) has_acks: bool,
 }
@@ -98,6 +100,7 @@ impl Channel {
             consumers: Vec::new(),
             prefetch_count: 0,
             shares_prefetch_count: false,
+            discards_until_open: false,
             has_acks: false,
         }
     }

@@ -1,7 +1,7 @@
 //! The channels of a connection, and their numbers.
 
 use super::channel::{Channel, Role};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Numbers kept for requests and publishes, which consumers can't take.
 const RESERVED: usize = 2;
@@ -13,6 +13,8 @@ pub(super) struct Channels {
     /// Numbers that are free again, the one that has rested longest in front: were a peer confused by a number's reuse,
     /// it would show.
     freed: VecDeque<u16>,
+    /// Numbers whose last channel the server closed: what it had sent already may come after its `close`.
+    closed_by_server: BTreeSet<u16>,
     /// In the pool, the one used last behind.
     idle: Vec<u16>,
     open: usize,
@@ -87,7 +89,9 @@ impl Channels {
             _ => self.freed.pop_front()?,
         };
         self.incarnations += 1;
-        *self.slots.get_mut(usize::from(number))? = Some(Box::new(Channel::new(self.incarnations, role)));
+        let mut channel = Channel::new(self.incarnations, role);
+        channel.discards_until_open = self.closed_by_server.remove(&number);
+        *self.slots.get_mut(usize::from(number))? = Some(Box::new(channel));
         self.open += 1;
         Some(number)
     }
@@ -101,6 +105,18 @@ impl Channels {
         self.open -= 1;
         self.freed.push_back(number);
         Some(channel)
+    }
+
+    /// Takes out a channel that the server has closed, and frees its number.
+    pub(super) fn remove_closed_by_server(&mut self, number: u16) -> Option<Box<Channel>> {
+        let channel = self.remove(number)?;
+        self.closed_by_server.insert(number);
+        Some(channel)
+    }
+
+    /// Whether the number is free because the server closed its channel.
+    pub(super) fn was_closed_by_server(&self, number: u16) -> bool {
+        self.closed_by_server.contains(&number)
     }
 
     /// The numbers of the channels that are open.

@@ -30,6 +30,7 @@ mod names;
 mod peer;
 mod pipe;
 mod publishing;
+mod random;
 mod requests;
 mod resizing;
 mod sequences;

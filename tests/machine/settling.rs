@@ -51,8 +51,8 @@ fn e40_a_multiple_ack_settles_what_is_held_up_to_it() {
     let (mut peer, taken) = delivered(5);
     peer.machine.settle(&taken[1], Settle::Reject { requeue: false }).unwrap();
     peer.machine.settle(&taken[3], Settle::Ack { multiple: true }).unwrap();
-    for place in 0..4 {
-        assert!(matches!(peer.machine.settle(&taken[place], ACK), Err(Error::Stale)));
+    for settled in &taken[..4] {
+        assert!(matches!(peer.machine.settle(settled, ACK), Err(Error::Stale)));
     }
     assert_eq!(frames(&peer.take()), ["reject 2 false", "ack 4 multiple"]);
     peer.machine.settle(&taken[4], ACK).unwrap();

@@ -19,9 +19,11 @@ impl World {
         delivered: Delivered,
     ) -> Checked {
         self.ledger.sync(&self.broker)?;
-        let (id, place) = self.ledger.handed(queue, delivered.redelivered, &delivered.message)?;
         let plan = self.plan;
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
+        let has_ended = consumer.is_some_and(|consumer| session.machine.ended(consumer).is_some());
+        let alive = session.is_sound() && !has_ended;
+        let (id, place) = self.ledger.handed(queue, delivered.redelivered, alive, &delivered.message)?;
         if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
             && !delivered.redelivered
             && place.is_some()

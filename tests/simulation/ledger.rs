@@ -196,11 +196,13 @@ impl Ledger {
         self.copies.entry((queue.to_owned(), id)).or_default().excused = true;
     }
 
-    /// A message is handed out. Gives its number, and its place among all for checking the order.
+    /// A message is handed out. Gives its number, and its place among all for checking the order. One that came before
+    /// its consumer broke down may meanwhile have gone to somebody else, so it counts only if that is `alive`.
     pub(crate) fn handed(
         &mut self,
         queue: &str,
         redelivered: bool,
+        alive: bool,
         received: &Received,
     ) -> Checked<(u64, Option<usize>)> {
         let id = id_of(received.body()).ok_or_else(|| Violation("a delivery without its number".into()))?;
@@ -210,6 +212,10 @@ impl Ledger {
         ensure(address_holds, || format!("message {id} was delivered under another address"))?;
         ensure(received.body() == body_of(id, octets), || format!("message {id} was delivered changed"))?;
         self.handed += 1;
+        let place = if refused { None } else { place };
+        if !alive {
+            return Ok((id, place));
+        }
         let copy = self
             .copies
             .entry((queue.to_owned(), id))
@@ -219,7 +225,7 @@ impl Ledger {
             format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
         })?;
         copy.handed += 1;
-        Ok((id, if refused { None } else { place }))
+        Ok((id, place))
     }
 
     /// A delivery is settled so that it does not come again.

@@ -143,7 +143,7 @@ impl Plan {
     pub(crate) fn most_octets_of_a_body(&self) -> usize {
         match (self.has(Feature::Large), self.has(Feature::TinyReads)) {
             (true, false) => 150_000,
-            (true, true) => 9_000,
+            (true, true) => 2_500,
             (false, _) => 300,
         }
     }

@@ -35,6 +35,8 @@ pub(crate) enum Read {
 pub(crate) struct Wire {
     pace: Pace,
     flying: VecDeque<(Instant, Vec<u8>)>,
+    /// Octets of the first piece that are read.
+    start: usize,
     octets: usize,
     last_arrival: Option<Instant>,
     end: Option<(Instant, End)>,
@@ -51,6 +53,7 @@ impl Wire {
         Self {
             pace,
             flying: VecDeque::new(),
+            start: 0,
             octets: 0,
             last_arrival: None,
             end: None,
@@ -100,6 +103,7 @@ impl Wire {
         }
         if end == End::Reset {
             self.flying.clear();
+            self.start = 0;
         }
         let at =
             if self.flying.is_empty() { now } else { self.last_arrival.map_or(now, |last| last.max(now)) };
@@ -110,7 +114,7 @@ impl Wire {
         if self.silent || self.read_at > now {
             return Read::Nothing;
         }
-        let Some((arrival, front)) = self.flying.front_mut() else {
+        let Some((arrival, front)) = self.flying.front() else {
             return match self.end {
                 Some((at, end)) if at <= now => Read::Ended(end),
                 _ => Read::Nothing,
@@ -119,11 +123,13 @@ impl Wire {
         if *arrival > now {
             return Read::Nothing;
         }
-        let count = front.len().min(most).min(1 + random.below(self.pace.piece));
-        let rest = front.split_off(count);
-        let octets = std::mem::replace(front, rest);
-        if front.is_empty() {
+        let left = front.len() - self.start;
+        let count = left.min(most).min(1 + random.below(self.pace.piece));
+        let octets = front[self.start..self.start + count].to_vec();
+        self.start += count;
+        if count == left {
             self.flying.pop_front();
+            self.start = 0;
         }
         self.octets -= octets.len();
         if !self.pace.pause.is_zero() {

@@ -156,8 +156,10 @@ impl World {
     fn answer(&mut self, client: usize, all: bool) -> Checked<bool> {
         let mut progress = false;
         let now = self.now;
-        let mut buffer = [0; 4096];
-        while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) {
+        while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut)
+            && self.broker.has_output(session.broker)
+        {
+            let mut buffer = [0; 4096];
             let lost = all || session.finished || session.down.has_ended();
             let room = if lost { buffer.len() } else { session.down.room(now, &mut self.network) };
             let octets = self.broker.read_output(session.broker, &mut buffer[..room.min(4096)]);

@@ -99,11 +99,23 @@ impl Connection {
     fn receive_on_channel(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
         let most = self.options.limits.message_size;
         let Some(channel) = self.channels.get_mut(number) else {
+            // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may still come.
+            if self.channels.was_closed_by_server(number) {
+                return Ok(());
+            }
             let text = format!("a frame on channel {number}, which is not open");
             return Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
         };
         if channel.role == Role::Closing {
             return self.receive_on_closing(number, &frame);
+        }
+        if channel.discards_until_open {
+            let is_open_ok = frame.kind() == FrameKind::Method
+                && matches!(Method::decode(frame.payload()), Ok(Method::Channel(channels::Method::OpenOk(_))));
+            if !is_open_ok {
+                return Ok(());
+            }
+            channel.discards_until_open = false;
         }
         if frame.kind() == FrameKind::Method {
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
@@ -286,7 +298,7 @@ impl Connection {
     /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
     fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) {
         self.write(number, &channels::CloseOk {});
-        let Some(mut channel) = self.channels.remove(number) else { return };
+        let Some(mut channel) = self.channels.remove_closed_by_server(number) else { return };
         let method = MethodId { class: close.class_id, method: close.method_id };
         let error: Error =
             Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();

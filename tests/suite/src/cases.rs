@@ -1,13 +1,24 @@
 //! The list of all cases, and the macros that make tests of it.
 
-/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq` and `dialling`. With
-/// `, in_memory` behind the runtime, only the first.
+/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults` and
+/// `dialling`. With the name of one of them behind the runtime, only that.
 #[macro_export]
 macro_rules! tests {
     ($Runtime:ty) => {
         $crate::tests!($Runtime, in_memory);
         $crate::tests!($Runtime, rabbitmq);
+        $crate::tests!($Runtime, faults);
         $crate::tests!($Runtime, dialling);
+    };
+    ($Runtime:ty, faults) => {
+        $crate::theme! { $Runtime, in_memory, faults:
+            a_blocked_connection_goes_on_when_the_alarm_is_over
+            a_blocked_connection_can_be_closed
+            a_forced_close_is_told_to_everyone
+            a_cut_transport_ends_everything
+            permissions_are_checked_request_by_request
+            nothing_is_left_at_the_broker
+        }
     };
     ($Runtime:ty, dialling) => {
         $crate::theme! { $Runtime, in_memory, dialling:
@@ -41,6 +52,8 @@ macro_rules! cases {
             requests_do_not_wait_for_the_handshake
             small_frames_and_few_channels_are_enough
             a_frame_limit_below_the_least_is_refused
+            limits_can_be_left_to_the_server
+            a_single_channel_is_enough
         }
         $crate::theme! { $Runtime, $broker, queues:
             a_declare_tells_messages_and_consumers
@@ -55,6 +68,7 @@ macro_rules! cases {
             reserved_names_are_refused
             arguments_that_amqp_does_not_allow_are_refused_at_once
             a_limited_queue_keeps_the_newest
+            names_may_be_any_text
         }
         $crate::theme! { $Runtime, $broker, exchanges:
             a_direct_exchange_routes_by_the_key
@@ -84,6 +98,11 @@ macro_rules! cases {
             copies_go_where_cc_and_bcc_say
             the_order_of_publishes_is_kept
             a_message_expires
+            headers_that_do_not_fit_into_a_frame_are_refused
+            a_message_that_is_sent_on_has_its_own_outcome
+            an_error_of_one_in_many_leaves_the_others_unconfirmed
+            more_exchanges_than_channels_are_published_to
+            an_exchange_that_goes_and_comes_back
         }
         $crate::theme! { $Runtime, $broker, getting:
             a_message_that_was_got_is_acknowledged
@@ -91,6 +110,18 @@ macro_rules! cases {
             no_ack_has_nothing_to_settle
             a_get_that_nobody_waits_for_gives_its_message_back
             many_gets_at_once_give_every_message_once
+        }
+        $crate::theme! { $Runtime, $broker, consuming_multi:
+            several_queues_share_a_consumer
+            several_queues_share_a_prefetch_count
+            either_all_queues_are_consumed_or_none
+            it_ends_with_the_last_of_its_queues
+        }
+        $crate::theme! { $Runtime, $broker, arguments:
+            typed_arguments_are_the_brokers_own
+            a_full_queue_refuses_the_publish
+            copies_go_to_further_queues
+            a_binding_matches_any_header
         }
         $crate::theme! { $Runtime, $broker, consuming:
             a_consumer_is_a_stream_of_deliveries
@@ -106,6 +137,9 @@ macro_rules! cases {
             deleting_the_queue_ends_its_consumers
             consumers_of_a_queue_share_its_messages
             a_hundred_consumers_live_on_one_connection
+            an_exclusive_consumer_keeps_its_prefetch_count
+            a_consumer_beyond_the_channels_waits_for_one
+            changing_the_prefetch_count_in_full_flow_loses_nothing
         }
         $crate::theme! { $Runtime, $broker, settling:
             what_is_requeued_comes_again
@@ -129,6 +163,7 @@ macro_rules! cases {
             dropping_the_driver_breaks_the_connection
             dropping_the_driver_early_ends_what_waits_for_the_handshake
             many_connections_open_and_close
+            what_waits_for_room_ends_with_the_connection
         }
         $crate::theme! { $Runtime, $broker, limits:
             publishes_in_flight_are_bounded

@@ -148,7 +148,8 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
     let declare = client.queue_declare(&queue).send();
     let get = client.basic_get(&queue).send();
     let consume = client.basic_consume(&queue).send();
-    let publishes = [false, true].map(|mandatory| client.basic_publish("", &queue, "").mandatory(mandatory).send());
+    let publishes =
+        [false, true].map(|mandatory| client.basic_publish("", &queue, "").mandatory(mandatory).send());
     let held = client.basic_publish(world.name("another exchange"), "", "").send();
     let qos = client.basic_qos(&consumer, 5).send();
     let cancel = consumer.cancel();
@@ -175,7 +176,9 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
 }
 
 /// A driver that is dropped before the handshake was done, too.
-pub async fn dropping_the_driver_early_ends_what_waits_for_the_handshake<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn dropping_the_driver_early_ends_what_waits_for_the_handshake<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let (client, driver) = world.open(|options| options).await?;
     let (connect, declare) = (client.connect(), client.queue_declare("early").send());
     let publish = client.basic_publish("", "early", "").send();
@@ -195,5 +198,27 @@ pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Ou
         client.basic_publish("", &queue, "x").mandatory(true).await?;
         client.close().await?;
     }
+    Ok(())
+}
+
+/// What waits for room when the connection is closed ends with `Closed`, and was not sent.
+pub async fn what_waits_for_room_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, mut driver) = world.open(|options| options.max_publishes_in_flight(1)).await?;
+    let connected = async { client.connect().await.map(drop) };
+    let driven = async { (&mut driver).await.and(Err(Error::Closed)) };
+    connected.or(driven).await?;
+    let sent = client.basic_publish("", "nowhere", "sent").send();
+    let mut waiting = Box::pin(client.basic_publish("", "nowhere", "waiting").into_future());
+    let mut submitting = Box::pin(client.basic_publish("", "nowhere", "waiting").submit());
+    assert!(crate::ready_now(&mut waiting).await.is_none());
+    assert!(crate::ready_now(&mut submitting).await.is_none());
+    let closed = client.close();
+    let work = async {
+        assert_error!(waiting.await, Error::Closed);
+        assert_error!(submitting.await, Error::Closed);
+        sent.await?;
+        closed.await
+    };
+    try_zip(work, driver).await?;
     Ok(())
 }

@@ -34,9 +34,8 @@ async fn mixed_publishes(client: Client, queue: String, task: usize) -> Result<(
 pub async fn every_publish_of_eight_tasks_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
-    let tasks: Vec<_> = (0..8)
-        .map(|task| Task::spawn::<R>(mixed_publishes(client.clone(), queue.clone(), task)))
-        .collect();
+    let tasks: Vec<_> =
+        (0..8).map(|task| Task::spawn::<R>(mixed_publishes(client.clone(), queue.clone(), task))).collect();
     for task in tasks {
         task.await.map_err(|error| error.to_string())?;
     }
@@ -80,7 +79,8 @@ pub async fn dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -> Outcom
     let queue = world.filled_queue(&client, 10).await?;
     for n in 0..200_usize {
         let polls = n % 3;
-        let mut declare = Box::pin(client.queue_declare(format!("{queue}-{n}")).exclusive(true).into_future());
+        let mut declare =
+            Box::pin(client.queue_declare(format!("{queue}-{n}")).exclusive(true).into_future());
         let mut get = Box::pin(client.basic_get(&queue).into_future());
         let mut publish = Box::pin(client.basic_publish("", "nowhere", "x").mandatory(true).into_future());
         let mut consume = Box::pin(client.basic_consume(&queue).prefetch_count(3).into_future());
@@ -99,7 +99,11 @@ pub async fn dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -> Outcom
             let own = format!("{queue}-own-{n}");
             assert_eq!(client.queue_declare(&own).exclusive(true).await?.name, own);
             assert_error!(
-                client.basic_publish("", &own, own.clone()).mandatory(true).await.and(Err::<(), _>(Error::Full)),
+                client
+                    .basic_publish("", &own, own.clone())
+                    .mandatory(true)
+                    .await
+                    .and(Err::<(), _>(Error::Full)),
                 Error::Full
             );
             let got = client.basic_get(&own).no_ack(true).await?.ok_or("empty")?;

@@ -101,3 +101,34 @@ pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<
     );
     Ok(())
 }
+
+/// What we leave to the server, zero for no limit of our own, is agreed upon.
+pub async fn limits_can_be_left_to_the_server<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.frame_max(0).channel_max(0).heartbeat(0)).await?;
+    let queue = world.queue(&client).await?;
+    let body = vec![7; 1 << 20];
+    client.basic_publish("", &queue, &body).mandatory(true).await?;
+    assert!(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?.body() == body);
+    Ok(client.close().await?)
+}
+
+/// With a single channel everything has its turn, one after the other.
+pub async fn a_single_channel_is_enough<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.channel_max(1)).await?;
+    let queue = world.queue(&client).await?;
+    for _ in 0..3 {
+        let publish = client.basic_publish("", &queue, "x").mandatory(true).send();
+        let declare = client.queue_declare(&queue).passive(true).send();
+        let other = client.basic_publish("amq.fanout", "", "x").send();
+        publish.await?;
+        declare.await?;
+        other.await?;
+    }
+    let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
+    for _ in 0..3 {
+        consumer.next().await.ok_or("ended")??.ack()?;
+    }
+    consumer.cancel().await?;
+    assert_eq!(world.ready(&client, &queue).await?, 0);
+    Ok(client.close().await?)
+}

@@ -271,3 +271,71 @@ pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &Worl
     }
     Ok(client.close().await?)
 }
+
+/// An exclusive consumer keeps its prefetch count, for no other may start beside it.
+pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 3).await?;
+    let mut consumer = client.basic_consume(&queue).exclusive(true).prefetch_count(1).await?;
+    assert_error!(client.basic_qos(&consumer, 2).await, Error::InvalidArgument { .. });
+    client.basic_qos(&consumer, 1).await?;
+    for _ in 0..3 {
+        next(&mut consumer).await?.ack()?;
+    }
+    Ok(client.close().await?)
+}
+
+/// Consumers beyond the channels that there are wait until one ends.
+pub async fn a_consumer_beyond_the_channels_waits_for_one<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.channel_max(5)).await?;
+    let queue = world.queue(&client).await?;
+    let mut consumers = Vec::new();
+    for _ in 0..3 {
+        consumers.push(client.basic_consume(&queue).prefetch_count(1).await?);
+    }
+    let mut fourth = client.basic_consume(&queue).prefetch_count(1).send();
+    // Requests and publishes go on meanwhile.
+    for _ in 0..10 {
+        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client.queue_declare(&queue).passive(true).await?;
+    }
+    drop(consumers.pop());
+    let early = ready_now(&mut fourth).await;
+    let mut fourth = match early {
+        Some(consumer) => consumer?,
+        None => fourth.await?,
+    };
+    next(&mut fourth).await?.ack()?;
+    Ok(client.close().await?)
+}
+
+/// A change of the prefetch count in the middle of a stream of messages loses none and delivers none twice.
+pub async fn changing_the_prefetch_count_in_full_flow_loses_nothing<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.filled_queue(&client, 2000).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(50).await?;
+    let mut seen = vec![0; 2000];
+    let mut changes = Vec::new();
+    let mut count = 0;
+    while count < 2000 {
+        let delivery = next(&mut consumer).await?;
+        let number: usize = String::from_utf8_lossy(delivery.body()).parse()?;
+        // What was under way to a tag that was cancelled may come again.
+        assert!(seen[number] == 0 || delivery.redelivered(), "{number} came twice");
+        count += usize::from(seen[number] == 0);
+        seen[number] += 1;
+        delivery.ack()?;
+        if count % 100 == 0 && changes.len() < count / 100 {
+            let prefetch = [10, 100, 1, 0, 30][count / 100 % 5];
+            changes.push(client.basic_qos(&consumer, prefetch).send());
+        }
+    }
+    for change in changes {
+        change.await?;
+    }
+    consumer.cancel().await?;
+    client.close().await?;
+    let client = world.client().await?;
+    assert_eq!(client.queue_delete(&queue).await?, 0);
+    Ok(client.close().await?)
+}

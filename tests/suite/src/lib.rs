@@ -6,8 +6,8 @@
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in three modules: `in_memory`, `rabbitmq`, and `dialling` for what concerns the
-//! adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! That makes a `#[test]` of every case, in four modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
+//! `dialling` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
 //! [`example`] runs the examples of the documentation.
@@ -24,12 +24,15 @@ mod runtime;
 mod task;
 mod world;
 
+pub mod arguments;
 pub mod closing;
 pub mod concurrency;
 pub mod connecting;
 pub mod consuming;
+pub mod consuming_multi;
 pub mod dialling;
 pub mod exchanges;
+pub mod faults;
 pub mod getting;
 pub mod limits;
 pub mod publishing;

@@ -144,7 +144,8 @@ pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -
 
 /// Twenty tasks that publish with room for three at a time all come to their end.
 pub async fn tasks_that_wait_for_room_all_have_their_turn<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000)).await?;
+    let client =
+        world.client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000)).await?;
     let queue = world.queue(&client).await?;
     let tasks: Vec<_> = (0..20)
         .map(|_| {
@@ -167,7 +168,8 @@ pub async fn tasks_that_wait_for_room_all_have_their_turn<R: Runtime>(world: &Wo
 
 /// Deliveries that wait to be taken are bounded: reading pauses, goes on when they are taken, and nothing is lost.
 pub async fn buffered_deliveries_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.max_buffered_deliveries(10).max_buffered_octets(1000)).await?;
+    let client =
+        world.client_with(|options| options.max_buffered_deliveries(10).max_buffered_octets(1000)).await?;
     let queue = world.filled_queue(&client, 500).await?;
     let mut consumer = client.basic_consume(&queue).await?;
     for n in 0..500 {

@@ -283,3 +283,108 @@ pub async fn a_message_expires<R: Runtime>(world: &World<R>) -> Outcome {
     assert_eq!(left.body(), b"long");
     Ok(client.close().await?)
 }
+
+/// Headers that do not fit into a frame are refused before anything is sent, and the next publish is fine.
+pub async fn headers_that_do_not_fit_into_a_frame_are_refused<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.frame_max(4096)).await?;
+    let queue = world.queue(&client).await?;
+    for size in 4010..4080 {
+        let text = "h".repeat(size);
+        let publish = || client.basic_publish("", &queue, "x").header("h", &text);
+        let (plain, mandatory) = (publish().send(), publish().mandatory(true).send());
+        let fine = client.basic_publish("", &queue, "fine").mandatory(true).send();
+        let (plain, mandatory) = (plain.await, mandatory.await);
+        // The stamp takes room, too.
+        let fits = |outcome: &Result<(), Error>| match outcome {
+            Ok(()) => true,
+            Err(Error::InvalidArgument { .. }) => false,
+            Err(error) => panic!("{size}: {error:?}"),
+        };
+        assert!(fits(&plain) || !fits(&mandatory), "{size}");
+        // Octets around it: the frame, class, weight and size, flags, the length of the table, name, tag, length.
+        let around = 8 + 12 + 2 + 4 + 2 + 1 + 4;
+        assert_eq!(fits(&plain), around + size <= 4096, "{size}: {plain:?}");
+        fine.await?;
+    }
+    Ok(client.close().await?)
+}
+
+/// A message that was delivered can be sent on as it is, mandatory again, and a return finds its publish all the same.
+pub async fn a_message_that_is_sent_on_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.queue(&client).await?;
+    client.basic_publish("", &queue, "on").mandatory(true).header("colour", "red").await?;
+    let got = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+    let nowhere = world.name("nowhere");
+    let publish =
+        |key| client.basic_publish("", key, got.body()).properties(got.properties()).mandatory(true);
+    let outcomes =
+        [publish(&queue).send(), publish(&nowhere).send(), publish(&queue).send(), publish(&nowhere).send()];
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        match (n % 2, outcome.await) {
+            (0, Ok(())) => {}
+            (1, Err(Error::NoRoute(returned))) => {
+                assert_eq!(returned.message.headers()?.get("colour"), Some(Value::String(b"red")));
+            }
+            (_, outcome) => return Err(format!("publish {n}: {outcome:?}").into()),
+        }
+    }
+    Ok(client.close().await?)
+}
+
+/// An error that can be any publish's is told to each of those that were in flight, and the next are fine.
+pub async fn an_error_of_one_in_many_leaves_the_others_unconfirmed<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.allow_foreign_user_id(true)).await?;
+    let queue = world.queue(&client).await?;
+    for _ in 0..5 {
+        let before = client.basic_publish("", &queue, "x").send();
+        let bad = client.basic_publish("", &queue, "x").user_id("somebody").send();
+        let after = client.basic_publish("", &queue, "x").send();
+        let elsewhere = client.basic_publish("amq.fanout", "", "x").send();
+        let refused = |error: &Error| error.fault().is_some_and(|fault| fault.code.value() == 406);
+        let before = before.await;
+        assert!(before.as_ref().err().is_none_or(refused), "{before:?}");
+        assert_error!(bad.await, error if refused(error));
+        // The broker ignores what comes behind.
+        assert_error!(after.await, Error::Unconfirmed(error) if refused(error));
+        elsewhere.await?;
+        client.basic_publish("", &queue, "fine").mandatory(true).await?;
+    }
+    Ok(client.close().await?)
+}
+
+/// More exchanges than channels: each publish has its turn and its own outcome.
+pub async fn more_exchanges_than_channels_are_published_to<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.publish_channels(3)).await?;
+    let queue = world.queue(&client).await?;
+    let exchanges: Vec<_> = (0..30).map(|_| world.name("many")).collect();
+    for exchange in exchanges.iter().step_by(2) {
+        client.exchange_declare(exchange).exchange_type("fanout").await?;
+        client.queue_bind(&queue, exchange).await?;
+    }
+    let promises: Vec<_> = (0..10)
+        .flat_map(|_| &exchanges)
+        .map(|exchange| client.basic_publish(exchange, "", "x").mandatory(true).send())
+        .collect();
+    for (n, promise) in promises.into_iter().enumerate() {
+        match (n % 2, promise.await) {
+            (0, Ok(())) | (1, Err(Error::NotFound(_))) => {}
+            (_, outcome) => return Err(format!("publish {n}: {outcome:?}").into()),
+        }
+    }
+    assert_eq!(world.ready(&client, &queue).await?, 150);
+    Ok(client.close().await?)
+}
+
+/// An exchange that goes between two publishes fails the second, and one that comes back takes the third.
+pub async fn an_exchange_that_goes_and_comes_back<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let exchange = world.name("fickle");
+    for _ in 0..5 {
+        client.exchange_declare(&exchange).await?;
+        client.basic_publish(&exchange, "", "x").await?;
+        client.exchange_delete(&exchange).await?;
+        assert_error!(client.basic_publish(&exchange, "", "x").await, Error::NotFound(_));
+    }
+    Ok(client.close().await?)
+}

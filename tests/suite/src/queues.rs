@@ -183,3 +183,17 @@ pub async fn a_limited_queue_keeps_the_newest<R: Runtime>(world: &World<R>) -> O
     assert_eq!((oldest.body(), oldest.message_count()), (&b"2"[..], Some(1)));
     Ok(client.close().await?)
 }
+
+/// Names may be any text.
+pub async fn names_may_be_any_text<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.name("süß ☃ / ? # \u{7f}");
+    assert_eq!(client.queue_declare(&queue).exclusive(true).await?.name, queue);
+    client.basic_publish("", &queue, "").mandatory(true).await?;
+    let got = client.basic_get(&queue).await?.ok_or("empty")?;
+    assert_eq!(got.routing_key(), queue);
+    got.ack()?;
+    let error = client.basic_get(format!("{queue}ß")).await.err().ok_or("it was found")?;
+    assert!(error.to_string().contains("süß ☃"), "{error}");
+    Ok(client.close().await?)
+}

@@ -69,7 +69,9 @@ pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) ->
     assert_eq!((dead.body(), dead.routing_key()), (&b"mortal"[..], graveyard.as_str().into()));
     let headers = dead.headers()?;
     assert_eq!(headers.get("colour"), Some(Value::String(b"red")));
-    let Some(Value::Array(deaths)) = headers.get("x-death") else { return Err(format!("{headers:?}").into()) };
+    let Some(Value::Array(deaths)) = headers.get("x-death") else {
+        return Err(format!("{headers:?}").into());
+    };
     let Some(Value::Table(death)) = deaths.iter().next() else { return Err(format!("{deaths:?}").into()) };
     assert_eq!(death.get("queue").and_then(Value::as_str), Some(queue.as_str()));
     assert_eq!(death.get("reason").and_then(Value::as_str), Some("rejected"));

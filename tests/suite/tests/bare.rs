@@ -3,3 +3,4 @@
 use puka_test_suite::Bare;
 
 puka_test_suite::tests!(Bare, in_memory);
+puka_test_suite::tests!(Bare, faults);

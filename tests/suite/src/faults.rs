@@ -1,0 +1,147 @@
+//! What a broker does that is in trouble, or does not want us: for the broker in memory, which does it when it is told to.
+
+use crate::cases::assert_error;
+use crate::{Outcome, Runtime, World, ready_now};
+use futures_lite::future::yield_now;
+use puka::protocol::ReplyCode;
+use puka::{Broken, Client, Ended, Error, Promise};
+use puka_test_broker::Server;
+use std::time::Duration;
+
+fn server<R: Runtime>(world: &World<R>) -> Result<&Server, &'static str> {
+    world.in_memory().ok_or("this needs the broker in memory")
+}
+
+/// Has the broker notice that the connection publishes, while it is low on something: the publish that it does not take.
+async fn block<R: Runtime>(
+    world: &World<R>,
+    client: &Client,
+    reason: &str,
+) -> Result<Promise<()>, Box<dyn std::error::Error>> {
+    server(world)?.with(|broker| broker.block(reason));
+    let noticed = client.basic_publish("", "nowhere", "noticed").send();
+    while client.blocked().is_none() {
+        yield_now().await;
+    }
+    assert_eq!(client.blocked().as_deref(), Some(reason));
+    Ok(noticed)
+}
+
+/// While the broker holds back publishes, the client says why; other connections go on, and in the end everything does.
+pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, other, server) = (world.client().await?, world.client().await?, server(world)?);
+    let queue = world.filled_queue(&client, 1).await?;
+    let got = client.basic_get(&queue).await?.ok_or("empty")?;
+    let noticed = block(world, &client, "low on memory").await?;
+    let mut held: Vec<_> = (0..5).map(|_| client.basic_publish("", &queue, "held").send()).collect();
+    got.ack()?;
+    let declare = client.queue_declare(&queue).passive(true).send();
+    assert!(other.queue_declare(&queue).passive(true).await.is_ok());
+    assert!(other.blocked().is_none());
+    for publish in &mut held {
+        assert!(ready_now(publish).await.is_none());
+    }
+    let now = server.now();
+    server.with(|broker| broker.unblock(now));
+    noticed.await?;
+    for publish in held {
+        publish.await?;
+    }
+    // It was sent while the publishes were held back, and so was the ack.
+    assert_eq!(declare.await?.message_count, 0);
+    assert!(client.blocked().is_none());
+    assert_eq!(world.ready(&client, &queue).await?, 5);
+    client.close().await?;
+    assert_eq!(world.ready(&other, &queue).await?, 5);
+    Ok(other.close().await?)
+}
+
+/// A connection that is closed while it is blocked has its deadline; what was held back was never sent.
+pub async fn a_blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client_with(|options| options.close_timeout(Duration::from_millis(400))).await?;
+    let noticed = block(world, &client, "low on disk").await?;
+    let held = client.basic_publish("", "nowhere", "held").send();
+    assert_error!(client.close().await, Error::Timeout { .. });
+    assert_error!(noticed.await, Error::Unconfirmed(_));
+    assert_error!(held.await, Error::Closed);
+    Ok(())
+}
+
+/// A forced close is told to everyone, with the broker's words.
+pub async fn a_forced_close_is_told_to_everyone<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, server) = (world.client().await?, server(world)?);
+    let queue = world.filled_queue(&client, 1).await?;
+    let held = client.basic_get(&queue).await?.ok_or("empty")?;
+    let mut consumer = client.basic_consume(&queue).await?;
+    let now = server.now();
+    server.with(|broker| {
+        for id in broker.connections() {
+            broker.close_connection(now, id, ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - flooded");
+        }
+    });
+    let end = consumer.next().await.ok_or("it ended without an error")?;
+    assert_error!(end, Error::ConnectionForced(fault) if fault.text.contains("flooded"));
+    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))));
+    assert_error!(client.queue_declare("x").await, Error::ConnectionForced(_));
+    assert_error!(client.close().await, Error::ConnectionForced(_));
+    assert_error!(held.ack(), Error::Stale);
+    Ok(())
+}
+
+/// A transport that is cut ends everything that waits.
+pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, server) = (world.client().await?, server(world)?);
+    let queue = world.queue(&client).await?;
+    let mut consumer = client.basic_consume(&queue).await?;
+    let now = server.now();
+    server.with(|broker| {
+        for id in broker.connections() {
+            broker.drop_connection(now, id);
+        }
+    });
+    let end = consumer.next().await.ok_or("it ended without an error")?;
+    assert_error!(end, Error::ConnectionBroken(Broken::Eof | Broken::Io(_)));
+    assert_error!(client.basic_publish("", &queue, "").await, Error::ConnectionBroken(_));
+    assert_error!(client.close().await, Error::ConnectionBroken(_));
+    Ok(())
+}
+
+/// A user without permission is refused request by request, and may go on with what it may touch.
+pub async fn permissions_are_checked_request_by_request<R: Runtime>(world: &World<R>) -> Outcome {
+    let owner = world.client().await?;
+    let closed = world.filled_queue(&owner, 1).await?;
+    let client = world.client_with(|options| options.credentials("limited", "limited")).await?;
+    let open = world.name("open");
+    client.queue_declare(&open).await?;
+    client.exchange_declare(&open).await?;
+    client.queue_bind(&open, &open).await?;
+    for _ in 0..3 {
+        assert_error!(client.queue_declare(world.name("closed")).await, Error::AccessRefused(_));
+        assert_error!(client.basic_get(&closed).await, Error::AccessRefused(_));
+        assert_error!(client.basic_consume(&closed).await, Error::AccessRefused(_));
+        assert_error!(client.queue_purge(&closed).await, Error::AccessRefused(_));
+        let [first, second] = [0, 1].map(|_| client.basic_publish("amq.fanout", "", "").send());
+        assert_error!(first.await, Error::AccessRefused(_));
+        assert_error!(second.await, Error::AccessRefused(_));
+        client.basic_publish(&open, "", "fine").mandatory(true).await?;
+    }
+    assert_eq!(world.ready(&client, &open).await?, 3);
+    client.close().await?;
+    Ok(owner.close().await?)
+}
+
+/// The memory of the broker is free again when everything is closed: nothing of ours is left on it.
+pub async fn nothing_is_left_at_the_broker<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, server) = (world.client().await?, server(world)?);
+    let queue = world.queue(&client).await?;
+    let consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    client.basic_publish("", &queue, "x").await?;
+    assert_eq!(server.with(|broker| broker.connections().len()), 1);
+    drop(consumer);
+    client.close().await?;
+    while server.with(|broker| broker.connections().len()) != 0 {
+        yield_now().await;
+    }
+    assert!(server.with(|broker| broker.queues().is_empty()));
+    Ok(())
+}
