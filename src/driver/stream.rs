@@ -125,6 +125,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Driver<Io, C> {
         if self.unflushed && self.out.is_empty() && self.write_error.is_none() {
             match Pin::new(&mut self.io).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => progress = true,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
                 Poll::Pending => {}
             }

@@ -3,8 +3,8 @@
 use super::content::Assembly;
 use super::ids::{ConsumerId, PromiseId};
 use super::unsettled::Unsettled;
-use crate::protocol::MethodId;
 use crate::protocol::method::MethodInfo;
+use crate::protocol::{MethodId, ShortStr};
 use std::collections::VecDeque;
 
 /// What a channel is used for.
@@ -24,7 +24,7 @@ pub(super) enum Role {
     Closing,
 }
 
-/// A reply that is to come. Replies come in the order of what they answer.
+/// A reply that is to come.
 #[derive(Debug)]
 pub(super) enum Awaited {
     /// Nobody asks for it: `open-ok`, `select-ok`, `qos-ok` in front of a `consume-ok`.
@@ -38,15 +38,16 @@ pub(super) enum Awaited {
         no_ack: bool,
         method: &'static MethodInfo,
     },
-    /// `resized` is who waits for another prefetch count; `replaces` says that the older tags end with that.
+    /// `resized` is who waits for another prefetch count.
     Consume {
         consumer: ConsumerId,
+        tag: Box<str>,
         resized: Option<PromiseId>,
-        replaces: bool,
         method: &'static MethodInfo,
     },
     Cancel {
         consumer: ConsumerId,
+        tag: Box<str>,
         method: &'static MethodInfo,
     },
 }
@@ -62,8 +63,23 @@ impl Awaited {
         }
     }
 
-    /// Whether that method is an answer to this.
-    pub(super) fn is_answered_by(&self, reply: MethodId) -> bool {
+    /// Whether others may be answered before it. Replies come in the order of what they answer, but for those that a queue
+    /// gives itself.
+    pub(super) fn may_be_overtaken(&self) -> bool {
+        matches!(self, Self::Consume { .. } | Self::Cancel { .. })
+    }
+
+    /// Whether that method is an answer to this. Several consumers are told apart by their tag.
+    pub(super) fn is_answered_by(&self, reply: MethodId, of_tag: Option<ShortStr<'_>>) -> bool {
+        let tag = match self {
+            Self::Consume { tag, .. } | Self::Cancel { tag, .. } => Some(tag),
+            _ => None,
+        };
+        if let (Some(tag), Some(of_tag)) = (tag, of_tag)
+            && tag.as_bytes() != of_tag.as_octets()
+        {
+            return false;
+        }
         let asked = self.method();
         asked.id.class == reply.class
             && reply.info().is_some_and(|(_, info)| asked.replies.contains(&info.name))

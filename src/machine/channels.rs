@@ -75,6 +75,21 @@ impl Channels {
         self.open + reserved < usize::from(self.max)
     }
 
+    fn count(&self, role: Role) -> usize {
+        self.slots.iter().flatten().filter(|channel| channel.role == role).count()
+    }
+
+    /// Whether another channel may have consumers, so that requests and publishes still find one.
+    pub(super) fn may_consume(&self) -> bool {
+        let reserved = if usize::from(self.max) > RESERVED { RESERVED } else { 0 };
+        self.count(Role::Consume) + reserved < usize::from(self.max)
+    }
+
+    /// Whether a number is about to be free.
+    pub(super) fn is_closing_one(&self) -> bool {
+        self.count(Role::Closing) > 0
+    }
+
     /// Opens a channel under a number that is free.
     pub(super) fn add(&mut self, role: Role) -> Option<u16> {
         if !self.has_room(role) {

@@ -18,8 +18,8 @@ use super::publishers::Publishers;
 use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
-use crate::protocol::Decoder;
 use crate::protocol::frame::FRAME_MIN_SIZE;
+use crate::protocol::{Decoder, ShortStr};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
@@ -92,6 +92,9 @@ pub struct Connection {
 /// How long the last octets may take once nothing more comes in.
 const LAST_OCTETS: Duration = Duration::from_secs(1);
 
+/// Octets that may wait to be written whatever the options say.
+const LEAST_OUTGOING: usize = 64 << 10;
+
 impl Connection {
     /// A connection that begins its handshake, which has to be done in the time that the options say.
     #[must_use]
@@ -100,6 +103,10 @@ impl Connection {
         let frame_max = options.limits.frame_max;
         let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE).then(|| {
             Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}"))
+        });
+        let refused = refused.or_else(|| {
+            let checked = ShortStr::new(&options.virtual_host);
+            checked.err().map(|error| Error::invalid("virtual_host", error))
         });
         let state = match refused {
             Some(_) => State::Closed,
@@ -149,7 +156,9 @@ impl Connection {
                     if let Err(error) = tuned {
                         self.fail(error);
                     }
-                    decoder.set_frame_max(self.decoder_frame_max());
+                    if let Some(frame_max) = self.decoder_frame_max() {
+                        decoder.set_frame_max(frame_max);
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -180,7 +189,7 @@ impl Connection {
         if matches!(self.state, State::Closed) {
             return;
         }
-        if let Some(silence) = self.heartbeat.silent_for(now, self.reading) {
+        if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
             self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
         } else if let Some(stalled) = self.stalled_for(now) {
             self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
@@ -192,8 +201,13 @@ impl Connection {
     /// Answers the promises whose deadline has passed.
     fn expire(&mut self, now: Instant) {
         let after = self.options.deadlines.request;
+        let mut expired = false;
         while let Some(promise) = self.promises.expired(now) {
             self.answer(promise, Err(Error::Timeout { what: "the request", after }));
+            expired = true;
+        }
+        if expired {
+            self.drop_expired_held();
         }
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
@@ -251,7 +265,7 @@ impl Connection {
             closing,
             handshake,
             self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
-            self.heartbeat.deadline(self.reading),
+            self.heartbeat.deadline(self.wants_input()),
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
@@ -264,6 +278,7 @@ impl Connection {
         let timeout = self.options.deadlines.request;
         self.promises.stamp(now, timeout);
         self.publishers.stamp(now, timeout);
+        self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);
     }
@@ -279,7 +294,11 @@ impl Connection {
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.reading && !self.deaf && !matches!(self.state, State::Closed)
+        let closing = matches!(self.state, State::Draining | State::Closing);
+        // A peer that asks and asks and never reads our answers is not listened to either.
+        let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
+        let answers_leave = self.out.len() + self.in_hand < most;
+        (self.reading || closing) && answers_leave && !self.deaf && !matches!(self.state, State::Closed)
     }
 
     /// Whether something is to be done that a driver which sleeps does not know of.
@@ -393,14 +412,10 @@ impl Connection {
         }
     }
 
-    /// The limit that holds for what is received.
-    fn decoder_frame_max(&self) -> u32 {
-        match self.state {
-            State::Handshake(Handshake::Start(_) | Handshake::Tune(_)) => {
-                crate::protocol::frame::INITIAL_FRAME_MAX
-            }
-            _ => self.frame_max,
-        }
+    /// The limit that holds for what is received, once it is agreed upon.
+    fn decoder_frame_max(&self) -> Option<u32> {
+        let is_tuned = !matches!(self.state, State::Handshake(Handshake::Start(_) | Handshake::Tune(_)));
+        is_tuned.then_some(self.frame_max)
     }
 
     /// Lets everything go on that can.
@@ -421,7 +436,10 @@ impl Connection {
         } else {
             count <= most / 2 && octets <= most_octets / 2
         };
-        self.attention |= reading && !self.reading;
+        if reading && !self.reading {
+            self.attention = true;
+            self.heartbeat.resume();
+        }
         self.reading = reading;
     }
 

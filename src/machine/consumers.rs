@@ -42,6 +42,13 @@ pub(super) struct Terms {
     pub(super) arguments: Table,
 }
 
+impl Terms {
+    /// About how many octets they take, in memory and in a frame.
+    pub(super) fn octets(&self) -> usize {
+        self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_octets().len() + 32
+    }
+}
+
 /// A consumer in the broker's eyes. One of ours is several of them once its prefetch count was raised, because a broker
 /// fixes it when a consumer starts.
 #[derive(Debug)]
@@ -50,6 +57,12 @@ pub(super) struct Tag {
     pub(super) prefetch_count: u16,
     /// Which of the consumer's queues it is for.
     pub(super) source: usize,
+    /// `consume-ok` has come.
+    pub(super) started: bool,
+    /// Another takes its place, or has.
+    pub(super) leaving: bool,
+    /// It was cancelled, and `cancel-ok` is still to come.
+    pub(super) cancelled: bool,
 }
 
 #[derive(Debug)]
@@ -66,8 +79,8 @@ pub(super) struct Consumer {
     pub(super) phase: Phase,
     /// Who waits for `cancel-ok`.
     pub(super) cancelling: Vec<PromiseId>,
-    /// It is cancelled as soon as it has started.
-    pub(super) cancel_when_started: bool,
+    /// Who waits until another prefetch count is the only one that holds.
+    pub(super) resizing: Vec<PromiseId>,
     /// Its holder has gone.
     pub(super) dropped: bool,
     deliveries: VecDeque<Delivered>,
@@ -90,7 +103,7 @@ impl Consumer {
         if let Some(count) = self.shared_prefetch_count {
             return count;
         }
-        self.tags.iter().map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+        self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
     }
 
     /// The tag of that name.
@@ -136,7 +149,7 @@ impl Consumers {
             tags: Vec::new(),
             phase: Phase::Starting(promise),
             cancelling: Vec::new(),
-            cancel_when_started: false,
+            resizing: Vec::new(),
             dropped: false,
             deliveries: VecDeque::new(),
             announced: false,
@@ -163,7 +176,14 @@ impl Consumers {
         if terms.tag.is_empty() {
             terms.tag.clone_from(&name);
         }
-        consumer.tags.push(Tag { name, prefetch_count, source });
+        consumer.tags.push(Tag {
+            name,
+            prefetch_count,
+            source,
+            started: false,
+            leaving: false,
+            cancelled: false,
+        });
         Some((consumer.tags.last()?, terms))
     }
 

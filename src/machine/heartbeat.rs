@@ -14,11 +14,20 @@ pub(super) struct Heartbeat {
     /// A wake-up came so late that the program, or the machine it runs on, must have slept: what the server sent may
     /// not have been read yet.
     grace_until: Option<Instant>,
+    /// Reading has just been resumed: the silence until now is not the server's.
+    resumed: bool,
 }
 
 impl Heartbeat {
     pub(super) fn none(now: Instant) -> Self {
-        Self { timeout: None, last_sent: now, last_received: now, watching: false, grace_until: None }
+        Self {
+            timeout: None,
+            last_sent: now,
+            last_received: now,
+            watching: false,
+            grace_until: None,
+            resumed: false,
+        }
     }
 
     pub(super) fn agreed(&mut self, seconds: u16, now: Instant) {
@@ -37,6 +46,17 @@ impl Heartbeat {
 
     pub(super) fn sent(&mut self, now: Instant) {
         self.last_sent = now;
+    }
+
+    /// Reading goes on after a pause; the time is known at the next [`stamp`](Self::stamp).
+    pub(super) fn resume(&mut self) {
+        self.resumed = true;
+    }
+
+    pub(super) fn stamp(&mut self, now: Instant) {
+        if std::mem::take(&mut self.resumed) {
+            self.received(now);
+        }
     }
 
     /// Any octet counts, also a part of a frame.

@@ -14,7 +14,7 @@ const COPIED_BODY: usize = 4 << 10;
 const KEPT_CAPACITY: usize = 256 << 10;
 
 /// What waits to be written, in order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Outgoing {
     octets: Vec<u8>,
     /// Octets of `octets` that are written.
@@ -22,6 +22,13 @@ pub struct Outgoing {
     /// Parts of bodies, each with the place in `octets` that it stands in front of.
     bodies: VecDeque<(usize, Bytes)>,
     body_octets: usize,
+}
+
+/// How many octets there are, and not which: the login is among them.
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 impl Outgoing {
@@ -78,12 +85,25 @@ impl Outgoing {
         }
     }
 
+    /// Drops what is written, once it is the larger part.
+    fn compact(&mut self) {
+        if self.written < KEPT_CAPACITY / 4 || self.written < self.octets.len() / 2 {
+            return;
+        }
+        self.octets.drain(..self.written);
+        for (place, _) in &mut self.bodies {
+            *place -= self.written;
+        }
+        self.written = 0;
+    }
+
     /// Moves everything behind what `to` holds; a swap when it holds nothing.
     pub(super) fn move_to(&mut self, to: &mut Self) {
         if to.is_empty() {
             std::mem::swap(self, to);
             return;
         }
+        to.compact();
         let offset = to.octets.len();
         to.octets.extend_from_slice(self.octets.get(self.written..).unwrap_or_default());
         let written = self.written;

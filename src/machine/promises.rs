@@ -176,6 +176,14 @@ impl Promises {
         self.unstamped = unstamped;
     }
 
+    /// Takes the deadline off a promise that has another from here on.
+    pub(super) fn untime(&mut self, id: PromiseId) {
+        self.unstamped.retain(|unstamped| *unstamped != id);
+        if let Some(deadline) = self.slot(id).and_then(|slot| slot.deadline.take()) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
     /// The earliest deadline.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

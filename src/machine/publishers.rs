@@ -107,11 +107,12 @@ impl Publishers {
     }
 
     /// The channel has gone. Gives its exchange and the promises that were in flight.
-    pub(super) fn remove(&mut self, channel: u16) -> Option<(Box<[u8]>, Vec<PromiseId>)> {
+    pub(super) fn remove(&mut self, channel: u16) -> Option<(usize, Vec<PromiseId>)> {
         let place = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
         let publisher = self.publishers.swap_remove(place);
-        self.in_flight -= publisher.confirms.open();
-        Some((publisher.exchange, publisher.confirms.drain().collect()))
+        let open = publisher.confirms.open();
+        self.in_flight -= open;
+        Some((open, publisher.confirms.drain().collect()))
     }
 
     /// Gives what was published since the last call a deadline.

@@ -9,6 +9,9 @@ use crate::protocol::method::connection::{Tune, TuneOk};
 const CHANNEL_MAX: u16 = 2047;
 const FRAME_MAX: u32 = 131_072;
 
+/// The largest frame that a server may talk us into, in octets.
+const FRAME_CEILING: u32 = 16 << 20;
+
 /// The answer to the server's proposal.
 ///
 /// A limit is never answered by more than the server's, nor by 0 when it named one: RabbitMQ closes the transport over
@@ -19,7 +22,8 @@ pub(super) fn agree(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
     }
     Ok(TuneOk {
         channel_max: lower(tune.channel_max, wish.channel_max, CHANNEL_MAX),
-        frame_max: lower(tune.frame_max, wish.frame_max, FRAME_MAX),
+        // A server's limit alone is no reason to keep frames of any size.
+        frame_max: lower(tune.frame_max.min(FRAME_CEILING), wish.frame_max, FRAME_MAX),
         heartbeat: lower(tune.heartbeat, wish.heartbeat, 0),
     })
 }

@@ -14,6 +14,9 @@ enum State {
     Settled,
 }
 
+/// Settled ones that may stand between those that are not.
+const SPARSE: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
     /// By ascending tag.
@@ -88,6 +91,10 @@ impl Unsettled {
         while self.deliveries.front().is_some_and(|(_, state)| *state == State::Settled) {
             self.deliveries.pop_front();
         }
+        // What is settled behind one that is held for long does not add up.
+        if self.deliveries.len() > 2 * (self.held + self.acked.len()) + SPARSE {
+            self.deliveries.retain(|(_, state)| *state != State::Settled);
+        }
     }
 
     /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it stands for all before it.
@@ -117,6 +124,7 @@ impl Unsettled {
             self.acked = acked;
         }
         self.acked.clear();
+        self.trim();
     }
 }
 
@@ -184,6 +192,22 @@ mod tests {
         unsettled.ack(u64::MAX - 1, true);
         assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
         assert_eq!(unsettled.held(), 0);
+    }
+
+    #[test]
+    fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
+        let mut unsettled = delivered([1]);
+        for tag in 2..10_000 {
+            assert!(unsettled.deliver(tag, false));
+            if tag % 2 == 0 {
+                unsettled.refuse(tag, false);
+            } else {
+                unsettled.ack(tag, false);
+                assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+            }
+        }
+        assert!(unsettled.deliveries.len() <= SPARSE + 3, "{}", unsettled.deliveries.len());
+        assert!(unsettled.is_held(1));
     }
 
     #[test]

@@ -196,16 +196,3 @@ fn a12_a_million_heartbeats_do_no_harm() {
     peer.pass(Duration::from_secs(1));
     assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
 }
-
-#[test]
-fn e48_another_channel_does_not_wait_for_a_large_body() {
-    // Round-robin between channels: behind a body of 16 MiB a request has to wait for two frames at most.
-    let mut peer = Peer::open(Options::default());
-    let _sent = peer.machine.publish(&publish("", vec![7; 8 << 20])).unwrap();
-    let request = peer.machine.request(declare("q")).unwrap();
-    let names = peer.names();
-    let declared = names.iter().position(|name| name.ends_with("queue.declare")).unwrap();
-    let before = names[..declared].iter().filter(|name| name.contains("body")).count();
-    assert!(before <= 2, "{before} frames of 128 KiB stand in front of it");
-    peer.machine.abandon(request);
-}

@@ -127,6 +127,25 @@ fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last()
 }
 
 #[test]
+fn e29_numbers_are_used_again_in_the_order_in_which_they_became_free() {
+    let mut peer = Peer::open(Options::default().channel_max(4));
+    for _ in 0..4 {
+        let _request = peer.machine.request(declare("q")).unwrap();
+    }
+    peer.names();
+    let mut opened = Vec::new();
+    for number in [3, 1, 4, 2] {
+        peer.feed(&[method(number, &channel::OpenOk {}), method(number, &channel_close(404, "?"))].concat());
+    }
+    peer.names();
+    for _ in 0..4 {
+        let _request = peer.machine.request(declare("q")).unwrap();
+        opened.extend(peer.take().iter().filter(|sent| sent.is(channel::Open::ID)).map(|sent| sent.channel));
+    }
+    assert_eq!(opened, [3, 1, 4, 2]);
+}
+
+#[test]
 fn e29_a_channel_whose_close_ok_never_comes_keeps_its_number() {
     let mut peer = closing_one();
     peer.pass(Duration::from_secs(29));

@@ -141,6 +141,6 @@ fn a21_no_error_and_no_debug_output_shows_the_password() {
     peer.names();
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
     assert!(!format!("{:?}", peer.machine).contains("hunter2"));
-    assert!(!format!("{:?}", peer.machine).contains(&format!("{:?}", b"hunter2").trim_matches(['[', ']'])));
+    assert!(!format!("{:?}", peer.machine).contains(format!("{:?}", b"hunter2").trim_matches(['[', ']'])));
     drop(driver);
 }

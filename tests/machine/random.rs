@@ -225,7 +225,7 @@ impl Run {
             "seed {seed}: {:?}",
             self.peer.machine.why_closed()
         );
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             self.promises.push(self.peer.machine.close());
             self.peer.pass(Duration::from_secs(60));
         } else {

@@ -16,6 +16,7 @@ mod operations;
 mod plan;
 mod planted;
 mod random;
+mod regressions;
 mod requests;
 mod run;
 mod seeds;

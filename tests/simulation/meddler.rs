@@ -26,7 +26,7 @@ impl Meddler {
         self.mischief
     }
 
-    pub(crate) fn from_client(&mut self, octets: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn client_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
         if self.mischief == Mischief::None {
             return octets;
         }
@@ -34,7 +34,7 @@ impl Meddler {
         frames.into_iter().flat_map(|frame| self.of_client(frame)).collect()
     }
 
-    pub(crate) fn from_broker(&mut self, octets: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn broker_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
         if self.mischief == Mischief::None {
             return octets;
         }

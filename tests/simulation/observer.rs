@@ -39,6 +39,8 @@ pub(crate) struct Observer {
     /// Queue and `no_ack` of each get that is not answered, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     contents: BTreeMap<u16, Content>,
+    /// The broker has closed the connection, and hears nothing else.
+    deaf: bool,
 }
 
 impl Observer {
@@ -120,10 +122,11 @@ impl Observer {
                 said.push(Said::ChannelClosed(text));
             }
             Ok(Method::Connection(connection::Method::Close(close))) => {
+                self.deaf = true;
                 let text = close.reply_text.to_str_lossy().into_owned();
                 said.push(Said::Closed { code: close.reply_code, text });
             }
-            Ok(Method::Connection(connection::Method::CloseOk(_))) => said.push(Said::CloseOk),
+            Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => said.push(Said::CloseOk),
             _ => {}
         }
     }

@@ -80,7 +80,7 @@ impl World {
         self.run_for(pause)?;
         if self.session(client).is_none_or(|session| session.finished) {
             self.bury(client)?;
-            self.connect(client, &mut random)?;
+            self.connect(client, random.chance(70))?;
             return self.events(client);
         }
         let choices: Vec<_> = WEIGHTS
@@ -126,7 +126,7 @@ impl World {
         self.plan.has(Feature::Hold) && random.chance(50)
     }
 
-    fn connect(&mut self, client: usize, random: &mut Random) -> Checked {
+    pub(crate) fn connect(&mut self, client: usize, declares: bool) -> Checked {
         self.sessions += 1;
         let broker = self.broker.connect(self.now);
         let session = Session::new(self.sessions, &self.plan, broker, self.now);
@@ -134,7 +134,7 @@ impl World {
         self.clients[client] = Some(session);
         let promise = self.session(client).map(|session| session.machine.connect());
         self.ask(client, promise, Asked::Connect, puka::protocol::MethodId::NONE);
-        if random.chance(70) { self.declare_all(client) } else { Ok(()) }
+        if declares { self.declare_all(client) } else { Ok(()) }
     }
 
     /// Waits for nothing of what it asked for any more.

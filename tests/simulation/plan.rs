@@ -96,6 +96,12 @@ impl Plan {
         Self { seed, ops: random.within(200..320), features, mischief: Mischief::None }
     }
 
+    /// A seed with just these features, for a scenario that is written out.
+    pub(crate) fn bare(seed: u64, features: &[Feature]) -> Self {
+        let features = features.iter().fold(0, |all, feature| all | 1 << *feature as u32);
+        Self { features, ops: 0, ..Self::new(seed) }
+    }
+
     pub(crate) fn with(mut self, mischief: Mischief) -> Self {
         self.mischief = mischief;
         self
@@ -143,7 +149,7 @@ impl Plan {
     pub(crate) fn most_octets_of_a_body(&self) -> usize {
         match (self.has(Feature::Large), self.has(Feature::TinyReads)) {
             (true, false) => 150_000,
-            (true, true) => 2_500,
+            (true, true) => 1_500,
             (false, _) => 300,
         }
     }
@@ -162,8 +168,18 @@ impl Plan {
         SLOW.iter().any(|feature| self.has(*feature))
     }
 
+    /// Whether counts are bounded closely, and not only octets.
+    pub(crate) fn has_small_counts(&self) -> bool {
+        self.has(Feature::SmallBounds) && self.random(2).chance(60)
+    }
+
+    /// Channels for requests, and channels for publishes.
+    pub(crate) fn few_channels(&self) -> u16 {
+        self.random(9).within(1..4) as u16
+    }
+
     pub(crate) fn options(&self) -> Options {
-        let mut random = self.random(2);
+        let mut random = self.random(8);
         let options = Options::default()
             .request_timeout(self.request_timeout())
             .close_timeout(self.close_timeout())
@@ -171,7 +187,7 @@ impl Plan {
             .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
             .max_outgoing_octets(self.outgoing_octets())
             .frame_max(if self.has(Feature::SmallFrames) { 4096 } else { 131_072 });
-        let options = if self.has(Feature::SmallBounds) && random.chance(60) {
+        let options = if self.has_small_counts() {
             options
                 .max_publishes_in_flight(random.within(2..20))
                 .max_requests(random.within(2..10))
@@ -181,7 +197,7 @@ impl Plan {
             options
         };
         if self.has(Feature::FewChannels) {
-            let few = random.within(1..4) as u16;
+            let few = self.few_channels();
             options.request_channels(few).publish_channels(few)
         } else {
             options
@@ -209,12 +225,13 @@ impl Plan {
         Pace {
             piece: match (self.has(Feature::TinyReads), random.below(3)) {
                 (true, 0) => 1,
-                (true, 1) => 7,
-                (true, _) => 40,
+                (true, 1) => 15,
+                (true, _) => 100,
                 (false, 0) => 1000,
                 (false, 1) => 9000,
                 (false, _) => 200_000,
             },
+            pauses: if self.has(Feature::TinyReads) { 10 } else { 50 },
             pause: if random.chance(50) { Duration::from_micros(200) } else { Duration::ZERO },
             latency: Duration::from_millis(if self.has(Feature::Jitter) { 30 } else { 1 }),
             capacity: if random.chance(30) { 20_000 } else { 500_000 },

@@ -108,7 +108,12 @@ impl World {
         self.request(client, method, Asked::Done(format!("{name}|{source}")))
     }
 
-    fn declare_exchange(&mut self, client: usize, name: &str, kind: &str) -> Checked {
+    pub(crate) fn delete_exchange(&mut self, client: usize, name: &str) -> Checked {
+        let method = exchange::Delete { exchange: short(name), if_unused: false, nowait: false };
+        self.request(client, method, Asked::Done(name.to_owned()))
+    }
+
+    pub(crate) fn declare_exchange(&mut self, client: usize, name: &str, kind: &str) -> Checked {
         let method = exchange::Declare {
             exchange: short(name),
             r#type: short(kind),
@@ -268,6 +273,17 @@ impl World {
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
         let exclusive = self.plan.has(Feature::Exclusive) && random.chance(20);
         let prefetch = *random.pick(&[0, 1, 5]).unwrap_or(&0);
+        self.consume_from(client, name, no_ack, exclusive, prefetch)
+    }
+
+    pub(crate) fn consume_from(
+        &mut self,
+        client: usize,
+        name: &str,
+        no_ack: bool,
+        exclusive: bool,
+        prefetch: u16,
+    ) -> Checked {
         let consume = Consume {
             queue: short(name),
             tag: "",

@@ -46,6 +46,11 @@ impl World {
         for number in 0..self.plan.ops {
             self.operate(number)?;
         }
+        self.finish()
+    }
+
+    /// Lets everything come to its end, where nothing may be left.
+    pub(crate) fn finish(&mut self) -> Checked {
         self.recover()?;
         for client in 0..self.clients.len() {
             self.prove(client)?;

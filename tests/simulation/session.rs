@@ -231,7 +231,7 @@ impl Session {
             self.out.advance(octets.len());
             self.transmitted += octets.len();
             self.hash(&octets);
-            let octets = self.meddler.from_client(octets);
+            let octets = self.meddler.client_sends(octets);
             if !octets.is_empty() && self.up.send(now, octets, random) {
                 self.cut(now);
             }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     /// The largest piece that is read or written at once.
     pub(crate) piece: usize,
-    /// The longest rest between two pieces.
+    /// How often there is a rest between two pieces, in percent, and the longest one.
+    pub(crate) pauses: usize,
     pub(crate) pause: Duration,
     /// The longest time that a piece is under way.
     pub(crate) latency: Duration,
@@ -84,7 +85,7 @@ impl Wire {
         if let Some(left) = &mut self.cut_after {
             *left = left.saturating_sub(octets.len());
         }
-        if !self.pace.pause.is_zero() {
+        if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
             self.write_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
         }
         if !self.silent {
@@ -132,7 +133,7 @@ impl Wire {
             self.start = 0;
         }
         self.octets -= octets.len();
-        if !self.pace.pause.is_zero() {
+        if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
             self.read_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
         }
         Read::Octets(octets)

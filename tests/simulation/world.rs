@@ -171,7 +171,7 @@ impl World {
             session.hash(octets);
             let said = session.observer.broker_says(octets);
             if !lost {
-                let octets = session.meddler.from_broker(octets.to_vec());
+                let octets = session.meddler.broker_sends(octets.to_vec());
                 if !octets.is_empty() && session.down.send(now, octets, &mut self.network) {
                     session.cut(now);
                 }

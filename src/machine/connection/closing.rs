@@ -30,6 +30,11 @@ impl Connection {
                 self.state = State::Draining;
                 self.drain_deadline = Deadline::In(self.options.deadlines.close / 2);
                 self.close_deadline = Deadline::In(self.options.deadlines.close);
+                if self.promises.waiting() > self.closing.len() {
+                    for id in self.consumers.ids() {
+                        self.stop_consumer(id);
+                    }
+                }
                 self.end_consumers(&Ended::ConnectionBroken(Error::Closed));
                 self.proceed();
             }
@@ -73,6 +78,10 @@ impl Connection {
 
     /// The server broke the protocol, or does not do what we need. Tells it, if it makes sense to.
     pub(super) fn fail(&mut self, error: Error) {
+        if matches!(self.state, State::Closing) && self.deaf {
+            // `close-ok` can't be understood any more.
+            self.end_closing(Ok(()));
+        }
         if matches!(self.state, State::Closing | State::Closed) {
             return;
         }
@@ -150,15 +159,11 @@ impl Connection {
 
     /// Ends everything without another octet.
     pub(super) fn lose(&mut self, error: Error) {
-        let was_closing =
-            matches!(self.state, State::Closing | State::Closed) || matches!(error, Error::Closed);
         self.state = State::Closed;
         self.close_deadline = Deadline::None;
         self.attention = true;
         self.out = Default::default();
-        let outcome = if was_closing { Ok(()) } else { Err(error.clone()) };
         self.give_up(error);
-        self.end_closing(outcome);
     }
 
     /// Answers everything that waits, but for those who wait for the end itself.

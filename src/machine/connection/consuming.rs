@@ -9,10 +9,12 @@ use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::Delivered;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
-use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::basic;
 use crate::protocol::{EncodeError, ReplyCode, ShortStr};
 use std::collections::VecDeque;
+
+/// Octets of a consumer tag that are the user's; the rest makes it unique.
+const LONGEST_TAG: usize = 225;
 
 impl Connection {
     /// Starts a consumer on a channel of its own.
@@ -46,9 +48,9 @@ impl Connection {
         if !consume.arguments.is_finite() {
             return Err(Error::invalid("arguments", "RabbitMQ can't read a number that is NaN or infinite"));
         }
-        let longest = consume.arguments.as_octets().len() + 2 * ShortStr::MAX + 16 + OVERHEAD as usize;
-        if longest > self.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge { octets: longest, limit: self.frame_max }.into());
+        if consume.tag.len() > LONGEST_TAG {
+            let why = format!("{} octets, where there is room for {LONGEST_TAG}", consume.tag.len());
+            return Err(Error::invalid("consumer_tag", why));
         }
         Ok(Terms {
             queue: consume.queue.as_octets().into(),
@@ -60,6 +62,15 @@ impl Connection {
         })
     }
 
+    /// Whether each of them fits into a frame.
+    fn check_size(&self, sources: &[Terms]) -> Result<(), Error> {
+        let longest = sources.iter().map(Terms::octets).max().unwrap_or(0) + 2 * ShortStr::MAX;
+        if longest > self.frame_max as usize {
+            return Err(EncodeError::FrameTooLarge { octets: longest, limit: self.frame_max }.into());
+        }
+        Ok(())
+    }
+
     fn wait_to_consume(
         &mut self,
         sources: Vec<Terms>,
@@ -68,10 +79,12 @@ impl Connection {
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
         self.check_open()?;
+        self.check_size(&sources)?;
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
         let promise = self.promises.open_timed();
+        self.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
         self.consumes.push_back(WaitingConsume {
             promise,
             sources,
@@ -90,13 +103,24 @@ impl Connection {
     pub(super) fn start_consumes(&mut self) {
         while let Some(waiting) = self.consumes.front() {
             let promise = waiting.promise;
-            if !self.promises.is_waiting(promise) {
-                self.consumes.pop_front();
-                continue;
-            }
-            let Some(number) = self.consumer_channel() else { return };
+            // The limit that was agreed upon may be lower than the one that was expected.
+            let fits = self.check_size(&waiting.sources);
+            let is_wanted = self.promises.is_waiting(promise);
+            let number = if is_wanted && fits.is_ok() {
+                let Some(number) = self.consumer_channel() else { return };
+                Some(number)
+            } else {
+                None
+            };
             let Some(waiting) = self.consumes.pop_front() else { return };
             let WaitingConsume { sources, no_ack, prefetch_count, shares_prefetch_count, .. } = waiting;
+            self.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
+            let Some(number) = number else {
+                if let Err(error) = fits {
+                    self.answer(promise, Err(error));
+                }
+                continue;
+            };
             let count = sources.len();
             let shared = shares_prefetch_count.then_some(prefetch_count);
             let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
@@ -114,9 +138,12 @@ impl Connection {
     }
 
     fn consumer_channel(&mut self) -> Option<u16> {
+        if !self.channels.may_consume() {
+            return None;
+        }
         let number = self.open_channel(Role::Consume).or_else(|| self.channels.take_idle(Role::Consume));
         if number.is_none() {
-            self.close_idle_publisher();
+            self.make_room();
         }
         number
     }
@@ -151,7 +178,11 @@ impl Connection {
             self.write_qos(number, prefetch_count, false, None);
         }
         let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else { return };
+        if replaces && let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
+        }
         let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
+        let tag_name = tag.name.clone();
         let consume = basic::Consume {
             queue: ShortStr::from_octets(&terms.queue).unwrap_or_default(),
             consumer_tag: ShortStr::cut(&tag.name),
@@ -163,32 +194,36 @@ impl Connection {
         };
         let written = self.out.method(number, self.frame_max, &consume);
         self.attention = true;
-        match written {
-            Ok(()) => self.await_reply(number, Awaited::Consume { consumer: id, resized, replaces, method }),
-            // The limit that was agreed upon is lower than the one that was expected.
-            Err(error) => self.end_consumer(id, Ended::ChannelClosed(error.into())),
-        }
+        debug_assert!(written.is_ok(), "{written:?}");
+        self.await_reply(number, Awaited::Consume { consumer: id, tag: tag_name, resized, method });
     }
 
-    pub(super) fn consume_ok(&mut self, id: ConsumerId, resized: Option<PromiseId>, replaces: bool) {
+    pub(super) fn consume_ok(&mut self, id: ConsumerId, tag: &str, resized: Option<PromiseId>) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        if let Some(tag) = consumer.tags.iter_mut().find(|it| *it.name == *tag) {
+            tag.started = true;
+        }
         if let Phase::Starting(promise) = consumer.phase {
             consumer.starting = consumer.starting.saturating_sub(1);
             if consumer.starting > 0 {
                 return;
             }
             consumer.phase = Phase::Live;
-            let cancel = consumer.cancel_when_started;
             self.answer(promise, Ok(Reply::Consumer(id)));
-            if cancel {
-                self.write_cancels(id, 0);
-            }
             return;
         }
-        if replaces && matches!(consumer.phase, Phase::Live) {
-            self.write_cancels(id, 1);
+        consumer.resizing.extend(resized);
+        self.write_cancels(id);
+        self.answer_resized(id);
+    }
+
+    /// Answers those who wait for another prefetch count, when it is the only one that holds.
+    fn answer_resized(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        if consumer.tags.iter().any(|tag| tag.leaving) {
+            return;
         }
-        if let Some(promise) = resized {
+        for promise in std::mem::take(&mut consumer.resizing) {
             self.answer(promise, Ok(Reply::Done));
         }
     }
@@ -277,6 +312,8 @@ impl Connection {
         };
         match wanted {
             Some(id) => self.consumers.push(id, delivered),
+            // A message that is given back comes straight again; at the end the broker takes back all there are.
+            None if matches!(self.state, State::Draining) => {}
             None => self.give_back(&delivered),
         }
     }
@@ -325,14 +362,13 @@ impl Connection {
             consumer.cancelling.push(promise);
         }
         self.begin_cancel(id);
+        self.proceed_reading();
         Ok(promise)
     }
 
     fn begin_cancel(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if matches!(consumer.phase, Phase::Starting(_)) {
-            // RabbitMQ 3.10 closes the connection over a cancel right behind its consume.
-            consumer.cancel_when_started = true;
             return;
         }
         if !matches!(consumer.phase, Phase::Live) {
@@ -343,30 +379,51 @@ impl Connection {
                 self.give_back(&delivered);
             }
         }
-        self.write_cancels(id, 0);
+        self.cancel_all(id);
     }
 
-    /// Cancels the tags of a consumer but for the last so many.
-    fn write_cancels(&mut self, id: ConsumerId, kept: usize) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if kept == 0 {
-            consumer.phase = Phase::Cancelling;
+    /// Has the broker deliver no more, because the connection closes. What was delivered, it takes back itself.
+    pub(super) fn stop_consumer(&mut self, id: ConsumerId) {
+        if self.consumers.get(id).is_some_and(|consumer| matches!(consumer.phase, Phase::Live)) {
+            self.cancel_all(id);
         }
-        let number = consumer.channel;
-        let names: Vec<Box<str>> =
-            consumer.tags.iter().rev().skip(kept).map(|tag| tag.name.clone()).collect();
+    }
+
+    /// Cancels what is to end of a consumer and has started: RabbitMQ 3.10 closes the connection over a cancel right behind
+    /// its consume. A tag that another replaces stays until that has started.
+    fn write_cancels(&mut self, id: ConsumerId) {
         let Ok(method) = info(basic::Cancel::ID) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let number = consumer.channel;
+        let all = matches!(consumer.phase, Phase::Cancelling);
+        let newest = consumer.tags.iter().rposition(|tag| tag.started && !tag.leaving);
+        let mut names = Vec::new();
+        for (place, tag) in consumer.tags.iter_mut().enumerate() {
+            let ends = all || tag.leaving && newest.is_some_and(|newest| place < newest);
+            if ends && tag.started && !tag.cancelled {
+                tag.cancelled = true;
+                names.push(tag.name.clone());
+            }
+        }
         for name in names {
             self.write(number, &basic::Cancel { consumer_tag: ShortStr::cut(&name), nowait: false });
-            self.await_reply(number, Awaited::Cancel { consumer: id, method });
+            self.await_reply(number, Awaited::Cancel { consumer: id, tag: name, method });
         }
     }
 
-    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: ShortStr<'_>) {
+    fn cancel_all(&mut self, id: ConsumerId) {
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.phase = Phase::Cancelling;
+        }
+        self.write_cancels(id);
+    }
+
+    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: &str) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if consumer.end_tag(tag.as_octets()) && !consumer.has_ended() {
+        if consumer.end_tag(tag.as_bytes()) && !consumer.has_ended() {
             self.end_consumer(id, Ended::Cancelled);
         }
+        self.answer_resized(id);
     }
 
     /// The broker ends a consumer by itself. What it delivered before is still to be taken.
@@ -390,14 +447,20 @@ impl Connection {
         let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
         let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
-        for promise in std::mem::take(&mut consumer.cancelling) {
-            self.answer(promise, Ok(Reply::Cancelled(tag.clone())));
+        let cancelling = std::mem::take(&mut consumer.cancelling);
+        let resizing = std::mem::take(&mut consumer.resizing);
+        let error = match ended {
+            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error),
+            Ended::Cancelled | Ended::CancelledByServer => None,
+        };
+        for promise in cancelling {
+            self.answer(promise, error.clone().map_or_else(|| Ok(Reply::Cancelled(tag.clone())), Err));
+        }
+        for promise in resizing {
+            self.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
         }
         if let Phase::Starting(promise) = phase {
-            let error = match ended {
-                Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => error,
-                Ended::Cancelled | Ended::CancelledByServer => Error::ConsumerCancelled(tag.into()),
-            };
+            let error = error.unwrap_or_else(|| Error::ConsumerCancelled(tag.into()));
             self.answer(promise, Err(error));
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.dropped = true;

@@ -10,16 +10,20 @@ use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
 use crate::protocol::{ContentHeader, ReplyCode, ShortStr, Table, TableRef, Value};
+use std::collections::VecDeque;
 
 /// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
 const LONGEST_EXPIRATION: u64 = 315_360_000_000;
+
+/// Exchanges whose publishes can't go on, before the rest is left for the next time.
+const STUCK_EXCHANGES: usize = 16;
 
 impl Connection {
     /// Whether another publish would be accepted.
     #[must_use]
     pub fn has_room_to_publish(&self) -> bool {
         let limits = &self.options.limits;
-        self.held_octets + self.out.len() < limits.outgoing_octets
+        self.held_octets + self.out.len() + self.in_hand < limits.outgoing_octets
             && self.held.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
@@ -34,8 +38,8 @@ impl Connection {
         }
         self.check_publish(publish)?;
         self.attention = true;
-        if self.held.is_empty()
-            && self.may_publish()
+        if self.may_publish()
+            && !self.holds(publish.exchange)
             && let Some(channel) = self.publish_channel(publish.exchange)
         {
             self.write_publish(channel, publish)?;
@@ -54,9 +58,17 @@ impl Connection {
         self.blocked.is_none() && matches!(self.state, State::Open | State::Draining)
     }
 
-    /// Writes what was held back, in order, as far as it goes.
+    /// Whether a publish to that exchange is held back, so that the next one has to stand behind it.
+    fn holds(&self, exchange: ShortStr<'_>) -> bool {
+        self.held.iter().any(|held| held.is_to(exchange.as_octets()))
+    }
+
+    /// Writes what was held back, as far as it goes, and for each exchange in order.
     pub(super) fn release_held(&mut self) {
+        let mut kept = VecDeque::new();
+        let mut stuck: Vec<Box<[u8]>> = Vec::new();
         while self.may_publish()
+            && stuck.len() < STUCK_EXCHANGES
             && let Some(held) = self.held.pop_front()
         {
             if !self.promises.is_waiting(held.promise) {
@@ -64,16 +76,39 @@ impl Connection {
                 continue;
             }
             let publish = held.to_publish();
+            let exchange = publish.exchange.as_octets();
+            if stuck.iter().any(|stuck| **stuck == *exchange) {
+                kept.push_back(held);
+                continue;
+            }
             let Some(channel) = self.publish_channel(publish.exchange) else {
-                self.held.push_front(held);
-                return;
+                stuck.push(exchange.into());
+                kept.push_back(held);
+                continue;
             };
             self.held_octets -= held.octets();
             match self.write_publish(channel, &publish) {
-                Ok(()) => self.publishers.sent(held.promise),
+                Ok(()) => {
+                    self.promises.untime(held.promise);
+                    self.publishers.sent(held.promise);
+                }
                 Err(error) => self.answer(held.promise, Err(error)),
             }
         }
+        kept.append(&mut self.held);
+        self.held = kept;
+    }
+
+    /// Forgets publishes that were held back for too long.
+    pub(super) fn drop_expired_held(&mut self) {
+        let (promises, octets) = (&self.promises, &mut self.held_octets);
+        self.held.retain(|held| {
+            let is_waiting = promises.is_waiting(held.promise);
+            if !is_waiting {
+                *octets -= held.octets();
+            }
+            is_waiting
+        });
     }
 
     /// Finds, before an octet is written, what the broker would close the channel over.
@@ -114,10 +149,14 @@ impl Connection {
             return publisher.flows.then_some(publisher.channel);
         }
         let limit = usize::from(self.options.limits.publish_channels.max(1));
-        if self.publishers.len() >= limit || !self.channels.has_room(Role::Publish) {
+        if self.publishers.len() >= limit {
             self.close_idle_publisher();
         }
         if self.publishers.len() >= limit {
+            return None;
+        }
+        if !self.channels.has_room(Role::Publish) {
+            self.make_room();
             return None;
         }
         let number = self.open_channel(Role::Publish)?;
@@ -127,9 +166,20 @@ impl Connection {
         Some(number)
     }
 
-    /// Makes room by closing the channel of the exchange that has not been published to for longest.
-    pub(super) fn close_idle_publisher(&mut self) {
+    /// Closes the channel of the exchange that has not been published to for longest.
+    fn close_idle_publisher(&mut self) {
         if let Some(number) = self.publishers.remove_idle() {
+            self.close_channel(number);
+        }
+    }
+
+    /// Has a number become free soon, by closing a channel on which nothing is under way.
+    pub(super) fn make_room(&mut self) {
+        if self.channels.is_closing_one() {
+            return;
+        }
+        let idle = self.publishers.remove_idle().or_else(|| self.channels.take_idle(Role::Closing));
+        if let Some(number) = idle {
             self.close_channel(number);
         }
     }
@@ -194,11 +244,11 @@ impl Connection {
 
     /// The broker closed a publish channel: what was in flight on it is answered.
     pub(super) fn publisher_closed(&mut self, channel: u16, error: &Error) {
-        let Some((_, promises)) = self.publishers.remove(channel) else { return };
+        let Some((in_flight, promises)) = self.publishers.remove(channel) else { return };
         // An error that names the exchange is that of every publish to it. Any other is that of one publish, and nobody
         // knows of which when there were several.
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let is_answer = names_exchange || promises.len() == 1;
+        let is_answer = names_exchange || in_flight == 1;
         for promise in promises {
             let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
             self.answer(promise, Err(error));

@@ -111,7 +111,10 @@ impl Connection {
         }
         if channel.discards_until_open {
             let is_open_ok = frame.kind() == FrameKind::Method
-                && matches!(Method::decode(frame.payload()), Ok(Method::Channel(channels::Method::OpenOk(_))));
+                && matches!(
+                    Method::decode(frame.payload()),
+                    Ok(Method::Channel(channels::Method::OpenOk(_)))
+                );
             if !is_open_ok {
                 return Ok(());
             }
@@ -201,7 +204,8 @@ impl Connection {
         accepted: bool,
         id: MethodId,
     ) -> Result<(), Error> {
-        if self.confirm(number, tag, multiple, accepted) {
+        let selecting = self.channels.get(number).is_none_or(|channel| !channel.awaited.is_empty());
+        if !selecting && self.confirm(number, tag, multiple, accepted) {
             return Ok(());
         }
         let text = format!("a confirm of publish {tag}, which waits for none");
@@ -271,8 +275,15 @@ impl Connection {
     fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
-        let is_awaited = channel.awaited.front().is_some_and(|awaited| awaited.is_answered_by(id));
-        let Some(awaited) = channel.awaited.pop_front().filter(|_| is_awaited) else {
+        let of_tag = match method {
+            Method::Basic(basic::Method::ConsumeOk(ok)) => Some(ok.consumer_tag),
+            Method::Basic(basic::Method::CancelOk(ok)) => Some(ok.consumer_tag),
+            _ => None,
+        };
+        let answered = |awaited: &Awaited| awaited.is_answered_by(id, of_tag);
+        let place = channel.awaited.iter().position(|it| answered(it) || !it.may_be_overtaken());
+        let place = place.filter(|place| channel.awaited.get(*place).is_some_and(answered));
+        let Some(awaited) = place.and_then(|place| channel.awaited.remove(place)) else {
             return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
         };
         match awaited {
@@ -282,14 +293,8 @@ impl Connection {
                 self.answer(promise, Ok(reply));
             }
             Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
-            Awaited::Consume { consumer, resized, replaces, .. } => {
-                self.consume_ok(consumer, resized, replaces)
-            }
-            Awaited::Cancel { consumer, .. } => {
-                if let Method::Basic(basic::Method::CancelOk(ok)) = method {
-                    self.cancel_ok(consumer, ok.consumer_tag);
-                }
-            }
+            Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
+            Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
         }
         self.release(number);
         Ok(())

@@ -6,9 +6,26 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
-use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, queue};
+use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, exchange, queue};
 use crate::protocol::wire::Writer;
 use crate::protocol::{EncodeError, Method, MethodId, ReplyCode, ShortStr};
+
+/// Whether a method wants no reply, so that nobody would know when its channel is free again.
+fn is_nowait(method: &Method<'_>) -> bool {
+    use exchange::Method as Exchange;
+    use queue::Method as Queue;
+    match method {
+        Method::Exchange(Exchange::Declare(exchange::Declare { nowait, .. }))
+        | Method::Exchange(Exchange::Delete(exchange::Delete { nowait, .. }))
+        | Method::Exchange(Exchange::Bind(exchange::Bind { nowait, .. }))
+        | Method::Exchange(Exchange::Unbind(exchange::Unbind { nowait, .. }))
+        | Method::Queue(Queue::Declare(queue::Declare { nowait, .. }))
+        | Method::Queue(Queue::Bind(queue::Bind { nowait, .. }))
+        | Method::Queue(Queue::Purge(queue::Purge { nowait, .. }))
+        | Method::Queue(Queue::Delete(queue::Delete { nowait, .. })) => *nowait,
+        _ => false,
+    }
+}
 
 /// What the table says of a method that we send.
 pub(super) fn info(id: MethodId) -> Result<&'static MethodInfo, Error> {
@@ -21,10 +38,10 @@ impl Connection {
     pub fn has_room_to_request(&self) -> bool {
         let limits = &self.options.limits;
         self.requests.len() + self.consumes.len() < limits.requests
-            && self.request_octets + self.out.len() < limits.outgoing_octets
+            && self.request_octets + self.out.len() + self.in_hand < limits.outgoing_octets
     }
 
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply, or `basic.get`.
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame.
@@ -37,7 +54,9 @@ impl Connection {
         let info = info(method.id())?;
         let no_ack = match method {
             Method::Basic(basic::Method::Get(get)) => get.no_ack,
-            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() => false,
+            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {
+                false
+            }
             _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
         };
         let mut fields = Vec::new();
@@ -95,7 +114,7 @@ impl Connection {
             return Some(number);
         }
         if !self.channels.has_room(Role::Request) {
-            self.close_idle_publisher();
+            self.make_room();
         }
         None
     }
@@ -133,16 +152,20 @@ impl Connection {
             if channel.awaited.is_empty() && channel.consumers.is_empty() {
                 channel.role = Role::Settling;
             }
-        } else if !channel.shares_prefetch_count
-            && self.channels.idle() < usize::from(self.options.limits.request_channels)
-        {
-            self.channels.put_idle(number);
         } else {
+            let keeps = !channel.shares_prefetch_count
+                && self.channels.idle() < usize::from(self.options.limits.request_channels);
+            // Before anything else on the channel, which may fail and take the channel with it.
             self.flush_channel_acks(number);
-            self.close_channel(number);
+            if keeps {
+                self.channels.put_idle(number);
+            } else {
+                self.close_channel(number);
+            }
         }
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
+            self.start_consumes();
         }
     }
 

@@ -72,6 +72,10 @@ impl HeldPublish {
         }
     }
 
+    pub(super) fn is_to(&self, exchange: &[u8]) -> bool {
+        *self.exchange == *exchange
+    }
+
     pub(super) fn octets(&self) -> usize {
         let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
         let Self { exchange, routing_key, property_list, body, .. } = self;

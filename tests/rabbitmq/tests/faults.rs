@@ -138,7 +138,8 @@ fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
         }
         let reason = client.blocked().unwrap_or_default();
         assert!(reason.contains("memory"), "{reason}");
-        let mut held: Vec<_> = (0..10).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        let mut held: Vec<_> =
+            (0..10).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
         got.ack()?;
         let declare = client.queue_declare(&queue).passive(true).send();
         // A connection that does not publish goes on.
@@ -191,7 +192,8 @@ fn a_forced_close_is_told_with_its_text() -> Outcome {
         let queue = client.queue_declare("").exclusive(true).await?.name;
         let mut consumer = client.basic_consume(&queue).await?;
         beside(&node, |node| node.close_all_connections("the cellar is flooded")).await?;
-        let end = within(Duration::from_secs(5), consumer.next()).await?.ok_or("it ended without an error")?;
+        let end =
+            within(Duration::from_secs(5), consumer.next()).await?.ok_or("it ended without an error")?;
         let error = end.err().ok_or("a delivery")?;
         assert!(matches!(error, Error::ConnectionForced(_)), "{error:?}");
         assert!(error.to_string().contains("the cellar is flooded"), "{error}");

@@ -91,7 +91,8 @@ fn octets(size: u32) -> Vec<u8> {
 #[test]
 fn amqp_publish_is_understood() -> Outcome {
     run(|client, queue| async move {
-        let arguments = ["-r", &queue, "-C", "text/plain", "-E", "none", "-p", "-t", "answers", "-H", "colour: red"];
+        let arguments =
+            ["-r", &queue, "-C", "text/plain", "-E", "none", "-p", "-t", "answers", "-H", "colour: red"];
         tool("amqp-publish", &arguments, b"from rabbitmq-c")?;
         tool("amqp-publish", &["-r", &queue, "-b", ""], b"")?;
         tool("amqp-publish", &["-r", &queue], &octets(1_000_000))?;
@@ -171,7 +172,8 @@ fn pika_reads_every_header_property_and_body() -> Outcome {
         let headers = every_value()?;
         let publish = client.basic_publish("", &queue, octets(1000)).headers(&headers).content_type("a/b");
         let publish = publish.content_encoding("gzip").persistent(true).priority(3).correlation_id("c");
-        let publish = publish.reply_to("r").expiration(Duration::from_secs(60)).message_id("m").user_id("guest");
+        let publish =
+            publish.reply_to("r").expiration(Duration::from_secs(60)).message_id("m").user_id("guest");
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         publish.timestamp(time).message_type("t").app_id("ä").cluster_id("k").await?;
         client.basic_publish("", &queue, "").await?;
@@ -270,7 +272,10 @@ channel.cancel()
         for n in 0..20_u32 {
             let reply = consumer.next().await.ok_or("ended")??;
             assert_eq!(reply.body(), (n * n).to_string().as_bytes());
-            assert_eq!(reply.properties().correlation_id.and_then(ShortStr::as_str), Some(n.to_string().as_str()));
+            assert_eq!(
+                reply.properties().correlation_id.and_then(ShortStr::as_str),
+                Some(n.to_string().as_str())
+            );
             reply.ack()?;
         }
         client.queue_delete(&replies).await?;

@@ -111,6 +111,18 @@ macro_rules! cases {
             a_get_that_nobody_waits_for_gives_its_message_back
             many_gets_at_once_give_every_message_once
         }
+        $crate::theme! { $Runtime, $broker, consuming:
+            a_consumer_is_a_stream_of_deliveries
+            a_consume_fails_alone
+            a_cancel_gives_back_what_was_not_handed_out
+            a_dropped_consumer_gives_back_what_it_has_buffered
+            a_cancel_hands_out_the_rest_of_what_needs_no_ack
+            basic_cancel_ends_a_consumer
+            deleting_the_queue_ends_its_consumers
+            consumers_of_a_queue_share_its_messages
+            a_hundred_consumers_live_on_one_connection
+            a_consumer_beyond_the_channels_waits_for_one
+        }
         $crate::theme! { $Runtime, $broker, consuming_multi:
             several_queues_share_a_consumer
             several_queues_share_a_prefetch_count
@@ -123,23 +135,15 @@ macro_rules! cases {
             copies_go_to_further_queues
             a_binding_matches_any_header
         }
-        $crate::theme! { $Runtime, $broker, consuming:
-            a_consumer_is_a_stream_of_deliveries
-            a_consume_fails_alone
+        $crate::theme! { $Runtime, $broker, prefetch:
             prefetch_is_respected
             a_higher_prefetch_count_raises_by_just_that
             a_lower_prefetch_count_holds_for_what_comes_next
             a_prefetch_count_of_zero_is_no_limit
-            a_cancel_gives_back_what_was_not_handed_out
-            a_dropped_consumer_gives_back_what_it_has_buffered
-            a_cancel_hands_out_the_rest_of_what_needs_no_ack
-            basic_cancel_ends_a_consumer
-            deleting_the_queue_ends_its_consumers
-            consumers_of_a_queue_share_its_messages
-            a_hundred_consumers_live_on_one_connection
             an_exclusive_consumer_keeps_its_prefetch_count
-            a_consumer_beyond_the_channels_waits_for_one
             changing_the_prefetch_count_in_full_flow_loses_nothing
+            a_cancel_right_behind_a_change_of_the_prefetch_count_ends_one_consumer
+            the_last_of_several_prefetch_counts_holds
         }
         $crate::theme! { $Runtime, $broker, settling:
             what_is_requeued_comes_again

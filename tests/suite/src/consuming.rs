@@ -1,26 +1,9 @@
-//! Consumers: what they are given, how much at a time, and how they end.
+//! Consumers: what they are given, and how they end.
 
 use crate::cases::assert_error;
+use crate::taking::{ack, next, take};
 use crate::{Outcome, Runtime, World, ready_now};
-use futures_lite::StreamExt;
-use puka::{Client, Consumer, Delivery, Ended, Error};
-
-/// The next delivery.
-async fn next(consumer: &mut Consumer) -> Result<Delivery, Box<dyn std::error::Error>> {
-    Ok(Consumer::next(consumer).await.ok_or("the consumer has ended")??)
-}
-
-async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<Delivery>, Box<dyn std::error::Error>> {
-    let mut taken = Vec::new();
-    for _ in 0..count {
-        taken.push(next(consumer).await?);
-    }
-    Ok(taken)
-}
-
-fn ack(deliveries: impl IntoIterator<Item = Delivery>) -> Result<(), Error> {
-    deliveries.into_iter().try_for_each(Delivery::ack)
-}
+use puka::{Client, Consumer, Ended, Error};
 
 /// A consumer is a stream, in the order of the queue, under a tag that people recognise.
 pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
@@ -54,82 +37,6 @@ pub async fn a_consume_fails_alone<R: Runtime>(world: &World<R>) -> Outcome {
     let shared = client.basic_consume(&queue).await?;
     assert_error!(client.basic_consume(&queue).exclusive(true).await, Error::AccessRefused(_));
     drop(shared);
-    Ok(client.close().await?)
-}
-
-/// No more than the prefetch count is under way, and an ack makes room for one.
-pub async fn prefetch_is_respected<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 6).await?;
-    let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
-    let mut held = take(&mut consumer, 2).await?;
-    assert_eq!(world.ready(&client, &queue).await?, 4);
-    assert!(ready_now(&mut StreamExt::next(&mut consumer)).await.is_none());
-    held.remove(0).ack()?;
-    held.push(next(&mut consumer).await?);
-    assert_eq!(world.ready(&client, &queue).await?, 3);
-    assert_eq!(held.iter().map(Delivery::body).collect::<Vec<_>>(), [b"1", b"2"]);
-    ack(held)?;
-    Ok(client.close().await?)
-}
-
-/// Raising the prefetch count by one has one more delivered.
-pub async fn a_higher_prefetch_count_raises_by_just_that<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 10).await?;
-    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
-    let mut held = take(&mut consumer, 1).await?;
-    assert_eq!(world.ready(&client, &queue).await?, 9);
-    client.basic_qos(&consumer, 2).await?;
-    held.push(next(&mut consumer).await?);
-    assert_eq!(world.ready(&client, &queue).await?, 8);
-    client.basic_qos(&consumer, 5).await?;
-    held.extend(take(&mut consumer, 3).await?);
-    assert_eq!(world.ready(&client, &queue).await?, 5);
-    client.basic_qos(&consumer, 5).await?;
-    ack(held)?;
-    ack(take(&mut consumer, 5).await?)?;
-    assert_eq!(consumer.cancel().await?, consumer.tag());
-    client.close().await?;
-    let client = world.client().await?;
-    assert_eq!(client.queue_delete(&queue).await?, 0);
-    Ok(client.close().await?)
-}
-
-/// After lowering the prefetch count, fewer are delivered, and nothing is lost or delivered twice.
-pub async fn a_lower_prefetch_count_holds_for_what_comes_next<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 10).await?;
-    let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
-    ack(take(&mut consumer, 1).await?)?;
-    let held = take(&mut consumer, 3).await?;
-    client.basic_qos(&consumer, 1).await?;
-    ack(held)?;
-    for n in 4..10 {
-        let delivery = next(&mut consumer).await?;
-        assert_eq!(delivery.body(), n.to_string().as_bytes());
-        assert_eq!(world.ready(&client, &queue).await?, 9 - n);
-        delivery.ack()?;
-    }
-    Ok(client.close().await?)
-}
-
-/// No limit can become one, and one none.
-pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 50).await?;
-    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
-    let mut held = take(&mut consumer, 1).await?;
-    client.basic_qos(&consumer, 0).await?;
-    held.extend(take(&mut consumer, 49).await?);
-    client.basic_qos(&consumer, 1).await?;
-    ack(held)?;
-    for _ in 0..3 {
-        client.basic_publish("", &queue, "more").await?;
-    }
-    let one = next(&mut consumer).await?;
-    assert_eq!(world.ready(&client, &queue).await?, 2);
-    one.ack()?;
     Ok(client.close().await?)
 }
 
@@ -272,19 +179,6 @@ pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &Worl
     Ok(client.close().await?)
 }
 
-/// An exclusive consumer keeps its prefetch count, for no other may start beside it.
-pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 3).await?;
-    let mut consumer = client.basic_consume(&queue).exclusive(true).prefetch_count(1).await?;
-    assert_error!(client.basic_qos(&consumer, 2).await, Error::InvalidArgument { .. });
-    client.basic_qos(&consumer, 1).await?;
-    for _ in 0..3 {
-        next(&mut consumer).await?.ack()?;
-    }
-    Ok(client.close().await?)
-}
-
 /// Consumers beyond the channels that there are wait until one ends.
 pub async fn a_consumer_beyond_the_channels_waits_for_one<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(5)).await?;
@@ -306,36 +200,5 @@ pub async fn a_consumer_beyond_the_channels_waits_for_one<R: Runtime>(world: &Wo
         None => fourth.await?,
     };
     next(&mut fourth).await?.ack()?;
-    Ok(client.close().await?)
-}
-
-/// A change of the prefetch count in the middle of a stream of messages loses none and delivers none twice.
-pub async fn changing_the_prefetch_count_in_full_flow_loses_nothing<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client().await?;
-    let queue = world.filled_queue(&client, 2000).await?;
-    let mut consumer = client.basic_consume(&queue).prefetch_count(50).await?;
-    let mut seen = vec![0; 2000];
-    let mut changes = Vec::new();
-    let mut count = 0;
-    while count < 2000 {
-        let delivery = next(&mut consumer).await?;
-        let number: usize = String::from_utf8_lossy(delivery.body()).parse()?;
-        // What was under way to a tag that was cancelled may come again.
-        assert!(seen[number] == 0 || delivery.redelivered(), "{number} came twice");
-        count += usize::from(seen[number] == 0);
-        seen[number] += 1;
-        delivery.ack()?;
-        if count % 100 == 0 && changes.len() < count / 100 {
-            let prefetch = [10, 100, 1, 0, 30][count / 100 % 5];
-            changes.push(client.basic_qos(&consumer, prefetch).send());
-        }
-    }
-    for change in changes {
-        change.await?;
-    }
-    consumer.cancel().await?;
-    client.close().await?;
-    let client = world.client().await?;
-    assert_eq!(client.queue_delete(&queue).await?, 0);
     Ok(client.close().await?)
 }

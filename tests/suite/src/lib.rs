@@ -21,6 +21,7 @@ mod bare;
 mod cases;
 mod example;
 mod runtime;
+mod taking;
 mod task;
 mod world;
 
@@ -35,6 +36,7 @@ pub mod exchanges;
 pub mod faults;
 pub mod getting;
 pub mod limits;
+pub mod prefetch;
 pub mod publishing;
 pub mod queues;
 pub mod settling;

@@ -1,17 +1,10 @@
 //! Settling: acknowledging, refusing, giving back; one delivery or all before it.
 
 use crate::cases::assert_error;
+use crate::taking::take;
 use crate::{Outcome, Runtime, World};
 use puka::protocol::Value;
-use puka::{Client, Consumer, Delivery, Error};
-
-async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<Delivery>, Box<dyn std::error::Error>> {
-    let mut taken = Vec::new();
-    for _ in 0..count {
-        taken.push(consumer.next().await.ok_or("the consumer has ended")??);
-    }
-    Ok(taken)
-}
+use puka::{Client, Delivery, Error};
 
 async fn get(client: &Client, queue: &str) -> Result<Delivery, Box<dyn std::error::Error>> {
     Ok(client.basic_get(queue).await?.ok_or("the queue is empty")?)

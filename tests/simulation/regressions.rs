@@ -1,0 +1,181 @@
+//! What the seeds have found, written out, so that it is found again whatever becomes of the seeds.
+
+use crate::ledger::{Checked, ensure};
+use crate::plan::{Feature, Plan};
+use crate::random::Random;
+use crate::world::World;
+use puka::machine::Settle;
+use std::time::Duration;
+
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Plays a scenario of one client that is connected, with its queues declared, to its end.
+fn play(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
+    let mut world = World::new(plan, true);
+    let result = world
+        .connect(0, true)
+        .and_then(|()| world.run_for(Duration::from_secs(1)))
+        .and_then(|()| scenario(&mut world))
+        .and_then(|()| world.finish());
+    if let Err(violation) = result {
+        panic!("{}\n{}", violation.0, world.trace.unwrap().join("\n"));
+    }
+}
+
+fn publish(world: &mut World, exchange: &str, key: &str, octets: usize) -> Checked {
+    world.publish_this(0, (exchange, key), (false, true), octets, true).map(|_| ())
+}
+
+#[test]
+fn deliveries_without_ack_that_come_while_closing_are_not_rejected() {
+    play(Plan::bare(1, &[Feature::NoAck]), |world| {
+        world.consume_from(0, "q0", true, false, 0)?;
+        world.run_for(MOMENT)?;
+        publish(world, "", "q0", 20)?;
+        world.close(0)
+    });
+}
+
+#[test]
+fn a_publish_that_was_held_back_and_sent_is_unconfirmed_when_its_time_runs_out() {
+    play(Plan::bare(1, &[Feature::Block, Feature::Stall]), |world| {
+        world.broker.block("low on memory");
+        world.blocked = true;
+        publish(world, "", "q0", 20)?;
+        world.run_for(MOMENT)?;
+        publish(world, "", "q0", 20)?;
+        world.run_for(Duration::from_secs(4))?;
+        world.unblock()?;
+        while world.broker.published().count() < 2 {
+            world.run_for(Duration::from_micros(50))?;
+        }
+        if let Some(session) = world.clients[0].as_mut() {
+            session.down.read_at = world.now + Duration::from_secs(3);
+        }
+        // It was sent and heard, but its confirm has not come.
+        world.run_for(Duration::from_secs(4))
+    });
+}
+
+#[test]
+fn a_server_is_not_silent_while_nobody_reads() {
+    let mut seeds = 0..1000;
+    let plan = seeds.find_map(|seed| {
+        let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Heartbeats]);
+        plan.has_small_counts().then_some(plan)
+    });
+    play(plan.unwrap(), |world| {
+        world.consume_from(0, "q0", false, false, 0)?;
+        for _ in 0..30 {
+            publish(world, "", "q0", 50)?;
+            world.run_for(MOMENT)?;
+        }
+        // Longer than a server may be silent, and not so long that the wake-up counts as late.
+        world.run_for(Duration::from_millis(2500))?;
+        let mut random = Random::stream(1, 1);
+        for _ in 0..30 {
+            world.take(0, &mut random)?;
+        }
+        world.run_for(MOMENT)?;
+        let sound = world.session(0).is_some_and(|session| session.is_sound());
+        ensure(sound, || "it was given up".into())
+    });
+}
+
+#[test]
+fn an_ack_leaves_before_the_next_request_on_its_channel() {
+    play(Plan::bare(1, &[Feature::FewChannels]), |world| {
+        publish(world, "", "q0", 20)?;
+        world.run_for(MOMENT)?;
+        world.get_from(0, "q0", false)?;
+        world.run_for(MOMENT)?;
+        // As many as there are channels for requests wait for their answers, and others for a channel.
+        for _ in 0..6 {
+            world.get_from(0, "missing", false)?;
+        }
+        world.settle_this(0, 0, Settle::Ack { multiple: false })?;
+        world.run_for(MOMENT)
+    });
+}
+
+#[test]
+fn a_second_cancel_has_its_deadline_at_once() {
+    play(Plan::bare(1, &[Feature::Cancel, Feature::Silence]), |world| {
+        world.consume_from(0, "q0", false, false, 0)?;
+        world.run_for(MOMENT)?;
+        if let Some(session) = world.session(0) {
+            session.excuse = Some("silent");
+            session.up.silent = true;
+            session.down.silent = true;
+        }
+        let mut random = Random::stream(1, 1);
+        world.cancel(0, &mut random)?;
+        world.run_for(Duration::from_secs(1))?;
+        world.cancel(0, &mut random)?;
+        world.run_for(Duration::from_secs(6))
+    });
+}
+
+#[test]
+fn a_publish_that_the_broker_took_is_not_refused_because_a_later_one_is() {
+    play(Plan::bare(1, &[Feature::LateConfirms, Feature::Churn]), |world| {
+        world.declare_exchange(0, "sometimes", "fanout")?;
+        world.run_for(MOMENT)?;
+        for _ in 0..5 {
+            publish(world, "sometimes", "q0", 20)?;
+        }
+        world.run_for(Duration::from_millis(5))?;
+        world.delete_exchange(0, "sometimes")?;
+        world.run_for(Duration::from_millis(5))?;
+        publish(world, "sometimes", "q0", 20)
+    });
+}
+
+#[test]
+fn requests_leave_a_channel_for_publishes() {
+    let mut seeds = 0..1000;
+    let plan = seeds.find_map(|seed| {
+        let plan = Plan::bare(seed, &[Feature::FewChannels]);
+        (plan.config().channel_max == 3 && plan.few_channels() == 3).then_some(plan)
+    });
+    play(plan.unwrap(), |world| {
+        publish(world, "", "q0", 20)?;
+        world.surely(0);
+        world.run_for(MOMENT)
+    });
+}
+
+#[test]
+fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
+    let mut seeds = 0..1000;
+    let plan = seeds.find_map(|seed| {
+        let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Stall, Feature::Large]);
+        (!plan.has_small_counts()).then_some(plan)
+    });
+    play(plan.unwrap(), |world| {
+        if let Some(session) = world.clients[0].as_mut() {
+            session.up.write_at = world.now + Duration::from_secs(5);
+        }
+        for _ in 0..40 {
+            publish(world, "", "q0", 40_000)?;
+            world.run_for(MOMENT)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_queue_that_refuses_publishes_drops_nothing_that_comes_back() {
+    play(Plan::bare(1, &[Feature::Full]), |world| {
+        for _ in 0..3 {
+            publish(world, "", "f0", 20)?;
+        }
+        world.run_for(MOMENT)?;
+        world.get_from(0, "f0", false)?;
+        world.run_for(MOMENT)?;
+        publish(world, "", "f0", 20)?;
+        world.run_for(MOMENT)?;
+        world.give_back(0, &mut Random::stream(1, 1))?;
+        world.run_for(MOMENT)
+    });
+}
