@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// A request is a builder. `.await` sends it, waiting for room first when the outgoing side is full, and waits for the
 /// answer. `.send()` sends it at once and gives a [`Promise`], so that many can be under way; `.try_send()` and
 /// `.submit()` differ in what they do when the outgoing side is full. There are no channels to think of: an error is the
-/// answer to the request that caused it, and nothing else notices.
+/// answer to the request that caused it, and nothing else notices. Requests that are under way at the same time are not
+/// ordered among each other, as they use different channels: await a `queue_declare` before you publish to its queue.
 ///
 /// When the last handle has gone (clients, promises, consumers and deliveries), the connection is closed gracefully.
 ///
@@ -63,8 +64,8 @@ impl Client {
     }
 
     /// Closes the connection. No further request is accepted; what was accepted is sent, and its answers are waited for,
-    /// within half of [`Options::close_timeout`](crate::Options::close_timeout). Consumers end at once; what they have not
-    /// handed out, the broker takes back.
+    /// within half of [`Options::close_timeout`](crate::Options::close_timeout). Consumers end at once, those that are being
+    /// started included; what they have not handed out, the broker takes back.
     ///
     /// # Errors
     /// [`Error::Timeout`] when the broker did not answer, why the connection is closed when it was so already and not by

@@ -29,6 +29,8 @@ pub(super) enum Role {
 pub(super) enum Awaited {
     /// Nobody asks for it: `open-ok`, `select-ok`, `qos-ok` in front of a `consume-ok`.
     Nothing(&'static MethodInfo),
+    /// The first publish has gone through, so the exchange is there and may be published to.
+    Proof(&'static MethodInfo),
     Request {
         promise: PromiseId,
         method: &'static MethodInfo,
@@ -56,6 +58,7 @@ impl Awaited {
     pub(super) fn method(&self) -> &'static MethodInfo {
         match self {
             Self::Nothing(method)
+            | Self::Proof(method)
             | Self::Request { method, .. }
             | Self::Get { method, .. }
             | Self::Consume { method, .. }

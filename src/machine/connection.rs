@@ -2,6 +2,7 @@
 
 mod closing;
 mod consuming;
+mod ending;
 mod publishing;
 mod receiving;
 mod requesting;
@@ -387,6 +388,12 @@ impl Connection {
         if let Some(reply) = self.promises.abandon(promise) {
             self.dispose(reply);
         }
+    }
+
+    /// A promise with a deadline, which starts when the driver has looked.
+    fn timed_promise(&mut self) -> PromiseId {
+        self.attention = true;
+        self.promises.open_timed()
     }
 
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {

@@ -250,6 +250,13 @@ impl Consumers {
         all
     }
 
+    /// Drops the deliveries of a consumer that wait to be taken, unless they need no ack.
+    pub(super) fn discard_unsettled(&mut self, id: ConsumerId) {
+        if self.consumers.get(&id).is_some_and(|consumer| !consumer.no_ack) {
+            self.take_all(id);
+        }
+    }
+
     /// Deliveries that wait to be taken, and their octets.
     pub(super) fn buffered(&self) -> (usize, usize) {
         (self.buffered, self.buffered_octets)

@@ -12,6 +12,9 @@ pub(super) const STAMP: &str = "x-puka-publish";
 pub(super) struct Publisher {
     pub(super) channel: u16,
     pub(super) confirms: Confirms,
+    /// Whether the first publish has gone through. As long as not, an error is that publish's, and the broker has seen none
+    /// of those behind it.
+    pub(super) is_proven: bool,
     /// Whether content may flow on the channel.
     pub(super) flows: bool,
     exchange: Box<[u8]>,
@@ -51,6 +54,7 @@ impl Publishers {
         self.publishers.push(Publisher {
             channel,
             confirms: Confirms::default(),
+            is_proven: false,
             flows: true,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -106,13 +110,12 @@ impl Publishers {
         self.on(channel)?.confirms.answer(tag)
     }
 
-    /// The channel has gone. Gives its exchange and the promises that were in flight.
-    pub(super) fn remove(&mut self, channel: u16) -> Option<(usize, Vec<PromiseId>)> {
+    /// The channel has gone.
+    pub(super) fn remove(&mut self, channel: u16) -> Option<Publisher> {
         let place = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
         let publisher = self.publishers.swap_remove(place);
-        let open = publisher.confirms.open();
-        self.in_flight -= open;
-        Some((open, publisher.confirms.drain().collect()))
+        self.in_flight -= publisher.confirms.open();
+        Some(publisher)
     }
 
     /// Gives what was published since the last call a deadline.

@@ -1,7 +1,7 @@
 //! Publishes on their way out: what is refused, what waits, what a return finds.
 
 use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
-use puka::protocol::method::{basic, channel};
+use puka::protocol::method::{basic, channel, confirm};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
 use puka::{Error, Options};
 
@@ -133,7 +133,8 @@ fn e38_the_frames_of_a_message_stand_together_and_outlive_their_future() {
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     let on_one: Vec<_> = names.iter().filter(|name| name.starts_with("1 ")).map(String::as_str).collect();
     let message = ["1 basic.publish", "1 header 300000", "1 body 131064", "1 body 131064", "1 body 37872"];
-    assert_eq!(on_one, [&["1 channel.open", "1 confirm.select"][..], &message, &message].concat());
+    let first = [&["1 channel.open", "1 confirm.select"][..], &message, &["1 confirm.select"]].concat();
+    assert_eq!(on_one, [&first[..], &message].concat());
     peer.method(1, &ack(2, true));
     assert!(peer.machine.is_idle());
 }
@@ -178,7 +179,10 @@ fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
     let mut peer = Peer::open(Options::default());
     let wrong: Vec<_> = (0..3).map(|_| peer.machine.publish(&publish("a", "x")).unwrap()).collect();
     let fine = peer.machine.publish(&publish("b", "x")).unwrap();
-    peer.serve();
+    // The broker takes one thing after the other, so it does not answer what stands behind the first publish.
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &confirm::SelectOk {});
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     for promise in wrong {
         assert!(matches!(peer.error(promise), Error::NotFound(_)));
@@ -193,6 +197,32 @@ fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
     );
     peer.method(3, &ack(1, false));
     peer.done(again);
+}
+
+#[test]
+fn v03_an_exchange_that_goes_midway_refuses_the_last_and_who_knows_which_others() {
+    let mut peer = Peer::open(Options::default());
+    let several = [0, 1, 2].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
+    peer.serve();
+    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
+    let errors = several.map(|promise| peer.error(promise));
+    for error in &errors[..2] {
+        assert!(matches!(error, Error::Unconfirmed(why) if matches!(**why, Error::NotFound(_))), "{error}");
+    }
+    assert!(matches!(errors[2], Error::NotFound(_)));
+}
+
+#[test]
+fn v03_before_the_first_publish_has_gone_through_an_error_is_its_own() {
+    let mut peer = Peer::open(Options::default());
+    let several = [0, 1].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &confirm::SelectOk {});
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid message"));
+    let [first, second] = several.map(|promise| peer.error(promise));
+    assert!(matches!(first, Error::PreconditionFailed(_)));
+    assert!(matches!(second, Error::Unconfirmed(_)));
 }
 
 #[test]

@@ -184,8 +184,8 @@ impl Connection {
         let numbers: Vec<u16> = self.channels.numbers().collect();
         for number in numbers {
             self.channels.remove(number);
-            let Some((_, promises)) = self.publishers.remove(number) else { continue };
-            for promise in promises {
+            let Some(publisher) = self.publishers.remove(number) else { continue };
+            for promise in publisher.confirms.drain() {
                 self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
         }

@@ -1,4 +1,4 @@
-//! Consumers: starting, delivering, resizing, ending.
+//! Consumers: starting, delivering, resizing.
 
 use super::requesting::info;
 use super::waiting::WaitingConsume;
@@ -83,7 +83,7 @@ impl Connection {
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
-        let promise = self.promises.open_timed();
+        let promise = self.timed_promise();
         self.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
         self.consumes.push_back(WaitingConsume {
             promise,
@@ -218,9 +218,9 @@ impl Connection {
     }
 
     /// Answers those who wait for another prefetch count, when it is the only one that holds.
-    fn answer_resized(&mut self, id: ConsumerId) {
+    pub(super) fn answer_resized(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if consumer.tags.iter().any(|tag| tag.leaving) {
+        if consumer.tags.iter().any(|tag| tag.leaving || !tag.started) {
             return;
         }
         for promise in std::mem::take(&mut consumer.resizing) {
@@ -252,9 +252,13 @@ impl Connection {
             return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
         }
         let number = consumer.channel;
-        let promise = self.promises.open_timed();
+        let promise = self.timed_promise();
         if is_same {
-            self.answer(promise, Ok(Reply::Done));
+            // An earlier change to the same count may be under way.
+            if let Some(consumer) = self.consumers.get_mut(id) {
+                consumer.resizing.push(promise);
+            }
+            self.answer_resized(id);
         } else if is_shared {
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.shared_prefetch_count = Some(prefetch_count);
@@ -345,151 +349,7 @@ impl Connection {
         sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
     }
 
-    /// Ends a consumer. What it has buffered goes back to the queue, unless it needs no ack and would be lost.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
-    pub fn cancel(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
-        if self.consumers.get(id).is_none_or(Consumer::has_ended) {
-            return Err(Error::Stale);
-        }
-        let promise = self.promises.open_timed();
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.cancelling.push(promise);
-        }
-        self.begin_cancel(id);
-        self.proceed_reading();
-        Ok(promise)
-    }
-
-    fn begin_cancel(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if matches!(consumer.phase, Phase::Starting(_)) {
-            return;
-        }
-        if !matches!(consumer.phase, Phase::Live) {
-            return;
-        }
-        if !consumer.no_ack || consumer.dropped {
-            for delivered in self.consumers.take_all(id) {
-                self.give_back(&delivered);
-            }
-        }
-        self.cancel_all(id);
-    }
-
-    /// Has the broker deliver no more, because the connection closes. What was delivered, it takes back itself.
-    pub(super) fn stop_consumer(&mut self, id: ConsumerId) {
-        if self.consumers.get(id).is_some_and(|consumer| matches!(consumer.phase, Phase::Live)) {
-            self.cancel_all(id);
-        }
-    }
-
-    /// Cancels what is to end of a consumer and has started: RabbitMQ 3.10 closes the connection over a cancel right behind
-    /// its consume. A tag that another replaces stays until that has started.
-    fn write_cancels(&mut self, id: ConsumerId) {
-        let Ok(method) = info(basic::Cancel::ID) else { return };
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        let number = consumer.channel;
-        let all = matches!(consumer.phase, Phase::Cancelling);
-        let newest = consumer.tags.iter().rposition(|tag| tag.started && !tag.leaving);
-        let mut names = Vec::new();
-        for (place, tag) in consumer.tags.iter_mut().enumerate() {
-            let ends = all || tag.leaving && newest.is_some_and(|newest| place < newest);
-            if ends && tag.started && !tag.cancelled {
-                tag.cancelled = true;
-                names.push(tag.name.clone());
-            }
-        }
-        for name in names {
-            self.write(number, &basic::Cancel { consumer_tag: ShortStr::cut(&name), nowait: false });
-            self.await_reply(number, Awaited::Cancel { consumer: id, tag: name, method });
-        }
-    }
-
-    fn cancel_all(&mut self, id: ConsumerId) {
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.phase = Phase::Cancelling;
-        }
-        self.write_cancels(id);
-    }
-
-    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: &str) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if consumer.end_tag(tag.as_bytes()) && !consumer.has_ended() {
-            self.end_consumer(id, Ended::Cancelled);
-        }
-        self.answer_resized(id);
-    }
-
-    /// The broker ends a consumer by itself. What it delivered before is still to be taken.
-    pub(super) fn server_cancels(&mut self, number: u16, cancel: basic::Cancel<'_>) {
-        if !cancel.nowait {
-            self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
-        }
-        let Some((id, _)) = self.consumer_of(number, cancel.consumer_tag) else { return };
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if consumer.end_tag(cancel.consumer_tag.as_octets()) {
-            self.end_consumer(id, Ended::CancelledByServer);
-            self.release(number);
-        }
-    }
-
-    /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all is settled.
-    pub(super) fn end_consumer(&mut self, id: ConsumerId, ended: Ended) {
-        let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
-            return;
-        };
-        let tag: Box<str> = consumer.tag().into();
-        let number = consumer.channel;
-        let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
-        let cancelling = std::mem::take(&mut consumer.cancelling);
-        let resizing = std::mem::take(&mut consumer.resizing);
-        let error = match ended {
-            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error),
-            Ended::Cancelled | Ended::CancelledByServer => None,
-        };
-        for promise in cancelling {
-            self.answer(promise, error.clone().map_or_else(|| Ok(Reply::Cancelled(tag.clone())), Err));
-        }
-        for promise in resizing {
-            self.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
-        }
-        if let Phase::Starting(promise) = phase {
-            let error = error.unwrap_or_else(|| Error::ConsumerCancelled(tag.into()));
-            self.answer(promise, Err(error));
-            if let Some(consumer) = self.consumers.get_mut(id) {
-                consumer.dropped = true;
-            }
-        }
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.consumers.retain(|consumer| *consumer != id);
-        }
-        self.consumers.announce(id);
-        self.consumers.forget_if_over(id);
-        self.attention = true;
-    }
-
-    /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.
-    pub fn drop_consumer(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        consumer.dropped = true;
-        if consumer.has_ended() {
-            for delivered in self.consumers.take_all(id) {
-                self.give_back(&delivered);
-            }
-            self.consumers.forget_if_over(id);
-        } else {
-            self.begin_cancel(id);
-        }
-        self.proceed_reading();
-    }
-
-    fn proceed_reading(&mut self) {
+    pub(super) fn proceed_reading(&mut self) {
         if !self.reading {
             self.proceed();
         }

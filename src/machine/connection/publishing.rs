@@ -47,7 +47,7 @@ impl Connection {
             self.publishers.sent(promise);
             return Ok(promise);
         }
-        let promise = self.promises.open_timed();
+        let promise = self.timed_promise();
         let held = HeldPublish::new(promise, publish);
         self.held_octets += held.octets();
         self.held.push_back(held);
@@ -213,7 +213,11 @@ impl Connection {
         let header = ContentHeader { body_size: publish.body.as_octets().len() as u64, properties };
         let written = self.out.content(channel, self.frame_max, &method, &header, &publish.body);
         self.scratch = scratch;
-        Ok(written?)
+        written?;
+        if self.publishers.on(channel).is_some_and(|publisher| publisher.confirms.next() == 1) {
+            self.prove(channel);
+        }
+        Ok(())
     }
 
     /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
@@ -243,15 +247,36 @@ impl Connection {
     }
 
     /// The broker closed a publish channel: what was in flight on it is answered.
+    ///
+    /// Before the first publish has gone through, the error is that publish's, and the broker has seen none of the others;
+    /// when it names the exchange, it is the answer to all of them. Later, the broker may have taken some and not have
+    /// confirmed them yet. Then only the last is known not to have been taken, and an error that names the exchange is the
+    /// answer to that.
     pub(super) fn publisher_closed(&mut self, channel: u16, error: &Error) {
-        let Some((in_flight, promises)) = self.publishers.remove(channel) else { return };
-        // An error that names the exchange is that of every publish to it. Any other is that of one publish, and nobody
-        // knows of which when there were several.
+        let Some(publisher) = self.publishers.remove(channel) else { return };
+        let in_flight = publisher.confirms.open();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let is_answer = names_exchange || in_flight == 1;
-        for promise in promises {
+        let promises: Vec<PromiseId> = publisher.confirms.drain().collect();
+        let last = promises.len().saturating_sub(1);
+        for (place, promise) in promises.into_iter().enumerate() {
+            let is_answer = match (publisher.is_proven, names_exchange) {
+                _ if in_flight == 1 => true,
+                (false, true) => true,
+                (false, false) => place == 0,
+                (true, true) => place == last,
+                (true, false) => false,
+            };
             let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
             self.answer(promise, Err(error));
+        }
+    }
+
+    /// Asks for confirms once more behind the first publish of a channel, which changes nothing: the answer proves that the
+    /// publish went through.
+    fn prove(&mut self, channel: u16) {
+        if let Ok(method) = info(confirm::Select::ID) {
+            self.write(channel, &confirm::Select { nowait: false });
+            self.await_reply(channel, Awaited::Proof(method));
         }
     }
 }

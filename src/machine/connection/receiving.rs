@@ -204,7 +204,8 @@ impl Connection {
         accepted: bool,
         id: MethodId,
     ) -> Result<(), Error> {
-        let selecting = self.channels.get(number).is_none_or(|channel| !channel.awaited.is_empty());
+        let awaited = self.channels.get(number).and_then(|channel| channel.awaited.front());
+        let selecting = matches!(awaited, Some(Awaited::Nothing(_)));
         if !selecting && self.confirm(number, tag, multiple, accepted) {
             return Ok(());
         }
@@ -288,6 +289,11 @@ impl Connection {
         };
         match awaited {
             Awaited::Nothing(_) => {}
+            Awaited::Proof(_) => {
+                if let Some(publisher) = self.publishers.on(number) {
+                    publisher.is_proven = true;
+                }
+            }
             Awaited::Request { promise, .. } => {
                 let reply = Self::reply_of(method);
                 self.answer(promise, Ok(reply));
@@ -328,7 +334,10 @@ impl Connection {
                 }
                 Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
                 // Those of a consumer are answered when it ends.
-                Awaited::Consume { .. } | Awaited::Cancel { .. } | Awaited::Nothing(_) => {}
+                Awaited::Consume { .. }
+                | Awaited::Cancel { .. }
+                | Awaited::Nothing(_)
+                | Awaited::Proof(_) => {}
             }
         }
     }

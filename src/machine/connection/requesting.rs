@@ -65,7 +65,7 @@ impl Connection {
         if octets > self.frame_max as usize {
             return Err(EncodeError::FrameTooLarge { octets, limit: self.frame_max }.into());
         }
-        let promise = self.promises.open_timed();
+        let promise = self.timed_promise();
         self.request_octets += fields.len();
         self.requests.push_back(WaitingRequest { promise, method: info, fields: fields.into(), no_ack });
         self.attention = true;

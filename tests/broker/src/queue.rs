@@ -1,6 +1,6 @@
 //! A classic queue: messages in order, and who consumes them.
 
-use crate::arguments::QueueArguments;
+use crate::arguments::{Overflow, QueueArguments};
 use crate::ids::{ConnectionId, ConsumerKey, QueueId};
 use crate::message::Message;
 use std::collections::BTreeMap;
@@ -144,9 +144,9 @@ impl Queue {
         self.overflows(self.ready.len() + 1, octets)
     }
 
-    /// Whether there is too much.
+    /// Whether there is too much. A queue that refuses publishes keeps what comes back, however much that is.
     pub(crate) fn has_overflowed(&self) -> bool {
-        self.overflows(self.ready.len(), self.ready_octets)
+        self.arguments.overflow == Overflow::DropHead && self.overflows(self.ready.len(), self.ready_octets)
     }
 
     fn overflows(&self, count: usize, octets: u64) -> bool {
