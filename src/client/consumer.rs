@@ -18,7 +18,8 @@ const BATCH: usize = 64;
 /// A consumer of one queue: a [`Stream`] of deliveries.
 ///
 /// When it ends by its own doing, [`cancel`](Self::cancel), the stream just ends. When the broker or the connection ends it,
-/// the last item is the error. Either way [`ended`](Self::ended) says why.
+/// the last item is the error. Either way [`ended`](Self::ended) says why. What was delivered and not handed out when the
+/// channel or the connection went can't be settled any more, so it is dropped, and the broker delivers it again.
 ///
 /// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue.
 #[derive(Debug)]

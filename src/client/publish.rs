@@ -163,6 +163,11 @@ impl Client {
     /// a queue refused it, [`Unconfirmed`](Error::Unconfirmed) when the connection or channel went first, or the time ran out,
     /// and nobody can know; [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
     ///
+    /// When several publishes to an exchange are in flight and the broker refuses one, it says neither which nor what it has
+    /// taken before. If the first publish since the channel was opened has not gone through, it took none, and an error
+    /// that names the exchange is the answer to all of them. If the exchange went later, it is the answer to the last, and
+    /// the others are `Unconfirmed` with it as their cause.
+    ///
     /// # Cancel safety
     /// Dropped while it waits for room, nothing was sent. Dropped later, the message is published whole.
     ///

@@ -95,6 +95,23 @@ fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
 }
 
 #[test]
+fn e28_what_the_server_sent_before_its_close_may_come_behind_it() {
+    // RabbitMQ's deliveries are overtaken by the close of their channel, and come until the number is opened again.
+    let mut peer = Peer::open(Options::default().channel_max(1));
+    let (_, channel, tag) = peer.consumer(&crate::peer::consume("q"));
+    peer.method(channel, &channel_close(404, "NOT_FOUND"));
+    peer.deliver(channel, &tag, 1, b"late");
+    assert_eq!(peer.names(), [format!("{channel} channel.close-ok")]);
+    let got = peer.get();
+    assert_eq!(peer.names(), [format!("{channel} channel.open"), format!("{channel} basic.get")]);
+    peer.deliver(channel, &tag, 2, b"later still");
+    peer.method(channel, &channel::OpenOk {});
+    peer.method(channel, &basic::GetEmpty {});
+    assert!(matches!(peer.machine.fetch(got), Some(Ok(Reply::Delivery(None)))));
+    assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
+}
+
+#[test]
 fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));

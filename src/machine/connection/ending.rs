@@ -33,9 +33,6 @@ impl Connection {
 
     fn begin_cancel(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if matches!(consumer.phase, Phase::Starting(_)) {
-            return;
-        }
         if !matches!(consumer.phase, Phase::Live) {
             return;
         }
