@@ -34,6 +34,9 @@ wait "$command"
 if [ "$word" = orphaned ] && [ -n "$folder" ]; then rm -rf -- "$folder"; fi
 "#;
 
+/// How long the threads of a command may take to stop.
+const FREEZING: Duration = Duration::from_secs(5);
+
 /// A running command, with its watchdog.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -83,6 +86,31 @@ impl Guard {
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), NodeError> {
         kill_process_group(self.command, signal).map_err(|errno| {
             NodeError::io(format!("sending {signal:?} to process group {}", self.pid()))(errno.into())
+        })
+    }
+
+    /// Stops the command and returns when none of its threads runs any more: SIGSTOP reaches those that are on another
+    /// processor a moment later.
+    pub(crate) fn freeze(&self) -> Result<(), NodeError> {
+        self.signal(Signal::STOP)?;
+        let deadline = Instant::now() + FREEZING;
+        while !self.is_frozen() {
+            if Instant::now() > deadline {
+                let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return Err(NodeError::io(format!("stopping process {}", self.pid()))(late));
+            }
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Whether every thread has stopped; taken for granted where there is no /proc.
+    fn is_frozen(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
+        threads.flatten().all(|thread| {
+            fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| {
+                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+            })
         })
     }
 

@@ -146,12 +146,13 @@ impl Node {
         }
     }
 
-    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing.
+    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing. Returns when
+    /// none of its threads runs any more.
     ///
     /// # Errors
     /// [`NodeError::NotRunning`] after a kill.
     pub fn freeze(&self) -> Result<(), NodeError> {
-        self.signal(Signal::STOP)
+        self.server().as_ref().ok_or_else(|| self.not_running())?.freeze()
     }
 
     /// Lets a frozen server go on (SIGCONT).

@@ -267,8 +267,9 @@ fn a_frozen_node_has_requests_time_out_and_the_connection_live_on() -> Outcome {
         node.freeze()?;
         let (declare, get) = (client.queue_declare(&queue).send(), client.basic_get(&queue).send());
         let publish = client.basic_publish("", &queue, "late").send();
-        assert!(matches!(declare.await, Err(Error::Timeout { .. })));
-        assert!(matches!(get.await, Err(Error::Timeout { .. })));
+        let (declare, get) = (declare.await, get.await);
+        assert!(matches!(declare, Err(Error::Timeout { .. })), "{declare:?}");
+        assert!(matches!(get, Err(Error::Timeout { .. })), "{get:?}");
         let unconfirmed = publish.await;
         assert!(
             matches!(&unconfirmed, Err(Error::Unconfirmed(cause)) if matches!(**cause, Error::Timeout { .. })),
