@@ -16,8 +16,12 @@ pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
         return Err(Error::InvalidArgument { what: "uri", why });
     }
     let deadline = options.dial_deadline();
-    let addresses =
-        within("resolving the host", deadline, smol::net::resolve((uri.host(), uri.port()))).await?;
+    let resolved = smol::net::resolve((uri.host(), uri.port()));
+    let addresses = within("resolving the host", deadline, resolved).await?;
+    dial_in_turn(addresses, deadline).await
+}
+
+async fn dial_in_turn(addresses: Vec<SocketAddr>, deadline: Duration) -> Result<Async<TcpStream>, Error> {
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the host has no address").into();
     for address in addresses {
         match within("dialling", deadline, connect(address)).await {
@@ -46,4 +50,47 @@ async fn within<T>(
         Err(Error::Timeout { what, after })
     };
     work.or(timeout).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn free_address() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    #[test]
+    fn each_address_is_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = vec![free_address(), free_address(), listener.local_addr().unwrap()];
+        let stream = smol::block_on(dial_in_turn(addresses, SOON)).unwrap();
+        assert_eq!(stream.get_ref().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(stream.get_ref().nodelay().unwrap());
+    }
+
+    #[test]
+    fn when_none_answers_the_last_ones_error_tells() {
+        let refused = smol::block_on(dial_in_turn(vec![free_address()], SOON)).unwrap_err();
+        assert!(refused.is_connection_broken() && refused.to_string().contains("refused"), "{refused}");
+        let none = smol::block_on(dial_in_turn(Vec::new(), SOON)).unwrap_err();
+        assert!(none.to_string().contains("no address"), "{none}");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_a_timeout_that_says_what_it_was() {
+        let never = std::future::pending::<io::Result<()>>();
+        let late = smol::block_on(within("dialling", Duration::from_millis(1), never)).unwrap_err();
+        assert_eq!(late.to_string(), "dialling took longer than 0.001 s");
+    }
+
+    #[test]
+    fn amqps_is_refused_until_it_can_be_had() {
+        let options = Options::from_uri("amqps://localhost").unwrap();
+        let refused = smol::block_on(dial(&options)).unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { what: "uri", .. }));
+    }
 }
