@@ -36,3 +36,4 @@ mod resizing;
 mod sequences;
 mod settling;
 mod timers;
+mod transacting;

@@ -138,7 +138,7 @@ impl Connection {
     }
 
     fn consumer_channel(&mut self) -> Option<u16> {
-        if !self.channels.may_consume() {
+        if !self.channels.may_keep() {
             return None;
         }
         let number = self.open_channel(Role::Consume).or_else(|| self.channels.take_idle(Role::Consume));
@@ -272,6 +272,31 @@ impl Connection {
         Ok(promise)
     }
 
+    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
+    /// the deliveries that are held are stale.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
+    pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        if !self.has_room_to_request() {
+            return Err(Error::Full);
+        }
+        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Live));
+        let number = consumer.ok_or(Error::Stale)?.channel;
+        let method = info(basic::Recover::ID)?;
+        let promise = self.timed_promise();
+        self.flush_channel_acks(number);
+        self.consumers.discard_unsettled(id);
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.unsettled.forget();
+        }
+        self.write(number, &basic::Recover { requeue: true });
+        self.await_reply(number, Awaited::Recover { promise, method });
+        self.proceed_reading();
+        Ok(promise)
+    }
+
     /// The consumer of a tag, and which of its queues the tag is for.
     pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, usize)> {
         let consumers = &self.channels.get(number)?.consumers;
@@ -288,6 +313,10 @@ impl Connection {
         redelivered: bool,
         message: Message,
     ) {
+        if consumer.is_none() && self.publishers.is_called_on(number) {
+            self.reply(number, message);
+            return;
+        }
         let source = consumer.map_or(0, |(_, source)| source);
         let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
         let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
@@ -301,6 +330,10 @@ impl Connection {
             let fault =
                 Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID);
             self.fail(fault.into());
+            return;
+        }
+        if !no_ack && channel.is_recovering() {
+            channel.unsettled.forget();
             return;
         }
         let incarnation = channel.incarnation;
