@@ -2,9 +2,14 @@
 
 use crate::error::Error;
 use crate::protocol::{Table, Value};
-use crate::uri::{AuthMechanism, Uri};
-use std::fmt;
+use crate::uri::{AuthMechanism, Endpoint, Uri};
 use std::time::Duration;
+
+mod credentials;
+mod tls;
+
+pub use credentials::Credentials;
+pub use tls::{TlsOptions, TlsSource};
 
 /// Everything that can be chosen about a connection, each with a default that suits most programs.
 ///
@@ -18,7 +23,8 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub(crate) uri: Uri,
+    endpoints: Vec<Endpoint>,
+    tls: Option<TlsOptions>,
     pub(crate) virtual_host: String,
     pub(crate) credentials: Credentials,
     pub(crate) mechanisms: Vec<AuthMechanism>,
@@ -27,19 +33,6 @@ pub struct Options {
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     pub(crate) foreign_user_id: bool,
-}
-
-/// A user name and a password.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    pub(crate) username: String,
-    pub(crate) password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +52,9 @@ pub(crate) struct Limits {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Deadlines {
+    pub(crate) resolve: Duration,
     pub(crate) dial: Duration,
+    pub(crate) tls: Duration,
     pub(crate) handshake: Duration,
     pub(crate) request: Duration,
     pub(crate) close: Duration,
@@ -79,11 +74,10 @@ impl From<Uri> for Options {
             chosen => chosen.to_vec(),
         };
         Self {
+            endpoints: uri.endpoints().to_vec(),
+            tls: uri.is_tls().then(TlsOptions::default),
             virtual_host: uri.virtual_host().to_owned(),
-            credentials: Credentials {
-                username: uri.username().to_owned(),
-                password: uri.password().to_owned(),
-            },
+            credentials: Credentials::new(uri.username(), uri.password()),
             mechanisms,
             connection_name: None,
             client_properties: Table::new(),
@@ -101,13 +95,14 @@ impl From<Uri> for Options {
                 buffered_octets: 64 << 20,
             },
             deadlines: Deadlines {
+                resolve: Duration::from_secs(10),
                 dial: uri.connection_timeout().unwrap_or(Duration::from_secs(10)),
+                tls: Duration::from_secs(10),
                 handshake: Duration::from_secs(10),
                 request: Duration::from_secs(30),
                 close: Duration::from_secs(10),
             },
             foreign_user_id: false,
-            uri,
         }
     }
 }
@@ -156,8 +151,12 @@ setters! {
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Octets of deliveries that may wait to be taken, 64 MiB by default. At the bound reading pauses likewise.
     max_buffered_octets(octets: usize) => limits.buffered_octets;
-    /// How long resolving and dialling an address may take; 10 s by default.
+    /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
+    resolve_timeout(time: Duration) => deadlines.resolve;
+    /// How long dialling one address may take; 10 s by default, which has room for three lost packets.
     dial_timeout(time: Duration) => deadlines.dial;
+    /// How long TLS may take to shake hands; 10 s by default, as the AMQP handshake.
+    tls_timeout(time: Duration) => deadlines.tls;
     /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
     handshake_timeout(time: Duration) => deadlines.handshake;
     /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
@@ -179,22 +178,82 @@ impl Options {
         Ok(Uri::parse(uri)?.into())
     }
 
-    /// The endpoint and what else the URI said.
-    #[must_use]
-    pub fn uri(&self) -> &Uri {
-        &self.uri
+    /// Another broker than the URI says. Once given, only it is tried.
+    ///
+    /// # Errors
+    /// As [`endpoints_in_turn`](Self::endpoints_in_turn).
+    pub fn endpoint(self, endpoint: Endpoint) -> Result<Self, Error> {
+        self.endpoints_in_turn([endpoint])
     }
 
-    /// How long resolving and dialling an address may take.
+    /// Other brokers than the URI says, in the order in which they are to be tried. Those before are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is none, when a host or a path is empty, or a port is 0.
+    pub fn endpoints_in_turn(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, Error> {
+        self.endpoints = endpoints.into_iter().collect();
+        if self.endpoints.is_empty() {
+            return Err(Error::invalid("endpoints", "there is none"));
+        }
+        for endpoint in &self.endpoints {
+            let wrong = match endpoint {
+                Endpoint::Tcp { host, .. } if host.is_empty() => "a host without a name",
+                Endpoint::Tcp { port: 0, .. } => "nobody listens on port 0",
+                Endpoint::Unix(path) if path.as_os_str().is_empty() => "a socket without a path",
+                _ => continue,
+            };
+            return Err(Error::invalid("endpoints", wrong));
+        }
+        Ok(self)
+    }
+
+    /// Where brokers listen, at least one, in the order in which they are to be tried.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Speaks to TCP endpoints over TLS, whatever the URI says. Their ports stay as they are: brokers expect TLS on 5671.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether TCP endpoints are spoken to over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What TLS is done with, if it is done.
+    #[must_use]
+    pub fn tls_options(&self) -> Option<&TlsOptions> {
+        self.tls.as_ref()
+    }
+
+    /// How long resolving a host's name may take.
+    #[must_use]
+    pub fn resolve_deadline(&self) -> Duration {
+        self.deadlines.resolve
+    }
+
+    /// How long dialling one address may take.
     #[must_use]
     pub fn dial_deadline(&self) -> Duration {
         self.deadlines.dial
     }
 
+    /// How long TLS may take to shake hands.
+    #[must_use]
+    pub fn tls_deadline(&self) -> Duration {
+        self.deadlines.tls
+    }
+
     /// Logs in as another user than the URI says.
     #[must_use]
     pub fn credentials(mut self, username: &str, password: &str) -> Self {
-        self.credentials = Credentials { username: username.to_owned(), password: password.to_owned() };
+        self.credentials = Credentials::new(username, password);
         self
     }
 
@@ -230,3 +289,6 @@ impl Options {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

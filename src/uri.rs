@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use url::Host;
 
+mod endpoint;
 mod error;
 mod piece;
 mod query;
 
+pub use endpoint::Endpoint;
 pub use error::{UriError, UriPart};
 pub use query::AuthMechanism;
 
@@ -56,9 +58,8 @@ pub struct Uri {
     tls: bool,
     username: String,
     password: String,
-    /// Decoded. Has a `:` only when it is an IPv6 address.
-    host: String,
-    port: u16,
+    /// At least one. A host is decoded, and has a `:` only when it is an IPv6 address.
+    endpoints: Vec<Endpoint>,
     virtual_host: String,
     parameters: Parameters,
 }
@@ -70,8 +71,7 @@ impl Default for Uri {
             tls: false,
             username: DEFAULT_USERNAME.to_owned(),
             password: DEFAULT_PASSWORD.to_owned(),
-            host: DEFAULT_HOST.to_owned(),
-            port: default_port(false),
+            endpoints: vec![Endpoint::tcp(DEFAULT_HOST, default_port(false))],
             virtual_host: DEFAULT_VIRTUAL_HOST.to_owned(),
             parameters: Parameters::default(),
         }
@@ -124,16 +124,11 @@ impl Uri {
             Some((username, password)) => (Some(username), password),
             None => (None, None),
         };
-        let (host, port) = match address.rsplit(':', UriPart::Port) {
-            (host, Some(port)) if !port.text.contains(']') => (host, Some(port)),
-            _ => (address, None),
-        };
         Ok(Self {
             tls,
             username: username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?,
             password: password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Piece::decode)?,
-            host: parse_host(host)?,
-            port: port.map_or(Ok(default_port(tls)), |port| parse_port(port, tls))?,
+            endpoints: parse_hosts(address, tls)?,
             virtual_host: path.map_or_else(|| Ok(DEFAULT_VIRTUAL_HOST.to_owned()), parse_virtual_host)?,
             parameters: query.map_or_else(|| Ok(Parameters::default()), Parameters::parse)?,
         })
@@ -145,17 +140,12 @@ impl Uri {
         self.tls
     }
 
-    /// The host's name or address, decoded; an IPv6 address without its brackets. Default `localhost`. Never
-    /// empty.
+    /// Where the brokers listen, at least one, in the URI's order. A host is decoded and never empty, `localhost` by
+    /// default; an IPv6 address has no brackets. A port is never 0; it is 5672 by default, or 5671 for `amqps`, as IANA
+    /// assigned them.
     #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The TCP port. Default 5672, or 5671 for `amqps`, as IANA assigned them. Never 0.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The user name, decoded, at most 255 octets. Default `guest`. May be empty.
@@ -170,8 +160,8 @@ impl Uri {
         &self.password
     }
 
-    /// The virtual host, decoded, at most 255 octets. Default `/`. Empty when the URI ends its host with a
-    /// bare `/`.
+    /// The virtual host, decoded, at most 255 octets. Default `/`, also when the URI ends its host
+    /// with a bare `/`. Never empty.
     #[must_use]
     pub fn virtual_host(&self) -> &str {
         &self.virtual_host
@@ -226,15 +216,20 @@ impl Uri {
     fn print(&self, password: &str) -> String {
         let scheme = if self.tls { "amqps" } else { "amqp" };
         let username = Encoded(&self.username);
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            Encoded(&self.host).to_string()
-        };
-        let port =
-            if self.port == default_port(self.tls) { String::new() } else { format!(":{}", self.port) };
+        let hosts: Vec<_> = self.endpoints.iter().map(|endpoint| self.print_endpoint(endpoint)).collect();
+        let hosts = hosts.join(",");
         let virtual_host = Encoded(&self.virtual_host);
-        format!("{scheme}://{username}{password}@{host}{port}/{virtual_host}{}", self.parameters)
+        format!("{scheme}://{username}{password}@{hosts}/{virtual_host}{}", self.parameters)
+    }
+
+    fn print_endpoint(&self, endpoint: &Endpoint) -> String {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let host = if host.contains(':') { format!("[{host}]") } else { Encoded(host).to_string() };
+                if *port == default_port(self.tls) { host } else { format!("{host}:{port}") }
+            }
+            Endpoint::Unix(path) => path.display().to_string(),
+        }
     }
 }
 
@@ -260,8 +255,7 @@ impl fmt::Debug for Uri {
         f.debug_struct("Uri")
             .field("tls", &self.tls)
             .field("username", &self.username)
-            .field("host", &self.host)
-            .field("port", &self.port)
+            .field("endpoints", &self.endpoints)
             .field("virtual_host", &self.virtual_host)
             .field("parameters", &self.parameters)
             .finish_non_exhaustive()
@@ -292,6 +286,16 @@ fn split_scheme(text: &str) -> Result<(bool, Piece<'_>), UriError> {
     } else {
         UriError::MissingScheme
     })
+}
+
+fn parse_hosts(address: Piece<'_>, tls: bool) -> Result<Vec<Endpoint>, UriError> {
+    let (host, port) = match address.rsplit(':', UriPart::Port) {
+        (host, Some(port)) if !port.text.contains(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    let host = parse_host(host)?;
+    let port = port.map_or(Ok(default_port(tls)), |port| parse_port(port, tls))?;
+    Ok(vec![Endpoint::Tcp { host, port }])
 }
 
 /// "For the purposes of this section, a zero-length host is treated as absent."

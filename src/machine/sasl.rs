@@ -28,7 +28,7 @@ pub(super) fn response(mechanism: AuthMechanism, credentials: &Credentials) -> R
 
 /// RFC 4616, with an empty authorization identity: NUL, user, NUL, password.
 fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
-    let Credentials { username, password } = credentials;
+    let (username, password) = (credentials.username(), credentials.password());
     if username.contains('\0') || password.contains('\0') {
         return Err(Error::invalid("credentials", "PLAIN can't express a NUL in a user name or password"));
     }
@@ -38,8 +38,8 @@ fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
 /// A field table without its length.
 fn amqplain(credentials: &Credentials) -> Result<Vec<u8>, EncodeError> {
     let mut table = Table::new();
-    table.insert("LOGIN", &credentials.username)?;
-    table.insert("PASSWORD", &credentials.password)?;
+    table.insert("LOGIN", credentials.username())?;
+    table.insert("PASSWORD", credentials.password())?;
     Ok(table.as_ref().as_octets().to_vec())
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn credentials(username: &str, password: &str) -> Credentials {
-        Credentials { username: username.into(), password: password.into() }
+        Credentials::new(username, password)
     }
 
     #[test]

@@ -54,8 +54,7 @@ fn any_uri() -> impl Strategy<Value = Uri> {
             tls,
             username,
             password,
-            host,
-            port,
+            endpoints: vec![Endpoint::Tcp { host, port }],
             virtual_host,
             parameters,
         })
@@ -119,7 +118,10 @@ proptest! {
     #[test]
     fn what_is_read_keeps_its_promises(text in almost_uri()) {
         if let Ok(uri) = Uri::parse(&text) {
-            prop_assert!(!uri.host().is_empty() && uri.port() != 0);
+            for endpoint in uri.endpoints() {
+                let Endpoint::Tcp { host, port } = endpoint else { panic!("{endpoint}") };
+                prop_assert!(!host.is_empty() && *port != 0);
+            }
             prop_assert!(uri.username().len() <= 255 && uri.virtual_host().len() <= 255);
             prop_assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri));
         }
