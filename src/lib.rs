@@ -59,8 +59,8 @@ pub use driver::{Clock, Driver};
 pub use error::{Broken, Error, Fault, Peer};
 pub use machine::{Body, Ended, Notice, Queue, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::Options;
-pub use uri::{AuthMechanism, Uri, UriError, UriPart};
+pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
+pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
