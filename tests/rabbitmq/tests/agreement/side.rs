@@ -25,8 +25,8 @@ struct Consumed {
 pub(crate) struct Side {
     clients: [Client; 2],
     prefix: String,
-    /// The name that the broker made up last.
-    made_up: String,
+    /// The names that the broker made up, the last one behind.
+    made_up: Vec<String>,
     held: Vec<Delivery>,
     consumers: Vec<Consumed>,
     /// Queues that are there, and by which client they can be looked at.
@@ -57,7 +57,7 @@ impl Side {
         Self {
             clients,
             prefix: prefix.to_owned(),
-            made_up: format!("{prefix}-not-yet"),
+            made_up: vec![format!("{prefix}-not-yet")],
             held: Vec::new(),
             consumers: Vec::new(),
             there: BTreeMap::new(),
@@ -81,10 +81,9 @@ impl Side {
     }
 
     fn queue(&self, number: usize) -> String {
-        if number == NAMED_BY_THE_BROKER {
-            self.made_up.clone()
-        } else {
-            format!("{}-q{number}", self.prefix)
+        match self.made_up.last() {
+            Some(made_up) if number == NAMED_BY_THE_BROKER => made_up.clone(),
+            _ => format!("{}-q{number}", self.prefix),
         }
     }
 
@@ -144,7 +143,9 @@ impl Side {
                 let cancelled = consumed.consumer.cancel().await;
                 let mut rest = Vec::new();
                 while let Some(item) = consumed.consumer.next().await {
-                    rest.push(item.map_or_else(|error| answers::error(&error), |one| answers::delivery(&one)));
+                    rest.push(
+                        item.map_or_else(|error| answers::error(&error), |one| answers::delivery(&one)),
+                    );
                 }
                 let end = consumed.consumer.ended().map(std::mem::discriminant);
                 format!("{} {rest:?} {end:?}", outcome(cancelled.map(drop)))
@@ -154,7 +155,11 @@ impl Side {
                 "dropped".to_owned()
             }
         };
-        answer.replace(&self.made_up, "made up")
+        self.without_names(answer)
+    }
+
+    fn without_names(&self, answer: String) -> String {
+        self.made_up.iter().fold(answer, |answer, name| answer.replace(name, "made up"))
     }
 
     async fn queue_declare(&mut self, request: &Request) -> String {
@@ -174,7 +179,13 @@ impl Side {
                 declare.max_length(*messages).overflow(Overflow::RejectPublish)
             }
             Some(Argument::MaxLengthBytes(octets)) => declare.max_length_bytes(*octets),
-            Some(Argument::DeadLetter(queue)) => declare.dead_letter("", self.queue(*queue).as_str()),
+            Some(Argument::DeadLetter { queue, max_length }) => {
+                let declare = declare.dead_letter("", self.queue(*queue).as_str());
+                match max_length {
+                    Some(messages) => declare.max_length(*messages),
+                    None => declare,
+                }
+            }
             Some(Argument::MaxPriority(priority)) => declare.max_priority(*priority),
             Some(Argument::MessageTtl) => declare.message_ttl(Duration::from_secs(3600)),
             Some(Argument::Wrong) => declare.argument("x-max-length", "two"),
@@ -184,7 +195,7 @@ impl Side {
         match declare.await {
             Ok(declared) => {
                 if is_made_up {
-                    self.made_up = declared.name;
+                    self.made_up.push(declared.name);
                 }
                 self.there.entry(*queue).or_insert(*client);
                 format!("{} messages, {} consumers", declared.message_count, declared.consumer_count)
@@ -229,7 +240,8 @@ impl Side {
     }
 
     async fn publish(&self, request: &Request) -> Result<(), Error> {
-        let Request::Publish { to, mandatory, persistent, priority, header, copy, foreign_user, body } = request
+        let Request::Publish { to, mandatory, persistent, priority, header, copy, foreign_user, body } =
+            request
         else {
             return Ok(());
         };
@@ -295,7 +307,8 @@ impl Side {
         if answer != NOTHING {
             return answer;
         }
-        self.take(consumer, PATIENTLY).await.replace(&self.made_up, "made up")
+        let answer = self.take(consumer, PATIENTLY).await;
+        self.without_names(answer)
     }
 
     /// Messages that are ready and consumers of every queue that is there.
