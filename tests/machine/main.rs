@@ -22,6 +22,7 @@ mod consuming;
 mod contents;
 mod driver;
 mod driver_ends;
+mod exceptions;
 mod framing;
 mod handshake;
 mod handshake_faults;
