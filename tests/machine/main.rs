@@ -36,4 +36,5 @@ mod requests;
 mod resizing;
 mod sequences;
 mod settling;
+mod streams;
 mod timers;
