@@ -6,7 +6,7 @@ use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
-use crate::machine::content::Delivered;
+use crate::machine::content::{Delivered, STREAM_OFFSET};
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
@@ -320,6 +320,8 @@ impl Connection {
         let source = consumer.map_or(0, |(_, source)| source);
         let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
         let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
+        let terms = found.and_then(|(_, consumer)| consumer.sources.get(source));
+        let by_offset = terms.is_some_and(|terms| terms.arguments.get(STREAM_OFFSET).is_some());
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_)))
@@ -346,6 +348,7 @@ impl Connection {
             message_count: None,
             channel: number,
             incarnation,
+            by_offset,
         };
         match wanted {
             Some(id) => self.consumers.push(id, delivered),

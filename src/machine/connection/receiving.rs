@@ -300,6 +300,7 @@ impl Connection {
             message_count,
             channel: number,
             incarnation,
+            by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
