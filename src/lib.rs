@@ -47,6 +47,7 @@ pub mod machine;
 mod message;
 mod options;
 pub mod protocol;
+pub mod recovery;
 mod uri;
 
 pub use client::{
@@ -57,9 +58,11 @@ pub use client::{
 };
 pub use driver::{Clock, Driver};
 pub use error::{Broken, Error, Fault, Peer};
-pub use machine::{Body, Ended, Notice, Queue, ServerProperties};
+pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
+pub use options::{
+    Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,
+};
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};
