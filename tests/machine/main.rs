@@ -25,6 +25,7 @@ mod driver_ends;
 mod framing;
 mod handshake;
 mod handshake_faults;
+mod login;
 mod memory;
 mod names;
 mod peer;
