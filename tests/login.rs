@@ -1,7 +1,5 @@
 //! Logins at the broker in memory, end to end: every mechanism, and every way to be refused.
 
-#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
-
 use puka::{AuthMechanism, Credentials, Error, Options};
 use puka_test_broker::{Config, Server, User};
 use std::sync::{Arc, Mutex};
