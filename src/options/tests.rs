@@ -131,7 +131,8 @@ fn what_cannot_be_sent_is_refused_before_an_octet_is_written() {
 
 #[test]
 fn a_bound_at_which_nothing_could_ever_be_done_is_refused() {
-    let bounds: [(&str, fn(Options, usize) -> Options); 5] = [
+    type Set = fn(Options, usize) -> Options;
+    let bounds: [(&str, Set); 5] = [
         ("max_requests", Options::max_requests),
         ("max_outgoing_octets", Options::max_outgoing_octets),
         ("max_publishes_in_flight", Options::max_publishes_in_flight),
