@@ -26,6 +26,7 @@ mod exceptions;
 mod framing;
 mod handshake;
 mod handshake_faults;
+mod login;
 mod memory;
 mod names;
 mod peer;
