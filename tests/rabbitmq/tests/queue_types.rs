@@ -1,5 +1,7 @@
 //! Quorum queues and streams: what they forbid, which error that is, and what it ends.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+
 use futures_lite::FutureExt;
 use puka::protocol::Value;
 use puka::{Client, Consumer, DeadLetterStrategy, Delivery, Ended, Error, Overflow, QueueType, StreamOffset};

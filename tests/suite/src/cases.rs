@@ -55,6 +55,20 @@ macro_rules! cases {
             limits_can_be_left_to_the_server
             a_single_channel_is_enough
         }
+        $crate::theme! { $Runtime, $broker, scenarios:
+            a_connection_may_have_properties_of_its_own
+            four_messages_are_got_and_their_channels_come_back
+            bad_publishes_leak_no_channel
+            an_immediate_message_is_refused
+            a_delivery_mode_is_absent_or_what_was_said
+            a_consumer_is_cancelled_after_an_ack
+            a_queue_goes_while_its_message_is_held
+            acks_are_written_before_everything_is_dropped
+            two_queues_of_a_consumer_go_at_once
+            consumer_tags_are_chosen_in_part_and_never_the_same
+            good_and_bad_publishes_take_turns
+            publishes_right_behind_the_connect
+        }
         $crate::theme! { $Runtime, $broker, queues:
             a_declare_tells_messages_and_consumers
             the_server_names_queues_that_have_no_name

@@ -39,6 +39,7 @@ pub mod limits;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
+pub mod scenarios;
 pub mod settling;
 
 pub use bare::Bare;
