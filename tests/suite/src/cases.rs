@@ -193,7 +193,8 @@ macro_rules! cases {
             a_message_that_is_too_large_says_so
         }
         $crate::theme! { $Runtime, $broker, concurrency:
-            every_publish_of_eight_tasks_has_its_own_outcome
+            every_publish_of_eight_threads_has_its_own_outcome
+            what_a_full_queue_has_is_what_was_confirmed
             requests_of_eight_tasks_do_not_get_mixed_up
             dropped_futures_harm_nobody
             an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing
