@@ -143,6 +143,15 @@ macro_rules! cases {
             either_all_queues_are_consumed_or_none
             it_ends_with_the_last_of_its_queues
         }
+        $crate::theme! { $Runtime, $broker, sharing:
+            consumers_of_higher_priority_come_first
+            a_priority_that_is_no_number_is_refused
+            a_single_active_consumer_is_followed_by_the_next
+            a_takeover_leaves_what_is_held_where_it_is
+            a_single_active_consumer_can_not_be_exclusive
+            m13_each_end_of_a_consumer_has_its_reason
+            m08_headers_larger_than_a_frame_arrive
+        }
         $crate::theme! { $Runtime, $broker, arguments:
             typed_arguments_are_the_brokers_own
             a_full_queue_refuses_the_publish

@@ -41,6 +41,7 @@ pub mod publishing;
 pub mod queues;
 pub mod scenarios;
 pub mod settling;
+pub mod sharing;
 
 pub use bare::Bare;
 pub use example::example;
