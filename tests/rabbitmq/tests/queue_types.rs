@@ -168,6 +168,7 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
             ("x-dead-letter-exchange", text("amq.fanout"), text("amq.direct")),
             ("x-dead-letter-routing-key", text("dead"), text("alive")),
             ("x-dead-letter-strategy", text("at-least-once"), text("at-most-once")),
+            ("x-quorum-initial-group-size", Value::I32(1), Value::I32(3)),
             ("x-delivery-limit", Value::I32(7), Value::I32(8)),
             ("x-single-active-consumer", Value::Bool(true), Value::Bool(false)),
         ];
@@ -180,6 +181,7 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
         let named = [
             ("x-queue-type", text("stream"), text("quorum")),
             ("x-max-age", text("60s"), text("61s")),
+            ("x-initial-cluster-size", Value::I32(1), Value::I32(3)),
             ("x-max-length-bytes", Value::I32(1_000_000), Value::I32(1_000_001)),
             ("x-stream-max-segment-size-bytes", Value::I32(500_000), Value::I32(500_001)),
         ];
@@ -400,6 +402,32 @@ fn a_consumer_of_a_stream_or_quorum_queue_that_is_deleted_says_so() -> Outcome {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_queue_that_is_deleted_while_its_consumer_ends_harms_nobody() -> Outcome {
+    smol::block_on(async {
+        let client = connect().await?;
+        for kind in [QueueType::Classic, QueueType::Quorum, QueueType::Stream] {
+            for round in 0..10 {
+                let queue = unique("deleted");
+                client.queue_declare(&queue).durable(true).queue_type(kind).await?;
+                let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
+                let deleted = if round % 2 == 0 {
+                    drop(consumer);
+                    client.queue_delete(&queue).send()
+                } else {
+                    let cancelled = consumer.cancel();
+                    let deleted = client.queue_delete(&queue).send();
+                    drop(cancelled.await?);
+                    deleted
+                };
+                deleted.await?;
+            }
+            assert!(client.why_closed().is_none(), "{kind:?}: {:?}", client.why_closed());
+        }
+        Ok(client.close().await?)
+    })
 }
 
 #[test]
