@@ -247,9 +247,9 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
 }
 
 #[test]
-fn s62_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind() {
+fn m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind() {
     grows_by_at_most(
-        "s62_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind",
+        "m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind",
         2 * FRAME_MAX + SLACK,
         || {
             let mut peer = Peer::open(Options::default());

@@ -78,7 +78,7 @@ macro_rules! cases {
             a_missing_queue_is_not_found_and_the_client_goes_on
             a_queue_is_declared_again_only_alike
             an_exclusive_queue_is_locked_for_others
-            an_auto_delete_queue_goes_with_its_last_consumer
+            e45_an_auto_delete_queue_goes_with_its_last_consumer
             reserved_names_are_refused
             arguments_that_amqp_does_not_allow_are_refused_at_once
             a_limited_queue_keeps_the_newest
@@ -129,10 +129,10 @@ macro_rules! cases {
             a_consumer_is_a_stream_of_deliveries
             a_consume_fails_alone
             a_cancel_gives_back_what_was_not_handed_out
-            a_dropped_consumer_gives_back_what_it_has_buffered
+            m03_a_dropped_consumer_gives_back_what_it_has_buffered
             a_cancel_hands_out_the_rest_of_what_needs_no_ack
             basic_cancel_ends_a_consumer
-            deleting_the_queue_ends_its_consumers
+            s57_deleting_the_queue_ends_its_consumers
             consumers_of_a_queue_share_its_messages
             a_hundred_consumers_live_on_one_connection
             a_consumer_beyond_the_channels_waits_for_one
@@ -173,7 +173,7 @@ macro_rules! cases {
             what_is_not_requeued_is_gone
             a_refused_message_is_dead_lettered
             a_multiple_nack_refuses_everything_before
-            a_multiple_ack_settles_everything_before
+            s56_a_multiple_ack_settles_everything_before
             a_dropped_delivery_goes_back
             acks_in_any_order_settle_their_own
             an_ack_is_not_lost_with_its_channel
@@ -202,10 +202,10 @@ macro_rules! cases {
             a_message_that_is_too_large_says_so
         }
         $crate::theme! { $Runtime, $broker, concurrency:
-            every_publish_of_eight_threads_has_its_own_outcome
-            what_a_full_queue_has_is_what_was_confirmed
-            requests_of_eight_tasks_do_not_get_mixed_up
-            dropped_futures_harm_nobody
+            m01_every_publish_of_eight_threads_has_its_own_outcome
+            s53_what_a_full_queue_has_is_what_was_confirmed
+            m02_requests_of_eight_tasks_do_not_get_mixed_up
+            m02_m03_dropped_futures_harm_nobody
             an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing
         }
     };

@@ -46,7 +46,7 @@ async fn mixed_publishes(client: Client, queue: String, thread: usize) -> Result
 
 /// Eight threads publish 24 000 messages at once: a third comes back, a hundredth goes to an exchange that is missing, and
 /// what was confirmed is what the broker has.
-pub async fn every_publish_of_eight_threads_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m01_every_publish_of_eight_threads_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let threads: Vec<_> = (0..8)
@@ -70,7 +70,7 @@ pub async fn every_publish_of_eight_threads_has_its_own_outcome<R: Runtime>(worl
 }
 
 /// A queue that refuses what is too much: of many publishes in flight those are confirmed that it has, and no others.
-pub async fn what_a_full_queue_has_is_what_was_confirmed<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s53_what_a_full_queue_has_is_what_was_confirmed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     let declare = client.queue_declare(&queue).exclusive(true).max_length(100);
@@ -95,7 +95,7 @@ pub async fn what_a_full_queue_has_is_what_was_confirmed<R: Runtime>(world: &Wor
 }
 
 /// Eight tasks each work with a queue of their own: declare, publish, get, ack, purge, delete.
-pub async fn requests_of_eight_tasks_do_not_get_mixed_up<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m02_requests_of_eight_tasks_do_not_get_mixed_up<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.request_channels(3)).await?;
     let tasks: Vec<_> = (0..8_u32)
         .map(|task| {
@@ -124,7 +124,7 @@ pub async fn requests_of_eight_tasks_do_not_get_mixed_up<R: Runtime>(world: &Wor
 }
 
 /// Futures that are dropped anywhere harm nobody: the next request gets its own answer.
-pub async fn dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m02_m03_dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.request_channels(2)).await?;
     let queue = world.filled_queue(&client, 10).await?;
     for n in 0..200_usize {

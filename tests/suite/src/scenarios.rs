@@ -16,7 +16,7 @@
 //! | dead letters with `x-death` | [`settling::a_refused_message_is_dead_lettered`](crate::settling::a_refused_message_is_dead_lettered) |
 //! | every property | [`publishing::every_property_arrives`](crate::publishing::every_property_arrives) |
 //! | headers of every type, nested | [`publishing::headers_of_every_type_arrive`](crate::publishing::headers_of_every_type_arrive) |
-//! | ack of an unknown tag | can't be said; twice by way of `multiple`: [`settling::a_multiple_ack_settles_everything_before`](crate::settling::a_multiple_ack_settles_everything_before) |
+//! | ack of an unknown tag | can't be said; twice by way of `multiple`: [`settling::s56_a_multiple_ack_settles_everything_before`](crate::settling::s56_a_multiple_ack_settles_everything_before) |
 //! | cancel after an ack | [`a_consumer_is_cancelled_after_an_ack`] |
 //! | close with an unacked message | [`closing::what_was_not_settled_comes_again`](crate::closing::what_was_not_settled_comes_again) |
 //! | consume of a missing queue | [`consuming::a_consume_fails_alone`](crate::consuming::a_consume_fails_alone) |
@@ -26,7 +26,7 @@
 //! | acks are on their way before the socket closes | [`acks_are_written_before_everything_is_dropped`] |
 //! | cancel of a consumer of one queue | [`consuming::a_cancel_gives_back_what_was_not_handed_out`](crate::consuming::a_cancel_gives_back_what_was_not_handed_out), [`consuming::basic_cancel_ends_a_consumer`](crate::consuming::basic_cancel_ends_a_consumer) |
 //! | cancel of a consumer of several queues | [`consuming_multi::several_queues_share_a_consumer`](crate::consuming_multi::several_queues_share_a_consumer) |
-//! | the broker cancels a consumer of one queue | [`consuming::deleting_the_queue_ends_its_consumers`](crate::consuming::deleting_the_queue_ends_its_consumers) |
+//! | the broker cancels a consumer of one queue | [`consuming::s57_deleting_the_queue_ends_its_consumers`](crate::consuming::s57_deleting_the_queue_ends_its_consumers) |
 //! | the broker cancels a consumer of several queues | [`consuming_multi::it_ends_with_the_last_of_its_queues`](crate::consuming_multi::it_ends_with_the_last_of_its_queues) |
 //! | the broker cancels two at once | [`two_queues_of_a_consumer_go_at_once`] |
 //! | a host that does not resolve | [`dialling::a_host_that_does_not_resolve_is_a_broken_connection`](crate::dialling::a_host_that_does_not_resolve_is_a_broken_connection) |
@@ -44,7 +44,7 @@
 //! | 42 publishes right behind `connect` | [`publishes_right_behind_the_connect`] |
 //! | a queue declared again, alike and otherwise, with arguments too | [`queues::a_queue_is_declared_again_only_alike`](crate::queues::a_queue_is_declared_again_only_alike) |
 //! | delete of a queue that is missing | [`queues::delete_and_purge_tell_how_many_messages_went`](crate::queues::delete_and_purge_tell_how_many_messages_went) |
-//! | an auto-delete queue | [`queues::an_auto_delete_queue_goes_with_its_last_consumer`](crate::queues::an_auto_delete_queue_goes_with_its_last_consumer) |
+//! | an auto-delete queue | [`queues::e45_an_auto_delete_queue_goes_with_its_last_consumer`](crate::queues::e45_an_auto_delete_queue_goes_with_its_last_consumer) |
 //! | bind and unbind | [`exchanges::a_direct_exchange_routes_by_the_key`](crate::exchanges::a_direct_exchange_routes_by_the_key) |
 
 use crate::cases::assert_error;
