@@ -239,7 +239,7 @@ fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
         "publisher_confirms",
     ];
     assert_eq!(names, expected.map(|name| (name.to_owned(), true)));
-    for name in ["product", "version", "platform", "information"] {
+    for name in ["product", "version", "platform"] {
         assert!(properties.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()), "{name}");
     }
     assert_eq!(properties.get("connection_name").and_then(Value::as_str), Some("orders"));

@@ -40,3 +40,4 @@ mod sequences;
 mod settling;
 mod streams;
 mod timers;
+mod transacting;

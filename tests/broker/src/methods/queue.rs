@@ -6,8 +6,8 @@ use crate::exchange::Destination;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::{Place, QueueId};
 use crate::queue::Queue;
-use crate::release;
 use crate::state::{Permission, State, clean, locked};
+use crate::{release, reply_to};
 use puka::protocol::ShortStr;
 use puka::protocol::method::queue::{self, Method};
 use std::sync::Arc;
@@ -89,12 +89,18 @@ fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Out
 
 /// "Passive declare of a missing entity: 404, with nowait as well", and the empty name means no last queue here.
 fn declare_passive(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    if reply_to::declare(state, place, method)? {
+        return Ok(());
+    }
     let name = clean(text(method.queue)?);
     let id = state.queue(place, &name)?.id;
     declare_ok(state, place, id, method.nowait)
 }
 
 fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    if reply_to::declare(state, place, method)? {
+        return Ok(());
+    }
     let name = clean(text(method.queue)?);
     let name = if name.is_empty() {
         state.random.name("amq.gen-")
