@@ -316,6 +316,10 @@ impl Connection {
         let place = channel.awaited.iter().position(|it| answered(it) || !it.may_be_overtaken());
         let place = place.filter(|place| channel.awaited.get(*place).is_some_and(answered));
         let Some(awaited) = place.and_then(|place| channel.awaited.remove(place)) else {
+            // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
+            if id == basic::CancelOk::ID {
+                return Ok(());
+            }
             return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
         };
         match awaited {
