@@ -48,6 +48,15 @@ impl Woken {
 }
 
 impl State {
+    /// Whether nobody is to be woken, as is the case most often.
+    fn is_quiet(&self) -> bool {
+        !self.machine.has_event()
+            && self.requesting.is_empty()
+            && self.publishing.is_empty()
+            && (self.driver.is_none() || !self.machine.wants_attention())
+    }
+
+    #[cold]
     fn woken(&mut self) -> Woken {
         let mut others = Vec::new();
         while let Some(event) = self.machine.poll_event() {
@@ -89,13 +98,18 @@ impl Link {
         })))
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
+        if state.is_quiet() {
+            return result;
+        }
         let woken = state.woken();
         drop(state);
         woken.wake();

@@ -21,7 +21,8 @@ pub struct BasicPublish<'a> {
     expiration: Option<String>,
     pub(super) headers: Entries,
     body: Body<'a>,
-    fault: Option<Error>,
+    /// Boxed, because there is hardly ever one.
+    fault: Option<Box<Error>>,
 }
 
 flags! { BasicPublish:
@@ -42,7 +43,7 @@ macro_rules! text_properties {
                     match ShortStr::new($method) {
                         Ok(text) => self.properties.$field = Some(text),
                         Err(error) => {
-                            self.fault.get_or_insert(Error::invalid(stringify!($method), error));
+                            self.fault.get_or_insert(Error::invalid(stringify!($method), error).into());
                         }
                     }
                     self
@@ -98,7 +99,7 @@ impl<'a> BasicPublish<'a> {
         match time.duration_since(UNIX_EPOCH) {
             Ok(since) => self.properties.timestamp = Some(since.as_secs()),
             Err(_) => {
-                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970"));
+                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970").into());
             }
         }
         self
@@ -125,7 +126,7 @@ impl<'a> BasicPublish<'a> {
             match headers.table() {
                 Ok(table) => self.headers.extend("headers", table),
                 Err(error) => {
-                    self.fault.get_or_insert(Error::invalid("headers", error));
+                    self.fault.get_or_insert(Error::invalid("headers", error).into());
                 }
             }
         }
@@ -135,7 +136,7 @@ impl<'a> BasicPublish<'a> {
 
 request!(BasicPublish, Publish, (), |it, machine| {
     if let Some(fault) = &it.fault {
-        return Err(fault.clone());
+        return Err((**fault).clone());
     }
     let mut properties = it.properties;
     if let Some(expiration) = &it.expiration {

@@ -292,6 +292,12 @@ impl Connection {
         self.consumers.poll_announcement().map(Event::Deliveries)
     }
 
+    /// Whether [`poll_event`](Self::poll_event) has something to tell.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        self.promises.has_answered() || self.consumers.has_announcement()
+    }
+
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {

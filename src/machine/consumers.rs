@@ -227,6 +227,10 @@ impl Consumers {
         }
     }
 
+    pub(super) fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
+    }
+
     pub(super) fn poll_announcement(&mut self) -> Option<ConsumerId> {
         self.announcements.pop_front()
     }

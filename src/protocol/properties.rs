@@ -68,8 +68,13 @@ macro_rules! properties {
                 self.encode(&mut Writer::new(out));
             }
 
+            #[inline]
             pub(super) fn encode(&self, out: &mut Writer<'_>) {
-                out.short(0 $(| if self.$name.is_some() { $flag } else { 0 })*);
+                let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
+                out.short(flags);
+                if flags == 0 {
+                    return;
+                }
                 $(if let Some(value) = self.$name {
                     out.$ty(value);
                 })*
@@ -187,9 +192,10 @@ impl<'a> ContentHeader<'a> {
         Ok(Self { body_size, properties: Properties::decode(reader.rest())? })
     }
 
+    #[inline]
     pub(super) fn encode(&self, out: &mut Writer<'_>) {
-        out.short(basic::CLASS.id);
-        out.short(0);
+        // The class, and a weight of 0.
+        out.long(u32::from(basic::CLASS.id) << 16);
         out.longlong(self.body_size);
         self.properties.encode(out);
     }

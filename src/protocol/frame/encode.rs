@@ -6,6 +6,7 @@ use super::super::{ContentHeader, EncodeError};
 use super::{FRAME_END, FrameHeader, FrameKind, OVERHEAD};
 
 /// Writes a frame whose size shows only when its payload is written.
+#[inline]
 fn unsplit(
     out: &mut Vec<u8>,
     kind: FrameKind,
@@ -15,7 +16,7 @@ fn unsplit(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let mut writer = Writer::new(out);
-    FrameHeader { kind, channel, size: 0 }.encode(&mut writer);
+    writer.octets(&FrameHeader { kind, channel, size: 0 }.to_octets());
     payload(&mut writer);
     writer.octet(FRAME_END);
     let octets = out.len().saturating_sub(start);
@@ -48,8 +49,7 @@ pub fn method(
 ) -> Result<(), EncodeError> {
     unsplit(out, FrameKind::Method, channel, frame_max, |writer| {
         let id = method.id();
-        writer.short(id.class);
-        writer.short(id.method);
+        writer.long(u32::from(id.class) << 16 | u32::from(id.method));
         method.encode_fields(writer);
     })
 }
@@ -73,23 +73,21 @@ pub fn content_header(
 pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
     let room = usize::try_from(frame_max.saturating_sub(OVERHEAD)).unwrap_or(usize::MAX).max(1);
     for part in body.chunks(room) {
-        let mut writer = Writer::new(out);
         let size = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut writer);
-        writer.octets(part);
-        writer.octet(FRAME_END);
+        body_frame_start(out, channel, size);
+        out.extend_from_slice(part);
+        out.push(FRAME_END);
     }
 }
 
 /// Writes what stands in front of a part of a body that is written from elsewhere; a [`FRAME_END`] has to follow it.
 #[inline]
 pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
-    FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut Writer::new(out));
+    out.extend_from_slice(&FrameHeader { kind: FrameKind::Body, channel, size }.to_octets());
 }
 
 /// Writes a heartbeat.
 pub fn heartbeat(out: &mut Vec<u8>) {
-    let mut writer = Writer::new(out);
-    FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.encode(&mut writer);
-    writer.octet(FRAME_END);
+    out.extend_from_slice(&FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.to_octets());
+    out.push(FRAME_END);
 }
