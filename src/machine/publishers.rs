@@ -21,6 +21,15 @@ pub(super) struct Publisher {
     last_used: u64,
 }
 
+impl Publisher {
+    /// The default exchange is told by its length alone: comparing no octets by `memcmp` costs as much as the rest of a
+    /// publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.
+    #[inline]
+    fn is_to(&self, exchange: &[u8]) -> bool {
+        self.exchange.len() == exchange.len() && (exchange.is_empty() || *self.exchange == *exchange)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
     publishers: Vec<Publisher>,
@@ -34,7 +43,7 @@ impl Publishers {
     /// The publisher of an exchange, if it has one.
     #[inline]
     pub(super) fn find(&mut self, exchange: &[u8]) -> Option<&mut Publisher> {
-        let is_it = |publisher: &Publisher| *publisher.exchange == *exchange;
+        let is_it = |publisher: &Publisher| publisher.is_to(exchange);
         if !self.publishers.get(self.recent).is_some_and(is_it) {
             self.recent = self.publishers.iter().position(is_it)?;
         }
