@@ -1,12 +1,15 @@
 //! The connection as a whole: what comes in, what goes out, what time does to it.
 
+mod calling;
 mod closing;
 mod consuming;
 mod ending;
+mod listening;
 mod publishing;
 mod receiving;
 mod requesting;
 mod settling;
+mod transacting;
 mod waiting;
 
 use super::channels::Channels;
@@ -14,13 +17,14 @@ use super::consumers::Consumers;
 use super::deadline::Deadline;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
+use super::notices::Notices;
 use super::promises::Promises;
 use super::publishers::Publishers;
-use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
+use super::transactions::Transactions;
+use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
-use crate::protocol::frame::FRAME_MIN_SIZE;
-use crate::protocol::{Decoder, ShortStr};
+use crate::protocol::Decoder;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
@@ -33,6 +37,8 @@ pub enum Event {
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
     Deliveries(ConsumerId),
+    /// A listener has notices: [`Connection::take_notice`].
+    Notices(ListenerId),
 }
 
 #[derive(Debug)]
@@ -58,6 +64,8 @@ pub struct Connection {
     deaf: bool,
     frame_max: u32,
     server: ServerProperties,
+    /// Whose name the broker knows us by, when that can be told.
+    username: Option<String>,
     heartbeat: Heartbeat,
     handshake_deadline: Instant,
     /// When what is under way is not waited for any longer.
@@ -72,6 +80,10 @@ pub struct Connection {
     promises: Promises,
     publishers: Publishers,
     consumers: Consumers,
+    transactions: Transactions,
+    notices: Notices,
+    /// Who waits for `update-secret-ok`, in the order in which they asked.
+    updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
     connecting: Vec<PromiseId>,
     closing: Vec<PromiseId>,
@@ -102,13 +114,7 @@ impl Connection {
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outgoing::default();
         let frame_max = options.limits.frame_max;
-        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE).then(|| {
-            Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}"))
-        });
-        let refused = refused.or_else(|| {
-            let checked = ShortStr::new(&options.virtual_host);
-            checked.err().map(|error| Error::invalid("virtual_host", error))
-        });
+        let refused = options.check().err();
         let state = match refused {
             Some(_) => State::Closed,
             None => State::Handshake(Handshake::begin(&mut out)),
@@ -119,6 +125,7 @@ impl Connection {
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
+            username: options.login.username().map(str::to_owned),
             heartbeat: Heartbeat::none(now),
             handshake_deadline: now + options.deadlines.handshake,
             drain_deadline: Deadline::None,
@@ -130,7 +137,10 @@ impl Connection {
             promises: Promises::default(),
             publishers: Publishers::default(),
             consumers: Consumers::default(),
+            transactions: Transactions::default(),
+            notices: Notices::default(),
             connecting: Vec::new(),
+            updating_secret: VecDeque::new(),
             closing: Vec::new(),
             requests: VecDeque::new(),
             request_octets: 0,
@@ -201,15 +211,17 @@ impl Connection {
 
     /// Answers the promises whose deadline has passed.
     fn expire(&mut self, now: Instant) {
-        let after = self.options.deadlines.request;
         let mut expired = false;
-        while let Some(promise) = self.promises.expired(now) {
-            self.answer(promise, Err(Error::Timeout { what: "the request", after }));
+        while let Some((promise, after)) = self.promises.expired(now) {
+            let timeout = Error::Timeout { what: "the request", after };
+            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
             expired = true;
         }
         if expired {
             self.drop_expired_held();
+            self.publishers.forget_answered_calls(&self.promises);
         }
+        let after = self.options.deadlines.request;
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
         for promise in late {
@@ -277,7 +289,7 @@ impl Connection {
     /// Starts the deadlines of what came without the time.
     fn stamp(&mut self, now: Instant) {
         let timeout = self.options.deadlines.request;
-        self.promises.stamp(now, timeout);
+        self.promises.stamp(now);
         self.publishers.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
@@ -289,7 +301,8 @@ impl Connection {
         if let Some(promise) = self.promises.poll_answered() {
             return Some(Event::Answered(promise));
         }
-        self.consumers.poll_announcement().map(Event::Deliveries)
+        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
+        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something to tell.
@@ -352,6 +365,7 @@ impl Connection {
             && self.requests.is_empty()
             && self.consumes.is_empty()
             && self.held.is_empty()
+            && self.transactions.is_empty()
             && self.publishers.in_flight() == 0
             && self.acking.is_empty()
             && self
@@ -399,7 +413,7 @@ impl Connection {
     /// A promise with a deadline, which starts when the driver has looked.
     fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
-        self.promises.open_timed()
+        self.promises.open_timed(self.options.deadlines.request)
     }
 
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
@@ -408,11 +422,17 @@ impl Connection {
         }
     }
 
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+    }
+
     /// Gives back what nobody wants.
     fn dispose(&mut self, reply: Reply) {
         match reply {
             Reply::Delivery(Some(delivered)) => self.give_back(&delivered),
             Reply::Consumer(consumer) => self.drop_consumer(consumer),
+            Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}
         }
     }
@@ -427,7 +447,7 @@ impl Connection {
 
     /// The limit that holds for what is received, once it is agreed upon.
     fn decoder_frame_max(&self) -> Option<u32> {
-        let is_tuned = !matches!(self.state, State::Handshake(Handshake::Start(_) | Handshake::Tune(_)));
+        let is_tuned = !matches!(&self.state, State::Handshake(handshake) if !handshake.is_tuned());
         is_tuned.then_some(self.frame_max)
     }
 
@@ -436,6 +456,7 @@ impl Connection {
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
             self.start_consumes();
+            self.start_transactions();
             self.release_held();
         }
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
