@@ -29,7 +29,8 @@ struct State {
     driver: Option<Waker>,
     /// By the number of the promise.
     promises: Vec<Option<Waker>>,
-    consumers: BTreeMap<ConsumerId, Waker>,
+    /// By the number of the consumer.
+    consumers: Vec<Option<Waker>>,
     listeners: BTreeMap<ListenerId, Waker>,
     /// Those who wait for room, in the order in which they came.
     requesting: BTreeMap<u64, Waker>,
@@ -62,6 +63,7 @@ impl State {
         !self.machine.has_event()
             && self.requesting.is_empty()
             && self.publishing.is_empty()
+            && self.transacting.is_empty()
             && (self.driver.is_none() || !self.machine.wants_attention())
     }
 
@@ -71,7 +73,9 @@ impl State {
         while let Some(event) = self.machine.poll_event() {
             others.extend(match event {
                 Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
-                Event::Deliveries(consumer) => self.consumers.remove(&consumer),
+                Event::Deliveries(consumer) => {
+                    self.consumers.get_mut(consumer.index()).and_then(Option::take)
+                }
                 Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
@@ -105,7 +109,7 @@ impl Link {
             machine,
             driver: None,
             promises: Vec::new(),
-            consumers: BTreeMap::new(),
+            consumers: Vec::new(),
             listeners: BTreeMap::new(),
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
@@ -165,13 +169,7 @@ impl Link {
         if let Some(outcome) = state.machine.fetch(promise) {
             return Poll::Ready(outcome);
         }
-        let index = promise.index();
-        if state.promises.len() <= index {
-            state.promises.resize_with(index + 1, || None);
-        }
-        if let Some(place) = state.promises.get_mut(index) {
-            replace(place, cx.waker());
-        }
+        keep(&mut state.promises, promise.index(), cx.waker());
         Poll::Pending
     }
 
@@ -231,7 +229,7 @@ impl Link {
             if let Some(ended) = state.machine.ended(consumer) {
                 return Poll::Ready(Some(ended.clone()));
             }
-            state.consumers.insert(consumer, cx.waker().clone());
+            keep(&mut state.consumers, consumer.index(), cx.waker());
             Poll::Pending
         })
     }
@@ -261,9 +259,21 @@ impl Link {
     /// Nobody holds that consumer any more.
     pub(crate) fn drop_consumer(&self, consumer: ConsumerId) {
         self.with_state(|state| {
-            state.consumers.remove(&consumer);
+            if let Some(waker) = state.consumers.get_mut(consumer.index()) {
+                *waker = None;
+            }
             state.machine.drop_consumer(consumer);
         });
+    }
+}
+
+/// Keeps a waker under a number.
+fn keep(wakers: &mut Vec<Option<Waker>>, number: usize, waker: &Waker) {
+    if wakers.len() <= number {
+        wakers.resize_with(number + 1, || None);
+    }
+    if let Some(place) = wakers.get_mut(number) {
+        replace(place, waker);
     }
 }
 

@@ -59,13 +59,7 @@ impl Feed {
 }
 
 /// Writes a delivery.
-pub fn deliver(
-    out: &mut Vec<u8>,
-    channel: u16,
-    tag: ShortStr<'_>,
-    body: &[u8],
-    properties: Properties<'_>,
-) {
+pub fn deliver(out: &mut Vec<u8>, channel: u16, tag: ShortStr<'_>, body: &[u8], properties: Properties<'_>) {
     let method = basic::Deliver {
         consumer_tag: tag,
         delivery_tag: 0,

@@ -153,7 +153,9 @@ macro_rules! request {
             ///
             /// # Cancel safety
             /// Dropped before it resolves, nothing was sent.
-            pub fn submit(self) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a> {
+            pub fn submit(
+                self,
+            ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a> {
                 $crate::client::request::Submit { request: self, ticket: None }
             }
         }

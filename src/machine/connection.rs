@@ -100,6 +100,8 @@ pub struct Connection {
     /// Whoever drives should look at what there is to do.
     attention: bool,
     scratch: Vec<u8>,
+    /// A place for what comes in front of a content's header.
+    spare: Vec<u8>,
 }
 
 /// How long the last octets may take once nothing more comes in.
@@ -152,6 +154,7 @@ impl Connection {
             reading: true,
             attention: true,
             scratch: Vec::new(),
+            spare: Vec::new(),
             options,
         }
     }
@@ -161,13 +164,13 @@ impl Connection {
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
         self.heartbeat.received(now);
         while !self.deaf && !matches!(self.state, State::Closed) {
+            let was_open = matches!(self.state, State::Open);
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    let tuned = self.receive(now, frame);
-                    if let Err(error) = tuned {
+                    if let Err(error) = self.receive(now, frame) {
                         self.fail(error);
                     }
-                    if let Some(frame_max) = self.decoder_frame_max() {
+                    if !was_open && let Some(frame_max) = self.decoder_frame_max() {
                         decoder.set_frame_max(frame_max);
                     }
                 }
@@ -305,10 +308,13 @@ impl Connection {
         deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
-    /// Whether [`poll_event`](Self::poll_event) has something to tell.
+    /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        self.promises.has_answered() || self.consumers.has_announcement()
+        self.promises.has_answered()
+            || self.consumers.has_announcement()
+            || self.notices.has_announcement()
+            || matches!(self.state, State::Handshake(_))
     }
 
     /// Whether to read. Not while too many deliveries wait to be taken.

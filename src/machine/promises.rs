@@ -135,7 +135,8 @@ impl Promises {
     /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
     #[inline]
     pub(super) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
-        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation) else {
+        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        else {
             return outcome.ok();
         };
         let State::Waiting { abandoned } = slot.state else { return outcome.ok() };

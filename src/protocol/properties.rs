@@ -192,6 +192,18 @@ impl<'a> ContentHeader<'a> {
         Ok(Self { body_size, properties: Properties::decode(reader.rest())? })
     }
 
+    /// Checks the payload of a content header frame. Gives the size of the body, and the property list to decode later.
+    pub(crate) fn check(payload: &'a [u8]) -> Result<(u64, &'a [u8]), DecodeError> {
+        // The class, no weight, and no properties: as most often.
+        if let Some(([0, 60, 0, 0], rest)) = payload.split_first_chunk()
+            && let Some((size, [0, 0])) = rest.split_first_chunk()
+        {
+            return Ok((u64::from_be_bytes(*size), &[0, 0]));
+        }
+        let Self { body_size, .. } = Self::decode(payload)?;
+        Ok((body_size, payload.get(Self::PROPERTY_LIST..).unwrap_or_default()))
+    }
+
     #[inline]
     pub(super) fn encode(&self, out: &mut Writer<'_>) {
         // The class, and a weight of 0.

@@ -30,7 +30,8 @@ struct Broker(Child, SocketAddr);
 impl Broker {
     fn start() -> Self {
         let program = std::env::current_exe().expect("this program has a path");
-        let mut child = Command::new(program).arg("--serve").stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child =
+            Command::new(program).arg("--serve").stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         let out = child.stdout.take().expect("it is piped");
         BufReader::new(out).read_line(&mut line).expect("it says its address");
