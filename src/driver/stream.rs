@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Pieces that one vectored write takes at most.
-const PIECES: usize = 64;
+const PIECES: usize = 128;
 
 /// Rounds in one poll before others have their turn.
 const ROUNDS: usize = 64;

@@ -18,6 +18,7 @@ use super::deadline::Deadline;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
 use super::notices::Notices;
+use super::outbox::Outbox;
 use super::promises::Promises;
 use super::publishers::Publishers;
 use super::transactions::Transactions;
@@ -72,7 +73,7 @@ pub struct Connection {
     drain_deadline: Deadline,
     /// When closing, `close-ok` and the last octets included, is not waited for any longer.
     close_deadline: Deadline,
-    out: Outgoing,
+    out: Outbox,
     /// Octets that the transport was given and has not taken.
     in_hand: usize,
     last_progress: Instant,
@@ -114,7 +115,7 @@ impl Connection {
     /// A connection that begins its handshake, which has to be done in the time that the options say.
     #[must_use]
     pub fn new(now: Instant, options: Options) -> Self {
-        let mut out = Outgoing::default();
+        let mut out = Outbox::default();
         let frame_max = options.limits.frame_max;
         let refused = options.check().err();
         let state = match refused {
@@ -240,7 +241,8 @@ impl Connection {
         (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
     }
 
-    /// Gives what is to be written, behind what `out` holds. True when there was something.
+    /// Gives what is to be written next, behind what `out` holds. True when there was something. It gives little at a time, so
+    /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.attention = false;
@@ -248,23 +250,24 @@ impl Connection {
         if self.heartbeat.is_due(now) && self.out.is_empty() && !matches!(self.state, State::Closed) {
             self.out.heartbeat();
         }
-        let octets = self.out.len();
-        if octets == 0 {
+        if self.out.is_empty() {
             return false;
         }
         if self.in_hand == 0 {
             self.last_progress = now;
         }
+        // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
+        let octets = self.out.give(self.in_hand, self.is_closed(), out);
         self.in_hand += octets;
-        self.out.move_to(out);
-        true
+        octets > 0
     }
 
     /// Tells that the transport has taken so many of the octets it was given.
     pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
         self.in_hand = self.in_hand.saturating_sub(octets);
         self.last_progress = now;
+        self.attention |= !self.out.is_empty();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after

@@ -14,6 +14,7 @@
 
 mod channel;
 mod channels;
+mod chunk;
 mod confirms;
 mod connection;
 mod consumers;
@@ -23,6 +24,7 @@ mod handshake;
 mod heartbeat;
 mod ids;
 mod notices;
+mod outbox;
 mod outgoing;
 mod promises;
 mod publishers;
