@@ -3,7 +3,7 @@
 use crate::machine::Body;
 use crate::protocol::frame::{self, FRAME_END};
 use crate::protocol::method::Encode;
-use crate::protocol::{ContentHeader, EncodeError};
+use crate::protocol::{EncodeError, Properties};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -90,11 +90,13 @@ impl Chunk {
         channel: u16,
         frame_max: u32,
         method: &impl Encode,
-        header: &ContentHeader<'_>,
+        properties: &Properties<'_>,
+        body_size: usize,
     ) -> Result<(), EncodeError> {
         let start = self.octets.len();
         frame::method(&mut self.octets, channel, frame_max, method)?;
-        let written = frame::content_header(&mut self.octets, channel, frame_max, header);
+        let written =
+            frame::content_header_of(&mut self.octets, channel, frame_max, body_size as u64, properties);
         if written.is_err() {
             self.octets.truncate(start);
         }
@@ -102,6 +104,7 @@ impl Chunk {
     }
 
     /// One body frame.
+    #[inline]
     pub(super) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
         let part = body.as_octets().get(from..to).unwrap_or_default();
         frame::body_frame_start(&mut self.octets, channel, part.len() as u32);

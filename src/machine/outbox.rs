@@ -9,7 +9,7 @@ use super::chunk::Chunk;
 use super::outgoing::Outgoing;
 use crate::protocol::frame::{self, OVERHEAD};
 use crate::protocol::method::Encode;
-use crate::protocol::{ContentHeader, EncodeError};
+use crate::protocol::{EncodeError, Properties};
 use std::collections::VecDeque;
 
 /// Octets that leave in the order in which they came: about a frame.
@@ -120,14 +120,14 @@ impl Outbox {
         channel: u16,
         frame_max: u32,
         method: &impl Encode,
-        header: &ContentHeader<'_>,
+        properties: &Properties<'_>,
         body: &Body<'_>,
     ) -> Result<(), EncodeError> {
         let room = (frame_max - OVERHEAD) as usize;
         let size = body.as_octets().len();
         let first = room.min(size);
         self.write(channel, |chunk| {
-            chunk.content_start(channel, frame_max, method, header)?;
+            chunk.content_start(channel, frame_max, method, properties, size)?;
             if first > 0 {
                 chunk.body_frame(channel, body, 0, first);
             }
@@ -178,7 +178,7 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::protocol::method::{basic, channel as channels, connection};
-    use crate::protocol::{Decoder, FrameKind, Method, MethodId, Properties, ShortStr};
+    use crate::protocol::{ContentHeader, Decoder, FrameKind, Method, MethodId, ShortStr};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -191,9 +191,7 @@ mod tests {
             mandatory: false,
             immediate: false,
         };
-        let body_size = body.as_octets().len() as u64;
-        let header = ContentHeader { body_size, properties: Properties::default() };
-        out.content(channel, frame_max, &method, &header, &body)
+        out.content(channel, frame_max, &method, &Properties::default(), &body)
     }
 
     fn publish(out: &mut Outbox, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
@@ -277,8 +275,7 @@ mod tests {
         let text = ShortStr::new(&long).unwrap();
         let properties = Properties { message_id: Some(text), app_id: Some(text), ..Properties::default() };
         let method = basic::Publish { exchange: text, routing_key: text, mandatory: false, immediate: false };
-        let written =
-            out.content(1, 530, &method, &ContentHeader { body_size: 0, properties }, &Body::Borrowed(b""));
+        let written = out.content(1, 530, &method, &properties, &Body::Borrowed(b""));
         assert!(matches!(written, Err(EncodeError::FrameTooLarge { limit: 530, .. })));
         assert!(out.is_empty());
     }

@@ -157,6 +157,27 @@ impl Promises {
         None
     }
 
+    /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
+    #[inline]
+    pub(super) fn done(&mut self, id: PromiseId) {
+        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        else {
+            return;
+        };
+        let State::Waiting { abandoned } = slot.state else { return };
+        if let Some(deadline) = slot.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.waiting -= 1;
+        if abandoned {
+            slot.free();
+            self.free.push(id.index);
+        } else {
+            slot.state = State::Done;
+            self.answered.push_back(id);
+        }
+    }
+
     /// Fetches the answer, once.
     #[inline]
     pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Outcome> {

@@ -4,8 +4,8 @@ mod decoder;
 mod encode;
 
 pub use decoder::{Decoder, Frame};
-pub(crate) use encode::body_frame_start;
 pub use encode::{body, content_header, heartbeat, method};
+pub(crate) use encode::{body_frame_start, content_header_of};
 
 use super::DecodeError;
 use super::wire::Reader;

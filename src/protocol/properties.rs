@@ -150,12 +150,14 @@ impl std::fmt::Debug for RawHeaders<'_> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     fn headers(&mut self) -> Result<RawHeaders<'a>, DecodeError> {
         self.longstr().map(RawHeaders)
     }
 }
 
 impl Writer<'_> {
+    #[inline]
     fn headers(&mut self, headers: RawHeaders<'_>) {
         self.longstr(headers.0);
     }
@@ -202,13 +204,5 @@ impl<'a> ContentHeader<'a> {
         }
         let Self { body_size, .. } = Self::decode(payload)?;
         Ok((body_size, payload.get(Self::PROPERTY_LIST..).unwrap_or_default()))
-    }
-
-    #[inline]
-    pub(super) fn encode(&self, out: &mut Writer<'_>) {
-        // The class, and a weight of 0.
-        out.long(u32::from(basic::CLASS.id) << 16);
-        out.longlong(self.body_size);
-        self.properties.encode(out);
     }
 }

@@ -1,8 +1,8 @@
 //! Writing frames to the end of a buffer.
 
-use super::super::method::Encode;
+use super::super::method::{Encode, basic};
 use super::super::wire::Writer;
-use super::super::{ContentHeader, EncodeError};
+use super::super::{ContentHeader, EncodeError, Properties};
 use super::{FRAME_END, FrameHeader, FrameKind, OVERHEAD};
 
 /// Writes a frame whose size shows only when its payload is written.
@@ -65,7 +65,24 @@ pub fn content_header(
     frame_max: u32,
     header: &ContentHeader<'_>,
 ) -> Result<(), EncodeError> {
-    unsplit(out, FrameKind::Header, channel, frame_max, |writer| header.encode(writer))
+    content_header_of(out, channel, frame_max, header.body_size, &header.properties)
+}
+
+/// Writes a content header frame of its parts.
+#[inline]
+pub(crate) fn content_header_of(
+    out: &mut Vec<u8>,
+    channel: u16,
+    frame_max: u32,
+    body_size: u64,
+    properties: &Properties<'_>,
+) -> Result<(), EncodeError> {
+    unsplit(out, FrameKind::Header, channel, frame_max, |writer| {
+        // The class, and a weight of 0.
+        writer.long(u32::from(basic::CLASS.id) << 16);
+        writer.longlong(body_size);
+        properties.encode(writer);
+    })
 }
 
 /// Writes a body in as few frames as `frame_max` admits; none at all when it is empty.
