@@ -15,10 +15,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Pieces that one vectored write takes at most.
-const PIECES: usize = 64;
+const PIECES: usize = 128;
 
 /// Rounds in one poll before others have their turn.
 const ROUNDS: usize = 64;
+
+/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
+/// processor's cache.
+const TURN: usize = 256 << 10;
 
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
@@ -37,6 +41,8 @@ pub struct Driver<Io, C: Clock> {
     /// Octets that the stream has taken and the machine does not know of.
     transmitted: usize,
     unflushed: bool,
+    /// Octets that came in this poll.
+    taken_in: usize,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
     sleep: Option<(Instant, Pin<Box<C::Sleep>>)>,
@@ -67,6 +73,7 @@ impl<Io, C: Clock> Driver<Io, C> {
             out: Outgoing::default(),
             transmitted: 0,
             unflushed: false,
+            taken_in: 0,
             write_error: None,
             sleep: None,
             finished: false,
@@ -139,6 +146,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Driver<Io, C> {
             Poll::Ready(Ok(0)) => Broken::Eof,
             Poll::Ready(Ok(octets)) => {
                 self.decoder.filled(octets);
+                self.taken_in += octets;
                 let Self { link, decoder, .. } = self;
                 link.with(|machine| machine.handle_input(now, decoder));
                 return true;
@@ -190,7 +198,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.taken_in = 0;
         for _ in 0..ROUNDS {
+            if this.taken_in >= TURN {
+                break;
+            }
             let now = this.clock.now();
             let wishes = this.wishes(now);
             if wishes.over {
