@@ -2,6 +2,7 @@
 
 mod closing;
 mod consuming;
+mod dialling;
 mod ending;
 mod publishing;
 mod receiving;
