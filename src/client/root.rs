@@ -41,6 +41,11 @@ impl Client {
         Self(Handle::new(link))
     }
 
+    #[cfg(feature = "evented")]
+    pub(crate) fn with_handle(handle: Handle) -> Self {
+        Self(handle)
+    }
+
     pub(crate) fn handle(&self) -> &Handle {
         &self.0
     }

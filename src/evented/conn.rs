@@ -3,7 +3,7 @@
 use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left};
 use super::nonblocking::NonBlocking;
-use crate::client::{Client, Consumer, Delivery};
+use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
 use crate::driver::{Pump, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
@@ -28,11 +28,14 @@ pub(super) type Prepare<S> = fn(&mut S, Instant) -> Result<Option<Instant>, Erro
 /// A connection that is driven by hand, from any event loop or none. See the [module](self) for how.
 ///
 /// It stays on the thread that made it, because callbacks may hold what can't be sent to another; its
-/// [clients](Self::client) can be used by any thread. Dropping it drops the stream, and ends what is under way with
+/// [clients](Self::client) can be used by any thread. It keeps the connection open. Dropping it drops the stream, and ends what is under way with
 /// [`Broken::DriverDropped`](crate::Broken::DriverDropped): wait for [`Client::close`] before.
 pub struct Evented<S> {
     pump: Pump<NonBlocking<S>>,
-    client: Client,
+    link: Arc<Link>,
+    /// Keeps the connection open, unless that is left to the others.
+    pub(super) handle: Option<Handle>,
+    others: WeakHandle,
     prepare: Option<Prepare<S>>,
     callbacks: Callbacks<Self>,
     pub(super) bell: Arc<Bell>,
@@ -59,9 +62,12 @@ impl<S: Read + Write> Evented<S> {
     pub fn new(stream: S, options: Options) -> Self {
         let latest = Instant::now();
         let link = Link::new(Connection::new(latest, options));
+        let handle = Handle::new(link.clone());
         Self {
             pump: Pump::new(NonBlocking(stream), link.clone()),
-            client: Client::new(link),
+            link,
+            others: handle.downgrade(),
+            handle: Some(handle),
             prepare: None,
             callbacks: Callbacks::new(),
             bell: Arc::default(),
@@ -81,7 +87,8 @@ impl<S: Read + Write> Evented<S> {
     /// A handle to ask with. Clone it for whoever has something to ask, on any thread.
     #[must_use]
     pub fn client(&self) -> Client {
-        self.client.clone()
+        // When none is left, the connection is closing, and that is what another will say.
+        Client::with_handle(self.others.upgrade().unwrap_or_else(|| Handle::new(self.link.clone())))
     }
 
     /// The stream.
@@ -105,17 +112,17 @@ impl<S: Read + Write> Evented<S> {
             match prepare(&mut self.pump.io.0, now) {
                 Ok(None) => {
                     self.prepare = None;
-                    self.pump.link().with(|machine| machine.handle_dialling(now));
+                    self.link.with(|machine| machine.handle_dialling(now));
                 }
                 Ok(Some(until)) => {
-                    self.pump.link().with(|machine| machine.handle_dialling(until));
+                    self.link.with(|machine| machine.handle_dialling(until));
                     let mut wishes = self.pump.wishes(now);
                     wishes.timeout = Some(wishes.timeout.map_or(until, |timeout| timeout.min(until)));
                     if !wishes.closed {
                         return Turn::Still(wishes);
                     }
                 }
-                Err(error) => self.pump.link().with(|machine| machine.handle_dial_failure(error)),
+                Err(error) => self.link.with(|machine| machine.handle_dial_failure(error)),
             }
         }
         self.pump.turn(&mut Context::from_waker(Waker::noop()), now)
@@ -153,7 +160,7 @@ impl<S: Read + Write> Evented<S> {
         loop {
             let now = self.now();
             let wishes = self.pump.wishes(now);
-            if self.pump.link().sleep(&waker) {
+            if self.link.sleep(&waker) {
                 self.more |= wishes.input && !self.reading;
                 self.reading = wishes.input;
                 return wishes;

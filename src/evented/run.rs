@@ -48,6 +48,43 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
     pub fn run(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         run(&mut [self], timeout)
     }
+
+    /// Runs for as long as anybody holds a client, a promise, a consumer or a delivery, and then closes the connection: for
+    /// a thread that does nothing else.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), puka::Error> {
+    /// # let listener = puka_test_broker::Listener::bind("127.0.0.1:0", Default::default())?;
+    /// # let uri = format!("amqp://{}/", listener.local_addr()?);
+    /// # std::thread::spawn(move || listener.run());
+    /// use std::{sync::mpsc, thread};
+    ///
+    /// let (sender, receiver) = mpsc::channel();
+    /// let driving = thread::spawn(move || {
+    ///     let conn = puka::evented::connect(&uri)?;
+    ///     let _ = sender.send(conn.client());
+    ///     conn.run_to_end()
+    /// });
+    /// let client = receiver.recv().unwrap();
+    /// let queue = futures_lite::future::block_on(client.queue_declare("orders").into_future())?;
+    /// drop(client);
+    /// driving.join().unwrap()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    /// When a callback does.
+    pub fn run_to_end(mut self) -> Result<(), Error> {
+        self.handle = None;
+        while !self.is_over() {
+            // Whatever breaks the loop does not end it.
+            self.run(None)?;
+        }
+        self.run(None)
+    }
 }
 
 /// Runs several clients in one loop, until a callback calls [`Evented::loop_break`], the time is over, or all connections
