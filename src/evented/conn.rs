@@ -45,6 +45,8 @@ pub struct Evented<S> {
     pub(super) ended: Option<Result<(), Error>>,
     /// There was more to be moved, or to be read again, when others had their turn.
     more: bool,
+    /// The stream took no more of what there is to write.
+    stuck: bool,
     /// Whether reading was wished for when last asked.
     reading: bool,
     pub(super) loop_broken: bool,
@@ -74,6 +76,7 @@ impl<S: Read + Write> Evented<S> {
             latest,
             ended: None,
             more: true,
+            stuck: false,
             reading: true,
             loop_broken: false,
         }
@@ -141,6 +144,7 @@ impl<S: Read + Write> Evented<S> {
                 Turn::Moved => {}
                 Turn::Still(wishes) => {
                     self.reading = wishes.input;
+                    self.stuck = self.prepare.is_some() || self.pump.has_output();
                     return Ok(());
                 }
                 Turn::Over(outcome) => self.ended = Some(outcome),
@@ -217,6 +221,7 @@ impl<S: Read + Write> Evented<S> {
     /// When to call [`on_timeout`](Self::on_timeout) at the latest; a time that has passed when there is something left to
     /// do at once, callbacks included. `None` when there is nothing but the stream to wait for. Ask before each wait.
     pub fn next_timeout(&mut self) -> Option<Instant> {
+        self.bell.clear();
         if self.callbacks.has_ready() { Some(self.latest) } else { self.next_deadline() }
     }
 
@@ -227,7 +232,8 @@ impl<S: Read + Write> Evented<S> {
         }
         let wishes = self.wishes();
         let closes = wishes.over || wishes.closed && !self.pump.has_output();
-        if self.more || closes { Some(self.latest) } else { wishes.timeout }
+        let writes = self.pump.has_output() && !self.stuck;
+        if self.more || closes || writes { Some(self.latest) } else { wishes.timeout }
     }
 
     /// Whether the connection has ended, and the stream with it. Callbacks may still be ready to be run.
@@ -319,6 +325,7 @@ impl<S: Read + Write + 'static> Evented<S> {
     /// Runs the callbacks whose time has come, those included that become ready meanwhile. Does not wait, and moves no
     /// octets.
     pub fn run_any_callbacks(&mut self) {
+        self.bell.clear();
         while self.run_callback() {}
     }
 

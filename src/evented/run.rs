@@ -100,10 +100,21 @@ pub fn run<S: Read + Write + Source + 'static>(
     clients: &mut [&mut Evented<S>],
     timeout: Option<Duration>,
 ) -> Result<(), Error> {
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     for client in &mut *clients {
         client.loop_broken = false;
     }
+    let outcome = run_until(clients, timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
+    for client in clients {
+        // What the last callbacks asked for.
+        drop(client.drive());
+    }
+    outcome
+}
+
+fn run_until<S: Read + Write + Source + 'static>(
+    clients: &mut [&mut Evented<S>],
+    deadline: Option<Instant>,
+) -> Result<(), Error> {
     loop {
         let mut busy = false;
         for client in &mut *clients {
@@ -114,7 +125,6 @@ pub fn run<S: Read + Write + Source + 'static>(
                     break;
                 }
                 if std::mem::take(&mut client.loop_broken) {
-                    drop(client.drive());
                     return Ok(());
                 }
             }

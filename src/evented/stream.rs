@@ -165,3 +165,75 @@ mod descriptor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn free_address() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    /// Goes on until it stands or fails. A refusal on loopback comes at once.
+    fn end_of(addresses: Vec<SocketAddr>) -> Result<Stream, Error> {
+        let mut stream = Stream::dial(addresses, SOON, Instant::now())?;
+        while stream.go_on(Instant::now())?.is_some() {
+            std::thread::yield_now();
+        }
+        Ok(stream)
+    }
+
+    #[test]
+    fn each_address_is_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = end_of(vec![free_address(), free_address(), listener.local_addr().unwrap()]).unwrap();
+        assert_eq!(stream.tcp().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(stream.tcp().nodelay().unwrap());
+    }
+
+    #[test]
+    fn when_none_answers_the_last_ones_error_tells() {
+        let refused = end_of(vec![free_address(), free_address()]).unwrap_err();
+        assert!(refused.is_connection_broken() && refused.to_string().contains("refused"), "{refused}");
+        let none = end_of(Vec::new()).unwrap_err();
+        assert!(none.to_string().contains("no address"), "{none}");
+    }
+
+    #[test]
+    fn an_address_that_does_not_answer_is_given_up_in_time() {
+        let (deaf, _listener, _full) = deaf();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let now = Instant::now();
+        let addresses = vec![deaf, listener.local_addr().unwrap()];
+        let mut stream = Stream::dial(addresses, SOON, now).unwrap();
+        assert_eq!(stream.go_on(now).unwrap(), Some(now + SOON));
+        assert_eq!(stream.go_on(now + SOON / 2).unwrap(), Some(now + SOON));
+        let before = number(&stream);
+        assert_eq!(stream.go_on(now + SOON).unwrap(), Some(now + 2 * SOON));
+        assert_ne!(number(&stream), before, "a loop that knows the old one must see that there is another");
+        assert_eq!(stream.tcp().peer_addr().unwrap(), listener.local_addr().unwrap());
+
+        let mut stream = Stream::dial(vec![deaf], SOON, now).unwrap();
+        let late = stream.go_on(now + SOON).unwrap_err();
+        assert_eq!(late.to_string(), "dialling took longer than 60 s");
+    }
+
+    /// An address that takes no connection and refuses none: its queue is full.
+    fn deaf() -> (SocketAddr, Socket, Vec<TcpStream>) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        (address, listener, vec![TcpStream::connect(address).unwrap()])
+    }
+
+    fn number(stream: &Stream) -> impl PartialEq + std::fmt::Debug + use<> {
+        #[cfg(unix)]
+        return std::os::fd::AsRawFd::as_raw_fd(stream);
+        #[cfg(windows)]
+        return std::os::windows::io::AsRawSocket::as_raw_socket(stream);
+    }
+}
