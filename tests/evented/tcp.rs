@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Far more than anything here takes, so that what hangs fails.
-pub(crate) const SOON: Option<Duration> = Some(Duration::from_secs(60));
+pub(crate) const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
 /// A broker, and where it listens.
 pub(crate) fn broker() -> (Server, SocketAddr) {
