@@ -325,7 +325,6 @@ impl<S: Read + Write + 'static> Evented<S> {
     /// Runs the callbacks whose time has come, those included that become ready meanwhile. Does not wait, and moves no
     /// octets.
     pub fn run_any_callbacks(&mut self) {
-        self.bell.clear();
         while self.run_callback() {}
     }
 

@@ -200,6 +200,23 @@ fn an_inner_loop_that_is_broken_leaves_the_outer_running() {
 }
 
 #[test]
+fn a_break_before_the_loop_is_no_break() {
+    let (mut conn, client) = connected();
+    let runs = Rc::new(Cell::new(0));
+    let (first, second) = (runs.clone(), runs.clone());
+    conn.on(client.queue_declare("q").send(), move |conn, _| {
+        first.set(1);
+        conn.on(conn.client().queue_declare("p").send(), move |conn, _| {
+            second.set(2);
+            conn.loop_break();
+        });
+    });
+    conn.loop_break();
+    conn.run(SOON).unwrap();
+    assert_eq!(runs.get(), 2);
+}
+
+#[test]
 fn the_loop_ends_in_time() {
     let (mut conn, client) = connected();
     let runs = Rc::new(Cell::new(0));

@@ -63,12 +63,16 @@ fn a_broker_that_falls_silent_is_given_up() {
 fn time_never_goes_back() {
     let start = Instant::now();
     let server = Server::with_clock(Config::default(), move || start);
-    let mut conn = open(&server, Options::default().heartbeat(100));
+    let mut conn = open(&server, Options::default().request_timeout(5 * SECOND));
     let client = conn.client();
     answer(&mut conn, client.connect()).unwrap();
     conn.on_timeout(start + 60 * SECOND).unwrap();
-    let next = conn.next_timeout();
     conn.on_timeout(start).unwrap();
+    server.with(|broker| broker.block("low on memory"));
+    let publish = client.basic_publish("", "q", "one").send();
     conn.on_read().unwrap();
-    assert_eq!(conn.next_timeout(), next);
+    let due = conn.next_timeout().unwrap();
+    assert!(due >= start + 65 * SECOND && due < start + 66 * SECOND, "{:?}", due - start);
+    conn.on_timeout(due).unwrap();
+    assert!(matches!(answer(&mut conn, publish), Err(Error::Timeout { .. } | Error::Unconfirmed(_))));
 }

@@ -3,7 +3,7 @@
 use crate::tcp::{SOON, broker, connect_to, connected};
 use puka::{Consumer, Error};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
 
@@ -136,6 +136,19 @@ fn what_is_not_there_in_time_is_a_timeout_among_the_answers_and_stays() {
     assert_eq!(answers[1].as_ref().unwrap().body(), b"one");
     conn.wait(&mut client.basic_publish("", "q", "two").send(), SOON).unwrap();
     assert_eq!(conn.wait(&mut consumers[0], SOON).unwrap().body(), b"two");
+}
+
+#[test]
+fn what_is_larger_than_the_stream_takes_is_written_bit_by_bit() {
+    let (mut conn, client) = connected();
+    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+    // Nothing comes back before all of it is there.
+    let body = vec![7; 16 << 20];
+    let start = Instant::now();
+    conn.wait(&mut client.basic_publish("", "q", body.clone()).send(), SOON).unwrap();
+    let message = conn.wait(&mut client.basic_get("q").send(), SOON).unwrap().unwrap();
+    assert!(message.body() == body);
+    assert!(start.elapsed() < SOON.unwrap() / 2, "{:?}", start.elapsed());
 }
 
 #[test]
