@@ -18,7 +18,8 @@
 //!
 //! # Getting a client
 //! `puka-smol` resolves, dials and drives: `puka_smol::connect("amqp://localhost/").await?`. Over any other byte stream, and on
-//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled.
+//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled. Without any
+//! executor, [`evented`] has a client to wait for, with callbacks, or for your own event loop.
 //!
 //! # Logging in
 //! A URI or [`Options`] say where brokers are and who logs in: with [`Options::credentials`], with
@@ -47,6 +48,8 @@
 mod client;
 mod driver;
 mod error;
+#[cfg(feature = "evented")]
+pub mod evented;
 mod link;
 pub mod machine;
 mod message;

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// The layers of the crate, the lowest first. A module may import from its own layer and from those below.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["protocol"],
     // What errors hold, and know nothing of them.
     &["message", "uri"],
@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 8] = [
     &["machine"],
     &["link"],
     &["driver", "client"],
+    &["evented"],
     &["lib"],
 ];
 

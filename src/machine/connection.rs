@@ -3,6 +3,7 @@
 mod calling;
 mod closing;
 mod consuming;
+mod dialling;
 mod ending;
 mod listening;
 mod publishing;

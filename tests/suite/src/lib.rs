@@ -10,7 +10,7 @@
 //! `dialling` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
-//! [`example`] runs the examples of the documentation.
+//! [`example`] and [`evented_example`] run the examples of the documentation.
 #![expect(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
@@ -47,7 +47,7 @@ pub mod sharing;
 pub mod transactions;
 
 pub use bare::Bare;
-pub use example::example;
+pub use example::{evented_example, example};
 pub use runtime::Runtime;
 pub use task::{Task, ready_now};
 pub use world::{DEADLINE, Outcome, Target, World, run};
