@@ -73,6 +73,9 @@ pub enum Error {
     /// The transport is gone, with the cause.
     #[error("the connection is broken: {0}")]
     ConnectionBroken(#[source] Broken),
+    /// TLS could not be agreed upon.
+    #[error("TLS: {0}")]
+    Tls(#[source] TlsFault),
     /// The server refused AMQP 0-9-1 and named what it speaks.
     #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
@@ -250,6 +253,36 @@ pub enum Broken {
     /// The driver was dropped, most often with its runtime.
     #[error("the driver was dropped")]
     DriverDropped,
+}
+
+/// Why there is no TLS with a server. The source of each is the error of the TLS library.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The certificate is for another name than the one that was dialled, or that the options expect.
+    #[error("the server's certificate is for another name ({0})")]
+    WrongName(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The certificate, or one above it, has expired.
+    #[error("the server's certificate has expired ({0})")]
+    Expired(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Nobody who is trusted has signed the certificate: it is self-signed, or its authority is missing in the options.
+    #[error("nobody who is trusted has signed the server's certificate ({0})")]
+    UnknownIssuer(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Something else is wrong with the certificate.
+    #[error("the server's certificate is no good ({0})")]
+    BadCertificate(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The server does not speak TLS: most often it is `amqps` on a port for plain AMQP.
+    #[error("the server does not speak TLS on this port ({0})")]
+    NotTls(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The server speaks no TLS of version 1.2 or later.
+    #[error("the server speaks no TLS of version 1.2 or later ({0})")]
+    OldVersion(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The server ended the handshake; it may want a certificate of ours, or another one.
+    #[error("the server refused ({0})")]
+    Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Anything else.
+    #[error("{0}")]
+    Other(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {

@@ -47,6 +47,8 @@ pub mod machine;
 mod message;
 mod options;
 pub mod protocol;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod uri;
 
 pub use client::{
@@ -55,8 +57,8 @@ pub use client::{
     ExchangeUnbind, HeadersMatch, LeaderLocator, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
     QueuePurge, QueueType, QueueUnbind, Sending, StreamOffset,
 };
-pub use driver::{Clock, Driver};
-pub use error::{Broken, Error, Fault, Peer};
+pub use driver::{Clock, Dial, Driver, Transport, dial};
+pub use error::{Broken, Error, Fault, Peer, TlsFault};
 pub use machine::{Body, Ended, Queue, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{Credentials, Options, TlsOptions, TlsSource};
