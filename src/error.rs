@@ -255,34 +255,59 @@ pub enum Broken {
     DriverDropped,
 }
 
-/// Why there is no TLS with a server. The source of each is the error of the TLS library.
-#[derive(Clone, Debug, thiserror::Error)]
+/// Why there is no TLS with a server, with the error of the TLS library, which is also the source.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TlsFault {
     /// The certificate is for another name than the one that was dialled, or that the options expect.
-    #[error("the server's certificate is for another name ({0})")]
-    WrongName(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    WrongName(TlsCause),
     /// The certificate, or one above it, has expired.
-    #[error("the server's certificate has expired ({0})")]
-    Expired(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Expired(TlsCause),
     /// Nobody who is trusted has signed the certificate: it is self-signed, or its authority is missing in the options.
-    #[error("nobody who is trusted has signed the server's certificate ({0})")]
-    UnknownIssuer(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    UnknownIssuer(TlsCause),
     /// Something else is wrong with the certificate.
-    #[error("the server's certificate is no good ({0})")]
-    BadCertificate(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    BadCertificate(TlsCause),
     /// The server does not speak TLS: most often it is `amqps` on a port for plain AMQP.
-    #[error("the server does not speak TLS on this port ({0})")]
-    NotTls(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    NotTls(TlsCause),
     /// The server speaks no TLS of version 1.2 or later.
-    #[error("the server speaks no TLS of version 1.2 or later ({0})")]
-    OldVersion(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    OldVersion(TlsCause),
     /// The server ended the handshake; it may want a certificate of ours, or another one.
-    #[error("the server refused ({0})")]
-    Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Refused(TlsCause),
     /// Anything else.
-    #[error("{0}")]
-    Other(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Other(TlsCause),
+}
+
+/// The error of the TLS library below a [`TlsFault`].
+pub type TlsCause = Arc<dyn std::error::Error + Send + Sync>;
+
+impl TlsFault {
+    fn parts(&self) -> (&'static str, &TlsCause) {
+        match self {
+            Self::WrongName(cause) => ("the server's certificate is for another name", cause),
+            Self::Expired(cause) => ("the server's certificate has expired", cause),
+            Self::UnknownIssuer(cause) => {
+                ("nobody who is trusted has signed the server's certificate", cause)
+            }
+            Self::BadCertificate(cause) => ("the server's certificate is no good", cause),
+            Self::NotTls(cause) => ("the server does not speak TLS on this port", cause),
+            Self::OldVersion(cause) => ("the server speaks no TLS of version 1.2 or later", cause),
+            Self::Refused(cause) => ("the server refused", cause),
+            Self::Other(cause) => ("no handshake", cause),
+        }
+    }
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, cause) = self.parts();
+        write!(f, "{text} ({cause})")
+    }
+}
+
+impl std::error::Error for TlsFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&**self.parts().1)
+    }
 }
 
 impl Error {

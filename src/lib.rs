@@ -58,7 +58,7 @@ pub use client::{
     QueuePurge, QueueType, QueueUnbind, Sending, StreamOffset,
 };
 pub use driver::{Clock, Dial, Driver, Transport, dial};
-pub use error::{Broken, Error, Fault, Peer, TlsFault};
+pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
 pub use machine::{Body, Ended, Queue, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{Credentials, Options, TlsOptions, TlsSource};

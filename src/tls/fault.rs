@@ -1,6 +1,6 @@
 //! What rustls says went wrong, in our words.
 
-use crate::error::{Error, TlsFault};
+use crate::error::{Error, TlsCause, TlsFault};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl From<rustls::Error> for TlsFault {
     }
 }
 
-fn of_certificate(error: &CertificateError) -> fn(Arc<dyn std::error::Error + Send + Sync>) -> TlsFault {
+fn of_certificate(error: &CertificateError) -> fn(TlsCause) -> TlsFault {
     match error {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             TlsFault::WrongName

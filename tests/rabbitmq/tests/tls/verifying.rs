@@ -1,0 +1,257 @@
+//! Who the server is: A20 of ROBUSTNESS.md, by default and when it is switched off by name.
+
+use crate::authority::{Authority, Identity};
+use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, server_that};
+use crate::{Outcome, assert_error, run};
+use puka::{Broken, Error, Options, TlsFault, TlsOptions, TlsSource};
+use rustls::RootCertStore;
+use std::error::Error as _;
+use std::io::{Read, Write};
+
+fn trusting(authority: &Authority) -> TlsOptions {
+    TlsOptions::default().authority(authority.source())
+}
+
+/// The rustls error below one of ours.
+fn cause(error: &Error) -> &rustls::Error {
+    let fault = error.source().expect("a fault");
+    fault.source().expect("a cause").downcast_ref().expect("rustls's error")
+}
+
+async fn hello(options: Options) -> Outcome {
+    let client = puka_smol::connect_with(options).await?;
+    let queue = client.queue_declare("hello").await?.name;
+    let body = vec![7; 3 << 20];
+    client.basic_publish("", &queue, &body).await?;
+    let delivery = client.basic_get(&queue).await?.ok_or("empty")?;
+    assert!(delivery.body() == body);
+    delivery.ack()?;
+    Ok(client.close().await?)
+}
+
+async fn refused(server: TlsServer, host: &str, tls: TlsOptions) -> Result<(), Error> {
+    puka_smol::connect_with(server.serve(host, tls).0).await.map(drop)
+}
+
+#[test]
+fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
+    let authority = Authority::new();
+    for version in [ONLY_1_2, ONLY_1_3] {
+        let server = TlsServer { versions: version, ..TlsServer::new(authority.issue(&["localhost"])) };
+        let (options, names) = server.serve("localhost", trusting(&authority));
+        run(hello(options))?;
+        assert_eq!(names.recv()?.as_deref(), Some("localhost"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
+    let authority = Authority::new();
+    let server = TlsServer::new(authority.issue(&["127.0.0.1"]));
+    let (options, names) = server.serve("127.0.0.1", trusting(&authority));
+    run(hello(options))?;
+    Ok(assert_eq!(names.recv()?, None))
+}
+
+#[test]
+fn another_name_can_be_expected() -> Outcome {
+    let authority = Authority::new();
+    let server = TlsServer::new(authority.issue(&["broker.example"]));
+    let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
+    run(hello(options))?;
+    Ok(assert_eq!(names.recv()?.as_deref(), Some("broker.example")))
+}
+
+#[test]
+fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same() -> Outcome {
+    let authority = Authority::new();
+    let tls = trusting(&authority).send_server_name(false);
+    let (options, names) = TlsServer::new(authority.issue(&["localhost"])).serve("localhost", tls.clone());
+    run(hello(options))?;
+    assert_eq!(names.recv()?, None);
+    run(async {
+        let server = TlsServer::new(authority.issue(&["elsewhere"]));
+        assert_error!(refused(server, "localhost", tls).await, Error::Tls(TlsFault::WrongName(_)));
+        Ok(())
+    })
+}
+
+#[test]
+fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
+    let authority = Authority::new();
+    run(async {
+        for (name, host) in
+            [("elsewhere", "localhost"), ("localhost", "127.0.0.1"), ("127.0.0.2", "127.0.0.1")]
+        {
+            let server = TlsServer::new(authority.issue(&[name]));
+            let error = refused(server, host, trusting(&authority)).await.unwrap_err();
+            assert!(matches!(error, Error::Tls(TlsFault::WrongName(_))), "{error:?}");
+            assert!(matches!(cause(&error), rustls::Error::InvalidCertificate(_)), "{error:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a20_an_expired_certificate_is_refused() -> Outcome {
+    let authority = Authority::new();
+    run(async {
+        let server = TlsServer::new(authority.issue_expired(&["localhost"]));
+        assert_error!(
+            refused(server, "localhost", trusting(&authority)).await,
+            Error::Tls(TlsFault::Expired(_))
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
+    let authority = Authority::new();
+    run(async {
+        // By itself, by another authority than ours, by one that the system does not know.
+        for (identity, tls) in [
+            (Identity::self_signed(&["localhost"]), trusting(&authority)),
+            (Authority::new().issue(&["localhost"]), trusting(&authority)),
+            (Identity::self_signed(&["localhost"]), TlsOptions::default()),
+            (authority.issue(&["localhost"]), TlsOptions::default()),
+        ] {
+            let outcome = refused(TlsServer::new(identity), "localhost", tls).await;
+            assert_error!(outcome, Error::Tls(TlsFault::UnknownIssuer(_)));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_authority_of_the_same_name_is_not_taken_for_ours() -> Outcome {
+    let [ours, other] = ["one", "one"].map(Authority::named);
+    run(async {
+        let server = TlsServer::new(other.issue(&["localhost"]));
+        let outcome = refused(server, "localhost", trusting(&ours)).await;
+        assert_error!(outcome, Error::Tls(TlsFault::BadCertificate(_)));
+        Ok(())
+    })
+}
+
+#[test]
+fn switched_off_by_name_anything_is_accepted() -> Outcome {
+    let tls = TlsOptions::default().danger_accept_any_certificate(true);
+    for identity in [Identity::self_signed(&["elsewhere"]), Authority::new().issue_expired(&["localhost"])] {
+        run(hello(TlsServer::new(identity).serve("localhost", tls.clone()).0))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a20_a_server_of_tls_1_1_is_refused() -> Outcome {
+    // A ServerHello of version 3.2, and what a server says that is offered too new a version.
+    let mut hello = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+    hello.extend([9; 32]);
+    hello.extend([0, 0, 0x2f, 0]);
+    let alert = vec![21, 3, 2, 0, 2, 2, 70];
+    run(async {
+        for answer in [hello, alert] {
+            let options = server_that("localhost", TlsOptions::default(), move |mut socket| {
+                socket.read_exact(&mut [0; 64])?;
+                socket.write_all(&answer)?;
+                socket.read_to_end(&mut Vec::new()).map(drop)
+            });
+            assert_error!(puka_smol::connect_with(options).await, Error::Tls(TlsFault::OldVersion(_)));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
+    run(async {
+        for words in
+            [&b"AMQP\0\0\x09\x01"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"]
+        {
+            let options = server_that("localhost", TlsOptions::default(), |mut socket| {
+                socket.read_exact(&mut [0; 64])?;
+                socket.write_all(words)?;
+                socket.read_to_end(&mut Vec::new()).map(drop)
+            });
+            let error = puka_smol::connect_with(options).await.err().expect("an error");
+            assert!(matches!(error, Error::Tls(TlsFault::NotTls(_))), "{words:?}: {error:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let mut roots = RootCertStore::empty();
+    for certificate in clients.issue(&["x"]).chain() {
+        roots.add(certificate)?;
+    }
+    run(async {
+        for versions in [ONLY_1_2, ONLY_1_3] {
+            let server = TlsServer {
+                versions,
+                wants: Some(roots.clone()),
+                ..TlsServer::new(authority.issue(&["localhost"]))
+            };
+            // With TLS 1.3 the server says so after our side of the handshake is done.
+            let error = refused(server, "localhost", trusting(&authority)).await.unwrap_err();
+            let refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
+                || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
+                    if io.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))));
+            assert!(refused && error.to_string().contains("refused"), "{error:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outcome {
+    let identity = Authority::new().issue(&["x"]);
+    let other = Authority::new().issue(&["x"]);
+    let (certificate, key) = identity.sources();
+    let pem = |text: &str| TlsSource::Pem(text.as_bytes().to_vec());
+    let with = |key| TlsOptions::default().client_certificate(certificate.clone(), key);
+    run(async {
+        for (tls, wrong, text) in [
+            (TlsOptions::default().authority(pem("")), "tls authority", "no certificate"),
+            (TlsOptions::default().authority(TlsSource::Der(vec![1])), "tls authority", ""),
+            (
+                TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into())),
+                "tls authority",
+                "/nowhere/ca.pem: ",
+            ),
+            (
+                TlsOptions::default().client_certificate(key.clone(), key.clone()),
+                "tls client certificate",
+                "no certificate",
+            ),
+            (with(other.sources().1), "tls client certificate", ""),
+            (
+                with(pem(
+                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                )),
+                "tls client key",
+                "encrypted",
+            ),
+            (
+                with(pem(
+                    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA PRIVATE KEY-----\n",
+                )),
+                "tls client key",
+                "encrypted",
+            ),
+            (with(pem("nothing")), "tls client key", ""),
+            (with(TlsSource::Der(vec![1])), "tls client key", ""),
+        ] {
+            // Nobody listens on that port.
+            let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
+            let error = puka_smol::connect_with(options).await.err().expect("an error");
+            assert!(matches!(&error, Error::InvalidArgument { what, .. } if *what == wrong), "{error:?}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        Ok(())
+    })
+}
