@@ -90,6 +90,14 @@ pub enum Error {
         /// Ours, separated by spaces.
         allowed: String,
     },
+    /// The options forbid to send the password over a transport that is not encrypted
+    /// ([`Options::refuse_unencrypted_login`](crate::Options::refuse_unencrypted_login)), and every mechanism that both
+    /// sides have would do that. Nothing was sent of it.
+    #[error("the options forbid to send the password over a transport that is not encrypted")]
+    UnencryptedLogin,
+    /// There is nothing to log in with: the source of the credentials failed, or the mechanism could not answer the server.
+    #[error("can't log in: {0}")]
+    CannotLogIn(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The server closed the transport in answer to our login: how a server without `authentication_failure_close` says no.
     #[error(
         "the server closed the connection in answer to the login, which most likely means that it refused it"
@@ -345,6 +353,10 @@ impl Error {
             Self::Unconfirmed(cause) => cause.is_connection_broken(),
             _ => false,
         }
+    }
+
+    pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::CannotLogIn(cause.into().into())
     }
 
     /// An argument that is refused before anything is sent.

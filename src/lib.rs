@@ -61,7 +61,7 @@ pub use driver::{Clock, Dial, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
 pub use machine::{Body, Ended, Queue, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::{Credentials, Options, TlsOptions, TlsSource};
+pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};

@@ -3,7 +3,7 @@
 //! Nothing is awaited, woken or called back while the lock is held.
 
 use crate::error::Error;
-use crate::machine::{Connection, ConsumerId, Delivered, Ended, Event, PromiseId, Reply};
+use crate::machine::{Connection, ConsumerId, Delivered, Ended, Event, LoginStep, PromiseId, Reply};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -32,18 +32,21 @@ struct State {
     tickets: u64,
 }
 
-/// Who is to be woken when the lock is released.
+/// Who is to be woken when the lock is released, and what of the user's is to be run then.
 #[derive(Debug, Default)]
 struct Woken {
     driver: Option<Waker>,
     others: Vec<Waker>,
+    login: Option<LoginStep>,
 }
 
 impl Woken {
-    fn wake(self) {
+    /// Gives back what is to be run.
+    fn wake(self) -> Option<LoginStep> {
         for waker in self.others.into_iter().chain(self.driver) {
             waker.wake();
         }
+        self.login
     }
 }
 
@@ -65,7 +68,7 @@ impl State {
             others.extend(self.publishing.pop_first().map(|(_, waker)| waker));
         }
         let driver = if self.machine.wants_attention() { self.driver.take() } else { None };
-        Woken { driver, others }
+        Woken { driver, others, login: self.machine.poll_login() }
     }
 
     fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<u64, Waker> {
@@ -98,7 +101,15 @@ impl Link {
         let result = act(&mut state);
         let woken = state.woken();
         drop(state);
-        woken.wake();
+        let mut login = woken.wake();
+        while let Some(step) = login {
+            let outcome = step.run();
+            let mut state = self.lock();
+            state.machine.handle_login(outcome);
+            let woken = state.woken();
+            drop(state);
+            login = woken.wake();
+        }
         result
     }
 

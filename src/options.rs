@@ -2,13 +2,15 @@
 
 use crate::error::Error;
 use crate::protocol::{Table, Value};
-use crate::uri::{AuthMechanism, Endpoint, Uri};
+use crate::uri::{Endpoint, Uri};
 use std::time::Duration;
 
-mod credentials;
+mod check;
+mod login;
 mod tls;
 
-pub use credentials::Credentials;
+pub(crate) use login::{CredentialSource, Login, Mechanism};
+pub use login::{Credentials, SaslMechanism};
 pub use tls::{TlsOptions, TlsSource};
 
 /// Everything that can be chosen about a connection, each with a default that suits most programs.
@@ -26,8 +28,7 @@ pub struct Options {
     endpoints: Vec<Endpoint>,
     tls: Option<TlsOptions>,
     pub(crate) virtual_host: String,
-    pub(crate) credentials: Credentials,
-    pub(crate) mechanisms: Vec<AuthMechanism>,
+    pub(crate) login: Login,
     pub(crate) connection_name: Option<String>,
     pub(crate) client_properties: Table,
     pub(crate) limits: Limits,
@@ -69,16 +70,11 @@ impl Default for Options {
 
 impl From<Uri> for Options {
     fn from(uri: Uri) -> Self {
-        let mechanisms = match uri.auth_mechanisms() {
-            [] => vec![AuthMechanism::Plain, AuthMechanism::Amqplain],
-            chosen => chosen.to_vec(),
-        };
         Self {
             endpoints: uri.endpoints().to_vec(),
-            tls: uri.is_tls().then(TlsOptions::default),
+            tls: uri.is_tls().then(|| TlsOptions::from_parameters(uri.tls_parameters())),
             virtual_host: uri.virtual_host().to_owned(),
-            credentials: Credentials::new(uri.username(), uri.password()),
-            mechanisms,
+            login: Login::from_uri(&uri),
             connection_name: None,
             client_properties: Table::new(),
             limits: Limits {
@@ -107,14 +103,17 @@ impl From<Uri> for Options {
     }
 }
 
+/// A hundred years, so that no deadline is beyond what the clock can count.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ ;)*) => {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $longest:ident)?;)*) => {
         impl Options {
             $(
                 $(#[$doc])*
                 #[must_use]
                 pub fn $name(mut self, $value: $ty) -> Self {
-                    self.$($field).+ = $value;
+                    self.$($field).+ = $value$(.min($longest))?;
                     self
                 }
             )*
@@ -136,7 +135,7 @@ setters! {
     request_channels(channels: u16) => limits.request_channels;
     /// Channels for publishes, one for each exchange; 64 by default. Beyond it, idle ones make room.
     publish_channels(channels: u16) => limits.publish_channels;
-    /// Requests that may be under way or waiting; 65 536 by default. At the bound awaiting waits, `try_send` says `Full`.
+    /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
     /// Octets that may wait to be written; 16 MiB by default. At the bound awaiting waits, `try_send` says `Full`. What
     /// the transport has in hand, at most as much again, is not counted.
@@ -152,18 +151,25 @@ setters! {
     /// Octets of deliveries that may wait to be taken, 64 MiB by default. At the bound reading pauses likewise.
     max_buffered_octets(octets: usize) => limits.buffered_octets;
     /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
-    resolve_timeout(time: Duration) => deadlines.resolve;
+    resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;
     /// How long dialling one address may take; 10 s by default, which has room for three lost packets.
-    dial_timeout(time: Duration) => deadlines.dial;
+    dial_timeout(time: Duration) => deadlines.dial, LONGEST;
     /// How long TLS may take to shake hands; 10 s by default, as the AMQP handshake.
-    tls_timeout(time: Duration) => deadlines.tls;
+    tls_timeout(time: Duration) => deadlines.tls, LONGEST;
     /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
-    handshake_timeout(time: Duration) => deadlines.handshake;
+    handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
     /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
     /// because a broker that flushes to a slow disk takes seconds.
-    request_timeout(time: Duration) => deadlines.request;
+    request_timeout(time: Duration) => deadlines.request, LONGEST;
     /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
-    close_timeout(time: Duration) => deadlines.close;
+    close_timeout(time: Duration) => deadlines.close, LONGEST;
+    /// Refuses to log in where whoever reads the connection would read the password: with PLAIN, AMQPLAIN and
+    /// RABBIT-CR-DEMO, unless [`encrypted_transport`](Self::encrypted_transport) is said. False by default, since brokers in
+    /// a private network seldom have TLS.
+    refuse_unencrypted_login(refuse: bool) => login.refuse_unencrypted;
+    /// Says that nobody can read what goes over the stream that [`open`](crate::open) is given, because it is encrypted or
+    /// does not leave the machine. An adapter that dials says so itself, of TLS and of Unix sockets. False by default.
+    encrypted_transport(encrypted: bool) => login.encrypted_transport;
     /// Lets publishes carry a `user_id` other than the login's. RabbitMQ closes the channel over one, unless the user has
     /// the tag `impersonator`, so by default it is refused before it is sent.
     allow_foreign_user_id(allow: bool) => foreign_user_id;
@@ -250,24 +256,10 @@ impl Options {
         self.deadlines.tls
     }
 
-    /// Logs in as another user than the URI says.
-    #[must_use]
-    pub fn credentials(mut self, username: &str, password: &str) -> Self {
-        self.credentials = Credentials::new(username, password);
-        self
-    }
-
     /// Opens another virtual host than the URI says, the empty one included, which no URI can name.
     #[must_use]
     pub fn virtual_host(mut self, name: &str) -> Self {
         name.clone_into(&mut self.virtual_host);
-        self
-    }
-
-    /// The SASL mechanisms that may be used, the preferred one first; PLAIN, then AMQPLAIN, by default.
-    #[must_use]
-    pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
-        self.mechanisms = mechanisms.to_vec();
         self
     }
 

@@ -19,8 +19,7 @@ use super::publishers::Publishers;
 use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
-use crate::protocol::frame::FRAME_MIN_SIZE;
-use crate::protocol::{Decoder, ShortStr};
+use crate::protocol::Decoder;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
@@ -58,6 +57,8 @@ pub struct Connection {
     deaf: bool,
     frame_max: u32,
     server: ServerProperties,
+    /// Whose name the broker knows us by, when that can be told.
+    username: Option<String>,
     heartbeat: Heartbeat,
     handshake_deadline: Instant,
     /// When what is under way is not waited for any longer.
@@ -102,13 +103,7 @@ impl Connection {
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outgoing::default();
         let frame_max = options.limits.frame_max;
-        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE).then(|| {
-            Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}"))
-        });
-        let refused = refused.or_else(|| {
-            let checked = ShortStr::new(&options.virtual_host);
-            checked.err().map(|error| Error::invalid("virtual_host", error))
-        });
+        let refused = options.check().err();
         let state = match refused {
             Some(_) => State::Closed,
             None => State::Handshake(Handshake::begin(&mut out)),
@@ -119,6 +114,7 @@ impl Connection {
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
+            username: options.login.username().map(str::to_owned),
             heartbeat: Heartbeat::none(now),
             handshake_deadline: now + options.deadlines.handshake,
             drain_deadline: Deadline::None,
@@ -421,7 +417,7 @@ impl Connection {
 
     /// The limit that holds for what is received, once it is agreed upon.
     fn decoder_frame_max(&self) -> Option<u32> {
-        let is_tuned = !matches!(self.state, State::Handshake(Handshake::Start(_) | Handshake::Tune(_)));
+        let is_tuned = !matches!(&self.state, State::Handshake(handshake) if !handshake.is_tuned());
         is_tuned.then_some(self.frame_max)
     }
 

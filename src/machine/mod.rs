@@ -8,7 +8,7 @@
 //!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
 //! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed;
 //! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
-//! 4. passes on what [`Connection::poll_event`] tells.
+//! 4. passes on what [`Connection::poll_event`] tells, and runs what [`Connection::poll_login`] gives.
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
@@ -38,4 +38,5 @@ pub use ids::{ConsumerId, PromiseId};
 pub use outgoing::Outgoing;
 pub use promises::{Queue, Reply};
 pub use request::{Body, Consume, Publish, Settle};
+pub use sasl::{LoginOutcome, LoginStep};
 pub use server_properties::ServerProperties;

@@ -1,5 +1,6 @@
 //! What TLS is to be done with, as plain data: paths and octets, no type of any TLS library.
 
+use crate::uri::{ServerNameIndication, TlsParameters};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -54,6 +55,24 @@ impl Default for TlsOptions {
 }
 
 impl TlsOptions {
+    /// What a URI asks for.
+    pub(super) fn from_parameters(parameters: &TlsParameters) -> Self {
+        let file = |path: &String| TlsSource::File(path.into());
+        let certificates = parameters.certfile.as_ref();
+        let key = parameters.keyfile.as_ref().or(certificates);
+        Self {
+            authorities: parameters.cacertfile.iter().map(file).collect(),
+            identity: certificates.zip(key).map(|(certificates, key)| (file(certificates), file(key))),
+            passphrase: parameters.password.clone(),
+            verify: parameters.verify.unwrap_or(true),
+            expected_name: match &parameters.server_name_indication {
+                Some(ServerNameIndication::Name(name)) => Some(name.clone()),
+                _ => None,
+            },
+            send_name: parameters.server_name_indication != Some(ServerNameIndication::Disable),
+        }
+    }
+
     /// Trusts these certificates. From the first one on, the system's are not trusted any more.
     #[must_use]
     pub fn authority(mut self, certificates: TlsSource) -> Self {

@@ -136,7 +136,7 @@ impl Connection {
         }
         if let Some(user) = properties.user_id
             && !self.options.foreign_user_id
-            && user.as_octets() != self.options.credentials.username().as_bytes()
+            && self.username.as_ref().is_some_and(|name| user.as_octets() != name.as_bytes())
         {
             return Err(Error::invalid("user_id", format!("{user:?} is not who logged in")));
         }

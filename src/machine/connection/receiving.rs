@@ -5,7 +5,7 @@ use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::content::{Assembly, Delivered, Purpose};
 use crate::machine::handshake::{Handshake, Step};
-use crate::machine::{Ended, PromiseId, Reply};
+use crate::machine::{Ended, LoginOutcome, LoginStep, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
@@ -75,6 +75,28 @@ impl Connection {
         }
     }
 
+    /// Something that is to be run for the login, where no lock is held: the user's own code. What comes of it is for
+    /// [`handle_login`](Self::handle_login). There is something only with
+    /// [`Options::credentials_from`](crate::Options::credentials_from) or
+    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after [`handle_input`](Self::handle_input).
+    pub fn poll_login(&mut self) -> Option<LoginStep> {
+        if let State::Handshake(handshake) = &mut self.state { handshake.poll_login() } else { None }
+    }
+
+    /// Takes in what came of a [`LoginStep`].
+    pub fn handle_login(&mut self, outcome: LoginOutcome) {
+        // Its time may be over, or somebody has closed.
+        if !matches!(self.state, State::Handshake(_)) {
+            return;
+        }
+        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        self.attention = true;
+        match handshake.handle_login(outcome, &self.options, &mut self.out) {
+            Err(error) => self.abort(error),
+            Ok(handshake) => self.state = State::Handshake(handshake),
+        }
+    }
+
     fn step(&mut self, now: Instant, step: Step) {
         match step {
             Step::Next(handshake) => self.state = State::Handshake(handshake),
@@ -82,6 +104,7 @@ impl Connection {
                 self.frame_max = handshake.limits.frame_max;
                 self.channels.set_max(handshake.limits.channel_max);
                 self.heartbeat.agreed(handshake.limits.heartbeat, now);
+                self.username = handshake.username.clone();
                 self.state = State::Handshake(Handshake::OpenOk(handshake));
             }
             Step::Open(server) => {
