@@ -93,6 +93,44 @@ where
     (Client::new(link.clone()), Driver::new(io, clock, link))
 }
 
+/// [Dials](dial) and [opens](open): what the adapters' `connect` does before it spawns the driver. Over TLS and Unix sockets
+/// the options are told that the [transport is encrypted](Options::encrypted_transport).
+///
+/// ```
+/// use futures_lite::future;
+/// use puka::Options;
+///
+/// # let url = puka_test_suite::Listening::start()?.url();
+/// let options = Options::from_uri(&url)?; // such as "amqp://localhost/"
+/// smol::block_on(async {
+///     let (client, driver) = puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
+///     let work = async {
+///         client.queue_declare("orders").await?;
+///         client.close().await
+///     };
+///     // No executor: the driver is polled beside the work.
+///     future::try_zip(work, driver).await
+/// })?;
+/// # Ok::<(), puka::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`dial`].
+///
+/// # Cancel safety
+/// Dropping the future closes what it has opened.
+pub async fn dial_and_open<C: Clock>(
+    dialer: &impl Dial,
+    clock: C,
+    mut options: Options,
+) -> Result<(Client, Driver<Transport, C>), Error> {
+    let stream = dial(dialer, &clock, &options).await?;
+    if stream.is_private() {
+        options = options.encrypted_transport(true);
+    }
+    Ok(open(stream, clock, options))
+}
+
 /// Has the README's examples compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -69,7 +69,7 @@ impl<D: Dial, C: Clock> Dialling<'_, D, C> {
             Endpoint::Unix(path) => {
                 let after = self.options.dial_deadline();
                 let dialled = named(endpoint, self.dialer.connect_unix(path));
-                within(self.clock, "dialling", after, dialled).await
+                within(self.clock, "dialling", after, dialled).await.map(Transport::private)
             }
             #[cfg(not(unix))]
             Endpoint::Unix(_) => Err(Error::invalid("endpoints", "this system has no Unix sockets")),
@@ -113,7 +113,7 @@ impl Security {
         let Some(config) = &self.0 else { return Ok(stream) };
         let name = crate::tls::server_name(options, host)?;
         let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
-        Ok(Transport::new(stream))
+        Ok(Transport::new(stream).private())
     }
 }
 

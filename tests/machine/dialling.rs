@@ -155,7 +155,7 @@ fn each_address_has_its_own_deadline() {
     );
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
     let (outcome, took) = dial(&net, &options, SECOND);
-    outcome.unwrap();
+    assert!(!outcome.unwrap().is_private());
     assert_eq!(took, 8 * SECOND);
 }
 
@@ -174,7 +174,7 @@ fn a_unix_socket_is_dialled_by_its_path_with_the_same_deadline() {
     let net = Net::new(&[], &[("/run/broker", Fate::Connects), ("/run/stuck", Fate::Hangs)]);
     let options = options([Endpoint::unix("/run/stuck"), Endpoint::unix("/run/broker")]);
     let (outcome, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
-    outcome.unwrap();
+    assert!(outcome.unwrap().is_private());
     assert_eq!((net.asked(), took), (vec!["/run/stuck".to_owned(), "/run/broker".to_owned()], 5 * SECOND));
 }
 
@@ -186,15 +186,6 @@ fn tls_has_its_deadline_against_a_server_that_says_nothing() {
     let (outcome, took) = dial(&net, &options, SECOND);
     assert_eq!(outcome.unwrap_err().to_string(), "the TLS handshake took longer than 2 s");
     assert_eq!(took, 2 * SECOND);
-}
-
-#[cfg(not(feature = "tls"))]
-#[test]
-fn without_the_feature_tls_is_refused_before_anything_is_dialled() {
-    let net = Net::default();
-    let options = options([Endpoint::tcp("one", 1)]).tls(puka::TlsOptions::default());
-    let error = dial(&net, &options, SECOND).0.unwrap_err();
-    assert!(matches!(error, Error::InvalidArgument { what: "tls", .. }) && net.asked().is_empty());
 }
 
 /// Compiles.

@@ -37,8 +37,7 @@ pub async fn connect(uri: &str) -> Result<Client, Error> {
 /// # Cancel safety
 /// Dropping the future closes whatever it has opened.
 pub async fn connect_with(options: Options) -> Result<Client, Error> {
-    let stream = puka::dial(&Dialer, &Clock, &options).await?;
-    let (client, driver) = puka::open(stream, Clock, options);
+    let (client, driver) = puka::dial_and_open(&Dialer, Clock, options).await?;
     smol::spawn(driver).detach();
     client.connect().await?;
     Ok(client)

@@ -6,8 +6,8 @@
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in four modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
-//! `dialling` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! That makes a `#[test]` of every case, in five modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
+//! `dialling` and `unix` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
 //! [`example`] runs the examples of the documentation.
@@ -20,6 +20,7 @@
 mod bare;
 mod cases;
 mod example;
+mod listening;
 mod runtime;
 mod taking;
 mod task;
@@ -40,9 +41,11 @@ pub mod prefetch;
 pub mod publishing;
 pub mod queues;
 pub mod settling;
+pub mod unix;
 
 pub use bare::Bare;
 pub use example::example;
+pub use listening::{Listening, UnixRelay};
 pub use runtime::Runtime;
 pub use task::{Task, ready_now};
 pub use world::{DEADLINE, Outcome, Target, World, run};

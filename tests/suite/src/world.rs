@@ -62,6 +62,14 @@ pub struct World<R> {
     runtime: PhantomData<fn() -> R>,
 }
 
+impl<R> World<R> {
+    /// The broker.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
 impl<R: Runtime> World<R> {
     /// The broker in memory, if it is that.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use crate::authority::{Authority, Identity};
 use crate::{Outcome, assert_error, run};
-use puka::{Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource};
+use puka::{AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource};
 use puka_test_rabbitmq::Node;
 use std::sync::LazyLock;
 
@@ -114,6 +114,56 @@ fn a_certificate_of_an_authority_that_the_broker_does_not_know_is_refused() -> O
         let options = SECURE.options(SECURE.trusting().client_certificate(certificate, key));
         let error = puka_smol::connect_with(options).await.err().expect("an error");
         assert!(error.to_string().contains("refused"), "{error:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn every_adapter_speaks_tls() -> Outcome {
+    async fn hello(client: Client) -> Result<(), Error> {
+        let queue = client.queue_declare("").exclusive(true).await?.name;
+        client.basic_publish("", &queue, vec![7; 1 << 20]).mandatory(true).await?;
+        let delivery = client.basic_get(&queue).await?.expect("a message");
+        assert_eq!(delivery.body().len(), 1 << 20);
+        delivery.ack()?;
+        client.close().await
+    }
+    let options = || SECURE.options(SECURE.trusting()).refuse_unencrypted_login(true);
+    run(async { Ok(hello(puka_smol::connect_with(options()).await?).await?) })?;
+    run(async { Ok(hello(puka_async_std::connect_with(options()).await?).await?) })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(async { hello(puka_tokio::connect_with(options()).await?).await })?)
+}
+
+#[test]
+fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_asked_for() -> Outcome {
+    run(async {
+        let options = Options::from_uri(&SECURE.node.url())?.refuse_unencrypted_login(true);
+        assert_error!(puka_smol::connect_with(options).await, Error::UnencryptedLogin);
+        Ok(())
+    })
+}
+
+#[test]
+fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
+    SECURE.node.add_user("machine 7", "not used")?;
+    SECURE.node.set_permissions("/", "machine 7", ".*", ".*", ".*")?;
+    let identity = SECURE.authority.issue(&["machine 7"]);
+    let (certificate, key) = identity.sources();
+    let external = |tls| SECURE.options(tls).auth_mechanisms(&[AuthMechanism::External]);
+    run(async {
+        let client =
+            puka_smol::connect_with(external(SECURE.trusting().client_certificate(certificate, key))).await?;
+        let users = SECURE.node.ctl(&["list_connections", "user", "auth_mechanism", "peer_cert_subject"])?;
+        assert!(users.contains("machine 7") && users.contains("EXTERNAL"), "{users}");
+        client.queue_declare("").exclusive(true).await?;
+        client.close().await?;
+        // Somebody the broker does not know, and nobody.
+        let (certificate, key) = SECURE.authority.issue(&["stranger"]).sources();
+        let stranger = external(SECURE.trusting().client_certificate(certificate, key));
+        assert_error!(puka_smol::connect_with(stranger).await, Error::AccessRefused(_));
+        let nobody = puka_smol::connect_with(external(SECURE.trusting())).await;
+        assert_error!(nobody, Error::NoMechanism { .. } | Error::AccessRefused(_));
         Ok(())
     })
 }
