@@ -1,7 +1,7 @@
 //! Servers that stop in the middle of TLS's handshake: nothing waits longer than the deadline.
 
 use crate::server::server_that;
-use crate::{Outcome, assert_error, run};
+use crate::{Outcome, assert_error, run, source};
 use puka::{Broken, Error, TlsOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -92,12 +92,12 @@ fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
         let broken =
             server_that("localhost", TlsOptions::default(), |socket| socket.peek(&mut [0; 1]).map(drop));
         let (authority, tls) = {
-            let authority = crate::authority::Authority::new();
-            let tls = TlsOptions::default().authority(authority.source());
+            let authority = puka_test_rabbitmq::Authority::new().unwrap();
+            let tls = TlsOptions::default().authority(source(&authority.pem()));
             (authority, tls)
         };
         let (good, _) =
-            crate::server::TlsServer::new(authority.issue(&["localhost"])).serve("localhost", tls);
+            crate::server::TlsServer::new(authority.issue(&["localhost"]).unwrap()).serve("localhost", tls);
         let turn = [
             puka::Endpoint::tcp("localhost", dead),
             broken.endpoints()[0].clone(),

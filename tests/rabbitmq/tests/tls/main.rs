@@ -4,13 +4,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
 
-mod authority;
 mod deadlines;
 mod rabbitmq;
 mod server;
 mod verifying;
 
 use futures_lite::FutureExt;
+use puka::TlsSource;
+use puka_test_rabbitmq::Identity;
 use std::future::Future;
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ fn run(case: impl Future<Output = Outcome>) -> Outcome {
         smol::Timer::after(Duration::from_secs(60)).await;
         Err("it takes longer than a minute".into())
     }))
+}
+
+fn source(pem: &str) -> TlsSource {
+    TlsSource::Pem(pem.as_bytes().to_vec())
+}
+
+/// For [`puka::TlsOptions::client_certificate`].
+fn sources(identity: &Identity) -> (TlsSource, TlsSource) {
+    (source(&identity.certificate), source(&identity.key))
 }
 
 /// Asserts that a result is an error of this kind.

@@ -1,9 +1,9 @@
 //! TLS with a real RabbitMQ.
 
-use crate::authority::{Authority, Identity};
-use crate::{Outcome, assert_error, run};
+use crate::{Outcome, assert_error, run, sources};
 use puka::{AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource};
-use puka_test_rabbitmq::Node;
+use puka_test_rabbitmq::{Authority, Identity, Node};
+
 use std::sync::LazyLock;
 
 /// A node with TLS that logs in with the common name of a client's certificate, or as always.
@@ -13,8 +13,8 @@ struct Secure {
 }
 
 static SECURE: LazyLock<Secure> = LazyLock::new(|| {
-    let authority = Authority::new();
-    let Identity { certificate, key } = authority.issue(&["localhost", "127.0.0.1"]);
+    let authority = Authority::new().unwrap();
+    let Identity { certificate, key } = authority.issue(&["localhost", "127.0.0.1"]).unwrap();
     let node = Node::builder()
         .tls(&authority.pem(), &certificate, &key)
         .plugin("rabbitmq_auth_mechanism_ssl")
@@ -110,7 +110,7 @@ fn a_wrong_password_is_refused_over_tls_too() -> Outcome {
 #[test]
 fn a_certificate_of_an_authority_that_the_broker_does_not_know_is_refused() -> Outcome {
     run(async {
-        let (certificate, key) = Authority::new().issue(&["guest"]).sources();
+        let (certificate, key) = sources(&Authority::new().unwrap().issue(&["guest"]).unwrap());
         let options = SECURE.options(SECURE.trusting().client_certificate(certificate, key));
         let error = puka_smol::connect_with(options).await.err().expect("an error");
         assert!(error.to_string().contains("refused"), "{error:?}");
@@ -148,8 +148,8 @@ fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_ask
 fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
     SECURE.node.add_user("machine 7", "not used")?;
     SECURE.node.set_permissions("/", "machine 7", ".*", ".*", ".*")?;
-    let identity = SECURE.authority.issue(&["machine 7"]);
-    let (certificate, key) = identity.sources();
+    let identity = SECURE.authority.issue(&["machine 7"]).unwrap();
+    let (certificate, key) = sources(&identity);
     let external = |tls| SECURE.options(tls).auth_mechanisms(&[AuthMechanism::External]);
     run(async {
         let client =
@@ -159,7 +159,7 @@ fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
         client.queue_declare("").exclusive(true).await?;
         client.close().await?;
         // Somebody the broker does not know, and nobody.
-        let (certificate, key) = SECURE.authority.issue(&["stranger"]).sources();
+        let (certificate, key) = sources(&SECURE.authority.issue(&["stranger"]).unwrap());
         let stranger = external(SECURE.trusting().client_certificate(certificate, key));
         assert_error!(puka_smol::connect_with(stranger).await, Error::AccessRefused(_));
         let nobody = puka_smol::connect_with(external(SECURE.trusting())).await;

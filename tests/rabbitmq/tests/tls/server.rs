@@ -1,8 +1,10 @@
 //! Servers of one connection, each on a thread: some speak TLS, with AMQP in memory inside, and some misbehave.
 
-use crate::authority::Identity;
 use puka::{Endpoint, Options, TlsOptions};
 use puka_test_broker::Server;
+use puka_test_rabbitmq::Identity;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
@@ -24,6 +26,11 @@ pub(crate) fn server_that(
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || acts(listener.accept()?.0));
     Options::default().endpoint(Endpoint::tcp(host, port)).unwrap().tls(tls)
+}
+
+/// A certificate, from PEM.
+pub(crate) fn certificate(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
 /// How a TLS server is wanted.
@@ -66,9 +73,13 @@ impl TlsServer {
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let key = provider.key_provider.load_private_key(self.identity.private_key()).unwrap();
+        let key = provider
+            .key_provider
+            .load_private_key(PrivateKeyDer::from_pem_slice(self.identity.key.as_bytes()).unwrap())
+            .unwrap();
         let (sender, names) = mpsc::channel();
-        let tells = Tells(Arc::new(CertifiedKey::new(self.identity.chain(), key)), sender);
+        let tells =
+            Tells(Arc::new(CertifiedKey::new(vec![certificate(&self.identity.certificate)], key)), sender);
         let config = Arc::new(builder.with_cert_resolver(Arc::new(tells)));
         let options = server_that(host, tls, move |socket| {
             let session = ServerConnection::new(config).map_err(io::Error::other)?;

@@ -1,15 +1,15 @@
 //! Who the server is: A20 of ROBUSTNESS.md, by default and when it is switched off by name.
 
-use crate::authority::{Authority, Identity};
-use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, server_that};
-use crate::{Outcome, assert_error, run};
+use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, certificate, server_that};
+use crate::{Outcome, assert_error, run, source, sources};
 use puka::{Broken, Error, Options, TlsFault, TlsOptions, TlsSource};
+use puka_test_rabbitmq::{Authority, Identity};
 use rustls::RootCertStore;
 use std::error::Error as _;
 use std::io::{Read, Write};
 
 fn trusting(authority: &Authority) -> TlsOptions {
-    TlsOptions::default().authority(authority.source())
+    TlsOptions::default().authority(source(&authority.pem()))
 }
 
 /// The rustls error below one of ours.
@@ -35,9 +35,10 @@ async fn refused(server: TlsServer, host: &str, tls: TlsOptions) -> Result<(), E
 
 #[test]
 fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     for version in [ONLY_1_2, ONLY_1_3] {
-        let server = TlsServer { versions: version, ..TlsServer::new(authority.issue(&["localhost"])) };
+        let server =
+            TlsServer { versions: version, ..TlsServer::new(authority.issue(&["localhost"]).unwrap()) };
         let (options, names) = server.serve("localhost", trusting(&authority));
         run(hello(options))?;
         assert_eq!(names.recv()?.as_deref(), Some("localhost"));
@@ -47,8 +48,8 @@ fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() ->
 
 #[test]
 fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
-    let authority = Authority::new();
-    let server = TlsServer::new(authority.issue(&["127.0.0.1"]));
+    let authority = Authority::new().unwrap();
+    let server = TlsServer::new(authority.issue(&["127.0.0.1"]).unwrap());
     let (options, names) = server.serve("127.0.0.1", trusting(&authority));
     run(hello(options))?;
     Ok(assert_eq!(names.recv()?, None))
@@ -56,8 +57,8 @@ fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
 
 #[test]
 fn another_name_can_be_expected() -> Outcome {
-    let authority = Authority::new();
-    let server = TlsServer::new(authority.issue(&["broker.example"]));
+    let authority = Authority::new().unwrap();
+    let server = TlsServer::new(authority.issue(&["broker.example"]).unwrap());
     let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
     run(hello(options))?;
     Ok(assert_eq!(names.recv()?.as_deref(), Some("broker.example")))
@@ -65,13 +66,14 @@ fn another_name_can_be_expected() -> Outcome {
 
 #[test]
 fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same() -> Outcome {
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     let tls = trusting(&authority).send_server_name(false);
-    let (options, names) = TlsServer::new(authority.issue(&["localhost"])).serve("localhost", tls.clone());
+    let (options, names) =
+        TlsServer::new(authority.issue(&["localhost"]).unwrap()).serve("localhost", tls.clone());
     run(hello(options))?;
     assert_eq!(names.recv()?, None);
     run(async {
-        let server = TlsServer::new(authority.issue(&["elsewhere"]));
+        let server = TlsServer::new(authority.issue(&["elsewhere"]).unwrap());
         assert_error!(refused(server, "localhost", tls).await, Error::Tls(TlsFault::WrongName(_)));
         Ok(())
     })
@@ -79,12 +81,12 @@ fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same(
 
 #[test]
 fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     run(async {
         for (name, host) in
             [("elsewhere", "localhost"), ("localhost", "127.0.0.1"), ("127.0.0.2", "127.0.0.1")]
         {
-            let server = TlsServer::new(authority.issue(&[name]));
+            let server = TlsServer::new(authority.issue(&[name]).unwrap());
             let error = refused(server, host, trusting(&authority)).await.unwrap_err();
             assert!(matches!(error, Error::Tls(TlsFault::WrongName(_))), "{error:?}");
             assert!(matches!(cause(&error), rustls::Error::InvalidCertificate(_)), "{error:?}");
@@ -95,9 +97,9 @@ fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
 
 #[test]
 fn a20_an_expired_certificate_is_refused() -> Outcome {
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     run(async {
-        let server = TlsServer::new(authority.issue_expired(&["localhost"]));
+        let server = TlsServer::new(authority.issue_expired(&["localhost"]).unwrap());
         assert_error!(
             refused(server, "localhost", trusting(&authority)).await,
             Error::Tls(TlsFault::Expired(_))
@@ -108,14 +110,14 @@ fn a20_an_expired_certificate_is_refused() -> Outcome {
 
 #[test]
 fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     run(async {
         // By itself, by another authority than ours, by one that the system does not know.
         for (identity, tls) in [
-            (Identity::self_signed(&["localhost"]), trusting(&authority)),
-            (Authority::new().issue(&["localhost"]), trusting(&authority)),
-            (Identity::self_signed(&["localhost"]), TlsOptions::default()),
-            (authority.issue(&["localhost"]), TlsOptions::default()),
+            (Identity::self_signed(&["localhost"]).unwrap(), trusting(&authority)),
+            (Authority::new().unwrap().issue(&["localhost"]).unwrap(), trusting(&authority)),
+            (Identity::self_signed(&["localhost"]).unwrap(), TlsOptions::default()),
+            (authority.issue(&["localhost"]).unwrap(), TlsOptions::default()),
         ] {
             let outcome = refused(TlsServer::new(identity), "localhost", tls).await;
             assert_error!(outcome, Error::Tls(TlsFault::UnknownIssuer(_)));
@@ -126,9 +128,9 @@ fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
 
 #[test]
 fn an_authority_of_the_same_name_is_not_taken_for_ours() -> Outcome {
-    let [ours, other] = ["one", "one"].map(Authority::named);
+    let [ours, other] = ["one", "one"].map(|name| Authority::named(name).unwrap());
     run(async {
-        let server = TlsServer::new(other.issue(&["localhost"]));
+        let server = TlsServer::new(other.issue(&["localhost"]).unwrap());
         let outcome = refused(server, "localhost", trusting(&ours)).await;
         assert_error!(outcome, Error::Tls(TlsFault::BadCertificate(_)));
         Ok(())
@@ -138,7 +140,10 @@ fn an_authority_of_the_same_name_is_not_taken_for_ours() -> Outcome {
 #[test]
 fn switched_off_by_name_anything_is_accepted() -> Outcome {
     let tls = TlsOptions::default().danger_accept_any_certificate(true);
-    for identity in [Identity::self_signed(&["elsewhere"]), Authority::new().issue_expired(&["localhost"])] {
+    for identity in [
+        Identity::self_signed(&["elsewhere"]).unwrap(),
+        Authority::new().unwrap().issue_expired(&["localhost"]).unwrap(),
+    ] {
         run(hello(TlsServer::new(identity).serve("localhost", tls.clone()).0))?;
     }
     Ok(())
@@ -184,17 +189,15 @@ fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
 
 #[test]
 fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
-    let (authority, clients) = (Authority::new(), Authority::new());
+    let (authority, clients) = (Authority::new().unwrap(), Authority::new().unwrap());
     let mut roots = RootCertStore::empty();
-    for certificate in clients.issue(&["x"]).chain() {
-        roots.add(certificate)?;
-    }
+    roots.add(certificate(&clients.pem()))?;
     run(async {
         for versions in [ONLY_1_2, ONLY_1_3] {
             let server = TlsServer {
                 versions,
                 wants: Some(roots.clone()),
-                ..TlsServer::new(authority.issue(&["localhost"]))
+                ..TlsServer::new(authority.issue(&["localhost"]).unwrap())
             };
             // With TLS 1.3 the server says so after our side of the handshake is done.
             let error = refused(server, "localhost", trusting(&authority)).await.unwrap_err();
@@ -209,14 +212,13 @@ fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
 
 #[test]
 fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outcome {
-    let identity = Authority::new().issue(&["x"]);
-    let other = Authority::new().issue(&["x"]);
-    let (certificate, key) = identity.sources();
-    let pem = |text: &str| TlsSource::Pem(text.as_bytes().to_vec());
+    let identity = Authority::new().unwrap().issue(&["x"]).unwrap();
+    let other = Authority::new().unwrap().issue(&["x"]).unwrap();
+    let (certificate, key) = sources(&identity);
     let with = |key| TlsOptions::default().client_certificate(certificate.clone(), key);
     run(async {
         for (tls, wrong, text) in [
-            (TlsOptions::default().authority(pem("")), "tls authority", "no certificate"),
+            (TlsOptions::default().authority(source("")), "tls authority", "no certificate"),
             (TlsOptions::default().authority(TlsSource::Der(vec![1])), "tls authority", ""),
             (
                 TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into())),
@@ -228,22 +230,22 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
                 "tls client certificate",
                 "no certificate",
             ),
-            (with(other.sources().1), "tls client certificate", ""),
+            (with(sources(&other).1), "tls client certificate", ""),
             (
-                with(pem(
+                with(source(
                     "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
                 )),
                 "tls client key",
                 "encrypted",
             ),
             (
-                with(pem(
+                with(source(
                     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA PRIVATE KEY-----\n",
                 )),
                 "tls client key",
                 "encrypted",
             ),
-            (with(pem("nothing")), "tls client key", ""),
+            (with(source("nothing")), "tls client key", ""),
             (with(TlsSource::Der(vec![1])), "tls client key", ""),
         ] {
             // Nobody listens on that port.
