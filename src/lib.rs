@@ -52,14 +52,14 @@ pub mod tls;
 mod uri;
 
 pub use client::{
-    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, Client, ConsumeQueue,
-    Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete,
-    ExchangeUnbind, HeadersMatch, LeaderLocator, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
-    QueuePurge, QueueType, QueueUnbind, Sending, StreamOffset,
+    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, BeginTransaction, Client,
+    ConsumeQueue, Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare,
+    ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
+    QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Dial, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
-pub use machine::{Body, Ended, Queue, ServerProperties};
+pub use machine::{Body, Ended, Notice, Queue, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};

@@ -3,7 +3,9 @@
 //! Nothing is awaited, woken or called back while the lock is held.
 
 use crate::error::Error;
-use crate::machine::{Connection, ConsumerId, Delivered, Ended, Event, LoginStep, PromiseId, Reply};
+use crate::machine::{
+    Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,6 +15,8 @@ use std::task::{Context, Poll, Waker};
 pub(crate) enum Room {
     Request,
     Publish,
+    /// Publishing within a transaction.
+    Transact,
 }
 
 /// The machine, shared by the driver and the handles.
@@ -26,9 +30,11 @@ struct State {
     /// By the number of the promise.
     promises: Vec<Option<Waker>>,
     consumers: BTreeMap<ConsumerId, Waker>,
+    listeners: BTreeMap<ListenerId, Waker>,
     /// Those who wait for room, in the order in which they came.
     requesting: BTreeMap<u64, Waker>,
     publishing: BTreeMap<u64, Waker>,
+    transacting: BTreeMap<u64, Waker>,
     tickets: u64,
 }
 
@@ -57,6 +63,7 @@ impl State {
             others.extend(match event {
                 Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
                 Event::Deliveries(consumer) => self.consumers.remove(&consumer),
+                Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
         // One at a time: it sends, and so makes room for the next to be looked for.
@@ -67,6 +74,9 @@ impl State {
         if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
             others.extend(self.publishing.pop_first().map(|(_, waker)| waker));
         }
+        if !self.transacting.is_empty() && (closed || self.machine.has_room_to_transact()) {
+            others.extend(self.transacting.pop_first().map(|(_, waker)| waker));
+        }
         let driver = if self.machine.wants_attention() { self.driver.take() } else { None };
         Woken { driver, others, login: self.machine.poll_login() }
     }
@@ -75,6 +85,7 @@ impl State {
         match room {
             Room::Request => &mut self.requesting,
             Room::Publish => &mut self.publishing,
+            Room::Transact => &mut self.transacting,
         }
     }
 }
@@ -86,8 +97,10 @@ impl Link {
             driver: None,
             promises: Vec::new(),
             consumers: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
+            transacting: BTreeMap::new(),
             tickets: 0,
         })))
     }
@@ -207,6 +220,28 @@ impl Link {
             state.consumers.insert(consumer, cx.waker().clone());
             Poll::Pending
         })
+    }
+
+    /// The next notice for a listener.
+    pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
+        let mut state = self.lock();
+        match state.machine.take_notice(listener) {
+            Some(notice) => Poll::Ready(notice),
+            None => {
+                state.listeners.insert(listener, cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Nobody listens there any more.
+    pub(crate) fn stop_listening(&self, listener: ListenerId) {
+        let waker = {
+            let mut state = self.lock();
+            state.machine.stop_listening(listener);
+            state.listeners.remove(&listener)
+        };
+        drop(waker);
     }
 
     /// Nobody holds that consumer any more.

@@ -92,6 +92,23 @@ impl Consumer {
         });
         promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
     }
+
+    /// Has the broker take back every message that the consumer was delivered and nobody has settled, and deliver it again,
+    /// to this consumer or another, as redelivered. Deliveries that are held can't be settled any more.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] when it has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the promise takes nothing back.
+    ///
+    /// # Spec
+    /// `basic.recover`, 1.8.3.16
+    pub fn recover(&mut self) -> Promise<()> {
+        self.taken.retain(|delivered| delivered.no_ack);
+        let promise = self.handle().link().with(|machine| machine.recover(self.id));
+        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
+    }
 }
 
 impl Stream for Consumer {

@@ -124,7 +124,8 @@ impl Delivery {
         self.settle(Settle::Ack { multiple: true })
     }
 
-    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered.
+    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered. A stream keeps it either way
+    /// ([`StreamOffset`](crate::StreamOffset)).
     ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack).

@@ -41,6 +41,10 @@ impl Client {
         Self(Handle::new(link))
     }
 
+    pub(super) fn of(handle: Handle) -> Self {
+        Self(handle)
+    }
+
     pub(crate) fn handle(&self) -> &Handle {
         &self.0
     }
@@ -75,6 +79,25 @@ impl Client {
     /// Dropping the promise does not stop it from closing.
     pub fn close(&self) -> Promise<()> {
         self.promise(Connection::close)
+    }
+
+    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token before the old one expires. The reason
+    /// is for the broker's log.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] before the connection is open, or when the secret is too long for a frame;
+    /// [`Error::NotAllowed`], which ends the connection, when the broker refuses it.
+    ///
+    /// # Cancel safety
+    /// Dropping the promise does not take it back.
+    ///
+    /// # Spec
+    /// RabbitMQ's extension `connection.update-secret`.
+    pub fn update_secret(&self, new_secret: impl AsRef<[u8]>, reason: &str) -> Promise<()> {
+        let asked = self.0.link().with(|machine| {
+            machine.update_secret(new_secret.as_ref(), super::settings::name("reason", reason)?)
+        });
+        asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))
     }
 
     /// Why the broker holds back publishes, while it does: it is low on memory or disk. Requests and acknowledgements are

@@ -1,7 +1,7 @@
 //! One channel: what it is used for, which replies it waits for, what was delivered on it.
 
 use super::content::Assembly;
-use super::ids::{ConsumerId, PromiseId};
+use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::unsettled::Unsettled;
 use crate::protocol::method::MethodInfo;
 use crate::protocol::{MethodId, ShortStr};
@@ -18,6 +18,8 @@ pub(super) enum Role {
     Settling,
     /// Publishes to one exchange.
     Publish,
+    /// Has a transaction.
+    Transaction,
     /// Has consumers.
     Consume,
     /// We have closed it and wait for `close-ok`.
@@ -52,6 +54,16 @@ pub(super) enum Awaited {
         tag: Box<str>,
         method: &'static MethodInfo,
     },
+    /// For a transaction: `select-ok`, `commit-ok` or `rollback-ok`.
+    Transaction {
+        id: TransactionId,
+        method: &'static MethodInfo,
+    },
+    /// What comes before it was taken back by the broker.
+    Recover {
+        promise: PromiseId,
+        method: &'static MethodInfo,
+    },
 }
 
 impl Awaited {
@@ -62,7 +74,9 @@ impl Awaited {
             | Self::Request { method, .. }
             | Self::Get { method, .. }
             | Self::Consume { method, .. }
-            | Self::Cancel { method, .. } => method,
+            | Self::Cancel { method, .. }
+            | Self::Transaction { method, .. }
+            | Self::Recover { method, .. } => method,
         }
     }
 
@@ -122,6 +136,11 @@ impl Channel {
             discards_until_open: false,
             has_acks: false,
         }
+    }
+
+    /// Whether the broker takes back what it has delivered, and what it delivers is to be taken back, too.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Recover { .. }))
     }
 
     /// Whether nothing is under way on it, so that anything may be.

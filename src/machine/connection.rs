@@ -1,12 +1,15 @@
 //! The connection as a whole: what comes in, what goes out, what time does to it.
 
+mod calling;
 mod closing;
 mod consuming;
 mod ending;
+mod listening;
 mod publishing;
 mod receiving;
 mod requesting;
 mod settling;
+mod transacting;
 mod waiting;
 
 use super::channels::Channels;
@@ -14,9 +17,11 @@ use super::consumers::Consumers;
 use super::deadline::Deadline;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
+use super::notices::Notices;
 use super::promises::Promises;
 use super::publishers::Publishers;
-use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
+use super::transactions::Transactions;
+use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
 use crate::protocol::Decoder;
@@ -32,6 +37,8 @@ pub enum Event {
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
     Deliveries(ConsumerId),
+    /// A listener has notices: [`Connection::take_notice`].
+    Notices(ListenerId),
 }
 
 #[derive(Debug)]
@@ -73,6 +80,10 @@ pub struct Connection {
     promises: Promises,
     publishers: Publishers,
     consumers: Consumers,
+    transactions: Transactions,
+    notices: Notices,
+    /// Who waits for `update-secret-ok`, in the order in which they asked.
+    updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
     connecting: Vec<PromiseId>,
     closing: Vec<PromiseId>,
@@ -126,7 +137,10 @@ impl Connection {
             promises: Promises::default(),
             publishers: Publishers::default(),
             consumers: Consumers::default(),
+            transactions: Transactions::default(),
+            notices: Notices::default(),
             connecting: Vec::new(),
+            updating_secret: VecDeque::new(),
             closing: Vec::new(),
             requests: VecDeque::new(),
             request_octets: 0,
@@ -197,15 +211,17 @@ impl Connection {
 
     /// Answers the promises whose deadline has passed.
     fn expire(&mut self, now: Instant) {
-        let after = self.options.deadlines.request;
         let mut expired = false;
-        while let Some(promise) = self.promises.expired(now) {
-            self.answer(promise, Err(Error::Timeout { what: "the request", after }));
+        while let Some((promise, after)) = self.promises.expired(now) {
+            let timeout = Error::Timeout { what: "the request", after };
+            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
             expired = true;
         }
         if expired {
             self.drop_expired_held();
+            self.publishers.forget_answered_calls(&self.promises);
         }
+        let after = self.options.deadlines.request;
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
         for promise in late {
@@ -273,7 +289,7 @@ impl Connection {
     /// Starts the deadlines of what came without the time.
     fn stamp(&mut self, now: Instant) {
         let timeout = self.options.deadlines.request;
-        self.promises.stamp(now, timeout);
+        self.promises.stamp(now);
         self.publishers.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
@@ -285,7 +301,8 @@ impl Connection {
         if let Some(promise) = self.promises.poll_answered() {
             return Some(Event::Answered(promise));
         }
-        self.consumers.poll_announcement().map(Event::Deliveries)
+        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
+        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
     /// Whether to read. Not while too many deliveries wait to be taken.
@@ -342,6 +359,7 @@ impl Connection {
             && self.requests.is_empty()
             && self.consumes.is_empty()
             && self.held.is_empty()
+            && self.transactions.is_empty()
             && self.publishers.in_flight() == 0
             && self.acking.is_empty()
             && self
@@ -389,7 +407,7 @@ impl Connection {
     /// A promise with a deadline, which starts when the driver has looked.
     fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
-        self.promises.open_timed()
+        self.promises.open_timed(self.options.deadlines.request)
     }
 
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
@@ -398,11 +416,17 @@ impl Connection {
         }
     }
 
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+    }
+
     /// Gives back what nobody wants.
     fn dispose(&mut self, reply: Reply) {
         match reply {
             Reply::Delivery(Some(delivered)) => self.give_back(&delivered),
             Reply::Consumer(consumer) => self.drop_consumer(consumer),
+            Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}
         }
     }
@@ -426,6 +450,7 @@ impl Connection {
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
             self.start_consumes();
+            self.start_transactions();
             self.release_held();
         }
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {

@@ -33,7 +33,20 @@ pub struct Delivered {
     /// The channel, of which only that incarnation can settle it.
     pub(super) channel: u16,
     pub(super) incarnation: u64,
+    /// Whether its consumer said from which offset of a stream it reads.
+    pub(super) by_offset: bool,
 }
+
+impl Delivered {
+    /// Whether it is from a stream. A queue may have messages that were copied from one, headers and all, and who consumes
+    /// it may have said an offset, but hardly both.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.by_offset && self.message.headers().is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+    }
+}
+
+/// The argument of consumers that read a stream, and the header of what they are delivered.
+pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// What a content is for.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::{Connection, LAST_OCTETS, State};
 use crate::error::{Broken, Error, Fault, Peer};
 use crate::machine::deadline::Deadline;
-use crate::machine::{Ended, PromiseId, Reply};
+use crate::machine::{Ended, Notice, PromiseId, Reply};
 use crate::protocol::method::connection as methods;
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 
@@ -168,6 +168,9 @@ impl Connection {
 
     /// Answers everything that waits, but for those who wait for the end itself.
     fn give_up(&mut self, error: Error) {
+        if self.why.is_none() {
+            self.notices.tell(&Notice::Closed(error.clone()));
+        }
         let error = self.why.get_or_insert(error).clone();
         self.attention = true;
         self.requests.clear();
@@ -175,6 +178,7 @@ impl Connection {
         self.consumes.clear();
         self.acking.clear();
         self.connecting.clear();
+        self.updating_secret.clear();
         for held in std::mem::take(&mut self.held) {
             // It was never sent, so its fate is known.
             self.answer(held.promise, Err(error.clone()));
@@ -185,9 +189,13 @@ impl Connection {
         for number in numbers {
             self.channels.remove(number);
             let Some(publisher) = self.publishers.remove(number) else { continue };
-            for promise in publisher.confirms.drain() {
+            let calls = publisher.calls.into_values();
+            for promise in publisher.confirms.drain().chain(calls) {
                 self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
+        }
+        for promise in self.transactions.drain() {
+            self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
         let mut rest = self.promises.all_waiting();
         rest.retain(|promise| !self.closing.contains(promise));

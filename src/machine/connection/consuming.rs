@@ -6,7 +6,7 @@ use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
-use crate::machine::content::Delivered;
+use crate::machine::content::{Delivered, STREAM_OFFSET};
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
@@ -138,7 +138,7 @@ impl Connection {
     }
 
     fn consumer_channel(&mut self) -> Option<u16> {
-        if !self.channels.may_consume() {
+        if !self.channels.may_keep() {
             return None;
         }
         let number = self.open_channel(Role::Consume).or_else(|| self.channels.take_idle(Role::Consume));
@@ -272,6 +272,31 @@ impl Connection {
         Ok(promise)
     }
 
+    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
+    /// the deliveries that are held are stale.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
+    pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        if !self.has_room_to_request() {
+            return Err(Error::Full);
+        }
+        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Live));
+        let number = consumer.ok_or(Error::Stale)?.channel;
+        let method = info(basic::Recover::ID)?;
+        let promise = self.timed_promise();
+        self.flush_channel_acks(number);
+        self.consumers.discard_unsettled(id);
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.unsettled.forget();
+        }
+        self.write(number, &basic::Recover { requeue: true });
+        self.await_reply(number, Awaited::Recover { promise, method });
+        self.proceed_reading();
+        Ok(promise)
+    }
+
     /// The consumer of a tag, and which of its queues the tag is for.
     pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, usize)> {
         let consumers = &self.channels.get(number)?.consumers;
@@ -288,9 +313,15 @@ impl Connection {
         redelivered: bool,
         message: Message,
     ) {
+        if consumer.is_none() && self.publishers.is_called_on(number) {
+            self.reply(number, message);
+            return;
+        }
         let source = consumer.map_or(0, |(_, source)| source);
         let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
         let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
+        let terms = found.and_then(|(_, consumer)| consumer.sources.get(source));
+        let by_offset = terms.is_some_and(|terms| terms.arguments.get(STREAM_OFFSET).is_some());
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_)))
@@ -303,6 +334,10 @@ impl Connection {
             self.fail(fault.into());
             return;
         }
+        if !no_ack && channel.is_recovering() {
+            channel.unsettled.forget();
+            return;
+        }
         let incarnation = channel.incarnation;
         let delivered = Delivered {
             message,
@@ -313,6 +348,7 @@ impl Connection {
             message_count: None,
             channel: number,
             incarnation,
+            by_offset,
         };
         match wanted {
             Some(id) => self.consumers.push(id, delivered),

@@ -5,7 +5,7 @@ use super::requesting::info;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::consumers::{Consumer, Phase};
-use crate::machine::{ConsumerId, Ended, PromiseId, Reply};
+use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 
@@ -96,7 +96,9 @@ impl Connection {
         let Some((id, _)) = self.consumer_of(number, cancel.consumer_tag) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if consumer.end_tag(cancel.consumer_tag.as_octets()) {
+            let tag = consumer.tag().into();
             self.end_consumer(id, Ended::CancelledByServer);
+            self.notices.tell(&Notice::ConsumerCancelled(tag));
             self.release(number);
         }
     }

@@ -5,7 +5,7 @@ use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::content::{Assembly, Delivered, Purpose};
 use crate::machine::handshake::{Handshake, Step};
-use crate::machine::{Ended, LoginOutcome, LoginStep, PromiseId, Reply};
+use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
@@ -51,11 +51,19 @@ impl Connection {
             _ if matches!(self.state, State::Closing) => {}
             method if matches!(self.state, State::Handshake(_)) => self.shake_hands(now, method),
             Method::Connection(methods::Method::Blocked(blocked)) => {
-                self.blocked = Some(blocked.reason.to_str_lossy().into());
+                let reason = blocked.reason.to_str_lossy();
+                self.blocked = Some(reason.as_ref().into());
+                self.notices.tell(&Notice::Blocked(reason.into()));
             }
             Method::Connection(methods::Method::Unblocked(_)) => {
                 self.blocked = None;
                 self.last_progress = now;
+                self.notices.tell(&Notice::Unblocked);
+            }
+            Method::Connection(methods::Method::UpdateSecretOk(_)) if !self.updating_secret.is_empty() => {
+                if let Some(promise) = self.updating_secret.pop_front() {
+                    self.answer(promise, Ok(Reply::Done));
+                }
             }
             Method::Connection(_) => {
                 return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
@@ -205,6 +213,8 @@ impl Connection {
             Method::Channel(channels::Method::Flow(flow)) => {
                 if let Some(publisher) = self.publishers.on(number) {
                     publisher.flows = flow.active;
+                } else if let Some((_, transaction)) = self.transactions.on(number) {
+                    transaction.flows = flow.active;
                 }
                 self.write(number, &channels::FlowOk { active: flow.active });
             }
@@ -290,6 +300,7 @@ impl Connection {
             message_count,
             channel: number,
             incarnation,
+            by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
@@ -317,13 +328,14 @@ impl Connection {
                     publisher.is_proven = true;
                 }
             }
-            Awaited::Request { promise, .. } => {
+            Awaited::Request { promise, .. } | Awaited::Recover { promise, .. } => {
                 let reply = Self::reply_of(method);
                 self.answer(promise, Ok(reply));
             }
             Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
+            Awaited::Transaction { id, .. } => self.transaction_replied(id),
         }
         self.release(number);
         Ok(())
@@ -341,6 +353,8 @@ impl Connection {
             self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
         }
         self.publisher_closed(number, &error);
+        self.transaction_closed(number, &error);
+        self.notices.tell(&Notice::ChannelClosed(error));
         self.attention = true;
     }
 
@@ -352,13 +366,16 @@ impl Connection {
         }
         for awaited in channel.awaited.drain(..) {
             match awaited {
-                Awaited::Request { promise, .. } | Awaited::Get { promise, .. } => {
+                Awaited::Request { promise, .. }
+                | Awaited::Get { promise, .. }
+                | Awaited::Recover { promise, .. } => {
                     self.answer(promise, Err(error.clone()));
                 }
                 Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
-                // Those of a consumer are answered when it ends.
+                // Those of a consumer or a transaction are answered when it ends.
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
+                | Awaited::Transaction { .. }
                 | Awaited::Nothing(_)
                 | Awaited::Proof(_) => {}
             }

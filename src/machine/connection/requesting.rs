@@ -166,6 +166,7 @@ impl Connection {
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
             self.start_consumes();
+            self.start_transactions();
         }
     }
 

@@ -1,6 +1,7 @@
 //! What can't be written yet, as data: for want of a channel, of an open connection, or of the broker's leave.
 
 use crate::machine::consumers::Terms;
+use crate::machine::publishers::Kind;
 use crate::machine::{Body, PromiseId, Publish};
 use crate::protocol::method::{Encode, MethodInfo};
 use crate::protocol::wire::Writer;
@@ -47,6 +48,7 @@ impl Encode for Encoded<'_> {
 #[derive(Debug)]
 pub(super) struct HeldPublish {
     pub(super) promise: PromiseId,
+    pub(super) kind: Kind,
     exchange: Box<[u8]>,
     routing_key: Box<[u8]>,
     mandatory: bool,
@@ -57,11 +59,12 @@ pub(super) struct HeldPublish {
 }
 
 impl HeldPublish {
-    pub(super) fn new(promise: PromiseId, publish: &Publish<'_>) -> Self {
+    pub(super) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
         let mut property_list = Vec::new();
         publish.properties.encode_list(&mut property_list);
         Self {
             promise,
+            kind,
             exchange: publish.exchange.as_octets().into(),
             routing_key: publish.routing_key.as_octets().into(),
             mandatory: publish.mandatory,

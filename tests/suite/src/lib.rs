@@ -27,6 +27,7 @@ mod task;
 mod world;
 
 pub mod arguments;
+pub mod calling;
 pub mod closing;
 pub mod concurrency;
 pub mod connecting;
@@ -37,10 +38,12 @@ pub mod exchanges;
 pub mod faults;
 pub mod getting;
 pub mod limits;
+pub mod notices;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
 pub mod settling;
+pub mod transactions;
 pub mod unix;
 
 pub use bare::Bare;
