@@ -1,6 +1,6 @@
 //! What rustls says went wrong, in our words.
 
-use crate::error::{Error, TlsCause, TlsFault};
+use crate::error::{Broken, Error, TlsCause, TlsFault};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 use std::io;
 use std::sync::Arc;
@@ -41,10 +41,17 @@ impl From<rustls::Error> for Error {
     }
 }
 
-/// What ended a handshake: TLS, or the stream below it.
-pub(super) fn of_handshake(error: io::Error) -> Error {
+/// What ended a handshake that rustls did over a stream of `std::io`: [`Error::Tls`], or what happened to the stream.
+#[must_use]
+pub fn handshake_error(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::ConnectionBroken(Broken::Eof);
+    }
     match error.downcast::<TlsFault>() {
         Ok(fault) => Error::Tls(fault),
-        Err(error) => error.into(),
+        Err(error) => match error.downcast::<rustls::Error>() {
+            Ok(error) => error.into(),
+            Err(error) => error.into(),
+        },
     }
 }

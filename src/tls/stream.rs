@@ -1,6 +1,6 @@
 //! TLS over a byte stream: rustls between its octets and ours.
 
-use super::fault::of_handshake;
+use super::fault::handshake_error;
 use crate::error::{Broken, Error, TlsFault};
 use futures_io::{AsyncRead, AsyncWrite};
 use rustls::ClientConnection;
@@ -93,7 +93,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 Poll::Pending => {}
             }
             if self.session.is_handshaking() {
-                ready!(self.poll_receive(cx)).map_err(of_handshake)?;
+                ready!(self.poll_receive(cx)).map_err(handshake_error)?;
                 if self.eof && self.session.is_handshaking() {
                     return Poll::Ready(Err(Error::ConnectionBroken(Broken::Eof)));
                 }

@@ -6,8 +6,8 @@
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in five modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
-//! `dialling` and `unix` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! That makes a `#[test]` of every case, in six modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
+//! `dialling`, `stopping` and `unix` for what concerns the adapter most. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
 //! [`example`] runs the examples of the documentation.
@@ -22,6 +22,7 @@ mod cases;
 mod example;
 mod listening;
 mod runtime;
+mod stalling;
 mod taking;
 mod task;
 mod world;
@@ -43,6 +44,7 @@ pub mod prefetch;
 pub mod publishing;
 pub mod queues;
 pub mod settling;
+pub mod stopping;
 pub mod transactions;
 pub mod unix;
 

@@ -25,6 +25,12 @@ impl Listening {
         Ok(Self { server, address })
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it listens, as a URI.
     #[must_use]
     pub fn url(&self) -> String {

@@ -2,11 +2,12 @@
 
 use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, certificate, server_that};
 use crate::{Outcome, assert_error, run, source, sources};
-use puka::{Broken, Error, Options, TlsFault, TlsOptions, TlsSource};
+use puka::{Broken, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource, tls};
 use puka_test_rabbitmq::{Authority, Identity};
-use rustls::RootCertStore;
+use rustls::{ClientConnection, RootCertStore, StreamOwned};
 use std::error::Error as _;
 use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 fn trusting(authority: &Authority) -> TlsOptions {
     TlsOptions::default().authority(source(&authority.pem()))
@@ -256,4 +257,33 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
         }
         Ok(())
     })
+}
+
+#[test]
+fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
+    let authority = Authority::new().unwrap();
+    let attempt = |name: &str| -> Result<u8, Error> {
+        let server = TlsServer::new(authority.issue(&[name]).unwrap());
+        let options = server.serve("localhost", trusting(&authority)).0;
+        let [Endpoint::Tcp { host, port }] = options.endpoints() else { panic!("one was given") };
+        let session =
+            ClientConnection::new(tls::client_config(&options)?, tls::server_name(&options, host)?)?;
+        let mut stream = StreamOwned::new(session, TcpStream::connect((host.as_str(), *port))?);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).map_err(tls::handshake_error)?;
+        }
+        stream.write_all(b"AMQP\0\0\x09\x01")?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        Ok(first[0])
+    };
+    assert_eq!(attempt("localhost")?, 1, "a frame with a method");
+    assert_error!(attempt("elsewhere"), Error::Tls(TlsFault::WrongName(_)));
+    let options = server_that("localhost", TlsOptions::default(), |socket| socket.shutdown(Shutdown::Both));
+    let [Endpoint::Tcp { host, port }] = options.endpoints() else { panic!("one was given") };
+    let mut session =
+        ClientConnection::new(tls::client_config(&options)?, tls::server_name(&options, host)?)?;
+    let ended = session.complete_io(&mut TcpStream::connect((host.as_str(), *port))?);
+    assert_error!(ended.map_err(tls::handshake_error), Error::ConnectionBroken(_));
+    Ok(())
 }
