@@ -17,8 +17,10 @@
 //! ```
 //!
 //! # Getting a client
-//! `puka-smol` resolves, dials and drives: `puka_smol::connect("amqp://localhost/").await?`. Over any other byte stream, and on
-//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled.
+//! `puka-smol`, `puka-async-std` and `puka-tokio` resolve, dial and drive, over TCP, TLS and Unix sockets:
+//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`dial_and_open`] wants a [`Dial`] and a [`Clock`].
+//! Over any other byte stream, and on any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll
+//! wherever futures are polled.
 //!
 //! # Requests
 //! A request is a builder with the argument names of Puka and of the spec. It can be

@@ -1,7 +1,5 @@
 //! A driver that is cancelled.
 
-#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
-
 use async_std::task::{block_on, spawn};
 use puka::{Broken, Error, Options};
 use puka_test_suite::Listening;

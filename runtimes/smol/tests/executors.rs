@@ -1,7 +1,5 @@
 //! The driver on executors of one's own, and on none.
 
-#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
-
 use puka::{Broken, Client, Error, Options};
 use puka_test_suite::Listening;
 use smol::{Executor, LocalExecutor};

@@ -35,40 +35,38 @@ async fn hello(client: &Client) -> Result<(), Error> {
 
 #[test]
 fn what_is_waited_for_on_other_threads_ends_with_its_runtime() {
-    let ends: [(fn() -> Runtime, fn(Runtime)); 4] = [
-        (multi_thread, drop),
-        (current_thread, drop),
-        (multi_thread, Runtime::shutdown_background),
-        (multi_thread, |runtime| runtime.shutdown_timeout(Duration::from_secs(5))),
-    ];
-    for (start, end) in ends {
-        let broker = Listening::start().unwrap();
-        let runtime = start();
-        let (client, mut consumer) = runtime
-            .block_on(async {
-                let client = puka_tokio::connect(&broker.url()).await?;
-                client.queue_declare("q").await?;
-                let consumer = client.basic_consume("q").await?;
-                Ok::<_, Error>((client, consumer))
-            })
-            .unwrap();
-        // The broker answers nothing while somebody looks at it.
-        broker.server.with(|_| {
-            let threads = [
-                failing(client.queue_declare("a").send()),
-                failing(client.basic_get("q").send()),
-                failing(client.basic_publish("", "q", "x").send()),
-                failing(async move { consumer.next().await.unwrap() }),
-            ];
-            end(runtime);
-            for thread in threads {
-                let error = thread.join().unwrap();
-                assert!(error.is_connection_broken() && error.to_string().contains("driver"), "{error:?}");
-            }
-            let late = block_on(client.queue_declare("late").send()).unwrap_err();
-            assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
-        });
-    }
+    ends_with(multi_thread(), drop);
+    ends_with(current_thread(), drop);
+    ends_with(multi_thread(), Runtime::shutdown_background);
+    ends_with(multi_thread(), |runtime| runtime.shutdown_timeout(Duration::from_secs(5)));
+}
+
+fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
+    let broker = Listening::start().unwrap();
+    let (client, mut consumer) = runtime
+        .block_on(async {
+            let client = puka_tokio::connect(&broker.url()).await?;
+            client.queue_declare("q").await?;
+            let consumer = client.basic_consume("q").await?;
+            Ok::<_, Error>((client, consumer))
+        })
+        .unwrap();
+    // The broker answers nothing while somebody looks at it.
+    broker.server.with(|_| {
+        let threads = [
+            failing(client.queue_declare("a").send()),
+            failing(client.basic_get("q").send()),
+            failing(client.basic_publish("", "q", "x").send()),
+            failing(async move { consumer.next().await.unwrap() }),
+        ];
+        end(runtime);
+        for thread in threads {
+            let error = thread.join().unwrap();
+            assert!(error.is_connection_broken() && error.to_string().contains("driver"), "{error:?}");
+        }
+        let late = block_on(client.queue_declare("late").send()).unwrap_err();
+        assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
+    });
 }
 
 #[test]

@@ -2,12 +2,7 @@
 //!
 //! Certificates are made anew by each run; nothing here outlives it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failed helper is a failed test"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
 
 mod deadlines;
 mod rabbitmq;

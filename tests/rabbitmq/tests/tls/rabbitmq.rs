@@ -92,7 +92,7 @@ fn ports_that_are_mixed_up_are_found_out() -> Outcome {
         let plain = format!("amqps://localhost:{}", SECURE.node.port());
         assert_error!(puka_smol::connect(&plain).await, Error::Tls(TlsFault::NotTls(_)));
         let tls = format!("amqp://localhost:{}", SECURE.node.tls_port().expect("a port"));
-        let error = puka_smol::connect(&tls).await.err().expect("an error");
+        let error = puka_smol::connect(&tls).await.unwrap_err();
         assert!(matches!(error, Error::NotAmqp(_) | Error::ConnectionBroken(_)), "{error:?}");
         Ok(())
     })
@@ -112,7 +112,7 @@ fn a_certificate_of_an_authority_that_the_broker_does_not_know_is_refused() -> O
     run(async {
         let (certificate, key) = sources(&Authority::new().unwrap().issue(&["guest"]).unwrap());
         let options = SECURE.options(SECURE.trusting().client_certificate(certificate, key));
-        let error = puka_smol::connect_with(options).await.err().expect("an error");
+        let error = puka_smol::connect_with(options).await.unwrap_err();
         assert!(error.to_string().contains("refused"), "{error:?}");
         Ok(())
     })

@@ -53,7 +53,8 @@ fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
     let server = TlsServer::new(authority.issue(&["127.0.0.1"]).unwrap());
     let (options, names) = server.serve("127.0.0.1", trusting(&authority));
     run(hello(options))?;
-    Ok(assert_eq!(names.recv()?, None))
+    assert_eq!(names.recv()?, None);
+    Ok(())
 }
 
 #[test]
@@ -62,7 +63,8 @@ fn another_name_can_be_expected() -> Outcome {
     let server = TlsServer::new(authority.issue(&["broker.example"]).unwrap());
     let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
     run(hello(options))?;
-    Ok(assert_eq!(names.recv()?.as_deref(), Some("broker.example")))
+    assert_eq!(names.recv()?.as_deref(), Some("broker.example"));
+    Ok(())
 }
 
 #[test]
@@ -181,7 +183,7 @@ fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
                 socket.write_all(words)?;
                 socket.read_to_end(&mut Vec::new()).map(drop)
             });
-            let error = puka_smol::connect_with(options).await.err().expect("an error");
+            let error = puka_smol::connect_with(options).await.unwrap_err();
             assert!(matches!(error, Error::Tls(TlsFault::NotTls(_))), "{words:?}: {error:?}");
         }
         Ok(())
@@ -251,7 +253,7 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
         ] {
             // Nobody listens on that port.
             let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
-            let error = puka_smol::connect_with(options).await.err().expect("an error");
+            let error = puka_smol::connect_with(options).await.unwrap_err();
             assert!(matches!(&error, Error::InvalidArgument { what, .. } if *what == wrong), "{error:?}");
             assert!(error.to_string().contains(text), "{error}");
         }
