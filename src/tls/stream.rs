@@ -122,10 +122,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         if self.taken == self.buffer.len() && !self.eof {
             self.taken = 0;
             self.buffer.resize(BUFFER, 0);
-            let read = Pin::new(&mut self.io).poll_read(cx, &mut self.buffer);
-            let octets = if let Poll::Ready(Ok(octets)) = read { octets } else { 0 };
-            self.buffer.truncate(octets);
-            self.eof = ready!(read)? == 0;
+            let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut self.buffer) else {
+                // An idle connection needs no room.
+                self.buffer = Vec::new();
+                return Poll::Pending;
+            };
+            self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+            self.eof = read? == 0;
         }
         let mut fresh = self.buffer.get(self.taken..).unwrap_or_default();
         self.taken += self.session.read_tls(&mut fresh)?;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
 
+mod chopped;
 mod deadlines;
 mod rabbitmq;
 mod server;
