@@ -133,6 +133,9 @@ pub enum Error {
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
+    /// The broker allows no more channels.
+    #[error("the broker allows no more channels")]
+    ChannelLimit,
     /// The connection was closed from this side.
     #[error("the connection was closed")]
     Closed,
@@ -258,6 +261,13 @@ pub enum Broken {
     /// The transport took no octet for too long.
     #[error("the transport took no octet for {seconds} s", seconds = .0.as_secs_f64())]
     WriteStalled(std::time::Duration),
+    /// The connection went before the answer came, so whether it was carried out nobody can know, with why it went.
+    #[error("whether it was carried out is unknown: {0}")]
+    OutcomeUnknown(#[source] Arc<Error>),
+    /// What the connection had before it was lost could not be brought back, as
+    /// [`Recovery::strict`](crate::Recovery::strict) wants it.
+    #[error("the connection could not be recovered whole: {0}")]
+    NotRestored(#[source] Arc<Error>),
     /// The driver was dropped, most often with its runtime.
     #[error("the driver was dropped")]
     DriverDropped,

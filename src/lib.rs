@@ -49,6 +49,7 @@ pub mod machine;
 mod message;
 mod options;
 pub mod protocol;
+pub mod recovery;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod uri;
@@ -61,9 +62,11 @@ pub use client::{
 };
 pub use driver::{Clock, Dial, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
-pub use machine::{Body, Ended, Notice, Queue, ServerProperties};
+pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
+pub use options::{
+    Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,
+};
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};

@@ -7,6 +7,7 @@ use crate::machine::{
     Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
 };
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -21,7 +22,11 @@ pub(crate) enum Room {
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
-pub(crate) struct Link(Mutex<State>);
+pub(crate) struct Link {
+    state: Mutex<State>,
+    /// The machine's epoch, for those who only have to know whether it has changed.
+    epoch: AtomicU64,
+}
 
 #[derive(Debug)]
 struct State {
@@ -92,7 +97,8 @@ impl State {
 
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        let epoch = machine.epoch().into();
+        let state = Mutex::new(State {
             machine,
             driver: None,
             promises: Vec::new(),
@@ -102,17 +108,19 @@ impl Link {
             publishing: BTreeMap::new(),
             transacting: BTreeMap::new(),
             tickets: 0,
-        })))
+        });
+        Arc::new(Self { state, epoch })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
         let woken = state.woken();
+        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         drop(state);
         let mut login = woken.wake();
         while let Some(step) = login {
@@ -129,6 +137,11 @@ impl Link {
     /// Does something with the machine, then wakes whom it concerns.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
+    }
+
+    /// Which connection deliveries have to be of to be settled. It may be a moment late.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Puts the driver to sleep. False when there is something to do instead.

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 mod check;
 mod login;
+mod recovery;
 mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
 pub use login::{Credentials, SaslMechanism};
+pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use tls::{TlsOptions, TlsSource};
 
 /// Everything that can be chosen about a connection, each with a default that suits most programs.
@@ -34,6 +36,7 @@ pub struct Options {
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     pub(crate) foreign_user_id: bool,
+    pub(crate) recovery: Option<Recovery>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +102,7 @@ impl From<Uri> for Options {
                 close: Duration::from_secs(10),
             },
             foreign_user_id: false,
+            recovery: Some(Recovery::default()),
         }
     }
 }

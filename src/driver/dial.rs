@@ -42,12 +42,24 @@ pub trait Dial {
 /// # Cancel safety
 /// Dropping the future closes what it has opened.
 pub async fn dial(dialer: &impl Dial, clock: &impl Clock, options: &Options) -> Result<Transport, Error> {
+    dial_from(0, dialer, clock, options).await.map(|(stream, _)| stream)
+}
+
+/// The same, but begins with that endpoint, goes round to the one before it, and says which one it is.
+pub(crate) async fn dial_from(
+    first: usize,
+    dialer: &impl Dial,
+    clock: &impl Clock,
+    options: &Options,
+) -> Result<(Transport, usize), Error> {
     let security = Security::new(options)?;
     let dialling = Dialling { dialer, clock, options, security };
     let mut error = Error::invalid("endpoints", "there is none");
-    for endpoint in options.endpoints() {
+    let (before, from_first) = options.endpoints().split_at(first.min(options.endpoints().len()));
+    let turn = (first..).zip(from_first).chain((0..).zip(before));
+    for (number, endpoint) in turn {
         match dialling.endpoint(endpoint).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return Ok((stream, number)),
             Err(failed) => error = failed,
         }
     }

@@ -7,11 +7,13 @@ mod ending;
 mod listening;
 mod publishing;
 mod receiving;
+mod recovering;
 mod requesting;
+mod restoring;
 mod settling;
 mod transacting;
-mod waiting;
 
+use super::backoff::Backoff;
 use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
@@ -20,14 +22,16 @@ use super::heartbeat::Heartbeat;
 use super::notices::Notices;
 use super::promises::Promises;
 use super::publishers::Publishers;
+use super::restoration::Restoration;
+use super::topology::Topology;
 use super::transactions::Transactions;
+use super::waiting::{HeldPublish, WaitingConsume, WaitingRequest};
 use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
 use crate::protocol::Decoder;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
 
 /// Something that whoever waits should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,11 @@ pub enum Event {
 
 #[derive(Debug)]
 enum State {
+    /// There is no transport, and another is to be dialled.
+    Down(recovering::Down),
     Handshake(Handshake),
+    /// Everything that the connection had before it was lost is brought back.
+    Restoring,
     Open,
     /// Somebody wants to close, and what is under way is waited for.
     Draining,
@@ -60,6 +68,22 @@ pub struct Connection {
     state: State,
     /// Why it is closing or closed.
     why: Option<Error>,
+    /// Why it was lost, until it is open again.
+    cause: Option<Error>,
+    /// When and whether to dial again; none when there is but one transport.
+    backoff: Option<Backoff>,
+    topology: Topology,
+    /// It was told that not all is remembered.
+    is_full_told: bool,
+    restoration: Option<Restoration>,
+    /// When bringing everything back has gone on for too long without an answer.
+    restore_deadline: Deadline,
+    /// Which of the endpoints it is connected to, or is to begin with.
+    endpoint: usize,
+    /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
+    epoch: u64,
+    /// The time as last told.
+    now: Instant,
     /// The octets that came make no sense, so what follows them can't either.
     deaf: bool,
     frame_max: u32,
@@ -122,6 +146,15 @@ impl Connection {
         Self {
             state,
             why: refused,
+            cause: None,
+            backoff: None,
+            topology: Topology::default(),
+            is_full_told: false,
+            restoration: None,
+            restore_deadline: Deadline::None,
+            endpoint: 0,
+            epoch: 1,
+            now,
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
@@ -159,8 +192,9 @@ impl Connection {
     /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
     /// life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
+        self.now = now;
         self.heartbeat.received(now);
-        while !self.deaf && !matches!(self.state, State::Closed) {
+        while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
                     let tuned = self.receive(now, frame);
@@ -188,6 +222,10 @@ impl Connection {
             State::Handshake(_) if self.handshake_deadline <= now => {
                 self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
             }
+            State::Restoring if self.restore_deadline.has_passed(now) => {
+                let after = self.options.deadlines.request;
+                self.lose(Error::Timeout { what: "recovering", after });
+            }
             State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
                 self.end_closing(Err(Error::Timeout {
@@ -198,6 +236,16 @@ impl Connection {
             _ => {}
         }
         if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.expire_down(now);
+        if let Some(restoration) = &mut self.restoration
+            && restoration.handle_timeout(now)
+        {
+            self.go_on_restoring();
+        }
+        if matches!(self.state, State::Down(_)) {
+            self.expire(now);
             return;
         }
         if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
@@ -242,7 +290,10 @@ impl Connection {
         self.stamp(now);
         self.attention = false;
         self.flush_acks();
-        if self.heartbeat.is_due(now) && self.out.is_empty() && !matches!(self.state, State::Closed) {
+        if self.heartbeat.is_due(now)
+            && self.out.is_empty()
+            && !matches!(self.state, State::Closed | State::Down(_))
+        {
             self.out.heartbeat();
         }
         let octets = self.out.len();
@@ -272,6 +323,9 @@ impl Connection {
         if matches!(self.state, State::Closed) {
             return closing;
         }
+        if matches!(self.state, State::Down(_)) {
+            return self.down_deadline().into_iter().chain(self.promises.deadline()).min();
+        }
         let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
         let deadlines = [
@@ -282,18 +336,26 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
+            self.restore_deadline.instant(),
+            self.restoration.as_ref().and_then(Restoration::deadline),
         ];
         deadlines.into_iter().flatten().min()
     }
 
     /// Starts the deadlines of what came without the time.
     fn stamp(&mut self, now: Instant) {
+        self.now = now;
         let timeout = self.options.deadlines.request;
         self.promises.stamp(now);
         self.publishers.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);
+        self.restore_deadline.stamp(now);
+        if let Some(restoration) = &mut self.restoration {
+            restoration.stamp(now);
+        }
+        self.stamp_down(now);
     }
 
     /// The next thing that somebody should know.
@@ -312,7 +374,8 @@ impl Connection {
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
-        (self.reading || closing) && answers_leave && !self.deaf && !matches!(self.state, State::Closed)
+        let has_transport = !matches!(self.state, State::Closed | State::Down(_));
+        (self.reading || closing) && answers_leave && !self.deaf && has_transport
     }
 
     /// Whether something is to be done that a driver which sleeps does not know of.
@@ -330,7 +393,7 @@ impl Connection {
     /// Whether even the last octets have had their time, and the transport is to be dropped as it is.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.is_closed() && matches!(self.close_deadline, Deadline::None)
+        self.is_closed() && matches!(self.close_deadline, Deadline::None) || self.is_down_and_over()
     }
 
     /// Why it is closing or closed.
@@ -368,6 +431,12 @@ impl Connection {
                 .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
     }
 
+    /// Which transport this is, or will be, counted from 1. What another brought can't be settled any more.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// How many channels are open.
     #[must_use]
     pub fn open_channels(&self) -> usize {
@@ -382,7 +451,7 @@ impl Connection {
                 let error = error.clone();
                 self.answer(promise, Err(error));
             }
-            (State::Handshake(_), None) => self.connecting.push(promise),
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => self.connecting.push(promise),
             (_, None) => {
                 let server = Box::new(self.server.clone());
                 self.answer(promise, Ok(Reply::Connected(server)));
@@ -435,7 +504,7 @@ impl Connection {
         match (&self.state, &self.why) {
             (_, Some(error)) => Err(error.clone()),
             (State::Draining | State::Closing | State::Closed, None) => Err(Error::Closed),
-            _ => Ok(()),
+            _ => self.fails_fast().map_or(Ok(()), |error| Err(error.clone())),
         }
     }
 
@@ -453,6 +522,7 @@ impl Connection {
             self.start_transactions();
             self.release_held();
         }
+        self.restore_consumers();
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
             self.send_close();
         }

@@ -12,6 +12,7 @@
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
+mod backoff;
 mod channel;
 mod channels;
 mod confirms;
@@ -26,12 +27,16 @@ mod notices;
 mod outgoing;
 mod promises;
 mod publishers;
+mod recovery;
 mod request;
+mod restoration;
 mod sasl;
 mod server_properties;
+mod topology;
 mod transactions;
 mod tuning;
 mod unsettled;
+mod waiting;
 
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
@@ -40,6 +45,7 @@ pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;
 pub use promises::{Queue, Reply};
+pub use recovery::{ConnectionState, Dialling, Recovered};
 pub use request::{Body, Consume, Publish, Settle};
 pub use sasl::{LoginOutcome, LoginStep};
 pub use server_properties::ServerProperties;

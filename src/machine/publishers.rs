@@ -3,11 +3,15 @@
 use super::confirms::Confirms;
 use super::ids::PromiseId;
 use super::promises::Promises;
+use super::waiting::HeldPublish;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.
 pub(super) const STAMP: &str = "x-puka-publish";
+
+/// The header that says how many times a message was published before, without it being known what came of it.
+pub(super) const REPUBLISHED: &str = "x-puka-republished";
 
 /// What publishes of one kind to one exchange have a channel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +34,25 @@ pub(super) struct Publisher {
     pub(super) flows: bool,
     /// Who waits for a reply, by the number of the publish that it replies to.
     pub(super) calls: BTreeMap<u64, PromiseId>,
+    /// What is to be published again when the connection goes, by its number.
+    pub(super) kept: BTreeMap<u64, HeldPublish>,
     kind: Kind,
     exchange: Box<[u8]>,
     last_used: u64,
+}
+
+impl Publisher {
+    /// What is confirmed is not published again.
+    fn forget(&mut self, tag: u64, multiple: bool) {
+        if self.kept.is_empty() {
+        } else if !multiple {
+            self.kept.remove(&tag);
+        } else if tag == 0 {
+            self.kept.clear();
+        } else {
+            self.kept = self.kept.split_off(&(tag + 1));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +93,7 @@ impl Publishers {
             is_proven: false,
             flows: true,
             calls: BTreeMap::new(),
+            kept: BTreeMap::new(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -95,9 +116,12 @@ impl Publishers {
         self.publishers.get_mut(self.recent)
     }
 
-    /// Notes that a publish went out on the publisher found last.
-    pub(super) fn sent(&mut self, promise: PromiseId) {
+    /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
+    pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
         if let Some(publisher) = self.publishers.get_mut(self.recent) {
+            if let Some(kept) = kept {
+                publisher.kept.insert(publisher.confirms.next(), kept);
+            }
             if publisher.kind == Kind::Call {
                 publisher.calls.insert(publisher.confirms.next(), promise);
                 self.calls += 1;
@@ -144,6 +168,7 @@ impl Publishers {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
         let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
+        publisher.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
         known
@@ -152,6 +177,7 @@ impl Publishers {
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         self.replied(channel, tag);
+        self.on(channel)?.forget(tag, false);
         self.on(channel)?.confirms.answer(tag)
     }
 

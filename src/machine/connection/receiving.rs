@@ -116,13 +116,9 @@ impl Connection {
                 self.state = State::Handshake(Handshake::OpenOk(handshake));
             }
             Step::Open(server) => {
-                self.state = State::Open;
                 self.server = server;
                 self.heartbeat.watch(now);
-                for promise in std::mem::take(&mut self.connecting) {
-                    let server = Box::new(self.server.clone());
-                    self.answer(promise, Ok(Reply::Connected(server)));
-                }
+                self.restore();
             }
         }
     }
@@ -248,7 +244,7 @@ impl Connection {
 
     fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
         let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
-        let Some(Awaited::Get { promise, no_ack, .. }) = awaited else {
+        let Some(Awaited::Get { request, no_ack }) = awaited else {
             return Err(broken(
                 ReplyCode::COMMAND_INVALID,
                 "a message that nobody asked for",
@@ -256,7 +252,7 @@ impl Connection {
             ));
         };
         let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
-        let purpose = Purpose::Got { promise, no_ack, tag, redelivered, message_count };
+        let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
         self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
         Ok(())
     }
@@ -266,8 +262,8 @@ impl Connection {
             Purpose::Deliver { consumer, tag, redelivered } => {
                 self.deliver(number, consumer, tag, redelivered, message);
             }
-            Purpose::Got { promise, no_ack, tag, redelivered, message_count } => {
-                self.got(number, promise, no_ack, tag, redelivered, message_count, message);
+            Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
+                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message);
             }
             Purpose::Returned { code, text } => self.returned(number, code, &text, message),
         }
@@ -300,6 +296,7 @@ impl Connection {
             message_count,
             channel: number,
             incarnation,
+            epoch: self.epoch,
             by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
@@ -328,11 +325,15 @@ impl Connection {
                     publisher.is_proven = true;
                 }
             }
-            Awaited::Request { promise, .. } | Awaited::Recover { promise, .. } => {
-                let reply = Self::reply_of(method);
-                self.answer(promise, Ok(reply));
+            Awaited::Request(request) => {
+                self.note(&request, &method);
+                self.answer(request.promise, Ok(Self::reply_of(method)));
             }
-            Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
+            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
+                self.answer(promise, Ok(Reply::Done));
+            }
+            Awaited::Restored(_) => self.step_done(&method),
+            Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
             Awaited::Transaction { id, .. } => self.transaction_replied(id),
@@ -354,21 +355,26 @@ impl Connection {
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);
+        if channel.role == Role::Restore {
+            self.step_failed(&error);
+        }
         self.notices.tell(&Notice::ChannelClosed(error));
         self.attention = true;
     }
 
     fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
         if let Some(assembly) = channel.assembly.take()
-            && let (Purpose::Got { promise, .. }, _) = assembly.finish()
+            && let (Purpose::Got { request, .. }, _) = assembly.finish()
         {
-            self.answer(promise, Err(error.clone()));
+            self.answer(request.promise, Err(error.clone()));
         }
         for awaited in channel.awaited.drain(..) {
             match awaited {
-                Awaited::Request { promise, .. }
-                | Awaited::Get { promise, .. }
-                | Awaited::Recover { promise, .. } => {
+                Awaited::Request(request) | Awaited::Get { request, .. } => {
+                    self.note_refusal(&request, error);
+                    self.answer(request.promise, Err(error.clone()));
+                }
+                Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
                     self.answer(promise, Err(error.clone()));
                 }
                 Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
@@ -376,6 +382,7 @@ impl Connection {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
+                | Awaited::Restored(_)
                 | Awaited::Nothing(_)
                 | Awaited::Proof(_) => {}
             }
