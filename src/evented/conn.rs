@@ -148,6 +148,7 @@ impl<S: Read + Write> Evented<S> {
                     return Ok(());
                 }
                 Turn::Over(outcome) => self.ended = Some(outcome),
+                Turn::Down => self.ended = Some(Ok(())),
             }
         }
         self.more = self.ended.is_none();

@@ -84,6 +84,8 @@ pub struct Connection {
     endpoint: usize,
     /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
     epoch: u64,
+    /// The options say that nobody reads the transport, whatever it is.
+    says_encrypted: bool,
     /// The time as last told.
     now: Instant,
     /// The octets that came make no sense, so what follows them can't either.
@@ -158,6 +160,7 @@ impl Connection {
             restore_deadline: Deadline::None,
             endpoint: 0,
             epoch: 1,
+            says_encrypted: options.login.encrypted_transport,
             now,
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
@@ -416,6 +419,17 @@ impl Connection {
     #[must_use]
     pub fn why_closed(&self) -> Option<&Error> {
         self.why.as_ref()
+    }
+
+    /// How it has ended, once it is closed: as was asked for from this side, or over an error.
+    ///
+    /// # Errors
+    /// Why it ended otherwise.
+    pub fn outcome(&self) -> Result<(), Error> {
+        match &self.why {
+            None | Some(Error::Closed) => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     /// Why the broker holds back publishes, if it does.

@@ -36,7 +36,10 @@ impl Connection {
     pub fn dialled(now: Instant, options: Options) -> Self {
         let backoff = options.recovery.clone().map(Backoff::new);
         let records = options.recovery.as_ref().map_or(0, |recovery| recovery.records);
-        let mut connection = Self::new(now, options);
+        let says_encrypted = options.login.encrypted_transport;
+        // Whether the transport is, nobody knows yet.
+        let mut connection = Self::new(now, options.encrypted_transport(true));
+        connection.says_encrypted = says_encrypted;
         connection.backoff = backoff;
         connection.topology = Topology::new(records);
         if connection.why.is_none() {
@@ -62,11 +65,12 @@ impl Connection {
         })
     }
 
-    /// There is a transport to that endpoint, and the handshake begins.
-    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize) {
+    /// There is a transport to that endpoint, which nobody else reads or somebody may, and the handshake begins.
+    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
         if !matches!(self.state, State::Down(_)) {
             return;
         }
+        self.options.login.encrypted_transport = is_private || self.says_encrypted;
         self.now = now;
         self.endpoint = endpoint;
         self.out = Outbox::default();
@@ -90,6 +94,14 @@ impl Connection {
             self.finish(error);
         }
         self.proceed();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest, for a connection that has no transport and
+    /// so nothing to transmit.
+    pub fn tend(&mut self, now: Instant) -> Option<Instant> {
+        self.attention = false;
+        self.stamp(now);
+        self.poll_timeout()
     }
 
     /// Whether there is no transport, and another is to be dialled. The last one can be closed when what there is to write
