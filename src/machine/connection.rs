@@ -266,7 +266,7 @@ impl Connection {
             expired = true;
         }
         if expired {
-            self.drop_expired_held();
+            self.drop_expired();
             self.publishers.forget_answered_calls(&self.promises);
         }
         let after = self.options.deadlines.request;

@@ -122,9 +122,21 @@ impl Connection {
         self.held = kept;
     }
 
-    /// Forgets publishes that were held back for too long.
-    pub(super) fn drop_expired_held(&mut self) {
-        let (promises, octets) = (&self.promises, &mut self.held_octets);
+    /// Forgets what has waited for too long.
+    pub(super) fn drop_expired(&mut self) {
+        let (promises, octets) = (&self.promises, &mut self.request_octets);
+        self.requests.retain(|request| {
+            let is_waiting = promises.is_waiting(request.promise);
+            *octets -= if is_waiting { 0 } else { request.payload.len() };
+            is_waiting
+        });
+        self.consumes.retain(|consume| {
+            let is_waiting = promises.is_waiting(consume.promise);
+            *octets -= if is_waiting { 0 } else { consume.octets() };
+            is_waiting
+        });
+        self.transactions.waiting.retain(|promise| promises.is_waiting(*promise));
+        let octets = &mut self.held_octets;
         self.held.retain(|held| {
             let is_waiting = promises.is_waiting(held.promise);
             if !is_waiting {
