@@ -41,7 +41,7 @@ impl Client {
         Self(Handle::new(link))
     }
 
-    pub(super) fn of(handle: Handle) -> Self {
+    pub(crate) fn with_handle(handle: Handle) -> Self {
         Self(handle)
     }
 

@@ -108,6 +108,11 @@ impl Notices {
         listener.notices.pop_front()
     }
 
+    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    pub(super) fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
+    }
+
     /// The next listener that has something to hear.
     pub(super) fn poll_announcement(&mut self) -> Option<ListenerId> {
         self.announcements.pop_front()
