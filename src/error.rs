@@ -87,6 +87,14 @@ pub enum Error {
         /// Ours, separated by spaces.
         allowed: String,
     },
+    /// The options forbid to send the password over a transport that is not encrypted
+    /// ([`Options::refuse_unencrypted_login`](crate::Options::refuse_unencrypted_login)), and every mechanism that both
+    /// sides have would do that. Nothing was sent of it.
+    #[error("the options forbid to send the password over a transport that is not encrypted")]
+    UnencryptedLogin,
+    /// There is nothing to log in with: the source of the credentials failed, or the mechanism could not answer the server.
+    #[error("can't log in: {0}")]
+    CannotLogIn(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The server closed the transport in answer to our login: how a server without `authentication_failure_close` says no.
     #[error(
         "the server closed the connection in answer to the login, which most likely means that it refused it"
@@ -122,6 +130,9 @@ pub enum Error {
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
+    /// The broker allows no more channels.
+    #[error("the broker allows no more channels")]
+    ChannelLimit,
     /// The connection was closed from this side.
     #[error("the connection was closed")]
     Closed,
@@ -247,6 +258,13 @@ pub enum Broken {
     /// The transport took no octet for too long.
     #[error("the transport took no octet for {seconds} s", seconds = .0.as_secs_f64())]
     WriteStalled(std::time::Duration),
+    /// The connection went before the answer came, so whether it was carried out nobody can know, with why it went.
+    #[error("whether it was carried out is unknown: {0}")]
+    OutcomeUnknown(#[source] Arc<Error>),
+    /// What the connection had before it was lost could not be brought back, as
+    /// [`Recovery::strict`](crate::Recovery::strict) wants it.
+    #[error("the connection could not be recovered whole: {0}")]
+    NotRestored(#[source] Arc<Error>),
     /// The driver was dropped, most often with its runtime.
     #[error("the driver was dropped")]
     DriverDropped,
@@ -287,6 +305,10 @@ impl Error {
             Self::Unconfirmed(cause) => cause.is_connection_broken(),
             _ => false,
         }
+    }
+
+    pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::CannotLogIn(cause.into().into())
     }
 
     /// An argument that is refused before anything is sent.

@@ -50,20 +50,23 @@ pub mod machine;
 mod message;
 mod options;
 pub mod protocol;
+pub mod recovery;
 mod uri;
 
 pub use client::{
-    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, Client, ConsumeQueue,
-    Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete,
-    ExchangeUnbind, HeadersMatch, LeaderLocator, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
-    QueuePurge, QueueType, QueueUnbind, Sending, StreamOffset,
+    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, BeginTransaction, Client,
+    ConsumeQueue, Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare,
+    ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
+    QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Driver};
 pub use error::{Broken, Error, Fault, Peer};
-pub use machine::{Body, Ended, Queue, ServerProperties};
+pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::Options;
-pub use uri::{AuthMechanism, Uri, UriError, UriPart};
+pub use options::{
+    Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,
+};
+pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};
 

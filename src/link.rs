@@ -3,8 +3,11 @@
 //! Nothing is awaited, woken or called back while the lock is held.
 
 use crate::error::Error;
-use crate::machine::{Connection, ConsumerId, Delivered, Ended, Event, PromiseId, Reply};
+use crate::machine::{
+    Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
+};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -13,11 +16,17 @@ use std::task::{Context, Poll, Waker};
 pub(crate) enum Room {
     Request,
     Publish,
+    /// Publishing within a transaction.
+    Transact,
 }
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
-pub(crate) struct Link(Mutex<State>);
+pub(crate) struct Link {
+    state: Mutex<State>,
+    /// The machine's epoch, for those who only have to know whether it has changed.
+    epoch: AtomicU64,
+}
 
 #[derive(Debug)]
 struct State {
@@ -26,24 +35,29 @@ struct State {
     /// By the number of the promise.
     promises: Vec<Option<Waker>>,
     consumers: BTreeMap<ConsumerId, Waker>,
+    listeners: BTreeMap<ListenerId, Waker>,
     /// Those who wait for room, in the order in which they came.
     requesting: BTreeMap<u64, Waker>,
     publishing: BTreeMap<u64, Waker>,
+    transacting: BTreeMap<u64, Waker>,
     tickets: u64,
 }
 
-/// Who is to be woken when the lock is released.
+/// Who is to be woken when the lock is released, and what of the user's is to be run then.
 #[derive(Debug, Default)]
 struct Woken {
     driver: Option<Waker>,
     others: Vec<Waker>,
+    login: Option<LoginStep>,
 }
 
 impl Woken {
-    fn wake(self) {
+    /// Gives back what is to be run.
+    fn wake(self) -> Option<LoginStep> {
         for waker in self.others.into_iter().chain(self.driver) {
             waker.wake();
         }
+        self.login
     }
 }
 
@@ -54,6 +68,7 @@ impl State {
             others.extend(match event {
                 Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
                 Event::Deliveries(consumer) => self.consumers.remove(&consumer),
+                Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
         // One at a time: it sends, and so makes room for the next to be looked for.
@@ -64,47 +79,69 @@ impl State {
         if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
             others.extend(self.publishing.pop_first().map(|(_, waker)| waker));
         }
+        if !self.transacting.is_empty() && (closed || self.machine.has_room_to_transact()) {
+            others.extend(self.transacting.pop_first().map(|(_, waker)| waker));
+        }
         let driver = if self.machine.wants_attention() { self.driver.take() } else { None };
-        Woken { driver, others }
+        Woken { driver, others, login: self.machine.poll_login() }
     }
 
     fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<u64, Waker> {
         match room {
             Room::Request => &mut self.requesting,
             Room::Publish => &mut self.publishing,
+            Room::Transact => &mut self.transacting,
         }
     }
 }
 
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        let epoch = machine.epoch().into();
+        let state = Mutex::new(State {
             machine,
             driver: None,
             promises: Vec::new(),
             consumers: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
+            transacting: BTreeMap::new(),
             tickets: 0,
-        })))
+        });
+        Arc::new(Self { state, epoch })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
         let woken = state.woken();
+        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         drop(state);
-        woken.wake();
+        let mut login = woken.wake();
+        while let Some(step) = login {
+            let outcome = step.run();
+            let mut state = self.lock();
+            state.machine.handle_login(outcome);
+            let woken = state.woken();
+            drop(state);
+            login = woken.wake();
+        }
         result
     }
 
     /// Does something with the machine, then wakes whom it concerns.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
+    }
+
+    /// Which connection deliveries have to be of to be settled. It may be a moment late.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Puts the driver to sleep. False when there is something to do instead.
@@ -196,6 +233,28 @@ impl Link {
             state.consumers.insert(consumer, cx.waker().clone());
             Poll::Pending
         })
+    }
+
+    /// The next notice for a listener.
+    pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
+        let mut state = self.lock();
+        match state.machine.take_notice(listener) {
+            Some(notice) => Poll::Ready(notice),
+            None => {
+                state.listeners.insert(listener, cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Nobody listens there any more.
+    pub(crate) fn stop_listening(&self, listener: ListenerId) {
+        let waker = {
+            let mut state = self.lock();
+            state.machine.stop_listening(listener);
+            state.listeners.remove(&listener)
+        };
+        drop(waker);
     }
 
     /// Nobody holds that consumer any more.

@@ -2,9 +2,18 @@
 
 use crate::error::Error;
 use crate::protocol::{Table, Value};
-use crate::uri::{AuthMechanism, Uri};
-use std::fmt;
+use crate::uri::{Endpoint, Uri};
 use std::time::Duration;
+
+mod check;
+mod login;
+mod recovery;
+mod tls;
+
+pub(crate) use login::{CredentialSource, Login, Mechanism};
+pub use login::{Credentials, SaslMechanism};
+pub use recovery::{Entity, RecoverTopology, Recovery};
+pub use tls::{TlsOptions, TlsSource};
 
 /// Everything that can be chosen about a connection, each with a default that suits most programs.
 ///
@@ -18,28 +27,16 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub(crate) uri: Uri,
+    endpoints: Vec<Endpoint>,
+    tls: Option<TlsOptions>,
     pub(crate) virtual_host: String,
-    pub(crate) credentials: Credentials,
-    pub(crate) mechanisms: Vec<AuthMechanism>,
+    pub(crate) login: Login,
     pub(crate) connection_name: Option<String>,
     pub(crate) client_properties: Table,
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     pub(crate) foreign_user_id: bool,
-}
-
-/// A user name and a password.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    pub(crate) username: String,
-    pub(crate) password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
+    pub(crate) recovery: Option<Recovery>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +56,9 @@ pub(crate) struct Limits {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Deadlines {
+    pub(crate) resolve: Duration,
     pub(crate) dial: Duration,
+    pub(crate) tls: Duration,
     pub(crate) handshake: Duration,
     pub(crate) request: Duration,
     pub(crate) close: Duration,
@@ -74,17 +73,11 @@ impl Default for Options {
 
 impl From<Uri> for Options {
     fn from(uri: Uri) -> Self {
-        let mechanisms = match uri.auth_mechanisms() {
-            [] => vec![AuthMechanism::Plain, AuthMechanism::Amqplain],
-            chosen => chosen.to_vec(),
-        };
         Self {
+            endpoints: uri.endpoints().to_vec(),
+            tls: uri.is_tls().then(|| TlsOptions::from_parameters(uri.tls_parameters())),
             virtual_host: uri.virtual_host().to_owned(),
-            credentials: Credentials {
-                username: uri.username().to_owned(),
-                password: uri.password().to_owned(),
-            },
-            mechanisms,
+            login: Login::from_uri(&uri),
             connection_name: None,
             client_properties: Table::new(),
             limits: Limits {
@@ -101,25 +94,30 @@ impl From<Uri> for Options {
                 buffered_octets: 64 << 20,
             },
             deadlines: Deadlines {
+                resolve: Duration::from_secs(10),
                 dial: uri.connection_timeout().unwrap_or(Duration::from_secs(10)),
+                tls: Duration::from_secs(10),
                 handshake: Duration::from_secs(10),
                 request: Duration::from_secs(30),
                 close: Duration::from_secs(10),
             },
             foreign_user_id: false,
-            uri,
+            recovery: Some(Recovery::default()),
         }
     }
 }
 
+/// A hundred years, so that no deadline is beyond what the clock can count.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ ;)*) => {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $longest:ident)?;)*) => {
         impl Options {
             $(
                 $(#[$doc])*
                 #[must_use]
                 pub fn $name(mut self, $value: $ty) -> Self {
-                    self.$($field).+ = $value;
+                    self.$($field).+ = $value$(.min($longest))?;
                     self
                 }
             )*
@@ -141,7 +139,7 @@ setters! {
     request_channels(channels: u16) => limits.request_channels;
     /// Channels for publishes, one for each exchange; 64 by default. Beyond it, idle ones make room.
     publish_channels(channels: u16) => limits.publish_channels;
-    /// Requests that may be under way or waiting; 65 536 by default. At the bound awaiting waits, `try_send` says `Full`.
+    /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
     /// Octets that may wait to be written; 16 MiB by default. At the bound awaiting waits, `try_send` says `Full`. What
     /// the transport has in hand, at most as much again, is not counted.
@@ -156,15 +154,26 @@ setters! {
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Octets of deliveries that may wait to be taken, 64 MiB by default. At the bound reading pauses likewise.
     max_buffered_octets(octets: usize) => limits.buffered_octets;
-    /// How long resolving and dialling an address may take; 10 s by default.
-    dial_timeout(time: Duration) => deadlines.dial;
+    /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
+    resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;
+    /// How long dialling one address may take; 10 s by default, which has room for three lost packets.
+    dial_timeout(time: Duration) => deadlines.dial, LONGEST;
+    /// How long TLS may take to shake hands; 10 s by default, as the AMQP handshake.
+    tls_timeout(time: Duration) => deadlines.tls, LONGEST;
     /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
-    handshake_timeout(time: Duration) => deadlines.handshake;
+    handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
     /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
     /// because a broker that flushes to a slow disk takes seconds.
-    request_timeout(time: Duration) => deadlines.request;
+    request_timeout(time: Duration) => deadlines.request, LONGEST;
     /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
-    close_timeout(time: Duration) => deadlines.close;
+    close_timeout(time: Duration) => deadlines.close, LONGEST;
+    /// Refuses to log in where whoever reads the connection would read the password: with PLAIN, AMQPLAIN and
+    /// RABBIT-CR-DEMO, unless [`encrypted_transport`](Self::encrypted_transport) is said. False by default, since brokers in
+    /// a private network seldom have TLS.
+    refuse_unencrypted_login(refuse: bool) => login.refuse_unencrypted;
+    /// Says that nobody can read what goes over the stream that [`open`](crate::open) is given, because it is encrypted or
+    /// does not leave the machine. An adapter that dials says so itself, of TLS and of Unix sockets. False by default.
+    encrypted_transport(encrypted: bool) => login.encrypted_transport;
     /// Lets publishes carry a `user_id` other than the login's. RabbitMQ closes the channel over one, unless the user has
     /// the tag `impersonator`, so by default it is refused before it is sent.
     allow_foreign_user_id(allow: bool) => foreign_user_id;
@@ -179,36 +188,82 @@ impl Options {
         Ok(Uri::parse(uri)?.into())
     }
 
-    /// The endpoint and what else the URI said.
-    #[must_use]
-    pub fn uri(&self) -> &Uri {
-        &self.uri
+    /// Another broker than the URI says. Once given, only it is tried.
+    ///
+    /// # Errors
+    /// As [`endpoints_in_turn`](Self::endpoints_in_turn).
+    pub fn endpoint(self, endpoint: Endpoint) -> Result<Self, Error> {
+        self.endpoints_in_turn([endpoint])
     }
 
-    /// How long resolving and dialling an address may take.
+    /// Other brokers than the URI says, in the order in which they are to be tried. Those before are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is none, when a host or a path is empty, or a port is 0.
+    pub fn endpoints_in_turn(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, Error> {
+        self.endpoints = endpoints.into_iter().collect();
+        if self.endpoints.is_empty() {
+            return Err(Error::invalid("endpoints", "there is none"));
+        }
+        for endpoint in &self.endpoints {
+            let wrong = match endpoint {
+                Endpoint::Tcp { host, .. } if host.is_empty() => "a host without a name",
+                Endpoint::Tcp { port: 0, .. } => "nobody listens on port 0",
+                Endpoint::Unix(path) if path.as_os_str().is_empty() => "a socket without a path",
+                _ => continue,
+            };
+            return Err(Error::invalid("endpoints", wrong));
+        }
+        Ok(self)
+    }
+
+    /// Where brokers listen, at least one, in the order in which they are to be tried.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Speaks to TCP endpoints over TLS, whatever the URI says. Their ports stay as they are: brokers expect TLS on 5671.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether TCP endpoints are spoken to over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What TLS is done with, if it is done.
+    #[must_use]
+    pub fn tls_options(&self) -> Option<&TlsOptions> {
+        self.tls.as_ref()
+    }
+
+    /// How long resolving a host's name may take.
+    #[must_use]
+    pub fn resolve_deadline(&self) -> Duration {
+        self.deadlines.resolve
+    }
+
+    /// How long dialling one address may take.
     #[must_use]
     pub fn dial_deadline(&self) -> Duration {
         self.deadlines.dial
     }
 
-    /// Logs in as another user than the URI says.
+    /// How long TLS may take to shake hands.
     #[must_use]
-    pub fn credentials(mut self, username: &str, password: &str) -> Self {
-        self.credentials = Credentials { username: username.to_owned(), password: password.to_owned() };
-        self
+    pub fn tls_deadline(&self) -> Duration {
+        self.deadlines.tls
     }
 
     /// Opens another virtual host than the URI says, the empty one included, which no URI can name.
     #[must_use]
     pub fn virtual_host(mut self, name: &str) -> Self {
         name.clone_into(&mut self.virtual_host);
-        self
-    }
-
-    /// The SASL mechanisms that may be used, the preferred one first; PLAIN, then AMQPLAIN, by default.
-    #[must_use]
-    pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
-        self.mechanisms = mechanisms.to_vec();
         self
     }
 
@@ -230,3 +285,6 @@ impl Options {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,36 +11,74 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use url::Host;
-
+mod address;
+mod endpoint;
 mod error;
+mod mechanism;
 mod piece;
 mod query;
+mod tls;
+mod value;
 
+pub use endpoint::Endpoint;
 pub use error::{UriError, UriPart};
-pub use query::AuthMechanism;
+pub use mechanism::AuthMechanism;
+pub(crate) use tls::{ServerNameIndication, TlsParameters};
 
 use piece::{Encoded, Piece};
 use query::Parameters;
 
 const DEFAULT_USERNAME: &str = "guest";
 const DEFAULT_PASSWORD: &str = "guest";
-const DEFAULT_HOST: &str = "localhost";
 const DEFAULT_VIRTUAL_HOST: &str = "/";
 
-/// An AMQP URI: `amqp://` or `amqps://`, then `[user[:password]@][host][:port][/vhost][?query]`.
+/// An AMQP URI: `amqp://` or `amqps://`, then `[user[:password]@][host][:port][/vhost][?query]`; or
+/// `amqp+unix://[user[:password]@]/path/to/socket[?query]`.
 ///
 /// What the text leaves out has a default, the one of a freshly installed RabbitMQ: user `guest` with
 /// password `guest`, host `localhost`, port 5672 (5671 for `amqps`), virtual host `/`. A URI that spells a
 /// default out equals one that leaves it out.
 ///
-/// `Display` prints the URI without its password, `Debug` leaves the password out; only
-/// [`to_string_with_password`] has it.
+/// There may be several hosts, separated by commas and each with its own port: `amqp://one:5673,two,[::1]`. They are
+/// tried in this order. All share the user part, the virtual host and the query.
+///
+/// A Unix socket, of a proxy for example, has an absolute path, percent-encoded where need be. Its virtual host is the
+/// parameter `vhost`, since the path leaves no room for one.
+///
+/// # Query parameters
+/// | parameter | value |
+/// | --- | --- |
+/// | `heartbeat` | seconds, 0 to leave it to the broker |
+/// | `connection_timeout` | milliseconds for the TCP connect |
+/// | `channel_max` | channels, 0 for no limit |
+/// | `frame_max` | octets, 0 for no limit |
+/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo` or `anonymous`; more than once, the preferred one first |
+/// | `vhost` | the virtual host of a Unix socket |
+///
+/// Only for `amqps`:
+///
+/// | parameter | value |
+/// | --- | --- |
+/// | `cacertfile` | path of a PEM file with the certificates to trust, instead of the system's |
+/// | `certfile` | path of a PEM file with our certificate |
+/// | `keyfile` | path of a PEM file with our private key; `certfile` when it is left out |
+/// | `password` | the passphrase of `keyfile`; not the login's |
+/// | `verify` | `verify_peer`, the default, or `verify_none`, which accepts any certificate of anybody |
+/// | `server_name_indication` | the name that the broker is told, and that its certificate has to be for, instead of the host's; or `disable`, to tell none |
+/// | `customize_hostname_check` | `https`, which is how names are compared anyway |
+/// | `fail_if_no_peer_cert` | `true` or `false`; of use to servers only |
+///
+/// `depth` is refused, since the length of a chain of certificates can't be chosen. With `disable` the certificate is
+/// still checked for the host's name, unlike in Erlang. `cacertfile` and `server_name_indication` are taken beside
+/// `verify_none`, as in RabbitMQ's own examples.
+///
+/// `Display` prints the URI without its passwords, that of the login and that of the key; `Debug` leaves them out; only
+/// [`to_string_with_password`] has them.
 ///
 /// [`to_string_with_password`]: Uri::to_string_with_password
 ///
 /// # Spec
-/// RabbitMQ URI specification.
+/// RabbitMQ URI specification, and its "URI Query Parameters". Several hosts and Unix sockets are extensions.
 ///
 /// # Examples
 /// ```
@@ -53,25 +91,46 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Uri {
-    tls: bool,
+    scheme: Scheme,
     username: String,
     password: String,
-    /// Decoded. Has a `:` only when it is an IPv6 address.
-    host: String,
-    port: u16,
+    /// At least one. A host is decoded, and has a `:` only when it is an IPv6 address.
+    endpoints: Vec<Endpoint>,
     virtual_host: String,
     parameters: Parameters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Amqp,
+    Amqps,
+    Unix,
+}
+
+impl Scheme {
+    const ALL: [Self; 3] = [Self::Amqp, Self::Amqps, Self::Unix];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amqp => "amqp",
+            Self::Amqps => "amqps",
+            Self::Unix => "amqp+unix",
+        }
+    }
+
+    fn is_tls(self) -> bool {
+        self == Self::Amqps
+    }
 }
 
 impl Default for Uri {
     /// `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
     fn default() -> Self {
         Self {
-            tls: false,
+            scheme: Scheme::Amqp,
             username: DEFAULT_USERNAME.to_owned(),
             password: DEFAULT_PASSWORD.to_owned(),
-            host: DEFAULT_HOST.to_owned(),
-            port: default_port(false),
+            endpoints: vec![Endpoint::tcp(address::DEFAULT_HOST, default_port(false))],
             virtual_host: DEFAULT_VIRTUAL_HOST.to_owned(),
             parameters: Parameters::default(),
         }
@@ -89,7 +148,7 @@ impl Uri {
     /// - `amqp://host/` names the virtual host `/`, as it does in Puka, pika and Go, because that is what people mean.
     ///   RabbitMQ's specification says that it names the one of zero length, which hardly a broker has:
     ///   [`Options::virtual_host`](crate::Options::virtual_host) reaches it.
-    /// - An empty host or port is an absent one. An empty user name or password is not: `amqp://:@host` logs
+    /// - An empty host or port is an absent one; one of several hosts can't lack both. An empty user name or password is not: `amqp://:@host` logs
     ///   in with both empty.
     /// - `amqp://user@host` has no password, so it takes the default, `guest`.
     /// - A host stays a name as it was decoded; an international one is not turned into its ASCII form.
@@ -99,13 +158,15 @@ impl Uri {
     /// grammar forbids these are refused: white space and control characters that are not encoded, line ends
     /// around the text included; a virtual host of two segments; fragments; port 0; a user name or virtual
     /// host above 255 octets; IPv6 zones; query parameters that are unknown, repeated (except
-    /// `auth_mechanism`) or out of range; and a raw `@` behind the host if it is in the query or if there is
-    /// no user part, since `amqp://user:1/2@host` may well mean a password.
+    /// `auth_mechanism`), out of range, for another scheme, or against each other; a raw `@` behind the host
+    /// if it is in the query or if there is no user part, since `amqp://user:1/2@host` may well mean a
+    /// password; and a raw `@` before a comma in the user part, since `amqp://u:p@one,u:p@two` may well mean
+    /// two hosts.
     pub fn parse(text: &str) -> Result<Self, UriError> {
         if let Some(at) = text.find(|character: char| character.is_control() || character.is_whitespace()) {
             return Err(UriError::WhiteSpace { at });
         }
-        let (tls, rest) = split_scheme(text)?;
+        let (scheme, rest) = split_scheme(text)?;
         if let Some(at) = rest.find('#') {
             return Err(UriError::Fragment { at });
         }
@@ -119,43 +180,50 @@ impl Uri {
         if let Some(at) = [nameless_path, query].into_iter().flatten().find_map(|piece| piece.find('@')) {
             return Err(UriError::AmbiguousAt { at });
         }
+        if let Some(user) =
+            user.filter(|user| matches!(user.text.split_once('@'), Some((_, behind)) if behind.contains(',')))
+        {
+            return Err(UriError::RepeatedUser { at: user.find('@').unwrap_or(user.at) });
+        }
 
         let (username, password) = match user.map(|user| user.split(':', UriPart::Password)) {
             Some((username, password)) => (Some(username), password),
             None => (None, None),
         };
-        let (host, port) = match address.rsplit(':', UriPart::Port) {
-            (host, Some(port)) if !port.text.contains(']') => (host, Some(port)),
-            _ => (address, None),
+        let username = username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?;
+        let password = password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Piece::decode)?;
+        let (endpoints, virtual_host) = match scheme {
+            Scheme::Unix => (vec![address::parse_socket(address, path)?], None),
+            Scheme::Amqp | Scheme::Amqps => {
+                let endpoints = address::parse_hosts(address, default_port(scheme.is_tls()))?;
+                (endpoints, path.map(parse_virtual_host).transpose()?)
+            }
         };
-        Ok(Self {
-            tls,
-            username: username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?,
-            password: password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Piece::decode)?,
-            host: parse_host(host)?,
-            port: port.map_or(Ok(default_port(tls)), |port| parse_port(port, tls))?,
-            virtual_host: path.map_or_else(|| Ok(DEFAULT_VIRTUAL_HOST.to_owned()), parse_virtual_host)?,
-            parameters: query.map_or_else(|| Ok(Parameters::default()), Parameters::parse)?,
-        })
+        let mut parameters = query.map_or_else(|| Ok(Parameters::default()), Parameters::parse)?;
+        let named = parameters.virtual_host.take();
+        let refused = |name, why| Err(UriError::RefusedParameter { name, why });
+        if named.is_some() && scheme != Scheme::Unix {
+            return refused("vhost", "is for amqp+unix; with a host, it stands in the path");
+        }
+        if let Some((name, _)) = parameters.tls.pairs().next().filter(|_| !scheme.is_tls()) {
+            return refused(name, "is about TLS, which only amqps has");
+        }
+        let virtual_host = named.or(virtual_host).unwrap_or_else(|| DEFAULT_VIRTUAL_HOST.to_owned());
+        Ok(Self { scheme, username, password, endpoints, virtual_host, parameters })
     }
 
     /// Whether the scheme is `amqps`: TLS from the first octet.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        self.tls
+        self.scheme.is_tls()
     }
 
-    /// The host's name or address, decoded; an IPv6 address without its brackets. Default `localhost`. Never
-    /// empty.
+    /// Where the brokers listen, at least one, in the URI's order. A host is decoded and never empty, `localhost` by
+    /// default; an IPv6 address has no brackets. A port is never 0; it is 5672 by default, or 5671 for `amqps`, as IANA
+    /// assigned them.
     #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The TCP port. Default 5672, or 5671 for `amqps`, as IANA assigned them. Never 0.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The user name, decoded, at most 255 octets. Default `guest`. May be empty.
@@ -170,8 +238,8 @@ impl Uri {
         &self.password
     }
 
-    /// The virtual host, decoded, at most 255 octets. Default `/`. Empty when the URI ends its host with a
-    /// bare `/`.
+    /// The virtual host, decoded, at most 255 octets. Default `/`, also when the URI ends its host
+    /// with a bare `/`. Never empty.
     #[must_use]
     pub fn virtual_host(&self) -> &str {
         &self.virtual_host
@@ -214,27 +282,32 @@ impl Uri {
         &self.parameters.auth_mechanisms
     }
 
-    /// The whole URI, **with the password** readable. [`Uri::parse`] gives an equal `Uri` back.
+    /// What the query says about TLS.
+    pub(crate) fn tls_parameters(&self) -> &TlsParameters {
+        &self.parameters.tls
+    }
+
+    /// The whole URI, **with its passwords** readable. [`Uri::parse`] gives an equal `Uri` back.
     ///
     /// For handing it to another program; for people and logs there is `Display`.
     #[must_use]
     pub fn to_string_with_password(&self) -> String {
-        self.print(&format!(":{}", Encoded(&self.password)))
+        self.print(true)
     }
 
     /// Every part, defaults too, except that a port is left out when it is the scheme's.
-    fn print(&self, password: &str) -> String {
-        let scheme = if self.tls { "amqps" } else { "amqp" };
+    fn print(&self, with_password: bool) -> String {
+        let scheme = self.scheme.name();
         let username = Encoded(&self.username);
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            Encoded(&self.host).to_string()
+        let password = if with_password { format!(":{}", Encoded(&self.password)) } else { String::new() };
+        let virtual_host = Some(self.virtual_host.clone());
+        let (place, parameters) = match self.scheme {
+            Scheme::Unix => (String::new(), Parameters { virtual_host, ..self.parameters.clone() }),
+            _ => (format!("/{}", Encoded(&self.virtual_host)), self.parameters.clone()),
         };
-        let port =
-            if self.port == default_port(self.tls) { String::new() } else { format!(":{}", self.port) };
-        let virtual_host = Encoded(&self.virtual_host);
-        format!("{scheme}://{username}{password}@{host}{port}/{virtual_host}{}", self.parameters)
+        let addresses = address::print(&self.endpoints, default_port(self.is_tls()));
+        let query = parameters.print(with_password);
+        format!("{scheme}://{username}{password}@{addresses}{place}{query}")
     }
 }
 
@@ -247,21 +320,20 @@ impl FromStr for Uri {
     }
 }
 
-/// The URI without its password, as `amqp://user@host/vhost`. Parsed again, it differs in the password only.
+/// The URI without its passwords, as `amqp://user@host/vhost`. Parsed again, it differs in them only.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.print(""))
+        f.write_str(&self.print(false))
     }
 }
 
-/// Every part but the password.
+/// Every part but the passwords.
 impl fmt::Debug for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uri")
-            .field("tls", &self.tls)
+            .field("scheme", &self.scheme)
             .field("username", &self.username)
-            .field("host", &self.host)
-            .field("port", &self.port)
+            .field("endpoints", &self.endpoints)
             .field("virtual_host", &self.virtual_host)
             .field("parameters", &self.parameters)
             .finish_non_exhaustive()
@@ -273,16 +345,12 @@ fn default_port(tls: bool) -> u16 {
     if tls { 5671 } else { 5672 }
 }
 
-/// Whether the scheme asks for TLS, and what follows `://`. Schemes are compared without case (RFC 3986,
-/// 3.1).
-fn split_scheme(text: &str) -> Result<(bool, Piece<'_>), UriError> {
+/// The scheme, and what follows `://`. Schemes are compared without case (RFC 3986, 3.1).
+fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
     let (scheme, rest) = text.split_once("://").ok_or(UriError::MissingScheme)?;
     let rest = Piece { part: UriPart::Username, at: text.len() - rest.len(), text: rest };
-    if scheme.eq_ignore_ascii_case("amqp") {
-        return Ok((false, rest));
-    }
-    if scheme.eq_ignore_ascii_case("amqps") {
-        return Ok((true, rest));
+    if let Some(known) = Scheme::ALL.into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())) {
+        return Ok((known, rest));
     }
     // Only what is a scheme is shown; anything else may be the end of a user part.
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -294,32 +362,6 @@ fn split_scheme(text: &str) -> Result<(bool, Piece<'_>), UriError> {
     })
 }
 
-/// "For the purposes of this section, a zero-length host is treated as absent."
-fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
-    let bracketed = piece.text.starts_with('[');
-    let host = if bracketed { piece.text.to_owned() } else { piece.decode()? };
-    if host.is_empty() {
-        return Ok(DEFAULT_HOST.to_owned());
-    }
-    // `url` takes some white space and control characters in a decoded name.
-    let printable = !host.contains(|character: char| character.is_control() || character.is_whitespace());
-    match Host::parse_opaque(&host) {
-        Ok(Host::Ipv6(address)) if bracketed => Ok(address.to_string()),
-        Ok(Host::Domain(_)) if printable => Ok(host),
-        _ => Err(UriError::BadHost { at: piece.at }),
-    }
-}
-
-/// An empty port is an absent one: `port = *DIGIT` (RFC 3986, 3.2.3).
-fn parse_port(piece: Piece<'_>, tls: bool) -> Result<u16, UriError> {
-    if piece.text.is_empty() {
-        return Ok(default_port(tls));
-    }
-    let digits = piece.text.bytes().all(|octet| octet.is_ascii_digit());
-    let port = if digits { piece.text.parse().ok() } else { None };
-    port.filter(|&port| port != 0).ok_or(UriError::BadPort { at: piece.at })
-}
-
 /// "The vhost is a single segment."
 fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
     match piece.find('/') {
@@ -329,6 +371,8 @@ fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
     }
 }
 
+#[cfg(test)]
+mod beyond;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

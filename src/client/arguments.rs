@@ -35,7 +35,8 @@ choices! {
         Classic = "classic",
         /// Replicated, for what must not be lost. Durable, neither exclusive nor named by the broker.
         Quorum = "quorum",
-        /// An append-only log that many can read again and again. Its consumers need a prefetch count.
+        /// An append-only log that many can read again and again. Its consumers need a prefetch count, and should say a
+        /// [`StreamOffset`].
         Stream = "stream",
     }
     /// What a full queue does: `x-overflow`.
@@ -88,6 +89,10 @@ choices! {
 /// Where a consumer of a stream begins: `x-stream-offset`.
 ///
 /// A stream is read by the chunk, so deliveries may begin before what was asked for.
+///
+/// Say it for every stream, [`Next`](Self::Next) included: it is how the client knows that it reads one. A stream takes
+/// nothing back, so what is refused or dropped of it is acknowledged, which only makes room for more. Before 4.0 RabbitMQ closes
+/// the connection when a delivery of a stream is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamOffset {

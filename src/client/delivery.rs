@@ -90,6 +90,12 @@ impl Delivery {
         self.origin.queues.get(self.delivered.source).map(|(_, tag)| tag.as_str())
     }
 
+    /// Which connection brought it, counted from 1. Once that is lost, the delivery can't be settled.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.delivered.epoch
+    }
+
     /// Messages left in the queue, when it was got and not consumed.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {
@@ -124,7 +130,8 @@ impl Delivery {
         self.settle(Settle::Ack { multiple: true })
     }
 
-    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered.
+    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered. A stream keeps it either way
+    /// ([`StreamOffset`](crate::StreamOffset)).
     ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack).

@@ -2,6 +2,7 @@
 
 use super::settings::{flags, name};
 use super::{Client, Delivery};
+use crate::machine::TransactionId;
 use crate::protocol::method::basic;
 use std::borrow::Cow;
 
@@ -12,6 +13,7 @@ pub struct BasicGet<'a> {
     client: &'a Client,
     queue: Cow<'a, str>,
     no_ack: bool,
+    transaction: Option<TransactionId>,
 }
 
 flags! { BasicGet:
@@ -20,8 +22,19 @@ flags! { BasicGet:
 }
 
 request!(BasicGet, Request, Option<Delivery>, |it, machine| {
-    machine.request(basic::Get { queue: name("queue", &it.queue)?, no_ack: it.no_ack })
+    let get = basic::Get { queue: name("queue", &it.queue)?, no_ack: it.no_ack };
+    match it.transaction {
+        None => machine.request(get),
+        Some(id) => machine.get_in(id, get),
+    }
 });
+
+impl BasicGet<'_> {
+    pub(super) fn within(mut self, transaction: TransactionId) -> Self {
+        self.transaction = Some(transaction);
+        self
+    }
+}
 
 impl Client {
     /// Asks for one message of a queue; `None` when it has none.
@@ -32,6 +45,6 @@ impl Client {
     /// # Spec
     /// `basic.get`, 1.8.3.10
     pub fn basic_get<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> BasicGet<'a> {
-        BasicGet { client: self, queue: queue.into(), no_ack: false }
+        BasicGet { client: self, queue: queue.into(), no_ack: false, transaction: None }
     }
 }

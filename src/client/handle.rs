@@ -24,7 +24,7 @@ impl Handle {
         Self(Arc::new(Held(link)))
     }
 
-    pub(crate) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &Arc<Link> {
         &self.0.0
     }
 }

@@ -10,13 +10,16 @@ mod delivery;
 mod exchange;
 mod get;
 mod handle;
+mod notices;
 mod outcome;
 mod promise;
 mod publish;
 mod queue;
 mod root;
+mod rpc;
 mod settings;
 mod settle;
+mod transaction;
 
 pub use arguments::{
     DeadLetterStrategy, DelayedRetry, HeadersMatch, LeaderLocator, Overflow, QueueType, StreamOffset,
@@ -29,8 +32,11 @@ pub use exchange::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind
 pub use get::BasicGet;
 #[cfg(feature = "evented")]
 pub(crate) use handle::{Handle, WeakHandle};
+pub use notices::Notices;
 pub use promise::Promise;
 pub use publish::BasicPublish;
 pub use queue::{QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueUnbind};
 pub use request::Sending;
 pub use root::Client;
+pub use rpc::Rpc;
+pub use transaction::{BeginTransaction, Transaction};

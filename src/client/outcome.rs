@@ -4,8 +4,10 @@ use super::consumer::Consumer;
 use super::delivery::{Delivery, Origin};
 use super::handle::Handle;
 use super::promise::Outcome;
+use super::{Client, Transaction};
 use crate::error::Error;
 use crate::machine::{Queue, Reply, ServerProperties};
+use crate::message::{Message, Returned};
 
 macro_rules! outcomes {
     ($($ty:ty: $reply:pat, $handle:pat => $value:expr;)*) => {
@@ -39,4 +41,7 @@ outcomes! {
             Delivery::new(*delivered, origin.into())
         });
     Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
+    Transaction: Reply::Transaction(id), handle => Transaction::new(Client::of(handle.clone()), id);
+    Message: Reply::Message(message), _ => *message;
+    Vec<Returned>: Reply::Committed(returned), _ => returned;
 }

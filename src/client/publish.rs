@@ -3,7 +3,8 @@
 use super::Client;
 use super::settings::{Entries, flags, name};
 use crate::error::Error;
-use crate::machine::{Body, Publish};
+use crate::link::Room;
+use crate::machine::{Body, Publish, TransactionId};
 use crate::protocol::{Properties, ShortStr, Table, Value};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicPublish<'a> {
-    client: &'a Client,
+    pub(super) client: &'a Client,
     exchange: Cow<'a, str>,
     routing_key: Cow<'a, str>,
     mandatory: bool,
@@ -22,6 +23,15 @@ pub struct BasicPublish<'a> {
     pub(super) headers: Entries,
     body: Body<'a>,
     fault: Option<Error>,
+    via: Via,
+}
+
+/// How a message is published.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Via {
+    /// With a confirm.
+    Confirm,
+    Transaction(TransactionId),
 }
 
 flags! { BasicPublish:
@@ -75,6 +85,18 @@ text_properties! {
 }
 
 impl<'a> BasicPublish<'a> {
+    pub(super) fn via(mut self, via: Via) -> Self {
+        self.via = via;
+        self
+    }
+
+    fn room(&self) -> Room {
+        match self.via {
+            Via::Confirm => Room::Publish,
+            Via::Transaction(_) => Room::Transact,
+        }
+    }
+
     /// Whether the message survives a restart of the broker, in a queue that does. By default it is not said, which means no.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.properties.delivery_mode = Some(if persistent { 2 } else { 1 });
@@ -133,24 +155,35 @@ impl<'a> BasicPublish<'a> {
     }
 }
 
-request!(BasicPublish, Publish, (), |it, machine| {
-    if let Some(fault) = &it.fault {
-        return Err(fault.clone());
+impl BasicPublish<'_> {
+    /// What the machine is asked.
+    pub(super) fn to_publish(&self) -> Result<Publish<'_>, Error> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let mut properties = self.properties;
+        if let Some(expiration) = &self.expiration {
+            properties.expiration = Some(ShortStr::new(expiration)?);
+        }
+        let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
+        Ok(Publish {
+            exchange: name("exchange", &self.exchange)?,
+            routing_key: name("routing_key", &self.routing_key)?,
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+            properties,
+            headers,
+            body: self.body.clone(),
+        })
     }
-    let mut properties = it.properties;
-    if let Some(expiration) = &it.expiration {
-        properties.expiration = Some(ShortStr::new(expiration)?);
+}
+
+request!(BasicPublish, |it| it.room(), (), |it, machine| {
+    let publish = it.to_publish()?;
+    match it.via {
+        Via::Confirm => machine.publish(&publish),
+        Via::Transaction(id) => machine.publish_in(id, &publish),
     }
-    let headers = if it.headers.is_empty() { None } else { Some(it.headers.table("headers")?) };
-    machine.publish(&Publish {
-        exchange: name("exchange", &it.exchange)?,
-        routing_key: name("routing_key", &it.routing_key)?,
-        mandatory: it.mandatory,
-        immediate: it.immediate,
-        properties,
-        headers,
-        body: it.body.clone(),
-    })
 });
 
 impl Client {
@@ -190,6 +223,7 @@ impl Client {
             headers: Entries::default(),
             body: body.into(),
             fault: None,
+            via: Via::Confirm,
         }
     }
 }

@@ -13,9 +13,10 @@ use std::task::{Context, Poll};
 /// A request that can be tried until there is room for it.
 pub(crate) trait Request {
     type Answer: Outcome;
-    const ROOM: Room;
 
     fn handle(&self) -> &Handle;
+    /// What there has to be room for.
+    fn room(&self) -> Room;
     fn start(&self, machine: &mut Connection) -> Result<PromiseId, Error>;
 }
 
@@ -36,7 +37,7 @@ impl<R: Request> Submit<R> {
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Promise<R::Answer>, Error>> {
         let Self { request, ticket } = self;
         let handle = request.handle();
-        let sent = handle.link().poll_send(R::ROOM, ticket, cx, |machine| request.start(machine));
+        let sent = handle.link().poll_send(request.room(), ticket, cx, |machine| request.start(machine));
         sent.map_ok(|id| Promise::new(handle.clone(), id))
     }
 }
@@ -52,7 +53,7 @@ impl<R: Request + Unpin> Future for Submit<R> {
 impl<R: Request> Drop for Submit<R> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.request.handle().link().leave(R::ROOM, ticket);
+            self.request.handle().link().leave(self.request.room(), ticket);
         }
     }
 }
@@ -105,12 +106,19 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for Sending<R, T> {
 /// Gives a builder the ways to be sent, and names its answer.
 macro_rules! request {
     ($Request:ident, $room:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
+        request!($Request, |_it| $crate::link::Room::$room, $Answer, |$it, $machine| $start);
+    };
+    ($Request:ident, |$for:ident| $room:expr, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
         impl $crate::client::request::Request for $Request<'_> {
             type Answer = $Answer;
-            const ROOM: $crate::link::Room = $crate::link::Room::$room;
 
             fn handle(&self) -> &$crate::client::handle::Handle {
                 self.client.handle()
+            }
+
+            fn room(&self) -> $crate::link::Room {
+                let $for = self;
+                $room
             }
 
             fn start(

@@ -4,7 +4,7 @@ use super::handle::Handle;
 use super::promise::Promise;
 use crate::error::Error;
 use crate::link::Link;
-use crate::machine::{Connection, PromiseId, ServerProperties};
+use crate::machine::{Connection, ConnectionState, PromiseId, ServerProperties};
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,8 +41,7 @@ impl Client {
         Self(Handle::new(link))
     }
 
-    #[cfg(feature = "evented")]
-    pub(crate) fn with_handle(handle: Handle) -> Self {
+    pub(crate) fn of(handle: Handle) -> Self {
         Self(handle)
     }
 
@@ -82,6 +81,25 @@ impl Client {
         self.promise(Connection::close)
     }
 
+    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token before the old one expires. The reason
+    /// is for the broker's log.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] before the connection is open, or when the secret is too long for a frame;
+    /// [`Error::NotAllowed`], which ends the connection, when the broker refuses it.
+    ///
+    /// # Cancel safety
+    /// Dropping the promise does not take it back.
+    ///
+    /// # Spec
+    /// RabbitMQ's extension `connection.update-secret`.
+    pub fn update_secret(&self, new_secret: impl AsRef<[u8]>, reason: &str) -> Promise<()> {
+        let asked = self.0.link().with(|machine| {
+            machine.update_secret(new_secret.as_ref(), super::settings::name("reason", reason)?)
+        });
+        asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))
+    }
+
     /// Why the broker holds back publishes, while it does: it is low on memory or disk. Requests and acknowledgements are
     /// still sent, but the broker may not read them before it has recovered.
     ///
@@ -90,6 +108,21 @@ impl Client {
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
         self.0.link().with(|machine| machine.blocked().map(str::to_owned))
+    }
+
+    /// How the connection is: on its way, open, lost and on its way back, or closed. [`notices`](Self::notices) tell when it
+    /// changes.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        self.0.link().with(|machine| machine.state())
+    }
+
+    /// The name that a queue has now, by the one that the broker gave it when it was declared: recovering a queue that the
+    /// broker names gives it another name. Requests that use the first name find it, so this is for those who tell others.
+    #[must_use]
+    pub fn current_name(&self, queue: &str) -> String {
+        let name = self.0.link().with(|machine| machine.current_name(queue.as_bytes()).into_owned());
+        String::from_utf8_lossy(&name).into_owned()
     }
 
     /// Why the connection is closed; `None` while it is not.

@@ -1,10 +1,11 @@
 //! One channel: what it is used for, which replies it waits for, what was delivered on it.
 
 use super::content::Assembly;
-use super::ids::{ConsumerId, PromiseId};
+use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::unsettled::Unsettled;
-use crate::protocol::method::MethodInfo;
-use crate::protocol::{MethodId, ShortStr};
+use super::waiting::WaitingRequest;
+use crate::protocol::method::{MethodInfo, basic};
+use crate::protocol::{Method, MethodId, ShortStr};
 use std::collections::VecDeque;
 
 /// What a channel is used for.
@@ -18,6 +19,10 @@ pub(super) enum Role {
     Settling,
     /// Publishes to one exchange.
     Publish,
+    /// Everything is declared again on it.
+    Restore,
+    /// Has a transaction.
+    Transaction,
     /// Has consumers.
     Consume,
     /// We have closed it and wait for `close-ok`.
@@ -31,15 +36,19 @@ pub(super) enum Awaited {
     Nothing(&'static MethodInfo),
     /// The first publish has gone through, so the exchange is there and may be published to.
     Proof(&'static MethodInfo),
-    Request {
-        promise: PromiseId,
-        method: &'static MethodInfo,
-    },
+    Request(WaitingRequest),
     Get {
-        promise: PromiseId,
+        request: WaitingRequest,
         no_ack: bool,
+    },
+    /// Another prefetch count for all queues of a consumer together.
+    Qos {
+        consumer: ConsumerId,
+        promise: PromiseId,
         method: &'static MethodInfo,
     },
+    /// A step of declaring everything again.
+    Restored(&'static MethodInfo),
     /// `resized` is who waits for another prefetch count.
     Consume {
         consumer: ConsumerId,
@@ -52,17 +61,40 @@ pub(super) enum Awaited {
         tag: Box<str>,
         method: &'static MethodInfo,
     },
+    /// For a transaction: `select-ok`, `commit-ok` or `rollback-ok`.
+    Transaction {
+        id: TransactionId,
+        method: &'static MethodInfo,
+    },
+    /// What comes before it was taken back by the broker.
+    Recover {
+        promise: PromiseId,
+        method: &'static MethodInfo,
+    },
 }
 
 impl Awaited {
+    /// The reply to a request.
+    pub(super) fn of(request: WaitingRequest) -> Self {
+        match request.method() {
+            Some(Method::Basic(basic::Method::Get(basic::Get { no_ack, .. }))) => {
+                Self::Get { request, no_ack }
+            }
+            _ => Self::Request(request),
+        }
+    }
+
     pub(super) fn method(&self) -> &'static MethodInfo {
         match self {
+            Self::Request(request) | Self::Get { request, .. } => request.info,
             Self::Nothing(method)
             | Self::Proof(method)
-            | Self::Request { method, .. }
-            | Self::Get { method, .. }
+            | Self::Restored(method)
+            | Self::Qos { method, .. }
             | Self::Consume { method, .. }
-            | Self::Cancel { method, .. } => method,
+            | Self::Cancel { method, .. }
+            | Self::Transaction { method, .. }
+            | Self::Recover { method, .. } => method,
         }
     }
 
@@ -122,6 +154,11 @@ impl Channel {
             discards_until_open: false,
             has_acks: false,
         }
+    }
+
+    /// Whether the broker takes back what it has delivered, and what it delivers is to be taken back, too.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Recover { .. }))
     }
 
     /// Whether nothing is under way on it, so that anything may be.

@@ -3,7 +3,7 @@
 use super::channel::{Channel, Role};
 use std::collections::{BTreeSet, VecDeque};
 
-/// Numbers kept for requests and publishes, which consumers can't take.
+/// Numbers kept for requests and publishes, which consumers and transactions can't take.
 const RESERVED: usize = 2;
 
 #[derive(Debug, Default)]
@@ -71,7 +71,8 @@ impl Channels {
 
     /// Whether another channel may be opened for that.
     pub(super) fn has_room(&self, role: Role) -> bool {
-        let reserved = if role == Role::Consume && usize::from(self.max) > RESERVED { RESERVED } else { 0 };
+        let is_kept = matches!(role, Role::Consume | Role::Transaction);
+        let reserved = if is_kept && usize::from(self.max) > RESERVED { RESERVED } else { 0 };
         self.open + reserved < usize::from(self.max)
     }
 
@@ -79,10 +80,10 @@ impl Channels {
         self.slots.iter().flatten().filter(|channel| channel.role == role).count()
     }
 
-    /// Whether another channel may have consumers, so that requests and publishes still find one.
-    pub(super) fn may_consume(&self) -> bool {
+    /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
+    pub(super) fn may_keep(&self) -> bool {
         let reserved = if usize::from(self.max) > RESERVED { RESERVED } else { 0 };
-        self.count(Role::Consume) + reserved < usize::from(self.max)
+        self.count(Role::Consume) + self.count(Role::Transaction) + reserved < usize::from(self.max)
     }
 
     /// Whether a number is about to be free.
@@ -120,6 +121,11 @@ impl Channels {
         self.open -= 1;
         self.freed.push_back(number);
         Some(channel)
+    }
+
+    /// Begins without channels, on another connection.
+    pub(super) fn start_over(&mut self) {
+        *self = Self { incarnations: self.incarnations, ..Self::default() };
     }
 
     /// Takes out a channel that the server has closed, and frees its number.

@@ -1,30 +1,37 @@
 //! The connection as a whole: what comes in, what goes out, what time does to it.
 
+mod calling;
 mod closing;
 mod consuming;
-mod dialling;
 mod ending;
+mod listening;
 mod publishing;
 mod receiving;
+mod recovering;
 mod requesting;
+mod restoring;
 mod settling;
-mod waiting;
+mod transacting;
 
+use super::backoff::Backoff;
 use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
+use super::notices::Notices;
 use super::promises::Promises;
 use super::publishers::Publishers;
-use super::{ConsumerId, Ended, Outgoing, PromiseId, Reply, ServerProperties};
+use super::restoration::Restoration;
+use super::topology::Topology;
+use super::transactions::Transactions;
+use super::waiting::{HeldPublish, WaitingConsume, WaitingRequest};
+use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::{Broken, Error};
 use crate::options::Options;
-use crate::protocol::frame::FRAME_MIN_SIZE;
-use crate::protocol::{Decoder, ShortStr};
+use crate::protocol::Decoder;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
 
 /// Something that whoever waits should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +41,17 @@ pub enum Event {
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
     Deliveries(ConsumerId),
+    /// A listener has notices: [`Connection::take_notice`].
+    Notices(ListenerId),
 }
 
 #[derive(Debug)]
 enum State {
+    /// There is no transport, and another is to be dialled.
+    Down(recovering::Down),
     Handshake(Handshake),
+    /// Everything that the connection had before it was lost is brought back.
+    Restoring,
     Open,
     /// Somebody wants to close, and what is under way is waited for.
     Draining,
@@ -55,10 +68,28 @@ pub struct Connection {
     state: State,
     /// Why it is closing or closed.
     why: Option<Error>,
+    /// Why it was lost, until it is open again.
+    cause: Option<Error>,
+    /// When and whether to dial again; none when there is but one transport.
+    backoff: Option<Backoff>,
+    topology: Topology,
+    /// It was told that not all is remembered.
+    is_full_told: bool,
+    restoration: Option<Restoration>,
+    /// When bringing everything back has gone on for too long without an answer.
+    restore_deadline: Deadline,
+    /// Which of the endpoints it is connected to, or is to begin with.
+    endpoint: usize,
+    /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
+    epoch: u64,
+    /// The time as last told.
+    now: Instant,
     /// The octets that came make no sense, so what follows them can't either.
     deaf: bool,
     frame_max: u32,
     server: ServerProperties,
+    /// Whose name the broker knows us by, when that can be told.
+    username: Option<String>,
     heartbeat: Heartbeat,
     handshake_deadline: Instant,
     /// When what is under way is not waited for any longer.
@@ -73,6 +104,10 @@ pub struct Connection {
     promises: Promises,
     publishers: Publishers,
     consumers: Consumers,
+    transactions: Transactions,
+    notices: Notices,
+    /// Who waits for `update-secret-ok`, in the order in which they asked.
+    updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
     connecting: Vec<PromiseId>,
     closing: Vec<PromiseId>,
@@ -103,13 +138,7 @@ impl Connection {
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outgoing::default();
         let frame_max = options.limits.frame_max;
-        let refused = (frame_max != 0 && frame_max < FRAME_MIN_SIZE).then(|| {
-            Error::invalid("frame_max", format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}"))
-        });
-        let refused = refused.or_else(|| {
-            let checked = ShortStr::new(&options.virtual_host);
-            checked.err().map(|error| Error::invalid("virtual_host", error))
-        });
+        let refused = options.check().err();
         let state = match refused {
             Some(_) => State::Closed,
             None => State::Handshake(Handshake::begin(&mut out)),
@@ -117,9 +146,19 @@ impl Connection {
         Self {
             state,
             why: refused,
+            cause: None,
+            backoff: None,
+            topology: Topology::default(),
+            is_full_told: false,
+            restoration: None,
+            restore_deadline: Deadline::None,
+            endpoint: 0,
+            epoch: 1,
+            now,
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
+            username: options.login.username().map(str::to_owned),
             heartbeat: Heartbeat::none(now),
             handshake_deadline: now + options.deadlines.handshake,
             drain_deadline: Deadline::None,
@@ -131,7 +170,10 @@ impl Connection {
             promises: Promises::default(),
             publishers: Publishers::default(),
             consumers: Consumers::default(),
+            transactions: Transactions::default(),
+            notices: Notices::default(),
             connecting: Vec::new(),
+            updating_secret: VecDeque::new(),
             closing: Vec::new(),
             requests: VecDeque::new(),
             request_octets: 0,
@@ -150,8 +192,9 @@ impl Connection {
     /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
     /// life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
+        self.now = now;
         self.heartbeat.received(now);
-        while !self.deaf && !matches!(self.state, State::Closed) {
+        while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
                     let tuned = self.receive(now, frame);
@@ -179,6 +222,10 @@ impl Connection {
             State::Handshake(_) if self.handshake_deadline <= now => {
                 self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
             }
+            State::Restoring if self.restore_deadline.has_passed(now) => {
+                let after = self.options.deadlines.request;
+                self.lose(Error::Timeout { what: "recovering", after });
+            }
             State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
                 self.end_closing(Err(Error::Timeout {
@@ -189,6 +236,16 @@ impl Connection {
             _ => {}
         }
         if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.expire_down(now);
+        if let Some(restoration) = &mut self.restoration
+            && restoration.handle_timeout(now)
+        {
+            self.go_on_restoring();
+        }
+        if matches!(self.state, State::Down(_)) {
+            self.expire(now);
             return;
         }
         if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
@@ -202,15 +259,17 @@ impl Connection {
 
     /// Answers the promises whose deadline has passed.
     fn expire(&mut self, now: Instant) {
-        let after = self.options.deadlines.request;
         let mut expired = false;
-        while let Some(promise) = self.promises.expired(now) {
-            self.answer(promise, Err(Error::Timeout { what: "the request", after }));
+        while let Some((promise, after)) = self.promises.expired(now) {
+            let timeout = Error::Timeout { what: "the request", after };
+            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
             expired = true;
         }
         if expired {
             self.drop_expired_held();
+            self.publishers.forget_answered_calls(&self.promises);
         }
+        let after = self.options.deadlines.request;
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
         for promise in late {
@@ -231,7 +290,10 @@ impl Connection {
         self.stamp(now);
         self.attention = false;
         self.flush_acks();
-        if self.heartbeat.is_due(now) && self.out.is_empty() && !matches!(self.state, State::Closed) {
+        if self.heartbeat.is_due(now)
+            && self.out.is_empty()
+            && !matches!(self.state, State::Closed | State::Down(_))
+        {
             self.out.heartbeat();
         }
         let octets = self.out.len();
@@ -261,6 +323,9 @@ impl Connection {
         if matches!(self.state, State::Closed) {
             return closing;
         }
+        if matches!(self.state, State::Down(_)) {
+            return self.down_deadline().into_iter().chain(self.promises.deadline()).min();
+        }
         let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
         let deadlines = [
@@ -271,18 +336,26 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
+            self.restore_deadline.instant(),
+            self.restoration.as_ref().and_then(Restoration::deadline),
         ];
         deadlines.into_iter().flatten().min()
     }
 
     /// Starts the deadlines of what came without the time.
     fn stamp(&mut self, now: Instant) {
+        self.now = now;
         let timeout = self.options.deadlines.request;
-        self.promises.stamp(now, timeout);
+        self.promises.stamp(now);
         self.publishers.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);
+        self.restore_deadline.stamp(now);
+        if let Some(restoration) = &mut self.restoration {
+            restoration.stamp(now);
+        }
+        self.stamp_down(now);
     }
 
     /// The next thing that somebody should know.
@@ -290,7 +363,8 @@ impl Connection {
         if let Some(promise) = self.promises.poll_answered() {
             return Some(Event::Answered(promise));
         }
-        self.consumers.poll_announcement().map(Event::Deliveries)
+        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
+        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
     /// Whether to read. Not while too many deliveries wait to be taken.
@@ -300,7 +374,8 @@ impl Connection {
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
-        (self.reading || closing) && answers_leave && !self.deaf && !matches!(self.state, State::Closed)
+        let has_transport = !matches!(self.state, State::Closed | State::Down(_));
+        (self.reading || closing) && answers_leave && !self.deaf && has_transport
     }
 
     /// Whether something is to be done that a driver which sleeps does not know of.
@@ -318,7 +393,7 @@ impl Connection {
     /// Whether even the last octets have had their time, and the transport is to be dropped as it is.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.is_closed() && matches!(self.close_deadline, Deadline::None)
+        self.is_closed() && matches!(self.close_deadline, Deadline::None) || self.is_down_and_over()
     }
 
     /// Why it is closing or closed.
@@ -347,12 +422,19 @@ impl Connection {
             && self.requests.is_empty()
             && self.consumes.is_empty()
             && self.held.is_empty()
+            && self.transactions.is_empty()
             && self.publishers.in_flight() == 0
             && self.acking.is_empty()
             && self
                 .channels
                 .numbers()
                 .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
+    }
+
+    /// Which transport this is, or will be, counted from 1. What another brought can't be settled any more.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How many channels are open.
@@ -369,7 +451,7 @@ impl Connection {
                 let error = error.clone();
                 self.answer(promise, Err(error));
             }
-            (State::Handshake(_), None) => self.connecting.push(promise),
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => self.connecting.push(promise),
             (_, None) => {
                 let server = Box::new(self.server.clone());
                 self.answer(promise, Ok(Reply::Connected(server)));
@@ -394,7 +476,7 @@ impl Connection {
     /// A promise with a deadline, which starts when the driver has looked.
     fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
-        self.promises.open_timed()
+        self.promises.open_timed(self.options.deadlines.request)
     }
 
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
@@ -403,11 +485,17 @@ impl Connection {
         }
     }
 
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+    }
+
     /// Gives back what nobody wants.
     fn dispose(&mut self, reply: Reply) {
         match reply {
             Reply::Delivery(Some(delivered)) => self.give_back(&delivered),
             Reply::Consumer(consumer) => self.drop_consumer(consumer),
+            Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}
         }
     }
@@ -416,13 +504,13 @@ impl Connection {
         match (&self.state, &self.why) {
             (_, Some(error)) => Err(error.clone()),
             (State::Draining | State::Closing | State::Closed, None) => Err(Error::Closed),
-            _ => Ok(()),
+            _ => self.fails_fast().map_or(Ok(()), |error| Err(error.clone())),
         }
     }
 
     /// The limit that holds for what is received, once it is agreed upon.
     fn decoder_frame_max(&self) -> Option<u32> {
-        let is_tuned = !matches!(self.state, State::Handshake(Handshake::Start(_) | Handshake::Tune(_)));
+        let is_tuned = !matches!(&self.state, State::Handshake(handshake) if !handshake.is_tuned());
         is_tuned.then_some(self.frame_max)
     }
 
@@ -431,8 +519,10 @@ impl Connection {
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
             self.start_consumes();
+            self.start_transactions();
             self.release_held();
         }
+        self.restore_consumers();
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
             self.send_close();
         }

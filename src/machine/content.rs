@@ -1,6 +1,7 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
-use super::ids::{ConsumerId, PromiseId};
+use super::ids::ConsumerId;
+use super::waiting::WaitingRequest;
 use crate::error::Fault;
 use crate::message::Message;
 use crate::protocol::method::MethodId;
@@ -33,13 +34,28 @@ pub struct Delivered {
     /// The channel, of which only that incarnation can settle it.
     pub(super) channel: u16,
     pub(super) incarnation: u64,
+    /// Which connection brought it.
+    pub(crate) epoch: u64,
+    /// Whether its consumer said from which offset of a stream it reads.
+    pub(super) by_offset: bool,
 }
+
+impl Delivered {
+    /// Whether it is from a stream. A queue may have messages that were copied from one, headers and all, and who consumes
+    /// it may have said an offset, but hardly both.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.by_offset && self.message.headers().is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+    }
+}
+
+/// The argument of consumers that read a stream, and the header of what they are delivered.
+pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// What a content is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
     Deliver { consumer: Option<(ConsumerId, usize)>, tag: u64, redelivered: bool },
-    Got { promise: PromiseId, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
+    Got { request: WaitingRequest, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
     Returned { code: u16, text: Box<str> },
 }
 

@@ -1,9 +1,11 @@
 //! Opening a connection: one type for each thing that is waited for (spec 2.2.4, 4.2.2).
 //!
-//! `start` → `start-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Anything else is the server's fault.
+//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Anything else is the server's
+//! fault.
 
 use super::outgoing::Outgoing;
-use super::{ServerProperties, sasl, tuning};
+use super::sasl::{self, LoginOutcome, LoginStep, Session};
+use super::{ServerProperties, tuning};
 use crate::error::{Error, Fault};
 use crate::options::Options;
 use crate::protocol::frame::INITIAL_FRAME_MAX;
@@ -14,6 +16,7 @@ use crate::protocol::{EncodeError, Method, ProtocolHeader, ReplyCode, ShortStr, 
 #[derive(Debug)]
 pub(super) enum Handshake {
     Start(AwaitStart),
+    Response(AwaitResponse),
     Tune(AwaitTune),
     OpenOk(AwaitOpenOk),
 }
@@ -31,14 +34,40 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct AwaitStart;
 
-/// Waits for `connection.tune`.
+/// Waits for the response that the user's own code gives.
 #[derive(Debug)]
-pub(super) struct AwaitTune(ServerProperties);
+pub(super) struct AwaitResponse {
+    /// What is to be run, until somebody does.
+    step: Option<LoginStep>,
+    login: Login,
+}
+
+/// Waits for `connection.tune`, or for a challenge.
+#[derive(Debug)]
+pub(super) struct AwaitTune {
+    session: Session,
+    login: Login,
+}
+
+/// A login under way.
+#[derive(Debug)]
+struct Login {
+    mechanism: String,
+    /// How many challenges came.
+    challenges: u8,
+    /// Whose name the broker knows us by, when that can be told.
+    username: Option<String>,
+    properties: ServerProperties,
+}
+
+/// The most challenges of a login. No mechanism needs so many, and a server must not keep us busy with them.
+const MOST_CHALLENGES: u8 = 8;
 
 /// Waits for `connection.open-ok`.
 #[derive(Debug)]
 pub(super) struct AwaitOpenOk {
     pub(super) limits: methods::TuneOk,
+    pub(super) username: Option<String>,
     properties: ServerProperties,
 }
 
@@ -59,7 +88,10 @@ impl Handshake {
     ) -> Result<Step, Error> {
         match (self, method) {
             (Self::Start(state), Method::Connection(methods::Method::Start(start))) => {
-                state.handle(start, options, out).map(|state| Step::Next(Self::Tune(state)))
+                state.handle(start, options, out).map(Step::Next)
+            }
+            (Self::Tune(state), Method::Connection(methods::Method::Secure(secure))) => {
+                state.handle_challenge(secure, options, out).map(Step::Next)
             }
             (Self::Tune(state), Method::Connection(methods::Method::Tune(tune))) => {
                 state.handle(tune, options, out).map(Step::Tuned)
@@ -77,7 +109,8 @@ impl Handshake {
     fn awaited(&self) -> &'static str {
         match self {
             Self::Start(_) => "connection.start",
-            Self::Tune(_) => "connection.tune",
+            Self::Response(_) => "nothing",
+            Self::Tune(_) => "connection.tune or secure",
             Self::OpenOk(_) => "connection.open-ok",
         }
     }
@@ -85,6 +118,29 @@ impl Handshake {
     /// What the end of the transport means here.
     pub(super) fn at_eof(&self) -> Option<Error> {
         matches!(self, Self::Tune(_)).then_some(Error::LoginRefused)
+    }
+
+    /// What is to be run outside, if anything is. Given out once.
+    pub(super) fn poll_login(&mut self) -> Option<LoginStep> {
+        if let Self::Response(state) = self { state.step.take() } else { None }
+    }
+
+    /// What came of it. Nothing is waited for by then when the time is over.
+    pub(super) fn handle_login(
+        self,
+        outcome: LoginOutcome,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<Self, Error> {
+        match self {
+            Self::Response(state) => state.login.respond(outcome, options, out).map(Self::Tune),
+            other => Ok(other),
+        }
+    }
+
+    /// Whether the limits hold already.
+    pub(super) fn is_tuned(&self) -> bool {
+        matches!(self, Self::OpenOk(_))
     }
 
     /// Whether nothing came from the server yet.
@@ -99,21 +155,54 @@ impl AwaitStart {
         start: methods::Start<'_>,
         options: &Options,
         out: &mut Outgoing,
-    ) -> Result<AwaitTune, Error> {
+    ) -> Result<Handshake, Error> {
         let (major, minor) = (start.version_major, start.version_minor);
         if (major, minor) != (0, 9) {
             return Err(Error::UnsupportedProtocol(ProtocolHeader { id: 0, major, minor, revision: 0 }));
         }
-        let mechanism = sasl::choose(start.mechanisms, options)?;
-        let client_properties = client_properties(options)?;
-        let start_ok = methods::StartOk {
-            client_properties: client_properties.as_ref(),
-            mechanism: ShortStr::new(mechanism.name())?,
-            response: &sasl::response(mechanism, &options.credentials)?,
-            locale: LOCALE,
+        let mechanism = sasl::choose(start.mechanisms, &options.login)?;
+        let login = Login {
+            mechanism: mechanism.name().to_owned(),
+            challenges: 0,
+            username: None,
+            properties: ServerProperties::new(start.server_properties),
         };
-        out.method(0, INITIAL_FRAME_MAX, &start_ok).map_err(too_large)?;
-        Ok(AwaitTune(ServerProperties::new(start.server_properties)))
+        let step = LoginStep::begin(mechanism, options.login.credentials.clone());
+        login.proceed(step, options, out)
+    }
+}
+
+impl Login {
+    /// Responds at once, unless that takes the user's own code.
+    fn proceed(self, step: LoginStep, options: &Options, out: &mut Outgoing) -> Result<Handshake, Error> {
+        if step.is_the_users() {
+            return Ok(Handshake::Response(AwaitResponse { step: Some(step), login: self }));
+        }
+        self.respond(step.run(), options, out).map(Handshake::Tune)
+    }
+
+    fn respond(
+        mut self,
+        outcome: LoginOutcome,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<AwaitTune, Error> {
+        let response = outcome.0?;
+        if self.challenges > 0 {
+            let secure_ok = methods::SecureOk { response: &response.octets.0 };
+            out.method(0, INITIAL_FRAME_MAX, &secure_ok).map_err(too_large)?;
+        } else {
+            let client_properties = client_properties(options)?;
+            let start_ok = methods::StartOk {
+                client_properties: client_properties.as_ref(),
+                mechanism: ShortStr::new(&self.mechanism)?,
+                response: &response.octets.0,
+                locale: LOCALE,
+            };
+            out.method(0, INITIAL_FRAME_MAX, &start_ok).map_err(too_large)?;
+            self.username = response.username;
+        }
+        Ok(AwaitTune { session: response.session, login: self })
     }
 }
 
@@ -122,6 +211,21 @@ fn too_large(error: EncodeError) -> Error {
 }
 
 impl AwaitTune {
+    fn handle_challenge(
+        self,
+        secure: methods::Secure<'_>,
+        options: &Options,
+        out: &mut Outgoing,
+    ) -> Result<Handshake, Error> {
+        let Self { session, mut login } = self;
+        login.challenges += 1;
+        if login.challenges > MOST_CHALLENGES {
+            let text = format!("more than {MOST_CHALLENGES} challenges in one login");
+            return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into());
+        }
+        login.proceed(LoginStep::answer(session, secure.challenge), options, out)
+    }
+
     fn handle(
         self,
         tune: methods::Tune,
@@ -133,7 +237,8 @@ impl AwaitTune {
             ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
         out.method(0, limits.frame_max, &limits)?;
         out.method(0, limits.frame_max, &methods::Open { virtual_host })?;
-        Ok(AwaitOpenOk { limits, properties: self.0 })
+        let Login { username, properties, .. } = self.login;
+        Ok(AwaitOpenOk { limits, username, properties })
     }
 }
 

@@ -15,6 +15,14 @@ impl PromiseId {
     }
 }
 
+/// Names a transaction. No two of a connection have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId(pub(super) u64);
+
+/// Names who listens for notices. No two of a connection have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub(super) u64);
+
 /// Names a consumer. No two of a connection have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId(pub(super) u64);

@@ -8,10 +8,11 @@
 //!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
 //! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed;
 //! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
-//! 4. passes on what [`Connection::poll_event`] tells.
+//! 4. passes on what [`Connection::poll_event`] tells, and runs what [`Connection::poll_login`] gives.
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
+mod backoff;
 mod channel;
 mod channels;
 mod confirms;
@@ -22,20 +23,29 @@ mod deadline;
 mod handshake;
 mod heartbeat;
 mod ids;
+mod notices;
 mod outgoing;
 mod promises;
 mod publishers;
+mod recovery;
 mod request;
+mod restoration;
 mod sasl;
 mod server_properties;
+mod topology;
+mod transactions;
 mod tuning;
 mod unsettled;
+mod waiting;
 
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
 pub use content::Delivered;
-pub use ids::{ConsumerId, PromiseId};
+pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
+pub use notices::Notice;
 pub use outgoing::Outgoing;
 pub use promises::{Queue, Reply};
+pub use recovery::{ConnectionState, Dialling, Recovered};
 pub use request::{Body, Consume, Publish, Settle};
+pub use sasl::{LoginOutcome, LoginStep};
 pub use server_properties::ServerProperties;

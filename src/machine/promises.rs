@@ -4,9 +4,10 @@
 //! to be disposed of.
 
 use super::content::Delivered;
-use super::ids::{ConsumerId, PromiseId};
+use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::server_properties::ServerProperties;
 use crate::error::Error;
+use crate::message::{Message, Returned};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,12 @@ pub enum Reply {
     Count(u32),
     /// The message that was got, if there was one.
     Delivery(Option<Box<Delivered>>),
+    /// The transaction has begun.
+    Transaction(TransactionId),
+    /// The transaction took effect, and these mandatory publishes came back.
+    Committed(Vec<Returned>),
+    /// The reply to a call.
+    Message(Box<Message>),
     /// The consumer has started.
     Consumer(ConsumerId),
     /// The consumer of that tag has ended.
@@ -56,6 +63,8 @@ struct Slot {
     generation: u32,
     state: State,
     deadline: Option<Instant>,
+    /// How much time it had.
+    timeout: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +75,7 @@ pub(super) struct Promises {
     waiting: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
     /// Those whose deadline starts when the time is next known.
-    unstamped: Vec<PromiseId>,
+    unstamped: Vec<(PromiseId, Duration)>,
     answered: VecDeque<PromiseId>,
 }
 
@@ -82,14 +91,19 @@ impl Promises {
             return PromiseId { index, generation: slot.generation };
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, state: waiting, deadline: None });
+        self.slots.push(Slot { generation: 0, state: waiting, deadline: None, timeout: Duration::ZERO });
         PromiseId { index, generation: 0 }
     }
 
+    /// Nobody's promise, for what is asked on nobody's behalf.
+    pub(super) fn nobody(&self) -> PromiseId {
+        PromiseId { index: u32::MAX, generation: u32::MAX }
+    }
+
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
-    pub(super) fn open_timed(&mut self) -> PromiseId {
+    pub(super) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
-        self.unstamped.push(id);
+        self.unstamped.push((id, timeout));
         id
     }
 
@@ -162,14 +176,15 @@ impl Promises {
     }
 
     /// Starts the deadlines that have not been started.
-    pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
-        let deadline = now + timeout;
+    pub(super) fn stamp(&mut self, now: Instant) {
         let mut unstamped = std::mem::take(&mut self.unstamped);
-        for id in unstamped.drain(..) {
+        for (id, timeout) in unstamped.drain(..) {
             if self.is_waiting(id)
                 && let Some(slot) = self.slot(id)
             {
+                let deadline = now + timeout;
                 slot.deadline = Some(deadline);
+                slot.timeout = timeout;
                 self.deadlines.insert((deadline, id));
             }
         }
@@ -178,10 +193,16 @@ impl Promises {
 
     /// Takes the deadline off a promise that has another from here on.
     pub(super) fn untime(&mut self, id: PromiseId) {
-        self.unstamped.retain(|unstamped| *unstamped != id);
+        self.unstamped.retain(|(unstamped, _)| *unstamped != id);
         if let Some(deadline) = self.slot(id).and_then(|slot| slot.deadline.take()) {
             self.deadlines.remove(&(deadline, id));
         }
+    }
+
+    /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
+    pub(super) fn retime(&mut self, id: PromiseId, timeout: Duration) {
+        self.untime(id);
+        self.unstamped.push((id, timeout));
     }
 
     /// The earliest deadline.
@@ -189,9 +210,10 @@ impl Promises {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// A promise whose deadline has passed. It is to be answered before the next call.
-    pub(super) fn expired(&self, now: Instant) -> Option<PromiseId> {
-        self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, id)| *id)
+    /// A promise whose deadline has passed, and how much time it had. It is to be answered before the next call.
+    pub(super) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
+        let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
+        Some((id, self.slots.get(id.index())?.timeout))
     }
 
     /// Those that are to be answered, when all have to be.

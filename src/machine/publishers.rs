@@ -1,11 +1,26 @@
-//! One confirm channel for each exchange that is published to.
+//! One confirm channel for each exchange that is published to, and another for each that is called.
 
 use super::confirms::Confirms;
 use super::ids::PromiseId;
+use super::promises::Promises;
+use super::waiting::HeldPublish;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.
 pub(super) const STAMP: &str = "x-puka-publish";
+
+/// The header that says how many times a message was published before, without it being known what came of it.
+pub(super) const REPUBLISHED: &str = "x-puka-republished";
+
+/// What publishes of one kind to one exchange have a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// They are confirmed.
+    Publish,
+    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
+    Call,
+}
 
 /// The channel of an exchange.
 #[derive(Debug)]
@@ -17,8 +32,27 @@ pub(super) struct Publisher {
     pub(super) is_proven: bool,
     /// Whether content may flow on the channel.
     pub(super) flows: bool,
+    /// Who waits for a reply, by the number of the publish that it replies to.
+    pub(super) calls: BTreeMap<u64, PromiseId>,
+    /// What is to be published again when the connection goes, by its number.
+    pub(super) kept: BTreeMap<u64, HeldPublish>,
+    kind: Kind,
     exchange: Box<[u8]>,
     last_used: u64,
+}
+
+impl Publisher {
+    /// What is confirmed is not published again.
+    fn forget(&mut self, tag: u64, multiple: bool) {
+        if self.kept.is_empty() {
+        } else if !multiple {
+            self.kept.remove(&tag);
+        } else if tag == 0 {
+            self.kept.clear();
+        } else {
+            self.kept = self.kept.split_off(&(tag + 1));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,13 +62,15 @@ pub(super) struct Publishers {
     recent: usize,
     uses: u64,
     in_flight: usize,
+    /// Calls that wait for their reply.
+    calls: usize,
 }
 
 impl Publishers {
     /// The publisher of an exchange, if it has one.
     #[inline]
-    pub(super) fn find(&mut self, exchange: &[u8]) -> Option<&mut Publisher> {
-        let is_it = |publisher: &Publisher| *publisher.exchange == *exchange;
+    pub(super) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
+        let is_it = |publisher: &Publisher| *publisher.exchange == *exchange && publisher.kind == kind;
         if !self.publishers.get(self.recent).is_some_and(is_it) {
             self.recent = self.publishers.iter().position(is_it)?;
         }
@@ -48,7 +84,7 @@ impl Publishers {
         self.publishers.len()
     }
 
-    pub(super) fn add(&mut self, exchange: &[u8], channel: u16) {
+    pub(super) fn add(&mut self, exchange: &[u8], kind: Kind, channel: u16) {
         self.recent = self.publishers.len();
         self.uses += 1;
         self.publishers.push(Publisher {
@@ -56,14 +92,18 @@ impl Publishers {
             confirms: Confirms::default(),
             is_proven: false,
             flows: true,
+            calls: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            kind,
             exchange: exchange.into(),
             last_used: self.uses,
         });
     }
 
-    /// Takes out the publisher that has rested longest, of those that wait for no confirm.
+    /// Takes out the publisher that has rested longest, of those that wait for no confirm and no reply.
     pub(super) fn remove_idle(&mut self) -> Option<u16> {
-        let idle = self.publishers.iter().enumerate().filter(|(_, publisher)| publisher.confirms.open() == 0);
+        let is_idle = |publisher: &Publisher| publisher.confirms.open() == 0 && publisher.calls.is_empty();
+        let idle = self.publishers.iter().enumerate().filter(|(_, publisher)| is_idle(publisher));
         let (place, _) = idle.min_by_key(|(_, publisher)| publisher.last_used)?;
         Some(self.publishers.swap_remove(place).channel)
     }
@@ -76,17 +116,45 @@ impl Publishers {
         self.publishers.get_mut(self.recent)
     }
 
-    /// Notes that a publish went out on the publisher found last.
-    pub(super) fn sent(&mut self, promise: PromiseId) {
+    /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
+    pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
         if let Some(publisher) = self.publishers.get_mut(self.recent) {
+            if let Some(kept) = kept {
+                publisher.kept.insert(publisher.confirms.next(), kept);
+            }
+            if publisher.kind == Kind::Call {
+                publisher.calls.insert(publisher.confirms.next(), promise);
+                self.calls += 1;
+            }
             publisher.confirms.push(promise);
             self.in_flight += 1;
         }
     }
 
-    /// Publishes that wait for their confirm, on all channels.
+    /// Publishes that wait for their confirm, and calls that wait for their reply, on all channels.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
+        self.in_flight + self.calls
+    }
+
+    /// Whether what is published on a channel is a call.
+    pub(super) fn is_called_on(&mut self, channel: u16) -> bool {
+        self.on(channel).is_some_and(|publisher| publisher.kind == Kind::Call)
+    }
+
+    /// Takes who waits for the reply to a call.
+    pub(super) fn replied(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
+        let promise = self.on(channel)?.calls.remove(&call)?;
+        self.calls -= 1;
+        Some(promise)
+    }
+
+    /// Forgets the calls that are answered without a reply.
+    pub(super) fn forget_answered_calls(&mut self, promises: &Promises) {
+        self.calls = 0;
+        for publisher in &mut self.publishers {
+            publisher.calls.retain(|_, promise| promises.is_waiting(*promise));
+            self.calls += publisher.calls.len();
+        }
     }
 
     /// A confirm came. False when it confirms what was never published, or was confirmed before.
@@ -100,6 +168,7 @@ impl Publishers {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
         let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
+        publisher.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
         known
@@ -107,6 +176,8 @@ impl Publishers {
 
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
+        self.replied(channel, tag);
+        self.on(channel)?.forget(tag, false);
         self.on(channel)?.confirms.answer(tag)
     }
 
@@ -115,6 +186,7 @@ impl Publishers {
         let place = self.publishers.iter().position(|publisher| publisher.channel == channel)?;
         let publisher = self.publishers.swap_remove(place);
         self.in_flight -= publisher.confirms.open();
+        self.calls -= publisher.calls.len();
         Some(publisher)
     }
 

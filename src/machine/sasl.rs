@@ -1,34 +1,172 @@
-//! SASL: choosing a mechanism, and its response (REFERENCE: RabbitMQ's access control guide).
+//! SASL: choosing a mechanism, and what it responds (REFERENCE: RabbitMQ's access control guide).
+//!
+//! A [`LoginStep`] may run code of the user's, so the machine only hands it out, and takes in what came of it.
 
 use crate::error::Error;
-use crate::options::{Credentials, Options};
+use crate::options::{CredentialSource, Credentials, Login, Mechanism, SaslMechanism};
 use crate::protocol::{EncodeError, Table};
 use crate::uri::AuthMechanism;
+use std::fmt;
 
-/// Picks the mechanism that we prefer among those the server offers.
-pub(super) fn choose(offered: &[u8], options: &Options) -> Result<AuthMechanism, Error> {
-    let offered = String::from_utf8_lossy(offered);
-    let allowed = &options.mechanisms;
-    let chosen = allowed.iter().find(|mechanism| offered.split(' ').any(|name| name == mechanism.name()));
-    chosen.copied().ok_or_else(|| Error::NoMechanism {
-        allowed: allowed.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" "),
-        offered: offered.into_owned(),
-    })
+/// What is to be done for the login outside of the machine: asking the user for credentials, or a mechanism of the user's
+/// own for an answer.
+#[must_use = "the handshake waits for it"]
+pub struct LoginStep(Step);
+
+/// What came of a [`LoginStep`].
+#[derive(Debug)]
+#[must_use = "the handshake waits for it"]
+pub struct LoginOutcome(pub(super) Result<Response, Error>);
+
+enum Step {
+    Begin(Mechanism, CredentialSource),
+    Answer(Session, Vec<u8>),
 }
 
-/// The response that logs in.
-pub(super) fn response(mechanism: AuthMechanism, credentials: &Credentials) -> Result<Vec<u8>, Error> {
-    match mechanism {
-        AuthMechanism::Plain => plain(credentials),
-        AuthMechanism::Amqplain => {
-            amqplain(credentials).map_err(|error| Error::invalid("credentials", error))
+/// A response, and the mechanism that goes on from there.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) octets: Octets,
+    pub(super) session: Session,
+    /// Whose name the broker knows us by, when that can be told.
+    pub(super) username: Option<String>,
+}
+
+/// Octets that are a secret.
+pub(super) struct Octets(pub(super) Vec<u8>);
+
+/// A mechanism in the middle of a login.
+pub(super) enum Session {
+    /// It has said all it has to say.
+    Done(AuthMechanism),
+    /// RABBIT-CR-DEMO, which is asked for the password.
+    Asked {
+        password: String,
+    },
+    Own(Box<dyn SaslMechanism>),
+}
+
+impl fmt::Debug for LoginStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoginStep").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Octets").field("len", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(mechanism) => f.debug_tuple("Done").field(mechanism).finish(),
+            Self::Asked { .. } => f.debug_struct("Asked").finish_non_exhaustive(),
+            Self::Own(_) => f.debug_tuple("Own").finish_non_exhaustive(),
         }
     }
 }
 
+/// Picks the mechanism that we prefer among those the server offers.
+pub(super) fn choose(offered: &[u8], login: &Login) -> Result<Mechanism, Error> {
+    let offered = String::from_utf8_lossy(offered);
+    let is_offered = |mechanism: &&Mechanism| offered.split(' ').any(|name| name == mechanism.name());
+    let mut common = login.mechanisms.iter().filter(is_offered).peekable();
+    if common.peek().is_none() {
+        let allowed: Vec<_> = login.mechanisms.iter().map(Mechanism::name).collect();
+        return Err(Error::NoMechanism { allowed: allowed.join(" "), offered: offered.into_owned() });
+    }
+    common.find(|mechanism| login.allows(mechanism)).cloned().ok_or(Error::UnencryptedLogin)
+}
+
+impl LoginStep {
+    pub(super) fn begin(mechanism: Mechanism, credentials: CredentialSource) -> Self {
+        Self(Step::Begin(mechanism, credentials))
+    }
+
+    pub(super) fn answer(session: Session, challenge: &[u8]) -> Self {
+        Self(Step::Answer(session, challenge.to_vec()))
+    }
+
+    /// Whether it runs code of the user's.
+    pub(super) fn is_the_users(&self) -> bool {
+        match &self.0 {
+            Step::Begin(mechanism, credentials) => {
+                matches!(mechanism, Mechanism::Own { .. })
+                    || matches!(credentials, CredentialSource::Asked(_))
+            }
+            Step::Answer(session, _) => matches!(session, Session::Own(_)),
+        }
+    }
+
+    /// Does it. Call it where the user's code may take its time, and may call whatever it likes: hold no lock.
+    pub fn run(self) -> LoginOutcome {
+        LoginOutcome(match self.0 {
+            Step::Begin(mechanism, credentials) => begin(mechanism, &credentials),
+            Step::Answer(session, challenge) => answer(session, &challenge),
+        })
+    }
+}
+
+fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Response, Error> {
+    match mechanism {
+        // The transport says who we are, or nobody does: there is nothing to add, and nobody to ask.
+        Mechanism::Known(known @ (AuthMechanism::External | AuthMechanism::Anonymous)) => {
+            Ok(Response { octets: Octets(Vec::new()), session: Session::Done(known), username: None })
+        }
+        Mechanism::Known(known) => {
+            let credentials = credentials.credentials()?;
+            let (octets, session) = initial_response(known, &credentials)?;
+            let username = Some(credentials.username().to_owned());
+            Ok(Response { octets: Octets(octets), session, username })
+        }
+        Mechanism::Own { make, .. } => {
+            let mut own = make();
+            let octets = own.initial_response(&credentials.credentials()?).map_err(Error::cannot_log_in)?;
+            Ok(Response { octets: Octets(octets), session: Session::Own(own), username: None })
+        }
+    }
+}
+
+fn answer(session: Session, challenge: &[u8]) -> Result<Response, Error> {
+    let (octets, session) = match session {
+        Session::Asked { password } => {
+            (format!("My password is {password}").into_bytes(), Session::Done(AuthMechanism::RabbitCrDemo))
+        }
+        Session::Done(mechanism) => {
+            let why = format!("{} has no answer to another challenge of the server", mechanism.name());
+            return Err(Error::cannot_log_in(why));
+        }
+        Session::Own(mut own) => {
+            let octets = own.answer(challenge).map_err(Error::cannot_log_in)?;
+            (octets, Session::Own(own))
+        }
+    };
+    Ok(Response { octets: Octets(octets), session, username: None })
+}
+
+fn initial_response(
+    mechanism: AuthMechanism,
+    credentials: &Credentials,
+) -> Result<(Vec<u8>, Session), Error> {
+    let octets = match mechanism {
+        AuthMechanism::Plain => plain(credentials)?,
+        AuthMechanism::Amqplain => {
+            amqplain(credentials).map_err(|error| Error::invalid("credentials", error))?
+        }
+        AuthMechanism::RabbitCrDemo => {
+            let password = credentials.password().to_owned();
+            return Ok((credentials.username().as_bytes().to_vec(), Session::Asked { password }));
+        }
+        AuthMechanism::External | AuthMechanism::Anonymous => Vec::new(),
+    };
+    Ok((octets, Session::Done(mechanism)))
+}
+
 /// RFC 4616, with an empty authorization identity: NUL, user, NUL, password.
 fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
-    let Credentials { username, password } = credentials;
+    let (username, password) = (credentials.username(), credentials.password());
     if username.contains('\0') || password.contains('\0') {
         return Err(Error::invalid("credentials", "PLAIN can't express a NUL in a user name or password"));
     }
@@ -38,43 +176,10 @@ fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
 /// A field table without its length.
 fn amqplain(credentials: &Credentials) -> Result<Vec<u8>, EncodeError> {
     let mut table = Table::new();
-    table.insert("LOGIN", &credentials.username)?;
-    table.insert("PASSWORD", &credentials.password)?;
+    table.insert("LOGIN", credentials.username())?;
+    table.insert("PASSWORD", credentials.password())?;
     Ok(table.as_ref().as_octets().to_vec())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn credentials(username: &str, password: &str) -> Credentials {
-        Credentials { username: username.into(), password: password.into() }
-    }
-
-    #[test]
-    fn responses_are_as_rabbitmq_reads_them() {
-        let guest = credentials("guest", "guest");
-        assert_eq!(response(AuthMechanism::Plain, &guest).unwrap(), b"\0guest\0guest");
-        let amqplain = response(AuthMechanism::Amqplain, &guest).unwrap();
-        assert_eq!(amqplain, b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x05guest");
-    }
-
-    #[test]
-    fn plain_refuses_a_nul_which_it_cannot_express() {
-        let error = response(AuthMechanism::Plain, &credentials("a\0b", "secret")).unwrap_err();
-        assert!(matches!(error, Error::InvalidArgument { .. }));
-        assert!(!format!("{error:?} {error}").contains("secret"));
-    }
-
-    #[test]
-    fn e24_the_preferred_mechanism_that_is_offered_is_chosen() {
-        let options = Options::default();
-        assert_eq!(choose(b"AMQPLAIN PLAIN", &options).unwrap(), AuthMechanism::Plain);
-        assert_eq!(choose(b"EXTERNAL AMQPLAIN", &options).unwrap(), AuthMechanism::Amqplain);
-        let error = choose(b"EXTERNAL PLAINER", &options).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no common SASL mechanism: the server offers EXTERNAL PLAINER, the options allow PLAIN AMQPLAIN"
-        );
-    }
-}
+mod tests;

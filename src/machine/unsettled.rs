@@ -62,6 +62,13 @@ impl Unsettled {
         self.position(tag).is_some_and(|place| self.deliveries[place].1 == State::Held)
     }
 
+    /// Holds nothing of what was delivered any more: the broker has taken it back, or will.
+    pub(super) fn forget(&mut self) {
+        self.deliveries.clear();
+        self.acked.clear();
+        self.held = 0;
+    }
+
     /// Acknowledges a delivery that is held, and with `multiple` all before it.
     pub(super) fn ack(&mut self, tag: u64, multiple: bool) {
         self.settle(tag, multiple, State::Acked);

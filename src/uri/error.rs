@@ -18,10 +18,10 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum UriError {
     /// The text does not begin with a scheme and `://`.
-    #[error("the URI does not begin with amqp:// or amqps://")]
+    #[error("the URI does not begin with amqp://, amqps:// or amqp+unix://")]
     MissingScheme,
-    /// The scheme is neither `amqp` nor `amqps`.
-    #[error("the URI's scheme is {scheme}, not amqp or amqps")]
+    /// The scheme is none of `amqp`, `amqps` and `amqp+unix`.
+    #[error("the URI's scheme is {scheme}, not amqp, amqps or amqp+unix")]
     UnknownScheme {
         /// The scheme that was found.
         scheme: String,
@@ -52,6 +52,16 @@ pub enum UriError {
     )]
     AmbiguousAt {
         /// Where the `@` stands.
+        at: usize,
+    },
+    /// An `@`, then a comma, then another `@`: each of several hosts with a user part of its own, or a
+    /// password. All hosts have one user part.
+    #[error(
+        "the @ at octet {at} of the URI has a comma and another @ behind it: all hosts share one user part, \
+         and an @ in a password is written %40"
+    )]
+    RepeatedUser {
+        /// Where the first `@` stands.
         at: usize,
     },
     /// A `%` is not followed by two hexadecimal digits.
@@ -96,6 +106,16 @@ pub enum UriError {
         /// Where the port begins.
         at: usize,
     },
+    /// What should name a Unix socket does not: the scheme is followed by an optional user part, and then by
+    /// an absolute path.
+    #[error(
+        "octet {at} of the URI is not where the absolute path of a Unix socket begins, as in \
+         amqp+unix:///run/broker?vhost=name"
+    )]
+    BadSocket {
+        /// Where the path should begin.
+        at: usize,
+    },
     /// The path has more than one segment. A virtual host is one.
     #[error(
         "the / at octet {at} of the URI follows the virtual host, which is one segment; a / inside it \
@@ -111,6 +131,24 @@ pub enum UriError {
     UnknownParameter {
         /// The parameter's name.
         name: String,
+    },
+    /// The query has a parameter behind a passphrase that this client does not know. Its name is not told,
+    /// since it may be the end of a passphrase with a raw `&`.
+    #[error(
+        "the query parameter at octet {at} of the URI, behind a password, is not known to this client; a & \
+         in a password is written %26"
+    )]
+    UnknownBehindPassword {
+        /// Where the parameter begins.
+        at: usize,
+    },
+    /// The query has a parameter that can't be honoured, or that contradicts the rest of the URI.
+    #[error("the query parameter {name} of the URI {why}")]
+    RefusedParameter {
+        /// The parameter's name.
+        name: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// The query has a parameter twice that can be given only once.
     #[error("the query parameter {name} of the URI is given more than once")]
@@ -142,6 +180,8 @@ pub enum UriPart {
     Host,
     /// The port.
     Port,
+    /// The path of a Unix socket.
+    Socket,
     /// The virtual host, the only segment of the path.
     VirtualHost,
     /// The query: names and values of parameters.
@@ -155,6 +195,7 @@ impl fmt::Display for UriPart {
             Self::Password => "password",
             Self::Host => "host",
             Self::Port => "port",
+            Self::Socket => "socket's path",
             Self::VirtualHost => "virtual host",
             Self::Query => "query",
         })

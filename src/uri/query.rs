@@ -1,38 +1,17 @@
 //! The query parameters of an AMQP URI. Every one is either understood or refused.
 //!
 //! Knows no connection: what a parameter means is for whoever opens one. A new parameter is a field, an arm
-//! in `set` and a line in `Display`.
+//! in `set` and a line in `pairs`.
 //!
 //! Spec: RabbitMQ URI specification, appendix B, and "URI Query Parameters".
 
-use std::fmt;
-use std::iter;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 
 use super::error::{UriError, UriPart};
-use super::piece::Piece;
-
-/// A SASL mechanism that a URI can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AuthMechanism {
-    /// User name and password as RFC 4616 says.
-    Plain,
-    /// User name and password as a field table, RabbitMQ's extension.
-    Amqplain,
-}
-
-impl AuthMechanism {
-    /// The mechanism's name in the protocol: `PLAIN` or `AMQPLAIN`. In a URI it is written in small letters.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "PLAIN",
-            Self::Amqplain => "AMQPLAIN",
-        }
-    }
-}
+use super::mechanism::AuthMechanism;
+use super::piece::{Encoded, Piece};
+use super::tls::TlsParameters;
+use super::value::{number, once};
 
 /// What the query says. What it leaves out is `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +24,9 @@ pub(super) struct Parameters {
     /// Octets.
     pub(super) frame_max: Option<u32>,
     pub(super) auth_mechanisms: Vec<AuthMechanism>,
+    /// Only of a Unix socket, whose path leaves no room for it.
+    pub(super) virtual_host: Option<String>,
+    pub(super) tls: TlsParameters,
 }
 
 impl Parameters {
@@ -58,6 +40,7 @@ impl Parameters {
             }
             rest = following;
         }
+        parameters.tls.check()?;
         Ok(parameters)
     }
 
@@ -65,51 +48,34 @@ impl Parameters {
         let (name, value) = parameter.split('=', UriPart::Query);
         // A parameter without `=` has an empty value, which none takes.
         let value = value.unwrap_or(Piece { text: "", at: name.at + name.text.len(), ..name });
-        match name.decode()?.as_str() {
-            "heartbeat" => once(&mut self.heartbeat, "heartbeat", value, "seconds from 0 to 65535"),
+        let at = name.at;
+        let name = name.decode()?;
+        match name.as_str() {
+            "heartbeat" => number(&mut self.heartbeat, "heartbeat", value, "seconds from 0 to 65535"),
             "connection_timeout" => {
                 let expected = "milliseconds from 1 to 4294967295";
-                once(&mut self.connection_timeout, "connection_timeout", value, expected)
+                number(&mut self.connection_timeout, "connection_timeout", value, expected)
             }
-            "channel_max" => once(&mut self.channel_max, "channel_max", value, "a number from 0 to 65535"),
-            "frame_max" => once(&mut self.frame_max, "frame_max", value, "octets from 0 to 4294967295"),
+            "channel_max" => number(&mut self.channel_max, "channel_max", value, "a number from 0 to 65535"),
+            "frame_max" => number(&mut self.frame_max, "frame_max", value, "octets from 0 to 4294967295"),
             "auth_mechanism" => {
                 self.auth_mechanisms.push(mechanism(value)?);
                 Ok(())
             }
-            unknown => Err(UriError::UnknownParameter { name: unknown.to_owned() }),
+            "vhost" => {
+                let name = Piece { part: UriPart::VirtualHost, ..value }.decode_name()?;
+                let bad = UriError::BadParameter { name: "vhost", at: value.at, expected: "a name" };
+                once(&mut self.virtual_host, "vhost", Some(name).filter(|name| !name.is_empty()).ok_or(bad)?)
+            }
+            _ if self.tls.set(&name, value)? => Ok(()),
+            // It may be the end of a passphrase with a raw `&`.
+            _ if self.tls.password.is_some() => Err(UriError::UnknownBehindPassword { at }),
+            _ => Err(UriError::UnknownParameter { name }),
         }
     }
-}
 
-/// Takes a number for a parameter that has none yet.
-fn once<T: FromStr>(
-    slot: &mut Option<T>,
-    name: &'static str,
-    value: Piece<'_>,
-    expected: &'static str,
-) -> Result<(), UriError> {
-    // `parse` alone would take a sign.
-    let digits = value.decode()?;
-    let number = if digits.bytes().all(|octet| octet.is_ascii_digit()) { digits.parse().ok() } else { None };
-    let number = number.ok_or(UriError::BadParameter { name, at: value.at, expected })?;
-    match slot.replace(number) {
-        None => Ok(()),
-        Some(_) => Err(UriError::RepeatedParameter { name }),
-    }
-}
-
-fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
-    let name = value.decode()?;
-    [AuthMechanism::Plain, AuthMechanism::Amqplain]
-        .into_iter()
-        .find(|mechanism| mechanism.name().eq_ignore_ascii_case(&name))
-        .ok_or(UriError::BadParameter { name: "auth_mechanism", at: value.at, expected: "plain or amqplain" })
-}
-
-impl fmt::Display for Parameters {
-    /// The query with its `?`, or nothing.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The query with its `?`, or nothing. With the passphrase only when it is asked for.
+    pub(super) fn print(&self, with_password: bool) -> String {
         let numbers = [
             ("heartbeat", self.heartbeat.map(u32::from)),
             ("connection_timeout", self.connection_timeout.map(NonZeroU32::get)),
@@ -121,9 +87,26 @@ impl fmt::Display for Parameters {
             .auth_mechanisms
             .iter()
             .map(|mechanism| ("auth_mechanism", mechanism.name().to_ascii_lowercase()));
-        let marks = iter::once('?').chain(iter::repeat('&'));
-        marks
-            .zip(numbers.chain(mechanisms))
-            .try_for_each(|(mark, (name, value))| write!(f, "{mark}{name}={value}"))
+        let virtual_host = self.virtual_host.iter().map(|name| ("vhost", name.clone()));
+        let mut printed = String::new();
+        for (name, value) in numbers.chain(mechanisms).chain(virtual_host).chain(self.tls.pairs()) {
+            if name == "password" && !with_password {
+                continue;
+            }
+            let mark = if printed.is_empty() { '?' } else { '&' };
+            printed.push_str(&format!("{mark}{name}={}", Encoded(&value)));
+        }
+        printed
     }
+}
+
+fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
+    let name = value.decode()?;
+    AuthMechanism::ALL.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(&name)).ok_or(
+        UriError::BadParameter {
+            name: "auth_mechanism",
+            at: value.at,
+            expected: "plain, amqplain, external, rabbit-cr-demo or anonymous",
+        },
+    )
 }

@@ -1,7 +1,7 @@
 //! From a host name to a stream.
 
 use futures_lite::FutureExt;
-use puka::{Error, Options};
+use puka::{Endpoint, Error, Options};
 use smol::{Async, Timer};
 use std::future::Future;
 use std::io;
@@ -10,15 +10,30 @@ use std::time::Duration;
 
 /// Resolves the host and tries each of its addresses in turn, each with its own deadline.
 pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
-    let uri = options.uri();
-    if uri.is_tls() {
-        let why = "amqps is not supported yet: give puka::open a TLS stream".to_owned();
-        return Err(Error::InvalidArgument { what: "uri", why });
+    if options.is_tls() {
+        return Err(unsupported("amqps is not supported yet: give puka::open a TLS stream"));
     }
-    let deadline = options.dial_deadline();
-    let resolved = smol::net::resolve((uri.host(), uri.port()));
-    let addresses = within("resolving the host", deadline, resolved).await?;
-    dial_in_turn(addresses, deadline).await
+    let mut error = None;
+    for endpoint in options.endpoints() {
+        match dial_endpoint(endpoint, options).await {
+            Ok(stream) => return Ok(stream),
+            Err(failed) => error = Some(failed),
+        }
+    }
+    Err(error.unwrap_or_else(|| unsupported("there is no endpoint")))
+}
+
+async fn dial_endpoint(endpoint: &Endpoint, options: &Options) -> Result<Async<TcpStream>, Error> {
+    let Endpoint::Tcp { host, port } = endpoint else {
+        return Err(unsupported("Unix sockets are not supported yet: give puka::open a Unix stream"));
+    };
+    let resolved = smol::net::resolve((&**host, *port));
+    let addresses = within("resolving the host", options.resolve_deadline(), resolved).await?;
+    dial_in_turn(addresses, options.dial_deadline()).await
+}
+
+fn unsupported(why: &str) -> Error {
+    Error::InvalidArgument { what: "endpoint", why: why.to_owned() }
 }
 
 async fn dial_in_turn(addresses: Vec<SocketAddr>, deadline: Duration) -> Result<Async<TcpStream>, Error> {
@@ -91,6 +106,6 @@ mod tests {
     fn amqps_is_refused_until_it_can_be_had() {
         let options = Options::from_uri("amqps://localhost").unwrap();
         let refused = smol::block_on(dial(&options)).unwrap_err();
-        assert!(matches!(refused, Error::InvalidArgument { what: "uri", .. }));
+        assert!(matches!(refused, Error::InvalidArgument { what: "endpoint", .. }));
     }
 }

@@ -1,11 +1,11 @@
 //! Publishing with confirms (RabbitMQ's confirms guide).
 
 use super::requesting::info;
-use super::waiting::HeldPublish;
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::publishers::STAMP;
+use crate::machine::publishers::{Kind, REPUBLISHED, STAMP};
+use crate::machine::waiting::HeldPublish;
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
@@ -32,29 +32,44 @@ impl Connection {
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse.
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        self.check_to_publish(publish)?;
+        if let Some(channel) = self.ready_channel(publish.exchange, Kind::Publish) {
+            self.write_publish(channel, publish, 0)?;
+            let promise = self.promises.open();
+            let kept = self.republishes().then(|| HeldPublish::new(promise, Kind::Publish, publish));
+            self.publishers.sent(promise, kept);
+            return Ok(promise);
+        }
+        let promise = self.timed_promise();
+        self.hold(HeldPublish::new(promise, Kind::Publish, publish));
+        Ok(promise)
+    }
+
+    /// Whether what is not confirmed when the connection goes is published again.
+    fn republishes(&self) -> bool {
+        self.backoff.as_ref().is_some_and(|backoff| backoff.policy.republish.is_some_and(|times| times > 0))
+    }
+
+    pub(super) fn check_to_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
         self.check_open()?;
         if !self.has_room_to_publish() {
             return Err(Error::Full);
         }
-        self.check_publish(publish)?;
-        self.attention = true;
-        if self.may_publish()
-            && !self.holds(publish.exchange)
-            && let Some(channel) = self.publish_channel(publish.exchange)
-        {
-            self.write_publish(channel, publish)?;
-            let promise = self.promises.open();
-            self.publishers.sent(promise);
-            return Ok(promise);
-        }
-        let promise = self.timed_promise();
-        let held = HeldPublish::new(promise, publish);
-        self.held_octets += held.octets();
-        self.held.push_back(held);
-        Ok(promise)
+        self.check_publish(publish)
     }
 
-    fn may_publish(&self) -> bool {
+    /// The channel on which something can be published now.
+    pub(super) fn ready_channel(&mut self, exchange: ShortStr<'_>, kind: Kind) -> Option<u16> {
+        self.attention = true;
+        if self.may_publish() && !self.holds(exchange) { self.publish_channel(exchange, kind) } else { None }
+    }
+
+    pub(super) fn hold(&mut self, held: HeldPublish) {
+        self.held_octets += held.octets();
+        self.held.push_back(held);
+    }
+
+    pub(super) fn may_publish(&self) -> bool {
         self.blocked.is_none() && matches!(self.state, State::Open | State::Draining)
     }
 
@@ -81,16 +96,24 @@ impl Connection {
                 kept.push_back(held);
                 continue;
             }
-            let Some(channel) = self.publish_channel(publish.exchange) else {
+            let Some(channel) = self.publish_channel(publish.exchange, held.kind) else {
                 stuck.push(exchange.into());
                 kept.push_back(held);
                 continue;
             };
             self.held_octets -= held.octets();
-            match self.write_publish(channel, &publish) {
+            let written = match held.kind {
+                Kind::Publish => self.write_publish(channel, &publish, held.attempts),
+                Kind::Call => self.write_call(channel, &publish),
+            };
+            match written {
                 Ok(()) => {
-                    self.promises.untime(held.promise);
-                    self.publishers.sent(held.promise);
+                    let promise = held.promise;
+                    if held.kind == Kind::Publish {
+                        self.promises.untime(promise);
+                    }
+                    let keeps = held.kind == Kind::Publish && self.republishes();
+                    self.publishers.sent(promise, keeps.then_some(held));
                 }
                 Err(error) => self.answer(held.promise, Err(error)),
             }
@@ -112,7 +135,7 @@ impl Connection {
     }
 
     /// Finds, before an octet is written, what the broker would close the channel over.
-    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
+    pub(super) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
         let properties = &publish.properties;
         let size = publish.body.as_octets().len();
         if size as u64 > self.options.limits.message_size {
@@ -136,7 +159,7 @@ impl Connection {
         }
         if let Some(user) = properties.user_id
             && !self.options.foreign_user_id
-            && user.as_octets() != self.options.credentials.username.as_bytes()
+            && self.username.as_ref().is_some_and(|name| user.as_octets() != name.as_bytes())
         {
             return Err(Error::invalid("user_id", format!("{user:?} is not who logged in")));
         }
@@ -144,8 +167,8 @@ impl Connection {
     }
 
     /// The channel for an exchange, if it has one or can have one, and content may flow on it.
-    fn publish_channel(&mut self, exchange: ShortStr<'_>) -> Option<u16> {
-        if let Some(publisher) = self.publishers.find(exchange.as_octets()) {
+    fn publish_channel(&mut self, exchange: ShortStr<'_>, kind: Kind) -> Option<u16> {
+        if let Some(publisher) = self.publishers.find(exchange.as_octets(), kind) {
             return publisher.flows.then_some(publisher.channel);
         }
         let limit = usize::from(self.options.limits.publish_channels.max(1));
@@ -162,7 +185,10 @@ impl Connection {
         let number = self.open_channel(Role::Publish)?;
         self.write(number, &confirm::Select { nowait: false });
         self.await_reply(number, Awaited::Nothing(info(confirm::Select::ID).ok()?));
-        self.publishers.add(exchange.as_octets(), number);
+        if kind == Kind::Call {
+            self.await_replies(number);
+        }
+        self.publishers.add(exchange.as_octets(), kind, number);
         Some(number)
     }
 
@@ -184,32 +210,49 @@ impl Connection {
         }
     }
 
-    fn write_publish(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
-        if publish.immediate && self.server.refuses_immediate() {
+    pub(super) fn publish_method<'p>(&self, publish: &Publish<'p>) -> Result<basic::Publish<'p>, Error> {
+        let &Publish { exchange, routing_key, mandatory, immediate, .. } = publish;
+        if immediate && self.server.refuses_immediate() {
             return Err(Error::invalid("immediate", "RabbitMQ closes the connection over it since 3.0"));
+        }
+        Ok(basic::Publish { exchange, routing_key, mandatory, immediate })
+    }
+
+    /// Writes a publish, which may have been published before.
+    pub(super) fn write_publish(
+        &mut self,
+        channel: u16,
+        publish: &Publish<'_>,
+        attempts: u32,
+    ) -> Result<(), Error> {
+        let mut method = self.publish_method(publish)?;
+        let current;
+        if method.exchange.is_empty() && self.topology.has_renamed() {
+            current = self.topology.current(method.routing_key.as_octets()).to_vec();
+            method.routing_key = ShortStr::from_octets(&current).unwrap_or_default();
         }
         let mut properties = publish.properties;
         if let Some(headers) = publish.headers {
             properties.headers = Some(headers.into());
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        if (publish.mandatory || publish.immediate)
+        let comes_back = publish.mandatory || publish.immediate;
+        if (comes_back || attempts > 0)
             && let Some(publisher) = self.publishers.on(channel)
         {
             let mut stamp = Table::new();
-            stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            if comes_back {
+                stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            }
+            if attempts > 0 {
+                stamp.insert(REPUBLISHED, attempts)?;
+            }
             scratch.clear();
             scratch.extend_from_slice(stamp.as_ref().as_octets());
             scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
             let stamped = TableRef::new(&scratch).map_err(|error| Error::invalid("headers", error))?;
             properties.headers = Some(stamped.into());
         }
-        let method = basic::Publish {
-            exchange: publish.exchange,
-            routing_key: publish.routing_key,
-            mandatory: publish.mandatory,
-            immediate: publish.immediate,
-        };
         let header = ContentHeader { body_size: publish.body.as_octets().len() as u64, properties };
         let written = self.out.content(channel, self.frame_max, &method, &header, &publish.body);
         self.scratch = scratch;
@@ -222,17 +265,29 @@ impl Connection {
 
     /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
     pub(super) fn confirm(&mut self, channel: u16, tag: u64, multiple: bool, accepted: bool) -> bool {
+        let is_called = self.publishers.is_called_on(channel);
         let promises = &mut self.promises;
         let known = self.publishers.confirm(channel, tag, multiple, |promise| {
-            // A publish is answered without anything to dispose of.
-            let _ = promises.answer(promise, if accepted { Ok(Reply::Done) } else { Err(Error::Nacked) });
+            let outcome = if accepted { Ok(Reply::Done) } else { Err(Error::Nacked) };
+            // That a call has arrived is not the reply to it.
+            if !(accepted && is_called) {
+                // A publish is answered without anything to dispose of.
+                let _ = promises.answer(promise, outcome);
+            }
         });
+        if is_called && !accepted {
+            self.publishers.forget_answered_calls(&self.promises);
+        }
         self.attention |= !self.held.is_empty();
         known
     }
 
     /// A publish came back. Its confirm, which comes next, has nothing to add.
     pub(super) fn returned(&mut self, channel: u16, code: u16, text: &str, message: Message) {
+        if self.publishers.on(channel).is_none() {
+            self.returned_in_transaction(channel, code, text, message);
+            return;
+        }
         let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
         let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else {
             return;
@@ -256,7 +311,7 @@ impl Connection {
         let Some(publisher) = self.publishers.remove(channel) else { return };
         let in_flight = publisher.confirms.open();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let promises: Vec<PromiseId> = publisher.confirms.drain().collect();
+        let promises: Vec<PromiseId> = publisher.confirms.drain().map(|(_, promise)| promise).collect();
         let last = promises.len().saturating_sub(1);
         for (place, promise) in promises.into_iter().enumerate() {
             let is_answer = match (publisher.is_proven, names_exchange) {
@@ -268,6 +323,10 @@ impl Connection {
             };
             let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
             self.answer(promise, Err(error));
+        }
+        // What was called and has arrived: its reply finds nobody any more.
+        for promise in publisher.calls.into_values() {
+            self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::content::{Assembly, Delivered, Purpose};
 use crate::machine::handshake::{Handshake, Step};
-use crate::machine::{Ended, PromiseId, Reply};
+use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
@@ -51,11 +51,19 @@ impl Connection {
             _ if matches!(self.state, State::Closing) => {}
             method if matches!(self.state, State::Handshake(_)) => self.shake_hands(now, method),
             Method::Connection(methods::Method::Blocked(blocked)) => {
-                self.blocked = Some(blocked.reason.to_str_lossy().into());
+                let reason = blocked.reason.to_str_lossy();
+                self.blocked = Some(reason.as_ref().into());
+                self.notices.tell(&Notice::Blocked(reason.into()));
             }
             Method::Connection(methods::Method::Unblocked(_)) => {
                 self.blocked = None;
                 self.last_progress = now;
+                self.notices.tell(&Notice::Unblocked);
+            }
+            Method::Connection(methods::Method::UpdateSecretOk(_)) if !self.updating_secret.is_empty() => {
+                if let Some(promise) = self.updating_secret.pop_front() {
+                    self.answer(promise, Ok(Reply::Done));
+                }
             }
             Method::Connection(_) => {
                 return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
@@ -75,6 +83,28 @@ impl Connection {
         }
     }
 
+    /// Something that is to be run for the login, where no lock is held: the user's own code. What comes of it is for
+    /// [`handle_login`](Self::handle_login). There is something only with
+    /// [`Options::credentials_from`](crate::Options::credentials_from) or
+    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after [`handle_input`](Self::handle_input).
+    pub fn poll_login(&mut self) -> Option<LoginStep> {
+        if let State::Handshake(handshake) = &mut self.state { handshake.poll_login() } else { None }
+    }
+
+    /// Takes in what came of a [`LoginStep`].
+    pub fn handle_login(&mut self, outcome: LoginOutcome) {
+        // Its time may be over, or somebody has closed.
+        if !matches!(self.state, State::Handshake(_)) {
+            return;
+        }
+        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        self.attention = true;
+        match handshake.handle_login(outcome, &self.options, &mut self.out) {
+            Err(error) => self.abort(error),
+            Ok(handshake) => self.state = State::Handshake(handshake),
+        }
+    }
+
     fn step(&mut self, now: Instant, step: Step) {
         match step {
             Step::Next(handshake) => self.state = State::Handshake(handshake),
@@ -82,16 +112,13 @@ impl Connection {
                 self.frame_max = handshake.limits.frame_max;
                 self.channels.set_max(handshake.limits.channel_max);
                 self.heartbeat.agreed(handshake.limits.heartbeat, now);
+                self.username = handshake.username.clone();
                 self.state = State::Handshake(Handshake::OpenOk(handshake));
             }
             Step::Open(server) => {
-                self.state = State::Open;
                 self.server = server;
                 self.heartbeat.watch(now);
-                for promise in std::mem::take(&mut self.connecting) {
-                    let server = Box::new(self.server.clone());
-                    self.answer(promise, Ok(Reply::Connected(server)));
-                }
+                self.restore();
             }
         }
     }
@@ -182,6 +209,8 @@ impl Connection {
             Method::Channel(channels::Method::Flow(flow)) => {
                 if let Some(publisher) = self.publishers.on(number) {
                     publisher.flows = flow.active;
+                } else if let Some((_, transaction)) = self.transactions.on(number) {
+                    transaction.flows = flow.active;
                 }
                 self.write(number, &channels::FlowOk { active: flow.active });
             }
@@ -215,7 +244,7 @@ impl Connection {
 
     fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
         let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
-        let Some(Awaited::Get { promise, no_ack, .. }) = awaited else {
+        let Some(Awaited::Get { request, no_ack }) = awaited else {
             return Err(broken(
                 ReplyCode::COMMAND_INVALID,
                 "a message that nobody asked for",
@@ -223,7 +252,7 @@ impl Connection {
             ));
         };
         let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
-        let purpose = Purpose::Got { promise, no_ack, tag, redelivered, message_count };
+        let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
         self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
         Ok(())
     }
@@ -233,8 +262,8 @@ impl Connection {
             Purpose::Deliver { consumer, tag, redelivered } => {
                 self.deliver(number, consumer, tag, redelivered, message);
             }
-            Purpose::Got { promise, no_ack, tag, redelivered, message_count } => {
-                self.got(number, promise, no_ack, tag, redelivered, message_count, message);
+            Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
+                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message);
             }
             Purpose::Returned { code, text } => self.returned(number, code, &text, message),
         }
@@ -267,6 +296,8 @@ impl Connection {
             message_count,
             channel: number,
             incarnation,
+            epoch: self.epoch,
+            by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
@@ -294,13 +325,18 @@ impl Connection {
                     publisher.is_proven = true;
                 }
             }
-            Awaited::Request { promise, .. } => {
-                let reply = Self::reply_of(method);
-                self.answer(promise, Ok(reply));
+            Awaited::Request(request) => {
+                self.note(&request, &method);
+                self.answer(request.promise, Ok(Self::reply_of(method)));
             }
-            Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
+            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
+                self.answer(promise, Ok(Reply::Done));
+            }
+            Awaited::Restored(_) => self.step_done(&method),
+            Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
+            Awaited::Transaction { id, .. } => self.transaction_replied(id),
         }
         self.release(number);
         Ok(())
@@ -318,24 +354,35 @@ impl Connection {
             self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
         }
         self.publisher_closed(number, &error);
+        self.transaction_closed(number, &error);
+        if channel.role == Role::Restore {
+            self.step_failed(&error);
+        }
+        self.notices.tell(&Notice::ChannelClosed(error));
         self.attention = true;
     }
 
     fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
         if let Some(assembly) = channel.assembly.take()
-            && let (Purpose::Got { promise, .. }, _) = assembly.finish()
+            && let (Purpose::Got { request, .. }, _) = assembly.finish()
         {
-            self.answer(promise, Err(error.clone()));
+            self.answer(request.promise, Err(error.clone()));
         }
         for awaited in channel.awaited.drain(..) {
             match awaited {
-                Awaited::Request { promise, .. } | Awaited::Get { promise, .. } => {
+                Awaited::Request(request) | Awaited::Get { request, .. } => {
+                    self.note_refusal(&request, error);
+                    self.answer(request.promise, Err(error.clone()));
+                }
+                Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
                     self.answer(promise, Err(error.clone()));
                 }
                 Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
-                // Those of a consumer are answered when it ends.
+                // Those of a consumer or a transaction are answered when it ends.
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
+                | Awaited::Transaction { .. }
+                | Awaited::Restored(_)
                 | Awaited::Nothing(_)
                 | Awaited::Proof(_) => {}
             }

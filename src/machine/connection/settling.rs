@@ -19,6 +19,13 @@ impl Connection {
         let channel =
             self.channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
         let channel = channel.filter(|channel| channel.unsettled.is_held(tag)).ok_or(Error::Stale)?;
+        // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
+        // for an acknowledgement.
+        let how = match how {
+            Settle::Nack { multiple, .. } if delivered.is_of_stream() => Settle::Ack { multiple },
+            Settle::Reject { .. } if delivered.is_of_stream() => Settle::Ack { multiple: false },
+            how => how,
+        };
         match how {
             Settle::Ack { multiple } => {
                 channel.unsettled.ack(tag, multiple);

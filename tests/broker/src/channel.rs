@@ -4,6 +4,7 @@ use crate::confirms::Confirms;
 use crate::ids::QueueId;
 use crate::message::Message;
 use crate::queue::Entry;
+use crate::reply_to::ReplyConsumer;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub(crate) struct Channel {
     pub(crate) content: Option<Content>,
     pub(crate) mode: Mode,
     pub(crate) consumers: BTreeMap<Arc<str>, Consumer>,
+    pub(crate) reply_consumer: Option<ReplyConsumer>,
     pub(crate) unacked: BTreeMap<u64, Unacked>,
     last_tag: u64,
     /// For each consumer to come; 0 for no limit.

@@ -30,22 +30,30 @@ pub(crate) fn enqueue(state: &mut State, id: QueueId, message: &Arc<Message>, no
 }
 
 /// Moves whatever can move in a queue: what has expired goes, consumers get what they have credit for, and what is then
-/// too much goes, too.
+/// too much goes, too. What has come back makes the queue too long before consumers get it, a new message after.
 pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
+    if state.queues.get_mut(&id).is_some_and(|queue| std::mem::take(&mut queue.requeued)) {
+        drop_excess(state, id);
+    }
     // A message that expires at once goes to a consumer that is ready, so it is not looked at here yet.
     expire(state, id, |at| at < now);
     while let Some(index) = ready_consumer(state, id) {
         deliver(state, id, index, now);
     }
-    while let Some(queue) = state.queues.get_mut(&id) {
-        if !queue.has_overflowed() {
-            break;
-        }
-        let Some(entry) = queue.pop() else { break };
-        bury(state, id, entry.message, Reason::MaxLength);
-    }
+    drop_excess(state, id);
     expire(state, id, |at| at <= now);
     arm(state, id);
+}
+
+/// Drops from the head what is too much.
+fn drop_excess(state: &mut State, id: QueueId) {
+    while let Some(queue) = state.queues.get_mut(&id) {
+        if !queue.has_overflowed() {
+            return;
+        }
+        let Some(entry) = queue.pop() else { return };
+        bury(state, id, entry.message, Reason::MaxLength);
+    }
 }
 
 /// Drops what has expired at the head. "Classic queues expire messages only when they reach the head."

@@ -13,11 +13,11 @@
 //! The whole handshake with PLAIN and AMQPLAIN; heartbeats; channels; direct, fanout, topic and headers exchanges, alternate
 //! exchanges, bindings between exchanges; classic queues with lengths, times to live, dead-lettering, priorities, a single
 //! active consumer; consumers with both kinds of prefetch and priorities; `get`, settling, `recover`; confirms, returns,
-//! transactions; `connection.blocked`; users with permissions.
+//! transactions; direct reply-to; `connection.blocked`; users with permissions.
 //!
 //! # What it refuses with 540
 //! Besides what RabbitMQ refuses itself (`immediate`, a prefetch size, `recover` without requeue, `flow` off): quorum queues
-//! and streams, exchange types of plugins, direct reply-to.
+//! and streams, exchange types of plugins.
 //!
 //! # What it does not know
 //! Clusters, policies, limits of virtual hosts, acknowledgement timeouts, TLS. Messages are lost when it ends.
@@ -44,6 +44,7 @@ mod queue;
 mod quiesce;
 mod random;
 mod release;
+mod reply_to;
 mod server;
 mod settle;
 mod state;

@@ -6,6 +6,7 @@ use crate::delivery::enqueue;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::Place;
 use crate::message::{Message, headers};
+use crate::reply_to;
 use crate::state::{Permission, State};
 use crate::view::Published;
 use bytes::Bytes;
@@ -57,6 +58,10 @@ pub(crate) fn publish(
     if let Some(table) = &without_bcc {
         properties.headers = Some(table.as_ref().into());
     }
+    let reply_to = reply_to::address(state, place, &properties)?;
+    if let Some(address) = &reply_to {
+        properties.reply_to = Some(ShortStr::cut(address));
+    }
     let body = Bytes::from(content.body);
     let message =
         Message::new(exchange, routing_keys, &properties, body, expiration, Vec::new(), &state.memory);
@@ -79,6 +84,9 @@ pub(crate) fn publish(
 /// Enqueues a message, or returns it. Gives false when a queue refused it.
 pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) -> Result<bool, Fault> {
     let message = &publish.message;
+    if reply_to::deliver(state, place, message) {
+        return Ok(true);
+    }
     if publish.queues.is_empty() && publish.mandatory {
         let method = basic::Return {
             reply_code: ReplyCode::NO_ROUTE.value(),

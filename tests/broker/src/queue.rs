@@ -52,6 +52,8 @@ pub(crate) struct Queue {
     /// The one that gets all messages, when `x-single-active-consumer` is set.
     pub(crate) active: Option<ConsumerKey>,
     pub(crate) last_used: Instant,
+    /// Whether messages have come back since the queue was last at rest.
+    pub(crate) requeued: bool,
 }
 
 impl Queue {
@@ -77,6 +79,7 @@ impl Queue {
             consumers: Vec::new(),
             active: None,
             last_used: now,
+            requeued: false,
         }
     }
 

@@ -95,6 +95,7 @@ pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, numbe
         }
     }
     channel.content = None;
+    channel.reply_consumer = None;
     channel.outstanding = 0;
     state.unconfirmed.remove(&(connection, number));
     state.timers.disarm(Timer::Channel(connection, number));

@@ -16,6 +16,7 @@ pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement
         Settlement::Requeue => {
             entry.redelivered = true;
             queue.put_back(entry);
+            queue.requeued = true;
         }
         Settlement::Reject => bury(state, id, entry.message, Reason::Rejected),
     }

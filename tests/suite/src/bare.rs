@@ -93,9 +93,9 @@ impl Runtime for Bare {
     }
 }
 
-/// A TCP connection to the address of a URI, which has to be a numeric one; for any executor.
+/// A TCP connection to the first endpoint, which has to be a numeric one; for any executor.
 pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
-    let host = options.uri().host().parse::<std::net::IpAddr>();
-    let host = host.map_err(|error| std::io::Error::other(error.to_string()))?;
-    Ok(Async::<TcpStream>::connect((host, options.uri().port())).await?)
+    let address = options.endpoints()[0].to_string().parse::<std::net::SocketAddr>();
+    let address = address.map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(Async::<TcpStream>::connect(address).await?)
 }

@@ -157,6 +157,27 @@ macro_rules! cases {
             deliveries_are_settled_on_any_thread
             a_delivery_outlives_its_connection_only_as_stale
         }
+        $crate::theme! { $Runtime, $broker, calling:
+            a_call_is_replied_to
+            many_calls_have_their_own_replies
+            a_call_that_nobody_takes_says_so
+            a_call_without_a_reply_ends_in_time
+            a_call_chooses_its_own_way_back
+            the_address_of_a_caller_can_be_asked_for
+        }
+        $crate::theme! { $Runtime, $broker, transactions:
+            s63_what_is_committed_takes_effect_together
+            s63_what_is_rolled_back_does_not_take_effect
+            s63_a_commit_tells_what_came_back
+            s63_a_transaction_with_a_fault_has_no_effect
+            s63_many_transactions_come_and_go
+        }
+        $crate::theme! { $Runtime, $broker, notices:
+            notices_tell_what_happened
+            a_listener_alone_lets_the_connection_close
+            s61_a_secret_is_renewed
+            what_is_taken_back_comes_again
+        }
         $crate::theme! { $Runtime, $broker, closing:
             what_was_not_settled_comes_again
             a_close_flushes_what_was_accepted

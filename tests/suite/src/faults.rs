@@ -4,7 +4,7 @@ use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World, ready_now};
 use futures_lite::future::yield_now;
 use puka::protocol::ReplyCode;
-use puka::{Broken, Client, Ended, Error, Promise};
+use puka::{Broken, Client, Ended, Error, Notice, Promise};
 use puka_test_broker::Server;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(wor
     let (client, other, server) = (world.client().await?, world.client().await?, server(world)?);
     let queue = world.filled_queue(&client, 1).await?;
     let got = client.basic_get(&queue).await?.ok_or("empty")?;
+    let mut notices = client.notices();
     let noticed = block(world, &client, "low on memory").await?;
     let mut held: Vec<_> = (0..5).map(|_| client.basic_publish("", &queue, "held").send()).collect();
     got.ack()?;
@@ -50,6 +51,8 @@ pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(wor
     // It was sent while the publishes were held back, and so was the ack.
     assert_eq!(declare.await?.message_count, 0);
     assert!(client.blocked().is_none());
+    assert!(matches!(notices.next().await, Some(Notice::Blocked(why)) if &*why == "low on memory"));
+    assert!(matches!(notices.next().await, Some(Notice::Unblocked)));
     assert_eq!(world.ready(&client, &queue).await?, 5);
     client.close().await?;
     assert_eq!(world.ready(&other, &queue).await?, 5);

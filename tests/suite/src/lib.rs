@@ -26,6 +26,7 @@ mod task;
 mod world;
 
 pub mod arguments;
+pub mod calling;
 pub mod closing;
 pub mod concurrency;
 pub mod connecting;
@@ -36,10 +37,12 @@ pub mod exchanges;
 pub mod faults;
 pub mod getting;
 pub mod limits;
+pub mod notices;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
 pub mod settling;
+pub mod transactions;
 
 pub use bare::Bare;
 pub use example::{evented_example, example};

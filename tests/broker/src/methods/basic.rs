@@ -6,8 +6,8 @@ use crate::delivery;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::{ConsumerKey, Place};
 use crate::queue::Subscription;
-use crate::release;
 use crate::state::{Permission, State, clean};
+use crate::{release, reply_to};
 use puka::protocol::method::basic::{self, Method};
 use puka::protocol::{ReplyCode, ShortStr, TableRef};
 use std::sync::Arc;
@@ -62,10 +62,10 @@ pub(super) fn wake(state: &mut State, place: Place) -> Outcome {
 
 fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outcome {
     let name = state.queue_name(place, text(method.queue)?)?;
-    if &*name == "amq.rabbitmq.reply-to" {
-        return Err(Fault::not_implemented("the in-memory broker has no direct reply-to"));
+    let replies = &*name == reply_to::REPLY_TO;
+    if !replies {
+        state.check_permission(place, Permission::Read, "queue", &name)?;
     }
-    state.check_permission(place, Permission::Read, "queue", &name)?;
     let tag = clean(text(method.consumer_tag)?);
     if state.channel(place)?.consumers.contains_key(tag.as_str()) {
         return Err(Fault::new(
@@ -74,6 +74,9 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
         ));
     }
     let tag: Arc<str> = if tag.is_empty() { state.random.name("amq.ctag-").into() } else { tag.into() };
+    if replies {
+        return reply_to::consume(state, place, method, tag);
+    }
     let priority = priority(method.arguments)?;
     let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: Arc::clone(&tag) };
     let queue = state.queue(place, &name)?;
@@ -105,6 +108,7 @@ fn priority(arguments: TableRef<'_>) -> Result<i64, Fault> {
 /// "Not errors: cancelling an unknown consumer tag."
 fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcome {
     let tag = text(method.consumer_tag)?;
+    reply_to::cancel(state, place, tag)?;
     let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: tag.into() };
     release::remove_consumer(state, &key, place.now);
     state.reply(place, method.nowait, &basic::CancelOk { consumer_tag: method.consumer_tag });

@@ -36,6 +36,20 @@ pub(crate) fn bind(
     Ok(())
 }
 
+/// Whether there is that binding.
+pub(crate) fn exists(
+    state: &State,
+    place: Place,
+    source: &str,
+    destination: &Destination,
+    routing_key: &str,
+    arguments: TableRef<'_>,
+) -> Result<bool, Fault> {
+    let (_, vhost) = state.vhost(place)?;
+    let binding = binding(destination.clone(), routing_key, arguments);
+    Ok(vhost.exchanges.get(source).is_some_and(|exchange| exchange.bindings.contains(&binding)))
+}
+
 /// Removes a binding. "Not errors: unbinding what is not bound or from a missing exchange."
 pub(crate) fn unbind(
     state: &mut State,

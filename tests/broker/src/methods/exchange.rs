@@ -53,7 +53,8 @@ fn ends(source: &str, destination: &str) -> Result<(Arc<str>, Arc<str>), Fault> 
     Ok((clean(source).into(), clean(destination).into()))
 }
 
-fn existing(state: &State, place: Place, name: &str) -> Result<Arc<str>, Fault> {
+/// An exchange that is there.
+pub(crate) fn existing(state: &State, place: Place, name: &str) -> Result<Arc<str>, Fault> {
     let (vhost_name, vhost) = state.vhost(place)?;
     let found = vhost.exchanges.get_key_value(name);
     found.map(|(name, _)| Arc::clone(name)).ok_or_else(|| Fault::no_exchange(&vhost_name, name))

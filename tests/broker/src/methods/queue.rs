@@ -6,8 +6,8 @@ use crate::exchange::Destination;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::{Place, QueueId};
 use crate::queue::Queue;
-use crate::release;
 use crate::state::{Permission, State, clean, locked};
+use crate::{release, reply_to};
 use puka::protocol::ShortStr;
 use puka::protocol::method::queue::{self, Method};
 use std::sync::Arc;
@@ -18,17 +18,23 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         Method::Declare(method) => declare(state, place, method),
         Method::Bind(method) => {
             let (queue, source) = (text(method.queue)?, text(method.exchange)?);
-            let (id, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
-            let id = id?;
+            let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
+            exchange::existing(state, place, source)?;
+            let id = state.queue(place, &name)?.id;
             binding::bind(state, place, source, Destination::Queue(id), &key, method.arguments)?;
             state.reply(place, method.nowait, &queue::BindOk {});
             Ok(())
         }
         Method::Unbind(method) => {
             let (queue, source) = (text(method.queue)?, text(method.exchange)?);
-            let (id, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
-            if let Ok(id) = id {
-                binding::unbind(state, place, source, Destination::Queue(id), &key, method.arguments)?;
+            let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
+            let destination = state.vhost(place)?.1.queues.get(&name).map(|id| Destination::Queue(*id));
+            if let Some(destination) = destination {
+                // Who may not use the queue may not undo what is bound, and nothing is wrong when nothing is.
+                if binding::exists(state, place, source, &destination, &key, method.arguments)? {
+                    state.queue(place, &name)?;
+                }
+                binding::unbind(state, place, source, destination, &key, method.arguments)?;
             }
             state.send(place, &queue::UnbindOk {});
             Ok(())
@@ -49,7 +55,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
     }
 }
 
-/// The queue of a binding, and its routing key: "in bind and unbind an empty routing key then becomes that name, too",
+/// The name of the queue of a binding, and its routing key: "in bind and unbind an empty routing key then becomes that name, too",
 /// namely when the name of the queue was empty.
 fn bound(
     state: &mut State,
@@ -57,13 +63,13 @@ fn bound(
     queue: &str,
     source: &str,
     routing_key: &str,
-) -> Result<(Result<QueueId, Fault>, Arc<str>), Fault> {
+) -> Result<(Arc<str>, Arc<str>), Fault> {
     let name = state.queue_name(place, queue)?;
     exchange::not_default(source)?;
     let by_default = queue.is_empty() && routing_key.is_empty();
     let key = if by_default { Arc::clone(&name) } else { routing_key.into() };
     binding::check(state, place, ("queue", &name), source)?;
-    Ok((state.queue(place, &name).map(|queue| queue.id), key))
+    Ok((name, key))
 }
 
 fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Outcome {
@@ -83,12 +89,18 @@ fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Out
 
 /// "Passive declare of a missing entity: 404, with nowait as well", and the empty name means no last queue here.
 fn declare_passive(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    if reply_to::declare(state, place, method)? {
+        return Ok(());
+    }
     let name = clean(text(method.queue)?);
     let id = state.queue(place, &name)?.id;
     declare_ok(state, place, id, method.nowait)
 }
 
 fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
+    if reply_to::declare(state, place, method)? {
+        return Ok(());
+    }
     let name = clean(text(method.queue)?);
     let name = if name.is_empty() {
         state.random.name("amq.gen-")
@@ -99,14 +111,19 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     };
     state.check_permission(place, Permission::Configure, "queue", &name)?;
     let (vhost_name, vhost) = state.vhost(place)?;
+    let existing = vhost.queues.get(name.as_str()).copied();
+    if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
+        check_flags(queue, place, method)?;
+    }
     let arguments = QueueArguments::parse(method.arguments, &vhost_name, &name)?;
     if let Some(dlx) = &arguments.dead_letter_exchange {
         state.check_permission(place, Permission::Read, "queue", &name)?;
         state.check_permission(place, Permission::Write, "exchange", dlx)?;
     }
-    let existing = vhost.queues.get(name.as_str()).copied();
     if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
-        check_equivalence(queue, place, method, &arguments)?;
+        if let Some(what) = arguments.difference(&queue.arguments) {
+            return Err(inequivalent(queue, what, "another value", "what it was declared with"));
+        }
         let id = queue.id;
         return declare_ok(state, place, id, method.nowait);
     }
@@ -123,33 +140,26 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
 }
 
 /// "Redeclare with other durable, exclusive, auto-delete or known arguments: 406 (405 when the exclusivity differs)."
-fn check_equivalence(
-    queue: &Queue,
-    place: Place,
-    method: &queue::Declare<'_>,
-    arguments: &QueueArguments,
-) -> Outcome {
-    let Queue { vhost, name, .. } = queue;
+fn check_flags(queue: &Queue, place: Place, method: &queue::Declare<'_>) -> Outcome {
     if queue.owner != method.exclusive.then_some(place.connection) {
-        return Err(locked(vhost, name));
+        return Err(locked(&queue.vhost, &queue.name));
     }
-    let differs = |what: &str, received: &str, current: &str| {
-        Err(Fault::precondition(format_args!(
-            "inequivalent arg '{what}' for queue '{name}' in vhost '{vhost}': received {received} but current is {current}"
-        )))
-    };
     let durable = method.durable && !method.exclusive;
     for (what, received, current) in
         [("durable", durable, queue.durable), ("auto_delete", method.auto_delete, queue.auto_delete)]
     {
         if received != current {
-            return differs(what, &format!("'{received}'"), &format!("'{current}'"));
+            return Err(inequivalent(queue, what, &format!("'{received}'"), &format!("'{current}'")));
         }
     }
-    match arguments.difference(&queue.arguments) {
-        Some(what) => differs(what, "another value", "what it was declared with"),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+fn inequivalent(queue: &Queue, what: &str, received: &str, current: &str) -> Fault {
+    let Queue { vhost, name, .. } = queue;
+    Fault::precondition(format_args!(
+        "inequivalent arg '{what}' for queue '{name}' in vhost '{vhost}': received {received} but current is {current}"
+    ))
 }
 
 /// "Not errors: deleting a missing queue (message-count 0)."

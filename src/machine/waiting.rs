@@ -1,21 +1,47 @@
 //! What can't be written yet, as data: for want of a channel, of an open connection, or of the broker's leave.
 
-use crate::machine::consumers::Terms;
-use crate::machine::{Body, PromiseId, Publish};
+use super::consumers::Terms;
+use super::publishers::Kind;
+use super::{Body, PromiseId, Publish};
 use crate::protocol::method::{Encode, MethodInfo};
 use crate::protocol::wire::Writer;
-use crate::protocol::{MethodId, Properties, ShortStr, Table, TableRef};
+use crate::protocol::{Method, MethodId, Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
 
-/// A request that waits for its channel.
+/// A request that waits for its channel, or for its answer.
 #[derive(Debug)]
 pub(super) struct WaitingRequest {
     pub(super) promise: PromiseId,
-    pub(super) method: &'static MethodInfo,
-    /// The fields, written.
-    pub(super) fields: Box<[u8]>,
-    /// For a get.
-    pub(super) no_ack: bool,
+    pub(super) info: &'static MethodInfo,
+    /// Class, method and fields, written.
+    pub(super) payload: Box<[u8]>,
+    /// It is a part of a transaction.
+    pub(super) in_transaction: bool,
+}
+
+impl WaitingRequest {
+    pub(super) fn new(promise: PromiseId, info: &'static MethodInfo, method: &impl Encode) -> Self {
+        let mut payload = Vec::new();
+        let mut out = Writer::new(&mut payload);
+        out.short(info.id.class);
+        out.short(info.id.method);
+        method.encode_fields(&mut out);
+        Self { promise, info, payload: payload.into(), in_transaction: false }
+    }
+
+    pub(super) fn method(&self) -> Option<Method<'_>> {
+        Method::decode(&self.payload).ok()
+    }
+}
+
+impl Encode for WaitingRequest {
+    fn id(&self) -> MethodId {
+        self.info.id
+    }
+
+    fn encode_fields(&self, out: &mut Writer<'_>) {
+        out.octets(self.payload.get(4..).unwrap_or_default());
+    }
 }
 
 /// A consumer that waits for its channel.
@@ -29,16 +55,9 @@ pub(super) struct WaitingConsume {
     pub(super) shares_prefetch_count: bool,
 }
 
-/// A method whose fields are written already.
-pub(super) struct Encoded<'a>(pub(super) MethodId, pub(super) &'a [u8]);
-
-impl Encode for Encoded<'_> {
-    fn id(&self) -> MethodId {
-        self.0
-    }
-
-    fn encode_fields(&self, out: &mut Writer<'_>) {
-        out.octets(self.1);
+impl WaitingConsume {
+    pub(super) fn octets(&self) -> usize {
+        self.sources.iter().map(Terms::octets).sum()
     }
 }
 
@@ -47,6 +66,9 @@ impl Encode for Encoded<'_> {
 #[derive(Debug)]
 pub(super) struct HeldPublish {
     pub(super) promise: PromiseId,
+    pub(super) kind: Kind,
+    /// How many times it was published before.
+    pub(super) attempts: u32,
     exchange: Box<[u8]>,
     routing_key: Box<[u8]>,
     mandatory: bool,
@@ -57,11 +79,13 @@ pub(super) struct HeldPublish {
 }
 
 impl HeldPublish {
-    pub(super) fn new(promise: PromiseId, publish: &Publish<'_>) -> Self {
+    pub(super) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
         let mut property_list = Vec::new();
         publish.properties.encode_list(&mut property_list);
         Self {
             promise,
+            kind,
+            attempts: 0,
             exchange: publish.exchange.as_octets().into(),
             routing_key: publish.routing_key.as_octets().into(),
             mandatory: publish.mandatory,

@@ -1,0 +1,84 @@
+//! Calls: publishes that are replied to, over RabbitMQ's direct reply-to.
+//!
+//! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an address into the property
+//! `reply-to` by which a reply finds the channel, and the number of the publish, as the property `correlation-id`, finds the
+//! call.
+
+use super::Connection;
+use super::requesting::info;
+use crate::error::Error;
+use crate::machine::channel::Awaited;
+use crate::machine::publishers::Kind;
+use crate::machine::waiting::HeldPublish;
+use crate::machine::{PromiseId, Publish, Reply};
+use crate::message::Message;
+use crate::protocol::method::basic;
+use crate::protocol::{ShortStr, TableRef};
+use std::time::Duration;
+
+const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
+
+impl Connection {
+    /// Publishes, and waits for a reply, for as long as for any other request unless told otherwise. A message that can't be
+    /// routed comes back.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse, and when
+    /// the message has one of the properties by which the reply finds its way.
+    pub fn call(&mut self, publish: &Publish<'_>, timeout: Option<Duration>) -> Result<PromiseId, Error> {
+        let properties = &publish.properties;
+        for (name, property) in
+            [("reply_to", properties.reply_to), ("correlation_id", properties.correlation_id)]
+        {
+            if property.is_some() {
+                return Err(Error::invalid(name, "a call has one of its own"));
+            }
+        }
+        self.check_to_publish(publish)?;
+        let publish = Publish { mandatory: true, ..publish.clone() };
+        let ready = self.ready_channel(publish.exchange, Kind::Call);
+        if let Some(channel) = ready {
+            self.write_call(channel, &publish)?;
+        }
+        let promise = self.promises.open_timed(timeout.unwrap_or(self.options.deadlines.request));
+        match ready {
+            Some(_) => self.publishers.sent(promise, None),
+            None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
+        }
+        Ok(promise)
+    }
+
+    /// Writes a call, by which its reply can be told from others.
+    pub(super) fn write_call(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
+        let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next()).to_string();
+        let mut publish = publish.clone();
+        publish.properties.reply_to = Some(REPLY_TO);
+        publish.properties.correlation_id = Some(ShortStr::new(&number)?);
+        self.write_publish(channel, &publish, 0)
+    }
+
+    /// Has replies come on a channel.
+    pub(super) fn await_replies(&mut self, channel: u16) {
+        let Ok(method) = info(basic::Consume::ID) else { return };
+        let consume = basic::Consume {
+            queue: REPLY_TO,
+            consumer_tag: ShortStr::literal("puka.reply"),
+            no_local: false,
+            no_ack: true,
+            exclusive: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        };
+        self.write(channel, &consume);
+        self.await_reply(channel, Awaited::Nothing(method));
+    }
+
+    /// A reply came. One that comes too late, or to nothing that was called, finds nobody.
+    pub(super) fn reply(&mut self, channel: u16, message: Message) {
+        let correlation_id = message.properties().correlation_id;
+        let number = correlation_id.and_then(|id| id.as_str()?.parse().ok());
+        if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
+            self.answer(promise, Ok(Reply::Message(Box::new(message))));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Listening to notices, and renewing the secret of the login: what concerns the connection as a whole.
+
+use super::{Connection, State};
+use crate::error::Error;
+use crate::machine::{ListenerId, Notice, PromiseId};
+use crate::protocol::method::connection as methods;
+use crate::protocol::{EncodeError, ShortStr};
+
+impl Connection {
+    /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
+    pub fn listen(&mut self) -> ListenerId {
+        let id = self.notices.listen();
+        if let Some(error) = &self.why {
+            self.notices.tell_one(id, &Notice::Closed(error.clone()));
+        }
+        id
+    }
+
+    /// The next notice for a listener, if something happened that it has not been told of.
+    pub fn take_notice(&mut self, listener: ListenerId) -> Option<Notice> {
+        self.notices.take(listener)
+    }
+
+    /// Nobody listens there any more.
+    pub fn stop_listening(&mut self, listener: ListenerId) {
+        self.notices.leave(listener);
+    }
+
+    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token (RabbitMQ's `connection.update-secret`).
+    /// A broker that refuses it closes the connection.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it is not open yet, or when the
+    /// secret does not fit into a frame.
+    pub fn update_secret(&mut self, new_secret: &[u8], reason: ShortStr<'_>) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        if !matches!(self.state, State::Open) {
+            return Err(Error::invalid("update_secret", "the connection is not open yet"));
+        }
+        if !self.has_room_to_request() {
+            return Err(Error::Full);
+        }
+        let update = methods::UpdateSecret { new_secret, reason };
+        self.out.method(0, self.frame_max, &update).map_err(|error| match error {
+            EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
+            error => error.into(),
+        })?;
+        let promise = self.timed_promise();
+        self.updating_secret.push_back(promise);
+        Ok(promise)
+    }
+}

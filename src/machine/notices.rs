@@ -1,0 +1,150 @@
+//! Notices: what happens to the connection and is nobody's answer, for those who listen.
+
+use super::ids::ListenerId;
+use super::recovery::Recovered;
+use crate::error::Error;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Something that happened to the connection and belongs to no request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's `connection.blocked`).
+    Blocked(Arc<str>),
+    /// The broker takes publishes again.
+    Unblocked,
+    /// The broker ended the consumer of that tag, most often because its queue was deleted.
+    ConsumerCancelled(Arc<str>),
+    /// The broker closed a channel. Whoever used it has the same error as an answer.
+    ChannelClosed(Error),
+    /// The connection is lost, and will be dialled again.
+    Disconnected(Error),
+    /// Another try begins after a while.
+    Retrying {
+        /// Which one, counted from when the connection last stood.
+        attempt: u32,
+        /// Why the one before failed, or why the connection was lost.
+        cause: Error,
+        /// How long it is waited.
+        delay: Duration,
+    },
+    /// The connection is back, and with it what is told here.
+    Recovered(Arc<Recovered>),
+    /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be remembered, so not
+    /// everything will be declared again. Told once.
+    NotRecorded,
+    /// The connection is closed; [`Error::Closed`] when it was from this side. It is the last notice.
+    Closed(Error),
+    /// The listener was slow, and so many notices that were older than the next were dropped.
+    Lost(u64),
+}
+
+/// Notices that wait for one listener, before the oldest are dropped.
+const MOST: usize = 256;
+
+#[derive(Debug, Default)]
+struct Listener {
+    notices: VecDeque<Notice>,
+    lost: u64,
+    announced: bool,
+}
+
+impl Listener {
+    /// Keeps a notice. True when it is to be announced.
+    fn hear(&mut self, notice: &Notice) -> bool {
+        if self.notices.len() == MOST {
+            self.notices.pop_front();
+            self.lost += 1;
+        }
+        self.notices.push_back(notice.clone());
+        !std::mem::replace(&mut self.announced, true)
+    }
+}
+
+/// Who listens, and what each has not heard yet.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    listeners: BTreeMap<ListenerId, Listener>,
+    made: u64,
+    announcements: VecDeque<ListenerId>,
+}
+
+impl Notices {
+    pub(super) fn listen(&mut self) -> ListenerId {
+        self.made += 1;
+        let id = ListenerId(self.made);
+        self.listeners.insert(id, Listener::default());
+        id
+    }
+
+    pub(super) fn leave(&mut self, id: ListenerId) {
+        self.listeners.remove(&id);
+    }
+
+    /// Tells all who listen.
+    pub(super) fn tell(&mut self, notice: &Notice) {
+        for (id, listener) in &mut self.listeners {
+            if listener.hear(notice) {
+                self.announcements.push_back(*id);
+            }
+        }
+    }
+
+    /// Tells one alone.
+    pub(super) fn tell_one(&mut self, id: ListenerId, notice: &Notice) {
+        if self.listeners.get_mut(&id).is_some_and(|listener| listener.hear(notice)) {
+            self.announcements.push_back(id);
+        }
+    }
+
+    /// The next notice for a listener.
+    pub(super) fn take(&mut self, id: ListenerId) -> Option<Notice> {
+        let listener = self.listeners.get_mut(&id)?;
+        listener.announced = false;
+        if listener.lost > 0 {
+            return Some(Notice::Lost(std::mem::take(&mut listener.lost)));
+        }
+        listener.notices.pop_front()
+    }
+
+    /// The next listener that has something to hear.
+    pub(super) fn poll_announcement(&mut self) -> Option<ListenerId> {
+        self.announcements.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_hears_what_happens_from_then_on() {
+        let mut notices = Notices::default();
+        notices.tell(&Notice::Unblocked);
+        let listener = notices.listen();
+        assert!(notices.take(listener).is_none());
+        notices.tell(&Notice::Blocked("low on memory".into()));
+        notices.tell(&Notice::Unblocked);
+        assert_eq!(notices.poll_announcement(), Some(listener));
+        assert_eq!(notices.poll_announcement(), None);
+        assert!(matches!(notices.take(listener), Some(Notice::Blocked(why)) if &*why == "low on memory"));
+        assert!(matches!(notices.take(listener), Some(Notice::Unblocked)));
+        assert!(notices.take(listener).is_none());
+    }
+
+    #[test]
+    fn a22_a_listener_that_does_not_listen_loses_the_oldest_and_is_told() {
+        let mut notices = Notices::default();
+        let (deaf, gone) = (notices.listen(), notices.listen());
+        notices.leave(gone);
+        for number in 0..1000 {
+            notices.tell(&Notice::Blocked(number.to_string().into()));
+        }
+        assert!(matches!(notices.take(deaf), Some(Notice::Lost(744))));
+        assert!(matches!(notices.take(deaf), Some(Notice::Blocked(why)) if &*why == "744"));
+        assert_eq!(std::iter::from_fn(|| notices.take(deaf)).count(), MOST - 1);
+        assert!(notices.take(gone).is_none());
+    }
+}

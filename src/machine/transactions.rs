@@ -1,0 +1,111 @@
+//! Transactions: a channel each, and what is known of its end (spec 1.9).
+
+use super::ids::{PromiseId, TransactionId};
+use crate::error::Error;
+use crate::message::Returned;
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// `select-ok` is still to come.
+    Starting(PromiseId),
+    Open,
+    /// `commit-ok` is still to come.
+    Committing(PromiseId),
+    /// `rollback-ok` is still to come.
+    RollingBack(PromiseId),
+    /// The broker closed the channel, and whoever holds the transaction does not know yet.
+    Failed(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) channel: u16,
+    pub(super) phase: Phase,
+    /// Whether content may flow on the channel.
+    pub(super) flows: bool,
+    /// Mandatory publishes that have not come back.
+    pub(super) mandatory: usize,
+    /// Those that have.
+    pub(super) returned: Vec<Returned>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    transactions: BTreeMap<TransactionId, Transaction>,
+    made: u64,
+    /// Who waits for a channel.
+    pub(super) waiting: VecDeque<PromiseId>,
+}
+
+impl Transactions {
+    pub(super) fn add(&mut self, channel: u16, promise: PromiseId) -> TransactionId {
+        self.made += 1;
+        let id = TransactionId(self.made);
+        let phase = Phase::Starting(promise);
+        self.transactions
+            .insert(id, Transaction { channel, phase, flows: true, mandatory: 0, returned: Vec::new() });
+        id
+    }
+
+    pub(super) fn get(&self, id: TransactionId) -> Option<&Transaction> {
+        self.transactions.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: TransactionId) -> Option<&mut Transaction> {
+        self.transactions.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: TransactionId) -> Option<Transaction> {
+        self.transactions.remove(&id)
+    }
+
+    /// The one on a channel.
+    pub(super) fn on(&mut self, channel: u16) -> Option<(TransactionId, &mut Transaction)> {
+        let is_it = |transaction: &Transaction| {
+            transaction.channel == channel && !matches!(transaction.phase, Phase::Failed(_))
+        };
+        let found = self.transactions.iter_mut().find(|(_, transaction)| is_it(transaction));
+        found.map(|(id, transaction)| (*id, transaction))
+    }
+
+    /// Whether content may flow on all of them.
+    pub(super) fn all_flow(&self) -> bool {
+        self.transactions.values().all(|transaction| transaction.flows)
+    }
+
+    /// Whether a promise is for the answer to a commit.
+    pub(super) fn is_committing(&self, promise: PromiseId) -> bool {
+        let phases = self.transactions.values().map(|transaction| &transaction.phase);
+        phases.into_iter().any(|phase| matches!(phase, Phase::Committing(found) if *found == promise))
+    }
+
+    /// Their channels are gone: nothing of those that are open takes effect. Gives what the others waited
+    /// for, and forgets them.
+    pub(super) fn suspend(&mut self, error: &Error) -> Vec<Phase> {
+        let mut ended = Vec::new();
+        for (id, transaction) in std::mem::take(&mut self.transactions) {
+            match transaction.phase {
+                Phase::Open => {
+                    let phase = Phase::Failed(error.clone());
+                    self.transactions.insert(id, Transaction { phase, flows: true, ..transaction });
+                }
+                Phase::Failed(_) => drop(self.transactions.insert(id, transaction)),
+                phase => ended.push(phase),
+            }
+        }
+        ended
+    }
+
+    /// Gives the promises of those that are being committed, and forgets everything.
+    pub(super) fn drain(&mut self) -> Vec<PromiseId> {
+        self.waiting.clear();
+        let all = std::mem::take(&mut self.transactions).into_values();
+        all.filter_map(|it| if let Phase::Committing(promise) = it.phase { Some(promise) } else { None })
+            .collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.transactions.is_empty() && self.waiting.is_empty()
+    }
+}

@@ -1,0 +1,30 @@
+//! What is found wrong with options before an octet is written.
+
+use super::{Limits, Options};
+use crate::error::Error;
+use crate::protocol::ShortStr;
+use crate::protocol::frame::FRAME_MIN_SIZE;
+
+impl Options {
+    /// Refuses what can't be sent, and limits at which nothing would ever happen.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Limits { frame_max, requests, outgoing_octets, publishes_in_flight, .. } = self.limits;
+        let Limits { buffered_deliveries, buffered_octets, .. } = self.limits;
+        if frame_max != 0 && frame_max < FRAME_MIN_SIZE {
+            let why = format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}");
+            return Err(Error::invalid("frame_max", why));
+        }
+        ShortStr::new(&self.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
+        let bounds = [
+            ("max_requests", requests),
+            ("max_outgoing_octets", outgoing_octets),
+            ("max_publishes_in_flight", publishes_in_flight),
+            ("max_buffered_deliveries", buffered_deliveries),
+            ("max_buffered_octets", buffered_octets),
+        ];
+        match bounds.into_iter().find(|(_, bound)| *bound == 0) {
+            Some((what, _)) => Err(Error::invalid(what, "with a bound of 0 nothing could ever be done")),
+            None => self.login.check(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The part of a URI that says where brokers listen: hosts with ports, or the path of a socket.
+//!
+//! Knows no user, no virtual host and no resolving.
+//!
+//! Spec: RFC 3986, 3.2.2 and 3.2.3. Several hosts and Unix sockets are extensions.
+
+use url::Host;
+
+use super::endpoint::Endpoint;
+use super::error::{UriError, UriPart};
+use super::piece::{Encoded, Piece};
+
+pub(super) const DEFAULT_HOST: &str = "localhost";
+
+/// One host or several, separated by commas, each with its port.
+pub(super) fn parse_hosts(address: Piece<'_>, default_port: u16) -> Result<Vec<Endpoint>, UriError> {
+    let mut endpoints = Vec::new();
+    let mut rest = Some(address);
+    while let Some(piece) = rest {
+        let (host, following) = piece.split(',', UriPart::Host);
+        let is_alone = endpoints.is_empty() && following.is_none();
+        if host.text.is_empty() && !is_alone {
+            return Err(UriError::BadHost { at: host.at });
+        }
+        endpoints.push(parse_host_and_port(host, default_port)?);
+        rest = following;
+    }
+    Ok(endpoints)
+}
+
+fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint, UriError> {
+    let (host, port) = match address.rsplit(':', UriPart::Port) {
+        (host, Some(port)) if !port.text.contains(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    let host = parse_host(host)?;
+    let port = port.map_or(Ok(default_port), |port| parse_port(port, default_port))?;
+    Ok(Endpoint::Tcp { host, port })
+}
+
+/// "For the purposes of this section, a zero-length host is treated as absent."
+fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
+    let bracketed = piece.text.starts_with('[');
+    let host = if bracketed { piece.text.to_owned() } else { piece.decode()? };
+    if host.is_empty() {
+        return Ok(DEFAULT_HOST.to_owned());
+    }
+    // `url` takes some white space and control characters in a decoded name.
+    let printable = !host.contains(|character: char| character.is_control() || character.is_whitespace());
+    match Host::parse_opaque(&host) {
+        Ok(Host::Ipv6(address)) if bracketed => Ok(address.to_string()),
+        Ok(Host::Domain(_)) if printable => Ok(host),
+        _ => Err(UriError::BadHost { at: piece.at }),
+    }
+}
+
+/// An empty port is an absent one: `port = *DIGIT` (RFC 3986, 3.2.3).
+fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
+    if piece.text.is_empty() {
+        return Ok(default_port);
+    }
+    let digits = piece.text.bytes().all(|octet| octet.is_ascii_digit());
+    let port = if digits { piece.text.parse().ok() } else { None };
+    port.filter(|&port| port != 0).ok_or(UriError::BadPort { at: piece.at })
+}
+
+/// The path of a socket, behind an empty host. It begins with the `/` that ended the host.
+pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<Endpoint, UriError> {
+    let bad = UriError::BadSocket { at: host.at };
+    let path = path.filter(|path| host.text.is_empty() && !path.text.is_empty()).ok_or(bad)?;
+    let path = Piece { part: UriPart::Socket, ..path };
+    let text = path.decode()?;
+    if text.contains('\0') {
+        return Err(UriError::BadSocket { at: path.at });
+    }
+    Ok(Endpoint::unix(format!("/{text}")))
+}
+
+/// The endpoints as they stand in a URI.
+pub(super) fn print(endpoints: &[Endpoint], default_port: u16) -> String {
+    let printed: Vec<String> = endpoints.iter().map(|endpoint| print_one(endpoint, default_port)).collect();
+    printed.join(",")
+}
+
+fn print_one(endpoint: &Endpoint, default_port: u16) -> String {
+    match endpoint {
+        Endpoint::Tcp { host, port } => {
+            let host = if host.contains(':') { format!("[{host}]") } else { Encoded(host).to_string() };
+            if *port == default_port { host } else { format!("{host}:{port}") }
+        }
+        // Read from text, so it is text.
+        Endpoint::Unix(path) => {
+            let path = path.to_string_lossy();
+            let segments: Vec<String> = path.split('/').map(|segment| Encoded(segment).to_string()).collect();
+            segments.join("/")
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Direct reply-to: replies that go to the channel that asked, and to no queue (RabbitMQ's extension).
+//!
+//! Whoever asks consumes `amq.rabbitmq.reply-to` and publishes with that as `reply-to`, for which the broker puts an address of
+//! the channel. A message to the default exchange with the address as its routing key is delivered there, or is unroutable.
+
+use crate::fault::{Fault, Outcome};
+use crate::ids::{ConnectionId, Place};
+use crate::message::Message;
+use crate::state::State;
+use puka::protocol::method::{basic, queue};
+use puka::protocol::{Properties, ShortStr};
+use std::sync::Arc;
+
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Who takes replies on a channel.
+#[derive(Debug)]
+pub(crate) struct ReplyConsumer {
+    tag: Arc<str>,
+    /// What nobody can guess of the address.
+    secret: String,
+}
+
+pub(crate) fn consume(
+    state: &mut State,
+    place: Place,
+    method: &basic::Consume<'_>,
+    tag: Arc<str>,
+) -> Outcome {
+    if !method.no_ack {
+        return Err(Fault::precondition("reply consumer cannot acknowledge"));
+    }
+    if state.channel(place)?.reply_consumer.is_some() {
+        return Err(Fault::precondition("reply consumer already set"));
+    }
+    let secret = state.random.name("");
+    let consumer_tag = Arc::clone(&tag);
+    state.channel(place)?.reply_consumer = Some(ReplyConsumer { tag, secret });
+    state.reply(place, method.nowait, &basic::ConsumeOk { consumer_tag: ShortStr::cut(&consumer_tag) });
+    Ok(())
+}
+
+/// Ends the consumer of that tag, if it is the one of replies.
+pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
+    let consumer = &mut state.channel(place)?.reply_consumer;
+    if consumer.as_ref().is_some_and(|consumer| &*consumer.tag == tag) {
+        *consumer = None;
+    }
+    Ok(())
+}
+
+/// The address that stands for the pseudo-queue in a message of that channel.
+pub(crate) fn address(
+    state: &mut State,
+    place: Place,
+    properties: &Properties<'_>,
+) -> Result<Option<String>, Fault> {
+    if properties.reply_to.is_none_or(|reply_to| reply_to.as_octets() != REPLY_TO.as_bytes()) {
+        return Ok(None);
+    }
+    let consumer = state.channel(place)?.reply_consumer.as_ref();
+    let consumer = consumer.ok_or_else(|| Fault::precondition("fast reply consumer does not exist"))?;
+    Ok(Some(format!("{REPLY_TO}.{}.{}.{}", place.connection.0, place.channel, consumer.secret)))
+}
+
+/// The channel of an address, if it still takes replies.
+fn find(state: &State, address: &[u8]) -> Option<(ConnectionId, u16)> {
+    let rest = std::str::from_utf8(address).ok()?.strip_prefix(REPLY_TO)?.strip_prefix('.')?;
+    let (connection, rest) = rest.split_once('.')?;
+    let (channel, secret) = rest.split_once('.')?;
+    let (connection, channel) = (ConnectionId(connection.parse().ok()?), channel.parse().ok()?);
+    let found = state.connections.get(&connection)?.channels.get(&channel)?;
+    let is_it = !found.closing && found.reply_consumer.as_ref()?.secret == secret;
+    is_it.then_some((connection, channel))
+}
+
+/// Delivers a message to whoever asked. False when it is no reply, or finds nobody.
+pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> bool {
+    if !message.exchange.is_empty() {
+        return false;
+    }
+    let Some((id, number)) = find(state, message.routing_key()) else { return false };
+    let Some(connection) = state.connections.get_mut(&id) else { return false };
+    let Some(channel) = connection.channels.get_mut(&number) else { return false };
+    let delivery_tag = channel.next_tag();
+    let Some(consumer) = &channel.reply_consumer else { return false };
+    let tag = Arc::clone(&consumer.tag);
+    let method = basic::Deliver {
+        consumer_tag: ShortStr::cut(&tag),
+        delivery_tag,
+        redelivered: false,
+        exchange: ShortStr::EMPTY,
+        routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+    };
+    connection.send_content(place.now, number, &method, &message.properties(), &message.body);
+    true
+}
+
+/// "A declare of that name tells whether the requester lives: 0 messages, 1 consumer, or 404." False when it is another name.
+pub(crate) fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Result<bool, Fault> {
+    let name = method.queue;
+    if !name.as_octets().starts_with(REPLY_TO.as_bytes()) {
+        return Ok(false);
+    }
+    if name.as_octets() != REPLY_TO.as_bytes() && find(state, name.as_octets()).is_none() {
+        let vhost = Arc::clone(&state.connection(place)?.vhost);
+        return Err(Fault::no_queue(&vhost, &name.to_str_lossy()));
+    }
+    let declared = queue::DeclareOk { queue: name, message_count: 0, consumer_count: 1 };
+    state.reply(place, method.nowait, &declared);
+    Ok(true)
+}

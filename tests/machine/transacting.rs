@@ -1,0 +1,225 @@
+//! Transactions and calls under a scripted server: what is written when, and what a late or wrong answer does.
+
+use crate::peer::{Peer, ack, channel_close, get_ok, method, publish, short};
+use puka::machine::{Reply, Settle, TransactionId};
+use puka::protocol::method::{basic, channel, tx};
+use puka::protocol::{Properties, ShortStr, frame};
+use puka::{Error, Options};
+use std::time::Duration;
+
+fn begun(peer: &mut Peer) -> TransactionId {
+    let promise = peer.machine.transaction().unwrap();
+    assert_eq!(peer.names(), ["1 channel.open", "1 tx.select"]);
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &tx::SelectOk {});
+    match peer.machine.fetch(promise) {
+        Some(Ok(Reply::Transaction(id))) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    let got: Vec<_> = (1..=2)
+        .map(|tag| {
+            let get = basic::Get { queue: short("q"), no_ack: false };
+            let promise = peer.machine.get_in(id, get).unwrap();
+            peer.content(1, &get_ok(tag), b"got");
+            match peer.machine.fetch(promise) {
+                Some(Ok(Reply::Delivery(Some(delivered)))) => delivered,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect();
+    peer.take();
+    peer.machine.settle(&got[0], Settle::Ack { multiple: false }).unwrap();
+    let commit = peer.machine.commit(id).unwrap();
+    assert!(matches!(peer.machine.settle(&got[1], Settle::Ack { multiple: false }), Err(Error::Stale)));
+    assert!(matches!(peer.machine.publish_in(id, &publish("", "late")), Err(Error::Stale)));
+    assert_eq!(peer.names(), ["1 basic.ack", "1 tx.commit"]);
+    peer.method(1, &tx::CommitOk {});
+    assert!(
+        matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(returned))) if returned.is_empty())
+    );
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    peer.method(1, &channel::CloseOk {});
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    let promise = peer.machine.get_in(id, basic::Get { queue: short("q"), no_ack: false }).unwrap();
+    peer.content(1, &get_ok(1), b"got");
+    let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(promise) else { panic!("nothing got") };
+    peer.take();
+    peer.machine.settle(&got, Settle::Ack { multiple: false }).unwrap();
+    peer.machine.drop_transaction(id);
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    peer.method(1, &channel::CloseOk {});
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_commit_that_is_not_answered_has_an_unknown_outcome() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    let commit = peer.machine.commit(id).unwrap();
+    peer.pass(Duration::from_secs(31));
+    match peer.error(commit) {
+        Error::Unconfirmed(cause) => assert!(matches!(*cause, Error::Timeout { .. })),
+        other => panic!("{other:?}"),
+    }
+    // The answer that comes late ends the transaction all the same.
+    peer.take();
+    peer.method(1, &tx::CommitOk {});
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    peer.method(1, &channel::CloseOk {});
+    assert!(peer.machine.is_idle());
+
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    let commit = peer.machine.commit(id).unwrap();
+    peer.machine.handle_loss(puka::Broken::Eof);
+    assert!(matches!(peer.error(commit), Error::Unconfirmed(_)));
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn what_the_server_returns_without_a_reason_is_not_kept() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    let mut mandatory = publish("", "mandatory");
+    mandatory.mandatory = true;
+    peer.machine.publish_in(id, &mandatory).unwrap();
+    peer.take();
+    let returned = basic::Return {
+        reply_code: 312,
+        reply_text: short("NO_ROUTE"),
+        exchange: ShortStr::EMPTY,
+        routing_key: short("key"),
+    };
+    for _ in 0..3 {
+        peer.content(1, &returned, b"mandatory");
+    }
+    let commit = peer.machine.commit(id).unwrap();
+    peer.method(1, &tx::CommitOk {});
+    assert!(matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(all))) if all.len() == 1));
+}
+
+#[test]
+fn e37_a_transaction_honours_flow() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    peer.method(1, &channel::Flow { active: false });
+    assert!(matches!(peer.machine.publish_in(id, &publish("", "held")), Err(Error::Full)));
+    assert!(!peer.machine.has_room_to_transact());
+    peer.method(1, &channel::Flow { active: true });
+    peer.machine.publish_in(id, &publish("", "sent")).unwrap();
+    assert_eq!(
+        peer.names(),
+        ["1 channel.flow-ok", "1 channel.flow-ok", "1 basic.publish", "1 header 4", "1 body 4"]
+    );
+}
+
+/// A reply to the call of that number.
+fn reply(peer: &mut Peer, number: &str, tag: u64) {
+    let deliver = basic::Deliver {
+        consumer_tag: short("puka.reply"),
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: ShortStr::EMPTY,
+        routing_key: short("amq.rabbitmq.reply-to.x"),
+    };
+    let mut properties = Properties::default();
+    properties.correlation_id = Some(short(number));
+    let mut octets = method(1, &deliver);
+    octets.extend(crate::peer::header(1, 5, properties));
+    frame::body(&mut octets, 1, 131_072, b"reply");
+    peer.feed(&octets);
+}
+
+#[test]
+fn a_call_and_all_that_it_needs_leave_at_once() {
+    let mut peer = Peer::open(Options::default());
+    let call = peer.machine.call(&publish("", "12"), None).unwrap();
+    let names = peer.serve().iter().map(crate::peer::Sent::name).collect::<Vec<_>>();
+    let needed = ["1 channel.open", "1 confirm.select", "1 basic.consume", "1 basic.publish"];
+    assert_eq!(names[..4], needed);
+    // A confirm is no reply.
+    peer.method(1, &ack(1, false));
+    assert!(peer.is_pending(call));
+    for wrong in ["0", "2", "", "x", "-1", "18446744073709551616"] {
+        reply(&mut peer, wrong, 1);
+    }
+    assert!(peer.is_pending(call));
+    reply(&mut peer, "1", 2);
+    assert!(
+        matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(message))) if message.body() == b"reply")
+    );
+    reply(&mut peer, "1", 3);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_call_is_forgotten_however_it_ends() {
+    let mut peer = Peer::open(Options::default());
+    let nacked = peer.machine.call(&publish("", "nacked"), None).unwrap();
+    let late = peer.machine.call(&publish("", "late"), Some(Duration::from_secs(1))).unwrap();
+    let closed = peer.machine.call(&publish("", "closed"), None).unwrap();
+    peer.serve();
+    peer.method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: false });
+    assert!(matches!(peer.error(nacked), Error::Nacked));
+    peer.pass(Duration::from_secs(2));
+    match peer.error(late) {
+        Error::Timeout { after, .. } => assert_eq!(after, Duration::from_secs(1)),
+        other => panic!("{other:?}"),
+    }
+    peer.method(1, &ack(3, true));
+    assert!(peer.is_pending(closed));
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - of another"));
+    assert!(matches!(peer.error(closed), Error::Unconfirmed(_)));
+    peer.take();
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn what_is_delivered_before_recover_ok_is_taken_back() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&crate::peer::consume("q"));
+    peer.deliver(channel, &tag, 1, b"one");
+    let held = peer.taken(consumer).remove(0);
+    peer.deliver(channel, &tag, 2, b"buffered");
+    let recovered = peer.machine.recover(consumer).unwrap();
+    peer.deliver(channel, &tag, 3, b"on its way");
+    assert_eq!(peer.names(), [format!("{channel} basic.recover")]);
+    peer.method(channel, &basic::RecoverOk {});
+    peer.done(recovered);
+    assert!(matches!(peer.machine.settle(&held, Settle::Ack { multiple: false }), Err(Error::Stale)));
+    peer.deliver(channel, &tag, 4, b"again");
+    let again = peer.taken(consumer);
+    assert_eq!(again.iter().map(|delivered| delivered.tag).collect::<Vec<_>>(), [4]);
+    peer.machine.settle(&again[0], Settle::Ack { multiple: true }).unwrap();
+    assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
+}
+
+#[test]
+fn a_secret_that_is_refused_ends_the_connection() {
+    let mut peer = Peer::open(Options::default());
+    let (one, two) = (
+        peer.machine.update_secret(b"fresh", short("expired")).unwrap(),
+        peer.machine.update_secret(b"refused", short("expired")).unwrap(),
+    );
+    assert_eq!(peer.names(), ["0 connection.update-secret", "0 connection.update-secret"]);
+    peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
+    peer.done(one);
+    peer.method(0, &crate::peer::close(530, "NOT_ALLOWED - refused"));
+    assert!(matches!(peer.error(two), Error::NotAllowed(_)));
+
+    let mut peer = Peer::open(Options::default());
+    peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "one that nobody asked for");
+}
