@@ -21,6 +21,11 @@
 //! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled. Without any
 //! executor, [`evented`] has a client to wait for, with callbacks, or for your own event loop.
 //!
+//! # Logging in
+//! A URI or [`Options`] say where brokers are and who logs in: with [`Options::credentials`], with
+//! [`Options::credentials_from`], which is asked at each login, and with the SASL mechanisms of
+//! [`Options::auth_mechanisms`] or one's own ([`SaslMechanism`]). No `Debug` and no error shows a password.
+//!
 //! # Requests
 //! A request is a builder with the argument names of Puka and of the spec. It can be
 //!
@@ -72,8 +77,9 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 /// Opens a connection over any byte stream: gives the client, and the driver to poll wherever futures are polled.
 ///
-/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. Of the options' URI only the
-/// credentials, the virtual host and the limits matter here.
+/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. The options' endpoints, what they say
+/// of TLS, and the deadlines for resolving, dialling and TLS matter only to whoever dials. That the stream is encrypted is
+/// for [`Options::encrypted_transport`] to say.
 ///
 /// ```
 /// use puka::Options;

@@ -34,7 +34,8 @@ struct State {
     driver: Option<Waker>,
     /// By the number of the promise.
     promises: Vec<Option<Waker>>,
-    consumers: BTreeMap<ConsumerId, Waker>,
+    /// By the number of the consumer.
+    consumers: Vec<Option<Waker>>,
     listeners: BTreeMap<ListenerId, Waker>,
     /// Those who wait for room, in the order in which they came.
     requesting: BTreeMap<u64, Waker>,
@@ -62,12 +63,24 @@ impl Woken {
 }
 
 impl State {
+    /// Whether nobody is to be woken, as is the case most often.
+    fn is_quiet(&self) -> bool {
+        !self.machine.has_event()
+            && self.requesting.is_empty()
+            && self.publishing.is_empty()
+            && self.transacting.is_empty()
+            && (self.driver.is_none() || !self.machine.wants_attention())
+    }
+
+    #[cold]
     fn woken(&mut self) -> Woken {
         let mut others = Vec::new();
         while let Some(event) = self.machine.poll_event() {
             others.extend(match event {
                 Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
-                Event::Deliveries(consumer) => self.consumers.remove(&consumer),
+                Event::Deliveries(consumer) => {
+                    self.consumers.get_mut(consumer.index()).and_then(Option::take)
+                }
                 Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
@@ -102,7 +115,7 @@ impl Link {
             machine,
             driver: None,
             promises: Vec::new(),
-            consumers: BTreeMap::new(),
+            consumers: Vec::new(),
             listeners: BTreeMap::new(),
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
@@ -112,13 +125,18 @@ impl Link {
         Arc::new(Self { state, epoch })
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
+        if state.is_quiet() {
+            return result;
+        }
         let woken = state.woken();
         self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         drop(state);
@@ -164,13 +182,7 @@ impl Link {
         if let Some(outcome) = state.machine.fetch(promise) {
             return Poll::Ready(outcome);
         }
-        let index = promise.index();
-        if state.promises.len() <= index {
-            state.promises.resize_with(index + 1, || None);
-        }
-        if let Some(place) = state.promises.get_mut(index) {
-            replace(place, cx.waker());
-        }
+        keep(&mut state.promises, promise.index(), cx.waker());
         Poll::Pending
     }
 
@@ -230,7 +242,7 @@ impl Link {
             if let Some(ended) = state.machine.ended(consumer) {
                 return Poll::Ready(Some(ended.clone()));
             }
-            state.consumers.insert(consumer, cx.waker().clone());
+            keep(&mut state.consumers, consumer.index(), cx.waker());
             Poll::Pending
         })
     }
@@ -260,9 +272,21 @@ impl Link {
     /// Nobody holds that consumer any more.
     pub(crate) fn drop_consumer(&self, consumer: ConsumerId) {
         self.with_state(|state| {
-            state.consumers.remove(&consumer);
+            if let Some(waker) = state.consumers.get_mut(consumer.index()) {
+                *waker = None;
+            }
             state.machine.drop_consumer(consumer);
         });
+    }
+}
+
+/// Keeps a waker under a number.
+fn keep(wakers: &mut Vec<Option<Waker>>, number: usize, waker: &Waker) {
+    if wakers.len() <= number {
+        wakers.resize_with(number + 1, || None);
+    }
+    if let Some(place) = wakers.get_mut(number) {
+        replace(place, waker);
     }
 }
 

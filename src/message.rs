@@ -2,7 +2,7 @@
 //!
 //! It is one allocation when the body is small. A large body that came in one frame is a slice of what was read.
 
-use crate::protocol::{DecodeError, Properties, TableRef};
+use crate::protocol::{DecodeError, Properties, ShortStr, TableRef};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
@@ -13,10 +13,31 @@ use std::ops::Range;
 pub struct Message {
     /// Exchange, routing key, property list and, when it is small, the body, one behind the other.
     octets: Bytes,
-    exchange_end: usize,
-    routing_key_end: usize,
-    properties_end: usize,
+    ends: Ends,
     body: Body,
+}
+
+/// Where the exchange, the routing key and the property list end. Small, because messages are moved often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    exchange: u16,
+    routing_key: u16,
+    properties: u32,
+}
+
+impl Ends {
+    /// Of an exchange and a routing key of so many octets, and no properties yet.
+    pub(crate) fn new(exchange: ShortStr<'_>, routing_key: ShortStr<'_>) -> Self {
+        // A short string has 255 octets at most.
+        let (exchange, routing_key) = (exchange.len() as u16, routing_key.len() as u16);
+        let routing_key = exchange + routing_key;
+        Self { exchange, routing_key, properties: routing_key.into() }
+    }
+
+    /// With a property list of so many octets, which is part of a frame.
+    pub(crate) fn with_properties(self, octets: usize) -> Self {
+        Self { properties: u32::from(self.routing_key).saturating_add(octets as u32), ..self }
+    }
 }
 
 #[derive(Clone)]
@@ -30,21 +51,24 @@ enum Body {
 
 impl Message {
     /// A message whose body, if any, stands in `octets` behind the property list.
-    pub(crate) fn inline(octets: Vec<u8>, ends: [usize; 3]) -> Self {
+    pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
         Self::new(octets, ends, Body::Inline)
     }
 
-    pub(crate) fn with_body(octets: Vec<u8>, ends: [usize; 3], body: Bytes) -> Self {
+    pub(crate) fn with_body(octets: Vec<u8>, ends: Ends, body: Bytes) -> Self {
         Self::new(octets, ends, Body::Separate(body))
     }
 
-    pub(crate) fn too_large(octets: Vec<u8>, ends: [usize; 3], size: u64) -> Self {
+    pub(crate) fn too_large(octets: Vec<u8>, ends: Ends, size: u64) -> Self {
         Self::new(octets, ends, Body::TooLarge(size))
     }
 
-    fn new(octets: Vec<u8>, ends: [usize; 3], body: Body) -> Self {
-        let [exchange_end, routing_key_end, properties_end] = ends;
-        Self { octets: octets.into(), exchange_end, routing_key_end, properties_end, body }
+    fn new(octets: Vec<u8>, ends: Ends, body: Body) -> Self {
+        Self { octets: octets.into(), ends, body }
+    }
+
+    fn properties_end(&self) -> usize {
+        self.ends.properties as usize
     }
 
     fn part(&self, range: Range<usize>) -> &[u8] {
@@ -54,7 +78,7 @@ impl Message {
     /// The exchange it was published to; empty for the default one. U+FFFD stands for what is not UTF-8.
     #[must_use]
     pub fn exchange(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.part(0..self.exchange_end))
+        String::from_utf8_lossy(self.part(0..self.ends.exchange.into()))
     }
 
     /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
@@ -66,14 +90,14 @@ impl Message {
     /// The routing key as it came.
     #[must_use]
     pub fn routing_key_octets(&self) -> &[u8] {
-        self.part(self.exchange_end..self.routing_key_end)
+        self.part(self.ends.exchange.into()..self.ends.routing_key.into())
     }
 
     /// The properties. They are decoded at each call, without an allocation.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         // The list was decoded once when it arrived, and refused there if need be.
-        Properties::decode(self.part(self.routing_key_end..self.properties_end)).unwrap_or_default()
+        Properties::decode(self.part(self.ends.routing_key.into()..self.properties_end())).unwrap_or_default()
     }
 
     /// The headers; an empty table when there are none.
@@ -88,7 +112,7 @@ impl Message {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match &self.body {
-            Body::Inline => self.part(self.properties_end..self.octets.len()),
+            Body::Inline => self.part(self.properties_end()..self.octets.len()),
             Body::Separate(body) => body,
             Body::TooLarge(_) => &[],
         }
@@ -98,7 +122,7 @@ impl Message {
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match &self.body {
-            Body::Inline => self.octets.slice(self.properties_end..),
+            Body::Inline => self.octets.slice(self.properties_end()..),
             Body::Separate(body) => body.clone(),
             Body::TooLarge(_) => Bytes::new(),
         }
@@ -131,9 +155,9 @@ impl Message {
             }
         }
         properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
-        let mut octets = self.part(0..self.routing_key_end).to_vec();
+        let mut octets = self.part(0..self.ends.routing_key.into()).to_vec();
         properties.encode_list(&mut octets);
-        let ends = [self.exchange_end, self.routing_key_end, octets.len()];
+        let ends = self.ends.with_properties(octets.len() - usize::from(self.ends.routing_key));
         match self.too_large_body() {
             Some(size) => Self::too_large(octets, ends, size),
             None => Self::with_body(octets, ends, self.body_bytes()),

@@ -22,7 +22,8 @@ pub struct BasicPublish<'a> {
     expiration: Option<String>,
     pub(super) headers: Entries,
     body: Body<'a>,
-    fault: Option<Error>,
+    /// Boxed, because there is hardly ever one.
+    fault: Option<Box<Error>>,
     via: Via,
 }
 
@@ -52,7 +53,7 @@ macro_rules! text_properties {
                     match ShortStr::new($method) {
                         Ok(text) => self.properties.$field = Some(text),
                         Err(error) => {
-                            self.fault.get_or_insert(Error::invalid(stringify!($method), error));
+                            self.fault.get_or_insert(Error::invalid(stringify!($method), error).into());
                         }
                     }
                     self
@@ -120,7 +121,7 @@ impl<'a> BasicPublish<'a> {
         match time.duration_since(UNIX_EPOCH) {
             Ok(since) => self.properties.timestamp = Some(since.as_secs()),
             Err(_) => {
-                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970"));
+                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970").into());
             }
         }
         self
@@ -147,7 +148,7 @@ impl<'a> BasicPublish<'a> {
             match headers.table() {
                 Ok(table) => self.headers.extend("headers", table),
                 Err(error) => {
-                    self.fault.get_or_insert(Error::invalid("headers", error));
+                    self.fault.get_or_insert(Error::invalid("headers", error).into());
                 }
             }
         }
@@ -159,7 +160,7 @@ impl BasicPublish<'_> {
     /// What the machine is asked.
     pub(super) fn to_publish(&self) -> Result<Publish<'_>, Error> {
         if let Some(fault) = &self.fault {
-            return Err(fault.clone());
+            return Err((**fault).clone());
         }
         let mut properties = self.properties;
         if let Some(expiration) = &self.expiration {

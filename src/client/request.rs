@@ -153,8 +153,10 @@ macro_rules! request {
             ///
             /// # Cancel safety
             /// Dropped before it resolves, nothing was sent.
-            pub async fn submit(self) -> Result<$crate::Promise<$Answer>, $crate::Error> {
-                $crate::client::request::Submit { request: self, ticket: None }.await
+            pub fn submit(
+                self,
+            ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a> {
+                $crate::client::request::Submit { request: self, ticket: None }
             }
         }
 

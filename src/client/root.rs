@@ -41,7 +41,7 @@ impl Client {
         Self(Handle::new(link))
     }
 
-    pub(crate) fn of(handle: Handle) -> Self {
+    pub(crate) fn with_handle(handle: Handle) -> Self {
         Self(handle)
     }
 
@@ -57,9 +57,11 @@ impl Client {
     /// requests made before it is done wait for it.
     ///
     /// # Errors
-    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for an unknown virtual
-    /// host, [`Error::UnsupportedProtocol`] and [`Error::NotAmqp`] for another protocol, [`Error::NoMechanism`],
-    /// [`Error::Timeout`], [`Error::ConnectionBroken`].
+    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for a virtual host that
+    /// is unknown or forbidden, [`Error::NoMechanism`] and [`Error::UnencryptedLogin`] when there is no mechanism to log in
+    /// with, [`Error::CannotLogIn`] when a source of credentials or a mechanism fails, [`Error::UnsupportedProtocol`] and
+    /// [`Error::NotAmqp`] for another protocol, [`Error::InvalidArgument`] for options that can't work, [`Error::Timeout`],
+    /// [`Error::ConnectionBroken`].
     ///
     /// # Cancel safety
     /// Dropping the promise changes nothing.

@@ -12,7 +12,8 @@ pub(super) fn name<'n>(what: &'static str, name: &'n str) -> Result<ShortStr<'n>
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     table: Table,
-    fault: Option<Error>,
+    /// Boxed, because there is hardly ever one.
+    fault: Option<Box<Error>>,
 }
 
 impl Entries {
@@ -30,7 +31,7 @@ impl Entries {
 
     /// Remembers a fault, if it is the first.
     pub(super) fn fail(&mut self, fault: Error) {
-        self.fault.get_or_insert(fault);
+        self.fault.get_or_insert(fault.into());
     }
 
     fn note(&mut self, what: &'static str, name: &str, added: Result<(), EncodeError>) {
@@ -45,7 +46,7 @@ impl Entries {
 
     pub(super) fn table(&self, what: &'static str) -> Result<TableRef<'_>, Error> {
         if let Some(fault) = &self.fault {
-            return Err(fault.clone());
+            return Err((**fault).clone());
         }
         let table = self.table.as_ref();
         if !table.is_finite() {

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Pieces that one vectored write takes at most.
-const PIECES: usize = 64;
+const PIECES: usize = 128;
 
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {
@@ -25,6 +25,8 @@ pub(crate) struct Pump<Io> {
     /// Octets that the stream has taken and the machine does not know of.
     transmitted: usize,
     unflushed: bool,
+    /// Octets that came, for whoever wants to know how many.
+    pub(crate) taken_in: usize,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
     finished: bool,
@@ -60,6 +62,7 @@ impl<Io> Pump<Io> {
             out: Outgoing::default(),
             transmitted: 0,
             unflushed: false,
+            taken_in: 0,
             write_error: None,
             finished: false,
         }
@@ -157,6 +160,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             Poll::Ready(Ok(0)) => Broken::Eof,
             Poll::Ready(Ok(octets)) => {
                 self.decoder.filled(octets);
+                self.taken_in += octets;
                 let Self { link, decoder, .. } = self;
                 link.with(|machine| machine.handle_input(now, decoder));
                 return true;

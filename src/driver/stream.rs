@@ -15,6 +15,10 @@ use std::time::Instant;
 /// Rounds in one poll before others have their turn.
 const ROUNDS: usize = 64;
 
+/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
+/// processor's cache.
+const TURN: usize = 256 << 10;
+
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
 /// Poll it anywhere: spawn it, or race it with what you wait for. It resolves when the connection is closed: to `Ok` when it
@@ -63,7 +67,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.pump.taken_in = 0;
         for _ in 0..ROUNDS {
+            if this.pump.taken_in >= TURN {
+                break;
+            }
             let now = this.clock.now();
             match this.pump.turn(cx, now) {
                 Turn::Moved => {}

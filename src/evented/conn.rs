@@ -111,7 +111,7 @@ impl<S: Read + Write> Evented<S> {
     #[must_use]
     pub fn client(&self) -> Client {
         // When none is left, the connection is closing, and that is what another will say.
-        Client::of(self.others.upgrade().unwrap_or_else(|| Handle::new(self.link.clone())))
+        Client::with_handle(self.others.upgrade().unwrap_or_else(|| Handle::new(self.link.clone())))
     }
 
     /// The stream.

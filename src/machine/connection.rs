@@ -20,6 +20,7 @@ use super::deadline::Deadline;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
 use super::notices::Notices;
+use super::outbox::Outbox;
 use super::promises::Promises;
 use super::publishers::Publishers;
 use super::restoration::Restoration;
@@ -96,7 +97,7 @@ pub struct Connection {
     drain_deadline: Deadline,
     /// When closing, `close-ok` and the last octets included, is not waited for any longer.
     close_deadline: Deadline,
-    out: Outgoing,
+    out: Outbox,
     /// Octets that the transport was given and has not taken.
     in_hand: usize,
     last_progress: Instant,
@@ -124,6 +125,8 @@ pub struct Connection {
     /// Whoever drives should look at what there is to do.
     attention: bool,
     scratch: Vec<u8>,
+    /// A place for what comes in front of a content's header.
+    spare: Vec<u8>,
 }
 
 /// How long the last octets may take once nothing more comes in.
@@ -136,7 +139,7 @@ impl Connection {
     /// A connection that begins its handshake, which has to be done in the time that the options say.
     #[must_use]
     pub fn new(now: Instant, options: Options) -> Self {
-        let mut out = Outgoing::default();
+        let mut out = Outbox::default();
         let frame_max = options.limits.frame_max;
         let refused = options.check().err();
         let state = match refused {
@@ -185,6 +188,7 @@ impl Connection {
             reading: true,
             attention: true,
             scratch: Vec::new(),
+            spare: Vec::new(),
             options,
         }
     }
@@ -195,13 +199,13 @@ impl Connection {
         self.now = now;
         self.heartbeat.received(now);
         while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
+            let was_open = matches!(self.state, State::Open);
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    let tuned = self.receive(now, frame);
-                    if let Err(error) = tuned {
+                    if let Err(error) = self.receive(now, frame) {
                         self.fail(error);
                     }
-                    if let Some(frame_max) = self.decoder_frame_max() {
+                    if !was_open && let Some(frame_max) = self.decoder_frame_max() {
                         decoder.set_frame_max(frame_max);
                     }
                 }
@@ -266,7 +270,7 @@ impl Connection {
             expired = true;
         }
         if expired {
-            self.drop_expired_held();
+            self.drop_expired();
             self.publishers.forget_answered_calls(&self.promises);
         }
         let after = self.options.deadlines.request;
@@ -285,7 +289,8 @@ impl Connection {
         (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
     }
 
-    /// Gives what is to be written, behind what `out` holds. True when there was something.
+    /// Gives what is to be written next, behind what `out` holds. True when there was something. It gives little at a time, so
+    /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.attention = false;
@@ -296,23 +301,24 @@ impl Connection {
         {
             self.out.heartbeat();
         }
-        let octets = self.out.len();
-        if octets == 0 {
+        if self.out.is_empty() {
             return false;
         }
         if self.in_hand == 0 {
             self.last_progress = now;
         }
+        // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
+        let octets = self.out.give(self.in_hand, self.is_closed(), out);
         self.in_hand += octets;
-        self.out.move_to(out);
-        true
+        octets > 0
     }
 
     /// Tells that the transport has taken so many of the octets it was given.
     pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
         self.in_hand = self.in_hand.saturating_sub(octets);
         self.last_progress = now;
+        self.attention |= !self.out.is_empty();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
@@ -365,6 +371,15 @@ impl Connection {
         }
         let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
         deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        self.promises.has_answered()
+            || self.consumers.has_announcement()
+            || self.notices.has_announcement()
+            || matches!(self.state, State::Handshake(_))
     }
 
     /// Whether to read. Not while too many deliveries wait to be taken.

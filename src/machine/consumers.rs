@@ -4,7 +4,7 @@ use super::content::Delivered;
 use super::ids::{ConsumerId, PromiseId};
 use crate::error::Error;
 use crate::protocol::{ShortStr, Table};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Why a consumer has ended.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Terms {
     pub(super) tag: Box<str>,
     pub(super) no_local: bool,
     pub(super) exclusive: bool,
+    /// Whether the arguments say from which offset of a stream it reads.
+    pub(super) by_offset: bool,
     pub(super) arguments: Table,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Tag {
 
 #[derive(Debug)]
 pub(super) struct Consumer {
+    turn: u64,
     pub(super) channel: u16,
     pub(super) sources: Vec<Terms>,
     pub(super) no_ack: bool,
@@ -129,9 +132,15 @@ impl Consumer {
     }
 }
 
+fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
+    slots.get_mut(id.index())?.as_mut().filter(|consumer| consumer.turn == id.turn)
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
-    consumers: BTreeMap<ConsumerId, Consumer>,
+    /// By the number of the consumer, so that one is found as fast as the other however many there are.
+    slots: Vec<Option<Consumer>>,
+    free: Vec<u32>,
     made: u64,
     tags: u64,
     buffered: usize,
@@ -150,8 +159,13 @@ impl Consumers {
         promise: PromiseId,
     ) -> ConsumerId {
         self.made += 1;
-        let id = ConsumerId(self.made);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() as u32 - 1
+        });
+        let id = ConsumerId { turn: self.made, index };
         let consumer = Consumer {
+            turn: id.turn,
             channel,
             starting: sources.len(),
             sources,
@@ -167,7 +181,9 @@ impl Consumers {
             deliveries: VecDeque::new(),
             announced: false,
         };
-        self.consumers.insert(id, consumer);
+        if let Some(slot) = self.slots.get_mut(id.index()) {
+            *slot = Some(consumer);
+        }
         id
     }
 
@@ -179,7 +195,7 @@ impl Consumers {
         source: usize,
         prefetch_count: u16,
     ) -> Option<(&Tag, &Terms)> {
-        let consumer = self.consumers.get_mut(&id)?;
+        let consumer = find_mut(&mut self.slots, id)?;
         let terms = consumer.sources.get_mut(source)?;
         // The tag that its holder knows is used again on another connection.
         let name = if !terms.tag.is_empty() && consumer.tags.iter().all(|tag| tag.source != source) {
@@ -205,38 +221,52 @@ impl Consumers {
         Some((consumer.tags.last()?, terms))
     }
 
+    #[inline]
     pub(super) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
-        self.consumers.get(&id)
+        self.slots.get(id.index())?.as_ref().filter(|consumer| consumer.turn == id.turn)
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
-        self.consumers.get_mut(&id)
+        find_mut(&mut self.slots, id)
     }
 
+    /// All of them, in the order in which they were added.
     pub(super) fn ids(&self) -> Vec<ConsumerId> {
-        self.consumers.keys().copied().collect()
+        let slots = (0..).zip(&self.slots);
+        let ids = slots.filter_map(|(index, slot)| Some(ConsumerId { turn: slot.as_ref()?.turn, index }));
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Forgets a consumer that has ended and whose holder has gone.
     pub(super) fn forget_if_over(&mut self, id: ConsumerId) {
-        if self.consumers.get(&id).is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
+        if self.get(id).is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
             self.take_all(id);
-            self.consumers.remove(&id);
+            if let Some(slot) = self.slots.get_mut(id.index()) {
+                *slot = None;
+                self.free.push(id.index);
+            }
         }
     }
 
     /// Keeps a delivery until it is taken.
+    #[inline]
     pub(super) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
-        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
         self.buffered += 1;
         self.buffered_octets += delivered.message.octets();
         consumer.deliveries.push_back(delivered);
-        self.announce(id);
+        if !consumer.announced && !consumer.dropped {
+            consumer.announced = true;
+            self.announcements.push_back(id);
+        }
     }
 
     /// Has its holder look again.
     pub(super) fn announce(&mut self, id: ConsumerId) {
-        if let Some(consumer) = self.consumers.get_mut(&id)
+        if let Some(consumer) = find_mut(&mut self.slots, id)
             && !consumer.announced
             && !consumer.dropped
         {
@@ -245,13 +275,18 @@ impl Consumers {
         }
     }
 
+    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    pub(super) fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
+    }
+
     pub(super) fn poll_announcement(&mut self) -> Option<ConsumerId> {
         self.announcements.pop_front()
     }
 
     /// Takes up to so many deliveries.
     pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
-        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
         consumer.announced = false;
         let count = consumer.deliveries.len().min(most);
         for delivered in consumer.deliveries.drain(..count) {
@@ -270,7 +305,7 @@ impl Consumers {
 
     /// Drops the deliveries of a consumer that wait to be taken, unless they need no ack.
     pub(super) fn discard_unsettled(&mut self, id: ConsumerId) {
-        if self.consumers.get(&id).is_some_and(|consumer| !consumer.no_ack) {
+        if self.get(id).is_some_and(|consumer| !consumer.no_ack) {
             self.take_all(id);
         }
     }
@@ -279,14 +314,15 @@ impl Consumers {
     pub(super) fn lose_unsettled(&mut self, id: ConsumerId) {
         let before = self.buffered;
         self.discard_unsettled(id);
-        if let Some(consumer) = self.consumers.get_mut(&id) {
-            consumer.lost += (before - self.buffered) as u64;
+        let dropped = before - self.buffered;
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.lost += dropped as u64;
         }
     }
 
     /// A queue has another name.
     pub(super) fn rename_queue(&mut self, from: &[u8], to: &[u8]) {
-        let sources = self.consumers.values_mut().flat_map(|consumer| &mut consumer.sources);
+        let sources = self.slots.iter_mut().flatten().flat_map(|consumer| &mut consumer.sources);
         for terms in sources.filter(|terms| *terms.queue == *from) {
             terms.queue = to.into();
         }
@@ -294,14 +330,16 @@ impl Consumers {
 
     /// Whether a consumer that has not ended is for that queue.
     pub(super) fn is_consumed(&self, queue: &[u8]) -> bool {
-        let live = self.consumers.values().filter(|consumer| !consumer.has_ended());
+        let live = self.slots.iter().flatten().filter(|consumer| !consumer.has_ended());
         live.flat_map(|consumer| &consumer.sources).any(|terms| *terms.queue == *queue)
     }
 
     /// Forgets a consumer that nobody holds yet.
     pub(super) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
         self.take_all(id);
-        self.consumers.remove(&id)
+        let consumer = self.slots.get_mut(id.index())?.take_if(|consumer| consumer.turn == id.turn)?;
+        self.free.push(id.index);
+        Some(consumer)
     }
 
     /// Deliveries that wait to be taken, and their octets.
@@ -310,6 +348,6 @@ impl Consumers {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.consumers.is_empty()
+        self.free.len() == self.slots.len()
     }
 }

@@ -3,7 +3,7 @@
 use super::ids::ConsumerId;
 use super::waiting::WaitingRequest;
 use crate::error::Fault;
-use crate::message::Message;
+use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;
 use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
 use bytes::Bytes;
@@ -62,10 +62,10 @@ pub(super) enum Purpose {
 /// A message of which parts are still to come.
 #[derive(Debug)]
 pub(super) struct Assembly {
-    purpose: Purpose,
-    /// Exchange and routing key, then the property list, then the body if it is small.
+    pub(super) purpose: Purpose,
+    /// Exchange and routing key, then, with the header, the property list, then the body if it is small.
     octets: Vec<u8>,
-    ends: [usize; 3],
+    ends: Ends,
     body: Body,
     left: u64,
     empty_frames: u32,
@@ -76,37 +76,51 @@ enum Body {
     /// The content header is still to come.
     Unknown,
     Inline,
-    Separate(Bytes, Vec<u8>),
+    /// It came, or will come, in one piece.
+    Whole(Bytes),
+    Parts(Vec<u8>),
     TooLarge(u64),
 }
 
 impl Assembly {
-    pub(super) fn new(purpose: Purpose, exchange: ShortStr<'_>, routing_key: ShortStr<'_>) -> Self {
-        let (exchange, routing_key) = (exchange.as_octets(), routing_key.as_octets());
-        // What a short message takes as a whole, so that it needs no second allocation.
-        let mut octets = Vec::with_capacity(exchange.len() + routing_key.len());
-        octets.extend_from_slice(exchange);
-        octets.extend_from_slice(routing_key);
-        let ends = [exchange.len(), octets.len(), octets.len()];
+    /// Begins with what the method says. `spare` is a place for it until the size of the message is known.
+    #[inline]
+    pub(super) fn new(
+        purpose: Purpose,
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+        spare: &mut Vec<u8>,
+    ) -> Self {
+        let mut octets = std::mem::take(spare);
+        octets.clear();
+        octets.extend_from_slice(exchange.as_octets());
+        octets.extend_from_slice(routing_key.as_octets());
+        let ends = Ends::new(exchange, routing_key);
         Self { purpose, octets, ends, body: Body::Unknown, left: 0, empty_frames: 0 }
     }
 
-    /// Takes the content header. True when the message is whole.
-    pub(super) fn header(&mut self, payload: &[u8], max_size: u64) -> Result<bool, Fault> {
+    /// Takes the content header, and gives back the spare place: the message is one allocation. True when it is whole.
+    pub(super) fn header(
+        &mut self,
+        payload: &[u8],
+        max_size: u64,
+        spare: &mut Vec<u8>,
+    ) -> Result<bool, Fault> {
         if !matches!(self.body, Body::Unknown) {
             return Err(unexpected("a content header inside a content"));
         }
-        let ContentHeader { body_size, .. } = ContentHeader::decode(payload)?;
-        let list = payload.get(ContentHeader::PROPERTY_LIST..).unwrap_or_default();
+        let (body_size, list) = ContentHeader::check(payload)?;
         let inline = if body_size <= INLINE_BODY { body_size as usize } else { 0 };
-        self.octets.reserve_exact(list.len() + inline);
-        self.octets.extend_from_slice(list);
-        self.ends[2] = self.octets.len();
+        let mut octets = Vec::with_capacity(self.octets.len() + list.len() + inline);
+        octets.extend_from_slice(&self.octets);
+        octets.extend_from_slice(list);
+        *spare = std::mem::replace(&mut self.octets, octets);
+        self.ends = self.ends.with_properties(list.len());
         self.left = body_size;
         self.body = match body_size {
             size if size > max_size => Body::TooLarge(size),
             size if size <= INLINE_BODY => Body::Inline,
-            _ => Body::Separate(Bytes::new(), Vec::new()),
+            _ => Body::Whole(Bytes::new()),
         };
         Ok(body_size == 0)
     }
@@ -131,8 +145,9 @@ impl Assembly {
         let whole = self.left == size;
         match &mut self.body {
             Body::Inline => self.octets.extend_from_slice(frame.payload()),
-            Body::Separate(body, parts) if whole && parts.is_empty() => *body = frame.into_payload(),
-            Body::Separate(_, parts) => {
+            Body::Whole(body) if whole => *body = frame.into_payload(),
+            Body::Whole(_) => self.body = Body::Parts(frame.payload().to_vec()),
+            Body::Parts(parts) => {
                 // Never ahead of what has arrived, and never more than the body has.
                 let room = self.left.min((parts.len() as u64).max(size)) as usize;
                 if parts.capacity() - parts.len() < size as usize {
@@ -146,15 +161,16 @@ impl Assembly {
         Ok(self.left == 0)
     }
 
-    pub(super) fn finish(self) -> (Purpose, Message) {
-        let Self { purpose, octets, ends, body, .. } = self;
-        let message = match body {
-            Body::Separate(body, parts) if parts.is_empty() => Message::with_body(octets, ends, body),
-            Body::Separate(_, parts) => Message::with_body(octets, ends, parts.into()),
-            Body::TooLarge(size) => Message::too_large(octets, ends, size),
-            Body::Inline | Body::Unknown => Message::inline(octets, ends),
-        };
-        (purpose, message)
+    /// The message, once it is whole.
+    #[inline]
+    pub(super) fn finish(&mut self) -> Message {
+        let octets = std::mem::take(&mut self.octets);
+        match std::mem::replace(&mut self.body, Body::Unknown) {
+            Body::Whole(body) => Message::with_body(octets, self.ends, body),
+            Body::Parts(parts) => Message::with_body(octets, self.ends, parts.into()),
+            Body::TooLarge(size) => Message::too_large(octets, self.ends, size),
+            Body::Inline | Body::Unknown => Message::inline(octets, self.ends),
+        }
     }
 }
 

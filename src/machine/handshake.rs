@@ -3,7 +3,7 @@
 //! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Anything else is the server's
 //! fault.
 
-use super::outgoing::Outgoing;
+use super::outbox::Outbox;
 use super::sasl::{self, LoginOutcome, LoginStep, Session};
 use super::{ServerProperties, tuning};
 use crate::error::{Error, Fault};
@@ -75,7 +75,7 @@ const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 
 impl Handshake {
     /// Begins with the protocol header.
-    pub(super) fn begin(out: &mut Outgoing) -> Self {
+    pub(super) fn begin(out: &mut Outbox) -> Self {
         out.octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
         Self::Start(AwaitStart)
     }
@@ -84,7 +84,7 @@ impl Handshake {
         self,
         method: Method<'_>,
         options: &Options,
-        out: &mut Outgoing,
+        out: &mut Outbox,
     ) -> Result<Step, Error> {
         match (self, method) {
             (Self::Start(state), Method::Connection(methods::Method::Start(start))) => {
@@ -130,7 +130,7 @@ impl Handshake {
         self,
         outcome: LoginOutcome,
         options: &Options,
-        out: &mut Outgoing,
+        out: &mut Outbox,
     ) -> Result<Self, Error> {
         match self {
             Self::Response(state) => state.login.respond(outcome, options, out).map(Self::Tune),
@@ -154,7 +154,7 @@ impl AwaitStart {
         self,
         start: methods::Start<'_>,
         options: &Options,
-        out: &mut Outgoing,
+        out: &mut Outbox,
     ) -> Result<Handshake, Error> {
         let (major, minor) = (start.version_major, start.version_minor);
         if (major, minor) != (0, 9) {
@@ -174,7 +174,7 @@ impl AwaitStart {
 
 impl Login {
     /// Responds at once, unless that takes the user's own code.
-    fn proceed(self, step: LoginStep, options: &Options, out: &mut Outgoing) -> Result<Handshake, Error> {
+    fn proceed(self, step: LoginStep, options: &Options, out: &mut Outbox) -> Result<Handshake, Error> {
         if step.is_the_users() {
             return Ok(Handshake::Response(AwaitResponse { step: Some(step), login: self }));
         }
@@ -185,7 +185,7 @@ impl Login {
         mut self,
         outcome: LoginOutcome,
         options: &Options,
-        out: &mut Outgoing,
+        out: &mut Outbox,
     ) -> Result<AwaitTune, Error> {
         let response = outcome.0?;
         if self.challenges > 0 {
@@ -215,7 +215,7 @@ impl AwaitTune {
         self,
         secure: methods::Secure<'_>,
         options: &Options,
-        out: &mut Outgoing,
+        out: &mut Outbox,
     ) -> Result<Handshake, Error> {
         let Self { session, mut login } = self;
         login.challenges += 1;
@@ -226,12 +226,7 @@ impl AwaitTune {
         login.proceed(LoginStep::answer(session, secure.challenge), options, out)
     }
 
-    fn handle(
-        self,
-        tune: methods::Tune,
-        options: &Options,
-        out: &mut Outgoing,
-    ) -> Result<AwaitOpenOk, Error> {
+    fn handle(self, tune: methods::Tune, options: &Options, out: &mut Outbox) -> Result<AwaitOpenOk, Error> {
         let limits = tuning::agree(tune, &options.limits)?;
         let virtual_host =
             ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;

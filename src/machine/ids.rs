@@ -23,6 +23,17 @@ pub struct TransactionId(pub(super) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub(super) u64);
 
-/// Names a consumer. No two of a connection have the same.
+/// Names a consumer. A number is used again, in another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsumerId(pub(super) u64);
+pub struct ConsumerId {
+    pub(super) turn: u64,
+    pub(super) index: u32,
+}
+
+impl ConsumerId {
+    /// A small number, unique among the consumers that are held.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}

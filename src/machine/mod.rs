@@ -15,6 +15,7 @@
 mod backoff;
 mod channel;
 mod channels;
+mod chunk;
 mod confirms;
 mod connection;
 mod consumers;
@@ -24,6 +25,7 @@ mod handshake;
 mod heartbeat;
 mod ids;
 mod notices;
+mod outbox;
 mod outgoing;
 mod promises;
 mod publishers;

@@ -4,7 +4,6 @@ use super::ids::ListenerId;
 use super::recovery::Recovered;
 use crate::error::Error;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that happened to the connection and belongs to no request.
@@ -12,11 +11,11 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Notice {
     /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's `connection.blocked`).
-    Blocked(Arc<str>),
+    Blocked(Box<str>),
     /// The broker takes publishes again.
     Unblocked,
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
-    ConsumerCancelled(Arc<str>),
+    ConsumerCancelled(Box<str>),
     /// The broker closed a channel. Whoever used it has the same error as an answer.
     ChannelClosed(Error),
     /// The connection is lost, and will be dialled again.
@@ -31,7 +30,7 @@ pub enum Notice {
         delay: Duration,
     },
     /// The connection is back, and with it what is told here.
-    Recovered(Arc<Recovered>),
+    Recovered(Box<Recovered>),
     /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be remembered, so not
     /// everything will be declared again. Told once.
     NotRecorded,
@@ -107,6 +106,11 @@ impl Notices {
             return Some(Notice::Lost(std::mem::take(&mut listener.lost)));
         }
         listener.notices.pop_front()
+    }
+
+    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    pub(super) fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
     }
 
     /// The next listener that has something to hear.

@@ -54,8 +54,12 @@ type Outcome = Result<Reply, Error>;
 #[derive(Debug)]
 enum State {
     Free,
-    Waiting { abandoned: bool },
-    Answered(Outcome),
+    Waiting {
+        abandoned: bool,
+    },
+    /// As most are, so that a slot stays small.
+    Done,
+    Answered(Box<Outcome>),
 }
 
 #[derive(Debug)]
@@ -67,11 +71,20 @@ struct Slot {
     timeout: Duration,
 }
 
+impl Slot {
+    /// Makes it ready for another promise. Gives the state that it had.
+    fn free(&mut self) -> State {
+        self.generation = self.generation.wrapping_add(1);
+        std::mem::replace(&mut self.state, State::Free)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     slots: Vec<Slot>,
-    /// First in, first out, so that a number rests before it is used again.
-    free: VecDeque<u32>,
+    /// Numbers that are free. The last that became free is the next, while its slot is in the processor's cache; the generation
+    /// tells it from what it was before.
+    free: Vec<u32>,
     waiting: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
     /// Those whose deadline starts when the time is next known.
@@ -81,10 +94,11 @@ pub(super) struct Promises {
 
 impl Promises {
     /// A new promise.
+    #[inline]
     pub(super) fn open(&mut self) -> PromiseId {
         self.waiting += 1;
         let waiting = State::Waiting { abandoned: false };
-        if let Some(index) = self.free.pop_front()
+        if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
             slot.state = waiting;
@@ -124,33 +138,64 @@ impl Promises {
     }
 
     /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
+    #[inline]
     pub(super) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
-        let Some(slot) = self.slot(id) else { return outcome.ok() };
+        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        else {
+            return outcome.ok();
+        };
         let State::Waiting { abandoned } = slot.state else { return outcome.ok() };
         if let Some(deadline) = slot.deadline.take() {
             self.deadlines.remove(&(deadline, id));
         }
         self.waiting -= 1;
         if abandoned {
-            self.free(id);
+            slot.free();
+            self.free.push(id.index);
             return outcome.ok();
         }
-        if let Some(slot) = self.slot(id) {
-            slot.state = State::Answered(outcome);
-        }
+        slot.state = match outcome {
+            Ok(Reply::Done) => State::Done,
+            outcome => State::Answered(outcome.into()),
+        };
         self.answered.push_back(id);
         None
     }
 
+    /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
+    #[inline]
+    pub(super) fn done(&mut self, id: PromiseId) {
+        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        else {
+            return;
+        };
+        let State::Waiting { abandoned } = slot.state else { return };
+        if let Some(deadline) = slot.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.waiting -= 1;
+        if abandoned {
+            slot.free();
+            self.free.push(id.index);
+        } else {
+            slot.state = State::Done;
+            self.answered.push_back(id);
+        }
+    }
+
     /// Fetches the answer, once.
+    #[inline]
     pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Outcome> {
-        let slot = self.slot(id)?;
-        if !matches!(slot.state, State::Answered(_)) {
+        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
+        if !matches!(slot.state, State::Done | State::Answered(_)) {
             return None;
         }
-        let state = std::mem::replace(&mut slot.state, State::Free);
-        self.free(id);
-        if let State::Answered(outcome) = state { Some(outcome) } else { None }
+        let state = slot.free();
+        self.free.push(id.index);
+        Some(match state {
+            State::Answered(outcome) => *outcome,
+            _ => Ok(Reply::Done),
+        })
     }
 
     /// Its holder has gone. Gives back a reply that was not fetched.
@@ -162,12 +207,9 @@ impl Promises {
         self.fetch(id)?.ok()
     }
 
-    fn free(&mut self, id: PromiseId) {
-        if let Some(slot) = self.slot(id) {
-            slot.state = State::Free;
-            slot.generation = slot.generation.wrapping_add(1);
-            self.free.push_back(id.index);
-        }
+    /// Whether [`poll_answered`](Self::poll_answered) has one.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.answered.is_empty()
     }
 
     /// The next promise that was answered and that somebody wants.

@@ -1,7 +1,6 @@
 //! What is told of the connection's ups and downs.
 
 use crate::error::Error;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// How a connection is.
@@ -50,7 +49,7 @@ pub struct Recovered {
     /// Deliveries that had not been handed out and were dropped. The broker delivers them again, unless they needed no ack.
     pub lost_deliveries: u64,
     /// Queues that have another name now, each with the one before: the broker made both.
-    pub renamed: Vec<(Arc<str>, Arc<str>)>,
+    pub renamed: Vec<(Box<str>, Box<str>)>,
     /// What could not be declared or started again, and why.
-    pub failed: Vec<(Arc<str>, Error)>,
+    pub failed: Vec<(Box<str>, Error)>,
 }

@@ -181,7 +181,7 @@ impl Topology {
 
     fn unbind(&mut self, binding: &Binding) {
         if self.bindings.remove(binding) {
-            self.forget_unused(&[binding.source.clone()]);
+            self.forget_unused(std::slice::from_ref(&binding.source));
         }
     }
 

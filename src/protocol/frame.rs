@@ -4,11 +4,11 @@ mod decoder;
 mod encode;
 
 pub use decoder::{Decoder, Frame};
-pub(crate) use encode::body_frame_start;
 pub use encode::{body, content_header, heartbeat, method};
+pub(crate) use encode::{body_frame_start, content_header_of};
 
 use super::DecodeError;
-use super::wire::{Reader, Writer};
+use super::wire::Reader;
 
 /// The last octet of every frame.
 pub const FRAME_END: u8 = 0xCE;
@@ -109,14 +109,16 @@ impl FrameHeader {
         Ok(Self { kind, channel, size })
     }
 
-    fn encode(self, out: &mut Writer<'_>) {
-        out.octet(match self.kind {
+    #[inline]
+    fn to_octets(self) -> [u8; HEADER] {
+        let kind = match self.kind {
             FrameKind::Method | FrameKind::ProtocolHeader => 1,
             FrameKind::Header => 2,
             FrameKind::Body => 3,
             FrameKind::Heartbeat => 8,
-        });
-        out.short(self.channel);
-        out.long(self.size);
+        };
+        let [channel, low_channel] = self.channel.to_be_bytes();
+        let [size, second, third, last] = self.size.to_be_bytes();
+        [kind, channel, low_channel, size, second, third, last]
     }
 }

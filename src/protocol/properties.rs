@@ -3,6 +3,7 @@
 use super::method::{WireType, basic, plain_name};
 use super::wire::{Reader, Writer};
 use super::{DecodeError, ShortStr, TableRef};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the declaration of the properties says of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +69,13 @@ macro_rules! properties {
                 self.encode(&mut Writer::new(out));
             }
 
+            #[inline]
             pub(super) fn encode(&self, out: &mut Writer<'_>) {
-                out.short(0 $(| if self.$name.is_some() { $flag } else { 0 })*);
+                let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
+                out.short(flags);
+                if flags == 0 {
+                    return;
+                }
                 $(if let Some(value) = self.$name {
                     out.$ty(value);
                 })*
@@ -109,6 +115,22 @@ properties! {
     0x0004 cluster_id: shortstr,
 }
 
+impl Properties<'_> {
+    /// How long the message may wait in a queue: [`expiration`](Self::expiration) as a time. `None` when it is absent, or no
+    /// number.
+    #[must_use]
+    pub fn time_to_live(&self) -> Option<Duration> {
+        self.expiration?.as_str()?.parse().ok().map(Duration::from_millis)
+    }
+
+    /// When the message was made: [`timestamp`](Self::timestamp) as a time. `None` when it is absent, or later than the
+    /// system knows times.
+    #[must_use]
+    pub fn time(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.timestamp?))
+    }
+}
+
 /// A headers table as it was received, not looked at yet: a bad one is an error of its message only.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct RawHeaders<'a>(&'a [u8]);
@@ -145,12 +167,14 @@ impl std::fmt::Debug for RawHeaders<'_> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     fn headers(&mut self) -> Result<RawHeaders<'a>, DecodeError> {
         self.longstr().map(RawHeaders)
     }
 }
 
 impl Writer<'_> {
+    #[inline]
     fn headers(&mut self, headers: RawHeaders<'_>) {
         self.longstr(headers.0);
     }
@@ -187,10 +211,15 @@ impl<'a> ContentHeader<'a> {
         Ok(Self { body_size, properties: Properties::decode(reader.rest())? })
     }
 
-    pub(super) fn encode(&self, out: &mut Writer<'_>) {
-        out.short(basic::CLASS.id);
-        out.short(0);
-        out.longlong(self.body_size);
-        self.properties.encode(out);
+    /// Checks the payload of a content header frame. Gives the size of the body, and the property list to decode later.
+    pub(crate) fn check(payload: &'a [u8]) -> Result<(u64, &'a [u8]), DecodeError> {
+        // The class, no weight, and no properties: as most often.
+        if let Some(([0, 60, 0, 0], rest)) = payload.split_first_chunk()
+            && let Some((size, [0, 0])) = rest.split_first_chunk()
+        {
+            return Ok((u64::from_be_bytes(*size), &[0, 0]));
+        }
+        let Self { body_size, .. } = Self::decode(payload)?;
+        Ok((body_size, payload.get(Self::PROPERTY_LIST..).unwrap_or_default()))
     }
 }

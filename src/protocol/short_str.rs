@@ -49,6 +49,7 @@ impl<'a> ShortStr<'a> {
     /// # Panics
     /// When it has more than 255 octets, which in a `const` fails the build.
     #[must_use]
+    #[inline]
     pub const fn literal(text: &'static str) -> ShortStr<'static> {
         assert!(text.len() <= Self::MAX, "a short string has room for 255 octets");
         ShortStr(text.as_bytes())

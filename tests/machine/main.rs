@@ -12,6 +12,7 @@
 )]
 
 mod abandoned;
+mod arguments;
 mod blocked;
 mod bounds;
 mod channels;
@@ -26,6 +27,8 @@ mod exceptions;
 mod framing;
 mod handshake;
 mod handshake_faults;
+mod headers;
+mod login;
 mod memory;
 mod names;
 mod peer;

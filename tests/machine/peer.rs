@@ -291,6 +291,8 @@ impl Peer {
         loop {
             self.pump();
             match self.machine.poll_timeout() {
+                // Whoever drives would dial.
+                Some(at) if at <= self.now && self.machine.is_down() => break,
                 Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
                 Some(at) if at <= end => self.now = at,
                 _ => break,

@@ -418,13 +418,13 @@ fn r9_waiting_for_the_connection_has_an_end() {
     let published = peer.machine.publish(&publish("", "body")).unwrap();
     let started = peer.machine.consume(&consume("q")).unwrap();
     for _ in 0..100 {
+        peer.pump();
         let Some(at) = peer.machine.poll_timeout() else { break };
         peer.now = peer.now.max(at);
         peer.machine.handle_timeout(peer.now);
         if peer.machine.poll_dial(peer.now).is_some() {
             peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
         }
-        peer.pump();
     }
     for promise in [request, published, started] {
         assert!(matches!(peer.error(promise), Error::Timeout { .. }));

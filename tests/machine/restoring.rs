@@ -5,7 +5,6 @@ use puka::machine::{ConnectionState, Notice, PromiseId, Reply};
 use puka::protocol::method::{Encode, basic, channel, exchange, queue};
 use puka::protocol::{Method, ShortStr, Table, TableRef};
 use puka::{Broken, Entity, Error, Options, RecoverTopology, Recovered, Recovery};
-use std::sync::Arc;
 use std::time::Duration;
 
 fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
@@ -112,7 +111,7 @@ fn all_told(sent: &[Sent]) -> Vec<String> {
 }
 
 /// What came back with the last connection.
-fn report(peer: &mut Peer, listener: puka::machine::ListenerId) -> Arc<Recovered> {
+fn report(peer: &mut Peer, listener: puka::machine::ListenerId) -> Box<Recovered> {
     let mut last = None;
     while let Some(notice) = peer.machine.take_notice(listener) {
         if let Notice::Recovered(report) = notice {

@@ -4,7 +4,7 @@ use super::{Connection, LAST_OCTETS, State};
 use crate::error::{Broken, Error, Fault, Peer};
 use crate::machine::deadline::Deadline;
 use crate::machine::{Ended, Notice, PromiseId, Reply};
-use crate::protocol::method::connection as methods;
+use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 
 impl Connection {
@@ -51,20 +51,24 @@ impl Connection {
     }
 
     fn write_close(&mut self, code: ReplyCode, text: &str, method: MethodId) {
-        self.write(
-            0,
-            &methods::Close {
-                reply_code: code.value(),
-                reply_text: ShortStr::cut(text),
-                class_id: method.class,
-                method_id: method.method,
-            },
-        );
+        self.write_last(&methods::Close {
+            reply_code: code.value(),
+            reply_text: ShortStr::cut(text),
+            class_id: method.class,
+            method_id: method.method,
+        });
+    }
+
+    /// Writes a method that nothing may follow.
+    fn write_last(&mut self, method: &impl Encode) {
+        let written = self.out.last_method(self.frame_max, method);
+        debug_assert!(written.is_ok(), "{written:?}");
+        self.attention = true;
     }
 
     /// The server closes: answers, and lets everybody know why.
     pub(super) fn server_closes(&mut self, close: methods::Close<'_>) {
-        self.write(0, &methods::CloseOk {});
+        self.write_last(&methods::CloseOk {});
         if matches!(self.state, State::Closing) {
             // Both at once. The server's `close-ok` may never come.
             self.end_closing(Ok(()));

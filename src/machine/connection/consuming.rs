@@ -58,6 +58,7 @@ impl Connection {
             tag: Box::default(),
             no_local: consume.no_local,
             exclusive: consume.exclusive,
+            by_offset: consume.arguments.get(STREAM_OFFSET).is_some(),
             arguments: consume.arguments.to_table(),
         })
     }
@@ -367,7 +368,7 @@ impl Connection {
         let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
         let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
         let terms = found.and_then(|(_, consumer)| consumer.sources.get(source));
-        let by_offset = terms.is_some_and(|terms| terms.arguments.get(STREAM_OFFSET).is_some());
+        let by_offset = terms.is_some_and(|terms| terms.by_offset);
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped

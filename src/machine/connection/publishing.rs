@@ -6,10 +6,10 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::publishers::{Kind, REPUBLISHED, STAMP};
 use crate::machine::waiting::HeldPublish;
-use crate::machine::{PromiseId, Publish, Reply};
+use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
-use crate::protocol::{ContentHeader, ReplyCode, ShortStr, Table, TableRef, Value};
+use crate::protocol::{Properties, ReplyCode, ShortStr, Table, TableRef, Value};
 use std::collections::VecDeque;
 
 /// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
@@ -122,9 +122,21 @@ impl Connection {
         self.held = kept;
     }
 
-    /// Forgets publishes that were held back for too long.
-    pub(super) fn drop_expired_held(&mut self) {
-        let (promises, octets) = (&self.promises, &mut self.held_octets);
+    /// Forgets what has waited for too long.
+    pub(super) fn drop_expired(&mut self) {
+        let (promises, octets) = (&self.promises, &mut self.request_octets);
+        self.requests.retain(|request| {
+            let is_waiting = promises.is_waiting(request.promise);
+            *octets -= if is_waiting { 0 } else { request.payload.len() };
+            is_waiting
+        });
+        self.consumes.retain(|consume| {
+            let is_waiting = promises.is_waiting(consume.promise);
+            *octets -= if is_waiting { 0 } else { consume.octets() };
+            is_waiting
+        });
+        self.transactions.waiting.retain(|promise| promises.is_waiting(*promise));
+        let octets = &mut self.held_octets;
         self.held.retain(|held| {
             let is_waiting = promises.is_waiting(held.promise);
             if !is_waiting {
@@ -226,17 +238,12 @@ impl Connection {
         attempts: u32,
     ) -> Result<(), Error> {
         let mut method = self.publish_method(publish)?;
-        let current;
-        if method.exchange.is_empty() && self.topology.has_renamed() {
-            current = self.topology.current(method.routing_key.as_octets()).to_vec();
-            method.routing_key = ShortStr::from_octets(&current).unwrap_or_default();
+        if self.topology.has_renamed() && method.exchange.is_empty() {
+            let current = self.topology.current(method.routing_key.as_octets());
+            method.routing_key = ShortStr::from_octets(current).unwrap_or_default();
         }
-        let mut properties = publish.properties;
-        if let Some(headers) = publish.headers {
-            properties.headers = Some(headers.into());
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
         let comes_back = publish.mandatory || publish.immediate;
+        let (out, frame_max) = (&mut self.out, self.frame_max);
         if (comes_back || attempts > 0)
             && let Some(publisher) = self.publishers.on(channel)
         {
@@ -247,16 +254,18 @@ impl Connection {
             if attempts > 0 {
                 stamp.insert(REPUBLISHED, attempts)?;
             }
-            scratch.clear();
-            scratch.extend_from_slice(stamp.as_ref().as_octets());
-            scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
-            let stamped = TableRef::new(&scratch).map_err(|error| Error::invalid("headers", error))?;
-            properties.headers = Some(stamped.into());
+            self.scratch.clear();
+            self.scratch.extend_from_slice(stamp.as_ref().as_octets());
+            self.scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
+            let stamped = TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
+            let properties = Properties { headers: Some(stamped.into()), ..publish.properties };
+            out.content(channel, frame_max, &method, &properties, &publish.body)?;
+        } else if let Some(headers) = publish.headers {
+            let properties = Properties { headers: Some(headers.into()), ..publish.properties };
+            out.content(channel, frame_max, &method, &properties, &publish.body)?;
+        } else {
+            out.content(channel, frame_max, &method, &publish.properties, &publish.body)?;
         }
-        let header = ContentHeader { body_size: publish.body.as_octets().len() as u64, properties };
-        let written = self.out.content(channel, self.frame_max, &method, &header, &publish.body);
-        self.scratch = scratch;
-        written?;
         if self.publishers.on(channel).is_some_and(|publisher| publisher.confirms.next() == 1) {
             self.prove(channel);
         }
@@ -267,14 +276,17 @@ impl Connection {
     pub(super) fn confirm(&mut self, channel: u16, tag: u64, multiple: bool, accepted: bool) -> bool {
         let is_called = self.publishers.is_called_on(channel);
         let promises = &mut self.promises;
-        let known = self.publishers.confirm(channel, tag, multiple, |promise| {
-            let outcome = if accepted { Ok(Reply::Done) } else { Err(Error::Nacked) };
-            // That a call has arrived is not the reply to it.
-            if !(accepted && is_called) {
-                // A publish is answered without anything to dispose of.
-                let _ = promises.answer(promise, outcome);
+        let known = match (accepted, is_called) {
+            (true, false) => {
+                self.publishers.confirm(channel, tag, multiple, |promise| promises.done(promise))
             }
-        });
+            // That a call has arrived is not the reply to it.
+            (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
+            (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
+                // A publish is answered without anything to dispose of.
+                let _ = promises.answer(promise, Err(Error::Nacked));
+            }),
+        };
         if is_called && !accepted {
             self.publishers.forget_answered_calls(&self.promises);
         }

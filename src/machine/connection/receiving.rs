@@ -8,7 +8,7 @@ use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
-use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
+use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode, ShortStr};
 use std::time::Instant;
 
 /// A fault of the server.
@@ -148,6 +148,13 @@ impl Connection {
             channel.discards_until_open = false;
         }
         if frame.kind() == FrameKind::Method {
+            // What comes most often is looked for first.
+            if let Some(deliver) = basic::Deliver::decode(frame.payload())
+                && channel.assembly.is_none()
+            {
+                self.receive_deliver(number, deliver);
+                return Ok(());
+            }
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
             if channel.assembly.is_some() {
                 return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a method inside a content", method.id()));
@@ -158,12 +165,12 @@ impl Connection {
             return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content without its method", MethodId::NONE));
         };
         let is_whole = match frame.kind() {
-            FrameKind::Header => assembly.header(frame.payload(), most)?,
+            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.spare)?,
             _ => assembly.body(frame)?,
         };
-        if is_whole && let Some(assembly) = channel.assembly.take() {
-            let (purpose, message) = assembly.finish();
-            self.receive_message(number, purpose, message);
+        if is_whole && let Some(mut assembly) = channel.assembly.take() {
+            let message = assembly.finish();
+            self.receive_message(number, assembly.purpose, message);
         }
         Ok(())
     }
@@ -186,17 +193,12 @@ impl Connection {
     fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         match method {
-            Method::Basic(basic::Method::Deliver(deliver)) => {
-                let consumer = self.consumer_of(number, deliver.consumer_tag);
-                let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
-                let purpose = Purpose::Deliver { consumer, tag, redelivered };
-                self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
-            }
+            Method::Basic(basic::Method::Deliver(deliver)) => self.receive_deliver(number, deliver),
             Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
             Method::Basic(basic::Method::Return(returned)) => {
                 let text = returned.reply_text.to_str_lossy().into();
                 let purpose = Purpose::Returned { code: returned.reply_code, text };
-                self.begin_content(number, Assembly::new(purpose, returned.exchange, returned.routing_key));
+                self.begin_content(number, purpose, returned.exchange, returned.routing_key);
             }
             Method::Basic(basic::Method::Ack(ack)) => {
                 self.receive_confirm(number, ack.delivery_tag, ack.multiple, true, id)?;
@@ -219,9 +221,22 @@ impl Connection {
         Ok(())
     }
 
-    fn begin_content(&mut self, number: u16, assembly: Assembly) {
+    fn receive_deliver(&mut self, number: u16, deliver: basic::Deliver<'_>) {
+        let consumer = self.consumer_of(number, deliver.consumer_tag);
+        let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
+        self.begin_content(number, Purpose::Deliver { consumer, tag, redelivered }, exchange, routing_key);
+    }
+
+    #[inline]
+    fn begin_content(
+        &mut self,
+        number: u16,
+        purpose: Purpose,
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+    ) {
         if let Some(channel) = self.channels.get_mut(number) {
-            channel.assembly = Some(assembly);
+            channel.assembly = Some(Assembly::new(purpose, exchange, routing_key, &mut self.spare));
         }
     }
 
@@ -253,7 +268,7 @@ impl Connection {
         };
         let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
         let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
-        self.begin_content(number, Assembly::new(purpose, exchange, routing_key));
+        self.begin_content(number, purpose, exchange, routing_key);
         Ok(())
     }
 
@@ -316,6 +331,10 @@ impl Connection {
         let place = channel.awaited.iter().position(|it| answered(it) || !it.may_be_overtaken());
         let place = place.filter(|place| channel.awaited.get(*place).is_some_and(answered));
         let Some(awaited) = place.and_then(|place| channel.awaited.remove(place)) else {
+            // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
+            if id == basic::CancelOk::ID {
+                return Ok(());
+            }
             return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
         };
         match awaited {
@@ -364,7 +383,7 @@ impl Connection {
 
     fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
         if let Some(assembly) = channel.assembly.take()
-            && let (Purpose::Got { request, .. }, _) = assembly.finish()
+            && let Purpose::Got { request, .. } = assembly.purpose
         {
             self.answer(request.promise, Err(error.clone()));
         }

@@ -9,11 +9,12 @@ use crate::machine::content::Purpose;
 use crate::machine::deadline::Deadline;
 use crate::machine::handshake::Handshake;
 use crate::machine::heartbeat::Heartbeat;
+use crate::machine::outbox::Outbox;
 use crate::machine::publishers::Publisher;
 use crate::machine::topology::Topology;
 use crate::machine::transactions::Phase as TransactionPhase;
 use crate::machine::waiting::{WaitingConsume, WaitingRequest};
-use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, Outgoing, PromiseId, Reply};
+use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
 use crate::protocol::Method;
 use crate::protocol::method::{basic, exchange, queue};
@@ -39,7 +40,7 @@ impl Connection {
         connection.backoff = backoff;
         connection.topology = Topology::new(records);
         if connection.why.is_none() {
-            connection.out = Outgoing::default();
+            connection.out = Outbox::default();
             connection.state = State::Down(Down { retry: Deadline::At(now), over: true });
         }
         connection
@@ -68,7 +69,7 @@ impl Connection {
         }
         self.now = now;
         self.endpoint = endpoint;
-        self.out = Outgoing::default();
+        self.out = Outbox::default();
         self.in_hand = 0;
         self.last_progress = now;
         self.deaf = false;
@@ -192,7 +193,7 @@ impl Connection {
             let Some(mut channel) = self.channels.remove(number) else { continue };
             self.suspend_channel(&mut channel, error, &mut again);
             if let Some(publisher) = self.publishers.remove(number) {
-                self.suspend_publisher(publisher, error);
+                self.suspend_publisher(*publisher, error);
             }
         }
         self.channels.start_over();
@@ -211,7 +212,7 @@ impl Connection {
 
     fn suspend_channel(&mut self, channel: &mut Channel, error: &Error, again: &mut Vec<WaitingRequest>) {
         if let Some(assembly) = channel.assembly.take()
-            && let (Purpose::Got { request, .. }, _) = assembly.finish()
+            && let Purpose::Got { request, .. } = assembly.purpose
         {
             self.ask_again(request, error, again);
         }

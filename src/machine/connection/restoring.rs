@@ -12,7 +12,6 @@ use crate::machine::{ConsumerId, Notice, Recovered, Reply};
 use crate::protocol::method::{Encode, queue};
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// For how long an exclusive queue is tried when there are no heartbeats by which the broker would notice a loss.
@@ -101,7 +100,7 @@ impl Connection {
     fn rename_queue(&mut self, old: &[u8], new: ShortStr<'_>) {
         self.topology.rename(old, new.as_octets());
         self.consumers.rename_queue(old, new.as_octets());
-        let from: Arc<str> = String::from_utf8_lossy(old).into();
+        let from: Box<str> = String::from_utf8_lossy(old).into();
         if let Some(restoration) = &mut self.restoration {
             restoration.report.renamed.push((from, new.to_str_lossy().into()));
         }
@@ -114,6 +113,7 @@ impl Connection {
             self.lose(Error::ConnectionBroken(crate::error::Broken::NotRestored(error.clone().into())));
             return;
         }
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
         if let Some(restoration) = &mut self.restoration {
             restoration.failed(error);
         }

@@ -50,7 +50,14 @@ impl Connection {
                 self.write(number, &basic::Reject { delivery_tag: tag, requeue });
             }
         }
-        self.release(number);
+        // As long as it has consumers, or messages that are held, nothing becomes of it.
+        if self
+            .channels
+            .get(number)
+            .is_some_and(|channel| channel.consumers.is_empty() && channel.unsettled.held() == 0)
+        {
+            self.release(number);
+        }
         Ok(())
     }
 

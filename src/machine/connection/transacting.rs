@@ -10,8 +10,8 @@ use crate::machine::transactions::Phase;
 use crate::machine::waiting::WaitingRequest;
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
+use crate::protocol::MethodId;
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
-use crate::protocol::{ContentHeader, MethodId};
 
 impl Connection {
     /// Whether another publish of a transaction would be accepted.
@@ -87,8 +87,7 @@ impl Connection {
         let mut properties = publish.properties;
         properties.headers = publish.headers.map(Into::into).or(properties.headers);
         let method = self.publish_method(publish)?;
-        let header = ContentHeader { body_size: publish.body.as_octets().len() as u64, properties };
-        self.out.content(number, self.frame_max, &method, &header, &publish.body)?;
+        self.out.content(number, self.frame_max, &method, &properties, &publish.body)?;
         self.attention = true;
         if let Some(transaction) = self.transactions.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;

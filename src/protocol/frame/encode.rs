@@ -1,11 +1,12 @@
 //! Writing frames to the end of a buffer.
 
-use super::super::method::Encode;
+use super::super::method::{Encode, basic};
 use super::super::wire::Writer;
-use super::super::{ContentHeader, EncodeError};
+use super::super::{ContentHeader, EncodeError, Properties};
 use super::{FRAME_END, FrameHeader, FrameKind, OVERHEAD};
 
 /// Writes a frame whose size shows only when its payload is written.
+#[inline]
 fn unsplit(
     out: &mut Vec<u8>,
     kind: FrameKind,
@@ -15,7 +16,7 @@ fn unsplit(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let mut writer = Writer::new(out);
-    FrameHeader { kind, channel, size: 0 }.encode(&mut writer);
+    writer.octets(&FrameHeader { kind, channel, size: 0 }.to_octets());
     payload(&mut writer);
     writer.octet(FRAME_END);
     let octets = out.len().saturating_sub(start);
@@ -48,8 +49,7 @@ pub fn method(
 ) -> Result<(), EncodeError> {
     unsplit(out, FrameKind::Method, channel, frame_max, |writer| {
         let id = method.id();
-        writer.short(id.class);
-        writer.short(id.method);
+        writer.long(u32::from(id.class) << 16 | u32::from(id.method));
         method.encode_fields(writer);
     })
 }
@@ -65,7 +65,24 @@ pub fn content_header(
     frame_max: u32,
     header: &ContentHeader<'_>,
 ) -> Result<(), EncodeError> {
-    unsplit(out, FrameKind::Header, channel, frame_max, |writer| header.encode(writer))
+    content_header_of(out, channel, frame_max, header.body_size, &header.properties)
+}
+
+/// Writes a content header frame of its parts.
+#[inline]
+pub(crate) fn content_header_of(
+    out: &mut Vec<u8>,
+    channel: u16,
+    frame_max: u32,
+    body_size: u64,
+    properties: &Properties<'_>,
+) -> Result<(), EncodeError> {
+    unsplit(out, FrameKind::Header, channel, frame_max, |writer| {
+        // The class, and a weight of 0.
+        writer.long(u32::from(basic::CLASS.id) << 16);
+        writer.longlong(body_size);
+        properties.encode(writer);
+    })
 }
 
 /// Writes a body in as few frames as `frame_max` admits; none at all when it is empty.
@@ -73,23 +90,21 @@ pub fn content_header(
 pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
     let room = usize::try_from(frame_max.saturating_sub(OVERHEAD)).unwrap_or(usize::MAX).max(1);
     for part in body.chunks(room) {
-        let mut writer = Writer::new(out);
         let size = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut writer);
-        writer.octets(part);
-        writer.octet(FRAME_END);
+        body_frame_start(out, channel, size);
+        out.extend_from_slice(part);
+        out.push(FRAME_END);
     }
 }
 
 /// Writes what stands in front of a part of a body that is written from elsewhere; a [`FRAME_END`] has to follow it.
 #[inline]
 pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
-    FrameHeader { kind: FrameKind::Body, channel, size }.encode(&mut Writer::new(out));
+    out.extend_from_slice(&FrameHeader { kind: FrameKind::Body, channel, size }.to_octets());
 }
 
 /// Writes a heartbeat.
 pub fn heartbeat(out: &mut Vec<u8>) {
-    let mut writer = Writer::new(out);
-    FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.encode(&mut writer);
-    writer.octet(FRAME_END);
+    out.extend_from_slice(&FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.to_octets());
+    out.push(FRAME_END);
 }

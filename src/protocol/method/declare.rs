@@ -185,12 +185,7 @@ macro_rules! class {
                 // A class whose methods have no fields reads nothing.
                 let _ = &reader;
                 match id.method {
-                    $($method_id => {
-                        $($(let _ = reader.$lead_ty()?;)*)?
-                        $(let $field = reader.$ty()?;)*
-                        $($(let _ = reader.$trail_ty()?;)*)?
-                        Ok(Self::$Method($Method { $($field),* }))
-                    })*
+                    $($method_id => Ok(Self::$Method($Method::decode_fields(reader)?)),)*
                     _ => Err($crate::protocol::DecodeError::UnknownMethod(id)),
                 }
             }
@@ -217,9 +212,33 @@ macro_rules! class {
                 $($(#[$field_doc])* pub $field: wire_type!(type $ty 'a),)*
             }
 
-            impl $(<$lt>)? $Method $(<$lt>)? {
+            impl<'a> $Method $(<$lt>)? {
                 /// The class and method numbers.
                 pub const ID: MethodId = MethodId { class: $class_id, method: $method_id };
+
+                /// Decodes the payload of a method frame, if it is this method and nothing is wrong with it.
+                #[inline]
+                #[must_use]
+                pub fn decode(payload: &'a [u8]) -> Option<Self> {
+                    let mut reader = Reader::new(payload);
+                    let number = u32::from(Self::ID.class) << 16 | u32::from(Self::ID.method);
+                    if reader.long() != Ok(number) {
+                        return None;
+                    }
+                    let method = Self::decode_fields(&mut reader).ok()?;
+                    reader.finish().ok()?;
+                    Some(method)
+                }
+
+                #[inline]
+                fn decode_fields(reader: &mut Reader<'a>) -> Result<Self, $crate::protocol::DecodeError> {
+                    // A method without fields reads nothing.
+                    let _ = &reader;
+                    $($(let _ = reader.$lead_ty()?;)*)?
+                    $(let $field = reader.$ty()?;)*
+                    $($(let _ = reader.$trail_ty()?;)*)?
+                    Ok(Self { $($field),* })
+                }
             }
 
             impl $(<$lt>)? Encode for $Method $(<$lt>)? {

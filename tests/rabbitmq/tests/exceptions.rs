@@ -3,6 +3,8 @@
 //! 311, 313 and 402 no RabbitMQ uses, and 501, 502, 504, 505 and 506 it says only to a client that breaks the protocol or when a
 //! node fails: a scripted server says those in `tests/machine/exceptions.rs`.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+
 use puka::{Client, Error, Options, QueueType};
 use puka_test_rabbitmq::{Node, shared_url, unique};
 use std::time::Duration;

@@ -41,7 +41,9 @@ pub mod notices;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
+pub mod scenarios;
 pub mod settling;
+pub mod sharing;
 pub mod transactions;
 
 pub use bare::Bare;

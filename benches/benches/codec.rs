@@ -1,0 +1,180 @@
+//! The codec alone, in nanoseconds and in octets a second: `cargo bench -p puka-benches`.
+//!
+//! `by hand` is straight-line code for that one message, without a table of methods, checks or limits: what a codec can hope for.
+#![expect(missing_docs, reason = "what the macros of criterion make has none")]
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use puka::protocol::frame::{self, FRAME_END};
+use puka::protocol::method::basic;
+use puka::protocol::{ContentHeader, Decoder, FrameKind, Method, Properties, ShortStr, Table};
+use std::hint::black_box;
+
+const FRAME_MAX: u32 = 131_072;
+
+fn headers() -> Table {
+    let mut table = Table::new();
+    for (name, value) in [("x-tenant", "acme"), ("x-trace", "4bf92f3577b34da6"), ("x-kind", "order")] {
+        table.insert(name, value).expect("it is short");
+    }
+    table.insert("x-attempt", 3).expect("it is short");
+    table.insert("x-urgent", true).expect("it is short");
+    table
+}
+
+fn properties(headers: &Table) -> Properties<'_> {
+    let mut properties = Properties::default();
+    properties.content_type = Some(ShortStr::literal("application/json"));
+    properties.delivery_mode = Some(2);
+    properties.correlation_id = Some(ShortStr::literal("2f1c9a"));
+    properties.message_id = Some(ShortStr::literal("8c6d7e"));
+    properties.timestamp = Some(1_700_000_000);
+    properties.headers = Some(headers.as_ref().into());
+    properties
+}
+
+fn publish<'a>() -> basic::Publish<'a> {
+    basic::Publish {
+        exchange: ShortStr::literal("orders"),
+        routing_key: ShortStr::literal("orders.eu.created"),
+        mandatory: false,
+        immediate: false,
+    }
+}
+
+fn deliver<'a>() -> basic::Deliver<'a> {
+    basic::Deliver {
+        consumer_tag: ShortStr::literal("puka.1"),
+        delivery_tag: 7,
+        redelivered: false,
+        exchange: ShortStr::literal("orders"),
+        routing_key: ShortStr::literal("orders.eu.created"),
+    }
+}
+
+fn generate(out: &mut Vec<u8>, properties: &Properties<'_>, body: &[u8]) {
+    let header = ContentHeader { body_size: body.len() as u64, properties: *properties };
+    frame::method(out, 1, FRAME_MAX, &publish()).expect("it fits");
+    frame::content_header(out, 1, FRAME_MAX, &header).expect("it fits");
+    frame::body(out, 1, FRAME_MAX, body);
+}
+
+fn short(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(text.len() as u8);
+    out.extend_from_slice(text);
+}
+
+fn frame_by_hand(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[kind, 0, 1, 0, 0, 0, 0]);
+    payload(out);
+    let size = (out.len() - start - 7) as u32;
+    out[start + 3..start + 7].copy_from_slice(&size.to_be_bytes());
+    out.push(FRAME_END);
+}
+
+fn generate_by_hand(out: &mut Vec<u8>, headers: &[u8], body: &[u8]) {
+    frame_by_hand(out, 1, |out| {
+        out.extend_from_slice(&[0, 60, 0, 40, 0, 0]);
+        short(out, black_box(b"orders"));
+        short(out, black_box(b"orders.eu.created"));
+        out.push(0);
+    });
+    frame_by_hand(out, 2, |out| {
+        out.extend_from_slice(&[0, 60, 0, 0]);
+        out.extend_from_slice(&(body.len() as u64).to_be_bytes());
+        out.extend_from_slice(&(0x8000_u16 | 0x2000 | 0x1000 | 0x400 | 0x80 | 0x40).to_be_bytes());
+        short(out, black_box(b"application/json"));
+        out.extend_from_slice(&(headers.len() as u32).to_be_bytes());
+        out.extend_from_slice(headers);
+        out.push(2);
+        short(out, black_box(b"2f1c9a"));
+        short(out, black_box(b"8c6d7e"));
+        out.extend_from_slice(&1_700_000_000_u64.to_be_bytes());
+    });
+    frame_by_hand(out, 3, |out| out.extend_from_slice(body));
+}
+
+/// Every frame, method and property list; the headers stay raw, as in the client.
+fn parse(decoder: &mut Decoder, octets: &[u8]) -> usize {
+    decoder.extend(octets);
+    let mut sum = 0;
+    while let Some(frame) = decoder.next_frame().expect("a frame") {
+        sum += match frame.kind() {
+            FrameKind::Method => match Method::decode(frame.payload()).expect("a method") {
+                Method::Basic(basic::Method::Deliver(deliver)) => {
+                    deliver.delivery_tag as usize + deliver.routing_key.len()
+                }
+                Method::Basic(basic::Method::Ack(ack)) => ack.delivery_tag as usize,
+                _ => 0,
+            },
+            FrameKind::Header => {
+                let header = ContentHeader::decode(frame.payload()).expect("a header");
+                header.properties.timestamp.unwrap_or(0) as usize
+            }
+            _ => frame.payload().len(),
+        };
+    }
+    sum
+}
+
+fn codec(criterion: &mut Criterion) {
+    let headers = headers();
+    let properties = properties(&headers);
+    let body = [b'x'; 1024];
+    let mut out = Vec::with_capacity(4096);
+    generate(&mut out, &properties, &body);
+    let mut by_hand = Vec::new();
+    generate_by_hand(&mut by_hand, headers.as_ref().as_octets(), &body);
+    assert!(out == by_hand, "both write the same");
+
+    let mut group = criterion.benchmark_group("codec");
+    group.throughput(Throughput::Bytes(out.len() as u64));
+    group.bench_function("generate: publish, 5 properties, 5 headers, 1 KiB", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            generate(&mut out, black_box(&properties), black_box(&body));
+            out.len()
+        });
+    });
+    group.bench_function("generate, by hand", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            generate_by_hand(&mut out, black_box(headers.as_ref().as_octets()), black_box(&body));
+            out.len()
+        });
+    });
+
+    let mut delivered = Vec::new();
+    let header = ContentHeader { body_size: 1024, properties };
+    frame::method(&mut delivered, 1, FRAME_MAX, &deliver()).expect("it fits");
+    frame::content_header(&mut delivered, 1, FRAME_MAX, &header).expect("it fits");
+    frame::body(&mut delivered, 1, FRAME_MAX, &body);
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(FRAME_MAX);
+    group.throughput(Throughput::Bytes(delivered.len() as u64));
+    group.bench_function("parse: deliver, 5 properties, 5 headers, 1 KiB", |bencher| {
+        bencher.iter(|| parse(&mut decoder, black_box(&delivered)));
+    });
+
+    let mut mixed = Vec::new();
+    for tag in 0..100 {
+        mixed.extend_from_slice(&delivered);
+        let ack = basic::Ack { delivery_tag: tag, multiple: true };
+        frame::method(&mut mixed, 2, FRAME_MAX, &ack).expect("it fits");
+        frame::heartbeat(&mut mixed);
+    }
+    group.throughput(Throughput::Bytes(mixed.len() as u64));
+    group.bench_function("parse: 100 deliveries, acks, heartbeats", |bencher| {
+        bencher.iter(|| parse(&mut decoder, black_box(&mixed)));
+    });
+
+    let table = headers.as_ref().as_octets();
+    group.throughput(Throughput::Bytes(table.len() as u64));
+    group.bench_function("a table of 5 entries, checked", |bencher| {
+        bencher.iter(|| puka::protocol::TableRef::new(black_box(table)).is_ok());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, codec);
+criterion_main!(benches);

@@ -1,0 +1,99 @@
+//! How fast the client is over the loopback device, beside a program that writes and reads frames which were made before.
+//!
+//! `cargo run --release -p puka-benches --bin throughput` prints a table, in messages a second and as ratios. The other end is
+//! a broker that costs almost nothing, in a process and on a core of its own; the client has the other core. Each figure is
+//! the median of several runs, in which the programs take turns, so that what else the machine does hits all alike.
+//!
+//! Arguments: `--rounds N` (5), `--milliseconds N` a run (300), `--only TEXT` in the name of the work.
+#![expect(clippy::print_stdout, reason = "it shows what it measured")]
+
+mod clock;
+mod frames;
+mod work;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use work::{Sample, WORKS, Work};
+
+/// The cores of the broker and of the client.
+const BROKER: usize = 1;
+const CLIENT: usize = 0;
+
+/// How the client is driven.
+const PROGRAMS: [(&str, fn(SocketAddr, Work, Duration) -> Sample); 3] =
+    [("frames", frames::run), ("puka-smol", work::with_smol), ("one task", work::in_one_task)];
+
+struct Broker(Child, SocketAddr);
+
+impl Broker {
+    fn start() -> Self {
+        let program = std::env::current_exe().expect("this program has a path");
+        let mut child =
+            Command::new(program).arg("--serve").stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("it says its address");
+        Self(child, line.trim().parse().expect("an address"))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn argument(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.next()?;
+    arguments.next()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    argument(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--serve") {
+        let address = puka_benches::serve(BROKER).expect("the loopback device has a port");
+        println!("{address}");
+        std::thread::park();
+    }
+    let time = Duration::from_millis(number("--milliseconds", 300));
+    let rounds = number("--rounds", 5);
+    let only = argument("--only").unwrap_or_default();
+    let program = argument("--program").unwrap_or_default();
+    puka_benches::pin(CLIENT);
+    let broker = Broker::start();
+    println!("| work | program | messages/s | of the frames | CPU ns/message | of the frames |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for work in WORKS.into_iter().filter(|work| work.to_string().contains(&only)) {
+        let programs: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| name.contains(&program)).collect();
+        let mut samples = vec![Vec::new(); programs.len()];
+        for _ in 0..rounds {
+            for ((_, run), samples) in programs.iter().zip(&mut samples) {
+                samples.push(run(broker.1, work, time));
+            }
+        }
+        let mut reference = None;
+        for ((name, _), samples) in programs.iter().zip(&samples) {
+            let rate = median(samples.iter().map(Sample::rate).collect());
+            let cost = median(samples.iter().map(Sample::cost).collect());
+            let (first_rate, first_cost) = *reference.get_or_insert((rate, cost));
+            println!(
+                "| {work} | {name} | {:.3} M | {:.0} % | {cost:.0} | {:.1} |",
+                rate / 1e6,
+                rate / first_rate * 100.0,
+                cost / first_cost,
+            );
+        }
+    }
+}
