@@ -1,7 +1,7 @@
 //! Connecting: it never blocks, and says what went wrong.
 
 use crate::tcp::{SOON, broker, to};
-use puka::{Broken, Error, Options, evented};
+use puka::{Broken, Endpoint, Error, Options, evented};
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -57,6 +57,43 @@ fn requests_can_be_made_before_it_is_connected() {
     let client = conn.client();
     let mut declare = client.queue_declare("q").send();
     assert_eq!(conn.wait(&mut declare, SOON).unwrap().name, "q");
+}
+
+#[test]
+fn each_endpoint_is_tried_in_turn() {
+    let (_, address) = broker();
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoints = [
+        Endpoint::tcp("nowhere.invalid", 5672),
+        Endpoint::unix("/nowhere/at/all"),
+        Endpoint::tcp("127.0.0.1", refused.port()),
+        Endpoint::tcp("127.0.0.1", address.port()),
+    ];
+    let options = to(address).endpoints_in_turn(endpoints).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    conn.wait(&mut conn.client().connect(), SOON).unwrap();
+    assert_eq!(conn.socket().tcp().unwrap().peer_addr().unwrap(), address);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_an_endpoint() {
+    use std::os::unix::net::UnixListener;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    assert!(conn.socket().tcp().is_none());
+    crate::by_hand::serve(listener.accept().unwrap().0);
+    let client = conn.client();
+    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
+    conn.wait(&mut client.close(), SOON).unwrap();
+
+    drop(listener);
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    assert!(evented::connect_with(options).unwrap_err().is_connection_broken());
 }
 
 /// An address that takes no connection and refuses none: its queue is full.
