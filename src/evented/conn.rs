@@ -34,7 +34,7 @@ pub(super) enum Prepared {
     Until(Instant),
 }
 
-/// A connection that is driven by hand, from any event loop or none. See the [module](self) for how.
+/// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
 ///
 /// It stays on the thread that made it, because callbacks may hold what can't be sent to another; its
 /// [clients](Self::client) can be used by any thread. It keeps the connection open. Dropping it drops the stream, and ends what is under way with
