@@ -17,9 +17,11 @@
 //! ```
 //!
 //! # Getting a client
-//! `puka-smol` resolves, dials and drives: `puka_smol::connect("amqp://localhost/").await?`. Over any other byte stream, and on
-//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled. Without any
-//! executor, [`evented`] has a client to wait for, with callbacks, or for your own event loop.
+//! `puka-smol`, `puka-async-std` and `puka-tokio` resolve, dial and drive, over TCP, TLS and Unix sockets:
+//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`dial_and_open`] wants a [`Dial`] and a [`Clock`].
+//! Over any other byte stream, and on any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll
+//! wherever futures are polled. Without any executor, [`evented`] has a client to wait for, with callbacks, or for your own
+//! event loop.
 //!
 //! # Logging in
 //! A URI or [`Options`] say where brokers are and who logs in: with [`Options::credentials`], with
@@ -56,6 +58,8 @@ mod message;
 mod options;
 pub mod protocol;
 pub mod recovery;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod uri;
 
 pub use client::{
@@ -64,8 +68,8 @@ pub use client::{
     ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
     QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
-pub use driver::{Clock, Driver};
-pub use error::{Broken, Error, Fault, Peer};
+pub use driver::{Clock, Dial, Driver, Transport, dial};
+pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
 pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{
@@ -101,6 +105,44 @@ where
 {
     let link = link::Link::new(machine::Connection::new(clock.now(), options));
     (Client::new(link.clone()), Driver::new(io, clock, link))
+}
+
+/// [Dials](dial) and [opens](open): what the adapters' `connect` does before it spawns the driver. Over TLS and Unix sockets
+/// the options are told that the [transport is encrypted](Options::encrypted_transport).
+///
+/// ```
+/// use futures_lite::future;
+/// use puka::Options;
+///
+/// # let url = puka_test_suite::Listening::start()?.url();
+/// let options = Options::from_uri(&url)?; // such as "amqp://localhost/"
+/// smol::block_on(async {
+///     let (client, driver) = puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
+///     let work = async {
+///         client.queue_declare("orders").await?;
+///         client.close().await
+///     };
+///     // No executor: the driver is polled beside the work.
+///     future::try_zip(work, driver).await
+/// })?;
+/// # Ok::<(), puka::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`dial`].
+///
+/// # Cancel safety
+/// Dropping the future closes what it has opened.
+pub async fn dial_and_open<C: Clock>(
+    dialer: &impl Dial,
+    clock: C,
+    mut options: Options,
+) -> Result<(Client, Driver<Transport, C>), Error> {
+    let stream = dial(dialer, &clock, &options).await?;
+    if stream.is_private() {
+        options = options.encrypted_transport(true);
+    }
+    Ok(open(stream, clock, options))
 }
 
 /// Has the README's examples compiled.

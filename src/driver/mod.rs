@@ -1,10 +1,14 @@
 //! Pumps a byte stream: octets from it into the machine, and from the machine into it.
 
 mod clock;
+mod dial;
 mod pump;
 mod stream;
+mod transport;
 
 pub use clock::Clock;
+pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
 pub(crate) use pump::{Pump, Turn, Wishes};
 pub use stream::Driver;
+pub use transport::Transport;

@@ -21,6 +21,7 @@ mod closing_at_once;
 mod confirms;
 mod consuming;
 mod contents;
+mod dialling;
 mod driver;
 mod driver_ends;
 mod exceptions;

@@ -1,7 +1,7 @@
 //! The list of all cases, and the macros that make tests of it.
 
-/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults` and
-/// `dialling`. With the name of one of them behind the runtime, only that.
+/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults`,
+/// `dialling`, `stopping` and `unix`. With the name of one of them behind the runtime, only that.
 #[macro_export]
 macro_rules! tests {
     ($Runtime:ty) => {
@@ -9,6 +9,21 @@ macro_rules! tests {
         $crate::tests!($Runtime, rabbitmq);
         $crate::tests!($Runtime, faults);
         $crate::tests!($Runtime, dialling);
+        $crate::tests!($Runtime, stopping);
+        $crate::tests!($Runtime, unix);
+    };
+    ($Runtime:ty, stopping) => {
+        $crate::theme! { $Runtime, in_memory, stopping:
+            a_server_that_stops_in_the_handshake_is_given_up
+            a_server_that_stops_in_a_request_is_given_up
+            a_server_that_stops_in_the_close_is_given_up
+        }
+    };
+    ($Runtime:ty, unix) => {
+        $crate::theme! { $Runtime, rabbitmq, unix:
+            rabbitmq_can_be_reached_over_a_unix_socket
+            a_missing_socket_is_a_broken_connection
+        }
     };
     ($Runtime:ty, faults) => {
         $crate::theme! { $Runtime, in_memory, faults:
