@@ -22,10 +22,19 @@ use std::time::Instant;
 /// Rounds of writing and reading before others have their turn.
 const ROUNDS: usize = 64;
 
-/// Goes on with making the stream ready. Says until when at the latest; nothing more once it is.
-pub(super) type Prepare<S> = fn(&mut S, Instant) -> Result<Option<Instant>, Error>;
+/// Goes on with making the stream ready.
+pub(super) type Prepare<S> = fn(&mut S, Instant) -> Result<Prepared, Error>;
 
-/// A connection that is driven by hand, from any event loop or none. See the [module](self) for how.
+/// How far a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// It stands, and leads to that endpoint.
+    Ready(usize),
+    /// It has until then; before that it can be gone on with when it is writable.
+    Until(Instant),
+}
+
+/// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
 ///
 /// It stays on the thread that made it, because callbacks may hold what can't be sent to another; its
 /// [clients](Self::client) can be used by any thread. It keeps the connection open. Dropping it drops the stream, and ends what is under way with
@@ -37,6 +46,8 @@ pub struct Evented<S> {
     pub(super) handle: Option<Handle>,
     others: WeakHandle,
     prepare: Option<Prepare<S>>,
+    /// When what makes the stream ready is to be gone on with at the latest.
+    prepare_until: Option<Instant>,
     callbacks: Callbacks<Self>,
     pub(super) bell: Arc<Bell>,
     /// The latest time that is known: it never goes back.
@@ -63,7 +74,20 @@ impl<S: Read + Write> Evented<S> {
     /// that moves octets. Of the options, the endpoint does not matter here.
     pub fn new(stream: S, options: Options) -> Self {
         let latest = Instant::now();
-        let link = Link::new(Connection::new(latest, options));
+        Self::over(stream, Connection::new(latest, options), latest)
+    }
+
+    /// A connection over a stream that is to be made ready first.
+    pub(super) fn prepared(stream: S, options: Options, prepare: Prepare<S>) -> Self {
+        let latest = Instant::now();
+        let mut machine = Connection::dialled(latest, options.recovery(None));
+        // It is being dialled already.
+        machine.poll_dial(latest);
+        Self { prepare: Some(prepare), ..Self::over(stream, machine, latest) }
+    }
+
+    fn over(stream: S, machine: Connection, latest: Instant) -> Self {
+        let link = Link::new(machine);
         let handle = Handle::new(link.clone());
         Self {
             pump: Pump::new(NonBlocking(stream), link.clone()),
@@ -71,6 +95,7 @@ impl<S: Read + Write> Evented<S> {
             others: handle.downgrade(),
             handle: Some(handle),
             prepare: None,
+            prepare_until: None,
             callbacks: Callbacks::new(),
             bell: Arc::default(),
             latest,
@@ -80,11 +105,6 @@ impl<S: Read + Write> Evented<S> {
             reading: true,
             loop_broken: false,
         }
-    }
-
-    /// A connection over a stream that is to be made ready first.
-    pub(super) fn prepared(stream: S, options: Options, prepare: Prepare<S>) -> Self {
-        Self { prepare: Some(prepare), ..Self::new(stream, options) }
     }
 
     /// A handle to ask with. Clone it for whoever has something to ask, on any thread.
@@ -113,19 +133,19 @@ impl<S: Read + Write> Evented<S> {
     fn turn(&mut self, now: Instant) -> Turn {
         if let Some(prepare) = self.prepare {
             match prepare(&mut self.pump.io.0, now) {
-                Ok(None) => {
+                Ok(Prepared::Ready(endpoint)) => {
                     self.prepare = None;
-                    self.link.with(|machine| machine.handle_dialling(now));
+                    self.prepare_until = None;
+                    self.link.with(|machine| machine.handle_dialled(now, endpoint));
                 }
-                Ok(Some(until)) => {
-                    self.link.with(|machine| machine.handle_dialling(until));
-                    let mut wishes = self.pump.wishes(now);
-                    wishes.timeout = Some(wishes.timeout.map_or(until, |timeout| timeout.min(until)));
+                Ok(Prepared::Until(until)) => {
+                    self.prepare_until = Some(until);
+                    let wishes = self.pump.wishes(now);
                     if !wishes.closed {
                         return Turn::Still(wishes);
                     }
                 }
-                Err(error) => self.link.with(|machine| machine.handle_no_transport(error)),
+                Err(error) => self.link.with(|machine| machine.handle_dial_failure(now, error)),
             }
         }
         self.pump.turn(&mut Context::from_waker(Waker::noop()), now)
@@ -232,9 +252,12 @@ impl<S: Read + Write> Evented<S> {
             return None;
         }
         let wishes = self.wishes();
-        let closes = wishes.over || wishes.closed && !self.pump.has_output();
+        let closes = self.prepare.is_none() && wishes.over || wishes.closed && !self.pump.has_output();
         let writes = self.pump.has_output() && !self.stuck;
-        if self.more || closes || writes { Some(self.latest) } else { wishes.timeout }
+        if self.more || closes || writes {
+            return Some(self.latest);
+        }
+        [wishes.timeout, self.prepare_until].into_iter().flatten().min()
     }
 
     /// Whether the connection has ended, and the stream with it. Callbacks may still be ready to be run.

@@ -1,24 +1,49 @@
 //! The stream behind `connect`: a socket that may still be connecting, to one address after the other.
 
+use super::conn::Prepared;
 use crate::error::Error;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Type};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The stream of a client from [`connect`](super::connect): a TCP socket that does not block.
+/// The stream of a client from [`connect`](super::connect): a TCP or Unix socket that does not block.
 ///
 /// While it is connecting, another socket takes its place whenever the next address is tried.
 #[derive(Debug)]
 pub struct Stream {
-    socket: TcpStream,
+    socket: Socket,
+    /// Which of the endpoints it leads to.
+    endpoint: usize,
     dial: Option<Dial>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    #[cfg(unix)]
+    Unix(PathBuf),
 }
 
 /// What is left to try.
 #[derive(Debug)]
 struct Dial {
-    addresses: std::vec::IntoIter<SocketAddr>,
+    /// Each with the place of its endpoint.
+    addresses: std::vec::IntoIter<(usize, Address)>,
     timeout: Duration,
     /// When the address that is being tried is given up.
     deadline: Instant,
@@ -26,13 +51,13 @@ struct Dial {
 
 impl Dial {
     /// Begins with the next address that is not refused at once.
-    fn next(&mut self, now: Instant) -> Result<TcpStream, Option<io::Error>> {
+    fn next(&mut self, now: Instant) -> Result<(usize, Socket), Option<io::Error>> {
         let mut refused = None;
-        for address in self.addresses.by_ref() {
-            match begin(address) {
+        for (endpoint, address) in self.addresses.by_ref() {
+            match begin(&address) {
                 Ok(socket) => {
                     self.deadline = now + self.timeout;
-                    return Ok(socket);
+                    return Ok((endpoint, socket));
                 }
                 Err(error) => refused = Some(error),
             }
@@ -43,54 +68,78 @@ impl Dial {
 
 impl Stream {
     /// Begins to connect to the first of these addresses, each of which has so much time.
-    pub(super) fn dial(addresses: Vec<SocketAddr>, timeout: Duration, now: Instant) -> Result<Self, Error> {
+    pub(super) fn dial(
+        addresses: Vec<(usize, Address)>,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Self, Error> {
         let mut dial = Dial { addresses: addresses.into_iter(), timeout, deadline: now };
         match dial.next(now) {
-            Ok(socket) => Ok(Self { socket, dial: Some(dial) }),
+            Ok((endpoint, socket)) => Ok(Self { socket, endpoint, dial: Some(dial) }),
             Err(refused) => Err(refused
                 .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
                 .into()),
         }
     }
 
-    /// Goes on with connecting. Says until when it is tried, and nothing more once the stream stands.
-    pub(super) fn go_on(&mut self, now: Instant) -> Result<Option<Instant>, Error> {
-        let Some(dial) = &mut self.dial else { return Ok(None) };
+    /// Goes on with connecting.
+    pub(super) fn go_on(&mut self, now: Instant) -> Result<Prepared, Error> {
+        let Some(dial) = &mut self.dial else { return Ok(Prepared::Ready(self.endpoint)) };
         let failed = match stands(&self.socket) {
             Ok(true) => {
                 self.dial = None;
-                return Ok(None);
+                return Ok(Prepared::Ready(self.endpoint));
             }
-            Ok(false) if now < dial.deadline => return Ok(Some(dial.deadline)),
+            Ok(false) if now < dial.deadline => return Ok(Prepared::Until(dial.deadline)),
             Ok(false) => Error::Timeout { what: "dialling", after: dial.timeout },
             Err(error) => error.into(),
         };
         // The old socket goes only when the new one is there, so that the two never have the same number.
         match dial.next(now) {
-            Ok(socket) => {
+            Ok((endpoint, socket)) => {
                 self.socket = socket;
-                Ok(Some(dial.deadline))
+                self.endpoint = endpoint;
+                Ok(Prepared::Until(dial.deadline))
             }
             Err(refused) => Err(refused.map_or(failed, Error::from)),
         }
     }
 
-    /// The socket.
+    /// The socket, if it is one of TCP.
     #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
-        &self.socket
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match &self.socket {
+            Socket::Tcp(socket) => Some(socket),
+            #[cfg(unix)]
+            Socket::Unix(_) => None,
+        }
     }
 }
 
 /// Begins to connect, without waiting for it.
-fn begin(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn begin(address: &Address) -> io::Result<Socket> {
+    let (domain, target) = match address {
+        Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+        #[cfg(unix)]
+        Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // A request is written whole, so holding back the rest of it for more to come would only delay it.
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if !is_under_way(&error) => Err(error),
-        _ => Ok(socket.into()),
+    let connecting = socket.connect(&target);
+    match address {
+        Address::Tcp(_) => {
+            if let Err(error) = connecting
+                && !is_under_way(&error)
+            {
+                return Err(error);
+            }
+            // A request is written whole, so holding back the rest of it for more to come would only delay it.
+            socket.set_tcp_nodelay(true)?;
+            Ok(Socket::Tcp(socket.into()))
+        }
+        // It connects at once or not at all.
+        #[cfg(unix)]
+        Address::Unix(_) => connecting.map(|()| Socket::Unix(OwnedFd::from(socket).into())),
     }
 }
 
@@ -101,7 +150,12 @@ fn is_under_way(error: &io::Error) -> bool {
 }
 
 /// Whether it is connected; false while that is under way.
-fn stands(socket: &TcpStream) -> io::Result<bool> {
+fn stands(socket: &Socket) -> io::Result<bool> {
+    let socket = match socket {
+        Socket::Tcp(socket) => socket,
+        #[cfg(unix)]
+        Socket::Unix(_) => return Ok(true),
+    };
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
@@ -112,56 +166,69 @@ fn stands(socket: &TcpStream) -> io::Result<bool> {
     }
 }
 
+/// The same for each kind of socket.
+macro_rules! each {
+    ($stream:expr, $socket:ident => $it:expr) => {
+        match $stream {
+            Socket::Tcp($socket) => $it,
+            #[cfg(unix)]
+            Socket::Unix($socket) => $it,
+        }
+    };
+}
+
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buffer)
+        each!(&mut self.socket, socket => socket.read(buffer))
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.socket.write(octets)
+        each!(&mut self.socket, socket => socket.write(octets))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.write_vectored(pieces)
+        each!(&mut self.socket, socket => socket.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+        each!(&mut self.socket, socket => socket.flush())
     }
 }
 
 #[cfg(unix)]
 mod descriptor {
+    use super::Socket;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
     impl AsFd for super::Stream {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.socket.as_fd()
+            each!(&self.socket, socket => socket.as_fd())
         }
     }
 
     impl AsRawFd for super::Stream {
         fn as_raw_fd(&self) -> RawFd {
-            self.socket.as_raw_fd()
+            each!(&self.socket, socket => socket.as_raw_fd())
         }
     }
 }
 
 #[cfg(windows)]
 mod descriptor {
+    use super::Socket;
     use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
 
     impl AsSocket for super::Stream {
         fn as_socket(&self) -> BorrowedSocket<'_> {
-            self.socket.as_socket()
+            each!(&self.socket, socket => socket.as_socket())
         }
     }
 
     impl AsRawSocket for super::Stream {
         fn as_raw_socket(&self) -> RawSocket {
-            self.socket.as_raw_socket()
+            each!(&self.socket, socket => socket.as_raw_socket())
         }
     }
 }
@@ -177,28 +244,37 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
+    fn dial(addresses: &[SocketAddr], now: Instant) -> Result<Stream, Error> {
+        let addresses = addresses.iter().copied().map(Address::Tcp).enumerate().collect();
+        Stream::dial(addresses, SOON, now)
+    }
+
     /// Goes on until it stands or fails. A refusal on loopback comes at once.
-    fn end_of(addresses: Vec<SocketAddr>) -> Result<Stream, Error> {
-        let mut stream = Stream::dial(addresses, SOON, Instant::now())?;
-        while stream.go_on(Instant::now())?.is_some() {
+    fn end_of(addresses: &[SocketAddr]) -> Result<(Stream, usize), Error> {
+        let mut stream = dial(addresses, Instant::now())?;
+        loop {
+            if let Prepared::Ready(endpoint) = stream.go_on(Instant::now())? {
+                return Ok((stream, endpoint));
+            }
             std::thread::yield_now();
         }
-        Ok(stream)
     }
 
     #[test]
     fn each_address_is_tried_in_turn() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = end_of(vec![free_address(), free_address(), listener.local_addr().unwrap()]).unwrap();
-        assert_eq!(stream.tcp().peer_addr().unwrap(), listener.local_addr().unwrap());
-        assert!(stream.tcp().nodelay().unwrap());
+        let addresses = [free_address(), free_address(), listener.local_addr().unwrap()];
+        let (stream, endpoint) = end_of(&addresses).unwrap();
+        assert_eq!(endpoint, 2);
+        assert_eq!(stream.tcp().unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(stream.tcp().unwrap().nodelay().unwrap());
     }
 
     #[test]
     fn when_none_answers_the_last_ones_error_tells() {
-        let refused = end_of(vec![free_address(), free_address()]).unwrap_err();
+        let refused = end_of(&[free_address(), free_address()]).unwrap_err();
         assert!(refused.is_connection_broken() && refused.to_string().contains("refused"), "{refused}");
-        let none = end_of(Vec::new()).unwrap_err();
+        let none = end_of(&[]).unwrap_err();
         assert!(none.to_string().contains("no address"), "{none}");
     }
 
@@ -207,23 +283,22 @@ mod tests {
         let (deaf, _listener, _full) = deaf();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let now = Instant::now();
-        let addresses = vec![deaf, listener.local_addr().unwrap()];
-        let mut stream = Stream::dial(addresses, SOON, now).unwrap();
-        assert_eq!(stream.go_on(now).unwrap(), Some(now + SOON));
-        assert_eq!(stream.go_on(now + SOON / 2).unwrap(), Some(now + SOON));
+        let mut stream = dial(&[deaf, listener.local_addr().unwrap()], now).unwrap();
+        assert_eq!(stream.go_on(now).unwrap(), Prepared::Until(now + SOON));
+        assert_eq!(stream.go_on(now + SOON / 2).unwrap(), Prepared::Until(now + SOON));
         let before = number(&stream);
-        assert_eq!(stream.go_on(now + SOON).unwrap(), Some(now + 2 * SOON));
+        assert_eq!(stream.go_on(now + SOON).unwrap(), Prepared::Until(now + 2 * SOON));
         assert_ne!(number(&stream), before, "a loop that knows the old one must see that there is another");
-        assert_eq!(stream.tcp().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert_eq!(stream.tcp().unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
 
-        let mut stream = Stream::dial(vec![deaf], SOON, now).unwrap();
+        let mut stream = dial(&[deaf], now).unwrap();
         let late = stream.go_on(now + SOON).unwrap_err();
         assert_eq!(late.to_string(), "dialling took longer than 60 s");
     }
 
     /// An address that takes no connection and refuses none: its queue is full.
-    fn deaf() -> (SocketAddr, Socket, Vec<TcpStream>) {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    fn deaf() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
+        let listener = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();

@@ -3,7 +3,6 @@
 mod calling;
 mod closing;
 mod consuming;
-mod dialling;
 mod ending;
 mod listening;
 mod publishing;
