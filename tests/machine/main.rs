@@ -23,6 +23,7 @@ mod contents;
 mod driver;
 mod driver_ends;
 mod exceptions;
+mod flights;
 mod framing;
 mod handshake;
 mod handshake_faults;
