@@ -136,7 +136,7 @@ impl<S: Read + Write> Evented<S> {
                 Ok(Prepared::Ready(endpoint)) => {
                     self.prepare = None;
                     self.prepare_until = None;
-                    self.link.with(|machine| machine.handle_dialled(now, endpoint));
+                    self.link.with(|machine| machine.handle_dialled(now, endpoint, false));
                 }
                 Ok(Prepared::Until(until)) => {
                     self.prepare_until = Some(until);

@@ -7,27 +7,20 @@ use crate::machine::channel::{Awaited, Channel};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
 use crate::machine::deadline::Deadline;
+use crate::machine::down::Down;
 use crate::machine::handshake::Handshake;
 use crate::machine::heartbeat::Heartbeat;
 use crate::machine::outbox::Outbox;
 use crate::machine::publishers::Publisher;
+use crate::machine::requested::WaitingRequest;
 use crate::machine::topology::Topology;
 use crate::machine::transactions::Phase as TransactionPhase;
-use crate::machine::waiting::{WaitingConsume, WaitingRequest};
+use crate::machine::waiting::WaitingConsume;
 use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
 use crate::protocol::Method;
 use crate::protocol::method::{basic, exchange, queue};
 use std::time::Instant;
-
-/// There is no transport.
-#[derive(Debug)]
-pub(super) struct Down {
-    /// When to dial; nothing while it is being dialled.
-    retry: Deadline,
-    /// The octets of the last transport have had their time.
-    over: bool,
-}
 
 impl Connection {
     /// A connection that has no transport yet: [`poll_dial`](Self::poll_dial) says when to dial. When it is lost it is dialled
