@@ -24,8 +24,7 @@ fn main() -> Result<(), Error> {
                 Err(_) => common::connect().await?,
                 Ok(url) => {
                     let options = Options::from_uri(&url)?.heartbeat(2);
-                    let (client, driver) =
-                        puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
+                    let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
                     executor.spawn(driver).detach();
                     client.connect().await?;
                     client

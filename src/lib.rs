@@ -18,7 +18,7 @@
 //!
 //! # Getting a client
 //! `puka-smol`, `puka-async-std` and `puka-tokio` resolve, dial and drive, over TCP, TLS and Unix sockets:
-//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`dial_and_open`] wants a [`Dial`] and a [`Clock`].
+//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`connect`] wants a [`Dial`] and a [`Clock`].
 //! Over any other byte stream, and on any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll
 //! wherever futures are polled. Without any executor, [`evented`] has a client to wait for, with callbacks, or for your own
 //! event loop.
@@ -68,7 +68,7 @@ pub use client::{
     ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
     QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
-pub use driver::{Clock, Dial, Driver, Transport, dial};
+pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
 pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
@@ -107,8 +107,9 @@ where
     (Client::new(link.clone()), Driver::new(io, clock, link))
 }
 
-/// [Dials](dial) and [opens](open): what the adapters' `connect` does before it spawns the driver. Over TLS and Unix sockets
-/// the options are told that the [transport is encrypted](Options::encrypted_transport).
+/// Opens a connection that is dialled, and dialled again when it is [lost](recovery): what the adapters' `connect` does.
+///
+/// Dialling begins with the driver's first poll; [`Client::connect`] waits for it and for the handshake.
 ///
 /// ```
 /// use futures_lite::future;
@@ -116,33 +117,24 @@ where
 ///
 /// # let url = puka_test_suite::Listening::start()?.url();
 /// let options = Options::from_uri(&url)?; // such as "amqp://localhost/"
-/// smol::block_on(async {
-///     let (client, driver) = puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
-///     let work = async {
-///         client.queue_declare("orders").await?;
-///         client.close().await
-///     };
-///     // No executor: the driver is polled beside the work.
-///     future::try_zip(work, driver).await
-/// })?;
+/// let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
+/// let work = async {
+///     client.connect().await?;
+///     client.queue_declare("orders").await?;
+///     client.close().await
+/// };
+/// // No executor: the driver is polled beside the work.
+/// smol::block_on(future::try_zip(work, driver))?;
 /// # Ok::<(), puka::Error>(())
 /// ```
-///
-/// # Errors
-/// As [`dial`].
-///
-/// # Cancel safety
-/// Dropping the future closes what it has opened.
-pub async fn dial_and_open<C: Clock>(
-    dialer: &impl Dial,
-    clock: C,
-    mut options: Options,
-) -> Result<(Client, Driver<Transport, C>), Error> {
-    let stream = dial(dialer, &clock, &options).await?;
-    if stream.is_private() {
-        options = options.encrypted_transport(true);
-    }
-    Ok(open(stream, clock, options))
+pub fn connect<D, C>(dialer: D, clock: C, options: Options) -> (Client, DialDriver<D, C>)
+where
+    D: Dial + Send + Sync + 'static,
+    C: Clock + Send + Sync + 'static,
+    C::Sleep: Send,
+{
+    let link = link::Link::new(machine::Connection::dialled(clock.now(), options.clone()));
+    (Client::new(link.clone()), DialDriver::new(dialer, clock, options, link))
 }
 
 /// Has the README's examples compiled.

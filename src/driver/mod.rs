@@ -3,6 +3,7 @@
 mod clock;
 mod dial;
 mod pump;
+mod redial;
 mod stream;
 mod transport;
 
@@ -10,5 +11,6 @@ pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
 pub(crate) use pump::{Pump, Turn, Wishes};
+pub use redial::DialDriver;
 pub use stream::Driver;
 pub use transport::Transport;

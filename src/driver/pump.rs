@@ -49,6 +49,8 @@ pub(crate) enum Turn {
     Moved,
     /// There is nothing to be done before the stream is ready, the time has come, or somebody asks for something.
     Still(Wishes),
+    /// The stream is closed, and another is to be dialled.
+    Down,
     /// The connection has ended: as was asked for here, or over this error.
     Over(Result<(), Error>),
 }
@@ -94,7 +96,7 @@ impl<Io> Pump<Io> {
             Wishes {
                 input: machine.wants_input(),
                 timeout,
-                closed: machine.is_closed(),
+                closed: machine.is_closed() || machine.is_down(),
                 over: machine.is_over(),
             }
         })
@@ -178,10 +180,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
 
     fn finish(&mut self) -> Turn {
         self.finished = true;
-        Turn::Over(self.link.with(|machine| match machine.why_closed() {
-            None | Some(Error::Closed) => Ok(()),
-            Some(error) => Err(error.clone()),
-        }))
+        self.link.with(|machine| if machine.is_down() { Turn::Down } else { Turn::Over(machine.outcome()) })
     }
 }
 

@@ -81,6 +81,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
                     }
                 }
                 Turn::Over(result) => return Poll::Ready(result),
+                // It can't be dialled, so there is no next one.
+                Turn::Down => return Poll::Ready(Ok(())),
             }
         }
         cx.waker().wake_by_ref();

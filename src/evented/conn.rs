@@ -136,7 +136,7 @@ impl<S: Read + Write> Evented<S> {
                 Ok(Prepared::Ready(endpoint)) => {
                     self.prepare = None;
                     self.prepare_until = None;
-                    self.link.with(|machine| machine.handle_dialled(now, endpoint));
+                    self.link.with(|machine| machine.handle_dialled(now, endpoint, false));
                 }
                 Ok(Prepared::Until(until)) => {
                     self.prepare_until = Some(until);
@@ -168,6 +168,7 @@ impl<S: Read + Write> Evented<S> {
                     return Ok(());
                 }
                 Turn::Over(outcome) => self.ended = Some(outcome),
+                Turn::Down => self.ended = Some(Ok(())),
             }
         }
         self.more = self.ended.is_none();

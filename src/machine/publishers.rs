@@ -1,9 +1,9 @@
 //! One confirm channel for each exchange that is published to, and another for each that is called.
 
 use super::confirms::Confirms;
+use super::held::{HeldPublish, Kind};
 use super::ids::PromiseId;
 use super::promises::Promises;
-use super::waiting::HeldPublish;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,6 @@ pub(super) const STAMP: &str = "x-puka-publish";
 
 /// The header that says how many times a message was published before, without it being known what came of it.
 pub(super) const REPUBLISHED: &str = "x-puka-republished";
-
-/// What publishes of one kind to one exchange have a channel for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// They are confirmed.
-    Publish,
-    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
-    Call,
-}
 
 /// The channel of an exchange.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use super::deadline::Deadline;
 use super::recovery::Recovered;
-use super::topology::{Step, Topology};
+use super::topology::{PARTS, Step, Topology};
 use crate::error::Error;
 use crate::options::Recovery;
 use std::collections::VecDeque;
@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 
 /// How many may be under way.
 const WINDOW: usize = 64;
-
-/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
-pub(super) const PARTS: usize = 4;
 
 /// How long to wait before an exclusive queue is tried again that the connection which went still holds.
 const LOCKED: Duration = Duration::from_millis(500);

@@ -3,12 +3,14 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
-use super::restoration::PARTS;
 use crate::options::{Entity, RecoverTopology, Recovery};
 use crate::protocol::method::{exchange, queue};
 use crate::protocol::{Method, ShortStr, TableRef};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
+pub(super) const PARTS: usize = 4;
 
 pub(super) type Name = Box<[u8]>;
 

@@ -24,6 +24,7 @@
 mod authority;
 mod config;
 mod fault;
+mod source;
 mod stream;
 
 pub use config::{client_config, server_name};

@@ -189,7 +189,7 @@ impl Peer {
         self.received = Decoder::new();
         self.sent = Decoder::new();
         self.inbox.clear();
-        self.machine.handle_dialled(self.now, dialling.first);
+        self.machine.handle_dialled(self.now, dialling.first, false);
         dialling.attempt
     }
 

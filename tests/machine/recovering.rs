@@ -258,7 +258,7 @@ fn s4_the_next_endpoint_is_tried_when_one_fails_and_the_one_that_works_is_kept()
     );
     assert_eq!(peer.until_dialling().first, 0);
     // All were tried, and the third was there.
-    peer.machine.handle_dialled(peer.now, 2);
+    peer.machine.handle_dialled(peer.now, 2, false);
     peer.shake_hands(tune(2047, 131_072, 60));
     peer.machine.handle_loss(Broken::Eof);
     let before = peer.now;
@@ -474,7 +474,7 @@ fn s10_s11_r10_close_wins_at_any_point() {
         let closed = peer.machine.close();
         peer.serve();
         peer.done(closed);
-        peer.machine.handle_dialled(peer.now, 0);
+        peer.machine.handle_dialled(peer.now, 0, false);
         peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
         peer.machine.handle_loss(Broken::Eof);
         assert!(peer.machine.is_closed(), "{place}");

@@ -11,7 +11,7 @@ fn what_is_waited_for_on_another_thread_ends_with_its_driver() {
     let options = Options::from_uri(&broker.url()).unwrap();
     let (client, driver) = block_on(async {
         let dialer = puka_async_std::Dialer;
-        let (client, driver) = puka::dial_and_open(&dialer, puka_async_std::Clock, options).await?;
+        let (client, driver) = puka::connect(dialer, puka_async_std::Clock, options);
         let driver = spawn(driver);
         client.connect().await?;
         Ok::<_, Error>((client, driver))

@@ -17,7 +17,7 @@ fn the_driver_runs_on_a_local_executor_beside_what_can_not_be_sent() {
     let options = Options::from_uri(&broker.url()).unwrap();
     let executor = LocalExecutor::new();
     let outcome = smol::block_on(executor.run(async {
-        let (client, driver) = puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
+        let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
         let here = Rc::new(client);
         let driven = executor.spawn(driver);
         let theirs = here.clone();
@@ -36,7 +36,7 @@ fn what_is_waited_for_on_another_thread_ends_with_its_executor() {
     let options = Options::from_uri(&broker.url()).unwrap();
     let executor = Executor::new();
     let client = smol::block_on(executor.run(async {
-        let (client, driver) = puka::dial_and_open(&puka_smol::Dialer, puka_smol::Clock, options).await?;
+        let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
         executor.spawn(driver).detach();
         client.connect().await?;
         Ok::<_, Error>(client)

@@ -97,7 +97,7 @@ fn the_driver_runs_in_a_local_set_beside_what_can_not_be_sent() {
     let options = Options::from_uri(&broker.url()).unwrap();
     let local = tokio::task::LocalSet::new();
     let outcome = local.block_on(&current_thread(), async {
-        let (client, driver) = puka::dial_and_open(&puka_tokio::Dialer, puka_tokio::Clock, options).await?;
+        let (client, driver) = puka::connect(puka_tokio::Dialer, puka_tokio::Clock, options);
         let here = Rc::new(client);
         let driven = tokio::task::spawn_local(driver);
         hello(&here).await?;

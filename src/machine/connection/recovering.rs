@@ -7,27 +7,20 @@ use crate::machine::channel::{Awaited, Channel};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
 use crate::machine::deadline::Deadline;
+use crate::machine::down::Down;
 use crate::machine::handshake::Handshake;
 use crate::machine::heartbeat::Heartbeat;
 use crate::machine::outbox::Outbox;
 use crate::machine::publishers::Publisher;
+use crate::machine::requested::WaitingRequest;
 use crate::machine::topology::Topology;
 use crate::machine::transactions::Phase as TransactionPhase;
-use crate::machine::waiting::{WaitingConsume, WaitingRequest};
+use crate::machine::waiting::WaitingConsume;
 use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
 use crate::protocol::Method;
 use crate::protocol::method::{basic, exchange, queue};
 use std::time::Instant;
-
-/// There is no transport.
-#[derive(Debug)]
-pub(super) struct Down {
-    /// When to dial; nothing while it is being dialled.
-    retry: Deadline,
-    /// The octets of the last transport have had their time.
-    over: bool,
-}
 
 impl Connection {
     /// A connection that has no transport yet: [`poll_dial`](Self::poll_dial) says when to dial. When it is lost it is dialled
@@ -36,7 +29,10 @@ impl Connection {
     pub fn dialled(now: Instant, options: Options) -> Self {
         let backoff = options.recovery.clone().map(Backoff::new);
         let records = options.recovery.as_ref().map_or(0, |recovery| recovery.records);
-        let mut connection = Self::new(now, options);
+        let says_encrypted = options.login.encrypted_transport;
+        // Whether the transport is, nobody knows yet.
+        let mut connection = Self::new(now, options.encrypted_transport(true));
+        connection.says_encrypted = says_encrypted;
         connection.backoff = backoff;
         connection.topology = Topology::new(records);
         if connection.why.is_none() {
@@ -62,11 +58,12 @@ impl Connection {
         })
     }
 
-    /// There is a transport to that endpoint, and the handshake begins.
-    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize) {
+    /// There is a transport to that endpoint, which nobody else reads or somebody may, and the handshake begins.
+    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
         if !matches!(self.state, State::Down(_)) {
             return;
         }
+        self.options.login.encrypted_transport = is_private || self.says_encrypted;
         self.now = now;
         self.endpoint = endpoint;
         self.out = Outbox::default();
@@ -90,6 +87,14 @@ impl Connection {
             self.finish(error);
         }
         self.proceed();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest, for a connection that has no transport and
+    /// so nothing to transmit.
+    pub fn tend(&mut self, now: Instant) -> Option<Instant> {
+        self.attention = false;
+        self.stamp(now);
+        self.poll_timeout()
     }
 
     /// Whether there is no transport, and another is to be dialled. The last one can be closed when what there is to write
