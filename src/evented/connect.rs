@@ -5,6 +5,7 @@ use super::stream::{Address, Stream};
 use crate::error::Error;
 use crate::options::Options;
 use crate::uri::Endpoint;
+use std::io;
 use std::net::ToSocketAddrs;
 use std::time::Instant;
 
@@ -29,11 +30,15 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// # Errors
 /// [`Error::ConnectionBroken`] when no endpoint has an address, or each is refused at once; [`Error::InvalidArgument`] for
 /// `amqps`.
-pub fn connect_with(options: Options) -> Result<Evented<Stream>, Error> {
+pub fn connect_with(mut options: Options) -> Result<Evented<Stream>, Error> {
     if options.is_tls() {
         return Err(Error::invalid("uri", "amqps is not supported here: give Evented::new a TLS stream"));
     }
-    let stream = Stream::dial(addresses(&options)?, options.dial_deadline(), Instant::now())?;
+    let addresses = addresses(&options)?;
+    if addresses.iter().all(|(_, address)| address.is_private()) {
+        options = options.encrypted_transport(true);
+    }
+    let stream = Stream::dial(addresses, options.dial_deadline(), Instant::now())?;
     Ok(Evented::prepared(stream, options, Stream::go_on))
 }
 
@@ -46,12 +51,16 @@ fn addresses(options: &Options) -> Result<Vec<(usize, Address)>, Error> {
         match endpoint {
             Endpoint::Tcp { host, port } => match (&**host, *port).to_socket_addrs() {
                 Ok(found) => addresses.extend(found.map(|address| (place, Address::Tcp(address)))),
-                Err(error) => failed = Some(Error::from(error)),
+                Err(error) => {
+                    failed = Some(io::Error::new(error.kind(), format!("{host}: {error}")).into());
+                }
             },
             #[cfg(unix)]
             Endpoint::Unix(path) => addresses.push((place, Address::Unix(path.clone()))),
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => failed = Some(Error::invalid("endpoint", "there are no Unix sockets here")),
+            Endpoint::Unix(_) => {
+                failed = Some(Error::invalid("endpoints", "this system has no Unix sockets"));
+            }
         }
     }
     match failed {

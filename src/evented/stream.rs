@@ -39,11 +39,30 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether nobody else can read what is sent there.
+    pub(super) fn is_private(&self) -> bool {
+        !matches!(self, Self::Tcp(_))
+    }
+
+    /// An error says where it happened.
+    fn named(&self, error: &io::Error) -> io::Error {
+        let place = match self {
+            Self::Tcp(address) => address.to_string(),
+            #[cfg(unix)]
+            Self::Unix(path) => path.display().to_string(),
+        };
+        io::Error::new(error.kind(), format!("{place}: {error}"))
+    }
+}
+
 /// What is left to try.
 #[derive(Debug)]
 struct Dial {
     /// Each with the place of its endpoint.
     addresses: std::vec::IntoIter<(usize, Address)>,
+    /// The one that is being tried.
+    current: Option<Address>,
     timeout: Duration,
     /// When the address that is being tried is given up.
     deadline: Instant,
@@ -57,9 +76,10 @@ impl Dial {
             match begin(&address) {
                 Ok(socket) => {
                     self.deadline = now + self.timeout;
+                    self.current = Some(address);
                     return Ok((endpoint, socket));
                 }
-                Err(error) => refused = Some(error),
+                Err(error) => refused = Some(address.named(&error)),
             }
         }
         Err(refused)
@@ -73,7 +93,7 @@ impl Stream {
         timeout: Duration,
         now: Instant,
     ) -> Result<Self, Error> {
-        let mut dial = Dial { addresses: addresses.into_iter(), timeout, deadline: now };
+        let mut dial = Dial { addresses: addresses.into_iter(), current: None, timeout, deadline: now };
         match dial.next(now) {
             Ok((endpoint, socket)) => Ok(Self { socket, endpoint, dial: Some(dial) }),
             Err(refused) => Err(refused
@@ -92,7 +112,10 @@ impl Stream {
             }
             Ok(false) if now < dial.deadline => return Ok(Prepared::Until(dial.deadline)),
             Ok(false) => Error::Timeout { what: "dialling", after: dial.timeout },
-            Err(error) => error.into(),
+            Err(error) => match &dial.current {
+                Some(address) => address.named(&error).into(),
+                None => error.into(),
+            },
         };
         // The old socket goes only when the new one is there, so that the two never have the same number.
         match dial.next(now) {
