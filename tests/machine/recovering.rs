@@ -466,7 +466,7 @@ fn s10_s11_r10_close_wins_at_any_point() {
     ];
     for (place, reach) in at.iter().enumerate() {
         let mut peer = dialled();
-        let (_, ..) = peer.consumer(&consume("q"));
+        let (..) = peer.consumer(&consume("q"));
         let declared = peer.machine.request(declare("kept")).unwrap();
         peer.serve();
         assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
