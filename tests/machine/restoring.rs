@@ -525,6 +525,23 @@ fn s30_s31_a_hundred_consumers_come_back_each_with_its_prefetch_count_and_tag() 
 }
 
 #[test]
+fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
+    let mut peer = dialled();
+    let consumers: Vec<_> = (0..5).map(|_| peer.consumer(&consume("q")).0).collect();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.shake_hands(tune(4, 131_072, 60));
+    peer.serve();
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    let ended: Vec<_> = consumers.iter().map(|id| peer.machine.ended(*id).is_some()).collect();
+    assert_eq!(ended, [false, false, true, true, true]);
+    assert!(matches!(
+        peer.machine.ended(consumers[4]),
+        Some(puka::Ended::ChannelClosed(Error::ChannelLimit))
+    ));
+}
+
+#[test]
 fn what_is_asked_of_a_consumer_on_its_way_back_is_done() {
     let mut peer = dialled();
     let (resized, ..) = peer.consumer(&crate::peer::consume("resized"));

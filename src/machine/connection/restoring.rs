@@ -8,7 +8,7 @@ use crate::machine::deadline::Deadline;
 use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
 use crate::machine::topology::Step;
-use crate::machine::{ConsumerId, Notice, Recovered, Reply};
+use crate::machine::{ConsumerId, Ended, Notice, Recovered, Reply};
 use crate::protocol::method::{Encode, queue};
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
@@ -132,10 +132,15 @@ impl Connection {
             if !matches!(consumer.phase, Phase::Restoring) {
                 continue;
             }
-            left = true;
             if consumer.channel == 0 && !self.restore_consumer(id) {
-                break;
+                if left || self.channels.is_closing_one() {
+                    return;
+                }
+                // This broker allows fewer channels than the one before.
+                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
+                return;
             }
+            left = true;
         }
         if !left && let Some(restoration) = self.restoration.take() {
             self.become_open(restoration.report);
