@@ -28,8 +28,8 @@ pub(super) type Prepare<S> = fn(&mut S, Instant) -> Result<Prepared, Error>;
 /// How far a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prepared {
-    /// It stands, and leads to that endpoint.
-    Ready(usize),
+    /// It stands, leads to that endpoint, and may be such that nobody else can read it.
+    Ready { endpoint: usize, is_private: bool },
     /// It has until then; before that it can be gone on with when it is writable.
     Until(Instant),
 }
@@ -129,19 +129,24 @@ impl<S: Read + Write> Evented<S> {
         self.latest
     }
 
+    /// Whether the stream is still to be made ready, and anybody wants it.
+    fn waits_for_stream(&self) -> bool {
+        self.prepare.is_some() && !self.link.with(|machine| machine.is_closed())
+    }
+
     /// Does what there is to do, once.
     fn turn(&mut self, now: Instant) -> Turn {
         if let Some(prepare) = self.prepare {
             match prepare(&mut self.pump.io.0, now) {
-                Ok(Prepared::Ready(endpoint)) => {
+                Ok(Prepared::Ready { endpoint, is_private }) => {
                     self.prepare = None;
                     self.prepare_until = None;
-                    self.link.with(|machine| machine.handle_dialled(now, endpoint, false));
+                    self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
                 }
                 Ok(Prepared::Until(until)) => {
                     self.prepare_until = Some(until);
                     let wishes = self.pump.wishes(now);
-                    if !wishes.closed {
+                    if self.waits_for_stream() {
                         return Turn::Still(wishes);
                     }
                 }
@@ -252,7 +257,8 @@ impl<S: Read + Write> Evented<S> {
             return None;
         }
         let wishes = self.wishes();
-        let closes = self.prepare.is_none() && wishes.over || wishes.closed && !self.pump.has_output();
+        let ends = wishes.over || wishes.closed && !self.pump.has_output();
+        let closes = ends && !self.waits_for_stream();
         let writes = self.pump.has_output() && !self.stuck;
         if self.more || closes || writes {
             return Some(self.latest);

@@ -30,15 +30,11 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// # Errors
 /// [`Error::ConnectionBroken`] when no endpoint has an address, or each is refused at once; [`Error::InvalidArgument`] for
 /// `amqps`.
-pub fn connect_with(mut options: Options) -> Result<Evented<Stream>, Error> {
+pub fn connect_with(options: Options) -> Result<Evented<Stream>, Error> {
     if options.is_tls() {
         return Err(Error::invalid("uri", "amqps is not supported here: give Evented::new a TLS stream"));
     }
-    let addresses = addresses(&options)?;
-    if addresses.iter().all(|(_, address)| address.is_private()) {
-        options = options.encrypted_transport(true);
-    }
-    let stream = Stream::dial(addresses, options.dial_deadline(), Instant::now())?;
+    let stream = Stream::dial(addresses(&options)?, options.dial_deadline(), Instant::now())?;
     Ok(Evented::prepared(stream, options, Stream::go_on))
 }
 

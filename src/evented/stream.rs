@@ -40,11 +40,6 @@ pub(super) enum Address {
 }
 
 impl Address {
-    /// Whether nobody else can read what is sent there.
-    pub(super) fn is_private(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
-    }
-
     /// An error says where it happened.
     fn named(&self, error: &io::Error) -> io::Error {
         let place = match self {
@@ -102,13 +97,17 @@ impl Stream {
         }
     }
 
+    fn ready(&self) -> Prepared {
+        Prepared::Ready { endpoint: self.endpoint, is_private: !matches!(self.socket, Socket::Tcp(_)) }
+    }
+
     /// Goes on with connecting.
     pub(super) fn go_on(&mut self, now: Instant) -> Result<Prepared, Error> {
-        let Some(dial) = &mut self.dial else { return Ok(Prepared::Ready(self.endpoint)) };
+        let Some(dial) = &mut self.dial else { return Ok(self.ready()) };
         let failed = match stands(&self.socket) {
             Ok(true) => {
                 self.dial = None;
-                return Ok(Prepared::Ready(self.endpoint));
+                return Ok(self.ready());
             }
             Ok(false) if now < dial.deadline => return Ok(Prepared::Until(dial.deadline)),
             Ok(false) => Error::Timeout { what: "dialling", after: dial.timeout },
@@ -276,7 +275,7 @@ mod tests {
     fn end_of(addresses: &[SocketAddr]) -> Result<(Stream, usize), Error> {
         let mut stream = dial(addresses, Instant::now())?;
         loop {
-            if let Prepared::Ready(endpoint) = stream.go_on(Instant::now())? {
+            if let Prepared::Ready { endpoint, is_private: false } = stream.go_on(Instant::now())? {
                 return Ok((stream, endpoint));
             }
             std::thread::yield_now();

@@ -143,7 +143,11 @@ fn a_client_that_is_still_connecting_can_be_closed() {
     let mut conn = evented::connect_with(to(address)).unwrap();
     let client = conn.client();
     let mut connect = client.connect();
-    conn.wait(&mut client.close(), SOON).unwrap();
+    conn.on_write().unwrap();
+    assert!(conn.next_timeout().unwrap() > Instant::now());
+    let mut close = client.close();
+    assert!(conn.next_timeout().unwrap() <= Instant::now(), "there is nothing to wait for");
+    conn.wait(&mut close, SOON).unwrap();
     assert!(matches!(conn.wait(&mut connect, SOON), Err(Error::Closed)));
     conn.run(SOON).unwrap();
 }
