@@ -6,6 +6,7 @@
 //!
 //! Arguments: `--rounds N` (5), `--milliseconds N` a run (300), `--only TEXT` in the name of the work.
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
+#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
 
 mod clock;
 mod frames;
