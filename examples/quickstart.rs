@@ -4,11 +4,13 @@
 //! `AMQP_URL=amqp://localhost/ cargo run --example quickstart`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use puka::{Client, Error, Options};
+mod common;
+
+use puka::Error;
 
 fn main() -> Result<(), Error> {
     smol::block_on(async {
-        let client = connect().await?;
+        let client = common::connect().await?;
         let server = client.server_properties();
         println!("connected to {} {}", server.product(), server.version());
 
@@ -32,16 +34,4 @@ fn main() -> Result<(), Error> {
         println!("closed");
         Ok(())
     })
-}
-
-/// To the broker that `AMQP_URL` names, else to one of our own in this process.
-async fn connect() -> Result<Client, Error> {
-    if let Ok(url) = std::env::var("AMQP_URL") {
-        return puka_smol::connect(&url).await;
-    }
-    let broker = puka_test_broker::Server::new(Default::default());
-    let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, Options::default());
-    smol::spawn(driver).detach();
-    client.connect().await?;
-    Ok(client)
 }

@@ -73,6 +73,9 @@ pub enum Error {
     /// The transport is gone, with the cause.
     #[error("the connection is broken: {0}")]
     ConnectionBroken(#[source] Broken),
+    /// TLS could not be agreed upon.
+    #[error("TLS: {0}")]
+    Tls(#[source] TlsFault),
     /// The server refused AMQP 0-9-1 and named what it speaks.
     #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
@@ -130,6 +133,9 @@ pub enum Error {
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
+    /// The broker allows no more channels.
+    #[error("the broker allows no more channels")]
+    ChannelLimit,
     /// The connection was closed from this side.
     #[error("the connection was closed")]
     Closed,
@@ -255,9 +261,71 @@ pub enum Broken {
     /// The transport took no octet for too long.
     #[error("the transport took no octet for {seconds} s", seconds = .0.as_secs_f64())]
     WriteStalled(std::time::Duration),
+    /// The connection went before the answer came, so whether it was carried out nobody can know, with why it went.
+    #[error("whether it was carried out is unknown: {0}")]
+    OutcomeUnknown(#[source] Arc<Error>),
+    /// What the connection had before it was lost could not be brought back, as
+    /// [`Recovery::strict`](crate::Recovery::strict) wants it.
+    #[error("the connection could not be recovered whole: {0}")]
+    NotRestored(#[source] Arc<Error>),
     /// The driver was dropped, most often with its runtime.
     #[error("the driver was dropped")]
     DriverDropped,
+}
+
+/// Why there is no TLS with a server, with the error of the TLS library, which is also the source.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The certificate is for another name than the one that was dialled, or that the options expect.
+    WrongName(TlsCause),
+    /// The certificate, or one above it, has expired.
+    Expired(TlsCause),
+    /// Nobody who is trusted has signed the certificate: it is self-signed, or its authority is missing in the options.
+    UnknownIssuer(TlsCause),
+    /// Something else is wrong with the certificate.
+    BadCertificate(TlsCause),
+    /// The server does not speak TLS: most often it is `amqps` on a port for plain AMQP.
+    NotTls(TlsCause),
+    /// The server speaks no TLS of version 1.2 or later.
+    OldVersion(TlsCause),
+    /// The server ended the handshake; it may want a certificate of ours, or another one.
+    Refused(TlsCause),
+    /// Anything else.
+    Other(TlsCause),
+}
+
+/// The error of the TLS library below a [`TlsFault`].
+pub type TlsCause = Arc<dyn std::error::Error + Send + Sync>;
+
+impl TlsFault {
+    fn parts(&self) -> (&'static str, &TlsCause) {
+        match self {
+            Self::WrongName(cause) => ("the server's certificate is for another name", cause),
+            Self::Expired(cause) => ("the server's certificate has expired", cause),
+            Self::UnknownIssuer(cause) => {
+                ("nobody who is trusted has signed the server's certificate", cause)
+            }
+            Self::BadCertificate(cause) => ("the server's certificate is no good", cause),
+            Self::NotTls(cause) => ("the server does not speak TLS on this port", cause),
+            Self::OldVersion(cause) => ("the server speaks no TLS of version 1.2 or later", cause),
+            Self::Refused(cause) => ("the server refused", cause),
+            Self::Other(cause) => ("no handshake", cause),
+        }
+    }
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, cause) = self.parts();
+        write!(f, "{text} ({cause})")
+    }
+}
+
+impl std::error::Error for TlsFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&**self.parts().1)
+    }
 }
 
 impl Error {

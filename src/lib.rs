@@ -17,8 +17,16 @@
 //! ```
 //!
 //! # Getting a client
-//! `puka-smol` resolves, dials and drives: `puka_smol::connect("amqp://localhost/").await?`. Over any other byte stream, and on
-//! any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll wherever futures are polled.
+//! `puka-smol`, `puka-async-std` and `puka-tokio` resolve, dial and drive, over TCP, TLS and Unix sockets:
+//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`connect`] wants a [`Dial`] and a [`Clock`].
+//! Over any other byte stream, and on any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll
+//! wherever futures are polled. Without any executor, [`evented`] has a client to wait for, with callbacks, or for your own
+//! event loop.
+//!
+//! # Logging in
+//! A URI or [`Options`] say where brokers are and who logs in: with [`Options::credentials`], with
+//! [`Options::credentials_from`], which is asked at each login, and with the SASL mechanisms of
+//! [`Options::auth_mechanisms`] or one's own ([`SaslMechanism`]). No `Debug` and no error shows a password.
 //!
 //! # Requests
 //! A request is a builder with the argument names of Puka and of the spec. It can be
@@ -42,11 +50,16 @@
 mod client;
 mod driver;
 mod error;
+#[cfg(feature = "evented")]
+pub mod evented;
 mod link;
 pub mod machine;
 mod message;
 mod options;
 pub mod protocol;
+pub mod recovery;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod uri;
 
 pub use client::{
@@ -55,19 +68,22 @@ pub use client::{
     ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
     QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
-pub use driver::{Clock, Driver};
-pub use error::{Broken, Error, Fault, Peer};
-pub use machine::{Body, Ended, Notice, Queue, ServerProperties};
+pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
+pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
+pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
-pub use options::{Credentials, Options, SaslMechanism, TlsOptions, TlsSource};
+pub use options::{
+    Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,
+};
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
 /// Opens a connection over any byte stream: gives the client, and the driver to poll wherever futures are polled.
 ///
-/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. Of the options' URI only the
-/// credentials, the virtual host and the limits matter here.
+/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. The options' endpoints, what they say
+/// of TLS, and the deadlines for resolving, dialling and TLS matter only to whoever dials. That the stream is encrypted is
+/// for [`Options::encrypted_transport`] to say.
 ///
 /// ```
 /// use puka::Options;
@@ -89,6 +105,36 @@ where
 {
     let link = link::Link::new(machine::Connection::new(clock.now(), options));
     (Client::new(link.clone()), Driver::new(io, clock, link))
+}
+
+/// Opens a connection that is dialled, and dialled again when it is [lost](recovery): what the adapters' `connect` does.
+///
+/// Dialling begins with the driver's first poll; [`Client::connect`] waits for it and for the handshake.
+///
+/// ```
+/// use futures_lite::future;
+/// use puka::Options;
+///
+/// # let url = puka_test_suite::Listening::start()?.url();
+/// let options = Options::from_uri(&url)?; // such as "amqp://localhost/"
+/// let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
+/// let work = async {
+///     client.connect().await?;
+///     client.queue_declare("orders").await?;
+///     client.close().await
+/// };
+/// // No executor: the driver is polled beside the work.
+/// smol::block_on(future::try_zip(work, driver))?;
+/// # Ok::<(), puka::Error>(())
+/// ```
+pub fn connect<D, C>(dialer: D, clock: C, options: Options) -> (Client, DialDriver<D, C>)
+where
+    D: Dial + Send + Sync + 'static,
+    C: Clock + Send + Sync + 'static,
+    C::Sleep: Send,
+{
+    let link = link::Link::new(machine::Connection::dialled(clock.now(), options.clone()));
+    (Client::new(link.clone()), DialDriver::new(dialer, clock, options, link))
 }
 
 /// Has the README's examples compiled.

@@ -7,6 +7,7 @@ use crate::machine::{
     Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
 };
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -25,7 +26,11 @@ const GIVE_WAY: u32 = 256;
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
-pub(crate) struct Link(Mutex<State>);
+pub(crate) struct Link {
+    state: Mutex<State>,
+    /// The machine's epoch, for those who only have to know whether it has changed.
+    epoch: AtomicU64,
+}
 
 #[derive(Debug)]
 struct State {
@@ -111,7 +116,8 @@ impl State {
 
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        let epoch = machine.epoch().into();
+        let state = Mutex::new(State {
             machine,
             driver: None,
             promises: Vec::new(),
@@ -122,18 +128,20 @@ impl Link {
             transacting: BTreeMap::new(),
             tickets: 0,
             sent: 0,
-        })))
+        });
+        Arc::new(Self { state, epoch })
     }
 
     #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
+        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         if state.is_quiet() {
             return result;
         }
@@ -154,6 +162,11 @@ impl Link {
     /// Does something with the machine, then wakes whom it concerns.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
+    }
+
+    /// Which connection deliveries have to be of to be settled. It may be a moment late.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Puts the driver to sleep. False when there is something to do instead.

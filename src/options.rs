@@ -1,4 +1,6 @@
-//! What a connection is opened with: endpoint, credentials, limits and deadlines.
+//! What a connection is opened with: endpoints, login, TLS, limits and deadlines.
+//!
+//! Knows no socket and no TLS library; whoever dials reads it through getters.
 
 use crate::error::Error;
 use crate::protocol::{Table, Value};
@@ -7,13 +9,18 @@ use std::time::Duration;
 
 mod check;
 mod login;
+mod recovery;
 mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
 pub use login::{Credentials, SaslMechanism};
+pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use tls::{TlsOptions, TlsSource};
 
 /// Everything that can be chosen about a connection, each with a default that suits most programs.
+///
+/// What can't be sent, such as a name above 255 octets, and a bound of 0 end the connection with
+/// [`Error::InvalidArgument`] before an octet is written. A deadline above a hundred years counts as that.
 ///
 /// ```
 /// use puka::Options;
@@ -34,6 +41,7 @@ pub struct Options {
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     pub(crate) foreign_user_id: bool,
+    pub(crate) recovery: Option<Recovery>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +107,7 @@ impl From<Uri> for Options {
                 close: Duration::from_secs(10),
             },
             foreign_user_id: false,
+            recovery: Some(Recovery::default()),
         }
     }
 }
@@ -131,24 +140,24 @@ setters! {
     /// wishes holds.
     heartbeat(seconds: u16) => limits.heartbeat;
     /// Channels for requests such as `queue_declare` and `basic_get`, one request each at a time; 64 by default, which
-    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn.
+    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. 0 counts as 1.
     request_channels(channels: u16) => limits.request_channels;
-    /// Channels for publishes, one for each exchange; 64 by default. Beyond it, idle ones make room.
+    /// Channels for publishes, one for each exchange; 64 by default. Beyond it, idle ones make room. 0 counts as 1.
     publish_channels(channels: u16) => limits.publish_channels;
     /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
-    /// Octets that may wait to be written; 16 MiB by default. At the bound awaiting waits, `try_send` says `Full`. What
+    /// Octets that may wait to be written; 16 MiB by default, and not 0. At the bound awaiting waits, `try_send` says `Full`. What
     /// the transport has in hand, at most as much again, is not counted.
     max_outgoing_octets(octets: usize) => limits.outgoing_octets;
-    /// Publishes that may be unconfirmed; 65 536 by default. At the bound awaiting waits, `try_send` says `Full`.
+    /// Publishes that may be unconfirmed; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
     /// Octets of a body, sent or received; 64 MiB by default. A larger one is refused before it is sent; one that is
     /// delivered is not kept, and its delivery says so.
     max_message_size(octets: u64) => limits.message_size;
-    /// Deliveries of all consumers that may wait to be taken, 100 000 by default. At the bound reading pauses until half
+    /// Deliveries of all consumers that may wait to be taken, 100 000 by default, and not 0. At the bound reading pauses until half
     /// of them are taken, which holds up everything that the broker sends: set a prefetch.
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
-    /// Octets of deliveries that may wait to be taken, 64 MiB by default. At the bound reading pauses likewise.
+    /// Octets of deliveries that may wait to be taken, 64 MiB by default, and not 0. At the bound reading pauses likewise.
     max_buffered_octets(octets: usize) => limits.buffered_octets;
     /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;

@@ -50,8 +50,8 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// | --- | --- |
 /// | `heartbeat` | seconds, 0 to leave it to the broker |
 /// | `connection_timeout` | milliseconds for the TCP connect |
-/// | `channel_max` | channels, 0 for no limit |
-/// | `frame_max` | octets, 0 for no limit |
+/// | `channel_max` | channels, 0 to leave it to the broker |
+/// | `frame_max` | octets, 0 to leave it to the broker |
 /// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo` or `anonymous`; more than once, the preferred one first |
 /// | `vhost` | the virtual host of a Unix socket |
 ///
@@ -145,11 +145,11 @@ impl Uri {
     /// the password (the first one ends the user name), a raw `@` in the user part (the last one ends it),
     /// letters outside ASCII. What RabbitMQ's clients disagree on:
     ///
-    /// - `amqp://host/` names the virtual host `/`, as it does in Puka, pika and Go, because that is what people mean.
-    ///   RabbitMQ's specification says that it names the one of zero length, which hardly a broker has:
-    ///   [`Options::virtual_host`](crate::Options::virtual_host) reaches it.
-    /// - An empty host or port is an absent one; one of several hosts can't lack both. An empty user name or password is not: `amqp://:@host` logs
-    ///   in with both empty.
+    /// - `amqp://host/` names the virtual host `/`, as it does in Puka, pika and Go, because that is what
+    ///   people mean. RabbitMQ's specification says that it names the one of zero length, which hardly a broker
+    ///   has: [`Options::virtual_host`](crate::Options::virtual_host) reaches it.
+    /// - An empty host or port is an absent one; one of several hosts can't lack both. An empty user name or
+    ///   password is not: `amqp://:@host` logs in with both empty.
     /// - `amqp://user@host` has no password, so it takes the default, `guest`.
     /// - A host stays a name as it was decoded; an international one is not turned into its ASCII form.
     ///
@@ -180,12 +180,7 @@ impl Uri {
         if let Some(at) = [nameless_path, query].into_iter().flatten().find_map(|piece| piece.find('@')) {
             return Err(UriError::AmbiguousAt { at });
         }
-        if let Some(user) =
-            user.filter(|user| matches!(user.text.split_once('@'), Some((_, behind)) if behind.contains(',')))
-        {
-            return Err(UriError::RepeatedUser { at: user.find('@').unwrap_or(user.at) });
-        }
-
+        user.map_or(Ok(()), refuse_two_users)?;
         let (username, password) = match user.map(|user| user.split(':', UriPart::Password)) {
             Some((username, password)) => (Some(username), password),
             None => (None, None),
@@ -200,15 +195,12 @@ impl Uri {
             }
         };
         let mut parameters = query.map_or_else(|| Ok(Parameters::default()), Parameters::parse)?;
-        let named = parameters.virtual_host.take();
-        let refused = |name, why| Err(UriError::RefusedParameter { name, why });
-        if named.is_some() && scheme != Scheme::Unix {
-            return refused("vhost", "is for amqp+unix; with a host, it stands in the path");
-        }
-        if let Some((name, _)) = parameters.tls.pairs().next().filter(|_| !scheme.is_tls()) {
-            return refused(name, "is about TLS, which only amqps has");
-        }
-        let virtual_host = named.or(virtual_host).unwrap_or_else(|| DEFAULT_VIRTUAL_HOST.to_owned());
+        refuse_misplaced(&parameters, scheme)?;
+        let virtual_host = parameters
+            .virtual_host
+            .take()
+            .or(virtual_host)
+            .unwrap_or_else(|| DEFAULT_VIRTUAL_HOST.to_owned());
         Ok(Self { scheme, username, password, endpoints, virtual_host, parameters })
     }
 
@@ -245,7 +237,7 @@ impl Uri {
         &self.virtual_host
     }
 
-    /// `heartbeat`, in seconds; 0 asks for none. `None` when the URI does not say.
+    /// `heartbeat`, in seconds; 0 leaves it to the broker. `None` when the URI does not say.
     #[must_use]
     pub fn heartbeat(&self) -> Option<u16> {
         self.parameters.heartbeat
@@ -261,13 +253,13 @@ impl Uri {
         self.parameters.connection_timeout.map(|limit| Duration::from_millis(limit.get().into()))
     }
 
-    /// `channel_max`, the highest channel number; 0 asks for no limit. `None` when the URI does not say.
+    /// `channel_max`, the highest channel number; 0 leaves it to the broker. `None` when the URI does not say.
     #[must_use]
     pub fn channel_max(&self) -> Option<u16> {
         self.parameters.channel_max
     }
 
-    /// `frame_max`, the largest frame in octets; 0 asks for no limit. `None` when the URI does not say.
+    /// `frame_max`, the largest frame in octets; 0 leaves it to the broker. `None` when the URI does not say.
     ///
     /// Whether the protocol allows the value is for the handshake to say, since the smallest one depends on
     /// the broker.
@@ -360,6 +352,26 @@ fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
     } else {
         UriError::MissingScheme
     })
+}
+
+/// An `@` before a comma may be the end of a user part of the first of several hosts.
+fn refuse_two_users(user: Piece<'_>) -> Result<(), UriError> {
+    match (user.find('@'), user.text.split_once('@')) {
+        (Some(at), Some((_, behind))) if behind.contains(',') => Err(UriError::RepeatedUser { at }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses parameters that another scheme has.
+fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriError> {
+    let refused = |name, why| Err(UriError::RefusedParameter { name, why });
+    if parameters.virtual_host.is_some() && scheme != Scheme::Unix {
+        return refused("vhost", "is for amqp+unix; with a host, it stands in the path");
+    }
+    match parameters.tls.pairs().next() {
+        Some((name, _)) if !scheme.is_tls() => refused(name, "is about TLS, which only amqps has"),
+        _ => Ok(()),
+    }
 }
 
 /// "The vhost is a single segment."

@@ -13,6 +13,7 @@ use puka::protocol::{
     Array, ArrayRef, ContentHeader, DecodeError, Decoder, FrameKind, MAX_NESTING, Method, Properties, Table,
     TableRef, Value,
 };
+use puka::{Options, Uri};
 
 /// The most that a decoder may hold in advance of what has arrived, in octets: its largest buffer, and a read's worth.
 pub const AHEAD: usize = (128 << 10) + (2 << 10);
@@ -230,4 +231,27 @@ fn rebuilt_array(array: ArrayRef<'_>) -> Array {
         .expect("what was accepted can be built");
     }
     built
+}
+
+/// F6: a text is a URI that prints to itself, or an error; and what is shown of either has no password.
+pub fn uri(data: &[u8]) {
+    const SECRET: &str = "S3KRET-correct-horse";
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(uri) = Uri::parse(text) {
+        assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri.clone()));
+        let shown = uri.to_string();
+        assert_eq!(Uri::parse(&shown).expect("what we print we read").to_string(), shown);
+        assert!(!uri.endpoints().is_empty() && !Options::from(uri).endpoints().is_empty());
+    }
+    for text in [
+        format!("amqp://user:{SECRET}@{text}"),
+        format!("amqps://user:{SECRET}{text}"),
+        format!("amqps://h?certfile=c&keyfile=k&password={SECRET}{text}"),
+    ] {
+        let shown = match Uri::parse(&text) {
+            Ok(uri) => format!("{uri} {uri:?} {:?}", Options::from(uri.clone())),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        assert!(!shown.contains(SECRET), "{text} shows {shown}");
+    }
 }

@@ -21,6 +21,8 @@ const BATCH: usize = 64;
 /// the last item is the error. Either way [`ended`](Self::ended) says why. What was delivered and not handed out when the
 /// channel or the connection went can't be settled any more, so it is dropped, and the broker delivers it again.
 ///
+/// When its connection is lost and [recovered](crate::recovery) it goes on, with its prefetch count.
+///
 /// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue.
 #[derive(Debug)]
 #[must_use = "a consumer that is dropped is cancelled"]
@@ -28,6 +30,8 @@ pub struct Consumer {
     id: ConsumerId,
     origin: Arc<Origin>,
     taken: VecDeque<Delivered>,
+    /// Deliveries that were taken and could not be settled any more.
+    lost: u64,
     ended: Option<Ended>,
 }
 
@@ -37,7 +41,7 @@ impl Consumer {
             let queues = machine.consumer_queues(id);
             queues.map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned())).collect()
         });
-        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), ended: None }
+        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), lost: 0, ended: None }
     }
 
     fn handle(&self) -> &Handle {
@@ -64,6 +68,13 @@ impl Consumer {
     #[must_use]
     pub fn tag(&self) -> &str {
         self.origin.queues.first().map_or("", |(_, tag)| tag)
+    }
+
+    /// How many deliveries were dropped, because they were not handed out before their connection was lost and could not be
+    /// settled any more. The broker delivers them again.
+    #[must_use]
+    pub fn lost_deliveries(&self) -> u64 {
+        self.lost + self.handle().link().with(|machine| machine.lost_deliveries(self.id))
     }
 
     /// Why it has ended; `None` until everything that was delivered before is handed out.
@@ -116,8 +127,12 @@ impl Stream for Consumer {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if let Some(delivered) = this.taken.pop_front() {
-            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+        let epoch = this.handle().link().epoch();
+        while let Some(delivered) = this.taken.pop_front() {
+            if delivered.no_ack || delivered.epoch == epoch {
+                return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+            }
+            this.lost += 1;
         }
         if this.ended.is_some() {
             return Poll::Ready(None);

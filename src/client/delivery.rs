@@ -90,6 +90,12 @@ impl Delivery {
         self.origin.queues.get(self.delivered.source).map(|(_, tag)| tag.as_str())
     }
 
+    /// Which connection brought it, counted from 1. Once that is lost, the delivery can't be settled.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.delivered.epoch
+    }
+
     /// Messages left in the queue, when it was got and not consumed.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {

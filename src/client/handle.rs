@@ -29,6 +29,31 @@ impl Handle {
     }
 }
 
+#[cfg(feature = "evented")]
+mod weak {
+    use super::{Handle, Held};
+    use std::sync::{Arc, Weak};
+
+    /// Knows a handle without keeping the connection open.
+    pub(crate) struct WeakHandle(Weak<Held>);
+
+    impl Handle {
+        pub(crate) fn downgrade(&self) -> WeakHandle {
+            WeakHandle(Arc::downgrade(&self.0))
+        }
+    }
+
+    impl WeakHandle {
+        /// The handle, while anybody holds it.
+        pub(crate) fn upgrade(&self) -> Option<Handle> {
+            self.0.upgrade().map(Handle)
+        }
+    }
+}
+
+#[cfg(feature = "evented")]
+pub(crate) use weak::WeakHandle;
+
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Handle")

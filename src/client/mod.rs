@@ -30,6 +30,8 @@ pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use exchange::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind};
 pub use get::BasicGet;
+#[cfg(feature = "evented")]
+pub(crate) use handle::{Handle, WeakHandle};
 pub use notices::Notices;
 pub use promise::Promise;
 pub use publish::BasicPublish;

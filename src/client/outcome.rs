@@ -41,7 +41,7 @@ outcomes! {
             Delivery::new(*delivered, origin.into())
         });
     Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
-    Transaction: Reply::Transaction(id), handle => Transaction::new(Client::of(handle.clone()), id);
+    Transaction: Reply::Transaction(id), handle => Transaction::new(Client::with_handle(handle.clone()), id);
     Message: Reply::Message(message), _ => *message;
     Vec<Returned>: Reply::Committed(returned), _ => returned;
 }

@@ -37,6 +37,16 @@ impl<T> Promise<T> {
     pub(super) fn failed(error: Error) -> Self {
         Self { state: State::Failed(error), answer: PhantomData }
     }
+
+    /// A small number, which no other promise of this connection has until this one is answered and the answer is taken.
+    /// `None` when that is so, or when nothing was sent.
+    #[must_use]
+    pub fn number(&self) -> Option<usize> {
+        match &self.state {
+            State::Waiting(_, id) => Some(id.index()),
+            State::Failed(_) | State::Done => None,
+        }
+    }
 }
 
 impl<T> fmt::Debug for Promise<T> {

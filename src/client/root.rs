@@ -4,7 +4,7 @@ use super::handle::Handle;
 use super::promise::Promise;
 use crate::error::Error;
 use crate::link::Link;
-use crate::machine::{Connection, PromiseId, ServerProperties};
+use crate::machine::{Connection, ConnectionState, PromiseId, ServerProperties};
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Client {
         Self(Handle::new(link))
     }
 
-    pub(super) fn of(handle: Handle) -> Self {
+    pub(crate) fn with_handle(handle: Handle) -> Self {
         Self(handle)
     }
 
@@ -57,9 +57,11 @@ impl Client {
     /// requests made before it is done wait for it.
     ///
     /// # Errors
-    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for an unknown virtual
-    /// host, [`Error::UnsupportedProtocol`] and [`Error::NotAmqp`] for another protocol, [`Error::NoMechanism`],
-    /// [`Error::Timeout`], [`Error::ConnectionBroken`].
+    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for a virtual host that
+    /// is unknown or forbidden, [`Error::NoMechanism`] and [`Error::UnencryptedLogin`] when there is no mechanism to log in
+    /// with, [`Error::CannotLogIn`] when a source of credentials or a mechanism fails, [`Error::UnsupportedProtocol`] and
+    /// [`Error::NotAmqp`] for another protocol, [`Error::InvalidArgument`] for options that can't work, [`Error::Timeout`],
+    /// [`Error::ConnectionBroken`].
     ///
     /// # Cancel safety
     /// Dropping the promise changes nothing.
@@ -108,6 +110,21 @@ impl Client {
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
         self.0.link().with(|machine| machine.blocked().map(str::to_owned))
+    }
+
+    /// How the connection is: on its way, open, lost and on its way back, or closed. [`notices`](Self::notices) tell when it
+    /// changes.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        self.0.link().with(|machine| machine.state())
+    }
+
+    /// The name that a queue has now, by the one that the broker gave it when it was declared: recovering a queue that the
+    /// broker names gives it another name. Requests that use the first name find it, so this is for those who tell others.
+    #[must_use]
+    pub fn current_name(&self, queue: &str) -> String {
+        let name = self.0.link().with(|machine| machine.current_name(queue.as_bytes()).into_owned());
+        String::from_utf8_lossy(&name).into_owned()
     }
 
     /// Why the connection is closed; `None` while it is not.

@@ -2,9 +2,10 @@
 
 use super::content::Assembly;
 use super::ids::{ConsumerId, PromiseId, TransactionId};
+use super::requested::WaitingRequest;
 use super::unsettled::Unsettled;
-use crate::protocol::method::MethodInfo;
-use crate::protocol::{MethodId, ShortStr};
+use crate::protocol::method::{MethodInfo, basic};
+use crate::protocol::{Method, MethodId, ShortStr};
 use std::collections::VecDeque;
 
 /// What a channel is used for.
@@ -18,6 +19,8 @@ pub(super) enum Role {
     Settling,
     /// Publishes to one exchange.
     Publish,
+    /// Everything is declared again on it.
+    Restore,
     /// Has a transaction.
     Transaction,
     /// Has consumers.
@@ -33,15 +36,19 @@ pub(super) enum Awaited {
     Nothing(&'static MethodInfo),
     /// The first publish has gone through, so the exchange is there and may be published to.
     Proof(&'static MethodInfo),
-    Request {
-        promise: PromiseId,
-        method: &'static MethodInfo,
-    },
+    Request(WaitingRequest),
     Get {
-        promise: PromiseId,
+        request: WaitingRequest,
         no_ack: bool,
+    },
+    /// Another prefetch count for all queues of a consumer together.
+    Qos {
+        consumer: ConsumerId,
+        promise: PromiseId,
         method: &'static MethodInfo,
     },
+    /// A step of declaring everything again.
+    Restored(&'static MethodInfo),
     /// `resized` is who waits for another prefetch count.
     Consume {
         consumer: ConsumerId,
@@ -67,12 +74,23 @@ pub(super) enum Awaited {
 }
 
 impl Awaited {
+    /// The reply to a request.
+    pub(super) fn of(request: WaitingRequest) -> Self {
+        match request.method() {
+            Some(Method::Basic(basic::Method::Get(basic::Get { no_ack, .. }))) => {
+                Self::Get { request, no_ack }
+            }
+            _ => Self::Request(request),
+        }
+    }
+
     pub(super) fn method(&self) -> &'static MethodInfo {
         match self {
+            Self::Request(request) | Self::Get { request, .. } => request.info,
             Self::Nothing(method)
             | Self::Proof(method)
-            | Self::Request { method, .. }
-            | Self::Get { method, .. }
+            | Self::Restored(method)
+            | Self::Qos { method, .. }
             | Self::Consume { method, .. }
             | Self::Cancel { method, .. }
             | Self::Transaction { method, .. }

@@ -123,6 +123,11 @@ impl Channels {
         Some(channel)
     }
 
+    /// Begins without channels, on another connection.
+    pub(super) fn start_over(&mut self) {
+        *self = Self { incarnations: self.incarnations, ..Self::default() };
+    }
+
     /// Takes out a channel that the server has closed, and frees its number.
     pub(super) fn remove_closed_by_server(&mut self, number: u16) -> Option<Box<Channel>> {
         let channel = self.remove(number)?;

@@ -179,10 +179,12 @@ impl Confirms {
         early.chain(rest).collect()
     }
 
-    /// Takes the promises of everything that is open, in order, because no confirm will come.
-    pub(super) fn drain(self) -> impl Iterator<Item = PromiseId> {
-        let all = self.stragglers.into_values().chain(self.pending);
-        all.filter_map(|state| if let State::Open(promise) = state { Some(promise) } else { None })
+    /// Takes the promises of everything that is open, in order and each with its number, because no confirm will come.
+    pub(super) fn drain(self) -> impl Iterator<Item = (u64, PromiseId)> {
+        let all = self.stragglers.into_iter().chain((self.before + 1..).zip(self.pending));
+        all.filter_map(
+            |(tag, state)| if let State::Open(promise) = state { Some((tag, promise)) } else { None },
+        )
     }
 }
 
@@ -253,7 +255,8 @@ mod tests {
                 prop_assert_eq!(confirms.open(), open.len());
             }
             let left: Vec<_> = confirms.drain().collect();
-            prop_assert_eq!(left, open.into_values().flatten().collect::<Vec<_>>());
+            let expected = open.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
+            prop_assert_eq!(left, expected.collect::<Vec<_>>());
         }
     }
 

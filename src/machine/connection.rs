@@ -7,28 +7,36 @@ mod ending;
 mod listening;
 mod publishing;
 mod receiving;
+mod recovering;
 mod requesting;
+mod restoring;
 mod settling;
+mod timing;
 mod transacting;
-mod waiting;
 
+use super::backoff::Backoff;
 use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
+use super::down::Down;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
+use super::held::HeldPublish;
 use super::notices::Notices;
 use super::outbox::Outbox;
 use super::promises::Promises;
 use super::publishers::Publishers;
+use super::requested::WaitingRequest;
+use super::restoration::Restoration;
+use super::topology::Topology;
 use super::transactions::Transactions;
+use super::waiting::WaitingConsume;
 use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
-use crate::error::{Broken, Error};
+use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use waiting::{HeldPublish, WaitingConsume, WaitingRequest};
 
 /// Something that whoever waits should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +52,11 @@ pub enum Event {
 
 #[derive(Debug)]
 enum State {
+    /// There is no transport, and another is to be dialled.
+    Down(Down),
     Handshake(Handshake),
+    /// Everything that the connection had before it was lost is brought back.
+    Restoring,
     Open,
     /// Somebody wants to close, and what is under way is waited for.
     Draining,
@@ -61,6 +73,24 @@ pub struct Connection {
     state: State,
     /// Why it is closing or closed.
     why: Option<Error>,
+    /// Why it was lost, until it is open again.
+    cause: Option<Error>,
+    /// When and whether to dial again; none when there is but one transport.
+    backoff: Option<Backoff>,
+    topology: Topology,
+    /// It was told that not all is remembered.
+    is_full_told: bool,
+    restoration: Option<Restoration>,
+    /// When bringing everything back has gone on for too long without an answer.
+    restore_deadline: Deadline,
+    /// Which of the endpoints it is connected to, or is to begin with.
+    endpoint: usize,
+    /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
+    epoch: u64,
+    /// The options say that nobody reads the transport, whatever it is.
+    says_encrypted: bool,
+    /// The time as last told.
+    now: Instant,
     /// The octets that came make no sense, so what follows them can't either.
     deaf: bool,
     frame_max: u32,
@@ -125,6 +155,16 @@ impl Connection {
         Self {
             state,
             why: refused,
+            cause: None,
+            backoff: None,
+            topology: Topology::default(),
+            is_full_told: false,
+            restoration: None,
+            restore_deadline: Deadline::None,
+            endpoint: 0,
+            epoch: 1,
+            says_encrypted: options.login.encrypted_transport,
+            now,
             deaf: false,
             frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
@@ -163,8 +203,9 @@ impl Connection {
     /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
     /// life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
+        self.now = now;
         self.heartbeat.received(now);
-        while !self.deaf && !matches!(self.state, State::Closed) {
+        while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
             let was_open = matches!(self.state, State::Open);
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
@@ -185,69 +226,16 @@ impl Connection {
         self.proceed();
     }
 
-    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.stamp(now);
-        match self.state {
-            State::Handshake(_) if self.handshake_deadline <= now => {
-                self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
-            }
-            State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
-            State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
-                self.end_closing(Err(Error::Timeout {
-                    what: "closing",
-                    after: self.options.deadlines.close,
-                }));
-            }
-            _ => {}
-        }
-        if matches!(self.state, State::Closed) {
-            return;
-        }
-        if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
-            self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
-        } else if let Some(stalled) = self.stalled_for(now) {
-            self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
-        }
-        self.expire(now);
-        self.proceed();
-    }
-
-    /// Answers the promises whose deadline has passed.
-    fn expire(&mut self, now: Instant) {
-        let mut expired = false;
-        while let Some((promise, after)) = self.promises.expired(now) {
-            let timeout = Error::Timeout { what: "the request", after };
-            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
-            expired = true;
-        }
-        if expired {
-            self.drop_expired_held();
-            self.publishers.forget_answered_calls(&self.promises);
-        }
-        let after = self.options.deadlines.request;
-        let mut late = Vec::new();
-        self.publishers.expire(now, |promise| late.push(promise));
-        for promise in late {
-            let timeout = Error::Timeout { what: "the confirm", after };
-            self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
-        }
-    }
-
-    /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
-    fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        let timeout = self.heartbeat.timeout()?;
-        let stalled = now.saturating_duration_since(self.last_progress);
-        (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
-    }
-
     /// Gives what is to be written next, behind what `out` holds. True when there was something. It gives little at a time, so
     /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.attention = false;
         self.flush_acks();
-        if self.heartbeat.is_due(now) && self.out.is_empty() && !matches!(self.state, State::Closed) {
+        if self.heartbeat.is_due(now)
+            && self.out.is_empty()
+            && !matches!(self.state, State::Closed | State::Down(_))
+        {
             self.out.heartbeat();
         }
         if self.out.is_empty() {
@@ -258,7 +246,7 @@ impl Connection {
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.out.give(self.in_hand, self.is_closed(), out);
+        let octets = self.out.give(self.in_hand, self.is_closed() || self.is_down(), out);
         self.in_hand += octets;
         octets > 0
     }
@@ -268,38 +256,6 @@ impl Connection {
         self.in_hand = self.in_hand.saturating_sub(octets);
         self.last_progress = now;
         self.attention |= !self.out.is_empty();
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
-    /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
-    #[must_use]
-    pub fn poll_timeout(&mut self) -> Option<Instant> {
-        let closing = self.close_deadline.instant();
-        if matches!(self.state, State::Closed) {
-            return closing;
-        }
-        let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
-        let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
-        let deadlines = [
-            closing,
-            handshake,
-            self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
-            self.heartbeat.deadline(self.wants_input()),
-            stall.map(|timeout| self.last_progress + 2 * timeout),
-            self.promises.deadline(),
-            self.publishers.deadline(),
-        ];
-        deadlines.into_iter().flatten().min()
-    }
-
-    /// Starts the deadlines of what came without the time.
-    fn stamp(&mut self, now: Instant) {
-        let timeout = self.options.deadlines.request;
-        self.promises.stamp(now);
-        self.publishers.stamp(now, timeout);
-        self.heartbeat.stamp(now);
-        self.drain_deadline.stamp(now);
-        self.close_deadline.stamp(now);
     }
 
     /// The next thing that somebody should know.
@@ -327,7 +283,8 @@ impl Connection {
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
-        (self.reading || closing) && answers_leave && !self.deaf && !matches!(self.state, State::Closed)
+        let has_transport = !matches!(self.state, State::Closed | State::Down(_));
+        (self.reading || closing) && answers_leave && !self.deaf && has_transport
     }
 
     /// Whether something is to be done that a driver which sleeps does not know of.
@@ -345,13 +302,24 @@ impl Connection {
     /// Whether even the last octets have had their time, and the transport is to be dropped as it is.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.is_closed() && matches!(self.close_deadline, Deadline::None)
+        self.is_closed() && matches!(self.close_deadline, Deadline::None) || self.is_down_and_over()
     }
 
     /// Why it is closing or closed.
     #[must_use]
     pub fn why_closed(&self) -> Option<&Error> {
         self.why.as_ref()
+    }
+
+    /// How it has ended, once it is closed: as was asked for from this side, or over an error.
+    ///
+    /// # Errors
+    /// Why it ended otherwise.
+    pub fn outcome(&self) -> Result<(), Error> {
+        match &self.why {
+            None | Some(Error::Closed) => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     /// Why the broker holds back publishes, if it does.
@@ -383,6 +351,12 @@ impl Connection {
                 .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
     }
 
+    /// Which transport this is, or will be, counted from 1. What another brought can't be settled any more.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// How many channels are open.
     #[must_use]
     pub fn open_channels(&self) -> usize {
@@ -397,7 +371,7 @@ impl Connection {
                 let error = error.clone();
                 self.answer(promise, Err(error));
             }
-            (State::Handshake(_), None) => self.connecting.push(promise),
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => self.connecting.push(promise),
             (_, None) => {
                 let server = Box::new(self.server.clone());
                 self.answer(promise, Ok(Reply::Connected(server)));
@@ -450,7 +424,7 @@ impl Connection {
         match (&self.state, &self.why) {
             (_, Some(error)) => Err(error.clone()),
             (State::Draining | State::Closing | State::Closed, None) => Err(Error::Closed),
-            _ => Ok(()),
+            _ => self.fails_fast().map_or(Ok(()), |error| Err(error.clone())),
         }
     }
 
@@ -468,6 +442,7 @@ impl Connection {
             self.start_transactions();
             self.release_held();
         }
+        self.restore_consumers();
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
             self.send_close();
         }

@@ -25,6 +25,8 @@ pub(super) enum Phase {
     /// `consume-ok` is still to come.
     Starting(PromiseId),
     Live,
+    /// The connection went, and it is to be started again with the next.
+    Restoring,
     /// `cancel-ok` is still to come.
     Cancelling,
     Ended(Ended),
@@ -86,6 +88,10 @@ pub(super) struct Consumer {
     pub(super) resizing: Vec<PromiseId>,
     /// Its holder has gone.
     pub(super) dropped: bool,
+    /// The prefetch count with which it is to be started again.
+    pub(super) wanted_prefetch: Option<u16>,
+    /// How many deliveries were dropped with connections that went.
+    pub(super) lost: u64,
     deliveries: VecDeque<Delivered>,
     /// It was announced that there is something to take.
     announced: bool,
@@ -107,6 +113,11 @@ impl Consumer {
             return count;
         }
         self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+    }
+
+    /// The prefetch count that it is to have, whether it has started or not.
+    pub(super) fn wanted_prefetch_count(&self) -> u16 {
+        self.wanted_prefetch.unwrap_or_else(|| self.prefetch_count())
     }
 
     /// The tag of that name.
@@ -165,6 +176,8 @@ impl Consumers {
             cancelling: Vec::new(),
             resizing: Vec::new(),
             dropped: false,
+            wanted_prefetch: None,
+            lost: 0,
             deliveries: VecDeque::new(),
             announced: false,
         };
@@ -184,11 +197,16 @@ impl Consumers {
     ) -> Option<(&Tag, &Terms)> {
         let consumer = find_mut(&mut self.slots, id)?;
         let terms = consumer.sources.get_mut(source)?;
-        self.tags += 1;
-        let (number, users_tag) = (self.tags, &terms.users_tag);
-        let separator = if users_tag.is_empty() { "" } else { "." };
-        let name = format!("puka.{number}{separator}{users_tag}");
-        let name: Box<str> = ShortStr::cut(&name).to_str_lossy().into();
+        // The tag that its holder knows is used again on another connection.
+        let name = if !terms.tag.is_empty() && consumer.tags.iter().all(|tag| tag.source != source) {
+            terms.tag.clone()
+        } else {
+            self.tags += 1;
+            let (number, users_tag) = (self.tags, &terms.users_tag);
+            let separator = if users_tag.is_empty() { "" } else { "." };
+            let name = format!("puka.{number}{separator}{users_tag}");
+            ShortStr::cut(&name).to_str_lossy().into()
+        };
         if terms.tag.is_empty() {
             terms.tag.clone_from(&name);
         }
@@ -290,6 +308,38 @@ impl Consumers {
         if self.get(id).is_some_and(|consumer| !consumer.no_ack) {
             self.take_all(id);
         }
+    }
+
+    /// Drops the deliveries of a consumer that wait to be taken and can't be settled any more, and counts them.
+    pub(super) fn lose_unsettled(&mut self, id: ConsumerId) {
+        let before = self.buffered;
+        self.discard_unsettled(id);
+        let dropped = before - self.buffered;
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.lost += dropped as u64;
+        }
+    }
+
+    /// A queue has another name.
+    pub(super) fn rename_queue(&mut self, from: &[u8], to: &[u8]) {
+        let sources = self.slots.iter_mut().flatten().flat_map(|consumer| &mut consumer.sources);
+        for terms in sources.filter(|terms| *terms.queue == *from) {
+            terms.queue = to.into();
+        }
+    }
+
+    /// Whether a consumer that has not ended is for that queue.
+    pub(super) fn is_consumed(&self, queue: &[u8]) -> bool {
+        let live = self.slots.iter().flatten().filter(|consumer| !consumer.has_ended());
+        live.flat_map(|consumer| &consumer.sources).any(|terms| *terms.queue == *queue)
+    }
+
+    /// Forgets a consumer that nobody holds yet.
+    pub(super) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
+        self.take_all(id);
+        let consumer = self.slots.get_mut(id.index())?.take_if(|consumer| consumer.turn == id.turn)?;
+        self.free.push(id.index);
+        Some(consumer)
     }
 
     /// Deliveries that wait to be taken, and their octets.

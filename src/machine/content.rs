@@ -1,6 +1,7 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
-use super::ids::{ConsumerId, PromiseId};
+use super::ids::ConsumerId;
+use super::requested::WaitingRequest;
 use crate::error::Fault;
 use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;
@@ -33,6 +34,8 @@ pub struct Delivered {
     /// The channel, of which only that incarnation can settle it.
     pub(super) channel: u16,
     pub(super) incarnation: u64,
+    /// Which connection brought it.
+    pub(crate) epoch: u64,
     /// Whether its consumer said from which offset of a stream it reads.
     pub(super) by_offset: bool,
 }
@@ -52,7 +55,7 @@ pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 #[derive(Debug)]
 pub(super) enum Purpose {
     Deliver { consumer: Option<(ConsumerId, usize)>, tag: u64, redelivered: bool },
-    Got { promise: PromiseId, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
+    Got { request: WaitingRequest, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
     Returned { code: u16, text: Box<str> },
 }
 

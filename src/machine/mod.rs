@@ -12,6 +12,7 @@
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
+mod backoff;
 mod channel;
 mod channels;
 mod chunk;
@@ -20,20 +21,27 @@ mod connection;
 mod consumers;
 mod content;
 mod deadline;
+mod down;
 mod handshake;
 mod heartbeat;
+mod held;
 mod ids;
 mod notices;
 mod outbox;
 mod outgoing;
 mod promises;
 mod publishers;
+mod recovery;
 mod request;
+mod requested;
+mod restoration;
 mod sasl;
 mod server_properties;
+mod topology;
 mod transactions;
 mod tuning;
 mod unsettled;
+mod waiting;
 
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
@@ -42,6 +50,7 @@ pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;
 pub use promises::{Queue, Reply};
+pub use recovery::{ConnectionState, Dialling, Recovered};
 pub use request::{Body, Consume, Publish, Settle};
 pub use sasl::{LoginOutcome, LoginStep};
 pub use server_properties::ServerProperties;

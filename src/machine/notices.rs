@@ -1,22 +1,39 @@
 //! Notices: what happens to the connection and is nobody's answer, for those who listen.
 
 use super::ids::ListenerId;
+use super::recovery::Recovered;
 use crate::error::Error;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::time::Duration;
 
 /// Something that happened to the connection and belongs to no request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
     /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's `connection.blocked`).
-    Blocked(Arc<str>),
+    Blocked(Box<str>),
     /// The broker takes publishes again.
     Unblocked,
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
-    ConsumerCancelled(Arc<str>),
+    ConsumerCancelled(Box<str>),
     /// The broker closed a channel. Whoever used it has the same error as an answer.
     ChannelClosed(Error),
+    /// The connection is lost, and will be dialled again.
+    Disconnected(Error),
+    /// Another try begins after a while.
+    Retrying {
+        /// Which one, counted from when the connection last stood.
+        attempt: u32,
+        /// Why the one before failed, or why the connection was lost.
+        cause: Error,
+        /// How long it is waited.
+        delay: Duration,
+    },
+    /// The connection is back, and with it what is told here.
+    Recovered(Box<Recovered>),
+    /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be remembered, so not
+    /// everything will be declared again. Told once.
+    NotRecorded,
     /// The connection is closed; [`Error::Closed`] when it was from this side. It is the last notice.
     Closed(Error),
     /// The listener was slow, and so many notices that were older than the next were dropped.

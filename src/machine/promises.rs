@@ -115,6 +115,11 @@ impl Promises {
         PromiseId { index, generation: 0 }
     }
 
+    /// Nobody's promise, for what is asked on nobody's behalf.
+    pub(super) fn nobody(&self) -> PromiseId {
+        PromiseId { index: u32::MAX, generation: u32::MAX }
+    }
+
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
     pub(super) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
@@ -239,6 +244,12 @@ impl Promises {
         if let Some(deadline) = self.slot(id).and_then(|slot| slot.deadline.take()) {
             self.deadlines.remove(&(deadline.at, id));
         }
+    }
+
+    /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
+    pub(super) fn retime(&mut self, id: PromiseId, timeout: Duration) {
+        self.untime(id);
+        self.unstamped.push((id, timeout));
     }
 
     /// The earliest deadline.

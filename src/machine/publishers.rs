@@ -1,6 +1,7 @@
 //! One confirm channel for each exchange that is published to, and another for each that is called.
 
 use super::confirms::Confirms;
+use super::held::{HeldPublish, Kind};
 use super::ids::PromiseId;
 use super::promises::Promises;
 use std::collections::{BTreeMap, HashMap};
@@ -10,14 +11,8 @@ use std::time::{Duration, Instant};
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.
 pub(super) const STAMP: &str = "x-puka-publish";
 
-/// What publishes of one kind to one exchange have a channel for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// They are confirmed.
-    Publish,
-    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
-    Call,
-}
+/// The header that says how many times a message was published before, without it being known what came of it.
+pub(super) const REPUBLISHED: &str = "x-puka-republished";
 
 /// The channel of an exchange.
 #[derive(Debug)]
@@ -31,12 +26,26 @@ pub(super) struct Publisher {
     pub(super) flows: bool,
     /// Who waits for a reply, by the number of the publish that it replies to.
     pub(super) calls: BTreeMap<u64, PromiseId>,
+    /// What is to be published again when the connection goes, by its number.
+    pub(super) kept: BTreeMap<u64, HeldPublish>,
     kind: Kind,
     exchange: Box<[u8]>,
     last_used: u64,
 }
 
 impl Publisher {
+    /// What is confirmed is not published again.
+    fn forget(&mut self, tag: u64, multiple: bool) {
+        if self.kept.is_empty() {
+        } else if !multiple {
+            self.kept.remove(&tag);
+        } else if tag == 0 {
+            self.kept.clear();
+        } else {
+            self.kept = self.kept.split_off(&(tag + 1));
+        }
+    }
+
     /// The default exchange is told by its length alone: comparing no octets by `memcmp` costs as much as the rest of a
     /// publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.
     #[inline]
@@ -122,6 +131,7 @@ impl Publishers {
             is_proven: false,
             flows: true,
             calls: BTreeMap::new(),
+            kept: BTreeMap::new(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -170,9 +180,12 @@ impl Publishers {
         self.publishers.get_mut(usize::from(channel))?.as_deref_mut()
     }
 
-    /// Notes that a publish went out on the publisher found last.
-    pub(super) fn sent(&mut self, promise: PromiseId) {
+    /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
+    pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
         let Some(publisher) = self.on(self.recent) else { return };
+        if let Some(kept) = kept {
+            publisher.kept.insert(publisher.confirms.next(), kept);
+        }
         let is_call = publisher.kind == Kind::Call;
         if is_call {
             publisher.calls.insert(publisher.confirms.next(), promise);
@@ -220,6 +233,7 @@ impl Publishers {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
         let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
+        publisher.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
         known
@@ -228,6 +242,7 @@ impl Publishers {
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         self.replied(channel, tag);
+        self.on(channel)?.forget(tag, false);
         self.on(channel)?.confirms.answer(tag)
     }
 

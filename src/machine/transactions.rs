@@ -80,6 +80,23 @@ impl Transactions {
         phases.into_iter().any(|phase| matches!(phase, Phase::Committing(found) if *found == promise))
     }
 
+    /// Their channels are gone: nothing of those that are open takes effect. Gives what the others waited
+    /// for, and forgets them.
+    pub(super) fn suspend(&mut self, error: &Error) -> Vec<Phase> {
+        let mut ended = Vec::new();
+        for (id, transaction) in std::mem::take(&mut self.transactions) {
+            match transaction.phase {
+                Phase::Open => {
+                    let phase = Phase::Failed(error.clone());
+                    self.transactions.insert(id, Transaction { phase, flows: true, ..transaction });
+                }
+                Phase::Failed(_) => drop(self.transactions.insert(id, transaction)),
+                phase => ended.push(phase),
+            }
+        }
+        ended
+    }
+
     /// Gives the promises of those that are being committed, and forgets everything.
     pub(super) fn drain(&mut self) -> Vec<PromiseId> {
         self.waiting.clear();

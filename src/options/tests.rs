@@ -1,6 +1,7 @@
 //! Facts about options: what is taken, what is refused when it is set, and that no secret is shown.
 
 use super::*;
+use crate::uri::AuthMechanism;
 
 fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
     Options::default().endpoints_in_turn(endpoints).unwrap_err().to_string()
@@ -34,4 +35,188 @@ fn tls_is_done_when_the_uri_or_the_options_say_so() {
     assert!(options.is_tls() && tls.verifies_peer() && tls.sends_server_name());
     assert!(tls.authorities().is_empty() && tls.identity().is_none() && tls.expected_name().is_none());
     assert!(Options::default().tls(TlsOptions::default()).is_tls());
+}
+
+const SECRET: &str = "S3KRET-correct-horse";
+
+/// Why a connection with these options is over before it has written anything.
+#[track_caller]
+fn refused_at_once(options: Options) -> Error {
+    options.check().unwrap_err()
+}
+
+#[track_caller]
+fn refused_argument(options: Options) -> &'static str {
+    match refused_at_once(options) {
+        Error::InvalidArgument { what, .. } => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_uri_says_what_tls_is_done_with() {
+    let text =
+        "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
+    let options = Options::from_uri(text).unwrap();
+    let tls = options.tls_options().unwrap();
+    let file = |path: &str| TlsSource::File(path.into());
+    assert_eq!(tls.authorities(), [file("a")]);
+    assert_eq!(tls.identity(), Some((&file("c"), &file("k"))));
+    assert_eq!((tls.passphrase(), tls.expected_name()), (Some("p"), Some("n")));
+    assert!(!tls.verifies_peer() && tls.sends_server_name());
+    let expected = TlsOptions::default()
+        .authority(file("a"))
+        .client_certificate(file("c"), file("k"))
+        .key_passphrase("p")
+        .server_name("n")
+        .danger_accept_any_certificate(true);
+    assert_eq!(tls, &expected);
+
+    let options = Options::from_uri("amqps://h?certfile=c&server_name_indication=disable").unwrap();
+    let tls = options.tls_options().unwrap();
+    assert_eq!(tls.identity(), Some((&file("c"), &file("c"))));
+    assert!(tls.verifies_peer() && !tls.sends_server_name() && tls.expected_name().is_none());
+}
+
+#[test]
+fn each_step_of_opening_a_connection_has_a_deadline_that_can_be_set() {
+    let ten = Duration::from_secs(10);
+    let options = Options::default();
+    let deadlines = [options.resolve_deadline(), options.dial_deadline(), options.tls_deadline()];
+    assert_eq!(deadlines, [ten; 3]);
+    let Deadlines { handshake, request, close, .. } = options.deadlines;
+    assert_eq!([handshake, request, close], [ten, Duration::from_secs(30), ten]);
+
+    let [one, two, three] = [1, 2, 3].map(Duration::from_secs);
+    let options = Options::default().resolve_timeout(one).dial_timeout(two).tls_timeout(three);
+    let deadlines = [options.resolve_deadline(), options.dial_deadline(), options.tls_deadline()];
+    assert_eq!(deadlines, [one, two, three]);
+    let options = Options::from_uri("amqp://h?connection_timeout=1500").unwrap();
+    assert_eq!(options.dial_deadline(), Duration::from_millis(1500));
+    assert_eq!(options.resolve_deadline(), ten);
+}
+
+#[test]
+fn no_deadline_is_beyond_what_a_clock_can_count() {
+    let longest = Duration::MAX;
+    let options = Options::default()
+        .resolve_timeout(longest)
+        .dial_timeout(longest)
+        .tls_timeout(longest)
+        .handshake_timeout(longest)
+        .request_timeout(longest)
+        .close_timeout(longest);
+    let Deadlines { resolve, dial, tls, handshake, request, close } = options.deadlines;
+    let now = std::time::Instant::now();
+    for deadline in [resolve, dial, tls, handshake, request, close] {
+        assert!(deadline > Duration::from_secs(3600 * 24 * 365 * 10), "{deadline:?}");
+        assert!(now.checked_add(2 * deadline).is_some(), "{deadline:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_before_an_octet_is_written() {
+    let long = "é".repeat(128);
+    assert_eq!(refused_argument(Options::default().virtual_host(&long)), "virtual_host");
+    let error = refused_at_once(Options::default().credentials(&long, SECRET));
+    assert!(matches!(error, Error::InvalidArgument { .. }) && !format!("{error} {error:?}").contains(SECRET));
+    for octets in [1, 7, 4095] {
+        assert_eq!(refused_argument(Options::default().frame_max(octets)), "frame_max");
+    }
+    assert_eq!(refused_argument(Options::default().auth_mechanisms(&[])), "auth_mechanisms");
+    let most = "a".repeat(255);
+    let options = Options::default().virtual_host(&most).credentials(&most, &"p".repeat(1000));
+    assert!(options.frame_max(0).check().is_ok());
+}
+
+#[test]
+fn a_bound_at_which_nothing_could_ever_be_done_is_refused() {
+    type Set = fn(Options, usize) -> Options;
+    let bounds: [(&str, Set); 5] = [
+        ("max_requests", Options::max_requests),
+        ("max_outgoing_octets", Options::max_outgoing_octets),
+        ("max_publishes_in_flight", Options::max_publishes_in_flight),
+        ("max_buffered_deliveries", Options::max_buffered_deliveries),
+        ("max_buffered_octets", Options::max_buffered_octets),
+    ];
+    for (name, set) in bounds {
+        assert_eq!(refused_argument(set(Options::default(), 0)), name);
+        assert!(
+            set(Options::default(), 1).check().is_ok() && set(Options::default(), usize::MAX).check().is_ok()
+        );
+    }
+}
+
+#[test]
+fn a_mechanism_of_ones_own_has_a_name_that_sasl_allows() {
+    struct Silent;
+    impl SaslMechanism for Silent {
+        fn initial_response(
+            &mut self,
+            _: &Credentials,
+        ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(Vec::new())
+        }
+
+        fn answer(&mut self, _: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(Vec::new())
+        }
+    }
+    for name in ["", "lower", "WITH SPACE", "ÄÖ", "TWENTY-ONE-CHARACTERS"] {
+        let refused = Options::default().own_mechanism(name, || Silent).unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { what: "own_mechanism", .. }), "{name}");
+    }
+    let options = Options::default().own_mechanism("ONE", || Silent).unwrap();
+    let options = options.own_mechanism("TWO_2", || Silent).unwrap();
+    let names = |options: &Options| {
+        options.login.mechanisms.iter().map(|one| one.name().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&options), "ONE TWO_2 PLAIN AMQPLAIN");
+    assert_eq!(names(&options.auth_mechanisms(&[AuthMechanism::External])), "ONE TWO_2 EXTERNAL");
+}
+
+#[test]
+fn a21_options_show_no_secret() {
+    let uri = format!("amqps://user:{SECRET}@host/v?certfile=c&keyfile=k&password={SECRET}");
+    let options = Options::from_uri(&uri).unwrap();
+    let shown = format!("{options:?}");
+    let expected = "Options { endpoints: [Tcp { host: \"host\", port: 5671 }], tls: Some(TlsOptions { authorities: [], \
+                    identity: Some((File(\"c\"), File(\"k\"))), verify: true, expected_name: None, send_name: true, .. }), \
+                    virtual_host: \"v\", login: Login { credentials: Credentials { username: \"user\", .. }, \
+                    mechanisms: [PLAIN, AMQPLAIN], refuse_unencrypted: false, encrypted_transport: false }, ";
+    assert!(shown.starts_with(expected), "{shown}");
+    let pem = || TlsSource::Pem(SECRET.into());
+    let tls = TlsOptions::default()
+        .authority(TlsSource::Der(SECRET.into()))
+        .client_certificate(pem(), pem())
+        .key_passphrase(SECRET);
+    let options = options.credentials("other", SECRET).tls(tls);
+    for shown in [shown, format!("{options:?} {options:#?}")] {
+        assert!(!shown.contains(SECRET) && !shown.contains("83, 51, 75"), "{shown}");
+    }
+    let asked = options.credentials_from(|| Ok(Credentials::new("user", SECRET)));
+    assert!(format!("{asked:?}").contains("credentials: asked at each login"));
+    let credentials = Credentials::new("user", SECRET);
+    assert_eq!(format!("{credentials:?}"), "Credentials { username: \"user\", .. }");
+}
+
+#[test]
+fn a21_errors_of_uris_and_logins_show_no_secret() {
+    for text in [
+        format!("amqp://user:{SECRET}#@host"),
+        format!("amqp://user:{SECRET}/@host"),
+        format!("amqp://user:{SECRET}%@host"),
+        format!("amqp://user:{SECRET}%ff@host"),
+        format!("amqp://user:{SECRET} @host"),
+        format!("user:{SECRET}@host"),
+        format!("amqp://user:{SECRET}@host:0"),
+        format!("amqp://user:{SECRET}@a,b:{SECRET}@c"),
+        format!("amqps://host?certfile=c&keyfile=k&password=a&{SECRET}=b"),
+        format!("amqps://host?password={SECRET}"),
+        format!("amqp://host?password={SECRET}"),
+    ] {
+        let error = Options::from_uri(&text).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
 }

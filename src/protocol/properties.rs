@@ -3,6 +3,7 @@
 use super::method::{WireType, basic, plain_name};
 use super::wire::{Reader, Writer};
 use super::{DecodeError, ShortStr, TableRef};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the declaration of the properties says of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,22 @@ properties! {
     0x0008 app_id: shortstr,
     /// Reserved.
     0x0004 cluster_id: shortstr,
+}
+
+impl Properties<'_> {
+    /// How long the message may wait in a queue: [`expiration`](Self::expiration) as a time. `None` when it is absent, or no
+    /// number.
+    #[must_use]
+    pub fn time_to_live(&self) -> Option<Duration> {
+        self.expiration?.as_str()?.parse().ok().map(Duration::from_millis)
+    }
+
+    /// When the message was made: [`timestamp`](Self::timestamp) as a time. `None` when it is absent, or later than the
+    /// system knows times.
+    #[must_use]
+    pub fn time(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.timestamp?))
+    }
 }
 
 /// A headers table as it was received, not looked at yet: a bad one is an error of its message only.

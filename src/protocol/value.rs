@@ -2,6 +2,7 @@
 
 use super::wire::{Reader, Writer};
 use super::{ArrayRef, DecodeError, TableRef};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A value of a field table.
 ///
@@ -89,6 +90,52 @@ impl<'a> Value<'a> {
     pub fn as_bool(self) -> Option<bool> {
         match self {
             Self::Bool(truth) => Some(truth),
+            _ => None,
+        }
+    }
+
+    /// Either of the floats.
+    #[must_use]
+    pub fn as_f64(self) -> Option<f64> {
+        match self {
+            Self::F32(n) => Some(n.into()),
+            Self::F64(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// The octets of a [`Bytes`](Self::Bytes) or a [`String`](Self::String), which need not be UTF-8.
+    #[must_use]
+    pub fn as_octets(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(octets) | Self::String(octets) => Some(octets),
+            _ => None,
+        }
+    }
+
+    /// The time of a [`Timestamp`](Self::Timestamp), if the system knows times that late.
+    #[must_use]
+    pub fn as_time(self) -> Option<SystemTime> {
+        match self {
+            Self::Timestamp(seconds) => UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+            _ => None,
+        }
+    }
+
+    /// The array of an [`Array`](Self::Array).
+    #[must_use]
+    pub fn as_array(self) -> Option<ArrayRef<'a>> {
+        match self {
+            Self::Array(array) => Some(array),
+            _ => None,
+        }
+    }
+
+    /// The table of a [`Table`](Self::Table).
+    #[must_use]
+    pub fn as_table(self) -> Option<TableRef<'a>> {
+        match self {
+            Self::Table(table) => Some(table),
             _ => None,
         }
     }
@@ -194,6 +241,13 @@ impl<'a> From<&'a String> for Value<'a> {
 impl<'a> From<&'a [u8]> for Value<'a> {
     fn from(octets: &'a [u8]) -> Self {
         Self::Bytes(octets)
+    }
+}
+
+/// To the second. A time before 1970, which a timestamp can't say, becomes 1970.
+impl From<SystemTime> for Value<'_> {
+    fn from(time: SystemTime) -> Self {
+        Self::Timestamp(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 }
 

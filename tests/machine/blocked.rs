@@ -14,7 +14,7 @@ fn block(peer: &mut Peer) {
 }
 
 #[test]
-fn e36_v07_a_blocked_connection_holds_back_publishes_only() {
+fn e36_m12_v07_a_blocked_connection_holds_back_publishes_only() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");

@@ -80,6 +80,25 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
 }
 
 #[test]
+fn e42_a_cancel_that_is_answered_twice_does_no_harm() {
+    // RabbitMQ 3.10 does that when a quorum queue is deleted while its consumer is cancelled.
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.machine.drop_consumer(id);
+    assert_eq!(peer.names(), [format!("{channel} basic.cancel")]);
+    let ok = method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    let server = method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    peer.feed(&[&*ok, &server, &ok].concat());
+    assert!(peer.machine.why_closed().is_none() && peer.machine.is_idle());
+    // Nor while the channel is used for something else.
+    let purge = puka::protocol::method::queue::Purge { queue: short("q"), nowait: false };
+    let request = peer.machine.request(purge).unwrap();
+    assert_eq!(peer.names(), [format!("{channel} queue.purge")]);
+    peer.feed(&ok);
+    assert!(peer.is_pending(request) && peer.machine.why_closed().is_none());
+}
+
+#[test]
 fn e43_a_consumer_that_is_forgotten_while_it_starts_is_cancelled_only_behind_consume_ok() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.consume(&consume("q")).unwrap();

@@ -3,7 +3,7 @@
 use crate::peer::{Peer, close, method, rabbitmq, start, tune};
 use puka::machine::Reply;
 use puka::protocol::method::connection;
-use puka::protocol::{Method, Table};
+use puka::protocol::{Method, Table, Value};
 use puka::{AuthMechanism, Error, Options};
 use std::time::Duration;
 
@@ -214,4 +214,34 @@ fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
     }
     assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Connected(_)))));
     assert!(peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
+    let options =
+        Options::default().connection_name("orders").client_property("customer", "somebody").unwrap();
+    let mut peer = Peer::new(options);
+    peer.names();
+    peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    let sent = peer.take();
+    let Method::Connection(connection::Method::StartOk(ok)) = sent[0].method() else { panic!("{sent:?}") };
+    let properties = ok.client_properties;
+    let capabilities = properties.get("capabilities").and_then(Value::as_table).unwrap();
+    let all = capabilities.iter().map(|(name, value)| (name.to_str_lossy().into_owned(), value.as_bool()));
+    let mut names: Vec<_> = all.map(|(name, truth)| (name, truth == Some(true))).collect();
+    names.sort();
+    let expected = [
+        "authentication_failure_close",
+        "basic.nack",
+        "connection.blocked",
+        "consumer_cancel_notify",
+        "exchange_exchange_bindings",
+        "publisher_confirms",
+    ];
+    assert_eq!(names, expected.map(|name| (name.to_owned(), true)));
+    for name in ["product", "version", "platform"] {
+        assert!(properties.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()), "{name}");
+    }
+    assert_eq!(properties.get("connection_name").and_then(Value::as_str), Some("orders"));
+    assert_eq!(properties.get("customer").and_then(Value::as_str), Some("somebody"));
 }

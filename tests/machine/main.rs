@@ -12,6 +12,7 @@
 )]
 
 mod abandoned;
+mod arguments;
 mod blocked;
 mod bounds;
 mod channels;
@@ -20,6 +21,7 @@ mod closing_at_once;
 mod confirms;
 mod consuming;
 mod contents;
+mod dialling;
 mod driver;
 mod driver_ends;
 mod exceptions;
@@ -27,14 +29,18 @@ mod flights;
 mod framing;
 mod handshake;
 mod handshake_faults;
+mod headers;
+mod login;
 mod memory;
 mod names;
 mod peer;
 mod pipe;
 mod publishing;
 mod random;
+mod recovering;
 mod requests;
 mod resizing;
+mod restoring;
 mod sequences;
 mod settling;
 mod streams;

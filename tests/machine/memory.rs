@@ -247,6 +247,35 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
 }
 
 #[test]
+fn m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind() {
+    grows_by_at_most(
+        "m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind",
+        2 * FRAME_MAX + SLACK,
+        || {
+            let mut peer = Peer::open(Options::default());
+            let first = peer.machine.publish(&publish("", "x")).unwrap();
+            peer.serve();
+            peer.method(1, &crate::peer::ack(1, false));
+            peer.done(first);
+            peer
+        },
+        |peer| {
+            let mut it = publish("", "x");
+            for tag in 2..=300_000 {
+                it.mandatory = tag % 3 == 0;
+                let promise = peer.machine.publish(&it).unwrap();
+                peer.machine.abandon(promise);
+                if tag % 50 == 0 {
+                    peer.take();
+                    peer.method(1, &crate::peer::ack(tag, true));
+                }
+            }
+            assert!(peer.machine.is_idle());
+        },
+    );
+}
+
+#[test]
 fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
     grows_by_at_most(
         "e48_an_idle_channel_costs_less_than_a_kibibyte",

@@ -1,11 +1,13 @@
 //! A scripted server and its machine: what one writes the other reads, when the test says so.
 
-use puka::machine::{Body, Connection, Consume, ConsumerId, Delivered, Outgoing, PromiseId, Publish, Reply};
-use puka::protocol::method::{Encode, basic, channel, confirm, connection, queue};
+use puka::machine::{
+    Body, Connection, Consume, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, Publish, Reply,
+};
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{
     ContentHeader, Decoder, FrameKind, Method, MethodId, Properties, ShortStr, Table, TableRef, frame,
 };
-use puka::{Error, Options};
+use puka::{Broken, Error, Options};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -166,6 +168,50 @@ impl Peer {
         }
     }
 
+    /// A connection that is dialled again when it is lost, and is open.
+    pub(crate) fn dialled(options: Options) -> Self {
+        let mut peer = Self::undialled(options);
+        peer.dial();
+        peer.shake_hands(tune(2047, 131_072, 60));
+        peer
+    }
+
+    /// A connection that waits to be dialled.
+    pub(crate) fn undialled(options: Options) -> Self {
+        let now = Instant::now();
+        let machine = Connection::dialled(now, options);
+        Self { machine, now, received: Decoder::new(), sent: Decoder::new(), inbox: VecDeque::new() }
+    }
+
+    /// Time passes until it is to be dialled, and it is. Gives how many tries there were.
+    pub(crate) fn dial(&mut self) -> u32 {
+        let dialling = self.until_dialling();
+        self.received = Decoder::new();
+        self.sent = Decoder::new();
+        self.inbox.clear();
+        self.machine.handle_dialled(self.now, dialling.first, false);
+        dialling.attempt
+    }
+
+    pub(crate) fn until_dialling(&mut self) -> Dialling {
+        for _ in 0..1000 {
+            if let Some(dialling) = self.machine.poll_dial(self.now) {
+                return dialling;
+            }
+            let next = self.machine.poll_timeout().expect("it waits to dial");
+            self.now = self.now.max(next);
+            self.machine.handle_timeout(self.now);
+        }
+        panic!("it is never dialled");
+    }
+
+    /// The transport goes, and another is dialled.
+    pub(crate) fn again(&mut self) {
+        self.machine.handle_loss(Broken::Eof);
+        self.dial();
+        self.shake_hands(tune(2047, 131_072, 60));
+    }
+
     /// A connection that is open, with RabbitMQ's limits.
     pub(crate) fn open(options: Options) -> Self {
         Self::tuned(options, tune(2047, 131_072, 60))
@@ -245,6 +291,8 @@ impl Peer {
         loop {
             self.pump();
             match self.machine.poll_timeout() {
+                // Whoever drives would dial.
+                Some(at) if at <= self.now && self.machine.is_down() => break,
                 Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
                 Some(at) if at <= end => self.now = at,
                 _ => break,
@@ -382,6 +430,13 @@ pub(crate) fn answer(sent: &Sent) -> Option<Vec<u8>> {
         Method::Queue(queue::Method::Declare(it)) => {
             method(channel, &queue::DeclareOk { queue: it.queue, message_count: 0, consumer_count: 0 })
         }
+        Method::Queue(queue::Method::Bind(_)) => method(channel, &queue::BindOk {}),
+        Method::Queue(queue::Method::Unbind(_)) => method(channel, &queue::UnbindOk {}),
+        Method::Queue(queue::Method::Delete(_)) => method(channel, &queue::DeleteOk { message_count: 0 }),
+        Method::Exchange(exchange::Method::Declare(_)) => method(channel, &exchange::DeclareOk {}),
+        Method::Exchange(exchange::Method::Delete(_)) => method(channel, &exchange::DeleteOk {}),
+        Method::Exchange(exchange::Method::Bind(_)) => method(channel, &exchange::BindOk {}),
+        Method::Exchange(exchange::Method::Unbind(_)) => method(channel, &exchange::UnbindOk {}),
         Method::Connection(connection::Method::Close(_)) => method(0, &connection::CloseOk {}),
         _ => return None,
     })

@@ -88,6 +88,73 @@ fn e34_a_return_that_belongs_to_nothing_does_no_harm() {
 }
 
 #[test]
+fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
+    let mut peer = Peer::open(Options::default());
+    let mut sent = Vec::new();
+    for n in 0..60 {
+        if n % 3 == 2 {
+            let plain = peer.machine.publish(&publish("", "same body")).unwrap();
+            peer.serve();
+            sent.push((plain, None));
+        } else {
+            let (promise, stamp) = mandatory(&mut peer, None);
+            sent.push((promise, Some(stamp)));
+        }
+    }
+    // Every other mandatory one comes back, in any order, and a single frame confirms them all.
+    let back: Vec<_> = (0..60).filter(|n| n % 3 == 1).collect();
+    for n in back.iter().rev() {
+        let (_, Some(stamp)) = &sent[*n] else { panic!("it is mandatory") };
+        let stamp = stamp.clone();
+        returned(&mut peer, &stamp, b"same body");
+    }
+    peer.method(1, &ack(60, true));
+    for (n, (promise, _)) in sent.into_iter().enumerate() {
+        if back.contains(&n) {
+            assert!(matches!(peer.error(promise), Error::NoRoute(_)), "{n}");
+        } else {
+            peer.done(promise);
+        }
+    }
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn s53_s54_a_mandatory_message_is_routed_returned_refused_or_unknown() {
+    let mut peer = Peer::open(Options::default());
+    let [(routed, _), (back, stamp), (refused, _), (both, second), (unknown, _)] =
+        [0; 5].map(|_| mandatory(&mut peer, None));
+    returned(&mut peer, &stamp, b"same body");
+    // Returned and refused: it came back, which is all there is to know.
+    returned(&mut peer, &second, b"same body");
+    peer.method(1, &basic::Nack { delivery_tag: 4, multiple: false, requeue: true });
+    peer.method(1, &basic::Nack { delivery_tag: 3, multiple: false, requeue: true });
+    peer.method(1, &ack(2, true));
+    peer.machine.handle_loss(puka::Broken::Eof);
+    peer.done(routed);
+    assert!(matches!(peer.error(back), Error::NoRoute(_)));
+    assert!(matches!(peer.error(both), Error::NoRoute(_)));
+    assert!(matches!(peer.error(refused), Error::Nacked));
+    assert!(matches!(peer.error(unknown), Error::Unconfirmed(cause) if cause.is_connection_broken()));
+}
+
+#[test]
+fn s51_a_body_that_was_handed_over_can_be_changed() {
+    let mut peer = Peer::open(Options::default());
+    for size in [3, 300_000] {
+        let mut body = vec![1_u8; size];
+        let promise = peer.machine.publish(&publish("", &body[..])).unwrap();
+        body.fill(2);
+        let sent = peer.serve();
+        let bodies = sent.iter().filter(|sent| sent.name().contains("body"));
+        let octets: Vec<u8> = bodies.flat_map(|sent| sent.payload.clone()).collect();
+        assert!(octets.len() == size && octets.iter().all(|octet| *octet == 1));
+        peer.method(1, &ack(0, true));
+        peer.done(promise);
+    }
+}
+
+#[test]
 fn e37_channel_flow_is_answered_and_holds_back_only_its_channel() {
     let mut peer = Peer::open(Options::default());
     let _first = peer.machine.publish(&publish("a", "x")).unwrap();

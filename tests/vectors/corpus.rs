@@ -13,16 +13,17 @@ use std::path::{Path, PathBuf};
 /// What a target does with an input.
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 4] = [
+const TARGETS: [(&str, Body); 5] = [
     ("frame", bodies::frame),
     ("method", bodies::method),
     ("properties", bodies::properties),
     ("table", bodies::table),
+    ("uri", bodies::uri),
 ];
 
 /// The largest seed, and the most inputs of all targets together: this is a repository, not a store.
 const LARGEST: usize = 2048;
-const MOST: usize = 300;
+const MOST: usize = 400;
 
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)

@@ -14,6 +14,7 @@ mod clock;
 mod dial;
 
 pub use clock::{Clock, Sleep};
+pub use dial::Dialer;
 
 use puka::{Client, Error, Options};
 
@@ -28,18 +29,15 @@ pub async fn connect(uri: &str) -> Result<Client, Error> {
     connect_with(Options::from_uri(uri)?).await
 }
 
-/// Connects to a broker: resolves the host, tries each of its addresses in turn, and shakes hands.
+/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and shakes hands.
 ///
 /// # Errors
-/// [`Error::ConnectionBroken`] when no address can be reached, with the cause at the last of them; [`Error::Timeout`] when
-/// that took longer than [`Options::dial_timeout`]; what [`Client::connect`] says of the handshake;
-/// [`Error::InvalidArgument`] for `amqps`, which is not there yet.
+/// What [`puka::dial`] says of dialling and TLS, and [`Client::connect`] of the handshake.
 ///
 /// # Cancel safety
 /// Dropping the future closes whatever it has opened.
 pub async fn connect_with(options: Options) -> Result<Client, Error> {
-    let stream = dial::dial(&options).await?;
-    let (client, driver) = puka::open(stream, Clock, options);
+    let (client, driver) = puka::connect(Dialer, Clock, options);
     smol::spawn(driver).detach();
     client.connect().await?;
     Ok(client)

@@ -6,10 +6,10 @@
 
 use super::Connection;
 use super::requesting::info;
-use super::waiting::HeldPublish;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
-use crate::machine::publishers::Kind;
+use crate::machine::held::HeldPublish;
+use crate::machine::held::Kind;
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
@@ -42,7 +42,7 @@ impl Connection {
         }
         let promise = self.promises.open_timed(timeout.unwrap_or(self.options.deadlines.request));
         match ready {
-            Some(_) => self.publishers.sent(promise),
+            Some(_) => self.publishers.sent(promise, None),
             None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
         }
         Ok(promise)
@@ -54,7 +54,7 @@ impl Connection {
         let mut publish = publish.clone();
         publish.properties.reply_to = Some(REPLY_TO);
         publish.properties.correlation_id = Some(ShortStr::new(&number)?);
-        self.write_publish(channel, &publish)
+        self.write_publish(channel, &publish, 0)
     }
 
     /// Has replies come on a channel.

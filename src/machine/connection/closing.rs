@@ -21,7 +21,7 @@ impl Connection {
                 self.answer(promise, outcome);
             }
             State::Draining | State::Closing => self.closing.push(promise),
-            State::Handshake(_) => {
+            State::Down(_) | State::Handshake(_) | State::Restoring => {
                 self.closing.push(promise);
                 self.lose(Error::Closed);
             }
@@ -76,8 +76,8 @@ impl Connection {
         }
         let method = MethodId { class: close.class_id, method: close.method_id };
         let fault = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method);
-        self.become_closed();
-        self.give_up(fault.into());
+        let in_handshake = matches!(self.state, State::Handshake(_));
+        self.end(fault.into(), in_handshake);
     }
 
     /// The server broke the protocol, or does not do what we need. Tells it, if it makes sense to.
@@ -89,11 +89,15 @@ impl Connection {
         if matches!(self.state, State::Closing | State::Closed) {
             return;
         }
+        let in_handshake = matches!(self.state, State::Handshake(_));
         match error.fault() {
             // During the handshake there is no common ground on which to tell the server (spec 2.2.4).
-            Some(fault) if fault.found_by == Peer::Client && !matches!(self.state, State::Handshake(_)) => {
+            Some(fault) if fault.found_by == Peer::Client && !in_handshake => {
                 let fault = fault.clone();
                 self.write_close(fault.code, &fault.text, fault.method);
+                if self.go_down(&error, false) {
+                    return;
+                }
                 if self.deaf {
                     // No `close-ok` could be understood.
                     self.become_closed();
@@ -101,16 +105,23 @@ impl Connection {
                     self.state = State::Closing;
                     self.close_deadline = Deadline::In(self.options.deadlines.close);
                 }
+                self.give_up(error);
             }
-            _ => self.become_closed(),
+            _ => self.end(error, in_handshake),
         }
-        self.give_up(error);
     }
 
-    /// Ends everything, and closes the transport as soon as what was written is out.
+    /// Nothing more comes in: another transport is dialled, or everything ends.
+    fn end(&mut self, error: Error, in_handshake: bool) {
+        if !self.go_down(&error, in_handshake) {
+            self.become_closed();
+            self.give_up(error);
+        }
+    }
+
+    /// Ends the handshake, and closes the transport as soon as what was written is out.
     pub(super) fn abort(&mut self, error: Error) {
-        self.become_closed();
-        self.give_up(error);
+        self.end(error, true);
     }
 
     /// What came makes no sense, and nothing behind it can.
@@ -154,6 +165,10 @@ impl Connection {
     /// Tells that the transport is gone, or that no octet will come from it: closed by the server, an error, or the driver
     /// being dropped.
     pub fn handle_loss(&mut self, cause: Broken) {
+        if matches!(self.state, State::Down(_)) && !matches!(cause, Broken::DriverDropped) {
+            self.out = Default::default();
+            return;
+        }
         let error = match (&self.state, &cause) {
             (State::Handshake(handshake), Broken::Eof | Broken::Io(_)) => handshake.at_eof(),
             _ => None,
@@ -163,10 +178,19 @@ impl Connection {
 
     /// Ends everything without another octet.
     pub(super) fn lose(&mut self, error: Error) {
+        let in_handshake = matches!(self.state, State::Handshake(_));
+        self.out = Default::default();
+        self.in_hand = 0;
+        if !self.go_down(&error, in_handshake) {
+            self.finish(error);
+        }
+    }
+
+    /// Ends everything for good.
+    pub(super) fn finish(&mut self, error: Error) {
         self.state = State::Closed;
         self.close_deadline = Deadline::None;
         self.attention = true;
-        self.out = Default::default();
         self.give_up(error);
     }
 
@@ -194,7 +218,7 @@ impl Connection {
             self.channels.remove(number);
             let Some(publisher) = self.publishers.remove(number) else { continue };
             let calls = publisher.calls.into_values();
-            for promise in publisher.confirms.drain().chain(calls) {
+            for promise in publisher.confirms.drain().map(|(_, promise)| promise).chain(calls) {
                 self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
         }

@@ -1,12 +1,12 @@
 //! Consumers: starting, delivering, resizing.
 
 use super::requesting::info;
-use super::waiting::WaitingConsume;
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::{Delivered, STREAM_OFFSET};
+use crate::machine::waiting::WaitingConsume;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
@@ -122,23 +122,29 @@ impl Connection {
                 }
                 continue;
             };
-            let count = sources.len();
             let shared = shares_prefetch_count.then_some(prefetch_count);
             let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
             if let Some(channel) = self.channels.get_mut(number) {
                 channel.consumers.push(consumer);
             }
-            if shared.is_some_and(|count| count != 0) {
-                self.write_qos(number, prefetch_count, true, None);
-            }
-            for source in 0..count {
-                let own = if shares_prefetch_count { 0 } else { prefetch_count };
-                self.write_consume(number, consumer, source, own, None, false);
-            }
+            self.write_consumes(number, consumer, prefetch_count);
         }
     }
 
-    fn consumer_channel(&mut self) -> Option<u16> {
+    /// Starts all queues of a consumer on its channel.
+    pub(super) fn write_consumes(&mut self, number: u16, id: ConsumerId, prefetch_count: u16) {
+        let Some(consumer) = self.consumers.get(id) else { return };
+        let (count, is_shared) = (consumer.sources.len(), consumer.shared_prefetch_count.is_some());
+        if is_shared && prefetch_count != 0 {
+            self.write_qos(number, prefetch_count, true, None);
+        }
+        for source in 0..count {
+            let own = if is_shared { 0 } else { prefetch_count };
+            self.write_consume(number, id, source, own, None, false);
+        }
+    }
+
+    pub(super) fn consumer_channel(&mut self) -> Option<u16> {
         if !self.channels.may_keep() {
             return None;
         }
@@ -150,7 +156,13 @@ impl Connection {
     }
 
     /// Writes `qos`: for the consumers to come, or for all of the channel together.
-    fn write_qos(&mut self, number: u16, prefetch_count: u16, global: bool, asked: Option<PromiseId>) {
+    fn write_qos(
+        &mut self,
+        number: u16,
+        prefetch_count: u16,
+        global: bool,
+        asked: Option<(ConsumerId, PromiseId)>,
+    ) {
         let Ok(method) = info(basic::Qos::ID) else { return };
         if let Some(channel) = self.channels.get_mut(number) {
             if global {
@@ -160,7 +172,10 @@ impl Connection {
             }
         }
         self.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
-        let awaited = asked.map_or(Awaited::Nothing(method), |promise| Awaited::Request { promise, method });
+        let awaited = match asked {
+            Some((consumer, promise)) => Awaited::Qos { consumer, promise, method },
+            None => Awaited::Nothing(method),
+        };
         self.await_reply(number, awaited);
     }
 
@@ -184,8 +199,9 @@ impl Connection {
         }
         let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
         let tag_name = tag.name.clone();
+        let queue = self.topology.current(&terms.queue);
         let consume = basic::Consume {
-            queue: ShortStr::from_octets(&terms.queue).unwrap_or_default(),
+            queue: ShortStr::from_octets(queue).unwrap_or_default(),
             consumer_tag: ShortStr::cut(&tag.name),
             no_local: terms.no_local,
             no_ack,
@@ -211,6 +227,13 @@ impl Connection {
             }
             consumer.phase = Phase::Live;
             self.answer(promise, Ok(Reply::Consumer(id)));
+            return;
+        }
+        if matches!(consumer.phase, Phase::Restoring) {
+            consumer.starting = consumer.starting.saturating_sub(1);
+            if consumer.starting == 0 {
+                self.consumer_restored(id);
+            }
             return;
         }
         consumer.resizing.extend(resized);
@@ -243,8 +266,11 @@ impl Connection {
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
-        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Live));
+        let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
         let consumer = consumer.ok_or(Error::Stale)?;
+        if matches!(consumer.phase, Phase::Restoring) {
+            return Ok(self.qos_when_restored(id, prefetch_count));
+        }
         let current = consumer.prefetch_count();
         let is_same = current == prefetch_count || consumer.no_ack;
         let is_shared = consumer.shared_prefetch_count.is_some();
@@ -264,13 +290,26 @@ impl Connection {
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.shared_prefetch_count = Some(prefetch_count);
             }
-            self.write_qos(number, prefetch_count, true, Some(promise));
+            self.write_qos(number, prefetch_count, true, Some((id, promise)));
         } else if current != 0 && prefetch_count > current {
             self.write_consume(number, id, 0, prefetch_count - current, Some(promise), false);
         } else {
             self.write_consume(number, id, 0, prefetch_count, Some(promise), true);
         }
         Ok(promise)
+    }
+
+    /// The consumer starts again with that prefetch count, or gets it right behind.
+    fn qos_when_restored(&mut self, id: ConsumerId, prefetch_count: u16) -> PromiseId {
+        let promise = self.timed_promise();
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.wanted_prefetch = Some(prefetch_count);
+            if consumer.shared_prefetch_count.is_some() {
+                consumer.shared_prefetch_count = Some(prefetch_count);
+            }
+            consumer.resizing.push(promise);
+        }
+        promise
     }
 
     /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
@@ -283,9 +322,16 @@ impl Connection {
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
-        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Live));
-        let number = consumer.ok_or(Error::Stale)?.channel;
+        let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
+        let consumer = consumer.ok_or(Error::Stale)?;
+        let number = consumer.channel;
         let method = info(basic::Recover::ID)?;
+        if matches!(consumer.phase, Phase::Restoring) {
+            // With its connection the broker has taken back everything.
+            let promise = self.promises.open();
+            self.answer(promise, Ok(Reply::Done));
+            return Ok(promise);
+        }
         let promise = self.timed_promise();
         self.flush_channel_acks(number);
         self.consumers.discard_unsettled(id);
@@ -325,7 +371,8 @@ impl Connection {
         let by_offset = terms.is_some_and(|terms| terms.by_offset);
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
-            !consumer.dropped && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_)))
+            !consumer.dropped
+                && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
         });
         let wanted = wanted.map(|(id, _)| id);
         let Some(channel) = self.channels.get_mut(number) else { return };
@@ -349,6 +396,7 @@ impl Connection {
             message_count: None,
             channel: number,
             incarnation,
+            epoch: self.epoch,
             by_offset,
         };
         match wanted {
@@ -372,6 +420,13 @@ impl Connection {
             Phase::Ended(ended) => Some(ended),
             _ => None,
         }
+    }
+
+    /// How many deliveries of a consumer were dropped with connections that went, because they could not be settled any
+    /// more.
+    #[must_use]
+    pub fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
+        self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
     }
 
     /// The tag that its holder knows a consumer by.

@@ -31,8 +31,12 @@ impl Connection {
         Ok(promise)
     }
 
-    fn begin_cancel(&mut self, id: ConsumerId) {
+    pub(super) fn begin_cancel(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        if matches!(consumer.phase, Phase::Restoring) {
+            self.end_restoring(id);
+            return;
+        }
         if !matches!(consumer.phase, Phase::Live) {
             return;
         }
@@ -42,6 +46,13 @@ impl Connection {
             }
         }
         self.cancel_all(id);
+    }
+
+    /// A consumer is not wanted any more that is to be started again: it ends at once, or as soon as it has started.
+    fn end_restoring(&mut self, id: ConsumerId) {
+        if self.consumers.get(id).is_some_and(|consumer| consumer.channel == 0) {
+            self.end_consumer(id, Ended::Cancelled);
+        }
     }
 
     /// Has the broker deliver no more, because the connection closes. What was delivered, it takes back itself.
@@ -93,8 +104,12 @@ impl Connection {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        let Some((id, _)) = self.consumer_of(number, cancel.consumer_tag) else { return };
+        let Some((id, source)) = self.consumer_of(number, cancel.consumer_tag) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        // Most often it has lost its queue. One that is durable is still there, and need not be declared again.
+        if let Some(terms) = consumer.sources.get(source) {
+            self.topology.forget_queue(&terms.queue);
+        }
         if consumer.end_tag(cancel.consumer_tag.as_octets()) {
             let tag = consumer.tag().into();
             self.end_consumer(id, Ended::CancelledByServer);
@@ -110,6 +125,7 @@ impl Connection {
         };
         let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
+        let queues: Vec<Box<[u8]>> = consumer.sources.iter().map(|terms| terms.queue.clone()).collect();
         let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
         let cancelling = std::mem::take(&mut consumer.cancelling);
         let resizing = std::mem::take(&mut consumer.resizing);
@@ -125,7 +141,7 @@ impl Connection {
             self.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
         }
         if let Phase::Starting(promise) = phase {
-            let error = error.unwrap_or_else(|| Error::ConsumerCancelled(tag.into()));
+            let error = error.clone().unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
             self.answer(promise, Err(error));
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.dropped = true;
@@ -138,9 +154,18 @@ impl Connection {
         if let Some(channel) = self.channels.get_mut(number) {
             channel.consumers.retain(|consumer| *consumer != id);
         }
+        for queue in queues {
+            // "Auto-delete: when the last consumer is gone."
+            if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
+                self.topology.forget_queue(&queue);
+            }
+        }
         self.consumers.announce(id);
         self.consumers.forget_if_over(id);
         self.attention = true;
+        if let (Phase::Restoring, Some(error)) = (phase, error) {
+            self.consumer_not_restored(&tag, &error);
+        }
     }
 
     /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.

@@ -1,11 +1,12 @@
 //! Publishing with confirms (RabbitMQ's confirms guide).
 
 use super::requesting::info;
-use super::waiting::HeldPublish;
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::publishers::{Kind, STAMP};
+use crate::machine::held::HeldPublish;
+use crate::machine::held::Kind;
+use crate::machine::publishers::{REPUBLISHED, STAMP};
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
@@ -34,14 +35,20 @@ impl Connection {
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
         self.check_to_publish(publish)?;
         if let Some(channel) = self.ready_channel(publish.exchange, Kind::Publish) {
-            self.write_publish(channel, publish)?;
+            self.write_publish(channel, publish, 0)?;
             let promise = self.promises.open();
-            self.publishers.sent(promise);
+            let kept = self.republishes().then(|| HeldPublish::new(promise, Kind::Publish, publish));
+            self.publishers.sent(promise, kept);
             return Ok(promise);
         }
         let promise = self.timed_promise();
         self.hold(HeldPublish::new(promise, Kind::Publish, publish));
         Ok(promise)
+    }
+
+    /// Whether what is not confirmed when the connection goes is published again.
+    fn republishes(&self) -> bool {
+        self.backoff.as_ref().is_some_and(|backoff| backoff.policy.republish.is_some_and(|times| times > 0))
     }
 
     pub(super) fn check_to_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
@@ -97,15 +104,17 @@ impl Connection {
             };
             self.held_octets -= held.octets();
             let written = match held.kind {
-                Kind::Publish => self.write_publish(channel, &publish),
+                Kind::Publish => self.write_publish(channel, &publish, held.attempts),
                 Kind::Call => self.write_call(channel, &publish),
             };
             match written {
                 Ok(()) => {
+                    let promise = held.promise;
                     if held.kind == Kind::Publish {
-                        self.promises.untime(held.promise);
+                        self.promises.untime(promise);
                     }
-                    self.publishers.sent(held.promise);
+                    let keeps = held.kind == Kind::Publish && self.republishes();
+                    self.publishers.sent(promise, keeps.then_some(held));
                 }
                 Err(error) => self.answer(held.promise, Err(error)),
             }
@@ -114,9 +123,21 @@ impl Connection {
         self.held = kept;
     }
 
-    /// Forgets publishes that were held back for too long.
-    pub(super) fn drop_expired_held(&mut self) {
-        let (promises, octets) = (&self.promises, &mut self.held_octets);
+    /// Forgets what has waited for too long.
+    pub(super) fn drop_expired(&mut self) {
+        let (promises, octets) = (&self.promises, &mut self.request_octets);
+        self.requests.retain(|request| {
+            let is_waiting = promises.is_waiting(request.promise);
+            *octets -= if is_waiting { 0 } else { request.payload.len() };
+            is_waiting
+        });
+        self.consumes.retain(|consume| {
+            let is_waiting = promises.is_waiting(consume.promise);
+            *octets -= if is_waiting { 0 } else { consume.octets() };
+            is_waiting
+        });
+        self.transactions.waiting.retain(|promise| promises.is_waiting(*promise));
+        let octets = &mut self.held_octets;
         self.held.retain(|held| {
             let is_waiting = promises.is_waiting(held.promise);
             if !is_waiting {
@@ -210,13 +231,30 @@ impl Connection {
         Ok(basic::Publish { exchange, routing_key, mandatory, immediate })
     }
 
-    pub(super) fn write_publish(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
-        let method = self.publish_method(publish)?;
-        let has_stamp = publish.mandatory || publish.immediate;
+    /// Writes a publish, which may have been published before.
+    pub(super) fn write_publish(
+        &mut self,
+        channel: u16,
+        publish: &Publish<'_>,
+        attempts: u32,
+    ) -> Result<(), Error> {
+        let mut method = self.publish_method(publish)?;
+        if self.topology.has_renamed() && method.exchange.is_empty() {
+            let current = self.topology.current(method.routing_key.as_octets());
+            method.routing_key = ShortStr::from_octets(current).unwrap_or_default();
+        }
+        let comes_back = publish.mandatory || publish.immediate;
         let (out, frame_max) = (&mut self.out, self.frame_max);
-        if has_stamp && let Some(publisher) = self.publishers.on(channel) {
+        if (comes_back || attempts > 0)
+            && let Some(publisher) = self.publishers.on(channel)
+        {
             let mut stamp = Table::new();
-            stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            if comes_back {
+                stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            }
+            if attempts > 0 {
+                stamp.insert(REPUBLISHED, attempts)?;
+            }
             self.scratch.clear();
             self.scratch.extend_from_slice(stamp.as_ref().as_octets());
             self.scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
@@ -286,7 +324,7 @@ impl Connection {
         let Some(publisher) = self.publishers.remove(channel) else { return };
         let in_flight = publisher.confirms.open();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let promises: Vec<PromiseId> = publisher.confirms.drain().collect();
+        let promises: Vec<PromiseId> = publisher.confirms.drain().map(|(_, promise)| promise).collect();
         let last = promises.len().saturating_sub(1);
         for (place, promise) in promises.into_iter().enumerate() {
             let is_answer = match (publisher.is_proven, names_exchange) {

@@ -116,13 +116,9 @@ impl Connection {
                 self.state = State::Handshake(Handshake::OpenOk(handshake));
             }
             Step::Open(server) => {
-                self.state = State::Open;
                 self.server = server;
                 self.heartbeat.watch(now);
-                for promise in std::mem::take(&mut self.connecting) {
-                    let server = Box::new(self.server.clone());
-                    self.answer(promise, Ok(Reply::Connected(server)));
-                }
+                self.restore();
             }
         }
     }
@@ -263,7 +259,7 @@ impl Connection {
 
     fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
         let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
-        let Some(Awaited::Get { promise, no_ack, .. }) = awaited else {
+        let Some(Awaited::Get { request, no_ack }) = awaited else {
             return Err(broken(
                 ReplyCode::COMMAND_INVALID,
                 "a message that nobody asked for",
@@ -271,7 +267,7 @@ impl Connection {
             ));
         };
         let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
-        let purpose = Purpose::Got { promise, no_ack, tag, redelivered, message_count };
+        let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
         self.begin_content(number, purpose, exchange, routing_key);
         Ok(())
     }
@@ -281,8 +277,8 @@ impl Connection {
             Purpose::Deliver { consumer, tag, redelivered } => {
                 self.deliver(number, consumer, tag, redelivered, message);
             }
-            Purpose::Got { promise, no_ack, tag, redelivered, message_count } => {
-                self.got(number, promise, no_ack, tag, redelivered, message_count, message);
+            Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
+                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message);
             }
             Purpose::Returned { code, text } => self.returned(number, code, &text, message),
         }
@@ -315,6 +311,7 @@ impl Connection {
             message_count,
             channel: number,
             incarnation,
+            epoch: self.epoch,
             by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
@@ -334,6 +331,10 @@ impl Connection {
         let place = channel.awaited.iter().position(|it| answered(it) || !it.may_be_overtaken());
         let place = place.filter(|place| channel.awaited.get(*place).is_some_and(answered));
         let Some(awaited) = place.and_then(|place| channel.awaited.remove(place)) else {
+            // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
+            if id == basic::CancelOk::ID {
+                return Ok(());
+            }
             return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
         };
         match awaited {
@@ -343,11 +344,15 @@ impl Connection {
                     publisher.is_proven = true;
                 }
             }
-            Awaited::Request { promise, .. } | Awaited::Recover { promise, .. } => {
-                let reply = Self::reply_of(method);
-                self.answer(promise, Ok(reply));
+            Awaited::Request(request) => {
+                self.note(&request, &method);
+                self.answer(request.promise, Ok(Self::reply_of(method)));
             }
-            Awaited::Get { promise, .. } => self.answer(promise, Ok(Reply::Delivery(None))),
+            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
+                self.answer(promise, Ok(Reply::Done));
+            }
+            Awaited::Restored(_) => self.step_done(&method),
+            Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
             Awaited::Transaction { id, .. } => self.transaction_replied(id),
@@ -369,21 +374,26 @@ impl Connection {
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);
+        if channel.role == Role::Restore {
+            self.step_failed(&error);
+        }
         self.notices.tell(&Notice::ChannelClosed(error));
         self.attention = true;
     }
 
     fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
         if let Some(assembly) = channel.assembly.take()
-            && let Purpose::Got { promise, .. } = assembly.purpose
+            && let Purpose::Got { request, .. } = assembly.purpose
         {
-            self.answer(promise, Err(error.clone()));
+            self.answer(request.promise, Err(error.clone()));
         }
         for awaited in channel.awaited.drain(..) {
             match awaited {
-                Awaited::Request { promise, .. }
-                | Awaited::Get { promise, .. }
-                | Awaited::Recover { promise, .. } => {
+                Awaited::Request(request) | Awaited::Get { request, .. } => {
+                    self.note_refusal(&request, error);
+                    self.answer(request.promise, Err(error.clone()));
+                }
+                Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
                     self.answer(promise, Err(error.clone()));
                 }
                 Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
@@ -391,6 +401,7 @@ impl Connection {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
+                | Awaited::Restored(_)
                 | Awaited::Nothing(_)
                 | Awaited::Proof(_) => {}
             }

@@ -1,13 +1,12 @@
 //! Requests over pooled channels, one at a time on each.
 
-use super::waiting::{Encoded, WaitingRequest};
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
+use crate::machine::requested::WaitingRequest;
 use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, exchange, queue};
-use crate::protocol::wire::Writer;
 use crate::protocol::{EncodeError, Method, MethodId, ReplyCode, ShortStr};
 
 /// Whether a method wants no reply, so that nobody would know when its channel is free again.
@@ -52,22 +51,19 @@ impl Connection {
             return Err(Error::Full);
         }
         let info = info(method.id())?;
-        let no_ack = match method {
-            Method::Basic(basic::Method::Get(get)) => get.no_ack,
-            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {
-                false
-            }
+        match method {
+            Method::Basic(basic::Method::Get(_)) => {}
+            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {}
             _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
-        };
-        let mut fields = Vec::new();
-        method.encode_fields(&mut Writer::new(&mut fields));
-        let octets = fields.len() + 4 + OVERHEAD as usize;
+        }
+        let request = WaitingRequest::new(self.promises.nobody(), info, &method);
+        let octets = request.payload.len() + OVERHEAD as usize;
         if octets > self.frame_max as usize {
             return Err(EncodeError::FrameTooLarge { octets, limit: self.frame_max }.into());
         }
         let promise = self.timed_promise();
-        self.request_octets += fields.len();
-        self.requests.push_back(WaitingRequest { promise, method: info, fields: fields.into(), no_ack });
+        self.request_octets += request.payload.len();
+        self.requests.push_back(WaitingRequest { promise, ..request });
         self.attention = true;
         if matches!(self.state, State::Open) {
             self.start_requests();
@@ -79,25 +75,19 @@ impl Connection {
     pub(super) fn start_requests(&mut self) {
         while !self.requests.is_empty() {
             let Some(number) = self.pooled_channel() else { return };
-            let Some(WaitingRequest { promise, method, fields, no_ack }) = self.requests.pop_front() else {
-                return;
-            };
-            self.request_octets -= fields.len();
-            if !self.promises.is_waiting(promise) {
+            let Some(request) = self.requests.pop_front() else { return };
+            self.request_octets -= request.payload.len();
+            if !self.promises.is_waiting(request.promise) {
                 // It took too long already, so it is better not sent at all.
                 self.channels.put_idle(number);
                 continue;
             }
-            let awaited = if method.id == basic::Get::ID {
-                Awaited::Get { promise, no_ack, method }
-            } else {
-                Awaited::Request { promise, method }
-            };
-            match self.out.method(number, self.frame_max, &Encoded(method.id, &fields)) {
-                Ok(()) => self.await_reply(number, awaited),
+            let request = self.with_current_names(request);
+            match self.out.method(number, self.frame_max, &request) {
+                Ok(()) => self.await_reply(number, Awaited::of(request)),
                 Err(error) => {
                     self.channels.put_idle(number);
-                    self.answer(promise, Err(error.into()));
+                    self.answer(request.promise, Err(error.into()));
                 }
             }
         }

@@ -6,6 +6,7 @@ use super::requesting::info;
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
+use crate::machine::requested::WaitingRequest;
 use crate::machine::transactions::Phase;
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
@@ -106,10 +107,12 @@ impl Connection {
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
-        let method = info(basic::Get::ID)?;
+        let info = info(basic::Get::ID)?;
         let promise = self.timed_promise();
-        self.write(number, &get);
-        self.await_reply(number, Awaited::Get { promise, no_ack: get.no_ack, method });
+        let request = WaitingRequest { in_transaction: true, ..WaitingRequest::new(promise, info, &get) };
+        let request = self.with_current_names(request);
+        self.write(number, &request);
+        self.await_reply(number, Awaited::Get { request, no_ack: get.no_ack });
         Ok(promise)
     }
 

@@ -19,8 +19,13 @@ pub struct Config {
     pub users: Vec<User>,
     /// The virtual hosts; `/` by default.
     pub vhosts: Vec<String>,
-    /// SASL mechanisms offered, of `PLAIN` and `AMQPLAIN`; both by default.
+    /// SASL mechanisms offered, of `PLAIN`, `AMQPLAIN`, `RABBIT-CR-DEMO`, `ANONYMOUS` and `EXTERNAL`; the first two by
+    /// default.
     pub mechanisms: Vec<String>,
+    /// The name of the user whom `ANONYMOUS` logs in, as RabbitMQ's `anonymous_login_user`; `guest` by default.
+    pub anonymous_user: String,
+    /// The name of the user whom `EXTERNAL` logs in, as a certificate would say; nobody by default.
+    pub external_user: Option<String>,
     /// Channels open at once that `tune` proposes; 0 for no limit.
     pub channel_max: u16,
     /// Octets of a whole frame that `tune` proposes; 0 for no limit but [`frame_limit`](Self::frame_limit).
@@ -61,6 +66,8 @@ impl Default for Config {
             users: vec![User::new("guest", "guest")],
             vhosts: vec![String::from("/")],
             mechanisms: vec![String::from("AMQPLAIN"), String::from("PLAIN")],
+            anonymous_user: String::from("guest"),
+            external_user: None,
             channel_max: 2047,
             frame_max: 131_072,
             frame_limit: 1 << 20,

@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     ProtocolHeader { deadline: Instant },
     /// Has sent `start`.
     StartOk { deadline: Instant },
+    /// Has sent `secure`: RABBIT-CR-DEMO's question.
+    SecureOk { deadline: Instant },
     /// Has sent `tune`.
     TuneOk { deadline: Instant },
     /// Waits for `open`.
@@ -191,6 +193,7 @@ impl Connection {
             Phase::Open { deadline } => self.next_heartbeat().into_iter().chain([deadline]).min(),
             Phase::ProtocolHeader { deadline }
             | Phase::StartOk { deadline }
+            | Phase::SecureOk { deadline }
             | Phase::TuneOk { deadline }
             | Phase::Closing { deadline }
             | Phase::Parting { deadline }
@@ -222,6 +225,7 @@ impl Connection {
             Phase::Open { deadline }
             | Phase::ProtocolHeader { deadline }
             | Phase::StartOk { deadline }
+            | Phase::SecureOk { deadline }
             | Phase::TuneOk { deadline }
             | Phase::Closing { deadline }
             | Phase::Parting { deadline }

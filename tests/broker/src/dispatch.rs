@@ -279,7 +279,7 @@ fn silent(state: &mut State, place: Place) {
     let delay = state.config.refusal_delay;
     let Some(connection) = state.connections.get_mut(&place.connection) else { return };
     match connection.phase {
-        Phase::StartOk { .. } | Phase::TuneOk { .. } => {
+        Phase::StartOk { .. } | Phase::SecureOk { .. } | Phase::TuneOk { .. } => {
             connection.phase = Phase::Doomed { deadline: place.now + delay };
         }
         _ => {

@@ -69,6 +69,47 @@ fn amqplain_logs_in() {
     client.expect_kind(0, connection::Tune::ID);
 }
 
+fn offering(mechanism: &str) -> Config {
+    Config { mechanisms: vec![mechanism.into()], ..Config::default() }
+}
+
+#[test]
+fn rabbit_cr_demo_asks_for_the_password() {
+    for (answer, accepted) in
+        [(&b"My password is guest"[..], true), (b"My password is wrong", false), (b"guest", false)]
+    {
+        let world = World::new(offering("RABBIT-CR-DEMO"));
+        let mut client = world.dial();
+        client.start(&all_capabilities(), "RABBIT-CR-DEMO", b"guest");
+        client.expect(0, connection::Secure { challenge: b"Please tell me your password" });
+        client.send(0, &connection::SecureOk { response: answer });
+        if accepted {
+            client.expect_kind(0, connection::Tune::ID);
+        } else if answer == b"guest" {
+            client.quiet();
+        } else {
+            assert!(client.expect_close(403).contains("RABBIT-CR-DEMO"));
+        }
+    }
+}
+
+#[test]
+fn anonymous_and_external_log_in_whom_the_config_says() {
+    let mut client = World::new(offering("ANONYMOUS")).dial();
+    client.start(&all_capabilities(), "ANONYMOUS", b"whatever");
+    client.expect_kind(0, connection::Tune::ID);
+    let certified = Config { external_user: Some("guest".into()), ..offering("EXTERNAL") };
+    let mut client = World::new(certified).dial();
+    client.start(&all_capabilities(), "EXTERNAL", b"");
+    client.expect_kind(0, connection::Tune::ID);
+    let nobody = Config { anonymous_user: "nobody".into(), ..offering("ANONYMOUS") };
+    for (config, mechanism) in [(offering("EXTERNAL"), "EXTERNAL"), (nobody, "ANONYMOUS")] {
+        let mut client = World::new(config).dial();
+        client.start(&all_capabilities(), mechanism, b"");
+        client.expect_close(403);
+    }
+}
+
 #[test]
 fn a_wrong_password_is_403_for_those_who_can_take_it() {
     let mut client = World::default().dial();

@@ -1,7 +1,6 @@
 //! How a node is wanted, and its start.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,9 @@ use crate::installation::Installation;
 use crate::node::{Node, Parts, unused_name};
 use crate::port::{Port, random};
 
+/// Each with the option that names it.
+const TLS_FILES: [(&str, &str); 3] =
+    [("cacertfile", "authorities.pem"), ("certfile", "certificate.pem"), ("keyfile", "key.pem")];
 const ATTEMPTS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -22,7 +24,8 @@ pub struct Builder {
     name: Option<String>,
     config: String,
     plugins: Vec<String>,
-    tls: Option<String>,
+    /// What is in each of [`TLS_FILES`].
+    tls: Option<[String; 3]>,
     peer: Option<Peer>,
     limit: Duration,
 }
@@ -62,17 +65,11 @@ impl Builder {
         self
     }
 
-    /// Listens for TLS too, on [`Node::tls_port`], with these PEM files. Clients are asked for no
+    /// Listens for TLS too, on [`Node::tls_port`], with these PEM texts. Clients are asked for no
     /// certificate; `config("ssl_options.verify = verify_peer")` and
     /// `config("ssl_options.fail_if_no_peer_cert = true")` change that.
-    pub fn tls(mut self, authorities: &Path, certificate: &Path, key: &Path) -> Self {
-        self.tls = Some(format!(
-            "ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
-             ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n",
-            authorities.display(),
-            certificate.display(),
-            key.display()
-        ));
+    pub fn tls(mut self, authorities: &str, certificate: &str, key: &str) -> Self {
+        self.tls = Some([authorities, certificate, key].map(str::to_owned));
         self
     }
 
@@ -114,7 +111,11 @@ impl Builder {
         let amqp = Port::claim()?;
         let distribution = Port::claim()?;
         let tls = self.tls.as_ref().map(|_| Port::claim()).transpose()?;
-        let folder = Folder::create(&cookie, &self.config_file(&amqp, tls.as_ref()), &self.plugins)?;
+        let folder = Folder::create(&cookie, &self.plugins)?;
+        for ((_, file), text) in TLS_FILES.iter().zip(self.tls.iter().flatten()) {
+            folder.write(file, text)?;
+        }
+        folder.write("rabbitmq.conf", &self.config_file(&folder, &amqp, tls.as_ref()))?;
         let node = Node::new(Parts {
             name: self.name.clone().unwrap_or_else(unused_name),
             installation: installation.clone(),
@@ -135,7 +136,7 @@ impl Builder {
         Ok(node)
     }
 
-    fn config_file(&self, amqp: &Port, tls: Option<&Port>) -> String {
+    fn config_file(&self, folder: &Folder, amqp: &Port, tls: Option<&Port>) -> String {
         // The free space of the machine that runs the tests is no reason for an alarm.
         let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\n\
@@ -143,10 +144,13 @@ impl Builder {
              disk_free_limit.absolute = 1MB\n",
             amqp.number()
         );
-        if let (Some(files), Some(port)) = (&self.tls, tls) {
+        if let Some(port) = tls {
             // Writing to a String never fails.
             let _ = writeln!(config, "listeners.ssl.1 = 127.0.0.1:{}", port.number());
-            config.push_str(files);
+            for (option, file) in TLS_FILES {
+                let _ = writeln!(config, "ssl_options.{option} = {}", folder.path(file).display());
+            }
+            config.push_str("ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n");
         }
         config.push_str(&self.config);
         config

@@ -24,8 +24,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes it, with the cookie and the two configuration files.
-    pub(crate) fn create(cookie: &str, config: &str, plugins: &[String]) -> Result<Self, NodeError> {
+    /// Makes it, with the cookie and the list of plugins.
+    pub(crate) fn create(cookie: &str, plugins: &[String]) -> Result<Self, NodeError> {
         let folder = tempfile::Builder::new()
             .prefix("puka-rabbitmq-")
             .tempdir()
@@ -38,14 +38,14 @@ impl Folder {
         let private = fs::Permissions::from_mode(0o400);
         fs::set_permissions(this.path("home/.erlang.cookie"), private)
             .map_err(NodeError::io("making the Erlang cookie private"))?;
-        this.write("rabbitmq.conf", config)?;
         this.write("enabled_plugins", &format!("[{}].\n", plugins.join(",")))?;
         // Read in place of /etc/rabbitmq/rabbitmq-env.conf.
         this.write("rabbitmq-env.conf", "")?;
         Ok(this)
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<(), NodeError> {
+    /// Writes a file of it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<(), NodeError> {
         fs::write(self.path(name), text).map_err(NodeError::io(format!("writing {name}")))
     }
 

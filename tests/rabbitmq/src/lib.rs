@@ -25,6 +25,7 @@
 //! every start fails and says what to install. `PUKA_TEST_RABBITMQ_HOME` points it at an unpacked
 //! RabbitMQ instead of the installed one.
 
+mod authority;
 mod builder;
 mod ctl;
 mod epmd;
@@ -38,8 +39,9 @@ mod node;
 mod port;
 mod shared;
 
+pub use authority::{Authority, Identity};
 pub use builder::Builder;
 pub use error::NodeError;
 pub use listing::{Channel, Connection, Queue};
 pub use node::Node;
-pub use shared::{URL_VARIABLE, shared_node, shared_url, unique};
+pub use shared::{TLS_URL_VARIABLE, URL_VARIABLE, shared_node, shared_url, unique};

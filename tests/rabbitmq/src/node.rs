@@ -85,6 +85,14 @@ impl Node {
         self.parts.tls.as_ref().map(Port::number)
     }
 
+    /// `amqps://guest:guest@localhost:PORT/?cacertfile=FILE`, if [`Builder::tls`] asked for it.
+    #[must_use]
+    pub fn tls_url(&self) -> Option<String> {
+        let authorities = self.parts.folder.path("authorities.pem");
+        let port = self.tls_port()?;
+        Some(format!("amqps://guest:guest@localhost:{port}/?cacertfile={}", authorities.display()))
+    }
+
     /// The Erlang node name.
     #[must_use]
     pub fn name(&self) -> &str {

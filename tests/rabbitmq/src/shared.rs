@@ -13,6 +13,9 @@ use crate::port::random;
 /// a node and sets it for a whole test run, so that not every test process starts its own.
 pub const URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_URL";
 
+/// The environment variable for the same node over TLS: an `amqps` URI, with the file of the authority to trust.
+pub const TLS_URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_TLS_URL";
+
 /// A node of this test process, started by the first call.
 ///
 /// Every test of the process shares it: don't kill it, and don't raise alarms. It ends with the process,

@@ -1,7 +1,7 @@
 //! The list of all cases, and the macros that make tests of it.
 
-/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults` and
-/// `dialling`. With the name of one of them behind the runtime, only that.
+/// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults`,
+/// `dialling`, `stopping` and `unix`. With the name of one of them behind the runtime, only that.
 #[macro_export]
 macro_rules! tests {
     ($Runtime:ty) => {
@@ -9,6 +9,21 @@ macro_rules! tests {
         $crate::tests!($Runtime, rabbitmq);
         $crate::tests!($Runtime, faults);
         $crate::tests!($Runtime, dialling);
+        $crate::tests!($Runtime, stopping);
+        $crate::tests!($Runtime, unix);
+    };
+    ($Runtime:ty, stopping) => {
+        $crate::theme! { $Runtime, in_memory, stopping:
+            a_server_that_stops_in_the_handshake_is_given_up
+            a_server_that_stops_in_a_request_is_given_up
+            a_server_that_stops_in_the_close_is_given_up
+        }
+    };
+    ($Runtime:ty, unix) => {
+        $crate::theme! { $Runtime, rabbitmq, unix:
+            rabbitmq_can_be_reached_over_a_unix_socket
+            a_missing_socket_is_a_broken_connection
+        }
     };
     ($Runtime:ty, faults) => {
         $crate::theme! { $Runtime, in_memory, faults:
@@ -55,6 +70,20 @@ macro_rules! cases {
             limits_can_be_left_to_the_server
             a_single_channel_is_enough
         }
+        $crate::theme! { $Runtime, $broker, scenarios:
+            a_connection_may_have_properties_of_its_own
+            four_messages_are_got_and_their_channels_come_back
+            bad_publishes_leak_no_channel
+            an_immediate_message_is_refused
+            a_delivery_mode_is_absent_or_what_was_said
+            a_consumer_is_cancelled_after_an_ack
+            a_queue_goes_while_its_message_is_held
+            acks_are_written_before_everything_is_dropped
+            two_queues_of_a_consumer_go_at_once
+            consumer_tags_are_chosen_in_part_and_never_the_same
+            good_and_bad_publishes_take_turns
+            publishes_right_behind_the_connect
+        }
         $crate::theme! { $Runtime, $broker, queues:
             a_declare_tells_messages_and_consumers
             the_server_names_queues_that_have_no_name
@@ -64,7 +93,7 @@ macro_rules! cases {
             a_missing_queue_is_not_found_and_the_client_goes_on
             a_queue_is_declared_again_only_alike
             an_exclusive_queue_is_locked_for_others
-            an_auto_delete_queue_goes_with_its_last_consumer
+            e45_an_auto_delete_queue_goes_with_its_last_consumer
             reserved_names_are_refused
             arguments_that_amqp_does_not_allow_are_refused_at_once
             a_limited_queue_keeps_the_newest
@@ -115,10 +144,10 @@ macro_rules! cases {
             a_consumer_is_a_stream_of_deliveries
             a_consume_fails_alone
             a_cancel_gives_back_what_was_not_handed_out
-            a_dropped_consumer_gives_back_what_it_has_buffered
+            m03_a_dropped_consumer_gives_back_what_it_has_buffered
             a_cancel_hands_out_the_rest_of_what_needs_no_ack
             basic_cancel_ends_a_consumer
-            deleting_the_queue_ends_its_consumers
+            s57_deleting_the_queue_ends_its_consumers
             consumers_of_a_queue_share_its_messages
             a_hundred_consumers_live_on_one_connection
             a_consumer_beyond_the_channels_waits_for_one
@@ -128,6 +157,15 @@ macro_rules! cases {
             several_queues_share_a_prefetch_count
             either_all_queues_are_consumed_or_none
             it_ends_with_the_last_of_its_queues
+        }
+        $crate::theme! { $Runtime, $broker, sharing:
+            consumers_of_higher_priority_come_first
+            a_priority_that_is_no_number_is_refused
+            a_single_active_consumer_is_followed_by_the_next
+            a_takeover_leaves_what_is_held_where_it_is
+            a_single_active_consumer_can_not_be_exclusive
+            m13_each_end_of_a_consumer_has_its_reason
+            m08_headers_larger_than_a_frame_arrive
         }
         $crate::theme! { $Runtime, $broker, arguments:
             typed_arguments_are_the_brokers_own
@@ -150,7 +188,7 @@ macro_rules! cases {
             what_is_not_requeued_is_gone
             a_refused_message_is_dead_lettered
             a_multiple_nack_refuses_everything_before
-            a_multiple_ack_settles_everything_before
+            s56_a_multiple_ack_settles_everything_before
             a_dropped_delivery_goes_back
             acks_in_any_order_settle_their_own
             an_ack_is_not_lost_with_its_channel
@@ -200,9 +238,10 @@ macro_rules! cases {
             a_message_that_is_too_large_says_so
         }
         $crate::theme! { $Runtime, $broker, concurrency:
-            every_publish_of_eight_tasks_has_its_own_outcome
-            requests_of_eight_tasks_do_not_get_mixed_up
-            dropped_futures_harm_nobody
+            m01_every_publish_of_eight_threads_has_its_own_outcome
+            s53_what_a_full_queue_has_is_what_was_confirmed
+            m02_requests_of_eight_tasks_do_not_get_mixed_up
+            m02_m03_dropped_futures_harm_nobody
             an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing
         }
     };

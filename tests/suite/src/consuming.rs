@@ -63,7 +63,7 @@ pub async fn a_cancel_gives_back_what_was_not_handed_out<R: Runtime>(world: &Wor
 }
 
 /// A consumer that is dropped is cancelled: what it had buffered goes back, what was handed out can still be settled.
-pub async fn a_dropped_consumer_gives_back_what_it_has_buffered<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m03_a_dropped_consumer_gives_back_what_it_has_buffered<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
@@ -116,7 +116,7 @@ pub async fn basic_cancel_ends_a_consumer<R: Runtime>(world: &World<R>) -> Outco
 }
 
 /// Deleting the queue ends the stream with `ConsumerCancelled`; what was delivered before is handed out.
-pub async fn deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s57_deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;

@@ -6,11 +6,11 @@
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in four modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
-//! `dialling` for what concerns the adapter alone. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! That makes a `#[test]` of every case, in six modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
+//! `dialling`, `stopping` and `unix` for what concerns the adapter most. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
-//! [`example`] runs the examples of the documentation.
+//! [`example`] and [`evented_example`] run the examples of the documentation.
 #![expect(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
@@ -20,7 +20,9 @@
 mod bare;
 mod cases;
 mod example;
+mod listening;
 mod runtime;
+mod stalling;
 mod taking;
 mod task;
 mod world;
@@ -41,11 +43,16 @@ pub mod notices;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
+pub mod scenarios;
 pub mod settling;
+pub mod sharing;
+pub mod stopping;
 pub mod transactions;
+pub mod unix;
 
 pub use bare::Bare;
-pub use example::example;
+pub use example::{evented_example, example};
+pub use listening::{Listening, UnixRelay};
 pub use runtime::Runtime;
 pub use task::{Task, ready_now};
 pub use world::{DEADLINE, Outcome, Target, World, run};

@@ -129,7 +129,7 @@ pub async fn an_exclusive_queue_is_locked_for_others<R: Runtime>(world: &World<R
 }
 
 /// An auto-delete queue goes with its last consumer.
-pub async fn an_auto_delete_queue_goes_with_its_last_consumer<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn e45_an_auto_delete_queue_goes_with_its_last_consumer<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("auto");
     client.queue_declare(&queue).auto_delete(true).await?;

@@ -101,7 +101,7 @@ pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World
 }
 
 /// `ack_multiple` settles all before, which are then stale, and dropping those does nothing.
-pub async fn a_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s56_a_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(8).await?;

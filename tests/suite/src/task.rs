@@ -24,9 +24,24 @@ struct Slot<T> {
 impl<T: Send + 'static> Task<T> {
     /// Spawns a future.
     pub fn spawn<R: Runtime>(future: impl Future<Output = T> + Send + 'static) -> Self {
+        let (task, filling) = Self::filled_by(future);
+        R::spawn(filling);
+        task
+    }
+
+    /// Runs a future on a thread of its own, without a runtime.
+    pub fn on_a_thread(future: impl Future<Output = T> + Send + 'static) -> Self {
+        let (task, filling) = Self::filled_by(future);
+        thread::spawn(|| futures_lite::future::block_on(filling));
+        task
+    }
+
+    fn filled_by(
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
         let filled = slot.clone();
-        R::spawn(async move {
+        let filling = async move {
             let result = AssertUnwindSafe(future).catch_unwind().await;
             let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
             slot.result = Some(result);
@@ -35,8 +50,8 @@ impl<T: Send + 'static> Task<T> {
             if let Some(waker) = waker {
                 waker.wake();
             }
-        });
-        Self(slot)
+        };
+        (Self(slot), filling)
     }
 }
 

@@ -62,6 +62,14 @@ pub struct World<R> {
     runtime: PhantomData<fn() -> R>,
 }
 
+impl<R> World<R> {
+    /// The broker.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
 impl<R: Runtime> World<R> {
     /// The broker in memory, if it is that.
     #[must_use]
@@ -160,13 +168,13 @@ impl<R: Runtime> World<R> {
         let client = self.client().await?;
         let names = self.names.take();
         let queues: Vec<_> = names.iter().map(|name| client.queue_delete(name).send()).collect();
-        let exchanges: Vec<_> = names.iter().map(|name| client.exchange_delete(name).send()).collect();
         for deleted in queues {
             // Another connection may have it for itself; then it goes with that.
             drop(deleted.await);
         }
-        for deleted in exchanges {
-            deleted.await?;
+        // One by one: RabbitMQ 3.10 crashes a channel when two exchanges are deleted at once and one is bound to the other.
+        for name in &names {
+            client.exchange_delete(name).await?;
         }
         client.close().await
     }

@@ -22,8 +22,10 @@ use work::{Sample, WORKS, Work};
 const BROKER: usize = 1;
 const CLIENT: usize = 0;
 
+type Program = fn(SocketAddr, Work, Duration) -> Sample;
+
 /// How the client is driven.
-const PROGRAMS: [(&str, fn(SocketAddr, Work, Duration) -> Sample); 3] =
+const PROGRAMS: [(&str, Program); 3] =
     [("frames", frames::run), ("puka-smol", work::with_smol), ("one task", work::in_one_task)];
 
 struct Broker(Child, SocketAddr);

@@ -1,5 +1,6 @@
 //! Class `connection`: from the eight octets to the last `close-ok` (spec 2.2.4, 4.2.2).
 
+use crate::config::User;
 use crate::connection::Phase;
 use crate::fault::{Fault, Outcome, text};
 use crate::ids::Place;
@@ -42,6 +43,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> 
     let AnyMethod::Connection(method) = method else { return Err(unexpected(&method)) };
     match (phase, method) {
         (Phase::StartOk { .. }, Method::StartOk(method)) => start_ok(state, place, &method),
+        (Phase::SecureOk { .. }, Method::SecureOk(method)) => secure_ok(state, place, &method),
         (Phase::TuneOk { .. }, Method::TuneOk(method)) => tune_ok(state, place, method),
         (Phase::Open { .. }, Method::Open(method)) => open(state, place, &method),
         (Phase::Running, Method::UpdateSecret(method)) => {
@@ -91,6 +93,7 @@ fn deadline(state: &State, place: Place) -> std::time::Instant {
         Some(
             Phase::ProtocolHeader { deadline }
             | Phase::StartOk { deadline }
+            | Phase::SecureOk { deadline }
             | Phase::TuneOk { deadline }
             | Phase::Open { deadline },
         ) => deadline,
@@ -104,17 +107,50 @@ fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -
     if !state.config.mechanisms.iter().any(|offered| offered == mechanism) {
         return Err(Fault::Silent);
     }
-    let login = match mechanism {
-        "PLAIN" => plain(method.response),
-        "AMQPLAIN" => amqplain(method.response),
-        _ => None,
-    };
-    // A malformed response is "seen as silent close".
-    let (name, password) = login.ok_or(Fault::Silent)?;
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     connection.client_properties = method.client_properties.to_table();
-    let user = state.config.users.iter().find(|user| user.name == name && user.password == password);
-    let Some(user) = user.cloned() else { return refuse_login(state, place, mechanism) };
+    let user = match mechanism {
+        "PLAIN" => user_with_password(state, plain(method.response)?),
+        "AMQPLAIN" => user_with_password(state, amqplain(method.response)?),
+        "ANONYMOUS" => user(state, &state.config.anonymous_user),
+        "EXTERNAL" => state.config.external_user.as_ref().and_then(|name| user(state, name)),
+        "RABBIT-CR-DEMO" => return ask_for_password(state, place, method.response),
+        _ => return Err(Fault::Silent),
+    };
+    log_in(state, place, mechanism, user)
+}
+
+/// RABBIT-CR-DEMO: the response is the user name, and the password is asked for.
+fn ask_for_password(state: &mut State, place: Place, username: &[u8]) -> Outcome {
+    let name = String::from_utf8(username.to_vec()).map_err(|_| Fault::Silent)?;
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    connection.user.name = name;
+    state.send(place, &connection::Secure { challenge: b"Please tell me your password" });
+    let deadline = deadline(state, place);
+    set_phase(state, place, Phase::SecureOk { deadline });
+    Ok(())
+}
+
+fn secure_ok(state: &mut State, place: Place, method: &connection::SecureOk<'_>) -> Outcome {
+    let password = method.response.strip_prefix(b"My password is ").ok_or(Fault::Silent)?;
+    let password = String::from_utf8(password.to_vec()).map_err(|_| Fault::Silent)?;
+    let name = state.connection(place)?.user.name.clone();
+    let user = user_with_password(state, (name, password));
+    log_in(state, place, "RABBIT-CR-DEMO", user)
+}
+
+fn user(state: &State, name: &str) -> Option<User> {
+    state.config.users.iter().find(|user| user.name == name).cloned()
+}
+
+fn user_with_password(state: &State, (name, password): (String, String)) -> Option<User> {
+    user(state, &name).filter(|user| user.password == password)
+}
+
+/// Goes on with the limits, or refuses.
+fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) -> Outcome {
+    let Some(user) = user else { return refuse_login(state, place, mechanism) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     connection.user = user;
     let tune = connection::Tune {
         channel_max: state.config.channel_max,
@@ -146,8 +182,13 @@ fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
     Ok(())
 }
 
-/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty."
-fn plain(response: &[u8]) -> Option<(String, String)> {
+/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty." A malformed response is "seen as silent
+/// close".
+fn plain(response: &[u8]) -> Result<(String, String), Fault> {
+    plain_parts(response).ok_or(Fault::Silent)
+}
+
+fn plain_parts(response: &[u8]) -> Option<(String, String)> {
     let mut parts = response.split(|&octet| octet == 0);
     let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
     if !authzid.is_empty() || parts.next().is_some() {
@@ -157,7 +198,11 @@ fn plain(response: &[u8]) -> Option<(String, String)> {
 }
 
 /// AMQPLAIN: "table entries LOGIN (S) and PASSWORD (S) without the table's own 4 octets of length".
-fn amqplain(response: &[u8]) -> Option<(String, String)> {
+fn amqplain(response: &[u8]) -> Result<(String, String), Fault> {
+    amqplain_entries(response).ok_or(Fault::Silent)
+}
+
+fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
     let table = TableRef::new(response).ok()?;
     let entry = |name| match table.get(name) {
         Some(Value::String(_)) => table.get(name).and_then(Value::as_str).map(String::from),

@@ -1,7 +1,7 @@
 //! Runs a command with a RabbitMQ node beside it: `with-rabbitmq COMMAND ARGS...`
 //!
-//! Starts one private node, sets `PUKA_TEST_RABBITMQ_URL` to its URL for the command, and stops the node
-//! when the command ends. Exits as the command does (128 + N when signal N ended it), with 2 when it was
+//! Starts one private node, sets `PUKA_TEST_RABBITMQ_URL` to its URL for the command, and
+//! `PUKA_TEST_RABBITMQ_TLS_URL` to the one over TLS, and stops the node when the command ends. Exits as the command does (128 + N when signal N ended it), with 2 when it was
 //! called wrongly and with 3 when the node or the command could not be started.
 
 #![expect(clippy::print_stderr, reason = "a command line tool says there what went wrong")]
@@ -11,7 +11,7 @@ use std::error::Error;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use puka_test_rabbitmq::{Node, URL_VARIABLE};
+use puka_test_rabbitmq::{Authority, Node, TLS_URL_VARIABLE, URL_VARIABLE};
 
 const USAGE: u8 = 2;
 const NOT_STARTED: u8 = 3;
@@ -31,10 +31,13 @@ fn main() -> ExitCode {
 }
 
 fn run(mut command: Command) -> Result<ExitCode, Box<dyn Error>> {
-    let node = Node::start()?;
+    let authority = Authority::new()?;
+    let identity = authority.issue(&["localhost", "127.0.0.1"])?;
+    let node = Node::builder().tls(&authority.pem(), &identity.certificate, &identity.key).start()?;
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command
         .env(URL_VARIABLE, node.url())
+        .envs(node.tls_url().map(|url| (TLS_URL_VARIABLE, url)))
         .status()
         .map_err(|error| format!("starting {program}: {error}"))?;
     if !status.success() {

@@ -1,46 +1,16 @@
-//! What can't be written yet, as data: for want of a channel, of an open connection, or of the broker's leave.
+//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
 
-use crate::machine::consumers::Terms;
-use crate::machine::publishers::Kind;
-use crate::machine::{Body, PromiseId, Publish};
-use crate::protocol::method::{Encode, MethodInfo};
-use crate::protocol::wire::Writer;
-use crate::protocol::{MethodId, Properties, ShortStr, Table, TableRef};
+use super::{Body, PromiseId, Publish};
+use crate::protocol::{Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
 
-/// A request that waits for its channel.
-#[derive(Debug)]
-pub(super) struct WaitingRequest {
-    pub(super) promise: PromiseId,
-    pub(super) method: &'static MethodInfo,
-    /// The fields, written.
-    pub(super) fields: Box<[u8]>,
-    /// For a get.
-    pub(super) no_ack: bool,
-}
-
-/// A consumer that waits for its channel.
-#[derive(Debug)]
-pub(super) struct WaitingConsume {
-    pub(super) promise: PromiseId,
-    pub(super) sources: Vec<Terms>,
-    pub(super) no_ack: bool,
-    pub(super) prefetch_count: u16,
-    /// The prefetch count is one for all queues together.
-    pub(super) shares_prefetch_count: bool,
-}
-
-/// A method whose fields are written already.
-pub(super) struct Encoded<'a>(pub(super) MethodId, pub(super) &'a [u8]);
-
-impl Encode for Encoded<'_> {
-    fn id(&self) -> MethodId {
-        self.0
-    }
-
-    fn encode_fields(&self, out: &mut Writer<'_>) {
-        out.octets(self.1);
-    }
+/// What publishes of one kind to one exchange have a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// They are confirmed.
+    Publish,
+    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
+    Call,
 }
 
 /// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
@@ -49,6 +19,8 @@ impl Encode for Encoded<'_> {
 pub(super) struct HeldPublish {
     pub(super) promise: PromiseId,
     pub(super) kind: Kind,
+    /// How many times it was published before.
+    pub(super) attempts: u32,
     exchange: Box<[u8]>,
     routing_key: Box<[u8]>,
     mandatory: bool,
@@ -65,6 +37,7 @@ impl HeldPublish {
         Self {
             promise,
             kind,
+            attempts: 0,
             exchange: publish.exchange.as_octets().into(),
             routing_key: publish.routing_key.as_octets().into(),
             mandatory: publish.mandatory,

@@ -1,0 +1,18 @@
+//! What the examples share: a broker to talk to.
+
+use puka::{Client, Error, Options};
+use puka_test_broker::Server;
+use std::sync::OnceLock;
+
+/// A client of the broker that `AMQP_URL` names, else of one in this process.
+pub(crate) async fn connect() -> Result<Client, Error> {
+    if let Ok(url) = std::env::var("AMQP_URL") {
+        return puka_smol::connect(&url).await;
+    }
+    static BROKER: OnceLock<Server> = OnceLock::new();
+    let broker = BROKER.get_or_init(Server::default);
+    let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, Options::default());
+    smol::spawn(driver).detach();
+    client.connect().await?;
+    Ok(client)
+}

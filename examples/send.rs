@@ -1,0 +1,27 @@
+//! Sends a message, straight through: no runtime, no callback. `AMQP_URL` names the broker, else there is one inside.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use puka::{Error, evented};
+
+fn main() -> Result<(), Error> {
+    let mut conn = evented::connect(&url()?)?;
+    let client = conn.client();
+    conn.wait(&mut client.connect(), None)?;
+
+    conn.wait(&mut client.queue_declare("test").send(), None)?;
+    conn.wait(&mut client.basic_publish("", "test", "Hello world!").send(), None)?;
+    println!("sent, and the broker has confirmed it");
+
+    conn.wait(&mut client.close(), None)
+}
+
+/// The broker that `AMQP_URL` names, else one of our own in this process.
+fn url() -> Result<String, Error> {
+    if let Ok(url) = std::env::var("AMQP_URL") {
+        return Ok(url);
+    }
+    let listener = puka_test_broker::Listener::bind("127.0.0.1:0", Default::default())?;
+    let url = format!("amqp://{}/", listener.local_addr()?);
+    std::thread::spawn(move || listener.run());
+    Ok(url)
+}

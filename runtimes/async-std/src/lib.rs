@@ -1,0 +1,44 @@
+//! [`puka`] on [`async_std`]: resolves, dials, spawns the driver on async-std's global executor, and hands out the client.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), puka::Error> {
+//! async_std::task::block_on(async {
+//!     let client = puka_async_std::connect("amqp://localhost/").await?;
+//!     client.queue_declare("orders").durable(true).await?;
+//!     client.close().await
+//! })
+//! # }
+//! ```
+
+mod clock;
+mod dial;
+
+pub use clock::{Clock, Sleep};
+pub use dial::Dialer;
+
+use puka::{Client, Error, Options};
+
+/// Connects to the broker that a URI names, such as `amqp://guest:guest@localhost:5672/%2f`.
+///
+/// # Errors
+/// As [`connect_with`], and [`Error::Uri`].
+///
+/// # Cancel safety
+/// Dropping the future closes whatever it has opened.
+pub async fn connect(uri: &str) -> Result<Client, Error> {
+    connect_with(Options::from_uri(uri)?).await
+}
+
+/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and shakes hands.
+///
+/// # Errors
+/// What [`puka::dial`] says of dialling and TLS, and [`Client::connect`] of the handshake.
+///
+/// # Cancel safety
+/// Dropping the future closes whatever it has opened.
+pub async fn connect_with(options: Options) -> Result<Client, Error> {
+    let (client, driver) = puka::connect(Dialer, Clock, options);
+    async_std::task::spawn(driver);
+    client.connect().await?;
+    Ok(client)
+}

@@ -1,0 +1,35 @@
+//! tokio's clock.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// The clock of the tokio runtime that it is used in, for [`puka::open`]. A clock that was paused for a test is paused for
+/// puka too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+/// A sleep of [`Clock`].
+#[derive(Debug)]
+pub struct Sleep(Pin<Box<tokio::time::Sleep>>);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl puka::Clock for Clock {
+    type Sleep = Sleep;
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Sleep(Box::pin(tokio::time::sleep_until(deadline.into())))
+    }
+}

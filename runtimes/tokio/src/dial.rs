@@ -1,0 +1,28 @@
+//! tokio's sockets.
+
+use crate::stream::Stream;
+use puka::Transport;
+use std::io;
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+
+/// Opens sockets of the tokio runtime that it is used in, for [`puka::dial`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dialer;
+
+impl puka::Dial for Dialer {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Transport::new(Stream::new(stream)))
+    }
+
+    #[cfg(unix)]
+    async fn connect_unix(&self, path: &std::path::Path) -> io::Result<Transport> {
+        Ok(Transport::new(Stream::new(tokio::net::UnixStream::connect(path).await?)))
+    }
+}

@@ -1,0 +1,51 @@
+//! [`puka`] on [`tokio`]: resolves, dials, spawns the driver on the runtime that it is used in, and hands out the client.
+//!
+//! ```no_run
+//! #[tokio::main]
+//! async fn main() -> Result<(), puka::Error> {
+//!     let client = puka_tokio::connect("amqp://localhost/").await?;
+//!     client.queue_declare("orders").durable(true).await?;
+//!     client.close().await
+//! }
+//! ```
+
+mod clock;
+mod dial;
+mod stream;
+
+pub use clock::{Clock, Sleep};
+pub use dial::Dialer;
+pub use stream::Stream;
+
+use puka::{Client, Error, Options};
+
+/// Connects to the broker that a URI names, such as `amqp://guest:guest@localhost:5672/%2f`.
+///
+/// # Errors
+/// As [`connect_with`], and [`Error::Uri`].
+///
+/// # Panics
+/// As tokio does, outside of a tokio runtime, or in one without I/O or timers.
+///
+/// # Cancel safety
+/// Dropping the future closes whatever it has opened.
+pub async fn connect(uri: &str) -> Result<Client, Error> {
+    connect_with(Options::from_uri(uri)?).await
+}
+
+/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and shakes hands.
+///
+/// # Errors
+/// What [`puka::dial`] says of dialling and TLS, and [`Client::connect`] of the handshake.
+///
+/// # Panics
+/// As tokio does, outside of a tokio runtime, or in one without I/O or timers.
+///
+/// # Cancel safety
+/// Dropping the future closes whatever it has opened.
+pub async fn connect_with(options: Options) -> Result<Client, Error> {
+    let (client, driver) = puka::connect(Dialer, Clock, options);
+    tokio::spawn(driver);
+    client.connect().await?;
+    Ok(client)
+}

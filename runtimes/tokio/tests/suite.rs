@@ -1,0 +1,45 @@
+//! All the end-to-end cases, on tokio with several threads; and on one thread those that need no real broker.
+
+use puka::{Client, Error, Options};
+use puka_test_suite::Runtime;
+use std::future::Future;
+
+/// Has a type of this name run the cases on a runtime that this expression makes.
+macro_rules! runtime {
+    ($Name:ident: $builder:expr) => {
+        struct $Name;
+
+        impl Runtime for $Name {
+            type Clock = puka_tokio::Clock;
+
+            fn clock() -> Self::Clock {
+                puka_tokio::Clock
+            }
+
+            fn block_on<F: Future>(future: F) -> F::Output {
+                $builder.enable_all().build().expect("a runtime").block_on(future)
+            }
+
+            fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+                tokio::spawn(future);
+            }
+
+            fn connect(options: Options) -> impl Future<Output = Result<Client, Error>> {
+                puka_tokio::connect_with(options)
+            }
+        }
+    };
+}
+
+runtime!(MultiThread: tokio::runtime::Builder::new_multi_thread().worker_threads(2));
+runtime!(CurrentThread: tokio::runtime::Builder::new_current_thread());
+
+mod multi_thread {
+    use super::MultiThread;
+    puka_test_suite::tests!(MultiThread);
+}
+
+mod current_thread {
+    use super::CurrentThread;
+    puka_test_suite::tests!(CurrentThread);
+}

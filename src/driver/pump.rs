@@ -1,0 +1,201 @@
+//! The pump: octets from a stream into the machine, and from the machine into it.
+//!
+//! It moves what can be moved and says what is left to wait for. It does not wait, and knows no clock.
+
+use crate::error::{Broken, Error};
+use crate::link::Link;
+use crate::machine::Outgoing;
+use crate::protocol::Decoder;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Pieces that one vectored write takes at most.
+const PIECES: usize = 128;
+
+/// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
+pub(crate) struct Pump<Io> {
+    pub(crate) io: Io,
+    link: Arc<Link>,
+    decoder: Decoder,
+    out: Outgoing,
+    /// Octets that the stream has taken and the machine does not know of.
+    transmitted: usize,
+    unflushed: bool,
+    /// Octets that came, for whoever wants to know how many.
+    pub(crate) taken_in: usize,
+    /// Why nothing can be written any more. What the server said before may still be there to read.
+    write_error: Option<io::Error>,
+    finished: bool,
+}
+
+/// What the machine wants next.
+#[derive(Clone, Copy)]
+pub(crate) struct Wishes {
+    pub(crate) input: bool,
+    pub(crate) timeout: Option<Instant>,
+    /// Nothing more comes in; the stream is to be closed as soon as everything is written.
+    pub(crate) closed: bool,
+    /// The stream is to be closed as it is.
+    pub(crate) over: bool,
+}
+
+/// What a turn came to.
+pub(crate) enum Turn {
+    /// Something was moved, and there may be more.
+    Moved,
+    /// There is nothing to be done before the stream is ready, the time has come, or somebody asks for something.
+    Still(Wishes),
+    /// The stream is closed, and another is to be dialled.
+    Down,
+    /// The connection has ended: as was asked for here, or over this error.
+    Over(Result<(), Error>),
+}
+
+impl<Io> Pump<Io> {
+    pub(crate) fn new(io: Io, link: Arc<Link>) -> Self {
+        Self {
+            io,
+            link,
+            decoder: Decoder::new(),
+            out: Outgoing::default(),
+            transmitted: 0,
+            unflushed: false,
+            taken_in: 0,
+            write_error: None,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Brings the machine up to date and asks what it wants.
+    pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
+        let Self { link, out, transmitted, .. } = self;
+        link.with(|machine| {
+            match std::mem::take(transmitted) {
+                0 => {}
+                octets => machine.handle_transmitted(now, octets),
+            }
+            machine.poll_transmit(now, out);
+            let mut timeout = machine.poll_timeout();
+            if timeout.is_some_and(|timeout| timeout <= now) {
+                machine.handle_timeout(now);
+                machine.poll_transmit(now, out);
+                timeout = machine.poll_timeout();
+            }
+            Wishes {
+                input: machine.wants_input(),
+                timeout,
+                closed: machine.is_closed() || machine.is_down(),
+                over: machine.is_over(),
+            }
+        })
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
+    /// Writes what there is and reads once.
+    pub(crate) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let wishes = self.wishes(now);
+        if wishes.over {
+            drop(Pin::new(&mut self.io).poll_close(cx));
+            return self.finish();
+        }
+        let mut progress = self.write(cx);
+        if wishes.closed && (self.out.is_empty() && !self.unflushed || self.write_error.is_some()) {
+            if Pin::new(&mut self.io).poll_close(cx).is_ready() {
+                return self.finish();
+            }
+        } else if wishes.input || self.write_error.is_some() && !wishes.closed {
+            progress |= self.read(cx, now);
+        }
+        if progress { Turn::Moved } else { Turn::Still(wishes) }
+    }
+
+    /// Writes what there is. True when the stream took something.
+    fn write(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        while !self.out.is_empty() && self.write_error.is_none() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(self.out.pieces()) {
+                *slice = IoSlice::new(piece);
+                count += 1;
+            }
+            match Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]) {
+                Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(octets)) => {
+                    self.out.advance(octets);
+                    self.transmitted += octets;
+                    self.unflushed = true;
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => self.write_error = Some(error),
+                Poll::Pending => break,
+            }
+        }
+        if self.unflushed && self.out.is_empty() && self.write_error.is_none() {
+            match Pin::new(&mut self.io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => progress = true,
+                Poll::Ready(Err(error)) => self.write_error = Some(error),
+                Poll::Pending => {}
+            }
+        }
+        progress
+    }
+
+    /// Reads once. True when something came, or the stream has come to its end.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let broken = match Pin::new(&mut self.io).poll_read(cx, self.decoder.space()) {
+            Poll::Ready(Ok(0)) => Broken::Eof,
+            Poll::Ready(Ok(octets)) => {
+                self.decoder.filled(octets);
+                self.taken_in += octets;
+                let Self { link, decoder, .. } = self;
+                link.with(|machine| machine.handle_input(now, decoder));
+                return true;
+            }
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Poll::Ready(Err(error)) => Broken::Io(error.into()),
+            Poll::Pending => match self.write_error.take() {
+                Some(error) => Broken::Io(error.into()),
+                None => return false,
+            },
+        };
+        self.link.with(|machine| machine.handle_loss(broken));
+        true
+    }
+
+    fn finish(&mut self) -> Turn {
+        self.finished = true;
+        self.link.with(|machine| if machine.is_down() { Turn::Down } else { Turn::Over(machine.outcome()) })
+    }
+}
+
+impl<Io> Drop for Pump<Io> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.link.with(|machine| machine.handle_loss(Broken::DriverDropped));
+        }
+    }
+}
+
+#[cfg(feature = "evented")]
+impl<Io> Pump<Io> {
+    /// Whether there is something that the stream has not taken.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.out.is_empty() || self.unflushed
+    }
+}

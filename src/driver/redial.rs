@@ -1,0 +1,191 @@
+//! The driver of a connection that is dialled, and dialled again when it is lost.
+
+use super::dial::dial_from;
+use super::pump::{Pump, Turn};
+use super::{Clock, Dial, Transport};
+use crate::error::{Broken, Error};
+use crate::link::Link;
+use crate::options::Options;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Rounds in one poll before others have their turn.
+const ROUNDS: usize = 64;
+
+/// Octets that one poll takes in before others have their turn.
+const TURN: usize = 256 << 10;
+
+type Dialled = Result<(Transport, usize), Error>;
+
+/// Dials, and moves octets between the transport and the connection; when that is lost, dials again as
+/// [`Recovery`](crate::Recovery) says.
+///
+/// Poll it anywhere, as a [`Driver`](crate::Driver). It resolves when the connection is closed for good: to `Ok` when it was
+/// closed from this side, else to why. Dropping it ends what is under way with
+/// [`Broken::DriverDropped`].
+#[must_use = "nothing is sent or received unless the driver is polled"]
+pub struct DialDriver<D, C: Clock> {
+    dialer: Arc<D>,
+    clock: Arc<C>,
+    options: Arc<Options>,
+    link: Arc<Link>,
+    phase: Phase,
+    sleep: Option<(Instant, Pin<Box<C::Sleep>>)>,
+}
+
+enum Phase {
+    /// Until it is time to dial.
+    Waiting,
+    Dialling(Pin<Box<dyn Future<Output = Dialled> + Send>>),
+    Driving(Box<Pump<Transport>>),
+    Finished,
+}
+
+impl<D, C: Clock> fmt::Debug for DialDriver<D, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.phase {
+            Phase::Waiting => "waiting",
+            Phase::Dialling(_) => "dialling",
+            Phase::Driving(_) => "driving",
+            Phase::Finished => "finished",
+        };
+        f.debug_struct("DialDriver").field("phase", &phase).finish_non_exhaustive()
+    }
+}
+
+/// What one round came to.
+enum Round {
+    Moved,
+    /// Until then, or until somebody asks for something.
+    Still(Option<Instant>),
+    Over(Result<(), Error>),
+}
+
+impl<D, C> DialDriver<D, C>
+where
+    D: Dial + Send + Sync + 'static,
+    C: Clock + Send + Sync + 'static,
+    C::Sleep: Send,
+{
+    pub(crate) fn new(dialer: D, clock: C, options: Options, link: Arc<Link>) -> Self {
+        let (dialer, clock, options) = (dialer.into(), clock.into(), options.into());
+        Self { dialer, clock, options, link, phase: Phase::Waiting, sleep: None }
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Round {
+        match &mut self.phase {
+            Phase::Driving(pump) => match pump.turn(cx, now) {
+                Turn::Moved => Round::Moved,
+                Turn::Still(wishes) => Round::Still(wishes.timeout),
+                Turn::Down => {
+                    self.phase = Phase::Waiting;
+                    Round::Moved
+                }
+                Turn::Over(outcome) => Round::Over(outcome),
+            },
+            Phase::Dialling(dialling) => match dialling.as_mut().poll(cx) {
+                Poll::Ready(Ok((transport, endpoint))) => {
+                    let is_private = transport.is_private();
+                    self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
+                    self.phase = Phase::Driving(Pump::new(transport, self.link.clone()).into());
+                    Round::Moved
+                }
+                Poll::Ready(Err(error)) => {
+                    self.link.with(|machine| machine.handle_dial_failure(now, error));
+                    self.phase = Phase::Waiting;
+                    Round::Moved
+                }
+                Poll::Pending => self.tend(now),
+            },
+            Phase::Waiting => match self.link.with(|machine| machine.poll_dial(now)) {
+                Some(wanted) => {
+                    let (dialer, clock) = (self.dialer.clone(), self.clock.clone());
+                    let options = self.options.clone();
+                    let dialling = async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
+                    self.phase = Phase::Dialling(Box::pin(dialling));
+                    Round::Moved
+                }
+                None => self.tend(now),
+            },
+            Phase::Finished => Round::Over(Ok(())),
+        }
+    }
+
+    /// Lets time pass for a connection without a transport.
+    fn tend(&self, now: Instant) -> Round {
+        self.link.with(|machine| {
+            let mut timeout = machine.tend(now);
+            if timeout.is_some_and(|timeout| timeout <= now) {
+                machine.handle_timeout(now);
+                timeout = machine.tend(now);
+            }
+            if machine.is_closed() { Round::Over(machine.outcome()) } else { Round::Still(timeout) }
+        })
+    }
+
+    /// Whether the time has come that was slept for.
+    fn slept(&mut self, cx: &mut Context<'_>, until: Option<Instant>) -> bool {
+        let Some(until) = until else {
+            self.sleep = None;
+            return false;
+        };
+        // A sleep that ends too early costs a wake-up, a new one at each change costs more.
+        if self.sleep.as_ref().is_none_or(|(armed, _)| *armed > until) {
+            self.sleep = Some((until, Box::pin(self.clock.sleep_until(until))));
+        }
+        let slept = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+        if slept {
+            self.sleep = None;
+        }
+        slept
+    }
+}
+
+impl<D, C> Future for DialDriver<D, C>
+where
+    D: Dial + Send + Sync + 'static,
+    C: Clock + Send + Sync + 'static,
+    C::Sleep: Send,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Phase::Driving(pump) = &mut this.phase {
+            pump.taken_in = 0;
+        }
+        for _ in 0..ROUNDS {
+            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= TURN) {
+                break;
+            }
+            let now = this.clock.now();
+            match this.round(cx, now) {
+                Round::Moved => {}
+                Round::Still(timeout) => {
+                    if !this.slept(cx, timeout) && this.link.sleep(cx.waker()) {
+                        return Poll::Pending;
+                    }
+                }
+                Round::Over(outcome) => {
+                    this.phase = Phase::Finished;
+                    return Poll::Ready(outcome);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<D, C: Clock> Drop for DialDriver<D, C> {
+    fn drop(&mut self) {
+        // A pump tells itself.
+        if matches!(self.phase, Phase::Waiting | Phase::Dialling(_)) {
+            self.link.with(|machine| machine.handle_loss(Broken::DriverDropped));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The stream's descriptor, for loops that wait for it. Puka's `fileno`.
+
+use super::conn::Evented;
+
+#[cfg(unix)]
+mod unix {
+    use super::Evented;
+    use std::io::{Read, Write};
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    impl<S: Read + Write + AsFd> AsFd for Evented<S> {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.socket().as_fd()
+        }
+    }
+
+    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    impl<S: Read + Write + AsRawFd> AsRawFd for Evented<S> {
+        fn as_raw_fd(&self) -> RawFd {
+            self.socket().as_raw_fd()
+        }
+    }
+}
+
+#[cfg(windows)]
+mod windows {
+    use super::Evented;
+    use std::io::{Read, Write};
+    use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
+
+    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    impl<S: Read + Write + AsSocket> AsSocket for Evented<S> {
+        fn as_socket(&self) -> BorrowedSocket<'_> {
+            self.socket().as_socket()
+        }
+    }
+
+    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    impl<S: Read + Write + AsRawSocket> AsRawSocket for Evented<S> {
+        fn as_raw_socket(&self) -> RawSocket {
+            self.socket().as_raw_socket()
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A stream that says `WouldBlock`, as one that is polled.
+//!
+//! Nobody is woken: whoever waits for the stream asks the system, and then polls again.
+
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A stream that says `WouldBlock` instead of waiting.
+pub(super) struct NonBlocking<S>(pub(super) S);
+
+/// The stream is only ever used by reference.
+impl<S> Unpin for NonBlocking<S> {}
+
+fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+impl<S: Read> AsyncRead for NonBlocking<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        polled(self.0.read(buffer))
+    }
+}
+
+impl<S: Write> AsyncWrite for NonBlocking<S> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        polled(self.0.write(octets))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        polled(self.0.write_vectored(pieces))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        polled(self.0.flush())
+    }
+
+    /// Its end of the stream is closed when the stream is dropped.
+    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        polled(self.0.flush())
+    }
+}

@@ -1,0 +1,146 @@
+//! Waiting for one answer, for the first of several, or for all of them.
+
+use super::conn::Evented;
+use super::run::{Source, sleep};
+use crate::client::{Consumer, Delivery};
+use crate::error::Error;
+use crate::machine::Ended;
+use futures_lite::Stream;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// What can be waited for: a [`Promise`](crate::Promise), or any other future that may fail; and a [`Consumer`], again and
+/// again.
+pub trait Awaited {
+    /// What comes of it.
+    type Answer;
+
+    /// Whether it is there.
+    #[doc(hidden)]
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::Answer, Error>>;
+}
+
+impl<T, F: Future<Output = Result<T, Error>> + Unpin> Awaited for F {
+    type Answer = T;
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        Pin::new(self).poll(cx)
+    }
+}
+
+/// The next delivery. When the consumer has ended, an error says why: [`Error::InvalidArgument`] when it was cancelled from
+/// this side, so that nothing can come any more.
+impl Awaited for Consumer {
+    type Answer = Delivery;
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, Error>> {
+        Pin::new(&mut *self).poll_next(cx).map(|next| match (next, self.ended()) {
+            (Some(next), _) => next,
+            (None, None | Some(Ended::Cancelled)) => Err(Error::invalid("consumer", "it was cancelled")),
+            (None, Some(Ended::CancelledByServer)) => Err(Error::ConsumerCancelled(self.tag().to_owned())),
+            (None, Some(Ended::ChannelClosed(error) | Ended::ConnectionBroken(error))) => Err(error.clone()),
+        })
+    }
+}
+
+impl<S: Read + Write + Source> Evented<S> {
+    /// Waits for an answer, and moves octets meanwhile. What waits to be written when it is called, acknowledgements
+    /// above all, is written even when the answer is there already. Runs no callbacks: those wait for [`run`](Self::run).
+    ///
+    /// ```
+    /// # puka_test_suite::evented_example(|conn| {
+    /// let client = conn.client();
+    /// conn.wait(&mut client.queue_declare("orders").send(), None)?;
+    /// conn.wait(&mut client.basic_publish("", "orders", "one").send(), None)?;
+    ///
+    /// let mut orders = conn.wait(&mut client.basic_consume("orders").send(), None)?;
+    /// let order = conn.wait(&mut orders, None)?;
+    /// assert_eq!(order.body(), b"one");
+    /// order.ack()?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when the answer was not there in time: it can be waited for again, and is not lost. What the
+    /// promise is answered with. [`Error::ConnectionBroken`] also when the system has nothing left to wait with.
+    pub fn wait<A: Awaited>(
+        &mut self,
+        awaited: &mut A,
+        timeout: Option<Duration>,
+    ) -> Result<A::Answer, Error> {
+        self.wait_until(timeout, |cx| awaited.poll_answer(cx))?
+    }
+
+    /// Waits for the first answer among several. Gives its place and what it is; the others can be waited for again.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when none was there in time, [`Error::InvalidArgument`] when there is nothing to wait for, and
+    /// when the system has nothing left to wait with [`Error::ConnectionBroken`].
+    pub fn wait_for_any<A: Awaited>(
+        &mut self,
+        awaited: &mut [A],
+        timeout: Option<Duration>,
+    ) -> Result<(usize, Result<A::Answer, Error>), Error> {
+        if awaited.is_empty() {
+            return Err(Error::invalid("awaited", "there is nothing to wait for"));
+        }
+        self.wait_until(timeout, |cx| {
+            let mut answers = awaited.iter_mut().enumerate();
+            let first = answers.find_map(|(place, awaited)| match awaited.poll_answer(cx) {
+                Poll::Ready(answer) => Some((place, answer)),
+                Poll::Pending => None,
+            });
+            first.map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+
+    /// Waits for all of these answers, and gives them in their order. [`Error::Timeout`] stands for one that was not there
+    /// in time, and that can be waited for again.
+    ///
+    /// ```
+    /// # puka_test_suite::evented_example(|conn| {
+    /// let client = conn.client();
+    /// let mut promises: Vec<_> = (0..100).map(|i| client.queue_declare(format!("a{i:02}")).send()).collect();
+    /// for queue in conn.wait_for_all(&mut promises, None) {
+    ///     assert_eq!(queue?.message_count, 0);
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn wait_for_all<A: Awaited>(
+        &mut self,
+        awaited: &mut [A],
+        timeout: Option<Duration>,
+    ) -> Vec<Result<A::Answer, Error>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let each = awaited.iter_mut().map(|awaited| {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            self.wait(awaited, left)
+        });
+        each.collect()
+    }
+
+    fn wait_until<T>(
+        &mut self,
+        timeout: Option<Duration>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Error> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            // How it ends, if it ends, is what is answered.
+            drop(self.drive());
+            let waker = Waker::from(self.bell.clone());
+            if let Poll::Ready(output) = poll(&mut Context::from_waker(&waker)) {
+                return Ok(output);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(Error::Timeout { what: "waiting", after: timeout.unwrap_or_default() });
+            }
+            sleep(&mut [self], deadline)?;
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Bringing back what the connection had before it was lost: what it declared, then its consumers.
+
+use super::{Connection, State};
+use crate::error::Error;
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::consumers::Phase;
+use crate::machine::deadline::Deadline;
+use crate::machine::requested::WaitingRequest;
+use crate::machine::restoration::{Next, Restoration};
+use crate::machine::topology::Step;
+use crate::machine::{ConsumerId, Ended, Notice, Recovered, Reply};
+use crate::protocol::method::{Encode, queue};
+use crate::protocol::{Method, ShortStr};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// For how long an exclusive queue is tried when there are no heartbeats by which the broker would notice a loss.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Connection {
+    /// The handshake is done. The connection is open as soon as everything is back.
+    pub(super) fn restore(&mut self) {
+        let Some(backoff) = &self.backoff else {
+            self.become_open(Recovered { epoch: self.epoch, ..Recovered::default() });
+            return;
+        };
+        let attempts = backoff.attempt;
+        let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
+        let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
+        self.restoration = Some(Restoration::new(patience, report));
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
+        self.state = State::Restoring;
+        self.go_on_restoring();
+    }
+
+    /// Declares what can be declared, and when everything is, starts the consumers.
+    pub(super) fn go_on_restoring(&mut self) {
+        if !matches!(self.state, State::Restoring) {
+            return;
+        }
+        loop {
+            let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
+            match restoration.next(&self.topology, &backoff.policy) {
+                Next::Declare(step) => self.declare(&step),
+                Next::Wait => return,
+                Next::Done => break,
+            }
+            if !matches!(self.state, State::Restoring) {
+                return;
+            }
+        }
+        if let Some(number) = self.restoration.as_mut().and_then(|restoration| restoration.channel.take()) {
+            self.channels.put_idle(number);
+        }
+        self.restore_consumers();
+    }
+
+    fn declare(&mut self, step: &Step) {
+        let Some(request) = self.topology.request(step) else {
+            // It was forgotten in the meantime.
+            self.skip_step(Error::Stale);
+            return;
+        };
+        let info = super::requesting::info(request.id());
+        let number = self.restoration.as_ref().and_then(|restoration| restoration.channel);
+        let request = info.map(|info| WaitingRequest::new(self.promises.nobody(), info, &request));
+        let number = number.or_else(|| self.open_channel(Role::Restore));
+        let (Ok(request), Some(number)) = (request, number) else {
+            self.skip_step(Error::ChannelLimit);
+            return;
+        };
+        if let Some(restoration) = &mut self.restoration {
+            restoration.channel = Some(number);
+        }
+        match self.out.method(number, self.frame_max, &request) {
+            Ok(()) => self.await_reply(number, Awaited::Restored(request.info)),
+            Err(error) => self.skip_step(error.into()),
+        }
+        self.attention = true;
+    }
+
+    fn skip_step(&mut self, error: Error) {
+        if let Some(restoration) = &mut self.restoration {
+            restoration.skip(error);
+        }
+    }
+
+    /// Something is declared again.
+    pub(super) fn step_done(&mut self, reply: &Method<'_>) {
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
+        let step = self.restoration.as_mut().and_then(Restoration::done);
+        if let (Some(Step::Queue(old)), Method::Queue(queue::Method::DeclareOk(ok))) = (step, reply)
+            && *old != *ok.queue.as_octets()
+        {
+            self.rename_queue(&old, ok.queue);
+        }
+        self.go_on_restoring();
+    }
+
+    fn rename_queue(&mut self, old: &[u8], new: ShortStr<'_>) {
+        self.topology.rename(old, new.as_octets());
+        self.consumers.rename_queue(old, new.as_octets());
+        let from: Box<str> = String::from_utf8_lossy(old).into();
+        if let Some(restoration) = &mut self.restoration {
+            restoration.report.renamed.push((from, new.to_str_lossy().into()));
+        }
+    }
+
+    /// The broker closed the channel on which everything is declared again.
+    pub(super) fn step_failed(&mut self, error: &Error) {
+        let is_strict = self.backoff.as_ref().is_some_and(|backoff| backoff.policy.strict);
+        if is_strict && !matches!(error, Error::ResourceLocked(_)) {
+            self.lose(Error::ConnectionBroken(crate::error::Broken::NotRestored(error.clone().into())));
+            return;
+        }
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
+        if let Some(restoration) = &mut self.restoration {
+            restoration.failed(error);
+        }
+        self.go_on_restoring();
+    }
+
+    /// Starts the consumers for which there are channels. The connection is open when all have started or failed.
+    pub(super) fn restore_consumers(&mut self) {
+        let is_waiting = self.restoration.as_ref().is_some_and(|restoration| !restoration.is_done());
+        if !matches!(self.state, State::Restoring) || is_waiting {
+            return;
+        }
+        let mut left = false;
+        for id in self.consumers.ids() {
+            let Some(consumer) = self.consumers.get(id) else { continue };
+            if !matches!(consumer.phase, Phase::Restoring) {
+                continue;
+            }
+            if consumer.channel == 0 && !self.restore_consumer(id) {
+                if left || self.channels.is_closing_one() {
+                    return;
+                }
+                // This broker allows fewer channels than the one before.
+                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
+                return;
+            }
+            left = true;
+        }
+        if !left && let Some(restoration) = self.restoration.take() {
+            self.become_open(restoration.report);
+        }
+    }
+
+    /// Starts a consumer again. False when there is no channel for it.
+    fn restore_consumer(&mut self, id: ConsumerId) -> bool {
+        let Some(number) = self.consumer_channel() else { return false };
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.consumers.push(id);
+        }
+        let Some(consumer) = self.consumers.get_mut(id) else { return true };
+        consumer.channel = number;
+        consumer.starting = consumer.sources.len();
+        let prefetch_count = consumer.wanted_prefetch_count();
+        self.write_consumes(number, id, prefetch_count);
+        true
+    }
+
+    /// A consumer has started again.
+    pub(super) fn consumer_restored(&mut self, id: ConsumerId) {
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.phase = Phase::Live;
+            if let Some(restoration) = &mut self.restoration {
+                restoration.report.consumers += 1;
+                restoration.report.lost_deliveries += consumer.lost;
+            }
+        }
+        self.go_on_with(id);
+        self.restore_consumers();
+    }
+
+    /// Does what was asked of a consumer while it was on its way back.
+    fn go_on_with(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.get(id) else { return };
+        let wanted = consumer.wanted_prefetch.unwrap_or_default();
+        let ends = consumer.dropped || !consumer.cancelling.is_empty();
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.wanted_prefetch = None;
+        }
+        if ends {
+            self.begin_cancel(id);
+        } else if let Ok(resized) = self.qos(id, wanted) {
+            self.abandon(resized);
+            self.answer_resized(id);
+        }
+    }
+
+    /// A consumer could not be started again.
+    pub(super) fn consumer_not_restored(&mut self, tag: &str, error: &Error) {
+        if let Some(restoration) = &mut self.restoration {
+            restoration.report.failed.push((format!("consumer {tag:?}").into(), error.clone()));
+        }
+        self.restore_consumers();
+    }
+
+    /// Everything is back that can be had.
+    fn become_open(&mut self, report: Recovered) {
+        self.state = State::Open;
+        self.restore_deadline = Deadline::None;
+        self.attention = true;
+        if let Some(backoff) = &mut self.backoff {
+            backoff.stands(self.now);
+        }
+        if self.cause.take().is_some() {
+            self.notices.tell(&Notice::Recovered(report.into()));
+        }
+        for promise in std::mem::take(&mut self.connecting) {
+            let server = Box::new(self.server.clone());
+            self.answer(promise, Ok(Reply::Connected(server)));
+        }
+    }
+
+    /// Takes note of what the broker has agreed to, so that it can be declared again.
+    pub(super) fn note(&mut self, request: &WaitingRequest, reply: &Method<'_>) {
+        if self.backoff.is_none() {
+            return;
+        }
+        let Some(method) = request.method() else { return };
+        if !self.topology.note(&method, reply) && !std::mem::replace(&mut self.is_full_told, true) {
+            self.notices.tell(&Notice::NotRecorded);
+        }
+    }
+
+    /// What a request was refused for may be gone.
+    pub(super) fn note_refusal(&mut self, request: &WaitingRequest, error: &Error) {
+        if !matches!(error, Error::NotFound(_)) {
+            return;
+        }
+        let Some(method) = request.method() else { return };
+        match method {
+            Method::Queue(queue::Method::Declare(it)) => self.topology.forget_queue(it.queue.as_octets()),
+            Method::Queue(queue::Method::Purge(it)) => self.topology.forget_queue(it.queue.as_octets()),
+            Method::Basic(crate::protocol::method::basic::Method::Get(it)) => {
+                self.topology.forget_queue(it.queue.as_octets());
+            }
+            _ => {}
+        }
+    }
+
+    /// The same request under the names that queues have now, for one that was made under the names that they had.
+    pub(super) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
+        let Some(method) = request.method() else { return request };
+        let Some(renamed) = self.topology.renamed(method) else { return request };
+        WaitingRequest {
+            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
+            ..request
+        }
+    }
+
+    /// The name that a queue has now.
+    #[must_use]
+    pub fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
+        let current = self.topology.current(name);
+        if current == name { Cow::Borrowed(name) } else { Cow::Owned(current.to_vec()) }
+    }
+}

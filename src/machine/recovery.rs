@@ -1,0 +1,55 @@
+//! What is told of the connection's ups and downs.
+
+use crate::error::Error;
+use std::time::Instant;
+
+/// How a connection is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// It is being opened for the first time.
+    Connecting,
+    /// It is open, and everything that it had before it was lost is back.
+    Open,
+    /// It was lost, and is on its way back.
+    Recovering {
+        /// How many tries there were, the one under way included.
+        attempt: u32,
+        /// Why it was lost.
+        cause: Error,
+        /// When the next try begins; none while one is under way.
+        next_at: Option<Instant>,
+    },
+    /// It is closed; [`Error::Closed`] when it was from this side.
+    Closed(Error),
+}
+
+/// A transport that is to be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dialling {
+    /// How many tries there were since the connection stood, this one included; 0 for the very first.
+    pub attempt: u32,
+    /// Which of the endpoints to begin with.
+    pub first: usize,
+}
+
+/// What came back with a connection, and what did not.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Which connection this is, counted from 1.
+    pub epoch: u64,
+    /// How many tries it took.
+    pub attempts: u32,
+    /// Exchanges, queues and bindings that were declared again.
+    pub entities: usize,
+    /// Consumers that were started again.
+    pub consumers: usize,
+    /// Deliveries that had not been handed out and were dropped. The broker delivers them again, unless they needed no ack.
+    pub lost_deliveries: u64,
+    /// Queues that have another name now, each with the one before: the broker made both.
+    pub renamed: Vec<(Box<str>, Box<str>)>,
+    /// What could not be declared or started again, and why.
+    pub failed: Vec<(Box<str>, Error)>,
+}

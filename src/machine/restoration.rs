@@ -1,0 +1,138 @@
+//! Declaring everything again, as a plan: what comes next, what is under way, what has failed.
+//!
+//! One thing is declared after another on one channel, many at a time. When the broker closes the channel over one of them,
+//! that one is left out, and those behind it, which the broker has not looked at, are declared on another channel.
+
+use super::deadline::Deadline;
+use super::recovery::Recovered;
+use super::topology::{PARTS, Step, Topology};
+use crate::error::Error;
+use crate::options::Recovery;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How many may be under way.
+const WINDOW: usize = 64;
+
+/// How long to wait before an exclusive queue is tried again that the connection which went still holds.
+const LOCKED: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Restoration {
+    /// The next of the topology's four parts, each of which needs those before it.
+    part: usize,
+    steps: VecDeque<Step>,
+    under_way: VecDeque<Step>,
+    /// Those that are locked, and when to try them again.
+    locked: VecDeque<Step>,
+    retry: Deadline,
+    /// Until when what is locked is tried again.
+    patience: Deadline,
+    /// The channel on which it is done.
+    pub(super) channel: Option<u16>,
+    pub(super) report: Recovered,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Declare(Step),
+    /// Answers are to come, or time is to pass.
+    Wait,
+    /// Everything is declared.
+    Done,
+}
+
+impl Restoration {
+    /// Exclusive queues are tried for so long, in which the broker surely notices that the connection before is gone.
+    pub(super) fn new(patience: Duration, report: Recovered) -> Self {
+        Self {
+            part: 0,
+            steps: VecDeque::new(),
+            under_way: VecDeque::new(),
+            locked: VecDeque::new(),
+            retry: Deadline::None,
+            patience: Deadline::In(patience),
+            channel: None,
+            report,
+        }
+    }
+
+    pub(super) fn next(&mut self, topology: &Topology, policy: &Recovery) -> Next {
+        loop {
+            if self.under_way.len() >= WINDOW {
+                return Next::Wait;
+            }
+            if let Some(step) = self.steps.pop_front() {
+                self.under_way.push_back(step.clone());
+                return Next::Declare(step);
+            }
+            if !self.under_way.is_empty() || !self.locked.is_empty() {
+                return Next::Wait;
+            }
+            // Not before, because names that others use may have changed.
+            let Some(steps) = topology.steps(policy).into_iter().nth(self.part) else { return Next::Done };
+            self.part += 1;
+            self.steps = steps.into();
+        }
+    }
+
+    /// Whether everything is declared, or has failed.
+    pub(super) fn is_done(&self) -> bool {
+        self.part == PARTS && self.steps.is_empty() && self.under_way.is_empty() && self.locked.is_empty()
+    }
+
+    /// A step can't even be written.
+    pub(super) fn skip(&mut self, error: Error) {
+        if let Some(step) = self.under_way.pop_back() {
+            self.report.failed.push((step.describe().into(), error));
+        }
+    }
+
+    /// The oldest step that is under way is done.
+    pub(super) fn done(&mut self) -> Option<Step> {
+        self.report.entities += 1;
+        self.under_way.pop_front()
+    }
+
+    /// The broker has closed the channel over the oldest step that is under way.
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.channel = None;
+        let failed = self.under_way.pop_front();
+        for step in self.under_way.drain(..).rev() {
+            self.steps.push_front(step);
+        }
+        let Some(step) = failed else { return };
+        let is_patient = !matches!(self.patience, Deadline::None);
+        if matches!(error, Error::ResourceLocked(_)) && is_patient {
+            self.locked.push_back(step);
+            if matches!(self.retry, Deadline::None) {
+                self.retry = Deadline::In(LOCKED);
+            }
+        } else {
+            self.report.failed.push((step.describe().into(), error.clone()));
+        }
+    }
+
+    pub(super) fn stamp(&mut self, now: Instant) {
+        self.retry.stamp(now);
+        self.patience.stamp(now);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.retry.instant()
+    }
+
+    /// Time has passed. True when there is something to try again.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        if self.patience.has_passed(now) {
+            self.patience = Deadline::None;
+        }
+        if !self.retry.has_passed(now) {
+            return false;
+        }
+        self.retry = Deadline::None;
+        self.steps.extend(self.locked.drain(..));
+        true
+    }
+}

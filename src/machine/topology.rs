@@ -1,0 +1,439 @@
+//! What this connection has declared and bound, so that it can be declared and bound again.
+//!
+//! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
+//! declared on one channel may be deleted on another.
+
+use crate::options::{Entity, RecoverTopology, Recovery};
+use crate::protocol::method::{exchange, queue};
+use crate::protocol::{Method, ShortStr, TableRef};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
+pub(super) const PARTS: usize = 4;
+
+pub(super) type Name = Box<[u8]>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    kind: Name,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: Box<[u8]>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    /// The broker made its name, and makes another each time. This is the first one.
+    original_name: Option<Name>,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    arguments: Box<[u8]>,
+}
+
+/// The end of a binding at which messages arrive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Destination {
+    Queue(Name),
+    Exchange(Name),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Binding {
+    pub(super) destination: Destination,
+    pub(super) source: Name,
+    routing_key: Name,
+    arguments: Box<[u8]>,
+}
+
+/// What is to be declared, in the order in which one thing needs another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Exchange(Name),
+    Queue(Name),
+    Binding(Box<Binding>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    exchanges: BTreeMap<Name, Exchange>,
+    queues: BTreeMap<Name, Queue>,
+    bindings: BTreeSet<Binding>,
+    /// From the first name that a broker made for a queue to the one that it has now.
+    renamed: BTreeMap<Name, Name>,
+    most: usize,
+}
+
+fn name(text: ShortStr<'_>) -> Name {
+    text.as_octets().into()
+}
+
+fn short(name: &[u8]) -> ShortStr<'_> {
+    ShortStr::from_octets(name).unwrap_or_default()
+}
+
+fn table(octets: &[u8]) -> TableRef<'_> {
+    TableRef::new(octets).unwrap_or_default()
+}
+
+fn text(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+impl Topology {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// How many entities are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.exchanges.len() + self.queues.len() + self.bindings.len()
+    }
+
+    /// Takes note of a request that the broker has agreed to. False when there is no room to remember it.
+    pub(super) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
+        let has_room = self.len() < self.most;
+        match *request {
+            Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
+                let record = Exchange {
+                    kind: name(it.r#type),
+                    durable: it.durable,
+                    auto_delete: it.auto_delete,
+                    internal: it.internal,
+                    arguments: it.arguments.as_octets().into(),
+                };
+                // The default exchange, and those that the broker has from the start, are always there.
+                if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
+                    return true;
+                }
+                if has_room || self.exchanges.contains_key(it.exchange.as_octets()) {
+                    self.exchanges.insert(name(it.exchange), record);
+                    return true;
+                }
+                false
+            }
+            Method::Exchange(exchange::Method::Delete(it)) => {
+                self.forget_exchange(it.exchange.as_octets());
+                true
+            }
+            Method::Exchange(exchange::Method::Bind(it)) => self.bind(Binding {
+                destination: Destination::Exchange(name(it.destination)),
+                source: name(it.source),
+                routing_key: name(it.routing_key),
+                arguments: it.arguments.as_octets().into(),
+            }),
+            Method::Exchange(exchange::Method::Unbind(it)) => {
+                self.unbind(&Binding {
+                    destination: Destination::Exchange(name(it.destination)),
+                    source: name(it.source),
+                    routing_key: name(it.routing_key),
+                    arguments: it.arguments.as_octets().into(),
+                });
+                true
+            }
+            Method::Queue(queue::Method::Declare(it)) if !it.passive => {
+                let Method::Queue(queue::Method::DeclareOk(ok)) = reply else { return true };
+                let declared = name(ok.queue);
+                let record = Queue {
+                    original_name: it.queue.is_empty().then(|| declared.clone()),
+                    durable: it.durable,
+                    exclusive: it.exclusive,
+                    auto_delete: it.auto_delete,
+                    arguments: it.arguments.as_octets().into(),
+                };
+                if has_room || self.queues.contains_key(&declared) {
+                    self.queues.insert(declared, record);
+                    return true;
+                }
+                false
+            }
+            Method::Queue(queue::Method::Delete(it)) => {
+                self.forget_queue(it.queue.as_octets());
+                true
+            }
+            // An empty name is that of the queue last declared on the channel, which nobody here knows.
+            Method::Queue(queue::Method::Bind(it)) if !it.queue.is_empty() => self.bind(Binding {
+                destination: Destination::Queue(name(it.queue)),
+                source: name(it.exchange),
+                routing_key: name(it.routing_key),
+                arguments: it.arguments.as_octets().into(),
+            }),
+            Method::Queue(queue::Method::Unbind(it)) => {
+                self.unbind(&Binding {
+                    destination: Destination::Queue(name(it.queue)),
+                    source: name(it.exchange),
+                    routing_key: name(it.routing_key),
+                    arguments: it.arguments.as_octets().into(),
+                });
+                true
+            }
+            _ => true,
+        }
+    }
+
+    fn bind(&mut self, binding: Binding) -> bool {
+        if self.len() >= self.most && !self.bindings.contains(&binding) {
+            return false;
+        }
+        self.bindings.insert(binding);
+        true
+    }
+
+    fn unbind(&mut self, binding: &Binding) {
+        if self.bindings.remove(binding) {
+            self.forget_unused(std::slice::from_ref(&binding.source));
+        }
+    }
+
+    /// "Auto-delete exchange: when the last binding is gone."
+    fn forget_unused(&mut self, sources: &[Name]) {
+        for source in sources {
+            let is_gone = self.exchanges.get(source).is_some_and(|exchange| exchange.auto_delete)
+                && !self.bindings.iter().any(|binding| binding.source == *source);
+            if is_gone {
+                self.forget_exchange(source);
+            }
+        }
+    }
+
+    /// An exchange is gone, and the bindings from and to it with it.
+    pub(super) fn forget_exchange(&mut self, exchange: &[u8]) {
+        self.exchanges.remove(exchange);
+        let is_to = |binding: &Binding| matches!(&binding.destination, Destination::Exchange(name) if **name == *exchange);
+        let sources = self.sources_of(is_to);
+        self.bindings.retain(|binding| *binding.source != *exchange && !is_to(binding));
+        self.forget_unused(&sources);
+    }
+
+    /// A queue is gone, and the bindings to it with it.
+    pub(super) fn forget_queue(&mut self, queue: &[u8]) {
+        if let Some(original) = self.queues.remove(queue).and_then(|queue| queue.original_name) {
+            self.renamed.remove(&original);
+        }
+        let is_to =
+            |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if **name == *queue);
+        let sources = self.sources_of(is_to);
+        self.bindings.retain(|binding| !is_to(binding));
+        self.forget_unused(&sources);
+    }
+
+    fn sources_of(&self, is_it: impl Fn(&Binding) -> bool) -> Vec<Name> {
+        self.bindings.iter().filter(|binding| is_it(binding)).map(|binding| binding.source.clone()).collect()
+    }
+
+    /// Whether a queue goes with its last consumer.
+    pub(super) fn is_auto_delete(&self, queue: &[u8]) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.auto_delete)
+    }
+
+    /// Whether a queue has another name than the one that the broker made first.
+    pub(super) fn has_renamed(&self) -> bool {
+        !self.renamed.is_empty()
+    }
+
+    /// The name that a queue has now, by the one that the broker made first.
+    pub(super) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
+        if self.renamed.is_empty() { name } else { self.renamed.get(name).map_or(name, |name| name) }
+    }
+
+    /// The same request under the names that queues have now; `None` when they have not changed.
+    pub(super) fn renamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
+        use crate::protocol::method::basic;
+        let queue = match &mut request {
+            Method::Queue(queue::Method::Declare(it)) => &mut it.queue,
+            Method::Queue(queue::Method::Bind(it)) => &mut it.queue,
+            Method::Queue(queue::Method::Unbind(it)) => &mut it.queue,
+            Method::Queue(queue::Method::Purge(it)) => &mut it.queue,
+            Method::Queue(queue::Method::Delete(it)) => &mut it.queue,
+            Method::Basic(basic::Method::Get(it)) => &mut it.queue,
+            _ => return None,
+        };
+        *queue = short(self.renamed.get(queue.as_octets())?);
+        Some(request)
+    }
+
+    /// The broker has made another name for a queue.
+    pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) {
+        let Some(queue) = self.queues.remove(from) else { return };
+        if let Some(original) = &queue.original_name {
+            self.renamed.insert(original.clone(), to.into());
+        }
+        self.queues.insert(to.into(), queue);
+        let all = std::mem::take(&mut self.bindings);
+        self.bindings = all
+            .into_iter()
+            .map(|mut binding| {
+                if matches!(&binding.destination, Destination::Queue(name) if **name == *from) {
+                    binding.destination = Destination::Queue(to.into());
+                }
+                binding
+            })
+            .collect();
+        // Messages that die in a queue go on to another by its name.
+        for queue in self.queues.values_mut() {
+            queue.rename_dead_letters(from, to);
+        }
+    }
+
+    fn is_transient_queue(&self, name: &[u8]) -> bool {
+        self.queues.get(name).is_some_and(|queue| !queue.durable || queue.exclusive)
+    }
+
+    fn is_transient_exchange(&self, name: &[u8]) -> bool {
+        self.exchanges.get(name).is_some_and(|exchange| !exchange.durable)
+    }
+
+    /// Everything that is to be declared: what is behind another needs it. Queues whose names the broker makes stand before
+    /// the others, which may name them.
+    pub(super) fn steps(&self, policy: &Recovery) -> [Vec<Step>; PARTS] {
+        let (all, transient) = match policy.topology {
+            RecoverTopology::All => (true, true),
+            RecoverTopology::Transient => (false, true),
+            RecoverTopology::Nothing => (false, false),
+        };
+        let wants = |entity: Entity<'_>| policy.filter.as_ref().is_none_or(|filter| filter(&entity));
+        let exchanges =
+            self.exchanges.keys().filter(|name| all || transient && self.is_transient_exchange(name));
+        let exchanges = exchanges.filter(|name| wants(Entity::Exchange(&text(name))));
+        let bindings: Vec<&Binding> = self
+            .bindings
+            .iter()
+            .filter(|binding| {
+                let is_transient = self.is_transient_exchange(&binding.source)
+                    || match &binding.destination {
+                        Destination::Queue(name) => self.is_transient_queue(name),
+                        Destination::Exchange(name) => self.is_transient_exchange(name),
+                    };
+                all || transient && is_transient
+            })
+            .filter(|binding| binding.is_wanted(wants))
+            .collect();
+        let (between_exchanges, to_queues): (Vec<&Binding>, Vec<&Binding>) =
+            bindings.into_iter().partition(|it| matches!(it.destination, Destination::Exchange(_)));
+        let queues = self.queues.iter().filter(|(name, _)| all || transient && self.is_transient_queue(name));
+        let queues = queues.filter(|(name, _)| wants(Entity::Queue(&text(name))));
+        let (unnamed, named): (Vec<_>, Vec<_>) = queues.partition(|(_, queue)| queue.original_name.is_some());
+        let bound = |binding: &Binding| Step::Binding(Box::new(binding.clone()));
+        let declared = |(name, _): (&Name, &Queue)| Step::Queue(name.clone());
+        [
+            exchanges
+                .map(|name| Step::Exchange(name.clone()))
+                .chain(between_exchanges.into_iter().map(bound))
+                .collect(),
+            unnamed.into_iter().map(declared).collect(),
+            named.into_iter().map(declared).collect(),
+            to_queues.into_iter().map(bound).collect(),
+        ]
+    }
+
+    /// The request of a step, as long as it is still remembered.
+    pub(super) fn request<'a>(&'a self, step: &'a Step) -> Option<Method<'a>> {
+        match step {
+            Step::Exchange(name) => {
+                let it = self.exchanges.get(name)?;
+                let declare = exchange::Declare {
+                    exchange: short(name),
+                    r#type: short(&it.kind),
+                    passive: false,
+                    durable: it.durable,
+                    auto_delete: it.auto_delete,
+                    internal: it.internal,
+                    nowait: false,
+                    arguments: table(&it.arguments),
+                };
+                Some(Method::Exchange(exchange::Method::Declare(declare)))
+            }
+            Step::Queue(name) => {
+                let it = self.queues.get(name)?;
+                let declare = queue::Declare {
+                    queue: if it.original_name.is_some() { ShortStr::EMPTY } else { short(name) },
+                    passive: false,
+                    durable: it.durable,
+                    exclusive: it.exclusive,
+                    auto_delete: it.auto_delete,
+                    nowait: false,
+                    arguments: table(&it.arguments),
+                };
+                Some(Method::Queue(queue::Method::Declare(declare)))
+            }
+            Step::Binding(binding) => Some(binding.request()),
+        }
+    }
+}
+
+impl Queue {
+    fn rename_dead_letters(&mut self, from: &[u8], to: &[u8]) {
+        use crate::protocol::{Table, Value};
+        let arguments = table(&self.arguments);
+        let goes_by_name = arguments.get("x-dead-letter-exchange") == Some(Value::String(b""))
+            && arguments.get("x-dead-letter-routing-key") == Some(Value::String(from));
+        if !goes_by_name {
+            return;
+        }
+        let mut renamed = Table::new();
+        for (name, value) in arguments {
+            let is_it = name.as_octets() == b"x-dead-letter-routing-key";
+            let value = if is_it { Value::String(to) } else { value };
+            // It was in a table before, and is not nested any deeper.
+            let _ = renamed.push(name, value);
+        }
+        self.arguments = renamed.as_ref().as_octets().into();
+    }
+}
+
+impl Binding {
+    fn request(&self) -> Method<'_> {
+        let (routing_key, arguments) = (short(&self.routing_key), table(&self.arguments));
+        match &self.destination {
+            Destination::Queue(queue) => Method::Queue(queue::Method::Bind(queue::Bind {
+                queue: short(queue),
+                exchange: short(&self.source),
+                routing_key,
+                nowait: false,
+                arguments,
+            })),
+            Destination::Exchange(destination) => Method::Exchange(exchange::Method::Bind(exchange::Bind {
+                destination: short(destination),
+                source: short(&self.source),
+                routing_key,
+                nowait: false,
+                arguments,
+            })),
+        }
+    }
+
+    fn is_wanted(&self, wants: impl Fn(Entity<'_>) -> bool) -> bool {
+        let (source, routing_key) = (text(&self.source), text(&self.routing_key));
+        match &self.destination {
+            Destination::Queue(queue) => wants(Entity::QueueBinding {
+                queue: &text(queue),
+                exchange: &source,
+                routing_key: &routing_key,
+            }),
+            Destination::Exchange(destination) => wants(Entity::ExchangeBinding {
+                destination: &text(destination),
+                source: &source,
+                routing_key: &routing_key,
+            }),
+        }
+    }
+}
+
+impl Step {
+    /// What it declares, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Exchange(name) => format!("exchange {:?}", text(name)),
+            Self::Queue(name) => format!("queue {:?}", text(name)),
+            Self::Binding(binding) => {
+                let to = match &binding.destination {
+                    Destination::Queue(name) => format!("queue {:?}", text(name)),
+                    Destination::Exchange(name) => format!("exchange {:?}", text(name)),
+                };
+                format!("{to} bound to {:?} by {:?}", text(&binding.source), text(&binding.routing_key))
+            }
+        }
+    }
+}

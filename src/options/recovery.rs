@@ -1,0 +1,203 @@
+//! What happens when the connection is lost: how to come back, and with what.
+
+use super::Options;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a lost connection is recovered. It matters where the connection can be dialled again: with the adapters' `connect`,
+/// not with [`open`](crate::open), which has but one stream.
+///
+/// See [the manual](crate::recovery) for what is recovered and what is not.
+#[derive(Clone)]
+pub struct Recovery {
+    pub(crate) first_connect: bool,
+    pub(crate) base_delay: Duration,
+    pub(crate) longest_delay: Duration,
+    pub(crate) attempts: Option<u32>,
+    pub(crate) time: Option<Duration>,
+    pub(crate) topology: RecoverTopology,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) strict: bool,
+    pub(crate) fails_fast: bool,
+    pub(crate) republish: Option<u32>,
+    pub(crate) records: usize,
+    pub(crate) seed: Option<u64>,
+}
+
+type Filter = Arc<dyn Fn(&Entity<'_>) -> bool + Send + Sync>;
+
+/// Which of the entities that this connection has declared are declared again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoverTopology {
+    /// All. What is durable and still there is checked by it.
+    #[default]
+    All,
+    /// Those that do not survive a restart of the broker, or the end of the connection: exchanges that are not durable, queues
+    /// that are not durable or are exclusive, and every binding that has to do with one of them.
+    Transient,
+    /// None: only consumers are started again.
+    Nothing,
+}
+
+/// An exchange, a queue or a binding that this connection has declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Entity<'a> {
+    /// An exchange, by its name.
+    Exchange(&'a str),
+    /// A queue, by its name.
+    Queue(&'a str),
+    /// A queue that is bound to an exchange.
+    QueueBinding {
+        /// The queue.
+        queue: &'a str,
+        /// The exchange.
+        exchange: &'a str,
+        /// The routing key.
+        routing_key: &'a str,
+    },
+    /// An exchange that is bound to an exchange.
+    ExchangeBinding {
+        /// Where messages go.
+        destination: &'a str,
+        /// Where they come from.
+        source: &'a str,
+        /// The routing key.
+        routing_key: &'a str,
+    },
+}
+
+impl Default for Recovery {
+    /// Tries for ever, with up to 30 seconds between two tries; declares everything again; requests wait, unconfirmed
+    /// publishes are not sent again.
+    fn default() -> Self {
+        Self {
+            first_connect: false,
+            base_delay: Duration::from_millis(100),
+            longest_delay: Duration::from_secs(30),
+            attempts: None,
+            time: None,
+            topology: RecoverTopology::All,
+            filter: None,
+            strict: false,
+            fails_fast: false,
+            republish: None,
+            records: 65_536,
+            seed: None,
+        }
+    }
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovery")
+            .field("first_connect", &self.first_connect)
+            .field("delays", &(self.base_delay..=self.longest_delay))
+            .field("attempts", &self.attempts)
+            .field("time", &self.time)
+            .field("topology", &self.topology)
+            .field("strict", &self.strict)
+            .field("fails_fast", &self.fails_fast)
+            .field("republish", &self.republish)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Recovery {
+    /// Tries again, too, when the first connection can't be had. Off by default, because a wrong address would never be
+    /// noticed.
+    #[must_use]
+    pub fn first_connect(mut self, tries: bool) -> Self {
+        self.first_connect = tries;
+        self
+    }
+
+    /// How long to wait between two tries: at random between nothing and the base delay, which doubles with each try up to
+    /// the longest, so that the clients of a broker that comes back do not all come at once. 100 ms and 30 s by default.
+    #[must_use]
+    pub fn delays(mut self, base: Duration, longest: Duration) -> Self {
+        (self.base_delay, self.longest_delay) = (base, longest.max(base));
+        self
+    }
+
+    /// How many tries in a row may fail before it is given up; without end by default.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
+        self.attempts = attempts.into();
+        self
+    }
+
+    /// For how long to try before it is given up; without end by default.
+    #[must_use]
+    pub fn max_time(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.time = time.into();
+        self
+    }
+
+    /// Which entities are declared again; all by default.
+    #[must_use]
+    pub fn topology(mut self, which: RecoverTopology) -> Self {
+        self.topology = which;
+        self
+    }
+
+    /// Looks at each entity before it is declared again, and leaves out those for which it says no. It is called while the
+    /// connection is locked, so it must not ask anything of it.
+    #[must_use]
+    pub fn filter(mut self, wanted: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Some(Arc::new(wanted));
+        self
+    }
+
+    /// Tries anew with another connection when an entity can't be declared again, instead of reporting and skipping it.
+    /// Off by default.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Has requests fail at once while there is no connection, instead of waiting for it within their deadline. Off by
+    /// default.
+    #[must_use]
+    pub fn fail_fast(mut self, fails: bool) -> Self {
+        self.fails_fast = fails;
+        self
+    }
+
+    /// Keeps each message until it is confirmed, and publishes again what was not when the connection went, up to so many
+    /// times each: at least once instead of at most once. A message that may be there twice has a header
+    /// `x-puka-republished`, with how many times it was published before. Off by default: then such a publish is
+    /// [`Unconfirmed`](crate::Error::Unconfirmed).
+    #[must_use]
+    pub fn republish_unconfirmed(mut self, times: impl Into<Option<u32>>) -> Self {
+        self.republish = times.into();
+        self
+    }
+
+    /// How many entities are remembered at most, 65 536 by default. Those beyond are not declared again.
+    #[must_use]
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.records = records;
+        self
+    }
+
+    /// Where the random delays begin, so that a test is the same each time. Different for each connection by default.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+impl Options {
+    /// How a lost connection is recovered, or `None` for not at all. By default it is, where it can be dialled again; see
+    /// [`Recovery`].
+    #[must_use]
+    pub fn recovery(mut self, recovery: impl Into<Option<Recovery>>) -> Self {
+        self.recovery = recovery.into();
+        self
+    }
+}

@@ -1,0 +1,49 @@
+//! From options to what rustls wants.
+
+use super::authority;
+use super::source::{certificates, private_key};
+use crate::error::Error;
+use crate::options::{Options, TlsOptions};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use std::sync::Arc;
+
+/// A configuration of rustls with what the options say of TLS, or with its defaults when they say nothing: TLS 1.2 at
+/// least, ring's cryptography, the system's authorities.
+///
+/// Reads the files that the options name, and the system's certificates when these are files, as on Linux: a few
+/// milliseconds, in which the thread waits.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a file that can't be read or has not what it should, a key that is encrypted, which is
+/// not supported, or one that does not belong to its certificate.
+pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
+    let defaults = TlsOptions::default();
+    let tls = options.tls_options().unwrap_or(&defaults);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::invalid("tls", error))?
+        .dangerous()
+        .with_custom_certificate_verifier(authority::verifier(tls, provider)?);
+    let mut config = match tls.identity() {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(certificates("tls client certificate", chain)?, private_key(key)?)
+            .map_err(|error| Error::invalid("tls client certificate", error))?,
+    };
+    config.enable_sni = tls.sends_server_name();
+    // The configuration lives as long as one connection, so there is nothing to resume.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The name that the server's certificate has to be for: the one in the options, else this host's.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when it is neither a DNS name nor an address.
+pub fn server_name(options: &Options, host: &str) -> Result<ServerName<'static>, Error> {
+    let expected = options.tls_options().and_then(TlsOptions::expected_name).unwrap_or(host);
+    ServerName::try_from(expected.to_owned()).map_err(|error| Error::invalid("tls server name", error))
+}

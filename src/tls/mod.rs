@@ -1,0 +1,54 @@
+//! TLS over any byte stream, through rustls: feature `tls`.
+//!
+//! [`dial`](crate::dial) does all of it when the options say TLS. Over a stream of your own, [`connect`] shakes hands, and
+//! the [`TlsStream`] goes into [`open`](crate::open). [`client_config`], [`server_name`] and [`handshake_error`] are the same
+//! for those who use [`rustls`] by themselves, as over a socket of `std` without any executor:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), puka::Error> {
+//! use puka::tls::rustls::{ClientConnection, StreamOwned};
+//!
+//! let options = puka::Options::from_uri("amqps://broker.example/")?;
+//! let session = ClientConnection::new(
+//!     puka::tls::client_config(&options)?,
+//!     puka::tls::server_name(&options, "broker.example")?,
+//! )?;
+//! let mut stream = StreamOwned::new(session, std::net::TcpStream::connect("broker.example:5671")?);
+//! while stream.conn.is_handshaking() {
+//!     stream.conn.complete_io(&mut stream.sock).map_err(puka::tls::handshake_error)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod authority;
+mod config;
+mod fault;
+mod source;
+mod stream;
+
+pub use config::{client_config, server_name};
+pub use fault::handshake_error;
+pub use rustls;
+pub use stream::TlsStream;
+
+use crate::error::Error;
+use crate::options::Options;
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// Shakes hands over a stream that is connected to this host, with what the options say of TLS, or its defaults.
+///
+/// There is no deadline in it; [`dial`](crate::dial) has one.
+///
+/// # Errors
+/// [`Error::Tls`], the server's fault; [`Error::ConnectionBroken`] when the stream ends or fails;
+/// [`Error::InvalidArgument`], the caller's, for options that can't be used.
+///
+/// # Cancel safety
+/// Dropping the future drops the stream.
+pub async fn connect<Io>(stream: Io, options: &Options, host: &str) -> Result<TlsStream<Io>, Error>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    TlsStream::connect(stream, client_config(options)?, server_name(options, host)?).await
+}

@@ -1,0 +1,196 @@
+//! TLS over a byte stream: rustls between its octets and ours.
+
+use super::fault::handshake_error;
+use crate::error::{Broken, Error, TlsFault};
+use futures_io::{AsyncRead, AsyncWrite};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Octets that are read at a time: the most that one record has, so that few system calls are made.
+const BUFFER: usize = 18 << 10;
+
+/// A byte stream inside TLS, from [`connect`](super::connect).
+///
+/// A server that ends the stream without TLS's own goodbye has ended it all the same: AMQP has a goodbye of its own, and
+/// counts the octets of each frame.
+pub struct TlsStream<Io> {
+    io: Io,
+    session: ClientConnection,
+    /// Octets that came and that rustls has not taken, from `taken` on.
+    buffer: Vec<u8>,
+    taken: usize,
+    eof: bool,
+    said_goodbye: bool,
+}
+
+impl<Io> fmt::Debug for TlsStream<Io> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("version", &self.session.protocol_version())
+            .field("handshaking", &self.session.is_handshaking())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Gives rustls somewhere to write to.
+struct Writer<'a, 'cx, Io> {
+    io: &'a mut Io,
+    cx: &'a mut Context<'cx>,
+}
+
+fn blocking<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+fn polling<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        blocking(Pin::new(&mut *self.io).poll_write(self.cx, octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        blocking(Pin::new(&mut *self.io).poll_write_vectored(self.cx, pieces))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
+    /// Shakes hands.
+    pub(crate) async fn connect(
+        io: Io,
+        config: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, Error> {
+        let session = ClientConnection::new(config, name)?;
+        let mut stream = Self { io, session, buffer: Vec::new(), taken: 0, eof: false, said_goodbye: false };
+        poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        Ok(stream)
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.session.is_handshaking() {
+            match self.poll_transmit(cx) {
+                Poll::Ready(Ok(())) => ready!(Pin::new(&mut self.io).poll_flush(cx))?,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {}
+            }
+            if self.session.is_handshaking() {
+                ready!(self.poll_receive(cx)).map_err(handshake_error)?;
+                if self.eof && self.session.is_handshaking() {
+                    return Poll::Ready(Err(Error::ConnectionBroken(Broken::Eof)));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what rustls has to send.
+    fn poll_transmit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.session.wants_write() {
+            let mut writer = Writer { io: &mut self.io, cx };
+            match polling(self.session.write_tls(&mut writer)) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads something, and has rustls take a part of it.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.taken == self.buffer.len() && !self.eof {
+            self.taken = 0;
+            self.buffer.resize(BUFFER, 0);
+            let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut self.buffer) else {
+                // An idle connection needs no room.
+                self.buffer = Vec::new();
+                return Poll::Pending;
+            };
+            self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+            self.eof = read? == 0;
+        }
+        let mut fresh = self.buffer.get(self.taken..).unwrap_or_default();
+        self.taken += self.session.read_tls(&mut fresh)?;
+        let processed = self.session.process_new_packets();
+        // An alert that says what is wrong, or an answer to a change of keys; the next write has another try.
+        if self.session.wants_write()
+            && let Poll::Ready(Ok(())) = self.poll_transmit(cx)
+        {
+            let _: Poll<io::Result<()>> = Pin::new(&mut self.io).poll_flush(cx);
+        }
+        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, TlsFault::from(error)))?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            match this.session.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(0)),
+                result => return Poll::Ready(result),
+            }
+            ready!(this.poll_receive(cx))?;
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(octets)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        // Nothing is taken while what was taken before can't be written, or it would pile up.
+        ready!(this.poll_transmit(cx))?;
+        let octets = this.session.writer().write_vectored(pieces)?;
+        match this.poll_transmit(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(octets)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_transmit(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.said_goodbye {
+            this.said_goodbye = true;
+            this.session.send_close_notify();
+        }
+        ready!(this.poll_transmit(cx))?;
+        Pin::new(&mut this.io).poll_close(cx)
+    }
+}

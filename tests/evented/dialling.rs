@@ -1,0 +1,164 @@
+//! Connecting: it never blocks, and says what went wrong.
+
+use crate::tcp::{SOON, broker, to};
+use puka::{Broken, Endpoint, Error, Options, evented};
+use socket2::{Domain, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_host_that_does_not_resolve_is_an_error_at_once() {
+    let error = evented::connect("amqp://nowhere.invalid/").unwrap_err();
+    assert!(matches!(error, Error::ConnectionBroken(Broken::Io(_))), "{error:?}");
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_a_broken_connection() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A system may say so at once, or only when it is waited for.
+    let error = match evented::connect_with(to(address)) {
+        Ok(mut conn) => {
+            let client = conn.client();
+            let mut declare = client.queue_declare("q").send();
+            let error = conn.wait(&mut client.connect(), SOON).unwrap_err();
+            assert!(conn.wait(&mut declare, SOON).unwrap_err().is_connection_broken());
+            assert!(conn.run(SOON).unwrap_err().is_connection_broken());
+            error
+        }
+        Err(error) => error,
+    };
+    assert!(
+        matches!(&error, Error::ConnectionBroken(Broken::Io(io)) if io.kind() == ErrorKind::ConnectionRefused),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_wrong_password_is_refused() {
+    let (_, address) = broker();
+    let options = to(address).credentials("guest", "wrong");
+    let mut conn = evented::connect_with(options).unwrap();
+    let error = conn.wait(&mut conn.client().connect(), SOON).unwrap_err();
+    assert!(matches!(error, Error::AccessRefused(_) | Error::LoginRefused), "{error:?}");
+}
+
+#[test]
+fn what_can_not_be_connected_to_is_refused() {
+    assert!(matches!(evented::connect("http://localhost/"), Err(Error::Uri(_))));
+    let tls = evented::connect("amqps://localhost/").unwrap_err();
+    assert!(matches!(tls, Error::InvalidArgument { what: "uri", .. }));
+}
+
+#[test]
+fn requests_can_be_made_before_it_is_connected() {
+    let (_, address) = broker();
+    let mut conn = evented::connect_with(to(address)).unwrap();
+    let client = conn.client();
+    let mut declare = client.queue_declare("q").send();
+    assert_eq!(conn.wait(&mut declare, SOON).unwrap().name, "q");
+}
+
+#[test]
+fn each_endpoint_is_tried_in_turn() {
+    let (_, address) = broker();
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoints = [
+        Endpoint::tcp("nowhere.invalid", 5672),
+        Endpoint::unix("/nowhere/at/all"),
+        Endpoint::tcp("127.0.0.1", refused.port()),
+        Endpoint::tcp("127.0.0.1", address.port()),
+    ];
+    let options = to(address).endpoints_in_turn(endpoints).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    conn.wait(&mut conn.client().connect(), SOON).unwrap();
+    assert_eq!(conn.socket().tcp().unwrap().peer_addr().unwrap(), address);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_an_endpoint() {
+    use std::os::unix::net::UnixListener;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    assert!(conn.socket().tcp().is_none());
+    crate::by_hand::serve(listener.accept().unwrap().0);
+    let client = conn.client();
+    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
+    conn.wait(&mut client.close(), SOON).unwrap();
+
+    drop(listener);
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    assert!(evented::connect_with(options).unwrap_err().is_connection_broken());
+}
+
+/// An address that takes no connection and refuses none: its queue is full.
+fn deaf() -> (SocketAddr, Socket, TcpStream) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let full = TcpStream::connect(address).unwrap();
+    (address, listener, full)
+}
+
+#[test]
+fn dialling_has_its_time_and_the_handshake_its_own() {
+    let (address, _listener, _full) = deaf();
+    let second = Duration::from_secs(1);
+    let options: Options = to(address).dial_timeout(20 * second).handshake_timeout(second);
+    let before = Instant::now();
+    let mut conn = evented::connect_with(options.request_timeout(10 * second)).unwrap();
+    assert!(!conn.needs_read() && conn.needs_write(), "a socket that has connected can be written to");
+    let client = conn.client();
+    let mut connect = client.connect();
+    let mut declare = client.queue_declare("q").send();
+    conn.on_write().unwrap();
+    let next = conn.next_timeout().unwrap();
+    assert!(next > before + 9 * second && next < before + 11 * second, "{:?}", next - before);
+
+    conn.on_timeout(Instant::now() + 11 * second).unwrap();
+    let late = conn.wait(&mut declare, Some(Duration::ZERO)).unwrap_err();
+    assert!(matches!(late, Error::Timeout { what: "the request", .. }), "{late:?}");
+    assert!(matches!(
+        conn.wait(&mut connect, Some(Duration::ZERO)),
+        Err(Error::Timeout { what: "waiting", .. })
+    ));
+
+    let next = conn.next_timeout().unwrap();
+    assert!(next > before + 19 * second && next < before + 21 * second, "{:?}", next - before);
+    assert!(conn.on_timeout(next).is_err());
+    let late = conn.wait(&mut connect, SOON).unwrap_err();
+    assert!(matches!(late, Error::Timeout { what: "dialling", after } if after == 20 * second), "{late:?}");
+    assert!(conn.is_over());
+}
+
+#[test]
+fn a_client_that_is_still_connecting_can_be_closed() {
+    let (address, _listener, _full) = deaf();
+    let mut conn = evented::connect_with(to(address)).unwrap();
+    let client = conn.client();
+    let mut connect = client.connect();
+    conn.on_write().unwrap();
+    assert!(conn.next_timeout().unwrap() > Instant::now());
+    let mut close = client.close();
+    assert!(conn.next_timeout().unwrap() <= Instant::now(), "there is nothing to wait for");
+    conn.wait(&mut close, SOON).unwrap();
+    assert!(matches!(conn.wait(&mut connect, SOON), Err(Error::Closed)));
+    conn.run(SOON).unwrap();
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = to(listener.local_addr().unwrap()).handshake_timeout(Duration::from_millis(20));
+    let mut conn = evented::connect_with(options).unwrap();
+    let start = Instant::now();
+    let late = conn.wait(&mut conn.client().connect(), SOON).unwrap_err();
+    assert!(matches!(late, Error::Timeout { what: "the handshake", .. }), "{late:?}");
+    assert!(start.elapsed() < SOON.unwrap() / 2, "{:?}", start.elapsed());
+}

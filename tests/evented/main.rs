@@ -1,0 +1,18 @@
+//! The client without a runtime: waited for, with callbacks, and in loops that are not ours, over a stream in memory, over
+//! loopback TCP, and against RabbitMQ.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
+
+mod by_hand;
+mod callbacks;
+mod closing;
+mod dialling;
+mod end_to_end;
+mod foreign_loop;
+mod memory;
+mod panics;
+mod several;
+mod tcp;
+mod threads;
+mod time;
+mod waiting;

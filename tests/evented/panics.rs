@@ -1,0 +1,81 @@
+//! Callbacks that panic.
+
+use crate::memory::{self, settle};
+use crate::tcp::{SOON, connected};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+#[test]
+fn a_panic_in_a_callback_leaves_the_client_and_the_other_callbacks_as_they_were() {
+    let (mut conn, client) = connected();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    for n in 0..10 {
+        let seen = log.clone();
+        conn.on(client.queue_declare(format!("q{n}")).send(), move |conn, declared| {
+            declared.unwrap();
+            assert_ne!(n, 3, "three");
+            seen.borrow_mut().push(n);
+            if seen.borrow().len() == 9 {
+                conn.loop_break();
+            }
+        });
+    }
+    let mut panics = 0;
+    while catch_unwind(AssertUnwindSafe(|| conn.run(SOON).unwrap())).is_err() {
+        panics += 1;
+    }
+    assert_eq!(panics, 1);
+    let mut all = log.borrow().clone();
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+    conn.wait(&mut client.queue_declare("more").send(), SOON).unwrap();
+    conn.wait(&mut client.close(), SOON).unwrap();
+}
+
+#[test]
+fn a_consumer_whose_callback_panics_goes_on_with_the_next_delivery() {
+    let (mut conn, client) = memory::connected();
+    memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
+    let consumer = memory::answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let seen = log.clone();
+    conn.on_each(consumer, move |_, delivery| match delivery {
+        Ok(delivery) => {
+            let body = delivery.body().to_vec();
+            assert_ne!(body, b"bad");
+            seen.borrow_mut().push(body);
+        }
+        Err(_) => panic!("the end"),
+    });
+    for body in ["a", "bad", "b"] {
+        drop(client.basic_publish("", "q", body).send());
+    }
+    assert!(catch_unwind(AssertUnwindSafe(|| settle(&mut conn))).is_err());
+    settle(&mut conn).unwrap();
+    assert_eq!(*log.borrow(), [b"a", b"b"]);
+    // The end is told once, also when that panics.
+    drop(client.queue_delete("q").send());
+    assert!(catch_unwind(AssertUnwindSafe(|| settle(&mut conn))).is_err());
+    settle(&mut conn).unwrap();
+    memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
+}
+
+#[test]
+fn a_delivery_that_is_lost_in_a_panic_goes_back_to_its_queue() {
+    let (mut conn, client) = memory::connected();
+    memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
+    let consumer = memory::answer(&mut conn, client.basic_consume("q").send()).unwrap();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let seen = log.clone();
+    conn.on_each(consumer, move |_, delivery| {
+        let delivery = delivery.unwrap();
+        seen.borrow_mut().push(delivery.redelivered());
+        assert!(delivery.redelivered());
+        delivery.ack().unwrap();
+    });
+    drop(client.basic_publish("", "q", "one").send());
+    assert!(catch_unwind(AssertUnwindSafe(|| settle(&mut conn))).is_err());
+    settle(&mut conn).unwrap();
+    assert_eq!(*log.borrow(), [false, true]);
+}

@@ -1,0 +1,38 @@
+//! A broker on a port of its own, and clients of it.
+
+use puka::evented::{self, Evented, Stream};
+use puka::{Client, Options};
+use puka_test_broker::{Listener, Server};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+/// Far more than anything here takes, so that what hangs fails.
+pub(crate) const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+/// A broker, and where it listens.
+pub(crate) fn broker() -> (Server, SocketAddr) {
+    let server = Server::default();
+    let listener = Listener::bind("127.0.0.1:0", server.clone()).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || listener.run());
+    (server, address)
+}
+
+/// The options to reach it.
+pub(crate) fn to(address: SocketAddr) -> Options {
+    Options::from_uri(&format!("amqp://{address}/")).unwrap()
+}
+
+/// A client whose handshake is done.
+pub(crate) fn connect_to(address: SocketAddr) -> (Evented<Stream>, Client) {
+    let mut conn = evented::connect_with(to(address)).unwrap();
+    let client = conn.client();
+    conn.wait(&mut client.connect(), SOON).unwrap();
+    (conn, client)
+}
+
+/// A client of a broker of its own.
+pub(crate) fn connected() -> (Evented<Stream>, Client) {
+    connect_to(broker().1)
+}

@@ -1,0 +1,197 @@
+//! Dialling, in virtual time: which endpoint, which address, which deadline.
+
+use crate::pipe::{ManualClock, Pipe};
+use futures_lite::future::{block_on, pending, poll_once};
+use puka::{Broken, Dial, Endpoint, Error, Options, Transport};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// What becomes of an attempt.
+#[derive(Clone, Copy)]
+enum Fate {
+    Connects,
+    Fails(ErrorKind),
+    Hangs,
+}
+
+/// A net of hosts, addresses and paths, each with its fate, and what was asked of it.
+#[derive(Default)]
+struct Net {
+    hosts: BTreeMap<&'static str, Result<Vec<SocketAddr>, Fate>>,
+    places: BTreeMap<String, Fate>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Net {
+    /// A net with these hosts, each of them with these addresses.
+    fn new(hosts: &[(&'static str, &[&str])], places: &[(&str, Fate)]) -> Self {
+        let addresses = |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect());
+        Self {
+            hosts: hosts.iter().map(|(host, texts)| (*host, addresses(texts))).collect(),
+            places: places.iter().map(|(place, fate)| ((*place).to_owned(), *fate)).collect(),
+            asked: Mutex::default(),
+        }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    async fn meet<T>(&self, fate: Fate, gives: T) -> io::Result<T> {
+        match fate {
+            Fate::Connects => Ok(gives),
+            Fate::Fails(kind) => Err(kind.into()),
+            Fate::Hangs => pending().await,
+        }
+    }
+
+    async fn reach(&self, place: String) -> io::Result<Transport> {
+        let fate = self.places.get(&place).copied().unwrap_or(Fate::Fails(ErrorKind::NotFound));
+        self.asked.lock().unwrap().push(place);
+        self.meet(fate, Transport::new(Pipe::default())).await
+    }
+}
+
+impl Dial for Net {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.asked.lock().unwrap().push(format!("{host}:{port}?"));
+        match self.hosts.get(host) {
+            Some(Ok(addresses)) => Ok(addresses.clone()),
+            Some(Err(fate)) => self.meet(*fate, Vec::new()).await,
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
+        self.reach(address.to_string()).await
+    }
+
+    #[cfg(unix)]
+    async fn connect_unix(&self, path: &Path) -> io::Result<Transport> {
+        self.reach(path.display().to_string()).await
+    }
+}
+
+fn options(endpoints: impl IntoIterator<Item = Endpoint>) -> Options {
+    Options::default().endpoints_in_turn(endpoints).unwrap()
+}
+
+/// Dials, while this much time passes whenever nothing else happens. Gives the time that it took, too.
+fn dial(net: &Net, options: &Options, step: Duration) -> (Result<Transport, Error>, Duration) {
+    let clock = ManualClock::default();
+    let mut dialling = pin!(puka::dial(net, &clock, options));
+    let mut passed = Duration::ZERO;
+    loop {
+        if let Some(outcome) = block_on(poll_once(&mut dialling)) {
+            return (outcome, passed);
+        }
+        clock.pass(step);
+        passed += step;
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn each_endpoint_and_each_address_is_tried_in_turn() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1", "10.0.0.2:1"]), ("two", &["10.0.0.3:2", "10.0.0.4:2", "10.0.0.5:2"])],
+        &[("10.0.0.1:1", Fate::Fails(ErrorKind::ConnectionRefused)), ("10.0.0.4:2", Fate::Connects)],
+    );
+    let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
+    for _ in 0..2 {
+        dial(&net, &options, SECOND).0.unwrap();
+        assert_eq!(net.asked(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1", "two:2?", "10.0.0.3:2", "10.0.0.4:2"]);
+    }
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_passed_over() {
+    let net = Net::new(&[("two", &["10.0.0.3:2"])], &[("10.0.0.3:2", Fate::Connects)]);
+    let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
+    dial(&net, &options, SECOND).0.unwrap();
+}
+
+#[test]
+fn when_none_answers_the_last_ones_error_tells_and_says_where() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
+        &[("10.0.0.2:1", Fate::Fails(ErrorKind::ConnectionRefused))],
+    );
+    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND).0.unwrap_err();
+    let Error::ConnectionBroken(Broken::Io(io)) = &error else { panic!("{error:?}") };
+    assert_eq!(io.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(error.to_string(), "the connection is broken: 10.0.0.2:1: connection refused");
+}
+
+#[test]
+fn a_host_without_an_address_is_an_error() {
+    let net = Net::new(&[("one", &[])], &[]);
+    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND).0.unwrap_err();
+    assert_eq!(error.to_string(), "the connection is broken: one has no address");
+}
+
+#[test]
+fn resolving_has_its_deadline() {
+    let mut net = Net::new(&[], &[]);
+    net.hosts.insert("one", Err(Fate::Hangs));
+    let options = options([Endpoint::tcp("one", 1)]).resolve_timeout(3 * SECOND);
+    let (outcome, took) = dial(&net, &options, SECOND);
+    assert_eq!(outcome.unwrap_err().to_string(), "resolving the host took longer than 3 s");
+    assert_eq!(took, 3 * SECOND);
+}
+
+#[test]
+fn each_address_has_its_own_deadline() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"])],
+        &[("10.0.0.1:1", Fate::Hangs), ("10.0.0.2:1", Fate::Hangs), ("10.0.0.3:1", Fate::Connects)],
+    );
+    let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
+    let (outcome, took) = dial(&net, &options, SECOND);
+    assert!(!outcome.unwrap().is_private());
+    assert_eq!(took, 8 * SECOND);
+}
+
+#[test]
+fn an_address_that_says_nothing_is_a_timeout() {
+    let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Hangs)]);
+    let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
+    let (outcome, took) = dial(&net, &options, SECOND);
+    assert!(matches!(outcome, Err(Error::Timeout { what: "dialling", after }) if after == 4 * SECOND));
+    assert_eq!(took, 4 * SECOND);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_dialled_by_its_path_with_the_same_deadline() {
+    let net = Net::new(&[], &[("/run/broker", Fate::Connects), ("/run/stuck", Fate::Hangs)]);
+    let options = options([Endpoint::unix("/run/stuck"), Endpoint::unix("/run/broker")]);
+    let (outcome, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
+    assert!(outcome.unwrap().is_private());
+    assert_eq!((net.asked(), took), (vec!["/run/stuck".to_owned(), "/run/broker".to_owned()], 5 * SECOND));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_has_its_deadline_against_a_server_that_says_nothing() {
+    let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Connects)]);
+    let options = options([Endpoint::tcp("one", 1)]).tls(puka::TlsOptions::default()).tls_timeout(2 * SECOND);
+    let (outcome, took) = dial(&net, &options, SECOND);
+    assert_eq!(outcome.unwrap_err().to_string(), "the TLS handshake took longer than 2 s");
+    assert_eq!(took, 2 * SECOND);
+}
+
+/// Compiles.
+#[test]
+fn dialling_can_be_spawned_on_any_thread() {
+    fn spawn(_: impl Future<Output = Result<Transport, Error>> + Send) {}
+    let (net, clock, options) = (Net::default(), ManualClock::default(), Options::default());
+    spawn(puka::dial(&net, &clock, &options));
+}

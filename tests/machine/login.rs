@@ -1,0 +1,329 @@
+//! Logging in: challenges, mechanisms of the user's own, credentials that are asked for, and what is never sent.
+
+use crate::peer::{Peer, close, method, rabbitmq, start, tune};
+use crate::pipe::{ManualClock, Pipe};
+use puka::machine::{LoginStep, PromiseId, Reply};
+use puka::protocol::Method;
+use puka::protocol::method::connection;
+use puka::{AuthMechanism, Credentials, Error, Options, SaslMechanism};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+const SECRET: &str = "S3KRET";
+
+/// Answers a challenge by its number and its octets.
+#[derive(Default)]
+struct Counting {
+    user: String,
+    challenges: usize,
+}
+
+impl SaslMechanism for Counting {
+    fn initial_response(
+        &mut self,
+        credentials: &Credentials,
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        credentials.username().clone_into(&mut self.user);
+        Ok(format!("hello from {}", self.user).into_bytes())
+    }
+
+    fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        self.challenges += 1;
+        if challenge == b"nonsense" {
+            return Err("the server talks nonsense".into());
+        }
+        Ok(format!("{} {} {}", self.user, self.challenges, challenge.escape_ascii()).into_bytes())
+    }
+}
+
+fn counting() -> Options {
+    Options::default().own_mechanism("COUNTING", Counting::default).unwrap()
+}
+
+/// A machine that has the server's `start`.
+fn started(options: Options, mechanisms: &[u8]) -> (Peer, PromiseId) {
+    let mut peer = Peer::new(options);
+    let promise = peer.machine.connect();
+    peer.names();
+    peer.feed(&start(&rabbitmq(), mechanisms));
+    (peer, promise)
+}
+
+fn challenge(peer: &mut Peer, challenge: &[u8]) {
+    peer.feed(&method(0, &connection::Secure { challenge }));
+}
+
+/// Runs what is to be run of the user's.
+fn run(peer: &mut Peer) {
+    let step: LoginStep = peer.machine.poll_login().expect("something to run");
+    assert!(peer.machine.poll_login().is_none(), "it is given out once");
+    let outcome = step.run();
+    peer.machine.handle_login(outcome);
+}
+
+/// What the machine responds: the mechanism in `start-ok`, and the response.
+fn response(peer: &mut Peer) -> (Option<String>, String) {
+    let sent = peer.take();
+    let [sent] = sent.as_slice() else { panic!("{sent:?}") };
+    match sent.method() {
+        Method::Connection(connection::Method::StartOk(ok)) => {
+            (Some(ok.mechanism.to_string()), ok.response.escape_ascii().to_string())
+        }
+        Method::Connection(connection::Method::SecureOk(ok)) => {
+            (None, ok.response.escape_ascii().to_string())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn opens(peer: &mut Peer, promise: PromiseId) {
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Connected(_)))));
+}
+
+#[test]
+fn each_mechanism_sends_its_name_and_its_response() {
+    for (mechanism, name, octets) in [
+        (AuthMechanism::Plain, "PLAIN", "\\x00u\\x00p"),
+        (
+            AuthMechanism::Amqplain,
+            "AMQPLAIN",
+            "\\x05LOGINS\\x00\\x00\\x00\\x01u\\x08PASSWORDS\\x00\\x00\\x00\\x01p",
+        ),
+        (AuthMechanism::External, "EXTERNAL", ""),
+        (AuthMechanism::RabbitCrDemo, "RABBIT-CR-DEMO", "u"),
+        (AuthMechanism::Anonymous, "ANONYMOUS", ""),
+    ] {
+        let options = Options::default().credentials("u", "p").auth_mechanisms(&[mechanism]);
+        let (mut peer, promise) = started(options, b"ANONYMOUS RABBIT-CR-DEMO EXTERNAL AMQPLAIN PLAIN");
+        assert_eq!(response(&mut peer), (Some(name.into()), octets.into()));
+        if mechanism == AuthMechanism::RabbitCrDemo {
+            challenge(&mut peer, b"Please tell me your password");
+            assert_eq!(response(&mut peer), (None, "My password is p".into()));
+        }
+        opens(&mut peer, promise);
+    }
+}
+
+#[test]
+fn a_mechanism_of_ones_own_is_preferred_and_answers_challenges() {
+    let (mut peer, promise) = started(counting(), b"PLAIN COUNTING");
+    assert!(peer.names().is_empty(), "nothing goes out before it has responded");
+    run(&mut peer);
+    assert_eq!(response(&mut peer), (Some("COUNTING".into()), "hello from guest".into()));
+    for number in 1..=8 {
+        challenge(&mut peer, b"why");
+        run(&mut peer);
+        assert_eq!(response(&mut peer), (None, format!("guest {number} why")));
+    }
+    opens(&mut peer, promise);
+}
+
+#[test]
+fn e20_a_ninth_challenge_ends_the_login() {
+    let (mut peer, promise) = started(counting(), b"COUNTING");
+    run(&mut peer);
+    for _ in 0..8 {
+        challenge(&mut peer, b"");
+        run(&mut peer);
+    }
+    assert_eq!(peer.names().len(), 9);
+    challenge(&mut peer, b"");
+    assert!(peer.machine.poll_login().is_none());
+    let error = peer.error(promise);
+    assert!(matches!(&error, Error::CommandInvalid(_)) && error.to_string().contains('8'), "{error}");
+    assert!(peer.names().is_empty() && peer.machine.is_closed());
+}
+
+#[test]
+fn a_challenge_that_cannot_be_answered_ends_the_login_with_the_reason() {
+    let (mut peer, promise) = started(counting(), b"COUNTING");
+    run(&mut peer);
+    challenge(&mut peer, b"nonsense");
+    run(&mut peer);
+    assert_eq!(peer.error(promise).to_string(), "can't log in: the server talks nonsense");
+    assert_eq!(peer.names(), ["0 connection.start-ok"]);
+
+    let (mut peer, promise) = started(Options::default(), b"PLAIN");
+    challenge(&mut peer, b"?");
+    assert!(matches!(peer.error(promise), Error::CannotLogIn(_)));
+    assert_eq!(peer.names(), ["0 connection.start-ok"]);
+}
+
+#[test]
+fn e20_whatever_comes_while_the_users_code_is_asked_ends_the_handshake() {
+    for octets in [
+        method(0, &tune(0, 0, 0)),
+        method(0, &connection::Secure { challenge: b"" }),
+        method(0, &connection::OpenOk {}),
+        start(&rabbitmq(), b"COUNTING"),
+    ] {
+        let (mut peer, promise) = started(counting(), b"COUNTING");
+        let step = peer.machine.poll_login().unwrap();
+        peer.feed(&octets);
+        assert!(matches!(peer.error(promise), Error::CommandInvalid(_)));
+        peer.machine.handle_login(step.run());
+        assert!(peer.names().is_empty() && peer.machine.is_closed());
+    }
+}
+
+#[test]
+fn an_outcome_that_comes_too_late_does_nothing() {
+    let (mut peer, promise) = started(counting(), b"COUNTING");
+    let step = peer.machine.poll_login().unwrap();
+    peer.pass(Duration::from_secs(10));
+    assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+    peer.machine.handle_login(step.run());
+    assert!(peer.names().is_empty() && peer.machine.is_over());
+
+    let (mut peer, promise) = started(counting(), b"COUNTING");
+    let step = peer.machine.poll_login().unwrap();
+    peer.method(0, &close(320, "CONNECTION_FORCED - going down"));
+    assert!(matches!(peer.error(promise), Error::ConnectionForced(_)));
+    peer.machine.handle_login(step.run());
+    assert_eq!(peer.names(), ["0 connection.close-ok"]);
+}
+
+#[test]
+fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
+    struct Verbose;
+    impl SaslMechanism for Verbose {
+        fn initial_response(
+            &mut self,
+            _: &Credentials,
+        ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(Vec::new())
+        }
+
+        fn answer(&mut self, _: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(SECRET.repeat(2000).into_bytes())
+        }
+    }
+    let (mut peer, promise) =
+        started(Options::default().own_mechanism("VERBOSE", || Verbose).unwrap(), b"VERBOSE");
+    run(&mut peer);
+    challenge(&mut peer, b"");
+    run(&mut peer);
+    let error = peer.error(promise).to_string();
+    assert!(error.contains("initial_frame_max") && !error.contains(SECRET), "{error}");
+    assert_eq!(peer.names(), ["0 connection.start-ok"]);
+}
+
+#[test]
+fn credentials_are_asked_for_anew_at_each_login() {
+    let logins = AtomicUsize::new(0);
+    let options = Options::default().credentials_from(move || {
+        Ok(Credentials::new("token", format!("{SECRET}{}", logins.fetch_add(1, Ordering::Relaxed))))
+    });
+    assert!(!format!("{options:?}").contains(SECRET));
+    for login in 0..3 {
+        let (mut peer, promise) = started(options.clone(), b"PLAIN");
+        assert!(peer.names().is_empty());
+        run(&mut peer);
+        assert_eq!(response(&mut peer).1, format!("\\x00token\\x00{SECRET}{login}"));
+        opens(&mut peer, promise);
+    }
+}
+
+#[test]
+fn who_needs_no_credentials_is_not_asked_for_them() {
+    let options = Options::default().credentials_from(|| Err("asked".into()));
+    let (mut peer, promise) = started(options.auth_mechanisms(&[AuthMechanism::External]), b"EXTERNAL");
+    run(&mut peer);
+    assert_eq!(response(&mut peer), (Some("EXTERNAL".into()), String::new()));
+    opens(&mut peer, promise);
+}
+
+#[test]
+fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
+    let (mut peer, promise) =
+        started(Options::default().credentials_from(|| Err("the vault is sealed".into())), b"PLAIN");
+    run(&mut peer);
+    let error = peer.error(promise);
+    assert_eq!(error.to_string(), "can't log in: the vault is sealed");
+    assert!(std::error::Error::source(&error).is_some());
+    assert!(peer.names().is_empty() && peer.machine.is_closed());
+
+    let long = Options::default().credentials_from(|| Ok(Credentials::new("é".repeat(128), SECRET)));
+    let (mut peer, promise) = started(long, b"PLAIN");
+    run(&mut peer);
+    let error = peer.error(promise).to_string();
+    assert!(error.contains("255") && !error.contains(SECRET), "{error}");
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn e24_no_password_goes_over_an_open_transport_when_that_is_forbidden() {
+    let strict = Options::default().refuse_unencrypted_login(true);
+    let mut peer = Peer::new(strict.clone());
+    let promise = peer.machine.connect();
+    assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
+    assert!(peer.names().is_empty() && peer.machine.is_over(), "before an octet is written");
+
+    let (mut peer, promise) =
+        started(strict.clone().auth_mechanisms(&[AuthMechanism::Plain, AuthMechanism::External]), b"PLAIN");
+    assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
+    assert!(peer.names().is_empty());
+
+    let (mut peer, promise) = started(strict.encrypted_transport(true), b"PLAIN");
+    assert_eq!(response(&mut peer).0.as_deref(), Some("PLAIN"));
+    opens(&mut peer, promise);
+}
+
+#[test]
+fn why_a_login_failed_can_be_told_apart() {
+    let (mut peer, promise) = started(Options::default(), b"SCRAM-SHA-256");
+    assert!(matches!(peer.error(promise), Error::NoMechanism { .. }));
+    let refused = |octets: Vec<u8>| {
+        let (mut peer, promise) = started(Options::default(), b"PLAIN");
+        peer.feed(&octets);
+        peer.error(promise)
+    };
+    let password = refused(method(0, &close(403, "ACCESS_REFUSED - Login was refused")));
+    assert!(matches!(password, Error::AccessRefused(_)));
+    let text = "NOT_ALLOWED - access to vhost 'v' refused for user 'u'";
+    let host = refused([method(0, &tune(0, 0, 0)), method(0, &close(530, text))].concat());
+    assert!(matches!(host, Error::NotAllowed(_)));
+}
+
+#[test]
+fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
+    let as_user = |peer: &mut Peer, user| {
+        let mut publish = crate::peer::publish("", &b"x"[..]);
+        publish.properties.user_id = Some(crate::peer::short(user));
+        peer.machine.publish(&publish).map(|_| ())
+    };
+    let asked = Options::default().credentials_from(|| Ok(Credentials::new("token", SECRET)));
+    let (mut peer, promise) = started(asked, b"PLAIN");
+    assert!(as_user(&mut peer, "guest").is_ok(), "nobody knows yet");
+    run(&mut peer);
+    opens(&mut peer, promise);
+    assert!(as_user(&mut peer, "token").is_ok());
+    assert!(matches!(as_user(&mut peer, "guest"), Err(Error::InvalidArgument { what: "user_id", .. })));
+
+    let external = Options::default().auth_mechanisms(&[AuthMechanism::External]);
+    let (mut peer, promise) = started(external, b"EXTERNAL");
+    opens(&mut peer, promise);
+    assert!(as_user(&mut peer, "whoever the certificate names").is_ok());
+}
+
+#[test]
+fn v9_no_lock_is_held_while_the_users_code_is_asked() {
+    let client = Arc::new(OnceLock::<puka::Client>::new());
+    let theirs = client.clone();
+    let options = Options::default().credentials_from(move || {
+        // Were a lock held, this would wait for ever.
+        let promise = theirs.get().ok_or("no client")?.queue_declare("q").send();
+        drop(promise);
+        Ok(Credentials::new("guest", "guest"))
+    });
+    let pipe = Pipe::default();
+    let (opened, mut driver) = puka::open(pipe.clone(), ManualClock::default(), options);
+    client.set(opened).unwrap();
+    pipe.feed(&start(&rabbitmq(), b"PLAIN"));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(pipe.written().windows(11).any(|octets| octets == b"guest\0guest"), "logged in at once");
+}

@@ -1,0 +1,541 @@
+//! A connection that is lost and dialled again: when it tries, when it gives up, and what becomes of what was under way.
+
+use crate::peer::{Peer, ack, close, consume, declare, method, publish, short, tune};
+use puka::machine::{ConnectionState, Notice, PromiseId, Reply, Settle};
+use puka::protocol::method::{basic, channel, connection, queue};
+use puka::protocol::{ContentHeader, Value};
+use puka::{Broken, Error, Options, Recovery};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
+    Options::default().recovery(set(Recovery::default().seed(7)))
+}
+
+fn dialled() -> Peer {
+    Peer::dialled(options(|recovery| recovery))
+}
+
+/// Whether a promise is still waited for, and if not, what it is.
+fn replied(peer: &mut Peer, promise: PromiseId) -> Reply {
+    match peer.machine.fetch(promise) {
+        Some(Ok(reply)) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn r1_the_states_can_be_seen() {
+    let mut peer = Peer::undialled(options(|recovery| recovery));
+    assert!(matches!(peer.machine.state(), ConnectionState::Connecting));
+    let connected = peer.machine.connect();
+    peer.dial();
+    assert!(matches!(peer.machine.state(), ConnectionState::Connecting));
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    assert!(matches!(replied(&mut peer, connected), Reply::Connected(_)));
+    peer.machine.handle_loss(Broken::Eof);
+    peer.pump();
+    match peer.machine.state() {
+        ConnectionState::Recovering { attempt: 1, cause, next_at: Some(_) } => {
+            assert!(matches!(cause, Error::ConnectionBroken(Broken::Eof)));
+        }
+        other => panic!("{other:?}"),
+    }
+    peer.dial();
+    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { attempt: 1, next_at: None, .. }));
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    let closed = peer.machine.close();
+    peer.serve();
+    peer.done(closed);
+    assert!(matches!(peer.machine.state(), ConnectionState::Closed(Error::Closed)));
+}
+
+#[test]
+fn r2_what_can_pass_is_tried_again_and_what_cannot_is_not() {
+    for (code, comes_back) in [
+        (320, true),
+        (541, true),
+        (506, true),
+        (501, true),
+        (504, true),
+        (505, true),
+        (530, false),
+        (540, false),
+        (402, false),
+        (403, false),
+        (503, false),
+        (502, false),
+    ] {
+        let mut peer = dialled();
+        peer.method(0, &close(code, "WHY - told"));
+        assert_eq!(peer.names(), ["0 connection.close-ok"], "{code}");
+        assert_eq!(peer.machine.is_down(), comes_back, "{code}");
+        assert_eq!(peer.machine.is_closed(), !comes_back, "{code}");
+    }
+    let mut peer = dialled();
+    peer.machine.handle_loss(Broken::DriverDropped);
+    assert!(peer.machine.is_closed());
+}
+
+#[test]
+fn r2_the_third_breach_of_the_protocol_in_a_minute_is_the_last() {
+    let mut peer = dialled();
+    for _ in 0..2 {
+        peer.method(0, &close(505, "UNEXPECTED_FRAME"));
+        peer.pass(SECOND);
+        peer.dial();
+        peer.shake_hands(tune(2047, 131_072, 60));
+    }
+    peer.method(9, &channel::OpenOk {});
+    assert!(matches!(peer.why(), Error::ChannelError(_)), "our own finding counts, too");
+
+    let mut peer = dialled();
+    for _ in 0..9 {
+        peer.method(0, &close(505, "UNEXPECTED_FRAME"));
+        peer.pass(Duration::from_secs(29));
+        peer.pump();
+        peer.dial();
+        peer.shake_hands(tune(2047, 131_072, 60));
+        peer.pass(SECOND);
+    }
+    assert!(!peer.machine.is_closed());
+}
+
+#[test]
+fn r2_a_login_that_is_refused_three_times_in_a_row_is_refused() {
+    let mut peer = dialled();
+    peer.machine.handle_loss(Broken::Eof);
+    for refusal in 1..=3 {
+        peer.dial();
+        assert_eq!(peer.names(), ["protocol header"]);
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        peer.method(0, &close(403, "ACCESS_REFUSED - not any more"));
+        assert_eq!(peer.machine.is_closed(), refusal == 3);
+    }
+    assert!(matches!(peer.why(), Error::AccessRefused(_)));
+}
+
+#[test]
+fn r2_another_protocol_is_never_ours() {
+    let mut peer = dialled();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.feed(b"AMQP\x03\x01\x00\x00");
+    assert!(matches!(peer.why(), Error::UnsupportedProtocol(_)));
+}
+
+#[test]
+fn s17_the_first_connect_is_tried_again_only_when_asked_for() {
+    let refused = || Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+    let mut peer = Peer::undialled(options(|recovery| recovery));
+    let connected = peer.machine.connect();
+    peer.until_dialling();
+    peer.machine.handle_dial_failure(peer.now, refused());
+    assert!(matches!(peer.error(connected), Error::ConnectionBroken(Broken::Io(_))));
+    assert!(peer.machine.is_closed());
+
+    let mut peer = Peer::undialled(options(|recovery| recovery.first_connect(true)));
+    let connected = peer.machine.connect();
+    for attempt in 0..5 {
+        assert_eq!(peer.until_dialling().attempt, attempt);
+        peer.machine.handle_dial_failure(peer.now, refused());
+        assert!(matches!(peer.machine.state(), ConnectionState::Connecting));
+    }
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert!(matches!(replied(&mut peer, connected), Reply::Connected(_)));
+}
+
+#[test]
+fn s13_when_the_tries_are_used_up_everybody_is_told() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_attempts(3)));
+    let listener = peer.machine.listen();
+    peer.machine.handle_loss(Broken::Eof);
+    let (request, published) =
+        (peer.machine.request(declare("q")).unwrap(), peer.machine.publish(&publish("", "body")).unwrap());
+    for attempt in 1..=3 {
+        assert_eq!(peer.until_dialling().attempt, attempt);
+        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+    }
+    assert!(matches!(peer.error(request), Error::Timeout { what: "dialling", .. }));
+    assert!(matches!(peer.error(published), Error::Timeout { what: "dialling", .. }));
+    assert!(peer.machine.is_closed() && peer.machine.is_idle());
+    let told: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
+    let [
+        Notice::Disconnected(_),
+        Notice::Retrying { attempt: 1, .. },
+        Notice::Retrying { attempt: 2, .. },
+        Notice::Retrying { attempt: 3, .. },
+        Notice::Closed(_),
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_time(Duration::from_secs(60))));
+    peer.machine.handle_loss(Broken::Eof);
+    let start = peer.now;
+    while !peer.machine.is_closed() {
+        peer.until_dialling();
+        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+    }
+    let took = peer.now - start;
+    assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(91), "{took:?}");
+}
+
+#[test]
+fn r3_delays_grow_are_random_and_begin_anew_with_a_connection_that_stood() {
+    let mut longest = Vec::new();
+    for attempt in 1..=12_u32 {
+        let mut delays = Vec::new();
+        for seed in 0..50 {
+            let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 1_000_003 + 17)));
+            peer.machine.handle_loss(Broken::Eof);
+            for _ in 1..attempt {
+                peer.until_dialling();
+                peer.machine
+                    .handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+            }
+            let before = peer.now;
+            peer.until_dialling();
+            delays.push(peer.now - before);
+        }
+        let bound = Duration::from_millis(100 << (attempt - 1)).min(Duration::from_secs(30));
+        assert!(delays.iter().all(|delay| *delay <= bound), "{attempt}: {delays:?}");
+        delays.sort();
+        delays.dedup();
+        assert!(delays.len() > 25, "{attempt}: {delays:?}");
+        longest.push(delays[delays.len() - 1]);
+    }
+    assert!(longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20), "{longest:?}");
+
+    let mut peer = dialled();
+    for _ in 0..6 {
+        peer.again();
+    }
+    peer.machine.handle_loss(Broken::Eof);
+    assert_eq!(peer.dial(), 7, "connections that went at once");
+    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.pass(Duration::from_secs(60));
+    peer.machine.handle_loss(Broken::Eof);
+    assert_eq!(peer.dial(), 1, "one that stood");
+}
+
+#[test]
+fn r3_a_thousand_clients_do_not_all_come_at_once() {
+    let mut dials: Vec<Duration> = Vec::new();
+    for seed in 0..1000 {
+        let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 7919 + 3)));
+        let start = peer.now;
+        peer.machine.handle_loss(Broken::Eof);
+        loop {
+            peer.until_dialling();
+            let at = peer.now - start;
+            if at > Duration::from_secs(200) {
+                break;
+            }
+            dials.push(at);
+            peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        }
+    }
+    // From when the longest delay is reached.
+    let mut slots = vec![0_u32; 2001];
+    for at in dials.iter().filter(|at| **at > Duration::from_secs(90)) {
+        slots[(at.as_millis() / 100) as usize] += 1;
+    }
+    let peak = slots.iter().max().copied().unwrap_or_default();
+    assert!(peak > 0 && peak <= 50, "{peak} of 1000 clients in one tenth of a second");
+}
+
+#[test]
+fn s4_the_next_endpoint_is_tried_when_one_fails_and_the_one_that_works_is_kept() {
+    let uri = "amqp://one,two,three/";
+    let mut peer = Peer::undialled(
+        Options::from_uri(uri).unwrap().recovery(Recovery::default().seed(1).first_connect(true)),
+    );
+    assert_eq!(peer.until_dialling().first, 0);
+    // All were tried, and the third was there.
+    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.machine.handle_loss(Broken::Eof);
+    let before = peer.now;
+    assert_eq!(peer.until_dialling().first, 2);
+    assert_eq!(peer.now, before, "there are others, so it is tried at once");
+    peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+    assert_eq!(peer.until_dialling().first, 0);
+}
+
+#[test]
+fn r4_what_an_earlier_connection_delivered_can_not_be_settled() {
+    let mut peer = dialled();
+    let (consumer, number, tag) = peer.consumer(&consume("q"));
+    peer.deliver(number, &tag, 1, b"old");
+    let old = peer.taken(consumer).remove(0);
+    peer.again();
+    peer.serve();
+    peer.deliver(1, &tag, 1, b"new");
+    let new = peer.taken(consumer).remove(0);
+    for how in [Settle::Ack { multiple: true }, Settle::Reject { requeue: true }] {
+        assert!(matches!(peer.machine.settle(&old, how), Err(Error::Stale)));
+    }
+    assert!(peer.names().is_empty(), "nothing is sent");
+    peer.machine.settle(&new, Settle::Ack { multiple: false }).unwrap();
+    assert_eq!(peer.names(), ["1 basic.ack"]);
+}
+
+#[test]
+fn r7_what_was_not_handed_out_is_dropped_before_the_first_new_delivery_and_counted() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    let mut it = consume("q");
+    it.prefetch_count = 10;
+    let (consumer, number, tag) = peer.consumer(&it);
+    let mut unacked = consume("free");
+    unacked.no_ack = true;
+    let (free, free_number, free_tag) = peer.consumer(&unacked);
+    for delivery in 1..=3 {
+        peer.deliver(number, &tag, delivery, b"old");
+        peer.deliver(free_number, &free_tag, delivery, b"kept");
+    }
+    peer.again();
+    let sent: Vec<_> = peer.serve();
+    let names: Vec<_> = sent.iter().map(crate::peer::Sent::name).collect();
+    assert_eq!(
+        names,
+        ["1 channel.open", "1 basic.qos", "1 basic.consume", "2 channel.open", "2 basic.consume"]
+    );
+    assert_eq!(crate::peer::tag_of(&sent[2]), tag, "the tag that is known");
+    peer.deliver(1, &tag, 1, b"new");
+    let bodies: Vec<_> = peer.taken(consumer).iter().map(|it| it.message.body().to_vec()).collect();
+    assert_eq!(bodies, [b"new"]);
+    assert_eq!(peer.machine.lost_deliveries(consumer), 3);
+    assert_eq!(peer.taken(free).len(), 3, "what needs no ack is not lost");
+    let told: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
+    match &told[..] {
+        [Notice::Disconnected(_), Notice::Retrying { .. }, Notice::Recovered(report)] => {
+            assert_eq!((report.epoch, report.consumers, report.lost_deliveries), (2, 2, 3));
+            assert!(report.failed.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn r8_a_publish_without_a_confirm_is_unconfirmed_and_one_that_was_not_sent_waits() {
+    let mut peer = dialled();
+    let sent = peer.machine.publish(&publish("", "sent")).unwrap();
+    peer.serve();
+    peer.machine.handle_loss(Broken::Eof);
+    match peer.error(sent) {
+        Error::Unconfirmed(cause) => assert!(matches!(*cause, Error::ConnectionBroken(Broken::Eof))),
+        other => panic!("{other:?}"),
+    }
+    let waits = peer.machine.publish(&publish("", "waits")).unwrap();
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
+    assert!(names.contains(&"1 body 5".to_owned()), "{names:?}");
+    peer.method(1, &ack(1, false));
+    peer.done(waits);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn r8_at_least_once_publishes_again_in_order_and_says_so() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.republish_unconfirmed(2)));
+    let promises: Vec<_> = (0..4).map(|n| peer.machine.publish(&publish("", vec![n; 5])).unwrap()).collect();
+    peer.serve();
+    peer.method(1, &ack(2, false));
+    peer.done(promises[1]);
+    let held = |peer: &mut Peer| {
+        let sent = peer.serve();
+        let headers = sent.iter().filter(|it| it.name().contains("header"));
+        let attempts: Vec<_> = headers
+            .map(|it| {
+                let header = ContentHeader::decode(&it.payload).unwrap();
+                let headers = header.properties.headers.map(|headers| headers.table().unwrap());
+                headers.and_then(|headers| headers.get("x-puka-republished")).and_then(Value::as_i64)
+            })
+            .collect();
+        let bodies = sent.iter().filter(|it| it.name().contains("body")).map(|it| it.payload[0]);
+        (bodies.collect::<Vec<_>>(), attempts)
+    };
+    peer.machine.handle_loss(Broken::Eof);
+    let new = peer.machine.publish(&publish("", vec![9; 5])).unwrap();
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert_eq!(held(&mut peer), (vec![0, 2, 3, 9], vec![Some(1), Some(1), Some(1), None]));
+    peer.method(1, &ack(1, true));
+    peer.done(promises[0]);
+    peer.again();
+    assert_eq!(held(&mut peer), (vec![2, 3, 9], vec![Some(2), Some(2), Some(1)]));
+    // Twice was allowed.
+    peer.again();
+    assert!(matches!(peer.error(promises[2]), Error::Unconfirmed(_)));
+    assert_eq!(held(&mut peer), (vec![9], vec![Some(2)]));
+    assert!(matches!(peer.error(promises[3]), Error::Unconfirmed(_)));
+    peer.method(1, &ack(1, false));
+    peer.done(new);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
+    let mut peer = dialled();
+    let declared = peer.machine.request(declare("q")).unwrap();
+    let got = peer.get();
+    let no_ack = peer.machine.request(basic::Get { queue: short("q"), no_ack: true }).unwrap();
+    let purged = peer.machine.request(queue::Purge { queue: short("q"), nowait: false }).unwrap();
+    let delete = queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false };
+    let deleted = peer.machine.request(delete).unwrap();
+    let unnamed = peer.machine.request(declare("")).unwrap();
+    let mut own = declare("");
+    own.exclusive = true;
+    let own = peer.machine.request(own).unwrap();
+    peer.take();
+    peer.again();
+    for promise in [no_ack, purged, deleted, unnamed] {
+        let error = peer.error(promise);
+        assert!(matches!(error, Error::ConnectionBroken(Broken::OutcomeUnknown(_))), "{error:?}");
+    }
+    let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
+    let again: Vec<_> = names.iter().filter(|name| !name.contains("channel.open")).collect();
+    assert_eq!(again, ["1 queue.declare", "2 basic.get", "3 queue.declare"]);
+    assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
+    assert!(matches!(replied(&mut peer, own), Reply::Queue(_)));
+    peer.method(2, &basic::GetEmpty {});
+    assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
+}
+
+#[test]
+fn r9_waiting_for_the_connection_has_an_end() {
+    let mut peer = dialled();
+    peer.machine.handle_loss(Broken::Eof);
+    let request = peer.machine.request(declare("q")).unwrap();
+    let published = peer.machine.publish(&publish("", "body")).unwrap();
+    let started = peer.machine.consume(&consume("q")).unwrap();
+    for _ in 0..100 {
+        peer.pump();
+        let Some(at) = peer.machine.poll_timeout() else { break };
+        peer.now = peer.now.max(at);
+        peer.machine.handle_timeout(peer.now);
+        if peer.machine.poll_dial(peer.now).is_some() {
+            peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        }
+    }
+    for promise in [request, published, started] {
+        assert!(matches!(peer.error(promise), Error::Timeout { .. }));
+    }
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn r1_requests_fail_at_once_when_somebody_wants_it_so() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.fail_fast(true)));
+    let sent = peer.machine.request(declare("q")).unwrap();
+    peer.take();
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(matches!(peer.error(sent), Error::ConnectionBroken(Broken::Eof)));
+    assert!(matches!(peer.machine.request(declare("q")), Err(Error::ConnectionBroken(Broken::Eof))));
+    assert!(matches!(peer.machine.publish(&publish("", "")), Err(Error::ConnectionBroken(Broken::Eof))));
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.machine.request(declare("q")).unwrap();
+}
+
+#[test]
+fn s10_s11_r10_close_wins_at_any_point() {
+    let at: [&dyn Fn(&mut Peer); 5] = [
+        &|_| {},
+        &|peer| peer.machine.handle_loss(Broken::Eof),
+        &|peer| {
+            peer.machine.handle_loss(Broken::Eof);
+            peer.until_dialling();
+        },
+        &|peer| {
+            peer.machine.handle_loss(Broken::Eof);
+            peer.dial();
+        },
+        &|peer| {
+            peer.again();
+            peer.take();
+        },
+    ];
+    for (place, reach) in at.iter().enumerate() {
+        let mut peer = dialled();
+        let (..) = peer.consumer(&consume("q"));
+        let declared = peer.machine.request(declare("kept")).unwrap();
+        peer.serve();
+        assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
+        reach(&mut peer);
+        let closed = peer.machine.close();
+        peer.serve();
+        peer.done(closed);
+        peer.machine.handle_dialled(peer.now, 0, false);
+        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_loss(Broken::Eof);
+        assert!(peer.machine.is_closed(), "{place}");
+        peer.pass(Duration::from_secs(600));
+        assert!(peer.machine.poll_dial(peer.now).is_none(), "{place}");
+        assert!(matches!(peer.why(), Error::Closed), "{place}");
+    }
+}
+
+#[test]
+fn s14_an_error_that_closes_a_channel_loses_no_connection() {
+    let mut peer = dialled();
+    for code in [403, 404, 405, 406] {
+        let request = peer.machine.request(declare("q")).unwrap();
+        let number = peer.serve().iter().find(|it| it.is(queue::Declare::ID)).map(|it| it.channel);
+        peer.machine.fetch(request);
+        let failed = peer.get();
+        let number = number.unwrap_or(1);
+        peer.take();
+        peer.method(number, &crate::peer::channel_close(code, "WHY - told"));
+        assert_eq!(peer.error(failed).fault().map(|fault| fault.code.value()), Some(code));
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        peer.take();
+    }
+}
+
+#[test]
+fn a_transaction_ends_with_its_connection() {
+    let mut peer = dialled();
+    let begin = |peer: &mut Peer| {
+        let promise = peer.machine.transaction().unwrap();
+        for sent in peer.serve() {
+            if sent.is(puka::protocol::method::tx::Select::ID) {
+                peer.method(sent.channel, &puka::protocol::method::tx::SelectOk {});
+            }
+        }
+        match replied(peer, promise) {
+            Reply::Transaction(id) => id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (open, committing) = (begin(&mut peer), begin(&mut peer));
+    let commit = peer.machine.commit(committing).unwrap();
+    peer.take();
+    let starting = peer.machine.transaction().unwrap();
+    peer.take();
+    peer.again();
+    assert!(matches!(peer.error(commit), Error::Unconfirmed(_)));
+    assert!(peer.machine.publish_in(open, &publish("", "late")).is_err());
+    assert!(matches!(peer.machine.commit(open), Err(Error::ConnectionBroken(_))));
+    peer.serve();
+    peer.method(1, &puka::protocol::method::tx::SelectOk {});
+    assert!(matches!(replied(&mut peer, starting), Reply::Transaction(_)), "one that was not begun is");
+}
+
+#[test]
+fn late_octets_of_the_connection_before_are_not_heard() {
+    let mut peer = dialled();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.feed(&method(0, &connection::Close { reply_code: 530, ..close(530, "late") }));
+    assert!(peer.machine.is_down());
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(peer.machine.is_down());
+}
