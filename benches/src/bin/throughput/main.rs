@@ -25,8 +25,12 @@ const CLIENT: usize = 0;
 type Program = fn(SocketAddr, Work, Duration) -> Sample;
 
 /// How the client is driven.
-const PROGRAMS: [(&str, Program); 3] =
-    [("frames", frames::run), ("puka-smol", work::with_smol), ("one task", work::in_one_task)];
+const PROGRAMS: [(&str, Program); 4] = [
+    ("frames", frames::run),
+    ("puka-smol", work::with_smol),
+    ("one task", work::in_one_task),
+    ("evented", work::with_evented),
+];
 
 struct Broker(Child, SocketAddr);
 
