@@ -1,5 +1,7 @@
 //! Allocations a message, once everything has the size that it needs: counted by dhat's allocator, which is this program's.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use bytes::Bytes;
 use futures_lite::future::{self, FutureExt};
 use puka::{Client, Error, Options};

@@ -246,7 +246,7 @@ impl Connection {
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.out.give(self.in_hand, self.is_closed(), out);
+        let octets = self.out.give(self.in_hand, self.is_closed() || self.is_down(), out);
         self.in_hand += octets;
         octets > 0
     }
