@@ -1,5 +1,6 @@
 //! Pumps a byte stream: octets from it into the machine, and from the machine into it.
 
+mod alarm;
 mod clock;
 mod dial;
 mod pump;
