@@ -5,6 +5,7 @@ mod clock;
 mod dial;
 mod pump;
 mod redial;
+mod security;
 mod stream;
 mod transport;
 
@@ -13,5 +14,7 @@ pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
 pub(crate) use pump::{Pump, Turn, Wishes};
 pub use redial::DialDriver;
+#[cfg(feature = "evented")]
+pub(crate) use security::Security;
 pub use stream::Driver;
 pub use transport::Transport;

@@ -77,6 +77,17 @@ impl<Io> Pump<Io> {
         }
     }
 
+    /// The stream has been replaced by another, which has to do with nothing that was before.
+    #[cfg(feature = "evented")]
+    pub(crate) fn start_over(&mut self) {
+        self.decoder = Decoder::new();
+        self.out = Outgoing::default();
+        self.transmitted = 0;
+        self.unflushed = false;
+        self.write_error = None;
+        self.finished = false;
+    }
+
     pub(crate) fn link(&self) -> &Link {
         &self.link
     }

@@ -93,8 +93,13 @@ mod callbacks;
 mod conn;
 mod connect;
 mod descriptor;
+mod dialled;
+mod dialling;
 mod nonblocking;
 mod run;
+#[cfg(feature = "tls")]
+mod secured;
+mod socket;
 mod stream;
 mod wait;
 
