@@ -5,6 +5,7 @@ use puka::machine::{Notice, Reply};
 use puka::protocol::method::{basic, connection, queue};
 use puka::protocol::{Method, Table};
 use puka::{Broken, Error, Options, Recovery};
+use std::time::Duration;
 
 fn dialled() -> Peer {
     Peer::dialled(Options::default().recovery(Recovery::default().seed(7)))
@@ -130,5 +131,26 @@ fn i6_after_a_loss_nothing_is_written_on_a_channel_that_is_not_open() {
         }
         assert!(open.contains(&sent.channel), "{}", sent.name());
         assert!(!sent.is(basic::Ack::ID));
+    }
+}
+
+#[test]
+fn s12_the_deadline_of_a_recovery_that_was_cut_short_does_not_keep_the_next_one_busy() {
+    for closes in [false, true] {
+        let mut peer = dialled();
+        let declared = peer.machine.request(declare("q")).unwrap();
+        peer.serve();
+        assert!(matches!(peer.machine.fetch(declared), Some(Ok(_))));
+        peer.again();
+        peer.pass(Duration::from_secs(25));
+        if closes {
+            let _closing = peer.machine.close();
+        } else {
+            peer.machine.handle_loss(Broken::Eof);
+            peer.dial();
+        }
+        // Nobody answers, and the 30 s that bringing everything back may take are over.
+        peer.pass(Duration::from_secs(6));
+        assert!(peer.machine.poll_timeout().is_none_or(|at| at > peer.now), "there is nothing to do yet");
     }
 }
