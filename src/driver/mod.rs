@@ -10,7 +10,7 @@ mod transport;
 pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
-pub(crate) use pump::{Pump, Turn, Wishes};
+pub(crate) use pump::{ENOUGH, Pump, Turn, Wishes};
 pub use redial::DialDriver;
 pub use stream::Driver;
 pub use transport::Transport;

@@ -1,7 +1,7 @@
 //! The driver of a connection that is dialled, and dialled again when it is lost.
 
 use super::dial::dial_from;
-use super::pump::{Pump, Turn};
+use super::pump::{ENOUGH, Pump, Turn};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -15,9 +15,6 @@ use std::time::Instant;
 
 /// Rounds in one poll before others have their turn.
 const ROUNDS: usize = 64;
-
-/// Octets that one poll takes in before others have their turn.
-const TURN: usize = 256 << 10;
 
 type Dialled = Result<(Transport, usize), Error>;
 
@@ -159,7 +156,7 @@ where
             pump.taken_in = 0;
         }
         for _ in 0..ROUNDS {
-            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= TURN) {
+            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= ENOUGH) {
                 break;
             }
             let now = this.clock.now();

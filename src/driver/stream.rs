@@ -1,7 +1,7 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
-use super::pump::{Pump, Turn};
+use super::pump::{ENOUGH, Pump, Turn};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -14,10 +14,6 @@ use std::time::Instant;
 
 /// Rounds in one poll before others have their turn.
 const ROUNDS: usize = 64;
-
-/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
-/// processor's cache.
-const TURN: usize = 256 << 10;
 
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
@@ -69,7 +65,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
         let this = self.get_mut();
         this.pump.taken_in = 0;
         for _ in 0..ROUNDS {
-            if this.pump.taken_in >= TURN {
+            if this.pump.taken_in >= ENOUGH {
                 break;
             }
             let now = this.clock.now();

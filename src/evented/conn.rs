@@ -4,7 +4,7 @@ use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Pump, Turn, Wishes};
+use crate::driver::{ENOUGH, Pump, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -160,9 +160,13 @@ impl<S: Read + Write> Evented<S> {
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         self.more = false;
+        self.pump.taken_in = 0;
         for _ in 0..ROUNDS {
             if self.ended.is_some() {
                 return self.outcome();
+            }
+            if self.pump.taken_in >= ENOUGH {
+                break;
             }
             let now = self.now();
             match self.turn(now) {
