@@ -197,6 +197,10 @@ impl Load {
             within(SETTLING, "the end of a consumer", consumer).await?;
         }
         let account_now = self.ledger.account();
-        if account_now.is_clean() { Ok(account) } else { Err(format!("after the close: {account_now:?}").into()) }
+        if account_now.is_clean() {
+            Ok(account)
+        } else {
+            Err(format!("after the close: {account_now:?}").into())
+        }
     }
 }

@@ -72,7 +72,8 @@ async fn s37_publishers_that_wait_for_room_are_released(recovers: bool) -> Outco
     const TASKS: usize = 8;
     beside(async |stage| {
         let options = stage.options()?.max_outgoing_octets(100_000).heartbeat(0);
-        let recovery = recovers.then(|| Recovery::default().delays(Duration::ZERO, Duration::from_millis(100)));
+        let recovery =
+            recovers.then(|| Recovery::default().delays(Duration::ZERO, Duration::from_millis(100)));
         let client = puka_smol::connect_with(options.recovery(recovery)).await?;
         let queue = client.queue_declare(unique("full")).durable(true).await?.name;
         stage.proxy.up(Rate::Slow(1024));
@@ -220,7 +221,8 @@ fn s15_many_tasks_go_through_one_recovery() -> Outcome {
                     let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
                     for number in 0..60 {
                         let body = format!("{task} {number}");
-                        while let Err(error) = client.basic_publish("", &queue, &body).persistent(true).await {
+                        while let Err(error) = client.basic_publish("", &queue, &body).persistent(true).await
+                        {
                             if !matches!(error, Error::Unconfirmed(_)) {
                                 return Err(error.into());
                             }

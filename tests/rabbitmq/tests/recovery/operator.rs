@@ -165,7 +165,8 @@ fn a_deleted_user_is_refused_three_times_and_given_up() -> Outcome {
         let (user, client, mut notices) = someone(&stage).await?;
         stage.node(move |node| node.delete_user(&user)).await?;
         let (tries, end) = gives_up(&mut notices).await?;
-        let [Error::ConnectionForced(why), Error::AccessRefused(_), Error::AccessRefused(_)] = &tries[..] else {
+        let [Error::ConnectionForced(why), Error::AccessRefused(_), Error::AccessRefused(_)] = &tries[..]
+        else {
             return Err(format!("{tries:?}").into());
         };
         assert!(why.text.contains("is deleted"), "{why:?}");
