@@ -1,5 +1,6 @@
 //! Pumps a byte stream: octets from it into the machine, and from the machine into it.
 
+mod alarm;
 mod clock;
 mod dial;
 mod pump;
@@ -11,7 +12,7 @@ mod transport;
 pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
-pub(crate) use pump::{Pump, Turn, Wishes};
+pub(crate) use pump::{ENOUGH, Pump, ROUNDS, Turn, Wishes};
 pub use redial::DialDriver;
 #[cfg(feature = "evented")]
 pub(crate) use security::Security;

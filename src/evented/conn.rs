@@ -5,7 +5,7 @@ use super::callbacks::{CallbackId, Callbacks, Left};
 use super::dialled::{Dialled, Dialler, Underway, tend};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Pump, Turn, Wishes};
+use crate::driver::{ENOUGH, Pump, ROUNDS, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -19,9 +19,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
-
-/// Rounds of writing and reading before others have their turn.
-const ROUNDS: usize = 64;
 
 /// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
 ///
@@ -155,9 +152,13 @@ impl<S: Read + Write> Evented<S> {
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         self.more = false;
+        self.pump.taken_in = 0;
         for _ in 0..ROUNDS {
             if self.ended.is_some() {
                 return self.outcome();
+            }
+            if self.pump.taken_in >= ENOUGH {
+                break;
             }
             let now = self.now();
             match self.turn(now) {

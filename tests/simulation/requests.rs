@@ -7,7 +7,7 @@ use crate::random::Random;
 use crate::session::{Asked, Waiting};
 use crate::world::World;
 use puka::Error;
-use puka::machine::{Body, Consume, PromiseId, Publish};
+use puka::machine::{Body, ConnectionState, Consume, PromiseId, Publish};
 use puka::protocol::method::{Encode, basic, exchange, queue};
 use puka::protocol::{Method, MethodId, Properties, ShortStr, Table, TableRef};
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl World {
     }
 
     /// Notes that something was asked for, or has a reason not to be sent.
-    fn asked(
+    pub(crate) fn asked(
         &mut self,
         client: usize,
         sent: Result<PromiseId, Error>,
@@ -67,7 +67,11 @@ impl World {
             Error::Full => !has_room,
             Error::Stale => matches!(asked, Asked::Qos(_) | Asked::Cancel(_)),
             Error::Closed => session.closing,
-            _ => machine.why_closed().is_some(),
+            // There is no connection, and they do not want to wait for one.
+            _ => {
+                let is_open = matches!(machine.state(), ConnectionState::Open);
+                machine.why_closed().is_some() || self.plan.has(Feature::FailFast) && !is_open
+            }
         };
         self.note(client, || format!("can't ask for {asked:?}: {error}"));
         ensure(holds, || format!("{asked:?} was refused without a reason: {error:?}"))?;
@@ -136,6 +140,32 @@ impl World {
         }
         self.bind(client, "q0", "fanout")?;
         self.bind(client, "q1", "fanout")
+    }
+
+    /// Declares a queue that the broker names.
+    pub(crate) fn declare_unnamed(&mut self, client: usize) -> Checked {
+        let method = queue::Declare {
+            queue: ShortStr::EMPTY,
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        };
+        self.request(client, method, Asked::Queue(String::new()))
+    }
+
+    /// It is bound, and half of the time consumed.
+    pub(crate) fn has_unnamed(&mut self, client: usize, name: String) -> Checked {
+        self.bind(client, &name, "fanout")?;
+        if name.len().is_multiple_of(2) {
+            self.consume_from(client, &name, false, false, 5)?;
+        }
+        if let Some(session) = self.session(client) {
+            session.unnamed.push(name);
+        }
+        Ok(())
     }
 
     fn queues(&self) -> Vec<&'static str> {
@@ -230,8 +260,7 @@ impl World {
         octets: usize,
         shared: bool,
     ) -> Checked<bool> {
-        let Some(number) = self.session(client).map(|session| session.number) else { return Ok(false) };
-        let id = self.ledger.publishes(number, to, flags, octets);
+        let id = self.ledger.publishes(to, flags, octets);
         let body = body_of(id, octets);
         let body = if shared { Body::from(body) } else { Body::Borrowed(&body) };
         let mut properties = Properties::default();
@@ -313,7 +342,10 @@ impl World {
         let all: Vec<_> = session.consumers.keys().copied().collect();
         let Some(&id) = random.pick(&all) else { return Ok(()) };
         session.machine.drop_consumer(id);
-        session.consumers.remove(&id);
+        if let Some(consumer) = session.consumers.remove(&id) {
+            // The broker may have ended it, and nobody will know.
+            session.record.spoil(&consumer.queue);
+        }
         self.note(client, || format!("drops {id:?}"));
         Ok(())
     }

@@ -97,7 +97,7 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
-            self.restore_deadline.instant(),
+            self.restore_deadline.instant().filter(|_| matches!(self.state, State::Restoring)),
             self.restoration.as_ref().and_then(Restoration::deadline),
         ];
         deadlines.into_iter().flatten().min()
