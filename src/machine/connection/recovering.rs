@@ -257,7 +257,7 @@ impl Connection {
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
     fn ask_again(&mut self, request: WaitingRequest, error: &Error, again: &mut Vec<WaitingRequest>) {
-        if request.in_transaction || error.blames(request.info.id) {
+        if request.in_transaction || error.is_a_verdict() {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
         } else if request.is_repeatable() {
@@ -301,7 +301,7 @@ impl Connection {
         let is_blamed = error.blames(basic::Consume::ID);
         match consumer.phase {
             Phase::Ended(_) => {}
-            Phase::Starting(_) if is_blamed => {
+            Phase::Starting(_) if error.is_a_verdict() => {
                 self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Restoring if is_blamed && consumer.channel != 0 => {
