@@ -365,6 +365,11 @@ impl Error {
         }
     }
 
+    /// Whether the server closed the connection over a method of that kind, so that repeating it would have it do so again.
+    pub(crate) fn blames(&self, method: MethodId) -> bool {
+        self.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
+    }
+
     pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::CannotLogIn(cause.into().into())
     }

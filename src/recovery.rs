@@ -31,7 +31,7 @@
 //! Those that wait to be sent wait for the next connection, within their deadline; with
 //! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Those that were sent and not answered are sent again when
 //! doing them twice changes nothing: declaring, binding, unbinding, consuming, a `basic_get` that is to be acknowledged.
-//! Others, deleting and purging and a `basic_get` without acknowledgement, end as
+//! What the broker closed the connection over is not done again: the error is its answer. Others, deleting and purging and a `basic_get` without acknowledgement, end as
 //! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). A commit that was not answered, and a call, end as
 //! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
 //!

@@ -16,9 +16,12 @@ use std::time::Instant;
 /// Pieces that one vectored write takes at most.
 const PIECES: usize = 128;
 
-/// Octets that are taken in before others have their turn, so that what was delivered is dealt with while it is in the
+/// Rounds in one poll before others have their turn.
+pub(super) const ROUNDS: usize = 64;
+
+/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
 /// processor's cache.
-pub(crate) const ENOUGH: usize = 256 << 10;
+pub(crate) const TURN: usize = 256 << 10;
 
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {

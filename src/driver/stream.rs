@@ -1,7 +1,8 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
-use super::pump::{ENOUGH, Pump, Turn};
+use super::alarm::Alarm;
+use super::pump::{Pump, ROUNDS, TURN, Turn};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -10,10 +11,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-
-/// Rounds in one poll before others have their turn.
-const ROUNDS: usize = 64;
 
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
@@ -26,7 +23,7 @@ const ROUNDS: usize = 64;
 pub struct Driver<Io, C: Clock> {
     pump: Pump<Io>,
     clock: C,
-    sleep: Option<(Instant, Pin<Box<C::Sleep>>)>,
+    alarm: Alarm<C>,
 }
 
 impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
@@ -37,24 +34,7 @@ impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
 
 impl<Io, C: Clock> Driver<Io, C> {
     pub(crate) fn new(io: Io, clock: C, link: Arc<Link>) -> Self {
-        Self { pump: Pump::new(io, link), clock, sleep: None }
-    }
-
-    /// Whether the time has come that was slept for.
-    fn slept(&mut self, cx: &mut Context<'_>, until: Option<Instant>) -> bool {
-        let Some(until) = until else {
-            self.sleep = None;
-            return false;
-        };
-        // A sleep that ends too early costs a wake-up, a new one at each change costs more.
-        if self.sleep.as_ref().is_none_or(|(armed, _)| *armed > until) {
-            self.sleep = Some((until, Box::pin(self.clock.sleep_until(until))));
-        }
-        let slept = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
-        if slept {
-            self.sleep = None;
-        }
-        slept
+        Self { pump: Pump::new(io, link), clock, alarm: Alarm::default() }
     }
 }
 
@@ -65,14 +45,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
         let this = self.get_mut();
         this.pump.taken_in = 0;
         for _ in 0..ROUNDS {
-            if this.pump.taken_in >= ENOUGH {
+            if this.pump.taken_in >= TURN {
                 break;
             }
             let now = this.clock.now();
             match this.pump.turn(cx, now) {
                 Turn::Moved => {}
                 Turn::Still(wishes) => {
-                    if !this.slept(cx, wishes.timeout) && this.pump.link().sleep(cx.waker()) {
+                    let Driver { alarm, clock, pump } = &mut *this;
+                    if !alarm.has_rung(clock, cx, wishes.timeout) && pump.link().sleep(cx.waker()) {
                         return Poll::Pending;
                     }
                 }

@@ -4,7 +4,7 @@ use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{ENOUGH, Pump, Turn, Wishes};
+use crate::driver::{Pump, TURN, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -165,7 +165,7 @@ impl<S: Read + Write> Evented<S> {
             if self.ended.is_some() {
                 return self.outcome();
             }
-            if self.pump.taken_in >= ENOUGH {
+            if self.pump.taken_in >= TURN {
                 break;
             }
             let now = self.now();

@@ -81,6 +81,8 @@ pub struct Connection {
     /// It was told that not all is remembered.
     is_full_told: bool,
     restoration: Option<Restoration>,
+    /// Over what the broker closed connections that were to bring it back.
+    not_restored: Vec<(Box<str>, Error)>,
     /// When bringing everything back has gone on for too long without an answer.
     restore_deadline: Deadline,
     /// Which of the endpoints it is connected to, or is to begin with.
@@ -160,6 +162,7 @@ impl Connection {
             topology: Topology::default(),
             is_full_told: false,
             restoration: None,
+            not_restored: Vec::new(),
             restore_deadline: Deadline::None,
             endpoint: 0,
             epoch: 1,

@@ -8,6 +8,7 @@ use super::recovery::Recovered;
 use super::topology::{PARTS, Step, Topology};
 use crate::error::Error;
 use crate::options::Recovery;
+use crate::protocol::method::Encode;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,13 @@ impl Restoration {
     /// Whether everything is declared, or has failed.
     pub(super) fn is_done(&self) -> bool {
         self.part == PARTS && self.steps.is_empty() && self.under_way.is_empty() && self.locked.is_empty()
+    }
+
+    /// The step over which the broker closed the connection, if it is one: the oldest that is under way.
+    pub(super) fn blamed(&mut self, error: &Error, topology: &Topology) -> Option<(Step, (Box<str>, Error))> {
+        let step = self.under_way.pop_front()?;
+        let is_blamed = topology.request(&step).is_some_and(|request| error.blames(request.id()));
+        is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 
     /// A step can't even be written.

@@ -26,7 +26,8 @@ impl Connection {
         };
         let attempts = backoff.attempt;
         let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
-        let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
+        let failed = std::mem::take(&mut self.not_restored);
+        let report = Recovered { epoch: self.epoch, attempts, failed, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
         self.state = State::Restoring;

@@ -43,7 +43,7 @@ async fn broken<T: std::fmt::Debug>(
 }
 
 async fn connect(node: &Node, set: impl FnOnce(Options) -> Options) -> Result<Client, Error> {
-    puka_smol::connect_with(set(Options::from_uri(&node.url())?)).await
+    puka_smol::connect_with(set(Options::from_uri(&node.url())?.recovery(None))).await
 }
 
 #[test]
