@@ -1,7 +1,8 @@
 //! What happens when the connection is lost: exactly what is promised, and what is not.
 //!
-//! A connection that was dialled by an adapter (`puka_smol::connect` and its like) is dialled again when it is lost. One that
-//! was opened over a stream of your own, with [`open`](crate::open), is not: there is nothing to dial.
+//! A connection that was dialled, by an adapter (`puka_smol::connect` and its like), [`connect`](crate::connect) or
+//! `evented::connect`, is dialled again when it is lost. One that was opened over a stream of your own, with
+//! [`open`](crate::open) or `Evented::new`, is not: there is nothing to dial.
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
 //!
 //! # When

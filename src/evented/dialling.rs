@@ -2,6 +2,8 @@
 //! a host in turn, over TLS when the options say so.
 
 use super::dialled::{Dialler, Progress, Underway};
+#[cfg(feature = "tls")]
+use super::secured::Secured;
 use super::socket::{Address, Socket};
 use super::stream::Stream;
 use crate::driver::Security;
@@ -40,7 +42,7 @@ impl Dialler<Stream> for Endpoints {
 
     fn hang_up(&mut self, stream: &mut Stream) {
         self.dial = None;
-        stream.set(None);
+        stream.hang_up();
     }
 }
 
@@ -51,10 +53,13 @@ struct Dial {
     /// Each with its place.
     endpoints: std::vec::IntoIter<(usize, Endpoint)>,
     addresses: std::vec::IntoIter<Address>,
-    /// The endpoint that is being tried, and the address.
+    /// What is being tried.
     endpoint: usize,
     host: String,
-    address: Option<Address>,
+    /// Its address, for errors.
+    place: String,
+    /// Whether it is connected, so that hands are being shaken.
+    is_connected: bool,
     /// When what is being tried is given up.
     deadline: Instant,
 }
@@ -70,7 +75,8 @@ impl Dial {
             addresses: Vec::new().into_iter(),
             endpoint: first,
             host: String::new(),
-            address: None,
+            place: String::new(),
+            is_connected: false,
             deadline: now,
         })
     }
@@ -85,15 +91,17 @@ impl Dial {
     ) -> Result<Progress, Error> {
         loop {
             if let Some(address) = self.addresses.next() {
-                match Socket::begin(&address) {
+                let begun = Socket::begin(&address).map_err(|error| named(&address, &error).into());
+                match begun.and_then(|socket| self.secured(socket, options)) {
                     Ok(socket) => {
                         stream.set(socket);
+                        self.is_connected = false;
                         // Looking up a name has taken its time.
                         self.deadline = now.max(Instant::now()) + options.dial_deadline();
-                        self.address = Some(address);
+                        self.place = address.to_string();
                         return Ok(self.underway(false, true));
                     }
-                    Err(error) => failed = named(&address, &error).into(),
+                    Err(error) => failed = error,
                 }
             } else if let Some((place, endpoint)) = self.endpoints.next() {
                 self.endpoint = place;
@@ -122,44 +130,44 @@ impl Dial {
         options: &Options,
         now: Instant,
     ) -> Result<Progress, Error> {
-        match stream.socket()?.is_connected() {
-            Ok(true) => self.secure(stream, options, now),
-            Ok(false) if now < self.deadline => Ok(self.underway(false, true)),
-            Ok(false) => Err(Error::Timeout { what: "dialling", after: options.dial_deadline() }),
-            Err(error) => match &self.address {
-                Some(address) => Err(named(address, &error).into()),
-                None => Err(error.into()),
-            },
+        if !self.is_connected {
+            match stream.socket.is_connected() {
+                Ok(true) => {
+                    self.is_connected = true;
+                    self.deadline = now + options.tls_deadline();
+                }
+                Ok(false) if now < self.deadline => return Ok(self.underway(false, true)),
+                Ok(false) => {
+                    return Err(Error::Timeout { what: "dialling", after: options.dial_deadline() });
+                }
+                Err(error) => return Err(named(&self.place, &error).into()),
+            }
         }
+        if stream.socket.shake_hands()? {
+            let is_private = stream.socket.is_private();
+            return Ok(Progress::Ready { endpoint: self.endpoint, is_private });
+        }
+        if now < self.deadline {
+            return Ok(self.underway(true, stream.socket.wants_write()));
+        }
+        Err(Error::Timeout { what: "the TLS handshake", after: options.tls_deadline() })
     }
 
-    /// Begins with TLS over a socket that is connected, or goes on with it.
+    /// The socket with TLS over it, if the options say so.
     #[cfg(feature = "tls")]
-    fn secure(&mut self, stream: &mut Stream, options: &Options, now: Instant) -> Result<Progress, Error> {
-        let Some(config) = self.security.config() else { return self.ready(stream) };
-        if matches!(stream.socket()?, Socket::Tcp(_)) {
-            stream.secure(config.clone(), crate::tls::server_name(options, &self.host)?)?;
-            self.deadline = now + options.tls_deadline();
-        }
-        if let Some(secured) = stream.secured()
-            && !secured.shake_hands()?
-        {
-            if now < self.deadline {
-                return Ok(self.underway(true, secured.wants_write()));
+    fn secured(&self, socket: Socket, options: &Options) -> Result<Socket, Error> {
+        match (self.security.config(), socket) {
+            (Some(config), Socket::Tcp(socket)) => {
+                let name = crate::tls::server_name(options, &self.host)?;
+                Ok(Socket::Tls(Secured::new(socket, config.clone(), name)?.into()))
             }
-            return Err(Error::Timeout { what: "the TLS handshake", after: options.tls_deadline() });
+            (_, socket) => Ok(socket),
         }
-        self.ready(stream)
     }
 
     #[cfg(not(feature = "tls"))]
-    fn secure(&mut self, stream: &mut Stream, _: &Options, _: Instant) -> Result<Progress, Error> {
-        self.ready(stream)
-    }
-
-    fn ready(&self, stream: &Stream) -> Result<Progress, Error> {
-        let is_private = stream.socket()?.is_private();
-        Ok(Progress::Ready { endpoint: self.endpoint, is_private })
+    fn secured(&self, socket: Socket, _: &Options) -> Result<Socket, Error> {
+        Ok(socket)
     }
 
     fn underway(&self, readable: bool, writable: bool) -> Progress {

@@ -2,10 +2,11 @@
 
 #[cfg(feature = "tls")]
 use super::secured::Secured;
+use crate::error::Error;
 use socket2::{Domain, SockAddr, Type};
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
@@ -33,6 +34,8 @@ impl fmt::Display for Address {
 
 #[derive(Debug)]
 pub(super) enum Socket {
+    /// It stands for one that there is not, because a loop wants a descriptor.
+    Idle(socket2::Socket),
     Tcp(TcpStream),
     #[cfg(feature = "tls")]
     Tls(Box<Secured>),
@@ -41,6 +44,11 @@ pub(super) enum Socket {
 }
 
 impl Socket {
+    /// One to which nothing ever happens: of datagrams, as one of a stream would count as one whose peer has hung up.
+    pub(super) fn idle() -> io::Result<Self> {
+        socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).map(Self::Idle)
+    }
+
     /// Begins to connect, without waiting for it.
     pub(super) fn begin(address: &Address) -> io::Result<Self> {
         let (domain, target) = match address {
@@ -70,7 +78,7 @@ impl Socket {
 
     /// Whether it is connected; false while that is under way.
     pub(super) fn is_connected(&self) -> io::Result<bool> {
-        let Self::Tcp(socket) = self else { return Ok(true) };
+        let Some(socket) = self.tcp() else { return Ok(true) };
         if let Some(error) = socket.take_error()? {
             return Err(error);
         }
@@ -81,9 +89,37 @@ impl Socket {
         }
     }
 
+    /// Shakes hands, if it has to. False while that is under way.
+    pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.shake_hands(),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether shaking hands waits until it can be written to.
+    pub(super) fn wants_write(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.wants_write(),
+            _ => false,
+        }
+    }
+
+    /// Has the peer know that nothing comes any more.
+    pub(super) fn shut_down(&self) {
+        match self {
+            Self::Idle(_) => {}
+            #[cfg(unix)]
+            Self::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
+            other => drop(other.tcp().map(|socket| socket.shutdown(Shutdown::Both))),
+        }
+    }
+
     /// Whether nobody else can read what goes over it.
     pub(super) fn is_private(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
+        !matches!(self, Self::Tcp(_) | Self::Idle(_))
     }
 
     /// The socket of TCP, below TLS, too.
@@ -92,8 +128,7 @@ impl Socket {
             Self::Tcp(socket) => Some(socket),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => Some(secured.socket()),
-            #[cfg(unix)]
-            Self::Unix(_) => None,
+            _ => None,
         }
     }
 }
@@ -108,6 +143,7 @@ fn is_under_way(error: &io::Error) -> bool {
 macro_rules! each {
     ($stream:expr, $socket:ident => $it:expr) => {
         match $stream {
+            Self::Idle(_) => Err(io::ErrorKind::NotConnected.into()),
             Self::Tcp($socket) => $it,
             #[cfg(feature = "tls")]
             Self::Tls($socket) => $it,
@@ -141,6 +177,7 @@ impl Write for Socket {
 impl std::os::fd::AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         match self {
+            Self::Idle(socket) => socket.as_fd(),
             Self::Tcp(socket) => socket.as_fd(),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.socket().as_fd(),
@@ -153,6 +190,7 @@ impl std::os::fd::AsFd for Socket {
 impl std::os::windows::io::AsSocket for Socket {
     fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
         match self {
+            Self::Idle(socket) => socket.as_socket(),
             Self::Tcp(socket) => socket.as_socket(),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.socket().as_socket(),

@@ -1,7 +1,6 @@
 //! The stream behind `connect`: one socket after the other.
 
 use super::socket::Socket;
-use socket2::{Domain, Type};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 
@@ -13,38 +12,34 @@ use std::net::TcpStream;
 /// never ready.
 #[derive(Debug)]
 pub struct Stream {
-    socket: Option<Socket>,
-    /// It is neither connected nor bound, so nothing ever happens to it.
-    idle: socket2::Socket,
+    pub(super) socket: Socket,
     generation: u64,
 }
 
 impl Stream {
     /// One that leads nowhere.
     pub(super) fn nowhere() -> io::Result<Self> {
-        // One of TCP would count as one whose peer has hung up.
-        let idle = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        Ok(Self { socket: None, idle, generation: 0 })
+        Ok(Self { socket: Socket::idle()?, generation: 0 })
     }
 
     /// Has another socket take the place of the one before.
-    pub(super) fn set(&mut self, socket: impl Into<Option<Socket>>) {
-        self.socket = socket.into();
+    pub(super) fn set(&mut self, socket: Socket) {
+        self.socket = socket;
         self.generation += 1;
     }
 
-    /// The socket that there is.
-    pub(super) fn socket(&self) -> io::Result<&Socket> {
-        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    /// From here on it leads nowhere.
+    pub(super) fn hang_up(&mut self) {
+        match Socket::idle() {
+            Ok(idle) => self.set(idle),
+            // Where the system has no descriptor to spare, the one that there is stays for as long.
+            Err(_) => self.socket.shut_down(),
+        }
     }
 
-    fn socket_mut(&mut self) -> io::Result<&mut Socket> {
-        self.socket.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    /// Which descriptor it has, counted: the number is another one whenever the descriptor is, which is closed by then.
+    /// Which descriptor it has, counted: the number is another one whenever the descriptor is. The one before is closed.
     ///
-    /// The system gives a number that is free again to the next descriptor, so that the number alone does not tell.
+    /// The descriptor's own number does not tell, because the system uses those that are free again.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -53,59 +48,27 @@ impl Stream {
     /// The socket, if it is one of TCP, also below TLS. `None` also while there is none.
     #[must_use]
     pub fn tcp(&self) -> Option<&TcpStream> {
-        self.socket.as_ref().and_then(Socket::tcp)
-    }
-}
-
-#[cfg(feature = "tls")]
-mod securing {
-    use super::{Socket, Stream};
-    use crate::error::Error;
-    use crate::evented::secured::Secured;
-    use crate::tls::rustls::ClientConfig;
-    use crate::tls::rustls::pki_types::ServerName;
-    use std::sync::Arc;
-
-    impl Stream {
-        /// Begins to speak TLS over a socket of TCP.
-        pub(in crate::evented) fn secure(
-            &mut self,
-            config: Arc<ClientConfig>,
-            name: ServerName<'static>,
-        ) -> Result<(), Error> {
-            match self.socket.take() {
-                Some(Socket::Tcp(socket)) => {
-                    self.socket = Some(Socket::Tls(Secured::new(socket, config, name)?.into()));
-                }
-                other => self.socket = other,
-            }
-            Ok(())
-        }
-
-        /// The session over its socket, if there is one.
-        pub(in crate::evented) fn secured(&mut self) -> Option<&mut Secured> {
-            if let Some(Socket::Tls(secured)) = &mut self.socket { Some(secured) } else { None }
-        }
+        self.socket.tcp()
     }
 }
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket_mut()?.read(buffer)
+        self.socket.read(buffer)
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.socket_mut()?.write(octets)
+        self.socket.write(octets)
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket_mut()?.write_vectored(pieces)
+        self.socket.write_vectored(pieces)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket_mut()?.flush()
+        self.socket.flush()
     }
 }
 
@@ -115,7 +78,7 @@ mod descriptor {
 
     impl AsFd for super::Stream {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.socket.as_ref().map_or_else(|| self.idle.as_fd(), AsFd::as_fd)
+            self.socket.as_fd()
         }
     }
 
@@ -132,7 +95,7 @@ mod descriptor {
 
     impl AsSocket for super::Stream {
         fn as_socket(&self) -> BorrowedSocket<'_> {
-            self.socket.as_ref().map_or_else(|| self.idle.as_socket(), AsSocket::as_socket)
+            self.socket.as_socket()
         }
     }
 
