@@ -10,7 +10,10 @@
 //! ```text
 //! cargo run --release -p puka-test-soak --bin soak -- --rounds 200 --seed 1
 //! ```
-#![expect(clippy::missing_errors_doc, reason = "everything here fails when what it says of the client does not hold")]
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "everything here fails when what it says of the client does not hold"
+)]
 
 mod fault;
 mod fragile;

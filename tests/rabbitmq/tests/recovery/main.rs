@@ -20,11 +20,7 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
 }
 
 /// Waits for a notice, past others.
-async fn told(
-    notices: &mut Notices,
-    what: &str,
-    is_it: impl Fn(&Notice) -> bool,
-) -> Result<Notice, Failure> {
+async fn told(notices: &mut Notices, what: &str, is_it: impl Fn(&Notice) -> bool) -> Result<Notice, Failure> {
     within(STEP, what, async {
         while let Some(notice) = notices.next().await {
             if is_it(&notice) {

@@ -16,7 +16,8 @@ fn s18_s19_s24_queues_and_bindings_of_every_kind_come_back() -> Outcome {
         let mut names = vec![fragile.first_name().to_owned()];
         for fault in [Fault::Reset, Fault::Kill] {
             fault.happen(&stage).await?;
-            let told = told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
+            let told =
+                told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
             let Notice::Recovered(report) = told else { return Err("no report".into()) };
             assert!(report.failed.is_empty(), "{report:?}");
             // Two exchanges, two queues, three bindings.

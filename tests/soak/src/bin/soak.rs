@@ -3,7 +3,11 @@
 //! Exits with 1 when something was lost, or came twice without saying so, or did not come back; with 2 when it was called
 //! wrongly.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool says there what it found")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool says there what it found"
+)]
 
 use puka::QueueType;
 use puka_test_rabbitmq::Node;
@@ -91,11 +95,19 @@ async fn run(wanted: &Wanted) -> Outcome {
     Ok(())
 }
 
-async fn one(stage: &Stage, load: &mut Load, fault: Fault, messages: u64) -> Result<puka_test_soak::Account, Failure> {
+async fn one(
+    stage: &Stage,
+    load: &mut Load,
+    fault: Fault,
+    messages: u64,
+) -> Result<puka_test_soak::Account, Failure> {
     load.goes_on();
     load.flows(messages as usize).await?;
     let before = load.recoveries();
     fault.happen(stage).await?;
+    if fault.kills() {
+        load.ledger.excuse();
+    }
     if fault.breaks() {
         load.recovers_from(&before).await?;
     }
