@@ -15,6 +15,9 @@ pub(super) async fn survives(stage: &Stage, faults: &[Fault]) -> Outcome {
     for fault in faults {
         let before = load.recoveries();
         fault.happen(stage).await?;
+        if fault.kills() {
+            load.ledger.excuse();
+        }
         if fault.breaks() {
             load.recovers_from(&before).await.map_err(|error| format!("{fault:?}: {error}"))?;
         }
