@@ -10,10 +10,11 @@ use puka_test_broker::{Config, Server, Stream};
 use std::future::{Future, pending};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Octets that one turn of the driver moves, in both directions together: less than a frame.
 const DRIP: usize = 11;
@@ -78,18 +79,25 @@ impl AsyncWrite for Dripping {
     }
 }
 
-/// Time that stands still.
-struct Still(Instant);
+/// Time that stands still unless it is told to pass.
+#[derive(Clone)]
+struct Still(Arc<Mutex<Instant>>);
+
+impl Still {
+    fn pass(&self, time: Duration) {
+        *self.0.lock().unwrap() += time;
+    }
+}
 
 impl Clock for Still {
     type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
     fn now(&self) -> Instant {
-        self.0
+        *self.0.lock().unwrap()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Self::Sleep {
-        let is_over = deadline <= self.0;
+        let is_over = deadline <= self.now();
         Box::pin(async move {
             if !is_over {
                 pending::<()>().await;
@@ -102,6 +110,7 @@ struct World {
     broker: Server,
     client: Client,
     driver: Driver<Dripping, Still>,
+    clock: Still,
     allowed: Arc<AtomicUsize>,
     /// What the driver resolved to.
     over: Option<Result<(), Error>>,
@@ -119,8 +128,9 @@ impl World {
         let broker = Server::new(Config::default());
         let allowed = Arc::new(AtomicUsize::new(0));
         let stream = Dripping { stream: broker.connect(), allowed: allowed.clone() };
-        let (client, driver) = puka::open(stream, Still(Instant::now()), options);
-        Self { broker, client, driver, allowed, over: None }
+        let clock = Still(Arc::new(Mutex::new(Instant::now())));
+        let (client, driver) = puka::open(stream, clock.clone(), options);
+        Self { broker, client, driver, clock, allowed, over: None }
     }
 
     fn turn(&mut self, octets: usize) {
@@ -211,8 +221,8 @@ fn narrow() -> Options {
     Options::default().request_channels(3).publish_channels(4)
 }
 
-/// Drops a flow at each of its pendings. Gives how many there were.
-fn at_every_pending<F>(what: &str, options: Options, flow: impl Fn(Client) -> F) -> usize
+/// Drops a flow at each of its pendings. Gives how many there were. So much time may pass until nothing is left.
+fn at_every_pending<F>(what: &str, options: Options, time: Duration, flow: impl Fn(Client) -> F) -> usize
 where
     F: Future<Output = Result<(), Error>>,
 {
@@ -221,6 +231,8 @@ where
     for last in 1.. {
         let client = world.client.clone();
         let done = world.drop_at(last, flow(client));
+        world.settle();
+        world.clock.pass(time);
         world.check(&format!("{what}, dropped at its pending {last}"));
         world.prepare();
         if done {
@@ -241,7 +253,7 @@ fn every_pending<F>(what: &str, flow: impl Fn(Client) -> F) -> usize
 where
     F: Future<Output = Result<(), Error>>,
 {
-    at_every_pending(what, narrow(), flow)
+    at_every_pending(what, narrow(), Duration::ZERO, flow)
 }
 
 #[test]
@@ -338,7 +350,8 @@ fn calls_and_transactions_can_be_dropped_at_any_point() {
         transaction.basic_publish("", "q", "x").await?;
         transaction.rollback().await
     });
-    every_pending("a call", async |client: Client| {
+    // A reply is waited for as long as it may come, by whomever.
+    at_every_pending("a call", narrow(), Duration::from_secs(31), async |client: Client| {
         let call = client.rpc("", "q", "x").send();
         while let Some(asked) = client.basic_get("q").await? {
             let reply_to = asked.properties().reply_to.map(|name| name.to_string());
@@ -356,12 +369,12 @@ fn calls_and_transactions_can_be_dropped_at_any_point() {
 #[test]
 fn who_waits_for_room_can_be_dropped_at_any_point() {
     let narrow = || narrow().max_publishes_in_flight(1);
-    at_every_pending("room to publish", narrow(), async |client: Client| {
+    at_every_pending("room to publish", narrow(), Duration::ZERO, async |client: Client| {
         let first = client.basic_publish("", "q", "x").send();
         let second = client.basic_publish("", "q", "x").await;
         first.await.and(second)
     });
-    at_every_pending("room to publish, for two", narrow(), async |client: Client| {
+    at_every_pending("room to publish, for two", narrow(), Duration::ZERO, async |client: Client| {
         let first = client.basic_publish("", "q", "x").send();
         let waits = futures_lite::future::zip(
             client.basic_publish("", "q", "x").into_future(),
