@@ -279,7 +279,8 @@ impl Connection {
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        let closing = matches!(self.state, State::Draining | State::Closing);
+        // What comes then is no delivery, or is dropped.
+        let closing = matches!(self.state, State::Handshake(_) | State::Draining | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
@@ -405,9 +406,16 @@ impl Connection {
         }
     }
 
-    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then, nor what became of
+    /// what was published before.
     fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
-        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+        let mut again = self.held.iter().filter(|held| held.attempts > 0);
+        let held = again.find(|held| held.promise == promise);
+        match held {
+            Some(held) => held.failed(error),
+            None if self.transactions.is_committing(promise) => Error::Unconfirmed(error.into()),
+            None => error,
+        }
     }
 
     /// Gives back what nobody wants.
@@ -456,6 +464,9 @@ impl Connection {
         };
         if reading && !self.reading {
             self.attention = true;
+            if matches!(self.state, State::Restoring) {
+                self.restore_deadline = Deadline::In(self.options.deadlines.request);
+            }
             self.heartbeat.resume();
         }
         self.reading = reading;

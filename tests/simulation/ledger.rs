@@ -186,6 +186,8 @@ impl Ledger {
         match fate.clone() {
             None | Some(Fate::Unknown) => Ok(()),
             Some(Fate::Confirmed) => {
+                // The broker does not log replies.
+                let taken = taken || self.message(id)?.replies_to.is_some();
                 ensure(taken, || format!("I1: message {id} is confirmed and the broker does not have it"))?;
                 ensure(!returned || again, || format!("I3: message {id} came back and is confirmed"))
             }

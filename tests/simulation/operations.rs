@@ -159,10 +159,10 @@ impl World {
         let Some(session) = self.session(client) else { return Ok(()) };
         let all: Vec<_> = session.waiting.keys().copied().collect();
         let Some(&promise) = random.pick(&all) else { return Ok(()) };
-        session.machine.abandon(promise);
         if matches!(session.waiting.get(&promise), Some(Waiting { asked: Asked::Finish { .. }, .. })) {
             return Ok(());
         }
+        session.machine.abandon(promise);
         session.abandoned.insert(promise);
         let waiting = session.waiting.remove(&promise);
         if let Some(name) = waiting.as_ref().and_then(|waiting| waiting.asked.name()) {

@@ -175,8 +175,8 @@ impl World {
                 Read::Octets(octets) => {
                     let said = line.observer.client_says(&octets);
                     self.broker.handle_input(now, line.broker, &octets);
-                    self.said(client, place, said)?;
                     self.ledger.sync(&self.broker)?;
+                    self.said(client, place, said)?;
                 }
                 Read::Ended(_) => self.forget(client, place)?,
                 Read::Nothing => break,

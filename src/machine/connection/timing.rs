@@ -13,7 +13,7 @@ impl Connection {
             State::Handshake(_) if self.handshake_deadline <= now => {
                 self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
             }
-            State::Restoring if self.restore_deadline.has_passed(now) => {
+            State::Restoring if self.restores_for_too_long(now) => {
                 let after = self.options.deadlines.request;
                 self.lose(Error::Timeout { what: "recovering", after });
             }
@@ -46,6 +46,15 @@ impl Connection {
         }
         self.expire(now);
         self.proceed();
+    }
+
+    /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
+    fn waits_for_answers(&self) -> bool {
+        matches!(self.state, State::Restoring) && self.reading
+    }
+
+    fn restores_for_too_long(&self, now: Instant) -> bool {
+        self.waits_for_answers() && self.restore_deadline.has_passed(now)
     }
 
     /// Answers the promises whose deadline has passed.
@@ -97,7 +106,7 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
-            self.restore_deadline.instant(),
+            self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
             self.restoration.as_ref().and_then(Restoration::deadline),
         ];
         deadlines.into_iter().flatten().min()
