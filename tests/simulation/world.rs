@@ -69,6 +69,11 @@ impl World {
         self.hash
     }
 
+    /// The time that has passed.
+    pub(crate) fn time(&self) -> Duration {
+        self.now - self.start
+    }
+
     pub(crate) fn session(&mut self, client: usize) -> Option<&mut Session> {
         self.clients.get_mut(client)?.as_mut()
     }
