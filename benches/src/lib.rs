@@ -1,5 +1,4 @@
 //! What the measurements have in common: a broker that costs almost nothing, in memory or behind a socket.
-#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
 
 mod link;
 mod null;

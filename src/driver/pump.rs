@@ -21,7 +21,7 @@ pub(crate) const ROUNDS: usize = 64;
 
 /// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
 /// processor's cache.
-pub(crate) const ENOUGH: usize = 256 << 10;
+pub(crate) const TURN: usize = 256 << 10;
 
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {

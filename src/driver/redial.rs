@@ -2,7 +2,7 @@
 
 use super::alarm::Alarm;
 use super::dial::dial_from;
-use super::pump::{ENOUGH, Pump, ROUNDS, Turn};
+use super::pump::{Pump, ROUNDS, TURN, Turn};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -137,7 +137,7 @@ where
             pump.taken_in = 0;
         }
         for _ in 0..ROUNDS {
-            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= ENOUGH) {
+            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= TURN) {
                 break;
             }
             let now = this.clock.now();

@@ -2,7 +2,7 @@
 
 use super::Clock;
 use super::alarm::Alarm;
-use super::pump::{ENOUGH, Pump, ROUNDS, Turn};
+use super::pump::{Pump, ROUNDS, TURN, Turn};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -45,7 +45,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
         let this = self.get_mut();
         this.pump.taken_in = 0;
         for _ in 0..ROUNDS {
-            if this.pump.taken_in >= ENOUGH {
+            if this.pump.taken_in >= TURN {
                 break;
             }
             let now = this.clock.now();

@@ -5,7 +5,7 @@ use super::callbacks::{CallbackId, Callbacks, Left};
 use super::dialled::{Dialled, Dialler, Underway, tend};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{ENOUGH, Pump, ROUNDS, Turn, Wishes};
+use crate::driver::{Pump, ROUNDS, TURN, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -157,7 +157,7 @@ impl<S: Read + Write> Evented<S> {
             if self.ended.is_some() {
                 return self.outcome();
             }
-            if self.pump.taken_in >= ENOUGH {
+            if self.pump.taken_in >= TURN {
                 break;
             }
             let now = self.now();

@@ -282,7 +282,8 @@ impl Connection {
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        let closing = matches!(self.state, State::Draining | State::Closing);
+        // What comes then is no delivery, or is dropped.
+        let closing = matches!(self.state, State::Handshake(_) | State::Draining | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
@@ -459,6 +460,9 @@ impl Connection {
         };
         if reading && !self.reading {
             self.attention = true;
+            if matches!(self.state, State::Restoring) {
+                self.restore_deadline = Deadline::In(self.options.deadlines.request);
+            }
             self.heartbeat.resume();
         }
         self.reading = reading;

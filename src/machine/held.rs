@@ -1,6 +1,7 @@
 //! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
 
 use super::{Body, PromiseId, Publish};
+use crate::error::Error;
 use crate::protocol::{Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
 
@@ -46,6 +47,11 @@ impl HeldPublish {
             headers: publish.headers.map(TableRef::to_table),
             body: publish.body.to_bytes(),
         }
+    }
+
+    /// What it is answered with when it is not sent any more: an error that says so, unless it was sent before.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        if self.attempts > 0 { Error::Unconfirmed(error.into()) } else { error }
     }
 
     pub(super) fn is_to(&self, exchange: &[u8]) -> bool {

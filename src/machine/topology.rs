@@ -249,17 +249,15 @@ impl Topology {
 
     /// The same request under the names that queues have now; `None` when they have not changed.
     pub(super) fn renamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
-        use crate::protocol::method::basic;
-        let queue = match &mut request {
-            Method::Queue(queue::Method::Declare(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Bind(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Unbind(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Purge(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Delete(it)) => &mut it.queue,
-            Method::Basic(basic::Method::Get(it)) => &mut it.queue,
-            _ => return None,
-        };
+        let queue = queue_of(&mut request)?;
         *queue = short(self.renamed.get(queue.as_octets())?);
+        Some(request)
+    }
+
+    /// The same request under the first names of queues that have another; `None` when it has none of them.
+    pub(super) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
+        let queue = queue_of(&mut request)?;
+        *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
         Some(request)
     }
 
@@ -369,6 +367,20 @@ impl Topology {
             }
             Step::Binding(binding) => Some(binding.request()),
         }
+    }
+}
+
+/// The queue that a request is about.
+fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>> {
+    use crate::protocol::method::basic;
+    match request {
+        Method::Queue(queue::Method::Declare(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Bind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Unbind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Purge(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Delete(it)) => Some(&mut it.queue),
+        Method::Basic(basic::Method::Get(it)) => Some(&mut it.queue),
+        _ => None,
     }
 }
 

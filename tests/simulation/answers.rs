@@ -6,6 +6,7 @@ use crate::session::{Asked, Consumer, Waiting};
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
 use puka::protocol::ReplyCode;
+use puka::protocol::method::basic;
 use puka::{Error, Peer};
 use std::time::Duration;
 
@@ -173,7 +174,7 @@ impl World {
             error => match error.fault() {
                 Some(fault) => {
                     fault.found_by == Peer::Server
-                        && fault.method == waiting.method
+                        && (fault.method == waiting.method || fault.method == basic::Consume::ID)
                         && self.may_be_refused(waiting, fault.code, &fault.text)
                 }
                 None => false,
@@ -183,6 +184,7 @@ impl World {
     }
 
     fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
+        let plan = self.plan;
         let names = |names: &str| names.split('|').any(|name| text.contains(&format!("'{name}'")));
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
@@ -191,7 +193,9 @@ impl World {
             Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
             Asked::Call(_) => code == ReplyCode::NOT_FOUND,
             Asked::Finish { .. } => false,
-            Asked::Connect | Asked::Close | Asked::Cancel(_) | Asked::Begin => false,
+            // The channel of the consumer was closed, as it was to start again.
+            Asked::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
+            Asked::Connect | Asked::Close | Asked::Begin => false,
         }
     }
 

@@ -89,7 +89,7 @@ impl World {
                 let time = random.millis(500..20_000);
                 session.doubt("slept");
                 session.asleep_until = now + time;
-                session.slept = session.slept.max(time);
+                session.slept += time;
                 return;
             }
             _ => {}

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Heard {
     pub(crate) exchange: String,
     pub(crate) copy: u64,
-    /// It stands in a line with the others to its exchange.
-    pub(crate) in_line: bool,
+    /// It stands in a line with the others of that number, which are of its channel.
+    pub(crate) in_line: Option<usize>,
 }
 
 /// A content that has begun.
@@ -30,6 +30,9 @@ struct Content {
 pub(crate) struct Publishes {
     contents: BTreeMap<u16, Content>,
     transactional: BTreeSet<u16>,
+    /// How many channels were opened, and by its number which of them a channel is.
+    opened: usize,
+    turns: BTreeMap<u16, usize>,
     /// A frame that may not stand where it does.
     pub(crate) disorder: Option<String>,
 }
@@ -56,7 +59,8 @@ impl Publishes {
             return None;
         }
         let Content { exchange, attempt, id, in_line, .. } = self.contents.remove(&number)?;
-        Some(Heard { exchange, copy: copy_of(id?, attempt), in_line })
+        let turn = self.turns.get(&number).copied().unwrap_or_default();
+        Some(Heard { exchange, copy: copy_of(id?, attempt), in_line: in_line.then_some(turn) })
     }
 
     fn method(&mut self, number: u16, frame: &Frame) {
@@ -76,7 +80,11 @@ impl Publishes {
                 self.contents.insert(number, content);
             }
             Ok(Method::Tx(tx::Method::Select(_))) => drop(self.transactional.insert(number)),
-            Ok(Method::Channel(channel::Method::Open(_))) => drop(self.transactional.remove(&number)),
+            Ok(Method::Channel(channel::Method::Open(_))) => {
+                self.transactional.remove(&number);
+                self.opened += 1;
+                self.turns.insert(number, self.opened);
+            }
             _ => {}
         }
     }

@@ -74,8 +74,8 @@ pub(crate) struct Ledger {
     places: BTreeMap<u64, usize>,
     /// Copies that were heard by a broker, whether it took them or not.
     heard: BTreeSet<u64>,
-    /// The last message to an exchange that was heard on a line.
-    last: BTreeMap<(usize, String), u64>,
+    /// The last message to an exchange that was heard on a line and one of its channels.
+    last: BTreeMap<(usize, usize, String), u64>,
     pub(crate) handed: usize,
     pub(crate) confirmed: usize,
 }
@@ -146,10 +146,8 @@ impl Ledger {
         let is_first = self.heard.insert(heard.copy);
         ensure(is_first, || format!("message {id} was sent twice and is not flagged"))?;
         self.message(id)?.again |= heard.copy != id;
-        if !heard.in_line {
-            return Ok(());
-        }
-        match self.last.insert((line, heard.exchange.clone()), id) {
+        let Some(turn) = heard.in_line else { return Ok(()) };
+        match self.last.insert((line, turn, heard.exchange.clone()), id) {
             Some(earlier) if earlier >= id => {
                 Err(Violation(format!("message {id} overtook message {earlier} of the same exchange")))
             }
@@ -186,6 +184,8 @@ impl Ledger {
         match fate.clone() {
             None | Some(Fate::Unknown) => Ok(()),
             Some(Fate::Confirmed) => {
+                // The broker does not log replies.
+                let taken = taken || self.message(id)?.replies_to.is_some();
                 ensure(taken, || format!("I1: message {id} is confirmed and the broker does not have it"))?;
                 ensure(!returned || again, || format!("I3: message {id} came back and is confirmed"))
             }

@@ -43,10 +43,6 @@ impl Meddler {
         self.refusal == Refusal::Done
     }
 
-    pub(crate) fn mischief(&self) -> Mischief {
-        self.mischief
-    }
-
     pub(crate) fn client_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
         if self.mischief == Mischief::None {
             return octets;

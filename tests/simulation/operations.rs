@@ -78,12 +78,20 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (1, Operation::Sleep, Some(Feature::Sleep)),
 ];
 
+impl Operation {
+    fn is_fault(self) -> bool {
+        use Operation::{BrokerDrop, Cut, Force, Internal, Restart, Silence, Sleep, Wipe};
+        matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut | Silence | Sleep)
+    }
+}
+
 impl World {
     /// Does the operation of that number, which is the same whatever was done before.
     pub(crate) fn operate(&mut self, number: usize) -> Checked {
         let mut random = self.plan.random(10_000 + number as u64);
         let client = random.below(self.clients.len());
         let pause = match random.below(20) {
+            0 if self.plan.has(Feature::Recover) => random.millis(0..6000),
             0 => random.millis(0..1500),
             1..5 => random.millis(0..60),
             5..12 => random.micros(0..3000),
@@ -99,10 +107,16 @@ impl World {
             .iter()
             .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
             .collect();
-        let mut ticket = random.below(choices.iter().map(|(weight, _, _)| weight).sum());
-        for (weight, operation, _) in choices {
-            if ticket < *weight {
-                self.perform(client, *operation, &mut random)?;
+        // What comes back can be broken more often.
+        let often = if self.plan.has(Feature::Recover) { 3 } else { 1 };
+        let weight = |(weight, operation, _): &(usize, Operation, _)| {
+            if operation.is_fault() { weight * often } else { *weight }
+        };
+        let mut ticket = random.below(choices.iter().map(|choice| weight(choice)).sum());
+        for choice in choices {
+            let weight = weight(choice);
+            if ticket < weight {
+                self.perform(client, choice.1, &mut random)?;
                 break;
             }
             ticket -= weight;
@@ -159,10 +173,10 @@ impl World {
         let Some(session) = self.session(client) else { return Ok(()) };
         let all: Vec<_> = session.waiting.keys().copied().collect();
         let Some(&promise) = random.pick(&all) else { return Ok(()) };
-        session.machine.abandon(promise);
         if matches!(session.waiting.get(&promise), Some(Waiting { asked: Asked::Finish { .. }, .. })) {
             return Ok(());
         }
+        session.machine.abandon(promise);
         session.abandoned.insert(promise);
         let waiting = session.waiting.remove(&promise);
         if let Some(name) = waiting.as_ref().and_then(|waiting| waiting.asked.name()) {

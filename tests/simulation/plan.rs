@@ -73,7 +73,8 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::stream(seed, 1);
-        let faults = random.chance(75);
+        let recovers = random.chance(60);
+        let faults = recovers || random.chance(75);
         let mut features = 0;
         for &feature in Feature::ALL {
             let percent = match feature {
@@ -86,7 +87,13 @@ impl Plan {
                         0
                     }
                 }
-                Feature::Recover => 60,
+                Feature::Recover => {
+                    if recovers {
+                        100
+                    } else {
+                        0
+                    }
+                }
                 Feature::Strict => 15,
                 Feature::Transact | Feature::Call | Feature::FailFast => 25,
                 Feature::Sleep | Feature::Loss => {

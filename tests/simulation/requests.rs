@@ -52,7 +52,7 @@ impl World {
         asked: Asked,
         method: MethodId,
     ) -> Checked<bool> {
-        let is_publish = matches!(asked, Asked::Publish(_));
+        let is_publish = matches!(asked, Asked::Publish(_) | Asked::Call(_));
         let Some(session) = self.session(client) else { return Ok(false) };
         let error = match sent {
             Ok(promise) => {
@@ -134,7 +134,7 @@ impl World {
     pub(crate) fn declare_all(&mut self, client: usize) -> Checked {
         self.declare_exchange(client, "direct", "direct")?;
         self.declare_exchange(client, "fanout", "fanout")?;
-        for name in self.queues() {
+        for name in self.queues(client) {
             self.declare(client, name, [false, true, false])?;
             self.bind(client, name, "direct")?;
         }
@@ -168,13 +168,16 @@ impl World {
         Ok(())
     }
 
-    fn queues(&self) -> Vec<&'static str> {
+    fn queues(&self, client: usize) -> Vec<&'static str> {
         let mut names = vec!["q0", "q1", "q2"];
         if self.plan.has(Feature::Full) {
             names.push("f0");
         }
         if self.plan.has(Feature::Volatile) {
-            names.extend(["a0", "x0", "d0", "t0"]);
+            names.extend(["a0", "d0", "t0"]);
+            // One that another client has would keep it from coming back.
+            let own = if self.plan.has(Feature::Recover) { client } else { 0 };
+            names.extend(["x0", "x1", "x2"].get(own));
         }
         names
     }
@@ -198,7 +201,7 @@ impl World {
     }
 
     pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         match random.below(8) {
             0 => {
                 let queue = short(name);
@@ -240,7 +243,7 @@ impl World {
             18 if plan.has(Feature::Churn) => "sometimes",
             _ => "amq.direct",
         };
-        let queues = self.queues();
+        let queues = self.queues(client);
         let key = if random.chance(10) { "nowhere" } else { random.pick(&queues).copied().unwrap_or("q0") };
         let mandatory = plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);
@@ -284,7 +287,7 @@ impl World {
     }
 
     pub(crate) fn get(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
         self.get_from(client, name, no_ack)
     }
@@ -298,7 +301,7 @@ impl World {
     }
 
     pub(crate) fn consume(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
         let exclusive = self.plan.has(Feature::Exclusive) && random.chance(20);
         let prefetch = *random.pick(&[0, 1, 5]).unwrap_or(&0);

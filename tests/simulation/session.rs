@@ -206,7 +206,8 @@ impl Session {
     /// Whether it had to give up to be dialled again.
     pub(crate) fn reason_to_give_up(&self) -> bool {
         match self.machine.why_closed() {
-            Some(Error::Closed) => self.closing,
+            // It does not come back when it was on its way to its end.
+            Some(_) if self.closing => true,
             Some(Error::ConnectionBroken(Broken::DriverDropped)) => self.excuse.is_some(),
             Some(Error::AccessRefused(_) | Error::LoginRefused) => self.excuse.is_some(),
             _ => false,

@@ -69,6 +69,11 @@ impl World {
         self.hash
     }
 
+    /// The time that has passed.
+    pub(crate) fn time(&self) -> Duration {
+        self.now - self.start
+    }
+
     pub(crate) fn session(&mut self, client: usize) -> Option<&mut Session> {
         self.clients.get_mut(client)?.as_mut()
     }
@@ -175,8 +180,8 @@ impl World {
                 Read::Octets(octets) => {
                     let said = line.observer.client_says(&octets);
                     self.broker.handle_input(now, line.broker, &octets);
-                    self.said(client, place, said)?;
                     self.ledger.sync(&self.broker)?;
+                    self.said(client, place, said)?;
                 }
                 Read::Ended(_) => self.forget(client, place)?,
                 Read::Nothing => break,

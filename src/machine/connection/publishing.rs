@@ -116,7 +116,7 @@ impl Connection {
                     let keeps = held.kind == Kind::Publish && self.republishes();
                     self.publishers.sent(promise, keeps.then_some(held));
                 }
-                Err(error) => self.answer(held.promise, Err(error)),
+                Err(error) => self.answer(held.promise, Err(held.failed(error))),
             }
         }
         kept.append(&mut self.held);

@@ -94,7 +94,9 @@ impl Connection {
     pub fn tend(&mut self, now: Instant) -> Option<Instant> {
         self.attention = false;
         self.stamp(now);
-        self.poll_timeout()
+        let timeout = self.poll_timeout();
+        let State::Down(down) = &self.state else { return timeout };
+        down.retry.instant().into_iter().chain(timeout).min()
     }
 
     /// Whether there is no transport, and another is to be dialled. The last one can be closed when what there is to write
@@ -124,10 +126,10 @@ impl Connection {
         }
     }
 
+    /// When the last transport, if it is still there, has had its time. Not before it is closed another can be dialled.
     pub(super) fn down_deadline(&self) -> Option<Instant> {
         let State::Down(down) = &self.state else { return None };
-        let last = if down.over { None } else { self.close_deadline.instant() };
-        down.retry.instant().into_iter().chain(last).min()
+        if down.over { None } else { self.close_deadline.instant() }
     }
 
     pub(super) fn stamp_down(&mut self, now: Instant) {
@@ -257,11 +259,12 @@ impl Connection {
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
     fn ask_again(&mut self, request: WaitingRequest, error: &Error, again: &mut Vec<WaitingRequest>) {
-        if request.in_transaction || error.blames(request.info.id) {
+        if request.in_transaction || error.is_a_verdict() {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
         } else if request.is_repeatable() {
-            again.push(request);
+            // The names that they have now are not those that they will have.
+            again.push(self.with_original_names(request));
         } else {
             self.answer(
                 request.promise,
@@ -300,8 +303,9 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let is_blamed = error.blames(basic::Consume::ID);
         match consumer.phase {
-            Phase::Ended(_) => {}
-            Phase::Starting(_) if is_blamed => {
+            // The broker ended it. What it had delivered can't be settled any more, either.
+            Phase::Ended(_) => self.consumers.lose_unsettled(id),
+            Phase::Starting(_) if error.is_a_verdict() => {
                 self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Restoring if is_blamed && consumer.channel != 0 => {
@@ -346,17 +350,25 @@ impl Connection {
         }
     }
 
+    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
+    pub(super) fn fail_held(&mut self, error: &Error) {
+        self.held_octets = 0;
+        for held in std::mem::take(&mut self.held) {
+            self.answer(held.promise, Err(held.failed(error.clone())));
+        }
+    }
+
     /// Answers everything that waits to be sent.
     fn fail_waiting(&mut self, error: &Error) {
         let requests = self.requests.drain(..).map(|request| request.promise);
         let consumes = self.consumes.drain(..).map(|consume| consume.promise);
-        let held = self.held.drain(..).map(|held| held.promise);
         let begun = self.transactions.waiting.drain(..);
-        let promises: Vec<PromiseId> = requests.chain(consumes).chain(held).chain(begun).collect();
-        (self.request_octets, self.held_octets) = (0, 0);
+        let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
+        self.request_octets = 0;
         for promise in promises {
             self.answer(promise, Err(error.clone()));
         }
+        self.fail_held(error);
     }
 }
 

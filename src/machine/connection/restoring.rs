@@ -158,6 +158,9 @@ impl Connection {
         consumer.channel = number;
         consumer.starting = consumer.sources.len();
         let prefetch_count = consumer.wanted_prefetch_count();
+        if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
+        }
         self.write_consumes(number, id, prefetch_count);
         true
     }
@@ -178,17 +181,21 @@ impl Connection {
 
     /// Does what was asked of a consumer while it was on its way back.
     fn go_on_with(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get(id) else { return };
-        let wanted = consumer.wanted_prefetch.unwrap_or_default();
-        let ends = consumer.dropped || !consumer.cancelling.is_empty();
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.wanted_prefetch = None;
-        }
-        if ends {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let wanted = consumer.wanted_prefetch.take();
+        if consumer.dropped || !consumer.cancelling.is_empty() {
             self.begin_cancel(id);
-        } else if let Ok(resized) = self.qos(id, wanted) {
-            self.abandon(resized);
-            self.answer_resized(id);
+            return;
+        }
+        let Some(promise) = consumer.resizing.pop() else { return };
+        match consumer.check_resize(wanted.unwrap_or_default()) {
+            Ok(()) => self.resize(id, wanted.unwrap_or_default(), promise),
+            Err(error) => {
+                let all = std::mem::take(&mut consumer.resizing);
+                for promise in all.into_iter().chain([promise]) {
+                    self.answer(promise, Err(error.clone()));
+                }
+            }
         }
     }
 
@@ -248,6 +255,16 @@ impl Connection {
     pub(super) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
         let Some(method) = request.method() else { return request };
         let Some(renamed) = self.topology.renamed(method) else { return request };
+        WaitingRequest {
+            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
+            ..request
+        }
+    }
+
+    /// The same request under the first names of queues, under which it can be asked again on any connection.
+    pub(super) fn with_original_names(&self, request: WaitingRequest) -> WaitingRequest {
+        let Some(method) = request.method() else { return request };
+        let Some(renamed) = self.topology.unrenamed(method) else { return request };
         WaitingRequest {
             payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
             ..request

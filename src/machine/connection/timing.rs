@@ -2,7 +2,9 @@
 
 use super::{Connection, State};
 use crate::error::{Broken, Error};
+use crate::machine::PromiseId;
 use crate::machine::restoration::Restoration;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 impl Connection {
@@ -13,7 +15,7 @@ impl Connection {
             State::Handshake(_) if self.handshake_deadline <= now => {
                 self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
             }
-            State::Restoring if self.restore_deadline.has_passed(now) => {
+            State::Restoring if self.restores_for_too_long(now) => {
                 let after = self.options.deadlines.request;
                 self.lose(Error::Timeout { what: "recovering", after });
             }
@@ -48,12 +50,33 @@ impl Connection {
         self.proceed();
     }
 
+    /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
+    fn waits_for_answers(&self) -> bool {
+        matches!(self.state, State::Restoring) && self.reading
+    }
+
+    fn restores_for_too_long(&self, now: Instant) -> bool {
+        self.waits_for_answers() && self.restore_deadline.has_passed(now)
+    }
+
+    /// What waits to be published again. Of that nobody knows what became of it the first time.
+    fn published_before(&self) -> BTreeSet<PromiseId> {
+        self.held.iter().filter(|held| held.attempts > 0).map(|held| held.promise).collect()
+    }
+
     /// Answers the promises whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         let mut expired = false;
+        let mut published_before = None;
         while let Some((promise, after)) = self.promises.expired(now) {
             let timeout = Error::Timeout { what: "the request", after };
-            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
+            let before = published_before.get_or_insert_with(|| self.published_before());
+            let error = if before.contains(&promise) {
+                Error::Unconfirmed(timeout.into())
+            } else {
+                self.of_unknown_outcome(promise, timeout)
+            };
+            self.answer(promise, Err(error));
             expired = true;
         }
         if expired {
@@ -97,7 +120,7 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
-            self.restore_deadline.instant().filter(|_| matches!(self.state, State::Restoring)),
+            self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
             self.restoration.as_ref().and_then(Restoration::deadline),
         ];
         deadlines.into_iter().flatten().min()

@@ -292,7 +292,7 @@ impl Shared {
     }
 
     fn write(&self, pair: &Pair, way: Way, mut to: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
-        while !octets.is_empty() && !(matches!(way, Way::Down) && pair.is_half_closed.load(Ordering::Acquire))
+        while !(octets.is_empty() || matches!(way, Way::Down) && pair.is_half_closed.load(Ordering::Acquire))
         {
             self.wait_until_it_moves(pair, way)?;
             match to.write(octets) {

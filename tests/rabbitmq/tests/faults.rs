@@ -1,4 +1,5 @@
-//! A real node that is killed, frozen, out of memory, or told to close: every promise has its end, in good time.
+//! A real node that is killed, frozen, out of memory, or told to close, without recovery: every promise has its end, in good
+//! time.
 
 use futures_lite::{FutureExt, future};
 use puka::{Broken, Client, Ended, Error, Options};

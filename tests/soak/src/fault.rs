@@ -65,6 +65,12 @@ impl Fault {
         self != Self::Alarm
     }
 
+    /// Whether the broker forgets what it has not written down.
+    #[must_use]
+    pub fn kills(self) -> bool {
+        self == Self::Kill
+    }
+
     /// Happens, and is over.
     pub async fn happen(self, stage: &Stage) -> Outcome {
         let proxy = &stage.proxy;

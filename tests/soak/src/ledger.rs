@@ -26,6 +26,23 @@ struct Entry {
     unmarked: u32,
     republished: bool,
     acknowledged: bool,
+    /// The broker died before it had confirmed the message, and may never have written it down.
+    is_excused: bool,
+}
+
+impl Entry {
+    fn is_delivered(&self) -> bool {
+        self.marked + self.unmarked > 0
+    }
+
+    /// Whether the broker still has to deliver it.
+    fn is_owed(&self) -> bool {
+        let is_promised = match self.fate {
+            Some(Fate::Confirmed) => true,
+            _ => self.is_delivered() && !self.is_excused,
+        };
+        is_promised && !self.acknowledged
+    }
 }
 
 /// What became of every message. A number is its place.
@@ -63,7 +80,7 @@ pub struct Account {
     pub stale: u64,
     /// Confirmed, and never delivered.
     pub lost_confirmed: Vec<usize>,
-    /// Delivered, never acknowledged, and not delivered again.
+    /// Delivered, never acknowledged, and not delivered again; but for what was never confirmed when the broker died.
     pub lost_unacknowledged: Vec<usize>,
     /// Delivered more than once without being marked.
     pub unmarked_repeats: Vec<usize>,
@@ -175,13 +192,16 @@ impl Ledger {
         self.book().note(error);
     }
 
+    /// The broker has died: what it had not confirmed, and nobody has acknowledged, it does not owe to anybody.
+    pub fn excuse(&self) {
+        for entry in &mut self.book().entries {
+            entry.is_excused |= entry.fate != Some(Fate::Confirmed) && !entry.acknowledged;
+        }
+    }
+
     /// Whether every publish has ended, what was confirmed was delivered, and what was delivered was acknowledged.
     pub(crate) fn is_settled(&self) -> bool {
-        self.book().entries.iter().all(|entry| match entry.fate {
-            None => false,
-            Some(Fate::Confirmed) => entry.acknowledged,
-            Some(_) => entry.acknowledged || entry.marked + entry.unmarked == 0,
-        })
+        self.book().entries.iter().all(|entry| entry.fate.is_some() && !entry.is_owed())
     }
 
     /// So many messages were acknowledged.
@@ -202,20 +222,21 @@ impl Ledger {
             ..Account::default()
         };
         for (number, entry) in book.entries.iter().enumerate() {
-            let deliveries = entry.marked + entry.unmarked;
             match entry.fate {
                 None => account.pending += 1,
                 Some(Fate::Confirmed) => account.confirmed += 1,
                 Some(Fate::Unconfirmed) => account.unconfirmed += 1,
                 Some(Fate::Failed) => account.failed += 1,
             }
-            account.delivered += usize::from(deliveries > 0);
-            account.repeated += usize::from(deliveries > 1);
-            if entry.fate == Some(Fate::Confirmed) && deliveries == 0 {
-                account.lost_confirmed.push(number);
-            }
-            if deliveries > 0 && !entry.acknowledged {
-                account.lost_unacknowledged.push(number);
+            account.delivered += usize::from(entry.is_delivered());
+            account.repeated += usize::from(entry.marked + entry.unmarked > 1);
+            if entry.is_owed() {
+                let lost = if entry.is_delivered() {
+                    &mut account.lost_unacknowledged
+                } else {
+                    &mut account.lost_confirmed
+                };
+                lost.push(number);
             }
             if entry.unmarked > 1 {
                 account.unmarked_repeats.push(number);
@@ -268,6 +289,13 @@ mod tests {
         assert_eq!(account.unasked_republishes, [4]);
         assert_eq!((account.unknown, account.stale, account.repeated), (1, 1, 2));
         assert!(!account.is_clean());
+        // What is confirmed later than the broker died is owed.
+        ledger.publish(true);
+        ledger.deliver(Some(6), false, false);
+        ledger.excuse();
+        assert_eq!(ledger.account().lost_unacknowledged, [1]);
+        ledger.end(6, &Ok(()));
+        assert_eq!(ledger.account().lost_unacknowledged, [1, 6]);
         assert!(Ledger::default().account().is_clean());
     }
 }

@@ -77,9 +77,12 @@ impl Load {
         let again = Link::connect(hasty(options.clone(), Some(100)), &ledger).await?;
         let taker = Link::connect(hasty(options, None), &ledger).await?;
         let (queue, exchange) = (unique("load"), unique("load"));
-        once.client.queue_declare(&queue).durable(true).queue_type(queue_type).await?;
-        once.client.exchange_declare(&exchange).durable(true).await?;
-        once.client.queue_bind(&queue, &exchange).routing_key("to").await?;
+        // Each declares what it uses: should it be gone one day, who comes first must not have to wait for the others.
+        for client in [&once.client, &again.client, &taker.client] {
+            client.queue_declare(&queue).durable(true).queue_type(queue_type).await?;
+            client.exchange_declare(&exchange).durable(true).await?;
+            client.queue_bind(&queue, &exchange).routing_key("to").await?;
+        }
         let fragile = Fragile::set_up(&once.client).await?;
         let control = Arc::new(Control::default());
         let mut load = Self {
@@ -122,7 +125,9 @@ impl Load {
     /// Waits until so many more messages have been acknowledged.
     pub async fn flows(&self, messages: usize) -> Outcome {
         let wanted = self.ledger.acknowledged() + messages;
-        until(SETTLING, "a flow of messages", || self.ledger.acknowledged() >= wanted).await
+        until(SETTLING, "a flow of messages", || self.ledger.acknowledged() >= wanted)
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     /// Waits until every connection has recovered once more than that, and is open.
@@ -132,18 +137,19 @@ impl Load {
             more && self.is_open()
         })
         .await
-        .map_err(|error| format!("{error}: {:?}", self.states()).into())
+        .map_err(|error| self.explain(&error))
     }
 
     /// Waits until every connection is open.
     pub async fn opens(&self) -> Outcome {
-        until(RECOVERY, "a recovery", || self.is_open())
-            .await
-            .map_err(|error| format!("{error}: {:?}", self.states()).into())
+        until(RECOVERY, "a recovery", || self.is_open()).await.map_err(|error| self.explain(&error))
     }
 
-    fn states(&self) -> Vec<ConnectionState> {
-        self.clients().map(Client::state).collect()
+    fn explain(&self, error: &Failure) -> Failure {
+        let states: Vec<ConnectionState> = self.clients().map(Client::state).collect();
+        let account = self.ledger.account();
+        format!("{error}: {states:?}, {:?} recoveries, {account}, {:?}", self.recoveries(), account.errors)
+            .into()
     }
 
     fn is_open(&self) -> bool {

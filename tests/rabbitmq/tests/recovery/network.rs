@@ -68,8 +68,10 @@ fn s12_s41_connections_cut_after_any_number_of_octets_come_back() -> Outcome {
 }
 
 /// Eight tasks that publish bodies for which there is no room.
-async fn s37_publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
+fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     const TASKS: usize = 8;
+    // More than the system and the proxy take in.
+    const MESSAGES: usize = 100;
     beside(async |stage| {
         let options = stage.options()?.max_outgoing_octets(100_000).heartbeat(0);
         let recovery =
@@ -81,16 +83,19 @@ async fn s37_publishers_that_wait_for_room_are_released(recovers: bool) -> Outco
             .map(|_| {
                 let (client, queue) = (client.clone(), queue.clone());
                 smol::spawn(async move {
+                    let mut promises = Vec::new();
+                    for _ in 0..MESSAGES {
+                        promises.push(client.basic_publish("", &queue, vec![7; 20_000]).submit().await?);
+                    }
                     let mut confirmed = 0;
-                    let mut unknown = 0;
-                    for _ in 0..100 {
-                        match client.basic_publish("", &queue, vec![7; 50_000]).await {
+                    for promise in promises {
+                        match promise.await {
                             Ok(()) => confirmed += 1,
-                            Err(Error::Unconfirmed(_)) => unknown += 1,
+                            Err(Error::Unconfirmed(_)) => {}
                             Err(error) => return Err(error),
                         }
                     }
-                    Ok((confirmed, unknown))
+                    Ok(confirmed)
                 })
             })
             .collect();
@@ -100,14 +105,14 @@ async fn s37_publishers_that_wait_for_room_are_released(recovers: bool) -> Outco
         let mut confirmed = 0;
         for task in tasks {
             match within(STEP, "the release of a publisher", task).await? {
-                Ok((some, _)) if recovers => confirmed += some,
+                Ok(some) if recovers => confirmed += some,
                 Err(error) if !recovers => assert!(error.is_connection_broken(), "{error:?}"),
                 outcome => return Err(format!("{outcome:?}").into()),
             }
         }
         if recovers {
             let there = client.queue_declare(&queue).passive(true).await?.message_count;
-            assert!(there >= confirmed && confirmed > 700, "{confirmed} confirmed, {there} there");
+            assert!(there >= confirmed && confirmed > 0, "{confirmed} confirmed, {there} there");
             client.queue_delete(&queue).await?;
             client.close().await?;
         }
@@ -117,12 +122,12 @@ async fn s37_publishers_that_wait_for_room_are_released(recovers: bool) -> Outco
 
 #[test]
 fn s37_publishers_that_wait_for_room_go_on_when_the_connection_is_back() -> Outcome {
-    smol::block_on(s37_publishers_that_wait_for_room_are_released(true))
+    publishers_that_wait_for_room_are_released(true)
 }
 
 #[test]
 fn s37_publishers_that_wait_for_room_end_with_a_connection_that_does_not_come_back() -> Outcome {
-    smol::block_on(s37_publishers_that_wait_for_room_are_released(false))
+    publishers_that_wait_for_room_are_released(false)
 }
 
 #[test]

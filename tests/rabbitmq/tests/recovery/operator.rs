@@ -21,7 +21,7 @@ async fn gives_up(notices: &mut Notices) -> Result<(Vec<Error>, Error), Failure>
             match notice {
                 Notice::Retrying { cause, .. } => tries.push(cause),
                 Notice::Closed(error) => return Ok((tries, error)),
-                Notice::Disconnected(_) => {}
+                Notice::Disconnected(_) | Notice::ConsumerCancelled(_) => {}
                 other => return Err(format!("{other:?}").into()),
             }
         }
@@ -45,10 +45,12 @@ fn a_deleted_virtual_host_is_tried_three_times_and_given_up() -> Outcome {
         let [Error::ConnectionForced(why), Error::NotAllowed(_), Error::NotAllowed(_)] = &tries[..] else {
             return Err(format!("{tries:?}").into());
         };
-        assert!(why.text.contains("is down"), "{why:?}");
+        assert!(why.text.contains("is down") || why.text.contains("is deleted"), "{why:?}");
         assert!(matches!(end, Error::NotAllowed(_)), "{end:?}");
         assert!(matches!(client.state(), ConnectionState::Closed(Error::NotAllowed(_))));
-        assert!(matches!(consumer.next().await, Some(Err(Error::NotAllowed(_)))));
+        // The queue went before the connection, and most often there was time to say so.
+        let ended = consumer.next().await;
+        assert!(matches!(ended, Some(Err(Error::NotAllowed(_) | Error::ConsumerCancelled(_)))), "{ended:?}");
         let late = client.basic_publish("", &queue, "late").await;
         assert!(matches!(late, Err(Error::NotAllowed(_))), "{late:?}");
 

@@ -105,6 +105,9 @@ async fn one(
     load.flows(messages as usize).await?;
     let before = load.recoveries();
     fault.happen(stage).await?;
+    if fault.kills() {
+        load.ledger.excuse();
+    }
     if fault.breaks() {
         load.recovers_from(&before).await?;
     }
