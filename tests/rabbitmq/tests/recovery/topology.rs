@@ -76,3 +76,26 @@ fn s9_s20_s57_what_was_deleted_or_ended_does_not_come_back() -> Outcome {
         Ok(client.close().await?)
     })
 }
+
+#[test]
+fn zz_probe() -> Outcome {
+    beside(async |stage| {
+        let recovery =
+            puka::Recovery::default().delays(std::time::Duration::ZERO, std::time::Duration::from_millis(1));
+        let client = puka_smol::connect_with(stage.options()?.recovery(recovery)).await?;
+        let mut notices = client.notices();
+        let mut fragile = Fragile::set_up(&client).await?;
+        fragile.check().await?;
+        for round in 0..300 {
+            stage.proxy.reset();
+            let told =
+                told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
+            let Notice::Recovered(report) = told else { return Err("no report".into()) };
+            if !report.failed.is_empty() {
+                return Err(format!("{round} {report:?}").into());
+            }
+            fragile.check().await.map_err(|error| format!("{round} {error}"))?;
+        }
+        Ok(client.close().await?)
+    })
+}
