@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An exchange bound to an exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
+/// An exchange that goes with its last binding, bound to another exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
 /// last consumer; each with a consumer.
 #[derive(Debug)]
 pub struct Fragile {
