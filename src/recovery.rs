@@ -1,7 +1,8 @@
 //! What happens when the connection is lost: exactly what is promised, and what is not.
 //!
-//! A connection that was dialled by an adapter (`puka_smol::connect` and its like) is dialled again when it is lost. One that
-//! was opened over a stream of your own, with [`open`](crate::open), is not: there is nothing to dial.
+//! A connection that was dialled, by an adapter (`puka_smol::connect` and its like), [`connect`](crate::connect) or
+//! `evented::connect`, is dialled again when it is lost. One that was opened over a stream of your own, with
+//! [`open`](crate::open) or `Evented::new`, is not: there is nothing to dial.
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
 //!
 //! # When
@@ -31,7 +32,8 @@
 //! Those that wait to be sent wait for the next connection, within their deadline; with
 //! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Those that were sent and not answered are sent again when
 //! doing them twice changes nothing: declaring, binding, unbinding, consuming, a `basic_get` that is to be acknowledged.
-//! Others, deleting and purging and a `basic_get` without acknowledgement, end as
+//! When the broker closed the connection over an error of its own or of ours, that is the answer to what was under way, which
+//! may be what it was about. Others, deleting and purging and a `basic_get` without acknowledgement, end as
 //! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). A commit that was not answered, and a call, end as
 //! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
 //!

@@ -214,7 +214,8 @@ impl Null {
     }
 
     fn method(&mut self, number: u16, payload: &[u8]) {
-        let method = Method::decode(payload).expect("what a client sends can be read");
+        // What a client sends that can't be read is not answered.
+        let Ok(method) = Method::decode(payload) else { return };
         match method {
             Method::Connection(connection::Method::StartOk(_)) => {
                 let tune = connection::Tune { channel_max: 0, frame_max: FRAME_MAX, heartbeat: 0 };

@@ -33,10 +33,12 @@ choices! {
     QueueType {
         /// On one node.
         Classic = "classic",
-        /// Replicated, for what must not be lost. Durable, neither exclusive nor named by the broker.
+        /// Replicated, for what must not be lost. Durable, neither exclusive nor named by the broker. RabbitMQ closes the
+        /// connection over a delete with conditions and over a prefetch count shared with other queues.
         Quorum = "quorum",
         /// An append-only log that many can read again and again. Its consumers need a prefetch count, and should say a
-        /// [`StreamOffset`].
+        /// [`StreamOffset`]. RabbitMQ closes the connection over a `basic_get` or
+        /// `queue_purge` of one, and over a consumer with `no_ack`.
         Stream = "stream",
     }
     /// What a full queue does: `x-overflow`.

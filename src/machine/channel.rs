@@ -2,8 +2,8 @@
 
 use super::content::Assembly;
 use super::ids::{ConsumerId, PromiseId, TransactionId};
+use super::requested::WaitingRequest;
 use super::unsettled::Unsettled;
-use super::waiting::WaitingRequest;
 use crate::protocol::method::{MethodInfo, basic};
 use crate::protocol::{Method, MethodId, ShortStr};
 use std::collections::VecDeque;

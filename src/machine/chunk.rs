@@ -77,6 +77,13 @@ impl Chunk {
         self.body_octets = 0;
     }
 
+    /// Makes room for about so many octets, when small things have made up so many.
+    pub(super) fn expect(&mut self, small: usize, octets: usize) {
+        if small >= 1024 && self.bodies.is_empty() && self.octets.capacity() < octets {
+            self.octets.reserve(octets);
+        }
+    }
+
     /// The end of what is copied, to write to.
     #[inline]
     pub(super) fn octets(&mut self) -> &mut Vec<u8> {

@@ -3,7 +3,6 @@
 mod calling;
 mod closing;
 mod consuming;
-mod dialling;
 mod ending;
 mod listening;
 mod publishing;
@@ -12,24 +11,28 @@ mod recovering;
 mod requesting;
 mod restoring;
 mod settling;
+mod timing;
 mod transacting;
 
 use super::backoff::Backoff;
 use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
+use super::down::Down;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
+use super::held::HeldPublish;
 use super::notices::Notices;
 use super::outbox::Outbox;
 use super::promises::Promises;
 use super::publishers::Publishers;
+use super::requested::WaitingRequest;
 use super::restoration::Restoration;
 use super::topology::Topology;
 use super::transactions::Transactions;
-use super::waiting::{HeldPublish, WaitingConsume, WaitingRequest};
+use super::waiting::WaitingConsume;
 use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
-use crate::error::{Broken, Error};
+use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
 use std::collections::VecDeque;
@@ -50,7 +53,7 @@ pub enum Event {
 #[derive(Debug)]
 enum State {
     /// There is no transport, and another is to be dialled.
-    Down(recovering::Down),
+    Down(Down),
     Handshake(Handshake),
     /// Everything that the connection had before it was lost is brought back.
     Restoring,
@@ -78,6 +81,8 @@ pub struct Connection {
     /// It was told that not all is remembered.
     is_full_told: bool,
     restoration: Option<Restoration>,
+    /// Over what the broker closed connections that were to bring it back.
+    not_restored: Vec<(Box<str>, Error)>,
     /// When bringing everything back has gone on for too long without an answer.
     restore_deadline: Deadline,
     /// Which of the endpoints it is connected to, or is to begin with.
@@ -157,6 +162,7 @@ impl Connection {
             topology: Topology::default(),
             is_full_told: false,
             restoration: None,
+            not_restored: Vec::new(),
             restore_deadline: Deadline::None,
             endpoint: 0,
             epoch: 1,
@@ -223,76 +229,6 @@ impl Connection {
         self.proceed();
     }
 
-    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.stamp(now);
-        match self.state {
-            State::Handshake(_) if self.handshake_deadline <= now => {
-                self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
-            }
-            State::Restoring if self.restore_deadline.has_passed(now) => {
-                let after = self.options.deadlines.request;
-                self.lose(Error::Timeout { what: "recovering", after });
-            }
-            State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
-            State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
-                self.end_closing(Err(Error::Timeout {
-                    what: "closing",
-                    after: self.options.deadlines.close,
-                }));
-            }
-            _ => {}
-        }
-        if matches!(self.state, State::Closed) {
-            return;
-        }
-        self.expire_down(now);
-        if let Some(restoration) = &mut self.restoration
-            && restoration.handle_timeout(now)
-        {
-            self.go_on_restoring();
-        }
-        if matches!(self.state, State::Down(_)) {
-            self.expire(now);
-            return;
-        }
-        if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
-            self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
-        } else if let Some(stalled) = self.stalled_for(now) {
-            self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
-        }
-        self.expire(now);
-        self.proceed();
-    }
-
-    /// Answers the promises whose deadline has passed.
-    fn expire(&mut self, now: Instant) {
-        let mut expired = false;
-        while let Some((promise, after)) = self.promises.expired(now) {
-            let timeout = Error::Timeout { what: "the request", after };
-            self.answer(promise, Err(self.of_unknown_outcome(promise, timeout)));
-            expired = true;
-        }
-        if expired {
-            self.drop_expired();
-            self.publishers.forget_answered_calls(&self.promises);
-        }
-        let after = self.options.deadlines.request;
-        let mut late = Vec::new();
-        self.publishers.expire(now, |promise| late.push(promise));
-        for promise in late {
-            let timeout = Error::Timeout { what: "the confirm", after };
-            self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
-        }
-    }
-
-    /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
-    fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        let timeout = self.heartbeat.timeout()?;
-        let stalled = now.saturating_duration_since(self.last_progress);
-        (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
-    }
-
     /// Gives what is to be written next, behind what `out` holds. True when there was something. It gives little at a time, so
     /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
@@ -313,7 +249,7 @@ impl Connection {
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.out.give(self.in_hand, self.is_closed(), out);
+        let octets = self.out.give(self.in_hand, self.is_closed() || self.is_down(), out);
         self.in_hand += octets;
         octets > 0
     }
@@ -323,49 +259,6 @@ impl Connection {
         self.in_hand = self.in_hand.saturating_sub(octets);
         self.last_progress = now;
         self.attention |= !self.out.is_empty();
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
-    /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
-    #[must_use]
-    pub fn poll_timeout(&mut self) -> Option<Instant> {
-        let closing = self.close_deadline.instant();
-        if matches!(self.state, State::Closed) {
-            return closing;
-        }
-        if matches!(self.state, State::Down(_)) {
-            return self.down_deadline().into_iter().chain(self.promises.deadline()).min();
-        }
-        let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
-        let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
-        let deadlines = [
-            closing,
-            handshake,
-            self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
-            self.heartbeat.deadline(self.wants_input()),
-            stall.map(|timeout| self.last_progress + 2 * timeout),
-            self.promises.deadline(),
-            self.publishers.deadline(),
-            self.restore_deadline.instant().filter(|_| matches!(self.state, State::Restoring)),
-            self.restoration.as_ref().and_then(Restoration::deadline),
-        ];
-        deadlines.into_iter().flatten().min()
-    }
-
-    /// Starts the deadlines of what came without the time.
-    fn stamp(&mut self, now: Instant) {
-        self.now = now;
-        let timeout = self.options.deadlines.request;
-        self.promises.stamp(now);
-        self.publishers.stamp(now, timeout);
-        self.heartbeat.stamp(now);
-        self.drain_deadline.stamp(now);
-        self.close_deadline.stamp(now);
-        self.restore_deadline.stamp(now);
-        if let Some(restoration) = &mut self.restoration {
-            restoration.stamp(now);
-        }
-        self.stamp_down(now);
     }
 
     /// The next thing that somebody should know.
@@ -389,7 +282,8 @@ impl Connection {
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        let closing = matches!(self.state, State::Draining | State::Closing);
+        // What comes then is no delivery, or is dropped.
+        let closing = matches!(self.state, State::Handshake(_) | State::Draining | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
@@ -566,6 +460,9 @@ impl Connection {
         };
         if reading && !self.reading {
             self.attention = true;
+            if matches!(self.state, State::Restoring) {
+                self.restore_deadline = Deadline::In(self.options.deadlines.request);
+            }
             self.heartbeat.resume();
         }
         self.reading = reading;

@@ -120,6 +120,16 @@ impl Consumer {
         self.wanted_prefetch.unwrap_or_else(|| self.prefetch_count())
     }
 
+    /// Whether its prefetch count can be changed to that.
+    pub(super) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
+        let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
+        let is_exclusive = self.sources.iter().any(|terms| terms.exclusive);
+        if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
+            return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
+        }
+        Ok(())
+    }
+
     /// The tag of that name.
     pub(super) fn find_tag(&self, name: &[u8]) -> Option<&Tag> {
         self.tags.iter().find(|tag| tag.name.as_bytes() == name)

@@ -1,7 +1,7 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
 use super::ids::ConsumerId;
-use super::waiting::WaitingRequest;
+use super::requested::WaitingRequest;
 use crate::error::Fault;
 use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;

@@ -82,6 +82,7 @@ impl Outbox {
         let mut nowhere = Chunk::default();
         let chunk = lane.back_mut().unwrap_or(&mut nowhere);
         let before = chunk.len();
+        chunk.expect(before, TURN);
         let result = write(chunk);
         self.waiting += chunk.len() - before;
         result

@@ -63,12 +63,18 @@ enum State {
 }
 
 #[derive(Debug)]
+struct Deadline {
+    at: Instant,
+    /// How much time there was.
+    timeout: Duration,
+}
+
+#[derive(Debug)]
 struct Slot {
     generation: u32,
     state: State,
-    deadline: Option<Instant>,
-    /// How much time it had.
-    timeout: Duration,
+    /// Boxed, because publishes have none, and there are many of them.
+    deadline: Option<Box<Deadline>>,
 }
 
 impl Slot {
@@ -105,7 +111,7 @@ impl Promises {
             return PromiseId { index, generation: slot.generation };
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, state: waiting, deadline: None, timeout: Duration::ZERO });
+        self.slots.push(Slot { generation: 0, state: waiting, deadline: None });
         PromiseId { index, generation: 0 }
     }
 
@@ -146,7 +152,7 @@ impl Promises {
         };
         let State::Waiting { abandoned } = slot.state else { return outcome.ok() };
         if let Some(deadline) = slot.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
+            self.deadlines.remove(&(deadline.at, id));
         }
         self.waiting -= 1;
         if abandoned {
@@ -171,7 +177,7 @@ impl Promises {
         };
         let State::Waiting { abandoned } = slot.state else { return };
         if let Some(deadline) = slot.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
+            self.deadlines.remove(&(deadline.at, id));
         }
         self.waiting -= 1;
         if abandoned {
@@ -225,8 +231,7 @@ impl Promises {
                 && let Some(slot) = self.slot(id)
             {
                 let deadline = now + timeout;
-                slot.deadline = Some(deadline);
-                slot.timeout = timeout;
+                slot.deadline = Some(Deadline { at: deadline, timeout }.into());
                 self.deadlines.insert((deadline, id));
             }
         }
@@ -237,7 +242,7 @@ impl Promises {
     pub(super) fn untime(&mut self, id: PromiseId) {
         self.unstamped.retain(|(unstamped, _)| *unstamped != id);
         if let Some(deadline) = self.slot(id).and_then(|slot| slot.deadline.take()) {
-            self.deadlines.remove(&(deadline, id));
+            self.deadlines.remove(&(deadline.at, id));
         }
     }
 
@@ -255,7 +260,7 @@ impl Promises {
     /// A promise whose deadline has passed, and how much time it had. It is to be answered before the next call.
     pub(super) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
         let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
-        Some((id, self.slots.get(id.index())?.timeout))
+        Some((id, self.slots.get(id.index())?.deadline.as_ref()?.timeout))
     }
 
     /// Those that are to be answered, when all have to be.

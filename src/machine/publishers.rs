@@ -1,10 +1,11 @@
 //! One confirm channel for each exchange that is published to, and another for each that is called.
 
 use super::confirms::Confirms;
+use super::held::{HeldPublish, Kind};
 use super::ids::PromiseId;
 use super::promises::Promises;
-use super::waiting::HeldPublish;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.
@@ -12,15 +13,6 @@ pub(super) const STAMP: &str = "x-puka-publish";
 
 /// The header that says how many times a message was published before, without it being known what came of it.
 pub(super) const REPUBLISHED: &str = "x-puka-republished";
-
-/// What publishes of one kind to one exchange have a channel for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// They are confirmed.
-    Publish,
-    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
-    Call,
-}
 
 /// The channel of an exchange.
 #[derive(Debug)]
@@ -64,12 +56,40 @@ impl Publisher {
     }
 }
 
+/// Hashes the name of an exchange. Names are the program's own, so nobody makes them collide on purpose, and a quick hash will do.
+#[derive(Debug, Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, octets: &[u8]) {
+        for chunk in octets.chunks(8) {
+            let mut eight = [0; 8];
+            for (to, from) in eight.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            self.write_u64(u64::from_ne_bytes(eight));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0xF135_7AEA_2E62_A9C5);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
     /// By channel.
     publishers: Vec<Option<Box<Publisher>>>,
     /// The channel of each exchange, for publishes and for calls.
-    channels: HashMap<Box<[u8]>, [Option<u16>; 2]>,
+    channels: HashMap<Box<[u8]>, [Option<u16>; 2], BuildHasherDefault<NameHasher>>,
     /// The channel that was looked up last; the next one most often is the same.
     recent: u16,
     open: usize,

@@ -5,17 +5,15 @@
 
 use super::deadline::Deadline;
 use super::recovery::Recovered;
-use super::topology::{Step, Topology};
+use super::topology::{PARTS, Step, Topology};
 use crate::error::Error;
 use crate::options::Recovery;
+use crate::protocol::method::Encode;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How many may be under way.
 const WINDOW: usize = 64;
-
-/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
-pub(super) const PARTS: usize = 4;
 
 /// How long to wait before an exclusive queue is tried again that the connection which went still holds.
 const LOCKED: Duration = Duration::from_millis(500);
@@ -83,6 +81,13 @@ impl Restoration {
     /// Whether everything is declared, or has failed.
     pub(super) fn is_done(&self) -> bool {
         self.part == PARTS && self.steps.is_empty() && self.under_way.is_empty() && self.locked.is_empty()
+    }
+
+    /// The step over which the broker closed the connection, if it is one: the oldest that is under way.
+    pub(super) fn blamed(&mut self, error: &Error, topology: &Topology) -> Option<(Step, (Box<str>, Error))> {
+        let step = self.under_way.pop_front()?;
+        let is_blamed = topology.request(&step).is_some_and(|request| error.blames(request.id()));
+        is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 
     /// A step can't even be written.

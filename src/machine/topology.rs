@@ -3,12 +3,14 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
-use super::restoration::PARTS;
 use crate::options::{Entity, RecoverTopology, Recovery};
 use crate::protocol::method::{exchange, queue};
 use crate::protocol::{Method, ShortStr, TableRef};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
+pub(super) const PARTS: usize = 4;
 
 pub(super) type Name = Box<[u8]>;
 
@@ -196,6 +198,15 @@ impl Topology {
         }
     }
 
+    /// Something that can't be declared is not tried again.
+    pub(super) fn forget(&mut self, step: &Step) {
+        match step {
+            Step::Exchange(name) => self.forget_exchange(name),
+            Step::Queue(name) => self.forget_queue(name),
+            Step::Binding(binding) => self.unbind(binding),
+        }
+    }
+
     /// An exchange is gone, and the bindings from and to it with it.
     pub(super) fn forget_exchange(&mut self, exchange: &[u8]) {
         self.exchanges.remove(exchange);
@@ -238,17 +249,15 @@ impl Topology {
 
     /// The same request under the names that queues have now; `None` when they have not changed.
     pub(super) fn renamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
-        use crate::protocol::method::basic;
-        let queue = match &mut request {
-            Method::Queue(queue::Method::Declare(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Bind(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Unbind(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Purge(it)) => &mut it.queue,
-            Method::Queue(queue::Method::Delete(it)) => &mut it.queue,
-            Method::Basic(basic::Method::Get(it)) => &mut it.queue,
-            _ => return None,
-        };
+        let queue = queue_of(&mut request)?;
         *queue = short(self.renamed.get(queue.as_octets())?);
+        Some(request)
+    }
+
+    /// The same request under the first names of queues that have another; `None` when it has none of them.
+    pub(super) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
+        let queue = queue_of(&mut request)?;
+        *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
         Some(request)
     }
 
@@ -358,6 +367,20 @@ impl Topology {
             }
             Step::Binding(binding) => Some(binding.request()),
         }
+    }
+}
+
+/// The queue that a request is about.
+fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>> {
+    use crate::protocol::method::basic;
+    match request {
+        Method::Queue(queue::Method::Declare(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Bind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Unbind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Purge(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Delete(it)) => Some(&mut it.queue),
+        Method::Basic(basic::Method::Get(it)) => Some(&mut it.queue),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whose word is taken for who the server is.
 
-use super::config::certificates;
+use super::source::certificates;
 use crate::error::Error;
 use crate::options::TlsOptions;
 use rustls::client::WebPkiServerVerifier;

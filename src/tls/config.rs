@@ -1,13 +1,12 @@
 //! From options to what rustls wants.
 
 use super::authority;
+use super::source::{certificates, private_key};
 use crate::error::Error;
-use crate::options::{Options, TlsOptions, TlsSource};
+use crate::options::{Options, TlsOptions};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use std::borrow::Cow;
+use rustls::pki_types::ServerName;
 use std::sync::Arc;
 
 /// A configuration of rustls with what the options say of TLS, or with its defaults when they say nothing: TLS 1.2 at
@@ -47,47 +46,4 @@ pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
 pub fn server_name(options: &Options, host: &str) -> Result<ServerName<'static>, Error> {
     let expected = options.tls_options().and_then(TlsOptions::expected_name).unwrap_or(host);
     ServerName::try_from(expected.to_owned()).map_err(|error| Error::invalid("tls server name", error))
-}
-
-/// All certificates of a source, at least one.
-pub(super) fn certificates(
-    what: &'static str,
-    source: &TlsSource,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let octets = read(what, source)?;
-    if let TlsSource::Der(_) = source {
-        return Ok(vec![CertificateDer::from(octets.into_owned())]);
-    }
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(Error::invalid(what, format!("no certificate in {source:?}")))
-        }
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(Error::invalid(what, format!("{source:?}: {error}"))),
-    }
-}
-
-fn private_key(source: &TlsSource) -> Result<PrivateKeyDer<'static>, Error> {
-    const WHAT: &str = "tls client key";
-    let octets = read(WHAT, source)?;
-    if let TlsSource::Der(_) = source {
-        return PrivateKeyDer::try_from(octets.into_owned()).map_err(|error| Error::invalid(WHAT, error));
-    }
-    // "BEGIN ENCRYPTED PRIVATE KEY" (PKCS #8), or OpenSSL's older "Proc-Type: 4,ENCRYPTED".
-    if octets.windows(9).any(|window| window == b"ENCRYPTED") {
-        let why = "the key is encrypted, which is not supported; `openssl pkey` takes the passphrase off";
-        return Err(Error::invalid(WHAT, why));
-    }
-    PrivateKeyDer::from_pem_slice(&octets)
-        .map_err(|error| Error::invalid(WHAT, format!("{source:?}: {error}")))
-}
-
-fn read<'s>(what: &'static str, source: &'s TlsSource) -> Result<Cow<'s, [u8]>, Error> {
-    match source {
-        TlsSource::Pem(octets) | TlsSource::Der(octets) => Ok(Cow::Borrowed(octets)),
-        TlsSource::File(path) => std::fs::read(path)
-            .map(Cow::Owned)
-            .map_err(|error| Error::invalid(what, format!("{}: {error}", path.display()))),
-    }
 }

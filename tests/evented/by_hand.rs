@@ -140,6 +140,15 @@ fn a_promise_that_is_dropped_harms_nobody() {
     answer(&mut conn, client.queue_declare("q").passive(true).send()).unwrap();
 }
 
+/// Has a broker of its own serve a Unix socket.
+#[cfg(unix)]
+pub(crate) fn serve(socket: std::os::unix::net::UnixStream) {
+    let (from, to) = smol::io::split(smol::Async::new(socket).unwrap());
+    let (out, into) = smol::io::split(Server::default().connect());
+    smol::spawn(smol::io::copy(from, into)).detach();
+    smol::spawn(smol::io::copy(out, to)).detach();
+}
+
 #[cfg(unix)]
 #[test]
 fn a_unix_socket_will_do() {
@@ -149,11 +158,7 @@ fn a_unix_socket_will_do() {
 
     let (near, far) = UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
-    let (from, to) = smol::io::split(smol::Async::new(far).unwrap());
-    let (out, into) = smol::io::split(Server::default().connect());
-    smol::spawn(smol::io::copy(from, into)).detach();
-    smol::spawn(smol::io::copy(out, to)).detach();
-
+    serve(far);
     let mut conn = Evented::new(near, Options::default());
     let client = conn.client();
     assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");

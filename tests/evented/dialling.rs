@@ -1,7 +1,7 @@
 //! Connecting: it never blocks, and says what went wrong.
 
 use crate::tcp::{SOON, broker, to};
-use puka::{Broken, Error, Options, evented};
+use puka::{Broken, Endpoint, Error, Options, evented};
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -46,8 +46,15 @@ fn a_wrong_password_is_refused() {
 #[test]
 fn what_can_not_be_connected_to_is_refused() {
     assert!(matches!(evented::connect("http://localhost/"), Err(Error::Uri(_))));
-    let tls = evented::connect("amqps://localhost/").unwrap_err();
-    assert!(matches!(tls, Error::InvalidArgument { what: "uri", .. }));
+    let short: Options = Options::default().frame_max(100);
+    assert!(matches!(evented::connect_with(short), Err(Error::InvalidArgument { .. })));
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn tls_needs_its_feature() {
+    let error = evented::connect("amqps://localhost/").unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { what: "tls", .. }), "{error:?}");
 }
 
 #[test]
@@ -57,6 +64,43 @@ fn requests_can_be_made_before_it_is_connected() {
     let client = conn.client();
     let mut declare = client.queue_declare("q").send();
     assert_eq!(conn.wait(&mut declare, SOON).unwrap().name, "q");
+}
+
+#[test]
+fn each_endpoint_is_tried_in_turn() {
+    let (_, address) = broker();
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoints = [
+        Endpoint::tcp("nowhere.invalid", 5672),
+        Endpoint::unix("/nowhere/at/all"),
+        Endpoint::tcp("127.0.0.1", refused.port()),
+        Endpoint::tcp("127.0.0.1", address.port()),
+    ];
+    let options = to(address).endpoints_in_turn(endpoints).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    conn.wait(&mut conn.client().connect(), SOON).unwrap();
+    assert_eq!(conn.socket().tcp().unwrap().peer_addr().unwrap(), address);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_an_endpoint() {
+    use std::os::unix::net::UnixListener;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    let mut conn = evented::connect_with(options).unwrap();
+    assert!(conn.socket().tcp().is_none());
+    crate::by_hand::serve(listener.accept().unwrap().0);
+    let client = conn.client();
+    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
+    conn.wait(&mut client.close(), SOON).unwrap();
+
+    drop(listener);
+    let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
+    assert!(evented::connect_with(options).unwrap_err().is_connection_broken());
 }
 
 /// An address that takes no connection and refuses none: its queue is full.
@@ -81,7 +125,8 @@ fn dialling_has_its_time_and_the_handshake_its_own() {
     let mut connect = client.connect();
     let mut declare = client.queue_declare("q").send();
     conn.on_write().unwrap();
-    assert!(conn.next_timeout().unwrap() > before + 9 * second);
+    let next = conn.next_timeout().unwrap();
+    assert!(next > before + 9 * second && next < before + 11 * second, "{:?}", next - before);
 
     conn.on_timeout(Instant::now() + 11 * second).unwrap();
     let late = conn.wait(&mut declare, Some(Duration::ZERO)).unwrap_err();
@@ -91,7 +136,9 @@ fn dialling_has_its_time_and_the_handshake_its_own() {
         Err(Error::Timeout { what: "waiting", .. })
     ));
 
-    assert!(conn.on_timeout(Instant::now() + 21 * second).is_err());
+    let next = conn.next_timeout().unwrap();
+    assert!(next > before + 19 * second && next < before + 21 * second, "{:?}", next - before);
+    assert!(conn.on_timeout(next).is_err());
     let late = conn.wait(&mut connect, SOON).unwrap_err();
     assert!(matches!(late, Error::Timeout { what: "dialling", after } if after == 20 * second), "{late:?}");
     assert!(conn.is_over());
@@ -103,7 +150,11 @@ fn a_client_that_is_still_connecting_can_be_closed() {
     let mut conn = evented::connect_with(to(address)).unwrap();
     let client = conn.client();
     let mut connect = client.connect();
-    conn.wait(&mut client.close(), SOON).unwrap();
+    conn.on_write().unwrap();
+    assert!(conn.next_timeout().unwrap() > Instant::now());
+    let mut close = client.close();
+    assert!(conn.next_timeout().unwrap() <= Instant::now(), "there is nothing to wait for");
+    conn.wait(&mut close, SOON).unwrap();
     assert!(matches!(conn.wait(&mut connect, SOON), Err(Error::Closed)));
     conn.run(SOON).unwrap();
 }

@@ -25,6 +25,7 @@ mod dialling;
 mod driver;
 mod driver_ends;
 mod exceptions;
+mod flights;
 mod framing;
 mod handshake;
 mod handshake_faults;

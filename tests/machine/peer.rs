@@ -198,7 +198,7 @@ impl Peer {
             if let Some(dialling) = self.machine.poll_dial(self.now) {
                 return dialling;
             }
-            let next = self.machine.poll_timeout().expect("it waits to dial");
+            let next = self.machine.tend(self.now).expect("it waits to dial");
             self.now = self.now.max(next);
             self.machine.handle_timeout(self.now);
         }

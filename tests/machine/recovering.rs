@@ -411,6 +411,56 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
 }
 
 #[test]
+fn what_the_broker_closed_the_connection_over_is_not_repeated() {
+    let close_over =
+        |class_id, method_id| connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") };
+    let mut peer = dialled();
+    let (declared, got) = (peer.machine.request(declare("poison")).unwrap(), peer.get());
+    peer.take();
+    // RabbitMQ does not always say which method it was.
+    peer.method(0, &close_over(0, 0));
+    assert!(matches!(peer.error(declared), Error::InternalError(_)));
+    assert!(matches!(peer.error(got), Error::InternalError(_)));
+    let consumed = peer.machine.consume(&consume("waits")).unwrap();
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.serve();
+    assert!(matches!(replied(&mut peer, consumed), Reply::Consumer(_)));
+    let poison = peer.machine.consume(&consume("poison")).unwrap();
+    peer.take();
+    peer.method(0, &close_over(60, 20));
+    assert!(matches!(peer.error(poison), Error::InternalError(_)));
+}
+
+#[test]
+fn what_the_broker_closes_the_connection_over_is_not_brought_back() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    for name in ["a", "poison", "z"] {
+        let declared = peer.machine.request(declare(name)).unwrap();
+        peer.serve();
+        assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
+    }
+    peer.again();
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 });
+    peer.method(0, &connection::Close { class_id: 50, method_id: 10, ..close(541, "INTERNAL_ERROR") });
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.serve();
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
+    match report {
+        Some(Notice::Recovered(report)) => {
+            assert_eq!(report.entities, 2);
+            assert_eq!(&*report.failed[0].0, "queue \"poison\"");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn r9_waiting_for_the_connection_has_an_end() {
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::Eof);
@@ -466,7 +516,7 @@ fn s10_s11_r10_close_wins_at_any_point() {
     ];
     for (place, reach) in at.iter().enumerate() {
         let mut peer = dialled();
-        let (_, ..) = peer.consumer(&consume("q"));
+        let (..) = peer.consumer(&consume("q"));
         let declared = peer.machine.request(declare("kept")).unwrap();
         peer.serve();
         assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));

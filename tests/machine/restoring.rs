@@ -131,7 +131,7 @@ fn r5_everything_is_declared_in_the_order_in_which_one_needs_another() {
     ask(&mut peer, exchange_declare("a"));
     ask(&mut peer, bind_exchange("a", "x"));
     ask(&mut peer, exchange_declare("amq.rabbitmq.trace"));
-    let (_, ..) = peer.consumer(&consume("a-queue"));
+    let (..) = peer.consumer(&consume("a-queue"));
     peer.again();
     assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
     let again = all_told(&peer.serve());
@@ -155,7 +155,7 @@ fn r5_everything_is_declared_in_the_order_in_which_one_needs_another() {
 fn s16_nothing_else_is_sent_before_everything_is_back() {
     let mut peer = dialled();
     ask(&mut peer, declare("q"));
-    let (_, ..) = peer.consumer(&consume("q"));
+    let (..) = peer.consumer(&consume("q"));
     peer.machine.handle_loss(Broken::Eof);
     let published = peer.machine.publish(&publish("", "first")).unwrap();
     let asked = peer.machine.request(declare("later")).unwrap();
@@ -216,10 +216,10 @@ fn r5_s22_what_goes_by_itself_is_forgotten() {
     let mut peer = dialled();
     let mut auto = declare("auto");
     auto.auto_delete = true;
-    ask(&mut peer, auto.clone());
+    ask(&mut peer, auto);
     let mut x = exchange_declare("x");
     x.auto_delete = true;
-    ask(&mut peer, x.clone());
+    ask(&mut peer, x);
     ask(&mut peer, bind("auto", "x", "key"));
     let (consumer, ..) = peer.consumer(&consume("auto"));
     let cancelled = peer.machine.cancel(consumer).unwrap();
@@ -227,8 +227,8 @@ fn r5_s22_what_goes_by_itself_is_forgotten() {
     assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(_))));
     // A channel that the broker closes takes its consumer along, and a broker that cancels has lost the queue.
     for end in 0..2 {
-        ask(&mut peer, auto.clone());
-        ask(&mut peer, x.clone());
+        ask(&mut peer, auto);
+        ask(&mut peer, x);
         ask(&mut peer, bind("auto", "x", "key"));
         let (_, number, tag) = peer.consumer(&consume("auto"));
         if end == 0 {
@@ -522,6 +522,23 @@ fn s30_s31_a_hundred_consumers_come_back_each_with_its_prefetch_count_and_tag() 
     let tags: Vec<_> = sent.iter().filter(|it| it.is(basic::Consume::ID)).map(crate::peer::tag_of).collect();
     assert_eq!(tags, started.iter().map(|(_, _, tag)| tag.clone()).collect::<Vec<_>>());
     assert!(started.iter().all(|(id, ..)| peer.machine.ended(*id).is_none()));
+}
+
+#[test]
+fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
+    let mut peer = dialled();
+    let consumers: Vec<_> = (0..5).map(|_| peer.consumer(&consume("q")).0).collect();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.shake_hands(tune(4, 131_072, 60));
+    peer.serve();
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    let ended: Vec<_> = consumers.iter().map(|id| peer.machine.ended(*id).is_some()).collect();
+    assert_eq!(ended, [false, false, true, true, true]);
+    assert!(matches!(
+        peer.machine.ended(consumers[4]),
+        Some(puka::Ended::ChannelClosed(Error::ChannelLimit))
+    ));
 }
 
 #[test]

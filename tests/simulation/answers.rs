@@ -6,6 +6,7 @@ use crate::session::{Asked, Consumer, Waiting};
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
 use puka::protocol::ReplyCode;
+use puka::protocol::method::basic;
 use puka::{Error, Peer};
 use std::time::Duration;
 
@@ -34,7 +35,10 @@ impl World {
                 "an abandoned promise was kept".into()
             });
         }
-        if session.meddler.mischief() == Mischief::LostAnswer && session.hash.is_multiple_of(7) {
+        if session.fetched.remove(&promise) {
+            return ensure(session.machine.fetch(promise).is_none(), || "I2: fetched twice".into());
+        }
+        if session.mischief == Mischief::LostAnswer && session.hash.is_multiple_of(7) {
             return Ok(());
         }
         let Some(waiting) = session.waiting.remove(&promise) else {
@@ -56,9 +60,21 @@ impl World {
         if let Asked::Publish(id) = waiting.asked {
             return self.publish_answered(client, &waiting, id, outcome);
         }
+        match waiting.asked {
+            Asked::Call(id) => return self.called(client, &waiting, id, outcome),
+            Asked::Finish { .. } => return self.finished(client, &waiting, outcome),
+            _ => {}
+        }
         match outcome {
             Ok(reply) => self.reply(client, waiting, reply),
-            Err(error) => self.check_error(client, &waiting, &error),
+            Err(error) => {
+                if let Some(session) = self.session(client)
+                    && let Some(name) = waiting.asked.name()
+                {
+                    session.record.failed(waiting.method, name, &error);
+                }
+                self.check_error(client, &waiting, &error)
+            }
         }
     }
 
@@ -103,10 +119,22 @@ impl World {
         let wrong =
             |reply: &Reply| Err(Violation(format!("{:?} was answered by {}", waiting.asked, name_of(reply))));
         let Waiting { asked, .. } = &waiting;
+        if let Some(session) = self.session(client)
+            && let Some(name) = asked.name()
+        {
+            session.record.done(waiting.method, name);
+        }
         match (asked, &reply) {
             (Asked::Connect, Reply::Connected(_))
             | (Asked::Close | Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
             (Asked::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
+            (Asked::Queue(name), Reply::Queue(queue)) if name.is_empty() => {
+                self.has_unnamed(client, queue.name.clone())
+            }
+            (Asked::Begin, Reply::Transaction(_)) => {
+                self.begun(client, reply);
+                Ok(())
+            }
             (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => Ok(()),
             (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
             (Asked::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
@@ -129,20 +157,24 @@ impl World {
     }
 
     /// Whether there is a reason for an error.
-    fn check_error(&mut self, client: usize, waiting: &Waiting, error: &Error) -> Checked {
+    pub(crate) fn check_error(&mut self, client: usize, waiting: &Waiting, error: &Error) -> Checked {
         let plan = self.plan;
         let excused = self.is_excused(client);
         let closing = self.session(client).is_some_and(|session| session.closing);
         let holds = match error {
             Error::Closed => closing,
             Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => excused,
+            Error::InternalError(_) => excused && plan.has(Feature::Internal),
+            Error::AccessRefused(fault) if waiting.asked == Asked::Connect || !fault.text.contains('\'') => {
+                excused && plan.has(Feature::Refused)
+            }
             Error::Timeout { .. } => plan.may_time_out() || excused,
             Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
             Error::ConsumerCancelled(_) => matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_)),
             error => match error.fault() {
                 Some(fault) => {
                     fault.found_by == Peer::Server
-                        && fault.method == waiting.method
+                        && (fault.method == waiting.method || fault.method == basic::Consume::ID)
                         && self.may_be_refused(waiting, fault.code, &fault.text)
                 }
                 None => false,
@@ -152,13 +184,18 @@ impl World {
     }
 
     fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
+        let plan = self.plan;
         let names = |names: &str| names.split('|').any(|name| text.contains(&format!("'{name}'")));
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
             Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
             Asked::Qos(_) => matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED),
             Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
-            Asked::Connect | Asked::Close | Asked::Cancel(_) => false,
+            Asked::Call(_) => code == ReplyCode::NOT_FOUND,
+            Asked::Finish { .. } => false,
+            // The channel of the consumer was closed, as it was to start again.
+            Asked::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
+            Asked::Connect | Asked::Close | Asked::Begin => false,
         }
     }
 
@@ -173,6 +210,9 @@ impl World {
         for session in self.clients.iter().flatten() {
             for waiting in session.waiting.values() {
                 let limit = match waiting.asked {
+                    // It may be tried again and again.
+                    Asked::Connect if session.recovers => continue,
+                    Asked::Publish(_) if session.recovers && plan.has(Feature::Republish) => continue,
                     Asked::Connect => plan.handshake_timeout(),
                     Asked::Close => plan.close_timeout(),
                     // It may be held back first.
@@ -180,7 +220,7 @@ impl World {
                     _ => plan.request_timeout(),
                 };
                 let waited = now - waiting.since;
-                ensure(waited <= limit + Duration::from_millis(1), || {
+                ensure(waited <= limit + session.slept + Duration::from_millis(1), || {
                     format!("I1/I10: {:?} of session {} waits for {waited:?}", waiting.asked, session.number)
                 })?;
             }

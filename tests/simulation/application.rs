@@ -1,5 +1,6 @@
 //! What the application does with what it gets: takes deliveries, settles them, holds them, drops them.
 
+use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Violation, ensure};
 use crate::plan::Feature;
 use crate::random::Random;
@@ -23,7 +24,9 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
         let has_ended = consumer.is_some_and(|consumer| session.machine.ended(consumer).is_some());
         let alive = session.is_sound() && !has_ended;
-        let (id, place) = self.ledger.handed(queue, delivered.redelivered, alive, &delivered.message)?;
+        let line = (!session.machine.is_down()).then_some(session.lines);
+        let (copy, place) = self.ledger.handed(queue, delivered.redelivered, alive, &delivered.message)?;
+        let id = id_of_copy(copy);
         if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
             && !delivered.redelivered
             && place.is_some()
@@ -32,15 +35,19 @@ impl World {
             ensure(in_order, || format!("message {id} of {queue} was delivered out of order"))?;
             found.last_place = place;
         }
+        if delivered.message.properties().reply_to.is_some() {
+            self.reply_to(client, id, &delivered.message)?;
+        }
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
         if delivered.no_ack {
             return Ok(());
         }
-        session.held.push(Held { delivered, queue: queue.to_owned(), id, consumer, stale: false });
+        session.held.push(Held { delivered, queue: queue.to_owned(), copy, consumer, stale: false, line });
         if let Some(consumer) = consumer {
-            let of_it = |held: &&Held| held.consumer == Some(consumer) && !held.stale;
+            let of_it = |held: &&Held| held.consumer == Some(consumer) && !held.stale && held.line == line;
             let held = session.held.iter().filter(of_it).count();
             let most = session.consumers.get(&consumer).map_or(0, |consumer| usize::from(consumer.prefetch));
-            let within = most == 0 || held <= most || plan.has(Feature::Qos);
+            let within = most == 0 || held <= most || line.is_none() || plan.has(Feature::Qos);
             ensure(within, || format!("{held} unsettled deliveries with a prefetch count of {most}"))?;
         }
         Ok(())
@@ -71,6 +78,7 @@ impl World {
                 if matches!(ended, Ended::ChannelClosed(_)) {
                     session.broken_consumers.insert(id);
                 }
+                session.record.spoil(&queue);
                 self.note(client, || format!("{id:?} has ended: {ended:?}"));
                 self.check_ended(client, &queue, &ended)?;
             }
@@ -96,7 +104,7 @@ impl World {
             }
             // When its prefetch count was to be changed, and its queue was gone or another's.
             Ended::ChannelClosed(error) => {
-                self.plan.has(Feature::Qos)
+                (self.plan.has(Feature::Qos) || self.plan.has(Feature::Recover))
                     && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
@@ -128,10 +136,15 @@ impl World {
         let Some(session) = self.session(client) else { return Ok(()) };
         let held = session.held.remove(index);
         let settled = session.machine.settle(&held.delivered, how);
-        let (id, consumer) = (held.id, held.consumer);
+        let (id, consumer) = (id_of_copy(held.copy), held.consumer);
+        let is_old = held.line != Some(session.lines) || session.machine.is_down();
         self.note(client, || format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}"));
         match settled {
-            Ok(()) => ensure(!held.stale, || format!("message {id} was settled twice"))?,
+            Ok(()) => {
+                ensure(!held.stale, || format!("message {id} was settled twice"))?;
+                ensure(!is_old, || format!("I6: message {id} of a connection that went was settled"))?;
+            }
+            Err(Error::Stale) if is_old => return Ok(()),
             Err(Error::Stale) => {
                 let ended = self.may_be_stale(client, consumer);
                 return ensure(held.stale || ended, || format!("message {id} is stale without a reason"));
@@ -143,20 +156,22 @@ impl World {
             Settle::Nack { multiple, requeue } => (multiple, !requeue),
             Settle::Reject { requeue } => (false, !requeue),
         };
-        let mut settled = vec![(held.queue, id)];
+        let mut settled = vec![(held.queue, held.copy)];
         let Some(session) = self.session(client) else { return Ok(()) };
         if multiple && consumer.is_some() {
             let tag = held.delivered.tag;
             let earlier = session.held.iter_mut();
             for other in earlier
-                .filter(|other| other.consumer == consumer && other.delivered.tag < tag && !other.stale)
+                .filter(|other| other.consumer == consumer && other.line == held.line)
+                .filter(|other| other.delivered.tag < tag && !other.stale)
             {
                 other.stale = true;
-                settled.push((other.queue.clone(), other.id));
+                settled.push((other.queue.clone(), other.copy));
             }
         }
         if gone {
-            let settled: Vec<_> = settled.iter().map(|(queue, id)| self.ledger.settles(queue, *id)).collect();
+            let settled: Vec<_> =
+                settled.iter().map(|(queue, copy)| self.ledger.settles(queue, *copy)).collect();
             if let Some(session) = self.session(client) {
                 session.settled.extend(settled.into_iter().map(|settled| (consumer, settled)));
             }
@@ -181,7 +196,7 @@ impl World {
         }
         let held = session.held.remove(random.below(session.held.len()));
         session.machine.give_back(&held.delivered);
-        self.note(client, || format!("drops message {}", held.id));
+        self.note(client, || format!("drops message {}", id_of_copy(held.copy)));
         self.events(client)
     }
 }

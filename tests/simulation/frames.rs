@@ -36,6 +36,11 @@ impl Frame {
         self.0[0] == 1
     }
 
+    /// The eight octets with which a client begins.
+    pub(crate) fn is_client_header(&self) -> bool {
+        self.0[0] == b'A'
+    }
+
     pub(crate) fn is_header(&self) -> bool {
         self.0[0] == 2
     }

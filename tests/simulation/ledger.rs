@@ -1,5 +1,6 @@
 //! What has become of every message: what the broker says, against what its publisher and its consumers were told.
 
+use crate::heard::{Heard, attempt_of, copy_of, id_of_copy};
 use crate::observer::{body_of, id_of};
 use puka::Message as Received;
 use puka_test_broker::Broker;
@@ -29,16 +30,19 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 struct Message {
-    session: usize,
     exchange: String,
     key: String,
     mandatory: bool,
     persistent: bool,
     octets: usize,
     fate: Option<Fate>,
-    /// Its place among all that the broker took.
-    place: Option<usize>,
+    /// The broker has taken it.
+    taken: bool,
+    /// It was sent again, so that more than one thing may have become of it.
+    again: bool,
     returned: bool,
+    /// The call that it is the reply to.
+    replies_to: Option<u64>,
 }
 
 /// A message in one queue.
@@ -55,7 +59,7 @@ struct Copy {
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
     pub(crate) queue: String,
-    pub(crate) id: u64,
+    pub(crate) copy: u64,
     /// How often it had been handed out by then.
     handed: usize,
 }
@@ -64,38 +68,42 @@ pub(crate) struct Settled {
 pub(crate) struct Ledger {
     messages: Vec<Message>,
     copies: BTreeMap<(String, u64), Copy>,
-    /// By queue, what is in it besides.
+    /// How much of what the broker has logged is read.
     logged: usize,
-    /// The last message of a session to an exchange that the broker took.
-    last: BTreeMap<(usize, String), u64>,
+    /// The place of each copy among all that any broker took.
+    places: BTreeMap<u64, usize>,
+    /// Copies that were heard by a broker, whether it took them or not.
+    heard: BTreeSet<u64>,
+    /// The last message to an exchange that was heard on a line and one of its channels.
+    last: BTreeMap<(usize, usize, String), u64>,
     pub(crate) handed: usize,
     pub(crate) confirmed: usize,
 }
 
 /// What is lost in such a queue is nobody's fault.
 pub(crate) fn is_loose(queue: &str) -> bool {
-    queue.starts_with(['a', 'x', 'd', 't'])
+    queue.starts_with(['a', 'x', 'd', 't']) || queue.contains("reply-to") || queue.starts_with("amq.")
+}
+
+/// A reply goes to an address that its caller's broker has made.
+fn is_key(key: &[u8], expected: &str) -> bool {
+    key == expected.as_bytes()
 }
 
 impl Ledger {
-    pub(crate) fn publishes(
-        &mut self,
-        session: usize,
-        to: (&str, &str),
-        flags: (bool, bool),
-        octets: usize,
-    ) -> u64 {
+    pub(crate) fn publishes(&mut self, to: (&str, &str), flags: (bool, bool), octets: usize) -> u64 {
         let (mandatory, persistent) = flags;
         self.messages.push(Message {
-            session,
             exchange: to.0.to_owned(),
             key: to.1.to_owned(),
             mandatory,
             persistent,
             octets,
             fate: None,
-            place: None,
+            taken: false,
+            again: false,
             returned: false,
+            replies_to: None,
         });
         self.messages.len() as u64 - 1
     }
@@ -108,30 +116,57 @@ impl Ledger {
     /// Reads what the broker has taken since the last time.
     pub(crate) fn sync(&mut self, broker: &Broker) -> Checked {
         for published in broker.published().skip(self.logged) {
-            let place = self.logged;
+            let place = self.places.len();
             self.logged += 1;
+            let attempt = attempt_of(&published.properties());
             let id = id_of(&published.body).ok_or_else(|| Violation("a body without its number".into()))?;
+            let copy = copy_of(id, attempt);
+            let is_first = self.places.insert(copy, place).is_none();
+            ensure(is_first, || format!("message {id} reached the broker twice and is not flagged"))?;
             let message = self.message(id)?;
             let octets = message.octets;
-            ensure(message.place.is_none(), || format!("message {id} reached the broker twice"))?;
             ensure(published.body == body_of(id, octets), || {
                 format!("message {id} reached the broker changed")
             })?;
-            ensure(published.exchange == message.exchange && published.routing_key == message.key, || {
-                format!("message {id} reached the broker under another address")
-            })?;
-            message.place = Some(place);
-            let line = (message.session, message.exchange.clone());
-            if let Some(earlier) = self.last.insert(line, id) {
-                ensure(earlier < id, || {
-                    format!("message {id} overtook message {earlier} of the same exchange")
-                })?;
-            }
+            ensure(
+                published.exchange == message.exchange && is_key(&published.routing_key, &message.key),
+                || format!("message {id} reached the broker under another address"),
+            )?;
+            message.taken = true;
             for queue in &published.queues {
-                self.copies.entry((queue.clone(), id)).or_default();
+                self.copies.entry((queue.clone(), copy)).or_default();
             }
         }
         Ok(())
+    }
+
+    /// A broker has heard a publish.
+    pub(crate) fn heard(&mut self, line: usize, heard: &Heard) -> Checked {
+        let id = id_of_copy(heard.copy);
+        let is_first = self.heard.insert(heard.copy);
+        ensure(is_first, || format!("message {id} was sent twice and is not flagged"))?;
+        self.message(id)?.again |= heard.copy != id;
+        let Some(turn) = heard.in_line else { return Ok(()) };
+        match self.last.insert((line, turn, heard.exchange.clone()), id) {
+            Some(earlier) if earlier >= id => {
+                Err(Violation(format!("message {id} overtook message {earlier} of the same exchange")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A message is the reply to a call.
+    pub(crate) fn replies(&mut self, id: u64, call: u64) -> Checked {
+        self.message(id)?.replies_to = Some(call);
+        Ok(())
+    }
+
+    /// The caller has the reply to a call.
+    pub(crate) fn replied(&mut self, call: u64, reply: &Received) -> Checked {
+        let id = id_of(reply.body()).ok_or_else(|| Violation("a reply without its number".into()))?;
+        let of = self.message(id)?.replies_to;
+        ensure(of == Some(call), || format!("the call {call} was answered by the reply to {of:?}"))?;
+        self.message(call)?.taken.then_some(()).ok_or_else(|| Violation(format!("I1: the call {call}")))
     }
 
     /// A publisher is told what has become of a message.
@@ -144,20 +179,28 @@ impl Ledger {
     }
 
     fn check_fate(&mut self, id: u64) -> Checked {
-        let Message { fate, place, mandatory, returned, .. } = self.message(id)?;
-        let (taken, mandatory, returned) = (place.is_some(), *mandatory, *returned);
+        let Message { fate, taken, again, mandatory, returned, .. } = self.message(id)?;
+        let (taken, again, mandatory, returned) = (*taken, *again, *mandatory, *returned);
         match fate.clone() {
             None | Some(Fate::Unknown) => Ok(()),
             Some(Fate::Confirmed) => {
+                // The broker does not log replies.
+                let taken = taken || self.message(id)?.replies_to.is_some();
                 ensure(taken, || format!("I1: message {id} is confirmed and the broker does not have it"))?;
-                ensure(!returned, || format!("I3: message {id} came back and is confirmed"))
+                ensure(!returned || again, || format!("I3: message {id} came back and is confirmed"))
             }
             Some(Fate::Returned) => ensure(returned && mandatory, || {
                 format!("I3: message {id} is said to have come back and did not")
             }),
-            Some(Fate::Nacked) => ensure(!taken, || format!("message {id} is nacked and the broker has it")),
+            Some(Fate::Nacked) => {
+                ensure(!taken || again, || format!("message {id} is nacked and the broker has it"))
+            }
             Some(Fate::Refused(why)) => {
-                ensure(!taken, || format!("message {id} is refused ({why}) and the broker has it"))
+                // What was sent before may be there, so nothing but the broker's own word is an answer then.
+                let known = why.contains("NOT_FOUND");
+                ensure(!taken || again && known, || {
+                    format!("message {id} is refused ({why}) and the broker has it")
+                })
             }
         }
     }
@@ -187,13 +230,20 @@ impl Ledger {
             self.clear(&queue.name);
         }
         let messages = &self.messages;
-        let lost = self.copies.iter_mut().filter(|((_, id), _)| !messages[*id as usize].persistent);
+        let lost =
+            self.copies.iter_mut().filter(|((_, copy), _)| !messages[id_of_copy(*copy) as usize].persistent);
         lost.for_each(|(_, copy)| copy.excused = true);
     }
 
+    /// The broker has forgotten everything, and another takes its place.
+    pub(crate) fn wipe(&mut self) {
+        self.copies.values_mut().for_each(|copy| copy.excused = true);
+        self.logged = 0;
+    }
+
     /// That copy may be gone from its queue.
-    pub(crate) fn excuse(&mut self, queue: &str, id: u64) {
-        self.copies.entry((queue.to_owned(), id)).or_default().excused = true;
+    pub(crate) fn excuse(&mut self, queue: &str, copy: u64) {
+        self.copies.entry((queue.to_owned(), copy)).or_default().excused = true;
     }
 
     /// A message is handed out. Gives its number, and its place among all for checking the order. One that came before
@@ -206,39 +256,43 @@ impl Ledger {
         received: &Received,
     ) -> Checked<(u64, Option<usize>)> {
         let id = id_of(received.body()).ok_or_else(|| Violation("a delivery without its number".into()))?;
-        let Message { octets, exchange, key, place, fate, .. } = self.message(id)?;
-        let (octets, place, refused) = (*octets, *place, matches!(fate, Some(Fate::Nacked)));
-        let address_holds = received.exchange() == *exchange && received.routing_key() == *key;
+        let number = copy_of(id, attempt_of(&received.properties()));
+        let place = self.places.get(&number).copied();
+        let Message { octets, exchange, key, fate, .. } = self.message(id)?;
+        let (octets, refused) = (*octets, matches!(fate, Some(Fate::Nacked)));
+        let key_holds = is_key(received.routing_key().as_bytes(), key);
+        let address_holds = received.exchange() == *exchange && key_holds;
         ensure(address_holds, || format!("message {id} was delivered under another address"))?;
         ensure(received.body() == body_of(id, octets), || format!("message {id} was delivered changed"))?;
         self.handed += 1;
         let place = if refused { None } else { place };
         if !alive {
-            return Ok((id, place));
+            return Ok((number, place));
         }
         let copy = self
             .copies
-            .entry((queue.to_owned(), id))
+            .entry((queue.to_owned(), number))
             .or_insert_with(|| Copy { excused: true, ..Copy::default() });
         ensure(!copy.gone, || format!("message {id} is acknowledged and came again from {queue}"))?;
         ensure(copy.handed == 0 || redelivered, || {
             format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
         })?;
         copy.handed += 1;
-        Ok((id, place))
+        Ok((number, place))
     }
 
     /// A delivery is settled so that it does not come again.
-    pub(crate) fn settles(&mut self, queue: &str, id: u64) -> Settled {
-        let copy = self.copies.entry((queue.to_owned(), id)).or_default();
-        copy.excused = true;
-        Settled { queue: queue.to_owned(), id, handed: copy.handed }
+    pub(crate) fn settles(&mut self, queue: &str, copy: u64) -> Settled {
+        let found = self.copies.entry((queue.to_owned(), copy)).or_default();
+        found.excused = true;
+        Settled { queue: queue.to_owned(), copy, handed: found.handed }
     }
 
     /// The broker has heard that settlement.
     pub(crate) fn settled(&mut self, settled: &Settled) -> Checked {
-        let Settled { queue, id, handed } = settled;
-        let copy = self.copies.entry((queue.clone(), *id)).or_default();
+        let Settled { queue, copy: number, handed } = settled;
+        let id = id_of_copy(*number);
+        let copy = self.copies.entry((queue.clone(), *number)).or_default();
         copy.gone = true;
         ensure(copy.handed == *handed, || {
             format!("message {id} of {queue} was acknowledged, the broker heard it, and it came again")
@@ -253,11 +307,15 @@ impl Ledger {
         }
         for view in broker.queues() {
             let name = view.name;
-            let ids: Vec<u64> = view.ready.iter().filter_map(|message| id_of(&message.body)).collect();
+            let ids: Vec<u64> = view
+                .ready
+                .iter()
+                .filter_map(|message| Some(copy_of(id_of(&message.body)?, attempt_of(&message.properties()))))
+                .collect();
             let there: BTreeSet<u64> = ids.iter().copied().collect();
             ensure(ids.len() == there.len(), || format!("a message is in {name} twice"))?;
-            for ((_, id), copy) in self.copies.range((name.clone(), 0)..=(name.clone(), u64::MAX)) {
-                let is_there = there.contains(id);
+            for ((_, number), copy) in self.copies.range((name.clone(), 0)..=(name.clone(), u64::MAX)) {
+                let (is_there, id) = (there.contains(number), id_of_copy(*number));
                 ensure(is_there || copy.excused || is_loose(&name), || {
                     format!("I4: message {id} is not in {name} any more, and nobody has acknowledged it")
                 })?;

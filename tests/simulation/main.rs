@@ -8,18 +8,24 @@
 
 mod answers;
 mod application;
+mod dialling;
+mod faults;
 mod frames;
+mod heard;
 mod ledger;
+mod line;
 mod meddler;
 mod observer;
 mod operations;
 mod plan;
 mod planted;
 mod random;
+mod record;
 mod regressions;
 mod requests;
 mod run;
 mod seeds;
 mod session;
+mod transactions;
 mod wire;
 mod world;

@@ -3,6 +3,8 @@
 use crate::frames::{Cutter, Frame};
 use crate::plan::Mischief;
 use crate::random::Random;
+use puka::protocol::method::connection;
+use puka::protocol::{ShortStr, frame};
 
 /// Sits on both directions of a connection.
 #[derive(Debug)]
@@ -13,17 +15,32 @@ pub(crate) struct Meddler {
     random: Random,
     /// A publish that is to be repeated, and how many octets of its body are to come.
     publish: Option<(Vec<u8>, u64)>,
+    /// The login is refused: what comes of it.
+    refusal: Refusal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    No,
+    Yes,
+    Done,
 }
 
 const BASIC: u16 = 60;
 
 impl Meddler {
     pub(crate) fn new(mischief: Mischief, random: Random) -> Self {
-        Self { mischief, client: Cutter::default(), broker: Cutter::default(), random, publish: None }
+        let (client, broker) = (Cutter::default(), Cutter::default());
+        Self { mischief, client, broker, random, publish: None, refusal: Refusal::No }
     }
 
-    pub(crate) fn mischief(&self) -> Mischief {
-        self.mischief
+    /// Has the broker refuse the login.
+    pub(crate) fn refuse(&mut self) {
+        self.refusal = Refusal::Yes;
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refusal == Refusal::Done
     }
 
     pub(crate) fn client_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
@@ -35,7 +52,7 @@ impl Meddler {
     }
 
     pub(crate) fn broker_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
-        if self.mischief == Mischief::None {
+        if self.mischief == Mischief::None && self.refusal == Refusal::No {
             return octets;
         }
         let frames = self.broker.cut(&octets);
@@ -75,6 +92,13 @@ impl Meddler {
 
     fn of_broker(&mut self, frame: Frame) -> Vec<u8> {
         let method = frame.method();
+        if self.refusal == Refusal::Done {
+            return Vec::new();
+        }
+        if self.refusal == Refusal::Yes && method == Some((10, 30)) {
+            self.refusal = Refusal::Done;
+            return refused();
+        }
         let Frame(mut octets) = frame;
         match (self.mischief, method) {
             (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120)))) if self.random.chance(20) => {
@@ -109,4 +133,17 @@ impl Meddler {
             _ => octets,
         }
     }
+}
+
+/// The frame by which RabbitMQ refuses a login.
+fn refused() -> Vec<u8> {
+    let close = connection::Close {
+        reply_code: 403,
+        reply_text: ShortStr::cut("ACCESS_REFUSED - not now"),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut octets = Vec::new();
+    frame::method(&mut octets, 0, u32::MAX, &close).unwrap_or_default();
+    octets
 }

@@ -1,17 +1,20 @@
 //! Reads what both sides say on a connection, where the broker hears and says it: facts that neither side is asked for.
 
 use crate::frames::{Cutter, Frame};
-use puka::protocol::Method;
+use crate::heard::{Heard, Publishes, attempt_of, copy_of};
 use puka::protocol::method::{basic, channel, connection, queue};
+use puka::protocol::{ContentHeader, Method};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Something that was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
+    /// The client published a message.
+    Publishes(Heard),
     /// The client wants a queue emptied or deleted.
     Clears(String),
     /// The broker sent a message that needs no ack.
-    Left { queue: String, id: u64 },
+    Left { queue: String, copy: u64 },
     /// The broker sent a message back.
     Returned(u64),
     /// The broker closed a channel.
@@ -39,6 +42,9 @@ pub(crate) struct Observer {
     /// Queue and `no_ack` of each get that is not answered, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     contents: BTreeMap<u16, Content>,
+    /// How often the content under way was published before, by channel.
+    attempts: BTreeMap<u16, u64>,
+    pub(crate) publishes: Publishes,
     /// The broker has closed the connection, and hears nothing else.
     deaf: bool,
 }
@@ -48,6 +54,10 @@ impl Observer {
     pub(crate) fn client_says(&mut self, octets: &[u8]) -> Vec<Said> {
         let mut said = Vec::new();
         for frame in self.client.cut(octets) {
+            if frame.is_client_header() {
+                continue;
+            }
+            said.extend(self.publishes.hear(&frame).map(Said::Publishes));
             if !frame.is_method() {
                 continue;
             }
@@ -79,12 +89,19 @@ impl Observer {
         for frame in self.broker.cut(octets) {
             if frame.is_method() {
                 self.method(&frame, &mut said);
+            } else if frame.is_header()
+                && let Ok(header) = ContentHeader::decode(frame.payload())
+            {
+                self.attempts.insert(frame.channel(), attempt_of(&header.properties));
             } else if frame.is_body()
                 && let Some(content) = self.contents.remove(&frame.channel())
                 && let Some(id) = id_of(frame.payload())
             {
                 match content {
-                    Content::Left { queue } => said.push(Said::Left { queue, id }),
+                    Content::Left { queue } => {
+                        let attempt = self.attempts.remove(&frame.channel()).unwrap_or_default();
+                        said.push(Said::Left { queue, copy: copy_of(id, attempt) });
+                    }
                     Content::Returned => said.push(Said::Returned(id)),
                     Content::Other => {}
                 }

@@ -3,13 +3,13 @@
 use crate::ledger::Checked;
 use crate::plan::Feature;
 use crate::random::Random;
-use crate::session::{Asked, Session};
+use crate::session::{Asked, Session, Waiting};
 use crate::world::World;
 use std::time::Duration;
 
 /// An operation.
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub(crate) enum Operation {
     Publish,
     Burst,
     Declare,
@@ -35,6 +35,12 @@ enum Operation {
     Cut,
     Silence,
     Stall,
+    Transact,
+    Call,
+    Unnamed,
+    Internal,
+    Wipe,
+    Sleep,
 }
 
 /// How often each comes, of those that a seed has.
@@ -64,7 +70,20 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (3, Operation::Cut, Some(Feature::Cut)),
     (1, Operation::Silence, Some(Feature::Silence)),
     (3, Operation::Stall, Some(Feature::Stall)),
+    (10, Operation::Transact, Some(Feature::Transact)),
+    (6, Operation::Call, Some(Feature::Call)),
+    (2, Operation::Unnamed, Some(Feature::Unnamed)),
+    (1, Operation::Internal, Some(Feature::Internal)),
+    (1, Operation::Wipe, Some(Feature::Wipe)),
+    (1, Operation::Sleep, Some(Feature::Sleep)),
 ];
+
+impl Operation {
+    fn is_fault(self) -> bool {
+        use Operation::{BrokerDrop, Cut, Force, Internal, Restart, Silence, Sleep, Wipe};
+        matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut | Silence | Sleep)
+    }
+}
 
 impl World {
     /// Does the operation of that number, which is the same whatever was done before.
@@ -72,6 +91,7 @@ impl World {
         let mut random = self.plan.random(10_000 + number as u64);
         let client = random.below(self.clients.len());
         let pause = match random.below(20) {
+            0 if self.plan.has(Feature::Recover) => random.millis(0..6000),
             0 => random.millis(0..1500),
             1..5 => random.millis(0..60),
             5..12 => random.micros(0..3000),
@@ -87,10 +107,16 @@ impl World {
             .iter()
             .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
             .collect();
-        let mut ticket = random.below(choices.iter().map(|(weight, _, _)| weight).sum());
-        for (weight, operation, _) in choices {
-            if ticket < *weight {
-                self.perform(client, *operation, &mut random)?;
+        // What comes back can be broken more often.
+        let often = if self.plan.has(Feature::Recover) { 3 } else { 1 };
+        let weight = |(weight, operation, _): &(usize, Operation, _)| {
+            if operation.is_fault() { weight * often } else { *weight }
+        };
+        let mut ticket = random.below(choices.iter().map(|choice| weight(choice)).sum());
+        for choice in choices {
+            let weight = weight(choice);
+            if ticket < weight {
+                self.perform(client, choice.1, &mut random)?;
                 break;
             }
             ticket -= weight;
@@ -116,6 +142,9 @@ impl World {
             Operation::DropConsumer => self.drop_consumer(client, random),
             Operation::Qos => self.qos(client, random),
             Operation::Abandon => self.abandon(client, random),
+            Operation::Transact => self.transact(client, random),
+            Operation::Call => self.call(client, random),
+            Operation::Unnamed => self.declare_unnamed(client),
             Operation::Close => self.close(client),
             Operation::Wait => self.run_for(random.millis(0..4000)),
             fault => self.break_something(client, fault, random),
@@ -128,8 +157,10 @@ impl World {
 
     pub(crate) fn connect(&mut self, client: usize, declares: bool) -> Checked {
         self.sessions += 1;
-        let broker = self.broker.connect(self.now);
-        let session = Session::new(self.sessions, &self.plan, broker, self.now);
+        let mut session = Session::new(self.sessions, &self.plan, self.now);
+        if !session.recovers {
+            session.link(self.new_line());
+        }
         self.note(client, || format!("connects as session {}", session.number));
         self.clients[client] = Some(session);
         let promise = self.session(client).map(|session| session.machine.connect());
@@ -142,84 +173,16 @@ impl World {
         let Some(session) = self.session(client) else { return Ok(()) };
         let all: Vec<_> = session.waiting.keys().copied().collect();
         let Some(&promise) = random.pick(&all) else { return Ok(()) };
+        if matches!(session.waiting.get(&promise), Some(Waiting { asked: Asked::Finish { .. }, .. })) {
+            return Ok(());
+        }
         session.machine.abandon(promise);
         session.abandoned.insert(promise);
         let waiting = session.waiting.remove(&promise);
+        if let Some(name) = waiting.as_ref().and_then(|waiting| waiting.asked.name()) {
+            session.record.spoil(name);
+        }
         self.note(client, || format!("abandons {:?}", waiting.map(|waiting| waiting.asked)));
         Ok(())
-    }
-
-    fn break_something(&mut self, client: usize, fault: Operation, random: &mut Random) -> Checked {
-        let now = self.now;
-        self.note(client, || format!("{fault:?}"));
-        self.faults += 1;
-        let blocked = self.blocked;
-        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
-        match fault {
-            Operation::OutsideDelete => {
-                let name = *random.pick(&["q0", "q1", "q2", "a0", "f0"]).unwrap_or(&"q0");
-                self.ledger.sync(&self.broker)?;
-                self.broker.delete_queue(now, "/", name);
-                self.ledger.clear(name);
-            }
-            Operation::Force => {
-                session.excuse = Some("forced");
-                let text = "CONNECTION_FORCED - maintenance";
-                self.broker.close_connection(
-                    now,
-                    session.broker,
-                    puka::protocol::ReplyCode::CONNECTION_FORCED,
-                    text,
-                );
-            }
-            Operation::BrokerDrop => {
-                session.excuse = Some("dropped by the broker");
-                self.broker.drop_connection(now, session.broker);
-            }
-            Operation::Loss => {
-                session.excuse = Some("dropped its driver");
-                session.drop_driver(now);
-            }
-            Operation::Block if blocked => self.unblock()?,
-            Operation::Block => {
-                self.blocked = true;
-                self.broker.block("low on memory");
-            }
-            Operation::Restart => {
-                self.hear_all()?;
-                for session in self.clients.iter_mut().flatten() {
-                    session.excuse = Some("the broker restarted");
-                }
-                self.ledger.sync(&self.broker)?;
-                self.ledger.restart(&self.broker);
-                self.broker.restart(now);
-            }
-            Operation::Cut => {
-                session.excuse = Some("cut");
-                session.cut_end =
-                    if random.chance(50) { crate::wire::End::Eof } else { crate::wire::End::Reset };
-                let after = if random.chance(30) { 1 } else { 1 + random.below(3000) };
-                let wire = if random.chance(50) { &mut session.up } else { &mut session.down };
-                wire.cut_after.get_or_insert(after);
-            }
-            Operation::Silence => {
-                session.excuse = Some("silent");
-                session.up.silent = true;
-                session.down.silent = true;
-            }
-            Operation::Stall => {
-                let time = random.millis(0..6000);
-                if time > Duration::from_millis(1500) && self.plan.has(Feature::Heartbeats) {
-                    session.excuse = Some("stalled");
-                }
-                let wire = if random.chance(50) { &mut session.up } else { &mut session.down };
-                wire.write_at = now + time;
-                if random.chance(50) {
-                    wire.read_at = now + time;
-                }
-            }
-            _ => {}
-        }
-        self.events(client)
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::random::Random;
 use crate::wire::Pace;
-use puka::Options;
+use puka::{Options, Recovery};
 use puka_test_broker::Config;
 use std::time::Duration;
 
@@ -32,6 +32,12 @@ features! {
     TinyReads, Jitter, Stall, Cut, Silence,
     // Ends.
     Force, BrokerDrop, Loss, Close,
+    // What is more: transactions, calls, queues that the broker names.
+    Transact, Call, Unnamed,
+    // What is lost is dialled again, and how.
+    Recover, Republish, FailFast, Strict,
+    // What may come between: refusals, an error of the broker's, a broker that forgets everything, a machine that sleeps.
+    Refused, Internal, Wipe, Sleep,
 }
 
 /// What the layer between machine and network does wrong on purpose.
@@ -67,7 +73,8 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::stream(seed, 1);
-        let faults = random.chance(75);
+        let recovers = random.chance(60);
+        let faults = recovers || random.chance(75);
         let mut features = 0;
         for &feature in Feature::ALL {
             let percent = match feature {
@@ -80,7 +87,27 @@ impl Plan {
                         0
                     }
                 }
-                Feature::Force | Feature::BrokerDrop | Feature::Loss => {
+                Feature::Recover => {
+                    if recovers {
+                        100
+                    } else {
+                        0
+                    }
+                }
+                Feature::Strict => 15,
+                Feature::Transact | Feature::Call | Feature::FailFast => 25,
+                Feature::Sleep | Feature::Loss => {
+                    if faults {
+                        15
+                    } else {
+                        0
+                    }
+                }
+                Feature::Force
+                | Feature::BrokerDrop
+                | Feature::Refused
+                | Feature::Internal
+                | Feature::Wipe => {
                     if faults {
                         30
                     } else {
@@ -178,9 +205,21 @@ impl Plan {
         self.random(9).within(1..4) as u16
     }
 
-    pub(crate) fn options(&self) -> Options {
+    /// How it is dialled again.
+    fn recovery(&self, number: usize) -> Recovery {
+        Recovery::default()
+            .first_connect(true)
+            .delays(Duration::from_millis(50), Duration::from_secs(2))
+            .fail_fast(self.has(Feature::FailFast))
+            .strict(self.has(Feature::Strict))
+            .republish_unconfirmed(self.has(Feature::Republish).then_some(100))
+            .seed(self.seed.wrapping_mul(31) + number as u64)
+    }
+
+    pub(crate) fn options(&self, number: usize) -> Options {
         let mut random = self.random(8);
         let options = Options::default()
+            .recovery(self.recovery(number))
             .request_timeout(self.request_timeout())
             .close_timeout(self.close_timeout())
             .handshake_timeout(self.handshake_timeout())
@@ -202,6 +241,12 @@ impl Plan {
         } else {
             options
         }
+    }
+
+    /// How the broker of that number is set up.
+    pub(crate) fn config_of(&self, broker: u64) -> Config {
+        let config = self.config();
+        Config { seed: config.seed.wrapping_add(broker << 32), ..config }
     }
 
     pub(crate) fn config(&self) -> Config {

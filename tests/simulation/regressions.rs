@@ -49,8 +49,9 @@ fn a_publish_that_was_held_back_and_sent_is_unconfirmed_when_its_time_runs_out()
         while world.broker.published().count() < 2 {
             world.run_for(Duration::from_micros(50))?;
         }
-        if let Some(session) = world.clients[0].as_mut() {
-            session.down.read_at = world.now + Duration::from_secs(3);
+        let now = world.now;
+        if let Some(line) = world.line(0, 0) {
+            line.down.read_at = now + Duration::from_secs(3);
         }
         // It was sent and heard, but its confirm has not come.
         world.run_for(Duration::from_secs(4))
@@ -104,9 +105,10 @@ fn a_second_cancel_has_its_deadline_at_once() {
         world.consume_from(0, "q0", false, false, 0)?;
         world.run_for(MOMENT)?;
         if let Some(session) = world.session(0) {
-            session.excuse = Some("silent");
-            session.up.silent = true;
-            session.down.silent = true;
+            session.doubt("silent");
+        }
+        if let Some(line) = world.line(0, 0) {
+            line.silence();
         }
         let mut random = Random::stream(1, 1);
         world.cancel(0, &mut random)?;
@@ -153,8 +155,9 @@ fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
         (!plan.has_small_counts()).then_some(plan)
     });
     play(plan.unwrap(), |world| {
-        if let Some(session) = world.clients[0].as_mut() {
-            session.up.write_at = world.now + Duration::from_secs(5);
+        let now = world.now;
+        if let Some(line) = world.line(0, 0) {
+            line.up.write_at = now + Duration::from_secs(5);
         }
         for _ in 0..40 {
             publish(world, "", "q0", 40_000)?;

@@ -7,7 +7,7 @@ use crate::random::Random;
 use crate::session::{Asked, Waiting};
 use crate::world::World;
 use puka::Error;
-use puka::machine::{Body, Consume, PromiseId, Publish};
+use puka::machine::{Body, ConnectionState, Consume, PromiseId, Publish};
 use puka::protocol::method::{Encode, basic, exchange, queue};
 use puka::protocol::{Method, MethodId, Properties, ShortStr, Table, TableRef};
 use std::time::Duration;
@@ -45,14 +45,14 @@ impl World {
     }
 
     /// Notes that something was asked for, or has a reason not to be sent.
-    fn asked(
+    pub(crate) fn asked(
         &mut self,
         client: usize,
         sent: Result<PromiseId, Error>,
         asked: Asked,
         method: MethodId,
     ) -> Checked<bool> {
-        let is_publish = matches!(asked, Asked::Publish(_));
+        let is_publish = matches!(asked, Asked::Publish(_) | Asked::Call(_));
         let Some(session) = self.session(client) else { return Ok(false) };
         let error = match sent {
             Ok(promise) => {
@@ -67,7 +67,11 @@ impl World {
             Error::Full => !has_room,
             Error::Stale => matches!(asked, Asked::Qos(_) | Asked::Cancel(_)),
             Error::Closed => session.closing,
-            _ => machine.why_closed().is_some(),
+            // There is no connection, and they do not want to wait for one.
+            _ => {
+                let is_open = matches!(machine.state(), ConnectionState::Open);
+                machine.why_closed().is_some() || self.plan.has(Feature::FailFast) && !is_open
+            }
         };
         self.note(client, || format!("can't ask for {asked:?}: {error}"));
         ensure(holds, || format!("{asked:?} was refused without a reason: {error:?}"))?;
@@ -130,7 +134,7 @@ impl World {
     pub(crate) fn declare_all(&mut self, client: usize) -> Checked {
         self.declare_exchange(client, "direct", "direct")?;
         self.declare_exchange(client, "fanout", "fanout")?;
-        for name in self.queues() {
+        for name in self.queues(client) {
             self.declare(client, name, [false, true, false])?;
             self.bind(client, name, "direct")?;
         }
@@ -138,13 +142,42 @@ impl World {
         self.bind(client, "q1", "fanout")
     }
 
-    fn queues(&self) -> Vec<&'static str> {
+    /// Declares a queue that the broker names.
+    pub(crate) fn declare_unnamed(&mut self, client: usize) -> Checked {
+        let method = queue::Declare {
+            queue: ShortStr::EMPTY,
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        };
+        self.request(client, method, Asked::Queue(String::new()))
+    }
+
+    /// It is bound, and half of the time consumed.
+    pub(crate) fn has_unnamed(&mut self, client: usize, name: String) -> Checked {
+        self.bind(client, &name, "fanout")?;
+        if name.len().is_multiple_of(2) {
+            self.consume_from(client, &name, false, false, 5)?;
+        }
+        if let Some(session) = self.session(client) {
+            session.unnamed.push(name);
+        }
+        Ok(())
+    }
+
+    fn queues(&self, client: usize) -> Vec<&'static str> {
         let mut names = vec!["q0", "q1", "q2"];
         if self.plan.has(Feature::Full) {
             names.push("f0");
         }
         if self.plan.has(Feature::Volatile) {
-            names.extend(["a0", "x0", "d0", "t0"]);
+            names.extend(["a0", "d0", "t0"]);
+            // One that another client has would keep it from coming back.
+            let own = if self.plan.has(Feature::Recover) { client } else { 0 };
+            names.extend(["x0", "x1", "x2"].get(own));
         }
         names
     }
@@ -168,7 +201,7 @@ impl World {
     }
 
     pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         match random.below(8) {
             0 => {
                 let queue = short(name);
@@ -210,7 +243,7 @@ impl World {
             18 if plan.has(Feature::Churn) => "sometimes",
             _ => "amq.direct",
         };
-        let queues = self.queues();
+        let queues = self.queues(client);
         let key = if random.chance(10) { "nowhere" } else { random.pick(&queues).copied().unwrap_or("q0") };
         let mandatory = plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);
@@ -230,8 +263,7 @@ impl World {
         octets: usize,
         shared: bool,
     ) -> Checked<bool> {
-        let Some(number) = self.session(client).map(|session| session.number) else { return Ok(false) };
-        let id = self.ledger.publishes(number, to, flags, octets);
+        let id = self.ledger.publishes(to, flags, octets);
         let body = body_of(id, octets);
         let body = if shared { Body::from(body) } else { Body::Borrowed(&body) };
         let mut properties = Properties::default();
@@ -255,7 +287,7 @@ impl World {
     }
 
     pub(crate) fn get(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
         self.get_from(client, name, no_ack)
     }
@@ -269,7 +301,7 @@ impl World {
     }
 
     pub(crate) fn consume(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues()).unwrap_or(&"q0");
+        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
         let exclusive = self.plan.has(Feature::Exclusive) && random.chance(20);
         let prefetch = *random.pick(&[0, 1, 5]).unwrap_or(&0);
@@ -313,7 +345,10 @@ impl World {
         let all: Vec<_> = session.consumers.keys().copied().collect();
         let Some(&id) = random.pick(&all) else { return Ok(()) };
         session.machine.drop_consumer(id);
-        session.consumers.remove(&id);
+        if let Some(consumer) = session.consumers.remove(&id) {
+            // The broker may have ended it, and nobody will know.
+            session.record.spoil(&consumer.queue);
+        }
         self.note(client, || format!("drops {id:?}"));
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use crate::ledger::{Checked, Violation, ensure};
 use crate::plan::{Feature, Plan};
+use crate::session::{Consumer, Session};
 use crate::world::World;
-use puka::machine::Settle;
+use puka::machine::{ConnectionState, Settle};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ pub(crate) struct Outcome {
     pub(crate) handed: usize,
     pub(crate) answered: usize,
     pub(crate) faults: usize,
+    pub(crate) lines: usize,
+    /// How long it took, in its own time.
+    pub(crate) time: Duration,
 }
 
 /// Runs a seed.
@@ -38,6 +42,8 @@ pub(crate) fn run(plan: Plan, traced: bool) -> Outcome {
         handed: world.ledger.handed,
         answered: world.ledger.confirmed,
         faults: world.faults,
+        lines: world.lines,
+        time: world.time(),
     }
 }
 
@@ -51,10 +57,12 @@ impl World {
 
     /// Lets everything come to its end, where nothing may be left.
     pub(crate) fn finish(&mut self) -> Checked {
-        self.recover()?;
+        self.calm_down()?;
+        self.stand()?;
         for client in 0..self.clients.len() {
             self.prove(client)?;
         }
+        self.come_back()?;
         for client in 0..self.clients.len() {
             self.let_go(client, 80)?;
         }
@@ -62,16 +70,49 @@ impl World {
     }
 
     /// The faults stop. What was under way finds its end.
-    fn recover(&mut self) -> Checked {
+    fn calm_down(&mut self) -> Checked {
         self.note(0, || "the faults stop".into());
+        self.calm = true;
+        self.away_until = self.now;
+        let mut is_silent = false;
         if self.blocked {
             self.unblock()?;
         }
         for session in self.clients.iter_mut().flatten() {
-            session.up.write_at = self.now;
-            session.down.write_at = self.now;
+            session.asleep_until = self.now;
+            for ghost in &mut session.ghosts {
+                ghost.up.silent = false;
+                ghost.calm(self.now);
+            }
+            if let Some(line) = &mut session.line {
+                line.calm(self.now);
+                is_silent |= line.up.silent;
+            }
         }
-        self.run_for(self.plan.request_timeout().mul_f32(2.3))
+        if is_silent && self.plan.has(Feature::Recover) {
+            // Until it is noticed that nobody says a word.
+            self.run_for(Duration::from_secs(150))?;
+        }
+        let time = self.plan.request_timeout().mul_f32(2.3);
+        if !(self.plan.has(Feature::Recover) && self.plan.has(Feature::SmallBounds)) {
+            return self.run_for(time);
+        }
+        // What is full of deliveries that nobody takes does not read on, and can't come to stand.
+        for _ in 0..20 {
+            self.run_for(time / 20)?;
+            self.take_everything()?;
+        }
+        Ok(())
+    }
+
+    fn take_everything(&mut self) -> Checked {
+        for client in 0..self.clients.len() {
+            let Some(session) = self.session(client) else { continue };
+            for id in session.consumers.keys().copied().collect::<Vec<_>>() {
+                while self.take_from(client, id, 100)? {}
+            }
+        }
+        Ok(())
     }
 
     /// A sound connection does what it is asked for.
@@ -88,6 +129,94 @@ impl World {
         }
         self.note(client, || "proves that it works".into());
         self.probe(client)
+    }
+
+    /// What recovers has come to stand, and nobody waits for anything.
+    fn stand(&mut self) -> Checked {
+        for client in 0..self.clients.len() {
+            // Strictly, it never stands when it wants what nobody has any more.
+            let may_never = self.plan.has(Feature::Strict);
+            let Some(session) = self.session(client).filter(|session| session.recovers) else { continue };
+            let number = session.number;
+            if session.finished {
+                let reason = session.reason_to_give_up();
+                ensure(reason, || {
+                    format!("I9: session {number} gave up: {:?}", session.machine.why_closed())
+                })?;
+                continue;
+            }
+            let is_open = matches!(session.machine.state(), ConnectionState::Open);
+            ensure(is_open || session.closing || may_never, || {
+                format!("I9: session {number} does not stand: {:?}", session.machine.state())
+            })?;
+            if !may_never && let Some(waiting) = session.waiting.values().next() {
+                return Err(Violation(format!("I9: {:?} is waited for", waiting.asked)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The broker forgets everything, and everything that it should have is there again.
+    fn come_back(&mut self) -> Checked {
+        if !self.plan.has(Feature::Recover) || !self.plan.has(Feature::Wipe) {
+            return Ok(());
+        }
+        self.wipe()?;
+        self.run_for(Duration::from_secs(15))?;
+        self.stand()?;
+        self.check_topology()
+    }
+
+    fn check_topology(&mut self) -> Checked {
+        let sessions: Vec<&Session> =
+            self.clients.iter().flatten().filter(|session| session.is_sound()).collect();
+        let queues = self.broker.queues();
+        for name in ["q0", "q1", "q2", "f0"] {
+            let queue = queues.iter().find(|queue| queue.name == name);
+            let is_wanted = sessions.iter().any(|session| session.record.is_there(name));
+            ensure(queue.is_some() || !is_wanted, || format!("I9: {name} is not declared again"))?;
+            let is_unwanted = sessions.iter().all(|session| session.record.is_not_there(name));
+            ensure(queue.is_none() || !is_unwanted, || format!("I9: {name} is back, and nobody wants it"))?;
+            let of_it = |consumer: &&Consumer| consumer.queue == name;
+            let consumed: usize = sessions
+                .iter()
+                .map(|session| {
+                    let live =
+                        session.consumers.iter().filter(|(id, _)| session.machine.ended(**id).is_none());
+                    live.map(|(_, consumer)| consumer).filter(of_it).count()
+                })
+                .sum();
+            let consumers = queue.map_or(0, |queue| queue.consumers);
+            ensure(consumers >= consumed, || format!("I9: {name} has {consumers} of {consumed} consumers"))?;
+        }
+        let exchanges = self.broker.exchanges();
+        for name in ["direct", "fanout", "sometimes"] {
+            let exchange = exchanges.iter().find(|exchange| exchange.name == name);
+            let is_wanted = sessions.iter().any(|session| session.record.is_there(name));
+            ensure(exchange.is_some() || !is_wanted, || format!("I9: {name} is not declared again"))?;
+            let is_unwanted = sessions.iter().all(|session| session.record.is_not_there(name));
+            ensure(exchange.is_none() || !is_unwanted, || format!("I9: {name} is back"))?;
+            let bound = |queue: &&&str| {
+                let binding = format!("{queue}|{name}");
+                let has = |session: &&Session| {
+                    [&*binding, queue, name].iter().all(|it| session.record.is_there(it))
+                };
+                sessions.iter().any(|session| has(session))
+            };
+            let wanted = ["q0", "q1", "q2", "f0"].iter().filter(bound).count();
+            let bindings = exchange.map_or(0, |exchange| exchange.bindings);
+            ensure(bindings >= wanted, || format!("I9: {name} has {bindings} of {wanted} bindings"))?;
+        }
+        for session in sessions {
+            for first in &session.unnamed {
+                let name = session.machine.current_name(first.as_bytes());
+                let name = String::from_utf8_lossy(&name);
+                let is_there = queues.iter().any(|queue| queue.name == name);
+                let is_kept = session.record.is_unspoilt(first);
+                ensure(is_there || !is_kept, || format!("I9: {first}, which is {name}, is not back"))?;
+            }
+        }
+        Ok(())
     }
 
     /// The application settles what it holds, and lets go of its consumers.
@@ -109,6 +238,9 @@ impl World {
             {
                 session.machine.drop_consumer(id);
             }
+        }
+        while self.session(client).is_some_and(|session| !session.transactions.is_empty()) {
+            self.finish_transaction(client, 0, random.chance(50))?;
         }
         while self.session(client).is_some_and(|session| !session.held.is_empty()) {
             if random.chance(70) {

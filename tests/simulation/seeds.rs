@@ -127,7 +127,10 @@ fn every_invariant_holds_in_all_seeds() {
         let outcome = run(plan, true);
         outcome.trace.iter().for_each(|line| tell(line));
         let (handed, answered, faults) = (outcome.handed, outcome.answered, outcome.faults);
-        tell(&format!("{handed} deliveries, {answered} publishes answered, {faults} faults"));
+        let (lines, time) = (outcome.lines, outcome.time);
+        tell(&format!(
+            "{handed} deliveries, {answered} publishes answered, {faults} faults, {lines} transports, {time:?}"
+        ));
         if let Some(violation) = outcome.violation {
             panic!("{}\n  replay: {}", violation.0, replay(plan));
         }
@@ -136,12 +139,27 @@ fn every_invariant_holds_in_all_seeds() {
     let count = number("SEEDS").unwrap_or(SEEDS);
     let first = number("FROM").unwrap_or(0);
     let began = Instant::now();
+    let totals = Mutex::new([0; 5]);
     let failed = on_all_cores(count, 1000, |seed| {
         let plan = Plan::new(first + seed);
-        run(plan, false).violation.map(|violation| (plan, violation))
+        let outcome = run(plan, false);
+        let of_it = [
+            outcome.handed,
+            outcome.answered,
+            outcome.faults,
+            outcome.lines,
+            outcome.time.as_secs() as usize,
+        ];
+        totals.lock().unwrap().iter_mut().zip(of_it).for_each(|(total, of_it)| *total += of_it);
+        outcome.violation.map(|violation| (plan, violation))
     });
     let seconds = began.elapsed().as_secs_f64();
-    tell(&format!("{count} seeds in {seconds:.1} s"));
+    let [handed, answered, faults, lines, time] =
+        totals.into_inner().unwrap().map(|total| total as u64 / count);
+    tell(&format!(
+        "{count} seeds in {seconds:.1} s, each with {handed} deliveries, {answered} publishes, {faults} faults, {lines} \
+         transports, in {time} s of its own"
+    ));
     if failed.is_empty() {
         return;
     }

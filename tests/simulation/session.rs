@@ -1,19 +1,19 @@
 //! One connection of a client, with what drives it: the same steps as the library's own driver, over a virtual wire.
 
+use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Settled, Violation, ensure};
-use crate::meddler::Meddler;
-use crate::observer::Observer;
-use crate::plan::Plan;
+use crate::line::Line;
+use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
-use crate::wire::{End, Read, Wire};
-use puka::Broken;
-use puka::machine::{Connection, ConsumerId, Delivered, Outgoing, PromiseId};
+use crate::record::Record;
+use crate::wire::{End, Read};
+use puka::machine::{Connection, ConnectionState, ConsumerId, Delivered, Outgoing, PromiseId, TransactionId};
 use puka::protocol::{Decoder, MethodId};
-use puka_test_broker::ConnectionId;
+use puka::{Broken, Error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +23,37 @@ pub(crate) enum Asked {
     Queue(String),
     Count(String),
     Done(String),
-    Get { queue: String, no_ack: bool },
-    Consume { queue: String, no_ack: bool, prefetch: u16 },
+    Get {
+        queue: String,
+        no_ack: bool,
+    },
+    Consume {
+        queue: String,
+        no_ack: bool,
+        prefetch: u16,
+    },
     Cancel(ConsumerId),
     Qos(ConsumerId),
     Publish(u64),
+    /// A message, and the reply to it.
+    Call(u64),
+    Begin,
+    /// What was published with it, and whether it is to take effect.
+    Finish {
+        ids: Vec<u64>,
+        commits: bool,
+    },
+}
+
+impl Asked {
+    /// The entity that it is about: a name, or `queue|exchange`.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Queue(name) | Self::Count(name) | Self::Done(name) => Some(name),
+            Self::Get { queue, .. } | Self::Consume { queue, .. } => Some(queue),
+            _ => None,
+        }
+    }
 }
 
 /// A promise that is waited for.
@@ -57,10 +83,19 @@ pub(crate) struct Consumer {
 pub(crate) struct Held {
     pub(crate) delivered: Delivered,
     pub(crate) queue: String,
-    pub(crate) id: u64,
+    pub(crate) copy: u64,
     pub(crate) consumer: Option<ConsumerId>,
     /// It was settled along with a later one.
     pub(crate) stale: bool,
+    /// How many lines there were when it came; none when that one was lost by then.
+    pub(crate) line: Option<usize>,
+}
+
+/// A transaction that goes on, and what was published in it.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) id: TransactionId,
+    pub(crate) ids: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -69,74 +104,148 @@ pub(crate) struct Session {
     pub(crate) machine: Connection,
     decoder: Decoder,
     out: Outgoing,
-    pub(crate) broker: ConnectionId,
-    /// The broker has forgotten the connection.
-    pub(crate) broker_gone: bool,
-    pub(crate) up: Wire,
-    pub(crate) down: Wire,
-    pub(crate) cut_end: End,
-    pub(crate) observer: Observer,
-    pub(crate) meddler: Meddler,
+    pub(crate) mischief: Mischief,
+    /// The transport that it has; none before it has dialled, and after it has lost one.
+    pub(crate) line: Option<Line>,
+    /// How many it had.
+    pub(crate) lines: usize,
+    /// Lines that it has let go, and of whose end the broker may not know yet.
+    pub(crate) ghosts: Vec<Line>,
+    /// Another is dialled, and when that comes to its end.
+    pub(crate) dialling: Option<Instant>,
+    /// It is dialled again when it is lost.
+    pub(crate) recovers: bool,
     /// The transport is closed on this side.
     pub(crate) finished: bool,
     write_error: bool,
     transmitted: usize,
     /// What the driver sleeps for.
     armed: Option<Instant>,
+    /// The machine that it runs on does nothing until then.
+    pub(crate) asleep_until: Instant,
+    /// For how long it has slept at most.
+    pub(crate) slept: Duration,
     reading: bool,
     most_out: usize,
     pub(crate) hash: u64,
     pub(crate) waiting: BTreeMap<PromiseId, Waiting>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
+    /// Answers that were looked at before their event came.
+    pub(crate) fetched: BTreeSet<PromiseId>,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
     /// Consumers whose channel was closed: who knows what became of their acks.
     pub(crate) broken_consumers: BTreeSet<ConsumerId>,
     pub(crate) held: Vec<Held>,
     pub(crate) settled: Vec<(Option<ConsumerId>, Settled)>,
-    /// Why it may break.
+    pub(crate) transactions: Vec<Begun>,
+    pub(crate) record: Record,
+    /// Queues that the broker has named, by their first names.
+    pub(crate) unnamed: Vec<String>,
+    /// Why it may break, or may have broken.
     pub(crate) excuse: Option<&'static str>,
     pub(crate) closing: bool,
-    /// The broker has answered its closing.
-    pub(crate) clean: bool,
 }
 
 impl Session {
-    pub(crate) fn new(number: usize, plan: &Plan, broker: ConnectionId, now: Instant) -> Self {
+    pub(crate) fn new(number: usize, plan: &Plan, now: Instant) -> Self {
+        let recovers = plan.has(Feature::Recover);
+        let options = plan.options(number);
+        let machine =
+            if recovers { Connection::dialled(now, options) } else { Connection::new(now, options) };
         Self {
             number,
-            machine: Connection::new(now, plan.options()),
+            machine,
             decoder: Decoder::new(),
             out: Outgoing::default(),
-            broker,
-            broker_gone: false,
-            up: Wire::new(plan.pace(), now),
-            down: Wire::new(plan.pace(), now),
-            cut_end: End::Eof,
-            observer: Observer::default(),
-            meddler: Meddler::new(plan.mischief, plan.random(1000 + number as u64)),
+            mischief: plan.mischief,
+            line: None,
+            lines: 0,
+            ghosts: Vec::new(),
+            dialling: None,
+            recovers,
             finished: false,
             write_error: false,
             transmitted: 0,
             armed: None,
+            asleep_until: now,
+            slept: Duration::ZERO,
             reading: false,
             // As much as may wait and again as much in the transport's hands, beyond which goes one message each.
             most_out: 2 * (plan.outgoing_octets() + plan.most_octets_of_a_body()) + (64 << 10),
             hash: 0,
             waiting: BTreeMap::new(),
             abandoned: BTreeSet::new(),
+            fetched: BTreeSet::new(),
             consumers: BTreeMap::new(),
             broken_consumers: BTreeSet::new(),
             held: Vec::new(),
             settled: Vec::new(),
+            transactions: Vec::new(),
+            record: Record::default(),
+            unnamed: Vec::new(),
             excuse: None,
             closing: false,
-            clean: false,
         }
     }
 
     /// Whether nothing stands in the way of what is asked.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.finished && !self.closing && self.excuse.is_none() && self.machine.why_closed().is_none()
+        let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
+        let is_whole = self.line.as_ref().is_some_and(|line| !line.doubtful && !line.broker_gone);
+        !self.finished && !self.closing && is_open && is_whole && self.machine.why_closed().is_none()
+    }
+
+    /// It may break, and for what reason.
+    pub(crate) fn doubt(&mut self, why: &'static str) {
+        self.excuse = Some(why);
+        if let Some(line) = &mut self.line {
+            line.doubtful = true;
+        }
+    }
+
+    /// Whether it had to give up to be dialled again.
+    pub(crate) fn reason_to_give_up(&self) -> bool {
+        match self.machine.why_closed() {
+            // It does not come back when it was on its way to its end.
+            Some(_) if self.closing => true,
+            Some(Error::ConnectionBroken(Broken::DriverDropped)) => self.excuse.is_some(),
+            Some(Error::AccessRefused(_) | Error::LoginRefused) => self.excuse.is_some(),
+            _ => false,
+        }
+    }
+
+    /// It has a transport.
+    pub(crate) fn link(&mut self, line: Line) {
+        self.lines += 1;
+        self.line = Some(line);
+        self.decoder = Decoder::new();
+        self.out = Outgoing::default();
+        self.transmitted = 0;
+        self.write_error = false;
+    }
+
+    /// It lets go of its transport, to have another.
+    fn unlink(&mut self, now: Instant) {
+        let Some(mut line) = self.line.take() else { return };
+        line.up.end(now, End::Eof);
+        self.ghosts.push(line);
+        // Who knows whether they have arrived.
+        self.settled.clear();
+    }
+
+    /// All lines of which the broker may still know: those it has let go, then the one that it has.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.ghosts.iter().chain(&self.line)
+    }
+
+    /// The line of that place in [`lines`](Self::lines), and whether it is the one that it has.
+    pub(crate) fn line_at(&mut self, place: usize) -> Option<(&mut Line, bool)> {
+        let ghosts = self.ghosts.len();
+        match self.ghosts.get_mut(place) {
+            Some(ghost) => Some((ghost, false)),
+            None if place == ghosts => self.line.as_mut().map(|line| (line, true)),
+            None => None,
+        }
     }
 
     pub(crate) fn hash(&mut self, octets: &[u8]) {
@@ -148,29 +257,39 @@ impl Session {
 
     /// When the driver has to be polled, as far as it knows.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+        self.wakes(now).map(|due| due.max(self.asleep_until))
+    }
+
+    fn wakes(&self, now: Instant) -> Option<Instant> {
         if self.finished {
             return None;
         }
         if self.machine.wants_attention() {
             return Some(now);
         }
-        let read = if self.reading { self.down.readable_at() } else { None };
+        let Some(line) = &self.line else {
+            return [self.armed, self.dialling].into_iter().flatten().min();
+        };
+        let read = if self.reading { line.down.readable_at() } else { None };
         let write = if self.out.is_empty() || self.write_error {
             None
-        } else if self.up.has_ended() {
+        } else if line.up.has_ended() {
             Some(now)
         } else {
-            self.up.writable_at()
+            line.up.writable_at()
         };
         [self.armed, read, write].into_iter().flatten().min()
     }
 
-    /// Polls the driver.
-    pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked {
+    /// Polls the driver. True when it wants a transport, and it has just begun to dial.
+    pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked<bool> {
         for round in 0_u32.. {
             ensure(round < 200_000, || "the driver finds no rest".into())?;
             if self.finished {
                 break;
+            }
+            if self.line.is_none() {
+                return self.tend(now);
             }
             match std::mem::take(&mut self.transmitted) {
                 0 => {}
@@ -191,14 +310,14 @@ impl Session {
                 format!("I8: {} octets wait to be written", self.out.len())
             })?;
             if self.machine.is_over() {
-                self.finish(now);
-                break;
+                self.let_go(now);
+                continue;
             }
-            let closed = self.machine.is_closed();
+            let closed = self.machine.is_closed() || self.machine.is_down();
             let mut progress = self.write(now, random);
             if closed && (self.out.is_empty() || self.write_error) {
-                self.finish(now);
-                break;
+                self.let_go(now);
+                continue;
             } else if self.reading || self.write_error && !closed {
                 progress |= self.read(now, random);
             }
@@ -206,17 +325,45 @@ impl Session {
                 break;
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// The transport is not needed any more.
+    fn let_go(&mut self, now: Instant) {
+        if self.machine.is_down() { self.unlink(now) } else { self.finish(now) }
+    }
+
+    /// Lets time pass without a transport, and dials.
+    fn tend(&mut self, now: Instant) -> Checked<bool> {
+        let mut timeout = self.machine.tend(now);
+        for round in 0.. {
+            if timeout.is_none_or(|timeout| timeout > now) || self.machine.is_closed() {
+                break;
+            }
+            if self.dialling.is_none() && self.machine.poll_dial(now).is_some() {
+                self.armed = self.machine.tend(now);
+                return Ok(true);
+            }
+            ensure(round < 1000, || "a deadline stays in the past, and there is no transport".into())?;
+            self.machine.handle_timeout(now);
+            timeout = self.machine.tend(now);
+        }
+        self.armed = timeout;
+        if self.machine.is_closed() {
+            self.finish(now);
+        }
+        Ok(false)
     }
 
     fn write(&mut self, now: Instant, random: &mut Random) -> bool {
         let mut progress = false;
         while !self.out.is_empty() && !self.write_error {
-            if self.up.has_ended() {
+            let Some(line) = &mut self.line else { break };
+            if line.up.has_ended() {
                 self.write_error = true;
                 return true;
             }
-            let room = self.up.room(now, random);
+            let room = line.up.room(now, random);
             if room == 0 {
                 break;
             }
@@ -231,9 +378,10 @@ impl Session {
             self.out.advance(octets.len());
             self.transmitted += octets.len();
             self.hash(&octets);
-            let octets = self.meddler.client_sends(octets);
-            if !octets.is_empty() && self.up.send(now, octets, random) {
-                self.cut(now);
+            let Some(line) = &mut self.line else { break };
+            let octets = line.meddler.client_sends(octets);
+            if !octets.is_empty() && line.up.send(now, octets, random) {
+                line.cut(now);
             }
             progress = true;
         }
@@ -241,8 +389,9 @@ impl Session {
     }
 
     fn read(&mut self, now: Instant, random: &mut Random) -> bool {
+        let Some(line) = &mut self.line else { return false };
         let space = self.decoder.space();
-        let broken = match self.down.read(now, space.len(), random) {
+        let broken = match line.down.read(now, space.len(), random) {
             Read::Octets(octets) => {
                 space[..octets.len()].copy_from_slice(&octets);
                 self.decoder.filled(octets.len());
@@ -258,23 +407,25 @@ impl Session {
         true
     }
 
-    /// The transport is cut.
-    pub(crate) fn cut(&mut self, now: Instant) {
-        self.up.end(now, self.cut_end);
-        self.down.end(now, self.cut_end);
-    }
-
     /// The transport is closed from this side.
     pub(crate) fn finish(&mut self, now: Instant) {
         self.finished = true;
         self.armed = None;
-        self.up.end(now, End::Eof);
+        self.dialling = None;
+        if let Some(line) = &mut self.line {
+            line.up.end(now, End::Eof);
+        }
     }
 
     /// The driver is dropped.
     pub(crate) fn drop_driver(&mut self, now: Instant) {
         self.machine.handle_loss(Broken::DriverDropped);
         self.finish(now);
+    }
+
+    /// No transport could be had.
+    pub(crate) fn dial_fails(&mut self, now: Instant, error: Error) {
+        self.machine.handle_dial_failure(now, error);
     }
 
     /// Drops everything that the application has. Nothing may be left then.
@@ -290,7 +441,12 @@ impl Session {
         for held in &self.held {
             let settled =
                 self.machine.settle(&held.delivered, puka::machine::Settle::Ack { multiple: false });
-            ensure(settled.is_err(), || format!("message {} was acknowledged after the end", held.id))?;
+            ensure(settled.is_err(), || {
+                format!("message {} was acknowledged after the end", id_of_copy(held.copy))
+            })?;
+        }
+        for begun in &self.transactions {
+            self.machine.drop_transaction(begun.id);
         }
         for (id, consumer) in &self.consumers {
             ensure(consumer.awake, || {
@@ -307,6 +463,6 @@ impl Session {
     }
 }
 
-fn reset() -> Broken {
+pub(crate) fn reset() -> Broken {
     Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into()))
 }

@@ -207,11 +207,7 @@ impl Connection {
         self.acking.clear();
         self.connecting.clear();
         self.updating_secret.clear();
-        for held in std::mem::take(&mut self.held) {
-            // It was never sent, so its fate is known.
-            self.answer(held.promise, Err(error.clone()));
-        }
-        self.held_octets = 0;
+        self.fail_held(&error);
         self.end_consumers(&Ended::ConnectionBroken(error.clone()));
         let numbers: Vec<u16> = self.channels.numbers().collect();
         for number in numbers {

@@ -271,16 +271,18 @@ impl Connection {
         if matches!(consumer.phase, Phase::Restoring) {
             return Ok(self.qos_when_restored(id, prefetch_count));
         }
-        let current = consumer.prefetch_count();
-        let is_same = current == prefetch_count || consumer.no_ack;
-        let is_shared = consumer.shared_prefetch_count.is_some();
-        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
-        if is_exclusive && !is_same && !is_shared {
-            return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
-        }
-        let number = consumer.channel;
+        consumer.check_resize(prefetch_count)?;
         let promise = self.timed_promise();
-        if is_same {
+        self.resize(id, prefetch_count, promise);
+        Ok(promise)
+    }
+
+    /// Changes the prefetch count of a live consumer for which that can be done.
+    pub(super) fn resize(&mut self, id: ConsumerId, prefetch_count: u16, promise: PromiseId) {
+        let Some(consumer) = self.consumers.get(id) else { return };
+        let (number, current) = (consumer.channel, consumer.prefetch_count());
+        let is_shared = consumer.shared_prefetch_count.is_some();
+        if current == prefetch_count || consumer.no_ack {
             // An earlier change to the same count may be under way.
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.resizing.push(promise);
@@ -296,7 +298,6 @@ impl Connection {
         } else {
             self.write_consume(number, id, 0, prefetch_count, Some(promise), true);
         }
-        Ok(promise)
     }
 
     /// The consumer starts again with that prefetch count, or gets it right behind.
@@ -304,9 +305,6 @@ impl Connection {
         let promise = self.timed_promise();
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.wanted_prefetch = Some(prefetch_count);
-            if consumer.shared_prefetch_count.is_some() {
-                consumer.shared_prefetch_count = Some(prefetch_count);
-            }
             consumer.resizing.push(promise);
         }
         promise

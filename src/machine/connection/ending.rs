@@ -32,20 +32,19 @@ impl Connection {
     }
 
     pub(super) fn begin_cancel(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if matches!(consumer.phase, Phase::Restoring) {
-            self.end_restoring(id);
-            return;
-        }
-        if !matches!(consumer.phase, Phase::Live) {
-            return;
-        }
-        if !consumer.no_ack || consumer.dropped {
+        let Some(consumer) = self.consumers.get(id) else { return };
+        let (is_live, is_restoring) =
+            (matches!(consumer.phase, Phase::Live), matches!(consumer.phase, Phase::Restoring));
+        if consumer.dropped || is_live && !consumer.no_ack {
             for delivered in self.consumers.take_all(id) {
                 self.give_back(&delivered);
             }
         }
-        self.cancel_all(id);
+        if is_restoring {
+            self.end_restoring(id);
+        } else if is_live {
+            self.cancel_all(id);
+        }
     }
 
     /// A consumer is not wanted any more that is to be started again: it ends at once, or as soon as it has started.

@@ -4,8 +4,9 @@ use super::requesting::info;
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::publishers::{Kind, REPUBLISHED, STAMP};
-use crate::machine::waiting::HeldPublish;
+use crate::machine::held::HeldPublish;
+use crate::machine::held::Kind;
+use crate::machine::publishers::{REPUBLISHED, STAMP};
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
@@ -115,7 +116,7 @@ impl Connection {
                     let keeps = held.kind == Kind::Publish && self.republishes();
                     self.publishers.sent(promise, keeps.then_some(held));
                 }
-                Err(error) => self.answer(held.promise, Err(error)),
+                Err(error) => self.answer(held.promise, Err(held.failed(error))),
             }
         }
         kept.append(&mut self.held);

@@ -7,27 +7,20 @@ use crate::machine::channel::{Awaited, Channel};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
 use crate::machine::deadline::Deadline;
+use crate::machine::down::Down;
 use crate::machine::handshake::Handshake;
 use crate::machine::heartbeat::Heartbeat;
 use crate::machine::outbox::Outbox;
 use crate::machine::publishers::Publisher;
+use crate::machine::requested::WaitingRequest;
 use crate::machine::topology::Topology;
 use crate::machine::transactions::Phase as TransactionPhase;
-use crate::machine::waiting::{WaitingConsume, WaitingRequest};
+use crate::machine::waiting::WaitingConsume;
 use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
 use crate::protocol::Method;
 use crate::protocol::method::{basic, exchange, queue};
 use std::time::Instant;
-
-/// There is no transport.
-#[derive(Debug)]
-pub(super) struct Down {
-    /// When to dial; nothing while it is being dialled.
-    retry: Deadline,
-    /// The octets of the last transport have had their time.
-    over: bool,
-}
 
 impl Connection {
     /// A connection that has no transport yet: [`poll_dial`](Self::poll_dial) says when to dial. When it is lost it is dialled
@@ -101,7 +94,9 @@ impl Connection {
     pub fn tend(&mut self, now: Instant) -> Option<Instant> {
         self.attention = false;
         self.stamp(now);
-        self.poll_timeout()
+        let timeout = self.poll_timeout();
+        let State::Down(down) = &self.state else { return timeout };
+        down.retry.instant().into_iter().chain(timeout).min()
     }
 
     /// Whether there is no transport, and another is to be dialled. The last one can be closed when what there is to write
@@ -131,10 +126,10 @@ impl Connection {
         }
     }
 
+    /// When the last transport, if it is still there, has had its time. Not before it is closed another can be dialled.
     pub(super) fn down_deadline(&self) -> Option<Instant> {
         let State::Down(down) = &self.state else { return None };
-        let last = if down.over { None } else { self.close_deadline.instant() };
-        down.retry.instant().into_iter().chain(last).min()
+        if down.over { None } else { self.close_deadline.instant() }
     }
 
     pub(super) fn stamp_down(&mut self, now: Instant) {
@@ -195,7 +190,12 @@ impl Connection {
     fn suspend(&mut self, error: &Error) {
         self.blocked = None;
         self.acking.clear();
-        self.restoration = None;
+        if let Some(mut restoration) = self.restoration.take()
+            && let Some((step, failed)) = restoration.blamed(error, &self.topology)
+        {
+            self.topology.forget(&step);
+            self.not_restored.push(failed);
+        }
         for promise in std::mem::take(&mut self.updating_secret) {
             self.answer(promise, Err(error.clone()));
         }
@@ -214,7 +214,7 @@ impl Connection {
             self.requests.push_front(request);
         }
         for id in self.consumers.ids().into_iter().rev() {
-            self.suspend_consumer(id);
+            self.suspend_consumer(id, error);
         }
         self.suspend_transactions(error);
         if let Some(error) = self.fails_fast().cloned() {
@@ -259,11 +259,12 @@ impl Connection {
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
     fn ask_again(&mut self, request: WaitingRequest, error: &Error, again: &mut Vec<WaitingRequest>) {
-        if request.in_transaction {
+        if request.in_transaction || error.is_a_verdict() {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
         } else if request.is_repeatable() {
-            again.push(request);
+            // The names that they have now are not those that they will have.
+            again.push(self.with_original_names(request));
         } else {
             self.answer(
                 request.promise,
@@ -276,6 +277,7 @@ impl Connection {
         let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
         let mut kept = publisher.kept;
         let most = self.backoff.as_ref().and_then(|backoff| backoff.policy.republish).unwrap_or(0);
+        let most = if error.blames(basic::Publish::ID) { 0 } else { most };
         let mut again = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
             match kept.remove(&tag).filter(|held| held.attempts < most) {
@@ -297,10 +299,18 @@ impl Connection {
     }
 
     /// A consumer that has started goes on with the next connection; one that has not starts with it.
-    fn suspend_consumer(&mut self, id: ConsumerId) {
+    fn suspend_consumer(&mut self, id: ConsumerId, error: &Error) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let is_blamed = error.blames(basic::Consume::ID);
         match consumer.phase {
-            Phase::Ended(_) => {}
+            // The broker ended it. What it had delivered can't be settled any more, either.
+            Phase::Ended(_) => self.consumers.lose_unsettled(id),
+            Phase::Starting(_) if error.is_a_verdict() => {
+                self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
+            }
+            Phase::Restoring if is_blamed && consumer.channel != 0 => {
+                self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
+            }
             Phase::Starting(promise) => {
                 let prefetch_count = consumer.wanted_prefetch_count();
                 let Some(consumer) = self.consumers.remove(id) else { return };
@@ -340,17 +350,25 @@ impl Connection {
         }
     }
 
+    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
+    pub(super) fn fail_held(&mut self, error: &Error) {
+        self.held_octets = 0;
+        for held in std::mem::take(&mut self.held) {
+            self.answer(held.promise, Err(held.failed(error.clone())));
+        }
+    }
+
     /// Answers everything that waits to be sent.
     fn fail_waiting(&mut self, error: &Error) {
         let requests = self.requests.drain(..).map(|request| request.promise);
         let consumes = self.consumes.drain(..).map(|consume| consume.promise);
-        let held = self.held.drain(..).map(|held| held.promise);
         let begun = self.transactions.waiting.drain(..);
-        let promises: Vec<PromiseId> = requests.chain(consumes).chain(held).chain(begun).collect();
-        (self.request_octets, self.held_octets) = (0, 0);
+        let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
+        self.request_octets = 0;
         for promise in promises {
             self.answer(promise, Err(error.clone()));
         }
+        self.fail_held(error);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::waiting::WaitingRequest;
+use crate::machine::requested::WaitingRequest;
 use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, exchange, queue};

@@ -5,10 +5,10 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::Phase;
 use crate::machine::deadline::Deadline;
+use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
 use crate::machine::topology::Step;
-use crate::machine::waiting::WaitingRequest;
-use crate::machine::{ConsumerId, Notice, Recovered, Reply};
+use crate::machine::{ConsumerId, Ended, Notice, Recovered, Reply};
 use crate::protocol::method::{Encode, queue};
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
@@ -26,7 +26,8 @@ impl Connection {
         };
         let attempts = backoff.attempt;
         let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
-        let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
+        let failed = std::mem::take(&mut self.not_restored);
+        let report = Recovered { epoch: self.epoch, attempts, failed, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
         self.state = State::Restoring;
@@ -132,10 +133,15 @@ impl Connection {
             if !matches!(consumer.phase, Phase::Restoring) {
                 continue;
             }
-            left = true;
             if consumer.channel == 0 && !self.restore_consumer(id) {
-                break;
+                if left || self.channels.is_closing_one() {
+                    return;
+                }
+                // This broker allows fewer channels than the one before.
+                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
+                return;
             }
+            left = true;
         }
         if !left && let Some(restoration) = self.restoration.take() {
             self.become_open(restoration.report);
@@ -152,6 +158,9 @@ impl Connection {
         consumer.channel = number;
         consumer.starting = consumer.sources.len();
         let prefetch_count = consumer.wanted_prefetch_count();
+        if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
+        }
         self.write_consumes(number, id, prefetch_count);
         true
     }
@@ -172,17 +181,21 @@ impl Connection {
 
     /// Does what was asked of a consumer while it was on its way back.
     fn go_on_with(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get(id) else { return };
-        let wanted = consumer.wanted_prefetch.unwrap_or_default();
-        let ends = consumer.dropped || !consumer.cancelling.is_empty();
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.wanted_prefetch = None;
-        }
-        if ends {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let wanted = consumer.wanted_prefetch.take();
+        if consumer.dropped || !consumer.cancelling.is_empty() {
             self.begin_cancel(id);
-        } else if let Ok(resized) = self.qos(id, wanted) {
-            self.abandon(resized);
-            self.answer_resized(id);
+            return;
+        }
+        let Some(promise) = consumer.resizing.pop() else { return };
+        match consumer.check_resize(wanted.unwrap_or_default()) {
+            Ok(()) => self.resize(id, wanted.unwrap_or_default(), promise),
+            Err(error) => {
+                let all = std::mem::take(&mut consumer.resizing);
+                for promise in all.into_iter().chain([promise]) {
+                    self.answer(promise, Err(error.clone()));
+                }
+            }
         }
     }
 
@@ -242,6 +255,16 @@ impl Connection {
     pub(super) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
         let Some(method) = request.method() else { return request };
         let Some(renamed) = self.topology.renamed(method) else { return request };
+        WaitingRequest {
+            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
+            ..request
+        }
+    }
+
+    /// The same request under the first names of queues, under which it can be asked again on any connection.
+    pub(super) fn with_original_names(&self, request: WaitingRequest) -> WaitingRequest {
+        let Some(method) = request.method() else { return request };
+        let Some(renamed) = self.topology.unrenamed(method) else { return request };
         WaitingRequest {
             payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
             ..request

@@ -8,6 +8,7 @@ use super::{
     FRAME_END, FrameHeader, FrameKind, HEADER, INITIAL_FRAME_MAX, OVERHEAD, ProtocolHeader, UNSPLIT_FRAME_MAX,
 };
 use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 
 /// The size of a fresh buffer, in octets: what an idle connection costs.
 const SMALLEST: usize = 4 << 10;
@@ -17,6 +18,12 @@ const ROOM: usize = 2 << 10;
 
 /// The largest buffer for many small frames, in octets. One that holds a larger frame is as large as that.
 const LARGEST: usize = 128 << 10;
+
+/// Buffers of which parts were given away that are kept for their next use: what a consumer may hold that keeps up.
+const SHARED: usize = 6;
+
+/// Body frames from so many octets on get a buffer that fits them, so that they can be given away without a copy.
+const FITTED: usize = 16 << 10;
 
 /// Cuts a stream of octets into frames, whatever pieces it arrives in.
 ///
@@ -35,6 +42,8 @@ pub struct Decoder {
     buffer: BytesMut,
     start: usize,
     end: usize,
+    /// Buffers of which parts were given away, to be used again when those are gone: they need no zeros then.
+    shared: VecDeque<Bytes>,
     /// What the next buffer will be, in octets.
     next_size: usize,
     /// The largest payload of a body frame, and that of any other frame.
@@ -80,14 +89,23 @@ impl Frame<'_> {
         self.decoder.buffer.get(self.from..self.to).unwrap_or_default()
     }
 
-    /// The payload, to keep. It is not copied: it shares the buffer that it was received in.
+    /// The payload, to keep. When it is at least half of the buffer that it was received in it shares that, else it is
+    /// copied, so that whoever keeps it holds at most twice its size.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
         let Self { decoder, from, to, .. } = self;
-        let _consumed = decoder.buffer.split_to(from);
-        let payload = decoder.buffer.split_to(to.saturating_sub(from)).freeze();
-        decoder.start = decoder.start.saturating_sub(to);
-        decoder.end = decoder.end.saturating_sub(to);
+        let length = to.saturating_sub(from);
+        if length < decoder.buffer.len() / 2 {
+            return Bytes::copy_from_slice(decoder.buffer.get(from..to).unwrap_or_default());
+        }
+        // What comes next will most likely be alike.
+        let next = decoder.buffer.len().min(LARGEST.saturating_add(ROOM)).max(decoder.needed());
+        let whole = decoder.replace_buffer(next).freeze();
+        let payload = whole.slice(from..to);
+        if decoder.shared.len() == SHARED {
+            decoder.shared.pop_front();
+        }
+        decoder.shared.push_back(whole);
         payload
     }
 }
@@ -101,6 +119,7 @@ impl Decoder {
             buffer: BytesMut::new(),
             start: 0,
             end: 0,
+            shared: VecDeque::new(),
             next_size: SMALLEST,
             body_limit: limit,
             unsplit_limit: limit,
@@ -148,6 +167,12 @@ impl Decoder {
         }
     }
 
+    /// Octets of the buffer that the frame which has begun needs, if it is a large one and more of it is to come.
+    fn needed(&self) -> usize {
+        let whole = self.pending().len().saturating_add(self.missing());
+        if whole < FITTED { 0 } else { whole.saturating_add(ROOM) }
+    }
+
     /// Makes room for what is missing of a frame and some more, but at most for about as much again as has arrived.
     fn make_room(&mut self, missing: usize) {
         let pending = self.pending().len();
@@ -156,15 +181,34 @@ impl Decoder {
         let size = pending.saturating_add(wanted.min(pending.max(LARGEST))).saturating_add(ROOM);
         if size <= self.buffer.len() && self.next_size <= self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
+            self.start = 0;
+            self.end = pending;
         } else {
-            let mut fresh = BytesMut::zeroed(size.max(self.next_size));
-            if let Some(place) = fresh.get_mut(..pending) {
-                place.copy_from_slice(self.pending());
-            }
-            self.buffer = fresh;
+            let fits = missing > 0 && pending.saturating_add(missing) >= FITTED;
+            self.replace_buffer(if fits { size } else { size.max(self.next_size) });
+        }
+    }
+
+    /// Goes on in another buffer with what was received and not decoded. Gives the one before.
+    fn replace_buffer(&mut self, size: usize) -> BytesMut {
+        let size = size.max(self.pending().len().saturating_add(1));
+        let mut fresh = self.buffer_of(size);
+        let pending = self.pending();
+        let count = pending.len();
+        if let Some(place) = fresh.get_mut(..count) {
+            place.copy_from_slice(pending);
         }
         self.start = 0;
-        self.end = pending;
+        self.end = count;
+        std::mem::replace(&mut self.buffer, fresh)
+    }
+
+    /// A buffer of at least so many octets, and less than twice as many: one that was given away and has come back, or
+    /// another.
+    fn buffer_of(&mut self, size: usize) -> BytesMut {
+        let fits = |kept: &Bytes| kept.len() >= size && kept.len() / 2 < size && kept.is_unique();
+        let found = self.shared.iter().position(fits).and_then(|place| self.shared.remove(place));
+        found.and_then(|kept| kept.try_into_mut().ok()).unwrap_or_else(|| BytesMut::zeroed(size))
     }
 
     /// Says that so many octets of the [`space`](Self::space) were filled.

@@ -369,10 +369,16 @@ fn settling_what_a_deleted_queue_had_is_no_error() {
 }
 
 #[test]
-fn direct_reply_to_is_540() {
+fn direct_reply_to_is_consumed_without_acks_and_once() {
     let mut client = World::new(Config::default()).client();
-    client.send(1, &basic::Consume { no_ack: true, ..consume("amq.rabbitmq.reply-to", "") });
-    client.expect_close(540);
+    client.send(1, &consume("amq.rabbitmq.reply-to", "a"));
+    client.expect_channel_close(1, 406);
+    client.open(2);
+    let replies = basic::Consume { no_ack: true, ..consume("amq.rabbitmq.reply-to", "a") };
+    client.send(2, &replies);
+    client.expect_kind(2, basic::ConsumeOk::ID);
+    client.send(2, &basic::Consume { consumer_tag: s("b"), ..replies });
+    client.expect_channel_close(2, 406);
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod listing;
 mod login;
 mod node;
 mod port;
+mod proxy;
 mod shared;
 
 pub use authority::{Authority, Identity};
@@ -44,4 +45,5 @@ pub use builder::Builder;
 pub use error::NodeError;
 pub use listing::{Channel, Connection, Queue};
 pub use node::Node;
+pub use proxy::{Proxy, Rate};
 pub use shared::{TLS_URL_VARIABLE, URL_VARIABLE, shared_node, shared_url, unique};

@@ -41,3 +41,5 @@ impl Runtime for Threads {
 
 puka_test_suite::tests!(Threads, rabbitmq);
 puka_test_suite::tests!(Threads, dialling);
+puka_test_suite::tests!(Threads, stopping);
+puka_test_suite::tests!(Threads, unix);

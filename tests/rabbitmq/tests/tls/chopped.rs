@@ -62,7 +62,6 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Chopped<Io> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the seed replays a failure")]
 fn tls_goes_over_any_stream_however_it_is_chopped() -> Outcome {
     let seed = match std::env::var("PUKA_SEED") {
         Ok(seed) => seed.parse()?,

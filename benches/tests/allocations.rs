@@ -1,0 +1,118 @@
+//! Allocations a message, once everything has the size that it needs: counted by dhat's allocator, which is this program's.
+
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use bytes::Bytes;
+use futures_lite::future::{self, FutureExt};
+use puka::{Client, Error, Options};
+use puka_benches::InMemory;
+use std::collections::VecDeque;
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Messages under way at a time.
+const WINDOW: usize = 1000;
+
+/// Messages before the count begins, and those that are counted.
+const MESSAGES: usize = 20_000;
+
+fn allocations() -> u64 {
+    dhat::HeapStats::get().total_blocks
+}
+
+/// What each message costs when `step` is done again and again.
+async fn each(mut step: impl AsyncFnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    for _ in 0..MESSAGES {
+        step().await?;
+    }
+    let before = allocations();
+    for _ in 0..MESSAGES {
+        step().await?;
+    }
+    Ok((allocations() - before) as f64 / MESSAGES as f64)
+}
+
+fn with_client<T>(work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
+    let (client, driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
+    let driver = async {
+        driver.await?;
+        Err(Error::Closed)
+    };
+    let work = async {
+        client.connect().await?;
+        work(client.clone()).await
+    };
+    future::block_on(work.or(driver)).unwrap()
+}
+
+/// Octets on the heap of a connection that has been opened and waits, the broker's end included.
+fn idle() -> usize {
+    let before = dhat::HeapStats::get().curr_bytes;
+    let (client, mut driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
+    let mut connect = client.connect();
+    assert!(future::block_on(future::poll_once(&mut driver)).is_none());
+    future::block_on(&mut connect).unwrap();
+    assert!(future::block_on(future::poll_once(&mut driver)).is_none());
+    dhat::HeapStats::get().curr_bytes - before
+}
+
+/// What is left of a publish is for each write, and the broker's. Counting is for the whole process, so there is one test.
+#[test]
+fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_connection_is_small() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    idle();
+    let idle = idle();
+    println!("idle: {idle}");
+    assert!(idle <= 16 << 10, "an idle connection takes {idle} octets");
+
+    let body = Bytes::from(vec![b'x'; 100]);
+
+    let publish = with_client(async |client: Client| {
+        let mut count = 0;
+        each(async || {
+            drop(client.basic_publish("", "test", &body).persistent(true).submit().await?);
+            count += 1;
+            if count % WINDOW == 0 {
+                future::yield_now().await;
+            }
+            Ok(())
+        })
+        .await
+    });
+    println!("publish: {publish}");
+    assert!(publish < 0.02, "a publish allocates {publish} times");
+
+    let confirm = with_client(async |client: Client| {
+        let mut promises = VecDeque::with_capacity(WINDOW + 1);
+        each(async || {
+            promises.push_back(client.basic_publish("", "test", &body).submit().await?);
+            match promises.pop_front() {
+                Some(promise) if promises.len() == WINDOW => promise.await,
+                oldest => {
+                    promises.extend(oldest);
+                    promises.rotate_right(1);
+                    Ok(())
+                }
+            }
+        })
+        .await
+    });
+    println!("confirm: {confirm}");
+    assert!(confirm < 0.02, "a publish whose confirm is looked at allocates {confirm} times");
+
+    for no_ack in [true, false] {
+        let deliver = with_client(async |client: Client| {
+            let mut consumer = client.basic_consume("100").prefetch_count(1000).no_ack(no_ack).await?;
+            each(async || {
+                if let Some(delivery) = consumer.next().await {
+                    delivery?.ack()?;
+                }
+                Ok(())
+            })
+            .await
+        });
+        println!("deliver: {deliver}");
+        assert!(deliver < 1.01, "a delivery allocates {deliver} times, no_ack: {no_ack}");
+    }
+}

@@ -1,0 +1,144 @@
+//! What time does to the connection: deadlines, heartbeats, transports that stall.
+
+use super::{Connection, State};
+use crate::error::{Broken, Error};
+use crate::machine::PromiseId;
+use crate::machine::restoration::Restoration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+impl Connection {
+    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stamp(now);
+        match self.state {
+            State::Handshake(_) if self.handshake_deadline <= now => {
+                self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
+            }
+            State::Restoring if self.restores_for_too_long(now) => {
+                let after = self.options.deadlines.request;
+                self.lose(Error::Timeout { what: "recovering", after });
+            }
+            State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
+            State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
+                self.end_closing(Err(Error::Timeout {
+                    what: "closing",
+                    after: self.options.deadlines.close,
+                }));
+            }
+            _ => {}
+        }
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.expire_down(now);
+        if let Some(restoration) = &mut self.restoration
+            && restoration.handle_timeout(now)
+        {
+            self.go_on_restoring();
+        }
+        if matches!(self.state, State::Down(_)) {
+            self.expire(now);
+            return;
+        }
+        if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
+            self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
+        } else if let Some(stalled) = self.stalled_for(now) {
+            self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
+        }
+        self.expire(now);
+        self.proceed();
+    }
+
+    /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
+    fn waits_for_answers(&self) -> bool {
+        matches!(self.state, State::Restoring) && self.reading
+    }
+
+    fn restores_for_too_long(&self, now: Instant) -> bool {
+        self.waits_for_answers() && self.restore_deadline.has_passed(now)
+    }
+
+    /// What waits to be published again. Of that nobody knows what became of it the first time.
+    fn published_before(&self) -> BTreeSet<PromiseId> {
+        self.held.iter().filter(|held| held.attempts > 0).map(|held| held.promise).collect()
+    }
+
+    /// Answers the promises whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let mut expired = false;
+        let mut published_before = None;
+        while let Some((promise, after)) = self.promises.expired(now) {
+            let timeout = Error::Timeout { what: "the request", after };
+            let before = published_before.get_or_insert_with(|| self.published_before());
+            let error = if before.contains(&promise) {
+                Error::Unconfirmed(timeout.into())
+            } else {
+                self.of_unknown_outcome(promise, timeout)
+            };
+            self.answer(promise, Err(error));
+            expired = true;
+        }
+        if expired {
+            self.drop_expired();
+            self.publishers.forget_answered_calls(&self.promises);
+        }
+        let after = self.options.deadlines.request;
+        let mut late = Vec::new();
+        self.publishers.expire(now, |promise| late.push(promise));
+        for promise in late {
+            let timeout = Error::Timeout { what: "the confirm", after };
+            self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
+        }
+    }
+
+    /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
+    fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        let timeout = self.heartbeat.timeout()?;
+        let stalled = now.saturating_duration_since(self.last_progress);
+        (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
+    /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
+    #[must_use]
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let closing = self.close_deadline.instant();
+        if matches!(self.state, State::Closed) {
+            return closing;
+        }
+        if matches!(self.state, State::Down(_)) {
+            return self.down_deadline().into_iter().chain(self.promises.deadline()).min();
+        }
+        let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
+        let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
+        let deadlines = [
+            closing,
+            handshake,
+            self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
+            self.heartbeat.deadline(self.wants_input()),
+            stall.map(|timeout| self.last_progress + 2 * timeout),
+            self.promises.deadline(),
+            self.publishers.deadline(),
+            self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
+            self.restoration.as_ref().and_then(Restoration::deadline),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Starts the deadlines of what came without the time.
+    pub(super) fn stamp(&mut self, now: Instant) {
+        self.now = now;
+        let timeout = self.options.deadlines.request;
+        self.promises.stamp(now);
+        self.publishers.stamp(now, timeout);
+        self.heartbeat.stamp(now);
+        self.drain_deadline.stamp(now);
+        self.close_deadline.stamp(now);
+        self.restore_deadline.stamp(now);
+        if let Some(restoration) = &mut self.restoration {
+            restoration.stamp(now);
+        }
+        self.stamp_down(now);
+    }
+}

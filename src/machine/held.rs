@@ -1,0 +1,78 @@
+//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
+
+use super::{Body, PromiseId, Publish};
+use crate::error::Error;
+use crate::protocol::{Properties, ShortStr, Table, TableRef};
+use bytes::Bytes;
+
+/// What publishes of one kind to one exchange have a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// They are confirmed.
+    Publish,
+    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
+    Call,
+}
+
+/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
+/// channel.
+#[derive(Debug)]
+pub(super) struct HeldPublish {
+    pub(super) promise: PromiseId,
+    pub(super) kind: Kind,
+    /// How many times it was published before.
+    pub(super) attempts: u32,
+    exchange: Box<[u8]>,
+    routing_key: Box<[u8]>,
+    mandatory: bool,
+    immediate: bool,
+    property_list: Box<[u8]>,
+    headers: Option<Table>,
+    body: Bytes,
+}
+
+impl HeldPublish {
+    pub(super) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
+        let mut property_list = Vec::new();
+        publish.properties.encode_list(&mut property_list);
+        Self {
+            promise,
+            kind,
+            attempts: 0,
+            exchange: publish.exchange.as_octets().into(),
+            routing_key: publish.routing_key.as_octets().into(),
+            mandatory: publish.mandatory,
+            immediate: publish.immediate,
+            property_list: property_list.into(),
+            headers: publish.headers.map(TableRef::to_table),
+            body: publish.body.to_bytes(),
+        }
+    }
+
+    /// What it is answered with when it is not sent any more: an error that says so, unless it was sent before.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        if self.attempts > 0 { Error::Unconfirmed(error.into()) } else { error }
+    }
+
+    pub(super) fn is_to(&self, exchange: &[u8]) -> bool {
+        *self.exchange == *exchange
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
+        let Self { exchange, routing_key, property_list, body, .. } = self;
+        exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
+    }
+
+    pub(super) fn to_publish(&self) -> Publish<'_> {
+        Publish {
+            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
+            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+            properties: Properties::decode(&self.property_list).unwrap_or_default(),
+            headers: self.headers.as_ref().map(Table::as_ref),
+            body: Body::Shared(self.body.clone()),
+        }
+    }
+}

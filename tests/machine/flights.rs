@@ -1,0 +1,112 @@
+//! How often octets go to the broker and back before something is done, whatever the way costs.
+
+use crate::peer::short;
+use puka::machine::{Body, Connection, Outgoing, PromiseId, Publish};
+use puka::protocol::Properties;
+use puka::{Error, Options};
+use puka_test_broker::{Broker, ConnectionId};
+use std::time::Instant;
+
+/// A client and a broker, and how many flights there and back they have seen.
+struct World {
+    now: Instant,
+    machine: Connection,
+    broker: Broker,
+    id: ConnectionId,
+    flights: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut broker = Broker::new(Default::default());
+        let id = broker.connect(now);
+        Self { now, machine: Connection::new(now, Options::default()), broker, id, flights: 0 }
+    }
+
+    /// Everything that the client has to say, there, and everything that the broker has to say to that, back.
+    fn fly(&mut self) -> bool {
+        let mut out = Outgoing::default();
+        let mut octets = Vec::new();
+        while self.machine.poll_transmit(self.now, &mut out) {
+            let count = out.len();
+            out.pieces().for_each(|piece| octets.extend_from_slice(piece));
+            out.advance(count);
+            self.machine.handle_transmitted(self.now, count);
+        }
+        if octets.is_empty() {
+            return false;
+        }
+        self.flights += 1;
+        self.broker.handle_input(self.now, self.id, &octets);
+        let mut decoder = puka::protocol::Decoder::new();
+        decoder.set_frame_max(131_072);
+        while let Some(octets) = self.broker.poll_transmit(self.id) {
+            decoder.extend(&octets);
+        }
+        self.machine.handle_input(self.now, &mut decoder);
+        true
+    }
+
+    fn flights_to(&mut self, promise: PromiseId) -> usize {
+        let before = self.flights;
+        loop {
+            if let Some(outcome) = self.machine.fetch(promise) {
+                outcome.unwrap();
+                return self.flights - before;
+            }
+            assert!(self.fly(), "nothing to wait for");
+        }
+    }
+
+    fn publish(&mut self) -> Result<PromiseId, Error> {
+        self.machine.publish(&Publish {
+            exchange: short(""),
+            routing_key: short("q"),
+            mandatory: false,
+            immediate: false,
+            properties: Properties::default(),
+            headers: None,
+            body: Body::Borrowed(b"x"),
+        })
+    }
+}
+
+#[test]
+fn from_connect_to_the_first_confirmed_publish_there_are_four_flights() {
+    let mut world = World::new();
+    let connected = world.machine.connect();
+    // The protocol header; start-ok; tune-ok and open.
+    assert_eq!(world.flights_to(connected), 3);
+    // channel.open, confirm.select and the publish.
+    let published = world.publish().unwrap();
+    assert_eq!(world.flights_to(published), 1);
+}
+
+#[test]
+fn a_publish_that_does_not_wait_for_connect_takes_no_more() {
+    let mut world = World::new();
+    let published = world.publish().unwrap();
+    assert_eq!(world.flights_to(published), 4);
+}
+
+#[test]
+fn later_publishes_and_requests_are_one_flight_each() {
+    let mut world = World::new();
+    let published = world.publish().unwrap();
+    world.flights_to(published);
+    for _ in 0..3 {
+        let published = world.publish().unwrap();
+        assert_eq!(world.flights_to(published), 1);
+        let got = world.machine.request(puka::protocol::method::queue::Declare {
+            queue: short("q"),
+            passive: false,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            nowait: false,
+            arguments: puka::protocol::TableRef::EMPTY,
+        });
+        assert_eq!(world.flights_to(got.unwrap()), 1);
+    }
+}

@@ -1,0 +1,133 @@
+//! What operators and bad luck do.
+
+use crate::ledger::Checked;
+use crate::operations::Operation;
+use crate::plan::Feature;
+use crate::random::Random;
+use crate::wire::End;
+use crate::world::World;
+use puka::protocol::ReplyCode;
+use puka_test_broker::Broker;
+use std::time::Duration;
+
+impl World {
+    pub(crate) fn break_something(
+        &mut self,
+        client: usize,
+        fault: Operation,
+        random: &mut Random,
+    ) -> Checked {
+        self.note(client, || format!("{fault:?}"));
+        self.faults += 1;
+        match fault {
+            Operation::OutsideDelete => {
+                let name = *random.pick(&["q0", "q1", "q2", "a0", "f0"]).unwrap_or(&"q0");
+                self.ledger.sync(&self.broker)?;
+                self.broker.delete_queue(self.now, "/", name);
+                self.ledger.clear(name);
+            }
+            Operation::Block if self.blocked => self.unblock()?,
+            Operation::Block => {
+                self.blocked = true;
+                self.broker.block("low on memory");
+            }
+            Operation::Restart => {
+                self.before_restart()?;
+                self.ledger.restart(&self.broker);
+                self.broker.restart(self.now);
+                self.away_for(random);
+            }
+            Operation::Wipe => {
+                self.wipe()?;
+                self.away_for(random);
+            }
+            _ => self.break_session(client, fault, random),
+        }
+        self.events(client)
+    }
+
+    fn away_for(&mut self, random: &mut Random) {
+        if self.plan.has(Feature::Refused) {
+            self.away_until = self.now + random.millis(0..8000);
+        }
+    }
+
+    fn before_restart(&mut self) -> Checked {
+        self.hear_all()?;
+        for session in self.clients.iter_mut().flatten() {
+            session.doubt("the broker restarted");
+        }
+        self.ledger.sync(&self.broker)
+    }
+
+    /// The broker loses everything that it had.
+    pub(crate) fn wipe(&mut self) -> Checked {
+        self.note(0, || "the broker forgets everything".into());
+        self.before_restart()?;
+        for client in 0..self.clients.len() {
+            self.forget_all(client)?;
+        }
+        self.ledger.sync(&self.broker)?;
+        self.ledger.wipe();
+        self.broker = Broker::new(self.plan.config_of(self.brokers));
+        self.brokers += 1;
+        self.blocked = false;
+        self.clearing.clear();
+        Ok(())
+    }
+
+    fn break_session(&mut self, client: usize, fault: Operation, random: &mut Random) {
+        let (plan, now) = (self.plan, self.now);
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return };
+        match fault {
+            Operation::Loss => {
+                session.doubt("dropped its driver");
+                session.drop_driver(now);
+                return;
+            }
+            Operation::Sleep => {
+                let time = random.millis(500..20_000);
+                session.doubt("slept");
+                session.asleep_until = now + time;
+                session.slept += time;
+                return;
+            }
+            _ => {}
+        }
+        let stalls = random.millis(0..6000);
+        let is_patient = stalls <= Duration::from_millis(1500) || !plan.has(Feature::Heartbeats);
+        if session.line.is_none() {
+            return;
+        }
+        if !matches!(fault, Operation::Stall) || !is_patient {
+            session.doubt("broken");
+        }
+        let Some(line) = &mut session.line else { return };
+        match fault {
+            Operation::Force => {
+                let (code, text) = (ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - maintenance");
+                self.broker.close_connection(now, line.broker, code, text);
+            }
+            Operation::Internal => {
+                let (code, text) = (ReplyCode::INTERNAL_ERROR, "INTERNAL_ERROR - by chance");
+                self.broker.close_connection(now, line.broker, code, text);
+            }
+            Operation::BrokerDrop => self.broker.drop_connection(now, line.broker),
+            Operation::Cut => {
+                line.cut_end = if random.chance(50) { End::Eof } else { End::Reset };
+                let after = if random.chance(30) { 1 } else { 1 + random.below(3000) };
+                let wire = if random.chance(50) { &mut line.up } else { &mut line.down };
+                wire.cut_after.get_or_insert(after);
+            }
+            Operation::Silence => line.silence(),
+            Operation::Stall => {
+                let wire = if random.chance(50) { &mut line.up } else { &mut line.down };
+                wire.write_at = now + stalls;
+                if random.chance(50) {
+                    wire.read_at = now + stalls;
+                }
+            }
+            _ => {}
+        }
+    }
+}

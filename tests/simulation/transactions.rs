@@ -1,0 +1,183 @@
+//! Transactions and calls, as applications use them.
+
+use crate::ledger::{Checked, Fate, Violation, ensure};
+use crate::observer::body_of;
+use crate::random::Random;
+use crate::session::{Asked, Begun, Waiting};
+use crate::world::World;
+use puka::machine::{Body, Publish, Reply};
+use puka::protocol::method::{basic, tx};
+use puka::protocol::{Properties, ShortStr};
+use puka::{Error, Message};
+
+fn to<'a>(queue: &'a str, body: &'a [u8], properties: Properties<'a>) -> Publish<'a> {
+    Publish {
+        exchange: ShortStr::EMPTY,
+        routing_key: ShortStr::new(queue).unwrap_or_default(),
+        mandatory: false,
+        immediate: false,
+        properties,
+        headers: None,
+        body: Body::Borrowed(body),
+    }
+}
+
+impl World {
+    /// Begins a transaction, goes on with one, or ends one.
+    pub(crate) fn transact(&mut self, client: usize, random: &mut Random) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        if session.transactions.is_empty() || random.chance(20) {
+            let sent = session.machine.transaction();
+            return self.asked(client, sent, Asked::Begin, tx::Select::ID).map(|_| ());
+        }
+        let index = random.below(session.transactions.len());
+        match random.below(5) {
+            0 | 1 => self.finish_transaction(client, index, true),
+            2 => self.finish_transaction(client, index, false),
+            _ => (0..random.within(1..5)).try_for_each(|_| self.publish_in(client, index, random)),
+        }
+    }
+
+    fn publish_in(&mut self, client: usize, index: usize, random: &mut Random) -> Checked {
+        let queue = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+        let id = self.ledger.publishes(("", queue), (false, true), 20);
+        let body = body_of(id, 20);
+        let mut properties = Properties::default();
+        properties.delivery_mode = Some(2);
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(begun) = session.transactions.get_mut(index) else { return Ok(()) };
+        let sent = session.machine.publish_in(begun.id, &to(queue, &body, properties));
+        match sent {
+            Ok(promise) => {
+                begun.ids.push(id);
+                let outcome = session.machine.fetch(promise);
+                let done = matches!(outcome, Some(Ok(Reply::Done)));
+                self.note(client, || format!("publishes message {id} in a transaction"));
+                // The event that says so comes all the same.
+                if let Some(session) = self.session(client) {
+                    session.fetched.insert(promise);
+                }
+                ensure(done, || format!("a publish of a transaction: {outcome:?}"))
+            }
+            Err(_) => self.ledger.fate(id, Fate::Refused("not sent".into())),
+        }
+    }
+
+    pub(crate) fn finish_transaction(&mut self, client: usize, index: usize, commits: bool) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let Begun { id, ids } = session.transactions.remove(index);
+        let sent = if commits { session.machine.commit(id) } else { session.machine.rollback(id) };
+        let method = if commits { tx::Commit::ID } else { tx::Rollback::ID };
+        match sent {
+            Ok(promise) => {
+                self.ask(client, Some(promise), Asked::Finish { ids, commits }, method);
+                Ok(())
+            }
+            Err(error) => self.never_took_effect(client, &ids, &error),
+        }
+    }
+
+    fn never_took_effect(&mut self, client: usize, ids: &[u64], error: &Error) -> Checked {
+        self.note(client, || format!("messages {ids:?} never take effect: {error}"));
+        ids.iter().try_for_each(|id| self.ledger.fate(*id, Fate::Refused("not committed".into())))
+    }
+
+    /// A transaction has come to its end.
+    pub(crate) fn finished(
+        &mut self,
+        client: usize,
+        waiting: &Waiting,
+        outcome: Result<Reply, Error>,
+    ) -> Checked {
+        let Asked::Finish { ids, commits } = &waiting.asked else { return Ok(()) };
+        self.ledger.sync(&self.broker)?;
+        let each = |world: &mut Self, fate: Fate| -> Checked {
+            ids.iter().try_for_each(|id| world.ledger.fate(*id, fate.clone()))
+        };
+        match outcome {
+            Ok(Reply::Committed(returned)) if *commits => {
+                ensure(returned.is_empty(), || "nothing was mandatory, and something came back".into())?;
+                each(self, Fate::Confirmed)
+            }
+            Ok(Reply::Done) if !*commits => each(self, Fate::Refused("rolled back".into())),
+            Ok(reply) => Err(Violation(format!("{:?} was answered by {reply:?}", waiting.asked))),
+            Err(Error::Unconfirmed(cause)) if *commits => {
+                self.check_error(client, waiting, &cause)?;
+                each(self, Fate::Unknown)
+            }
+            Err(error) => {
+                self.check_error(client, waiting, &error)?;
+                each(self, Fate::Refused(error.to_string()))
+            }
+        }
+    }
+
+    /// Publishes something that wants a reply.
+    pub(crate) fn call(&mut self, client: usize, random: &mut Random) -> Checked {
+        let queue = *random.pick(&["q0", "q1", "nowhere"]).unwrap_or(&"q0");
+        let id = self.ledger.publishes(("", queue), (true, false), 20);
+        let body = body_of(id, 20);
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let sent = session.machine.call(&to(queue, &body, Properties::default()), None);
+        if !self.asked(client, sent, Asked::Call(id), basic::Publish::ID)? {
+            self.ledger.fate(id, Fate::Refused("never sent".into()))?;
+        }
+        Ok(())
+    }
+
+    /// What came of a call.
+    pub(crate) fn called(
+        &mut self,
+        client: usize,
+        waiting: &Waiting,
+        id: u64,
+        outcome: Result<Reply, Error>,
+    ) -> Checked {
+        self.ledger.sync(&self.broker)?;
+        match outcome {
+            Ok(Reply::Message(reply)) => {
+                self.ledger.replied(id, &reply)?;
+                self.ledger.fate(id, Fate::Confirmed)
+            }
+            Err(Error::NoRoute(returned)) => {
+                self.ledger.came_back(id, &returned.message)?;
+                self.ledger.fate(id, Fate::Returned)
+            }
+            // Nobody has to reply.
+            Err(Error::Timeout { .. }) => self.ledger.fate(id, Fate::Unknown),
+            Err(Error::Unconfirmed(cause)) => {
+                self.check_error(client, waiting, &cause)?;
+                self.ledger.fate(id, Fate::Unknown)
+            }
+            Err(error) => {
+                self.check_error(client, waiting, &error)?;
+                self.ledger.fate(id, Fate::Refused(error.to_string()))
+            }
+            Ok(reply) => Err(Violation(format!("a call was answered by {reply:?}"))),
+        }
+    }
+
+    /// The application replies to a message that wants it.
+    pub(crate) fn reply_to(&mut self, client: usize, call: u64, message: &Message) -> Checked {
+        let properties = message.properties();
+        let Some(address) = properties.reply_to.and_then(|it| it.as_str()) else { return Ok(()) };
+        let id = self.ledger.publishes(("", address), (false, false), 20);
+        self.ledger.replies(id, call)?;
+        let body = body_of(id, 20);
+        let mut reply = Properties::default();
+        reply.correlation_id = properties.correlation_id;
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let sent = session.machine.publish(&to(address, &body, reply));
+        if !self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)? {
+            self.ledger.fate(id, Fate::Refused("never sent".into()))?;
+        }
+        Ok(())
+    }
+
+    /// A transaction has begun.
+    pub(crate) fn begun(&mut self, client: usize, reply: Reply) {
+        if let (Reply::Transaction(id), Some(session)) = (reply, self.session(client)) {
+            session.transactions.push(Begun { id, ids: Vec::new() });
+        }
+    }
+}
