@@ -330,7 +330,7 @@ fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() 
                     taken.clear();
                 }
             }
-            assert!(pauses >= 100, "{pauses}");
+            assert!(pauses > 50, "{pauses}");
         },
     );
 }
