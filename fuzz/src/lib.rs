@@ -7,6 +7,8 @@
 //! cargo +nightly fuzz run frame -- -max_total_time=60 -malloc_limit_mb=4
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod confirms;
 mod connection;
 mod content;

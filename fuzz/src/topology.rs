@@ -368,7 +368,11 @@ pub fn recovery(data: &[u8]) {
         if let Some(report) = report {
             let of_consumers = report.failed.iter().filter(|(what, _)| what.starts_with("consumer")).count();
             let of_entities = report.failed.len() - of_consumers;
-            assert_eq!(report.entities + of_entities, run.model.entities(), "{report:?}");
+            let (declared, there) = (report.entities + of_entities, run.model.entities());
+            // A queue that goes with its last consumer went with one that could not be started again.
+            let has_lost_one =
+                run.model.consumers.iter().any(|(id, _)| run.peer.machine.ended(*id).is_some());
+            assert!(declared == there || has_lost_one && declared < there, "{there} {report:?}");
         }
         let promise = run.peer.machine.request(basic::Get { queue: short(b"q"), no_ack: true });
         run.answered(promise.expect("there is room"));

@@ -25,6 +25,8 @@
 //! every start fails and says what to install. `PUKA_TEST_RABBITMQ_HOME` points it at an unpacked
 //! RabbitMQ instead of the installed one.
 
+#![forbid(unsafe_code)]
+
 mod authority;
 mod builder;
 mod ctl;

@@ -11,6 +11,8 @@
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
 //! [`example`] and [`evented_example`] run the examples of the documentation.
+
+#![forbid(unsafe_code)]
 #![expect(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
