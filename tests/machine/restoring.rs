@@ -11,11 +11,11 @@ fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
     Options::default().recovery(set(Recovery::default().seed(7)))
 }
 
-fn dialled() -> Peer {
+pub(crate) fn dialled() -> Peer {
     Peer::dialled(options(|recovery| recovery))
 }
 
-fn exchange_declare(name: &str) -> exchange::Declare<'_> {
+pub(crate) fn exchange_declare(name: &str) -> exchange::Declare<'_> {
     exchange::Declare {
         exchange: short(name),
         r#type: short("direct"),
@@ -28,7 +28,7 @@ fn exchange_declare(name: &str) -> exchange::Declare<'_> {
     }
 }
 
-fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Bind<'a> {
+pub(crate) fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Bind<'a> {
     queue::Bind {
         queue: short(queue),
         exchange: short(exchange),
@@ -54,7 +54,7 @@ fn bind_exchange<'a>(destination: &'a str, source: &'a str) -> exchange::Bind<'a
 }
 
 /// Answers as a broker that names queues `amq.gen-` and what comes behind.
-fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
+pub(crate) fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
     let mut all = Vec::new();
     loop {
         let sent = peer.take();
@@ -82,7 +82,7 @@ fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
     }
 }
 
-fn ask<'a>(peer: &mut Peer, request: impl Into<Method<'a>>) -> PromiseId {
+pub(crate) fn ask<'a>(peer: &mut Peer, request: impl Into<Method<'a>>) -> PromiseId {
     let promise = peer.machine.request(request).unwrap();
     serve_naming(peer, "first");
     assert!(matches!(peer.machine.fetch(promise), Some(Ok(_))));
