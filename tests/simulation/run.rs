@@ -59,10 +59,10 @@ impl World {
     pub(crate) fn finish(&mut self) -> Checked {
         self.calm_down()?;
         self.stand()?;
+        self.come_back()?;
         for client in 0..self.clients.len() {
             self.prove(client)?;
         }
-        self.come_back()?;
         for client in 0..self.clients.len() {
             self.let_go(client, 80)?;
         }

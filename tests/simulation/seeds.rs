@@ -140,7 +140,8 @@ fn every_invariant_holds_in_all_seeds() {
     let first = number("FROM").unwrap_or(0);
     let began = Instant::now();
     let totals = Mutex::new([0; 5]);
-    let failed = on_all_cores(count, 1000, |seed| {
+    let most = number("MOST");
+    let failed = on_all_cores(count, most.unwrap_or(1000) as usize, |seed| {
         let plan = Plan::new(first + seed);
         let outcome = run(plan, false);
         let of_it = [
@@ -162,6 +163,12 @@ fn every_invariant_holds_in_all_seeds() {
     ));
     if failed.is_empty() {
         return;
+    }
+    if most.is_some() {
+        panic!(
+            "{}",
+            failed.iter().map(|(plan, it)| format!("\nseed {}: {}", plan.seed, it.0)).collect::<String>()
+        );
     }
     // One of each kind is enough.
     let kind = |violation: &Violation| -> String {
