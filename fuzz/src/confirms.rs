@@ -165,7 +165,7 @@ fn publish(peer: &mut Peer, model: &mut Model, fetched: &mut Vec<bool>, mandator
     model.promises.push((promise, Expected::Open));
     fetched.push(false);
     // The header that went out last; `serve` has answered what stood before it.
-    let header = peer.unanswered.drain(..).filter(|frame| frame.kind == 2).last();
+    let header = peer.unanswered.drain(..).rfind(|frame| frame.kind == 2);
     let tag = model.promises.len() as u64;
     model.pending.insert(tag, header.map(|frame| frame.payload).unwrap_or_default());
 }

@@ -49,7 +49,7 @@ pub(super) struct Binding {
 }
 
 /// What is to be declared, in the order in which one thing needs another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     Exchange(Name),
     Queue(Name),
@@ -443,6 +443,16 @@ impl Binding {
 }
 
 impl Step {
+    /// What has to be there for it.
+    pub(super) fn needs(&self) -> Vec<Self> {
+        let Self::Binding(binding) = self else { return Vec::new() };
+        let destination = match &binding.destination {
+            Destination::Queue(name) => Self::Queue(name.clone()),
+            Destination::Exchange(name) => Self::Exchange(name.clone()),
+        };
+        vec![Self::Exchange(binding.source.clone()), destination]
+    }
+
     /// What it declares, for people.
     pub(super) fn describe(&self) -> String {
         match self {

@@ -5,8 +5,8 @@ use puka::evented::{self, Evented, Stream};
 use puka::{Broken, Client, ConnectionState, Error, Recovery};
 use puka_test_broker::Server;
 use std::cell::Cell;
-use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -211,18 +211,41 @@ fn the_last_client_to_go_closes_a_connection_that_is_down() {
     driving.join().unwrap().unwrap();
 }
 
+/// Has a broker of its own serve a connection.
+fn serve(socket: TcpStream) {
+    let (from, into) = smol::io::split(smol::Async::new(socket).unwrap());
+    let (out, back) = smol::io::split(Server::default().connect());
+    smol::spawn(smol::io::copy(from, back)).detach();
+    smol::spawn(smol::io::copy(out, into)).detach();
+}
+
 /// A client of a broker that takes one connection and no other.
 fn connected_once(recovery: impl Into<Option<Recovery>>) -> (Evented<Stream>, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = to(listener.local_addr().unwrap()).recovery(recovery);
     let mut conn = evented::connect_with(options).unwrap();
-    let (from, into) = smol::io::split(smol::Async::new(listener.accept().unwrap().0).unwrap());
-    let (out, back) = smol::io::split(Server::default().connect());
-    smol::spawn(smol::io::copy(from, back)).detach();
-    smol::spawn(smol::io::copy(out, into)).detach();
+    serve(listener.accept().unwrap().0);
     let client = conn.client();
     conn.wait(&mut client.connect(), SOON).unwrap();
     (conn, client)
+}
+
+#[test]
+fn a_frame_that_was_cut_is_forgotten() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = to(listener.local_addr().unwrap()).recovery(quick());
+    let mut conn = evented::connect_with(options).unwrap();
+    let mut first = listener.accept().unwrap().0;
+    serve(first.try_clone().unwrap());
+    let client = conn.client();
+    conn.wait(&mut client.connect(), SOON).unwrap();
+    first.set_nonblocking(false).unwrap();
+    first.write_all(&[1, 0, 1, 0]).unwrap();
+    first.shutdown(Shutdown::Both).unwrap();
+    thread::spawn(move || serve(listener.accept().unwrap().0));
+    let declared = conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+    assert_eq!(declared.name, "q");
+    assert!(matches!(client.state(), ConnectionState::Open));
 }
 
 #[test]

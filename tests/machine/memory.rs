@@ -6,11 +6,12 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::peer::{Peer, consume, header, method, publish, raw};
-use puka::Options;
-use puka::machine::{Outgoing, Settle};
+use crate::peer::{Peer, consume, declare, header, method, publish, raw};
+use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
+use puka::machine::{ConnectionState, Outgoing, Settle};
 use puka::protocol::Properties;
-use puka::protocol::method::channel;
+use puka::protocol::method::{channel, queue};
+use puka::{Error, Options};
 use std::collections::VecDeque;
 use std::process::Command;
 
@@ -243,6 +244,70 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
                 peer.method(1, &crate::peer::ack(tag, false));
                 peer.done(promise);
             }
+        },
+    );
+}
+
+/// The connection is lost, and comes back with other names for its queues.
+fn lose_and_recover(peer: &mut Peer, turn: usize) {
+    let unconfirmed = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.take();
+    peer.again();
+    serve_naming(peer, &turn.to_string());
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    assert!(matches!(peer.machine.fetch(unconfirmed), Some(Err(Error::Unconfirmed(_)))));
+}
+
+#[test]
+fn ten_thousand_recoveries_leave_nothing_behind() {
+    grows_by_at_most(
+        "ten_thousand_recoveries_leave_nothing_behind",
+        SLACK,
+        || {
+            let mut peer = dialled();
+            let mut exclusive = declare("");
+            exclusive.exclusive = true;
+            ask(&mut peer, exchange_declare("x"));
+            ask(&mut peer, exclusive);
+            ask(&mut peer, bind("amq.gen-first", "x", "key"));
+            let _consumer = peer.consumer(&consume("amq.gen-first"));
+            (0..100).for_each(|turn| lose_and_recover(&mut peer, turn));
+            peer
+        },
+        |peer| {
+            (100..10_100).for_each(|turn| lose_and_recover(peer, turn));
+            assert_eq!(&*peer.machine.current_name(b"amq.gen-first"), b"amq.gen-10099");
+        },
+    );
+}
+
+#[test]
+fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
+    let turn = |peer: &mut Peer, turn: usize| {
+        let name = format!("auto-{turn}");
+        let mut auto = declare(&name);
+        auto.auto_delete = true;
+        ask(peer, auto);
+        ask(peer, bind(&name, "amq.direct", "key"));
+        let (consumer, ..) = peer.consumer(&consume(&name));
+        let cancelled = peer.machine.cancel(consumer).unwrap();
+        peer.serve();
+        assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(_))));
+        peer.machine.drop_consumer(consumer);
+        while peer.machine.poll_event().is_some() {}
+    };
+    grows_by_at_most(
+        "s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind",
+        SLACK,
+        || {
+            let mut peer = dialled();
+            (0..100).for_each(|number| turn(&mut peer, number));
+            peer
+        },
+        |peer| {
+            (100..10_100).for_each(|number| turn(peer, number));
+            peer.again();
+            assert!(peer.serve().iter().all(|sent| { !sent.is(queue::Declare::ID) }));
         },
     );
 }

@@ -11,11 +11,11 @@ fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
     Options::default().recovery(set(Recovery::default().seed(7)))
 }
 
-fn dialled() -> Peer {
+pub(crate) fn dialled() -> Peer {
     Peer::dialled(options(|recovery| recovery))
 }
 
-fn exchange_declare(name: &str) -> exchange::Declare<'_> {
+pub(crate) fn exchange_declare(name: &str) -> exchange::Declare<'_> {
     exchange::Declare {
         exchange: short(name),
         r#type: short("direct"),
@@ -28,7 +28,7 @@ fn exchange_declare(name: &str) -> exchange::Declare<'_> {
     }
 }
 
-fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Bind<'a> {
+pub(crate) fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Bind<'a> {
     queue::Bind {
         queue: short(queue),
         exchange: short(exchange),
@@ -54,7 +54,7 @@ fn bind_exchange<'a>(destination: &'a str, source: &'a str) -> exchange::Bind<'a
 }
 
 /// Answers as a broker that names queues `amq.gen-` and what comes behind.
-fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
+pub(crate) fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
     let mut all = Vec::new();
     loop {
         let sent = peer.take();
@@ -82,7 +82,7 @@ fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
     }
 }
 
-fn ask<'a>(peer: &mut Peer, request: impl Into<Method<'a>>) -> PromiseId {
+pub(crate) fn ask<'a>(peer: &mut Peer, request: impl Into<Method<'a>>) -> PromiseId {
     let promise = peer.machine.request(request).unwrap();
     serve_naming(peer, "first");
     assert!(matches!(peer.machine.fetch(promise), Some(Ok(_))));
@@ -411,6 +411,73 @@ fn r5_an_exclusive_queue_that_the_dead_connection_still_holds_is_tried_again() {
     }
     let report = report(&mut peer, listener);
     assert!(matches!(&report.failed[..], [(_, Error::ResourceLocked(_))]), "{report:?}");
+}
+
+/// Answers a restoration, but says of what has this description that it is not there.
+fn serve_without(peer: &mut Peer, missing: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let sent = peer.take();
+        if sent.is_empty() {
+            return all;
+        }
+        let mut closed = None;
+        all.extend(all_told(&sent).into_iter().filter(|told| told != "channel.close-ok"));
+        for one in sent.iter().filter(|one| told(one) != "channel.close-ok") {
+            if closed == Some(one.channel) {
+            } else if told(one) == missing {
+                peer.method(one.channel, &channel_close(404, "NOT_FOUND - gone again"));
+                closed = Some(one.channel);
+            } else {
+                peer.feed(&crate::peer::answer(one).unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_goes_by_itself_just_after_it_was_declared_again_is_declared_once_more() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    ask(&mut peer, exchange_declare("x"));
+    ask(&mut peer, declare("q"));
+    ask(&mut peer, declare(""));
+    ask(&mut peer, bind("q", "x", "k"));
+    let (consumer, ..) = peer.consumer(&consume("q"));
+    for missing in ["bind q to x by k", "consume q"] {
+        peer.again();
+        serve_without(&mut peer, missing);
+        assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }), "{missing}");
+        peer.pass(Duration::from_millis(500));
+        let again = all_told(&peer.serve());
+        assert_eq!(again, ["exchange x", "queue q", "bind q to x by k", "consume q"], "{missing}");
+        assert!(matches!(peer.machine.state(), ConnectionState::Open), "{missing}");
+        let report = report(&mut peer, listener);
+        assert!(report.failed.is_empty(), "{report:?}");
+        assert_eq!((report.entities, report.consumers), (4, 1));
+        assert!(peer.machine.ended(consumer).is_none());
+    }
+}
+
+#[test]
+fn s28_what_is_missing_every_time_is_told_in_the_end() {
+    for (missing, failures) in [("bind q to x by k", 1), ("consume q", 1)] {
+        let mut peer = dialled();
+        let listener = peer.machine.listen();
+        ask(&mut peer, exchange_declare("x"));
+        ask(&mut peer, declare("q"));
+        ask(&mut peer, bind("q", "x", "k"));
+        let (consumer, ..) = peer.consumer(&consume("q"));
+        peer.again();
+        let mut tries = 0;
+        while !matches!(peer.machine.state(), ConnectionState::Open) {
+            tries += serve_without(&mut peer, missing).iter().filter(|told| *told == missing).count();
+            peer.pass(Duration::from_millis(500));
+        }
+        assert_eq!(tries, 4, "{missing}");
+        assert_eq!(report(&mut peer, listener).failed.len(), failures, "{missing}");
+        assert_eq!(peer.machine.ended(consumer).is_some(), missing == "consume q");
+    }
 }
 
 #[test]

@@ -170,6 +170,10 @@ impl World {
             }
             Error::Timeout { .. } => plan.may_time_out() || excused,
             Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
+            // The consumer was on its way to start again.
+            Error::InvalidArgument { .. } => {
+                matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)
+            }
             Error::ConsumerCancelled(_) => matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_)),
             error => match error.fault() {
                 Some(fault) => {

@@ -96,7 +96,8 @@ impl World {
         }
         let stalls = random.millis(0..6000);
         let is_patient = stalls <= Duration::from_millis(1500) || !plan.has(Feature::Heartbeats);
-        if session.line.is_none() {
+        // The number of one that is gone may be another's by now.
+        if session.line.as_ref().is_none_or(|line| line.broker_gone) {
             return;
         }
         if !matches!(fault, Operation::Stall) || !is_patient {

@@ -161,6 +161,8 @@ impl World {
         if !self.plan.has(Feature::Recover) || !self.plan.has(Feature::Wipe) {
             return Ok(());
         }
+        // Applications learn which queues have gone with their consumers.
+        self.take_everything()?;
         self.wipe()?;
         self.run_for(Duration::from_secs(15))?;
         self.stand()?;
@@ -173,9 +175,12 @@ impl World {
         let queues = self.broker.queues();
         for name in ["q0", "q1", "q2", "f0"] {
             let queue = queues.iter().find(|queue| queue.name == name);
-            let is_wanted = sessions.iter().any(|session| session.record.is_there(name));
-            ensure(queue.is_some() || !is_wanted, || format!("I9: {name} is not declared again"))?;
-            let is_unwanted = sessions.iter().all(|session| session.record.is_not_there(name));
+            let by = sessions.iter().find(|session| session.record.is_there(name));
+            ensure(queue.is_some() || by.is_none(), || {
+                format!("I9: {name} is not declared again by session {:?}", by.map(|session| session.number))
+            })?;
+            let mut all = self.clients.iter().flatten();
+            let is_unwanted = all.all(|session| session.record.is_not_there(name));
             ensure(queue.is_none() || !is_unwanted, || format!("I9: {name} is back, and nobody wants it"))?;
             let of_it = |consumer: &&Consumer| consumer.queue == name;
             let consumed: usize = sessions
@@ -194,7 +199,8 @@ impl World {
             let exchange = exchanges.iter().find(|exchange| exchange.name == name);
             let is_wanted = sessions.iter().any(|session| session.record.is_there(name));
             ensure(exchange.is_some() || !is_wanted, || format!("I9: {name} is not declared again"))?;
-            let is_unwanted = sessions.iter().all(|session| session.record.is_not_there(name));
+            let mut all = self.clients.iter().flatten();
+            let is_unwanted = all.all(|session| session.record.is_not_there(name));
             ensure(exchange.is_none() || !is_unwanted, || format!("I9: {name} is back"))?;
             let bound = |queue: &&&str| {
                 let binding = format!("{queue}|{name}");

@@ -105,11 +105,14 @@ impl Connection {
         }
         let Some((id, source)) = self.consumer_of(number, cancel.consumer_tag) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let has_ended = consumer.end_tag(cancel.consumer_tag.as_octets());
         // Most often it has lost its queue. One that is durable is still there, and need not be declared again.
-        if let Some(terms) = consumer.sources.get(source) {
+        if consumer.tags.iter().all(|tag| tag.source != source)
+            && let Some(terms) = consumer.sources.get(source)
+        {
             self.topology.forget_queue(&terms.queue);
         }
-        if consumer.end_tag(cancel.consumer_tag.as_octets()) {
+        if has_ended {
             let tag = consumer.tag().into();
             self.end_consumer(id, Ended::CancelledByServer);
             self.notices.tell(&Notice::ConsumerCancelled(tag));

@@ -372,7 +372,9 @@ impl Connection {
         let awaited = std::mem::take(&mut channel.awaited);
         self.answer_awaited(channel.assembly.take(), awaited, &error);
         for consumer in std::mem::take(&mut channel.consumers) {
-            self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+            if !self.misses_queues_of(consumer, &error) {
+                self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+            }
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);

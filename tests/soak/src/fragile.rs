@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An exchange bound to an exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
+/// An exchange that goes with its last binding, bound to another exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
 /// last consumer; each with a consumer.
 #[derive(Debug)]
 pub struct Fragile {
@@ -24,7 +24,7 @@ impl Fragile {
     pub async fn set_up(client: &Client) -> Result<Self, Failure> {
         let (source, target) = (unique("source"), unique("target"));
         client.exchange_declare(&source).exchange_type("fanout").await?;
-        client.exchange_declare(&target).exchange_type("topic").await?;
+        client.exchange_declare(&target).exchange_type("topic").auto_delete(true).await?;
         client.exchange_bind(&target, &source).await?;
         let first_name = client.queue_declare("").exclusive(true).await?.name;
         let fleeting = unique("fleeting");

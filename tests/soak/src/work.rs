@@ -57,7 +57,7 @@ pub(crate) async fn publish(
         }
         let number = ledger.publish(may_repeat);
         let publish = client.basic_publish(&exchange, &routing_key, number.to_string());
-        match publish.persistent(true).mandatory(number % 2 == 0).submit().await {
+        match publish.persistent(true).mandatory(number.is_multiple_of(2)).submit().await {
             Ok(promise) => window.push_back((number, promise)),
             Err(error) => {
                 ledger.end(number, &Err(error));
@@ -108,7 +108,7 @@ pub(crate) async fn consume(mut consumer: Consumer, ledger: Arc<Ledger>, how: Ac
         let republished = delivery.headers().is_ok_and(|headers| headers.get("x-puka-republished").is_some());
         ledger.deliver(number, delivery.redelivered(), republished);
         match how {
-            Acknowledging::Late if number.is_some_and(|number| number % 3 == 0) => {
+            Acknowledging::Late if number.is_some_and(|number| number.is_multiple_of(3)) => {
                 held.push_back((number, delivery));
                 if held.len() > HELD
                     && let Some((number, delivery)) = held.pop_front()
