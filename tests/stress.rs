@@ -119,8 +119,12 @@ fn s44_a_hundred_threads_close_at_once_and_all_are_answered() {
                 thread::spawn(move || {
                     let published = client.basic_publish("", "q", "x").send();
                     // Some let go of everything instead.
-                    drop(published);
-                    if number % 10 == 0 { Ok(()) } else { smol::block_on(client.close()) }
+                    if number % 10 == 0 {
+                        drop(published);
+                        Ok(())
+                    } else {
+                        smol::block_on(client.close())
+                    }
                 })
             })
             .collect();

@@ -119,6 +119,39 @@ fn r2_a_login_that_is_refused_three_times_in_a_row_is_refused() {
 }
 
 #[test]
+fn r3_credentials_are_asked_for_anew_and_may_be_missing_for_a_moment() {
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = asked.clone();
+    let options = options(|recovery| recovery).credentials_from(move || {
+        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 | 2 => Err("the token server is down".into()),
+            nth => Ok(puka::Credentials::new("user", format!("token {nth}"))),
+        }
+    });
+    let mut peer = Peer::undialled(options);
+    let log_in = |peer: &mut Peer| {
+        peer.dial();
+        assert_eq!(peer.names(), ["protocol header"]);
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        let outcome = peer.machine.poll_login().unwrap().run();
+        peer.machine.handle_login(outcome);
+    };
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    peer.machine.handle_loss(Broken::Eof);
+    for _ in 0..2 {
+        log_in(&mut peer);
+        assert!(peer.machine.is_down());
+    }
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 4);
+}
+
+#[test]
 fn r2_another_protocol_is_never_ours() {
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::Eof);
