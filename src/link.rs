@@ -6,9 +6,18 @@ use crate::error::Error;
 use crate::machine::{
     Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
 };
+#[cfg(shuttle)]
+use shuttle::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+#[cfg(not(shuttle))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 use std::task::{Context, Poll, Waker};
 
 /// What a request needs room for.

@@ -241,7 +241,6 @@ where
         world.check(&format!("{what}, dropped at its pending {last}"));
         world.prepare();
         if done {
-            println!("{what}: {} pendings", last - 1);
             assert!(last > 2, "{what}: it waits for nothing");
             let closed = world.client.close();
             world.wait(closed).unwrap();
