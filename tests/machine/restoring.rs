@@ -243,6 +243,21 @@ fn r5_s22_what_goes_by_itself_is_forgotten() {
 }
 
 #[test]
+fn a_long_chain_of_exchanges_that_go_one_with_the_other_is_forgotten() {
+    let mut peer = dialled();
+    let name = |n: u32| format!("x{n:04}");
+    for n in 0..2000 {
+        ask(&mut peer, exchange::Declare { auto_delete: true, ..exchange_declare(&name(n)) });
+        if n > 0 {
+            ask(&mut peer, bind_exchange(&name(n), &name(n - 1)));
+        }
+    }
+    ask(&mut peer, exchange::Delete { exchange: short(&name(1999)), if_unused: false, nowait: false });
+    peer.again();
+    assert!(all_told(&peer.serve()).is_empty());
+}
+
+#[test]
 fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
