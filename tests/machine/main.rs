@@ -31,6 +31,7 @@ mod handshake;
 mod handshake_faults;
 mod headers;
 mod login;
+mod losing;
 mod memory;
 mod names;
 mod peer;

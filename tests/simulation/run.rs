@@ -207,7 +207,7 @@ impl World {
                 let has = |session: &&Session| {
                     [&*binding, queue, name].iter().all(|it| session.record.is_there(it))
                 };
-                sessions.iter().any(|session| has(session))
+                sessions.iter().any(has)
             };
             let wanted = ["q0", "q1", "q2", "f0"].iter().filter(bound).count();
             let bindings = exchange.map_or(0, |exchange| exchange.bindings);
