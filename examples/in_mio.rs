@@ -23,11 +23,11 @@ fn main() -> Result<(), Error> {
     let mut events = Events::with_capacity(16);
     let mut registered = None;
     while !conn.is_over() {
-        // While it is connecting, each address has a socket of its own.
-        let descriptor = conn.as_raw_fd();
-        if registered.replace(descriptor) != Some(descriptor) {
+        // Each address that is dialled has a socket of its own, and so has a connection that was lost and comes back.
+        let generation = conn.socket().generation();
+        if registered.replace(generation) != Some(generation) {
             let interest = Interest::READABLE | Interest::WRITABLE;
-            mio.registry().register(&mut SourceFd(&descriptor), CLIENT, interest)?;
+            mio.registry().register(&mut SourceFd(&conn.as_raw_fd()), CLIENT, interest)?;
         }
 
         let timeout = conn.next_timeout().map(|at| at.saturating_duration_since(Instant::now()));

@@ -365,6 +365,18 @@ impl Error {
         }
     }
 
+    /// Whether the server closed the connection over a method of that kind, so that repeating it would have it do so again.
+    pub(crate) fn blames(&self, method: MethodId) -> bool {
+        self.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
+    }
+
+    /// Whether the server closed the connection over something that was done, and not because it, or an operator, wanted to:
+    /// what was under way may be what it was.
+    pub(crate) fn is_a_verdict(&self) -> bool {
+        self.fault()
+            .is_some_and(|fault| fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED)
+    }
+
     pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::CannotLogIn(cause.into().into())
     }

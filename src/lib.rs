@@ -47,6 +47,8 @@
 //! Everything, by [`Options`]: octets that wait to be written, requests, publishes without a confirm, deliveries that wait to
 //! be taken, sizes of frames and messages, channels. Every request has a deadline.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod driver;
 mod error;

@@ -6,9 +6,18 @@ use crate::error::Error;
 use crate::machine::{
     Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
 };
+#[cfg(shuttle)]
+use shuttle::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+#[cfg(not(shuttle))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 use std::task::{Context, Poll, Waker};
 
 /// What a request needs room for.
@@ -19,6 +28,10 @@ pub(crate) enum Room {
     /// Publishing within a transaction.
     Transact,
 }
+
+/// After so many, who sends lets others run: an executor with one thread would not get to the driver before there is no more
+/// room, which takes milliseconds.
+const GIVE_WAY: u32 = 256;
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
@@ -42,6 +55,8 @@ struct State {
     publishing: BTreeMap<u64, Waker>,
     transacting: BTreeMap<u64, Waker>,
     tickets: u64,
+    /// How many were sent since somebody gave way.
+    sent: u32,
 }
 
 /// Who is to be woken when the lock is released, and what of the user's is to be run then.
@@ -121,6 +136,7 @@ impl Link {
             publishing: BTreeMap::new(),
             transacting: BTreeMap::new(),
             tickets: 0,
+            sent: 0,
         });
         Arc::new(Self { state, epoch })
     }
@@ -134,11 +150,11 @@ impl Link {
     fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
+        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         if state.is_quiet() {
             return result;
         }
         let woken = state.woken();
-        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
         drop(state);
         let mut login = woken.wake();
         while let Some(step) = login {
@@ -204,7 +220,14 @@ impl Link {
         cx: &mut Context<'_>,
         send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
-        self.with_state(|state| {
+        let mut gives_way = false;
+        let polled = self.with_state(|state| {
+            state.sent += 1;
+            if state.sent > GIVE_WAY {
+                state.sent = 0;
+                gives_way = true;
+                return Poll::Pending;
+            }
             let sent = send(&mut state.machine);
             if !matches!(sent, Err(Error::Full)) {
                 if let Some(ticket) = ticket.take() {
@@ -218,7 +241,11 @@ impl Link {
             });
             state.waiting_for(room).insert(place, cx.waker().clone());
             Poll::Pending
-        })
+        });
+        if gives_way {
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.

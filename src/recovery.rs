@@ -1,14 +1,15 @@
 //! What happens when the connection is lost: exactly what is promised, and what is not.
 //!
-//! A connection that was dialled by an adapter (`puka_smol::connect` and its like) is dialled again when it is lost. One that
-//! was opened over a stream of your own, with [`open`](crate::open), is not: there is nothing to dial.
+//! A connection that was dialled, by an adapter (`puka_smol::connect` and its like), [`connect`](crate::connect) or
+//! `evented::connect`, is dialled again when it is lost. One that was opened over a stream of your own, with
+//! [`open`](crate::open) or `Evented::new`, is not: there is nothing to dial.
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
 //!
 //! # When
 //! After the transport is gone, the broker has been silent for too long, or it has closed the connection because it shuts down
 //! or an operator told it to (320), or for a fault of its own (541, 506). After a breach of the protocol by either side,
 //! unless it is the third in a minute. Not after [`close`](crate::Client::close), which wins at any point; not when the
-//! broker refuses the login or the virtual host for the third time in a row; not when it speaks another protocol, its
+//! broker refuses the login or the virtual host, or the credentials can't be had, for the third time in a row; not when it speaks another protocol, its
 //! certificate is wrong, or it closes the connection over what the program does (530, 540). An error that closes a channel
 //! has nothing to do with it. The first connection is not tried again unless
 //! [`Recovery::first_connect`](crate::Recovery::first_connect) says so.
@@ -31,7 +32,8 @@
 //! Those that wait to be sent wait for the next connection, within their deadline; with
 //! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Those that were sent and not answered are sent again when
 //! doing them twice changes nothing: declaring, binding, unbinding, consuming, a `basic_get` that is to be acknowledged.
-//! Others, deleting and purging and a `basic_get` without acknowledgement, end as
+//! When the broker closed the connection over an error of its own or of ours, that is the answer to what was under way, which
+//! may be what it was about. Others, deleting and purging and a `basic_get` without acknowledgement, end as
 //! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). A commit that was not answered, and a call, end as
 //! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
 //!

@@ -1,7 +1,7 @@
 //! The codec alone, in nanoseconds and in octets a second: `cargo bench -p puka-benches`.
 //!
 //! `by hand` is straight-line code for that one message, without a table of methods, checks or limits: what a codec can hope for.
-#![expect(missing_docs, reason = "what the macros of criterion make has none")]
+#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use puka::protocol::frame::{self, FRAME_END};

@@ -1,5 +1,7 @@
 //! Allocations a message, once everything has the size that it needs: counted by dhat's allocator, which is this program's.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use bytes::Bytes;
 use futures_lite::future::{self, FutureExt};
 use puka::{Client, Error, Options};
@@ -44,10 +46,26 @@ fn with_client<T>(work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
     future::block_on(work.or(driver)).unwrap()
 }
 
+/// Octets on the heap of a connection that has been opened and waits, the broker's end included.
+fn idle() -> usize {
+    let before = dhat::HeapStats::get().curr_bytes;
+    let (client, mut driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
+    let mut connect = client.connect();
+    assert!(future::block_on(future::poll_once(&mut driver)).is_none());
+    future::block_on(&mut connect).unwrap();
+    assert!(future::block_on(future::poll_once(&mut driver)).is_none());
+    dhat::HeapStats::get().curr_bytes - before
+}
+
 /// What is left of a publish is for each write, and the broker's. Counting is for the whole process, so there is one test.
 #[test]
-fn publishes_confirms_and_acks_allocate_nothing_and_a_delivery_is_one_allocation() {
+fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_connection_is_small() {
     let _profiler = dhat::Profiler::builder().testing().build();
+    idle();
+    let idle = idle();
+    println!("idle: {idle}");
+    assert!(idle <= 16 << 10, "an idle connection takes {idle} octets");
+
     let body = Bytes::from(vec![b'x'; 100]);
 
     let publish = with_client(async |client: Client| {

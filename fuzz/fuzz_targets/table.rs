@@ -2,4 +2,6 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| puka_fuzz::table(data));
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::octets(data, puka_fuzz::table));

@@ -7,6 +7,26 @@
 //! cargo +nightly fuzz run frame -- -max_total_time=60 -malloc_limit_mb=4
 //! ```
 
+#![forbid(unsafe_code)]
+
+mod confirms;
+mod connection;
+mod content;
+mod encoder;
+mod handshake;
+mod input;
+mod little;
+mod observer;
+mod peer;
+mod topology;
+
+pub use confirms::confirms;
+pub use connection::connection;
+pub use content::content;
+pub use encoder::encoder;
+pub use handshake::handshake;
+pub use topology::{recovery, topology};
+
 use puka::protocol::frame;
 use puka::protocol::wire::Reader;
 use puka::protocol::{

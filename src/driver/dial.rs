@@ -2,6 +2,7 @@
 //!
 //! Knows no AMQP: the stream that it gives has not said a word.
 
+use super::security::Security;
 use super::{Clock, Transport};
 use crate::error::Error;
 use crate::options::Options;
@@ -108,42 +109,6 @@ impl<D: Dial, C: Clock> Dialling<'_, D, C> {
         let stream = within(self.clock, "dialling", after, dialled).await?;
         let after = self.options.tls_deadline();
         within(self.clock, "the TLS handshake", after, self.security.secure(stream, host, self.options)).await
-    }
-}
-
-/// Whether there is TLS, and with what.
-#[cfg(feature = "tls")]
-struct Security(Option<std::sync::Arc<crate::tls::rustls::ClientConfig>>);
-
-#[cfg(feature = "tls")]
-impl Security {
-    fn new(options: &Options) -> Result<Self, Error> {
-        options.is_tls().then(|| crate::tls::client_config(options)).transpose().map(Self)
-    }
-
-    async fn secure(&self, stream: Transport, host: &str, options: &Options) -> Result<Transport, Error> {
-        let Some(config) = &self.0 else { return Ok(stream) };
-        let name = crate::tls::server_name(options, host)?;
-        let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
-        Ok(Transport::new(stream).private())
-    }
-}
-
-/// There is none.
-#[cfg(not(feature = "tls"))]
-struct Security;
-
-#[cfg(not(feature = "tls"))]
-impl Security {
-    fn new(options: &Options) -> Result<Self, Error> {
-        if options.is_tls() {
-            return Err(Error::invalid("tls", "it needs puka's feature `tls`, which is off"));
-        }
-        Ok(Self)
-    }
-
-    async fn secure(&self, stream: Transport, _: &str, _: &Options) -> Result<Transport, Error> {
-        Ok(stream)
     }
 }
 

@@ -1,16 +1,20 @@
 //! Pumps a byte stream: octets from it into the machine, and from the machine into it.
 
+mod alarm;
 mod clock;
 mod dial;
 mod pump;
 mod redial;
+mod security;
 mod stream;
 mod transport;
 
 pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
-pub(crate) use pump::{Pump, Turn, Wishes};
+pub(crate) use pump::{Pump, ROUNDS, TURN, Turn, Wishes};
 pub use redial::DialDriver;
+#[cfg(feature = "evented")]
+pub(crate) use security::Security;
 pub use stream::Driver;
 pub use transport::Transport;

@@ -16,6 +16,13 @@ use std::time::Instant;
 /// Pieces that one vectored write takes at most.
 const PIECES: usize = 128;
 
+/// Rounds in one poll before others have their turn.
+pub(crate) const ROUNDS: usize = 64;
+
+/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
+/// processor's cache.
+pub(crate) const TURN: usize = 256 << 10;
+
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {
     pub(crate) io: Io,
@@ -68,6 +75,17 @@ impl<Io> Pump<Io> {
             write_error: None,
             finished: false,
         }
+    }
+
+    /// The stream has been replaced by another, which has to do with nothing that was before.
+    #[cfg(feature = "evented")]
+    pub(crate) fn start_over(&mut self) {
+        self.decoder = Decoder::new();
+        self.out = Outgoing::default();
+        self.transmitted = 0;
+        self.unflushed = false;
+        self.write_error = None;
+        self.finished = false;
     }
 
     pub(crate) fn link(&self) -> &Link {

@@ -1,7 +1,8 @@
 //! The driver of a connection that is dialled, and dialled again when it is lost.
 
+use super::alarm::Alarm;
 use super::dial::dial_from;
-use super::pump::{Pump, Turn};
+use super::pump::{Pump, ROUNDS, TURN, Turn};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -12,12 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-
-/// Rounds in one poll before others have their turn.
-const ROUNDS: usize = 64;
-
-/// Octets that one poll takes in before others have their turn.
-const TURN: usize = 256 << 10;
 
 type Dialled = Result<(Transport, usize), Error>;
 
@@ -34,7 +29,7 @@ pub struct DialDriver<D, C: Clock> {
     options: Arc<Options>,
     link: Arc<Link>,
     phase: Phase,
-    sleep: Option<(Instant, Pin<Box<C::Sleep>>)>,
+    alarm: Alarm<C>,
 }
 
 enum Phase {
@@ -73,7 +68,7 @@ where
 {
     pub(crate) fn new(dialer: D, clock: C, options: Options, link: Arc<Link>) -> Self {
         let (dialer, clock, options) = (dialer.into(), clock.into(), options.into());
-        Self { dialer, clock, options, link, phase: Phase::Waiting, sleep: None }
+        Self { dialer, clock, options, link, phase: Phase::Waiting, alarm: Alarm::default() }
     }
 
     fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Round {
@@ -126,23 +121,6 @@ where
             if machine.is_closed() { Round::Over(machine.outcome()) } else { Round::Still(timeout) }
         })
     }
-
-    /// Whether the time has come that was slept for.
-    fn slept(&mut self, cx: &mut Context<'_>, until: Option<Instant>) -> bool {
-        let Some(until) = until else {
-            self.sleep = None;
-            return false;
-        };
-        // A sleep that ends too early costs a wake-up, a new one at each change costs more.
-        if self.sleep.as_ref().is_none_or(|(armed, _)| *armed > until) {
-            self.sleep = Some((until, Box::pin(self.clock.sleep_until(until))));
-        }
-        let slept = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
-        if slept {
-            self.sleep = None;
-        }
-        slept
-    }
 }
 
 impl<D, C> Future for DialDriver<D, C>
@@ -166,7 +144,8 @@ where
             match this.round(cx, now) {
                 Round::Moved => {}
                 Round::Still(timeout) => {
-                    if !this.slept(cx, timeout) && this.link.sleep(cx.waker()) {
+                    let DialDriver { alarm, clock, link, .. } = this;
+                    if !alarm.has_rung(clock, cx, timeout) && link.sleep(cx.waker()) {
                         return Poll::Pending;
                     }
                 }

@@ -1,7 +1,8 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
-use super::pump::{Pump, Turn};
+use super::alarm::Alarm;
+use super::pump::{Pump, ROUNDS, TURN, Turn};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -10,14 +11,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-
-/// Rounds in one poll before others have their turn.
-const ROUNDS: usize = 64;
-
-/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
-/// processor's cache.
-const TURN: usize = 256 << 10;
 
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
@@ -30,7 +23,7 @@ const TURN: usize = 256 << 10;
 pub struct Driver<Io, C: Clock> {
     pump: Pump<Io>,
     clock: C,
-    sleep: Option<(Instant, Pin<Box<C::Sleep>>)>,
+    alarm: Alarm<C>,
 }
 
 impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
@@ -41,24 +34,7 @@ impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
 
 impl<Io, C: Clock> Driver<Io, C> {
     pub(crate) fn new(io: Io, clock: C, link: Arc<Link>) -> Self {
-        Self { pump: Pump::new(io, link), clock, sleep: None }
-    }
-
-    /// Whether the time has come that was slept for.
-    fn slept(&mut self, cx: &mut Context<'_>, until: Option<Instant>) -> bool {
-        let Some(until) = until else {
-            self.sleep = None;
-            return false;
-        };
-        // A sleep that ends too early costs a wake-up, a new one at each change costs more.
-        if self.sleep.as_ref().is_none_or(|(armed, _)| *armed > until) {
-            self.sleep = Some((until, Box::pin(self.clock.sleep_until(until))));
-        }
-        let slept = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
-        if slept {
-            self.sleep = None;
-        }
-        slept
+        Self { pump: Pump::new(io, link), clock, alarm: Alarm::default() }
     }
 }
 
@@ -76,7 +52,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
             match this.pump.turn(cx, now) {
                 Turn::Moved => {}
                 Turn::Still(wishes) => {
-                    if !this.slept(cx, wishes.timeout) && this.pump.link().sleep(cx.waker()) {
+                    let Driver { alarm, clock, pump } = &mut *this;
+                    if !alarm.has_rung(clock, cx, wishes.timeout) && pump.link().sleep(cx.waker()) {
                         return Poll::Pending;
                     }
                 }

@@ -2,9 +2,10 @@
 
 use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left};
+use super::dialled::{Dialled, Dialler, Underway, tend};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Pump, Turn, Wishes};
+use crate::driver::{Pump, ROUNDS, TURN, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -19,21 +20,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-/// Rounds of writing and reading before others have their turn.
-const ROUNDS: usize = 64;
-
-/// Goes on with making the stream ready.
-pub(super) type Prepare<S> = fn(&mut S, Instant) -> Result<Prepared, Error>;
-
-/// How far a stream is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Prepared {
-    /// It stands, leads to that endpoint, and may be such that nobody else can read it.
-    Ready { endpoint: usize, is_private: bool },
-    /// It has until then; before that it can be gone on with when it is writable.
-    Until(Instant),
-}
-
 /// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
 ///
 /// It stays on the thread that made it, because callbacks may hold what can't be sent to another; its
@@ -45,9 +31,8 @@ pub struct Evented<S> {
     /// Keeps the connection open, unless that is left to the others.
     pub(super) handle: Option<Handle>,
     others: WeakHandle,
-    prepare: Option<Prepare<S>>,
-    /// When what makes the stream ready is to be gone on with at the latest.
-    prepare_until: Option<Instant>,
+    /// What there is of a stream that is dialled.
+    dialled: Option<Dialled<S>>,
     callbacks: Callbacks<Self>,
     pub(super) bell: Arc<Bell>,
     /// The latest time that is known: it never goes back.
@@ -77,13 +62,20 @@ impl<S: Read + Write> Evented<S> {
         Self::over(stream, Connection::new(latest, options), latest)
     }
 
-    /// A connection over a stream that is to be made ready first.
-    pub(super) fn prepared(stream: S, options: Options, prepare: Prepare<S>) -> Self {
+    /// A connection whose stream is dialled, which begins at once.
+    pub(super) fn dialled(
+        stream: S,
+        options: Options,
+        dialler: impl Dialler<S> + 'static,
+    ) -> Result<Self, Error> {
         let latest = Instant::now();
-        let mut machine = Connection::dialled(latest, options.recovery(None));
-        // It is being dialled already.
-        machine.poll_dial(latest);
-        Self { prepare: Some(prepare), ..Self::over(stream, machine, latest) }
+        let mut conn = Self {
+            dialled: Some(Dialled::new(dialler)),
+            ..Self::over(stream, Connection::dialled(latest, options), latest)
+        };
+        conn.turn(latest);
+        conn.link.with(|machine| if machine.is_closed() { machine.outcome() } else { Ok(()) })?;
+        Ok(conn)
     }
 
     fn over(stream: S, machine: Connection, latest: Instant) -> Self {
@@ -94,8 +86,7 @@ impl<S: Read + Write> Evented<S> {
             link,
             others: handle.downgrade(),
             handle: Some(handle),
-            prepare: None,
-            prepare_until: None,
+            dialled: None,
             callbacks: Callbacks::new(),
             bell: Arc::default(),
             latest,
@@ -129,50 +120,61 @@ impl<S: Read + Write> Evented<S> {
         self.latest
     }
 
-    /// Whether the stream is still to be made ready, and anybody wants it.
-    fn waits_for_stream(&self) -> bool {
-        self.prepare.is_some() && !self.link.with(|machine| machine.is_closed())
+    /// Whether there is a stream to move octets over.
+    fn has_stream(&self) -> bool {
+        self.dialled.as_ref().is_none_or(Dialled::is_standing)
+    }
+
+    /// What is waited for while a stream is being had.
+    fn underway(&self) -> Option<Underway> {
+        self.dialled.as_ref().and_then(Dialled::underway)
     }
 
     /// Does what there is to do, once.
     fn turn(&mut self, now: Instant) -> Turn {
-        if let Some(prepare) = self.prepare {
-            match prepare(&mut self.pump.io.0, now) {
-                Ok(Prepared::Ready { endpoint, is_private }) => {
-                    self.prepare = None;
-                    self.prepare_until = None;
-                    self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
-                }
-                Ok(Prepared::Until(until)) => {
-                    self.prepare_until = Some(until);
-                    let wishes = self.pump.wishes(now);
-                    if self.waits_for_stream() {
-                        return Turn::Still(wishes);
-                    }
-                }
-                Err(error) => self.link.with(|machine| machine.handle_dial_failure(now, error)),
-            }
+        let Self { dialled, pump, link, .. } = self;
+        if let Some(dialled) = dialled
+            && let Some(turn) = dialled.turn(&mut pump.io.0, link, now)
+        {
+            return turn;
         }
-        self.pump.turn(&mut Context::from_waker(Waker::noop()), now)
+        match (pump.turn(&mut Context::from_waker(Waker::noop()), now), dialled) {
+            (Turn::Down, Some(dialled)) => {
+                dialled.hang_up(&mut pump.io.0);
+                pump.start_over();
+                Turn::Moved
+            }
+            (turn, _) => turn,
+        }
     }
 
     /// Moves what can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         self.more = false;
+        self.pump.taken_in = 0;
         for _ in 0..ROUNDS {
             if self.ended.is_some() {
                 return self.outcome();
+            }
+            if self.pump.taken_in >= TURN {
+                break;
             }
             let now = self.now();
             match self.turn(now) {
                 Turn::Moved => {}
                 Turn::Still(wishes) => {
                     self.reading = wishes.input;
-                    self.stuck = self.prepare.is_some() || self.pump.has_output();
+                    self.stuck = self.pump.has_output();
                     return Ok(());
                 }
-                Turn::Over(outcome) => self.ended = Some(outcome),
+                Turn::Over(outcome) => {
+                    self.ended = Some(outcome);
+                    if let Some(dialled) = &mut self.dialled {
+                        dialled.hang_up(&mut self.pump.io.0);
+                    }
+                }
+                // It can't be dialled, so there is no next one.
                 Turn::Down => self.ended = Some(Ok(())),
             }
         }
@@ -189,7 +191,7 @@ impl<S: Read + Write> Evented<S> {
         let waker = Waker::from(self.bell.clone());
         loop {
             let now = self.now();
-            let wishes = self.pump.wishes(now);
+            let wishes = if self.has_stream() { self.pump.wishes(now) } else { tend(&self.link, now) };
             if self.link.sleep(&waker) {
                 self.more |= wishes.input && !self.reading;
                 self.reading = wishes.input;
@@ -232,7 +234,11 @@ impl<S: Read + Write> Evented<S> {
     /// Whether to wait until the stream can be read from. Not while as many deliveries wait to be taken as the options
     /// allow, nor once the connection has ended.
     pub fn needs_read(&mut self) -> bool {
-        self.ended.is_none() && self.prepare.is_none() && self.wishes().input
+        if self.ended.is_some() {
+            return false;
+        }
+        let wishes = self.wishes();
+        self.underway().map_or(wishes.input, |underway| underway.readable)
     }
 
     /// Whether to wait until the stream can be written to.
@@ -241,7 +247,7 @@ impl<S: Read + Write> Evented<S> {
             return false;
         }
         self.wishes();
-        self.prepare.is_some() || self.pump.has_output()
+        self.underway().map_or_else(|| self.pump.has_output(), |underway| underway.writable)
     }
 
     /// When to call [`on_timeout`](Self::on_timeout) at the latest; a time that has passed when there is something left to
@@ -257,13 +263,12 @@ impl<S: Read + Write> Evented<S> {
             return None;
         }
         let wishes = self.wishes();
-        let ends = wishes.over || wishes.closed && !self.pump.has_output();
-        let closes = ends && !self.waits_for_stream();
+        let closes = wishes.over || wishes.closed && !self.pump.has_output();
         let writes = self.pump.has_output() && !self.stuck;
         if self.more || closes || writes {
             return Some(self.latest);
         }
-        [wishes.timeout, self.prepare_until].into_iter().flatten().min()
+        [wishes.timeout, self.underway().map(|underway| underway.until)].into_iter().flatten().min()
     }
 
     /// Whether the connection has ended, and the stream with it. Callbacks may still be ready to be run.

@@ -8,14 +8,16 @@ mod unix {
     use std::io::{Read, Write};
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
+    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
     impl<S: Read + Write + AsFd> AsFd for Evented<S> {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.socket().as_fd()
         }
     }
 
-    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
+    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
     impl<S: Read + Write + AsRawFd> AsRawFd for Evented<S> {
         fn as_raw_fd(&self) -> RawFd {
             self.socket().as_raw_fd()
@@ -29,14 +31,16 @@ mod windows {
     use std::io::{Read, Write};
     use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
 
-    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
+    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
     impl<S: Read + Write + AsSocket> AsSocket for Evented<S> {
         fn as_socket(&self) -> BorrowedSocket<'_> {
             self.socket().as_socket()
         }
     }
 
-    /// The stream's. While the client of [`connect`](crate::evented::connect) is connecting, it changes with each address.
+    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
+    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
     impl<S: Read + Write + AsRawSocket> AsRawSocket for Evented<S> {
         fn as_raw_socket(&self) -> RawSocket {
             self.socket().as_raw_socket()

@@ -1,7 +1,8 @@
 //! The client without any runtime: waited for, with callbacks, or inside your own event loop.
 //!
-//! [`connect`] gives an [`Evented`]: the connection in hand, over a socket that never blocks. What is asked of it, is asked
-//! of its [`client`](Evented::client), the same as everywhere else.
+//! [`connect`] gives an [`Evented`]: the connection in hand, over a socket that never blocks, with TLS if the URI says
+//! `amqps` and the feature `tls` is on. What is asked of it, is asked of its [`client`](Evented::client), the same as
+//! everywhere else.
 //!
 //! # Straight through
 //! ```no_run
@@ -46,8 +47,12 @@
 //!
 //! Ask for the three of step 2 anew each time, also after requests that were made elsewhere in the loop: a request is
 //! queued at once, and written in the next turn. When other threads make requests, have them wake the loop with
-//! [`set_waker`](Evented::set_waker). Where a descriptor has to be registered, do so anew when its number has changed, which
-//! happens while the addresses of a host are tried in turn.
+//! [`set_waker`](Evented::set_waker).
+//!
+//! The descriptor is another one after each address that is tried in turn, and when the connection is lost and when it comes
+//! back. It changes only within the calls of step 3. Where it has to be registered, do so anew whenever
+//! [`Stream::generation`] says another number: the one before is closed, and the new one may well have the number of an older
+//! one.
 //!
 //! ```
 //! # use std::time::{Duration, Instant};
@@ -83,18 +88,31 @@
 //! # });
 //! ```
 //!
+//! # When the connection is lost
+//! What [`connect`] gave is dialled again, as [`Recovery`](crate::Recovery) says, and [comes back](crate::recovery) with what
+//! it had. [`wait`](Evented::wait), [`run`](Evented::run) and [`run()`] go on meanwhile, and so does a loop of your own that
+//! follows the descriptor: only when it is given up [`is_over`](Evented::is_over) is true, and the calls give the error. Until
+//! it is time to dial there is no socket: the descriptor is one that is never ready, nothing is needed but the
+//! [`next_timeout`](Evented::next_timeout). [`Client::state`](crate::Client::state) and
+//! [`Client::notices`](crate::Client::notices) tell of it.
+//!
 //! # Over any stream
 //! [`Evented::new`] takes whatever is `Read + Write` and says [`WouldBlock`](std::io::ErrorKind::WouldBlock) instead of
 //! waiting: a Unix socket, a pipe, a TLS session that has shaken hands. It can be driven by hand whatever it is; waiting
-//! needs one that has a descriptor.
+//! needs one that has a descriptor. When it is lost, that is the end: there is nothing to dial.
 
 mod bell;
 mod callbacks;
 mod conn;
 mod connect;
 mod descriptor;
+mod dialled;
+mod dialling;
 mod nonblocking;
 mod run;
+#[cfg(feature = "tls")]
+mod secured;
+mod socket;
 mod stream;
 mod wait;
 

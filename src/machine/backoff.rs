@@ -35,7 +35,8 @@ fn verdict(error: &Error, in_handshake: bool) -> Verdict {
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) if in_handshake => {
             Verdict::Refused
         }
-        Error::LoginRefused => Verdict::Refused,
+        // Where the credentials come from may be down for a moment.
+        Error::LoginRefused | Error::CannotLogIn(_) => Verdict::Refused,
         Error::FrameError(_) | Error::ChannelError(_) | Error::UnexpectedFrame(_) => Verdict::Breach,
         error if error.fault().is_some_and(|fault| fault.found_by == Peer::Client) => Verdict::Breach,
         _ => Verdict::Stop,

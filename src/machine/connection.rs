@@ -81,6 +81,8 @@ pub struct Connection {
     /// It was told that not all is remembered.
     is_full_told: bool,
     restoration: Option<Restoration>,
+    /// Over what the broker closed connections that were to bring it back.
+    not_restored: Vec<(Box<str>, Error)>,
     /// When bringing everything back has gone on for too long without an answer.
     restore_deadline: Deadline,
     /// Which of the endpoints it is connected to, or is to begin with.
@@ -160,6 +162,7 @@ impl Connection {
             topology: Topology::default(),
             is_full_told: false,
             restoration: None,
+            not_restored: Vec::new(),
             restore_deadline: Deadline::None,
             endpoint: 0,
             epoch: 1,
@@ -246,7 +249,7 @@ impl Connection {
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.out.give(self.in_hand, self.is_closed(), out);
+        let octets = self.out.give(self.in_hand, self.is_closed() || self.is_down(), out);
         self.in_hand += octets;
         octets > 0
     }
@@ -406,16 +409,9 @@ impl Connection {
         }
     }
 
-    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then, nor what became of
-    /// what was published before.
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
     fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
-        let mut again = self.held.iter().filter(|held| held.attempts > 0);
-        let held = again.find(|held| held.promise == promise);
-        match held {
-            Some(held) => held.failed(error),
-            None if self.transactions.is_committing(promise) => Error::Unconfirmed(error.into()),
-            None => error,
-        }
+        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
     }
 
     /// Gives back what nobody wants.

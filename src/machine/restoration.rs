@@ -2,20 +2,31 @@
 //!
 //! One thing is declared after another on one channel, many at a time. When the broker closes the channel over one of them,
 //! that one is left out, and those behind it, which the broker has not looked at, are declared on another channel.
+//!
+//! What goes by itself may go once more, just after it was declared again: when the broker finds out late that the connection
+//! before is gone, it ends that one's consumers and bindings, and with the last of them an auto-delete queue or exchange that
+//! nothing has been bound to anew. Then everything is declared once more.
 
 use super::deadline::Deadline;
 use super::recovery::Recovered;
 use super::topology::{PARTS, Step, Topology};
 use crate::error::Error;
 use crate::options::Recovery;
-use std::collections::VecDeque;
+use crate::protocol::method::Encode;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How many may be under way.
 const WINDOW: usize = 64;
 
-/// How long to wait before an exclusive queue is tried again that the connection which went still holds.
-const LOCKED: Duration = Duration::from_millis(500);
+/// How long to wait before something is tried again, until the broker has cleared up behind the connection which went.
+const CLEARING: Duration = Duration::from_millis(500);
+
+/// How often everything is declared once more.
+const ROUNDS: usize = 3;
+
+/// The part with the queues that the broker names: they can't be gone, and declaring them would make others.
+const NAMED_BY_BROKER: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Restoration {
@@ -28,6 +39,12 @@ pub(super) struct Restoration {
     retry: Deadline,
     /// Until when what is locked is tried again.
     patience: Deadline,
+    /// What is declared, and what could not be.
+    made: BTreeSet<Step>,
+    failures: Vec<(Box<str>, Error)>,
+    /// Something that was declared is gone.
+    is_missing: bool,
+    rounds: usize,
     /// The channel on which it is done.
     pub(super) channel: Option<u16>,
     pub(super) report: Recovered,
@@ -53,6 +70,10 @@ impl Restoration {
             locked: VecDeque::new(),
             retry: Deadline::None,
             patience: Deadline::In(patience),
+            made: BTreeSet::new(),
+            failures: Vec::new(),
+            is_missing: false,
+            rounds: ROUNDS,
             channel: None,
             report,
         }
@@ -71,28 +92,83 @@ impl Restoration {
                 return Next::Wait;
             }
             // Not before, because names that others use may have changed.
-            let Some(steps) = topology.steps(policy).into_iter().nth(self.part) else { return Next::Done };
+            let Some(mut steps) = topology.steps(policy).into_iter().nth(self.part) else {
+                match (self.is_missing, &self.retry) {
+                    (false, _) => return Next::Done,
+                    (true, Deadline::None) => self.start_over(),
+                    (true, _) => return Next::Wait,
+                }
+                continue;
+            };
+            if self.part == NAMED_BY_BROKER {
+                steps.retain(|step| !self.made.contains(step));
+            }
             self.part += 1;
             self.steps = steps.into();
         }
     }
 
+    fn start_over(&mut self) {
+        (self.part, self.is_missing) = (0, false);
+        self.failures.clear();
+    }
+
+    /// Something is gone that was declared. Whether everything will be declared once more.
+    pub(super) fn miss(&mut self, missing: &[Step]) -> bool {
+        if !missing.iter().all(|step| self.made.contains(step)) {
+            return false;
+        }
+        if !self.is_missing {
+            if self.rounds == 0 {
+                return false;
+            }
+            self.rounds -= 1;
+            self.is_missing = true;
+        }
+        if matches!(self.retry, Deadline::None) {
+            self.retry = Deadline::In(CLEARING);
+        }
+        true
+    }
+
+    /// What came of it.
+    pub(super) fn into_report(mut self) -> Recovered {
+        self.report.entities = self.made.len();
+        self.report.failed.splice(0..0, self.failures);
+        self.report
+    }
+
     /// Whether everything is declared, or has failed.
     pub(super) fn is_done(&self) -> bool {
-        self.part == PARTS && self.steps.is_empty() && self.under_way.is_empty() && self.locked.is_empty()
+        !self.is_missing
+            && self.part == PARTS
+            && self.steps.is_empty()
+            && self.under_way.is_empty()
+            && self.locked.is_empty()
+    }
+
+    /// The step over which the broker closed the connection, if it is one: the oldest that is under way.
+    pub(super) fn blamed(&mut self, error: &Error, topology: &Topology) -> Option<(Step, (Box<str>, Error))> {
+        let step = self.under_way.pop_front()?;
+        let is_blamed = topology.request(&step).is_some_and(|request| error.blames(request.id()));
+        is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 
     /// A step can't even be written.
     pub(super) fn skip(&mut self, error: Error) {
         if let Some(step) = self.under_way.pop_back() {
-            self.report.failed.push((step.describe().into(), error));
+            self.failures.push((step.describe().into(), error));
         }
     }
 
     /// The oldest step that is under way is done.
     pub(super) fn done(&mut self) -> Option<Step> {
-        self.report.entities += 1;
         self.under_way.pop_front()
+    }
+
+    /// So it is there, under the name that it has now.
+    pub(super) fn made(&mut self, step: Step) {
+        self.made.insert(step);
     }
 
     /// The broker has closed the channel over the oldest step that is under way.
@@ -107,11 +183,16 @@ impl Restoration {
         if matches!(error, Error::ResourceLocked(_)) && is_patient {
             self.locked.push_back(step);
             if matches!(self.retry, Deadline::None) {
-                self.retry = Deadline::In(LOCKED);
+                self.retry = Deadline::In(CLEARING);
             }
-        } else {
-            self.report.failed.push((step.describe().into(), error.clone()));
+        } else if !(matches!(error, Error::NotFound(_)) && self.misses_for(&step)) {
+            self.failures.push((step.describe().into(), error.clone()));
         }
+    }
+
+    fn misses_for(&mut self, step: &Step) -> bool {
+        let needs = step.needs();
+        !needs.is_empty() && self.miss(&needs)
     }
 
     pub(super) fn stamp(&mut self, now: Instant) {

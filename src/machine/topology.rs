@@ -49,7 +49,7 @@ pub(super) struct Binding {
 }
 
 /// What is to be declared, in the order in which one thing needs another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     Exchange(Name),
     Queue(Name),
@@ -183,28 +183,43 @@ impl Topology {
 
     fn unbind(&mut self, binding: &Binding) {
         if self.bindings.remove(binding) {
-            self.forget_unused(std::slice::from_ref(&binding.source));
+            self.forget_unused(vec![binding.source.clone()]);
         }
     }
 
-    /// "Auto-delete exchange: when the last binding is gone."
-    fn forget_unused(&mut self, sources: &[Name]) {
-        for source in sources {
-            let is_gone = self.exchanges.get(source).is_some_and(|exchange| exchange.auto_delete)
-                && !self.bindings.iter().any(|binding| binding.source == *source);
+    /// "Auto-delete exchange: when the last binding is gone." With it go its own bindings, and so on.
+    fn forget_unused(&mut self, mut sources: Vec<Name>) {
+        while let Some(source) = sources.pop() {
+            let is_gone = self.exchanges.get(&source).is_some_and(|exchange| exchange.auto_delete)
+                && !self.bindings.iter().any(|binding| binding.source == source);
             if is_gone {
-                self.forget_exchange(source);
+                sources.extend(self.take_exchange(&source));
             }
+        }
+    }
+
+    /// Something that can't be declared is not tried again.
+    pub(super) fn forget(&mut self, step: &Step) {
+        match step {
+            Step::Exchange(name) => self.forget_exchange(name),
+            Step::Queue(name) => self.forget_queue(name),
+            Step::Binding(binding) => self.unbind(binding),
         }
     }
 
     /// An exchange is gone, and the bindings from and to it with it.
     pub(super) fn forget_exchange(&mut self, exchange: &[u8]) {
+        let sources = self.take_exchange(exchange);
+        self.forget_unused(sources);
+    }
+
+    /// Forgets an exchange and its bindings, and gives those from which it was bound.
+    fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
         self.exchanges.remove(exchange);
         let is_to = |binding: &Binding| matches!(&binding.destination, Destination::Exchange(name) if **name == *exchange);
         let sources = self.sources_of(is_to);
         self.bindings.retain(|binding| *binding.source != *exchange && !is_to(binding));
-        self.forget_unused(&sources);
+        sources
     }
 
     /// A queue is gone, and the bindings to it with it.
@@ -216,7 +231,7 @@ impl Topology {
             |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if **name == *queue);
         let sources = self.sources_of(is_to);
         self.bindings.retain(|binding| !is_to(binding));
-        self.forget_unused(&sources);
+        self.forget_unused(sources);
     }
 
     fn sources_of(&self, is_it: impl Fn(&Binding) -> bool) -> Vec<Name> {
@@ -434,6 +449,16 @@ impl Binding {
 }
 
 impl Step {
+    /// What has to be there for it.
+    pub(super) fn needs(&self) -> Vec<Self> {
+        let Self::Binding(binding) = self else { return Vec::new() };
+        let destination = match &binding.destination {
+            Destination::Queue(name) => Self::Queue(name.clone()),
+            Destination::Exchange(name) => Self::Exchange(name.clone()),
+        };
+        vec![Self::Exchange(binding.source.clone()), destination]
+    }
+
     /// What it declares, for people.
     pub(super) fn describe(&self) -> String {
         match self {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a lost connection is recovered. It matters where the connection can be dialled again: with the adapters' `connect`,
-/// not with [`open`](crate::open), which has but one stream.
+/// How a lost connection is recovered. It matters where the connection can be dialled again: with the adapters' `connect` and
+/// that of `evented`, not with [`open`](crate::open), which has but one stream.
 ///
 /// See [the manual](crate::recovery) for what is recovered and what is not.
 #[derive(Clone)]

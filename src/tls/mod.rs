@@ -2,7 +2,7 @@
 //!
 //! [`dial`](crate::dial) does all of it when the options say TLS. Over a stream of your own, [`connect`] shakes hands, and
 //! the [`TlsStream`] goes into [`open`](crate::open). [`client_config`], [`server_name`] and [`handshake_error`] are the same
-//! for those who use [`rustls`] by themselves, as over a socket of `std` without any executor:
+//! for those who use [`rustls`] by themselves, as over a blocking socket of `std`:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), puka::Error> {

@@ -79,13 +79,40 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         config: Arc<rustls::ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, Error> {
-        let session = ClientConnection::new(config, name)?;
-        let mut stream = Self { io, session, buffer: Vec::new(), taken: 0, eof: false, said_goodbye: false };
+        let mut stream = Self::new(io, config, name)?;
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// One that has yet to shake hands.
+    pub(crate) fn new(
+        io: Io,
+        config: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, Error> {
+        let session = ClientConnection::new(config, name)?;
+        Ok(Self { io, session, buffer: Vec::new(), taken: 0, eof: false, said_goodbye: false })
+    }
+
+    /// The stream below.
+    #[cfg(feature = "evented")]
+    pub(crate) fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Whether hands are still being shaken.
+    #[cfg(feature = "evented")]
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    /// Whether it waits until the stream below can be written to.
+    #[cfg(feature = "evented")]
+    pub(crate) fn wants_write(&self) -> bool {
+        self.session.wants_write()
+    }
+
+    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.session.is_handshaking() {
             match self.poll_transmit(cx) {
                 Poll::Ready(Ok(())) => ready!(Pin::new(&mut self.io).poll_flush(cx))?,

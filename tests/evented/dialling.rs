@@ -46,8 +46,15 @@ fn a_wrong_password_is_refused() {
 #[test]
 fn what_can_not_be_connected_to_is_refused() {
     assert!(matches!(evented::connect("http://localhost/"), Err(Error::Uri(_))));
-    let tls = evented::connect("amqps://localhost/").unwrap_err();
-    assert!(matches!(tls, Error::InvalidArgument { what: "uri", .. }));
+    let short: Options = Options::default().frame_max(100);
+    assert!(matches!(evented::connect_with(short), Err(Error::InvalidArgument { .. })));
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn tls_needs_its_feature() {
+    let error = evented::connect("amqps://localhost/").unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { what: "tls", .. }), "{error:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod end_to_end;
 mod foreign_loop;
 mod memory;
 mod panics;
+mod recovering;
 mod several;
 mod tcp;
 mod threads;

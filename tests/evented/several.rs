@@ -1,6 +1,6 @@
 //! Several clients in one loop.
 
-use crate::tcp::{SOON, broker, connect_to};
+use crate::tcp::{SOON, broker, connect_to, connect_with, to};
 use puka::evented;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -60,7 +60,7 @@ fn a_callback_of_one_client_may_ask_the_other() {
 #[test]
 fn the_loop_goes_on_until_every_connection_has_ended_and_tells_of_the_first_error() {
     let (server, address) = broker();
-    let (mut one, client) = connect_to(address);
+    let (mut one, client) = connect_with(to(address).recovery(None));
     let first = server.with(|broker| broker.connections()[0]);
     let (mut other, others) = connect_to(address);
     let now = server.now();

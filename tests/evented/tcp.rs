@@ -26,10 +26,25 @@ pub(crate) fn to(address: SocketAddr) -> Options {
 
 /// A client whose handshake is done.
 pub(crate) fn connect_to(address: SocketAddr) -> (Evented<Stream>, Client) {
-    let mut conn = evented::connect_with(to(address)).unwrap();
+    connect_with(to(address))
+}
+
+/// The same, with these options.
+pub(crate) fn connect_with(options: Options) -> (Evented<Stream>, Client) {
+    let mut conn = evented::connect_with(options).unwrap();
     let client = conn.client();
     conn.wait(&mut client.connect(), SOON).unwrap();
     (conn, client)
+}
+
+/// Drops every connection to a broker, as a cut cable does.
+pub(crate) fn cut(server: &Server) {
+    let now = server.now();
+    server.with(|broker| {
+        for id in broker.connections() {
+            broker.drop_connection(now, id);
+        }
+    });
 }
 
 /// A client of a broker of its own.

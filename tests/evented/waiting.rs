@@ -1,6 +1,6 @@
 //! `wait`, `wait_for_any`, `wait_for_all`.
 
-use crate::tcp::{SOON, broker, connect_to, connected};
+use crate::tcp::{SOON, broker, connect_to, connect_with, connected, cut, to};
 use puka::{Consumer, Error};
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -193,14 +193,10 @@ fn numbers_of_promises_are_small_and_unique_until_the_answer_is_taken() {
 #[test]
 fn a_connection_that_breaks_is_the_answer() {
     let (server, address) = broker();
-    let (mut conn, client) = connect_to(address);
+    let (mut conn, client) = connect_with(to(address).recovery(None));
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
-    let now = server.now();
-    server.with(|broker| {
-        let id = broker.connections()[0];
-        broker.drop_connection(now, id);
-    });
+    cut(&server);
     let error = conn.wait(&mut consumer, SOON).unwrap_err();
     assert!(error.is_connection_broken(), "{error:?}");
     assert!(conn.wait(&mut client.queue_declare("p").send(), SOON).unwrap_err().is_connection_broken());

@@ -32,6 +32,7 @@ mod handshake_faults;
 mod headers;
 mod login;
 mod losing;
+mod losses;
 mod memory;
 mod names;
 mod peer;

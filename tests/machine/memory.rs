@@ -6,12 +6,13 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::peer::{Peer, consume, declare, header, publish, raw};
+use crate::peer::{Peer, consume, declare, header, method, publish, raw};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
 use puka::machine::{ConnectionState, Outgoing, Settle};
 use puka::protocol::Properties;
 use puka::protocol::method::{channel, queue};
 use puka::{Error, Options};
+use std::collections::VecDeque;
 use std::process::Command;
 
 const KIB: u64 = 1 << 10;
@@ -357,6 +358,68 @@ fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
             assert_eq!(held.len(), 2000);
             while !peer.serve().is_empty() {}
             assert!(peer.machine.open_channels() >= 2000);
+        },
+    );
+}
+
+#[test]
+fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() {
+    const BOUND: u64 = 1 << 20;
+    grows_by_at_most(
+        "s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound",
+        // What is counted of a delivery are its octets, and these have few.
+        4 * BOUND,
+        || {
+            let mut peer = Peer::open(Options::default().max_buffered_octets(BOUND as usize));
+            let mut it = consume("q");
+            it.no_ack = true;
+            let (id, channel, tag) = peer.consumer(&it);
+            let content = [header(channel, 100, Properties::default()), raw(3, channel, &[7; 100])].concat();
+            (peer, id, channel, tag, content, VecDeque::with_capacity(10_000))
+        },
+        |(peer, id, channel, tag, content, taken)| {
+            let (mut delivered, mut pauses) = (0, 0);
+            while delivered < 1_000_000 {
+                if peer.machine.wants_input() {
+                    let mut octets = Vec::new();
+                    for _ in 0..100 {
+                        delivered += 1;
+                        octets.extend(method(*channel, &crate::peer::deliver(tag, delivered)));
+                        octets.extend(&content[..]);
+                    }
+                    peer.feed(&octets);
+                    assert!(peer.machine.why_closed().is_none());
+                } else {
+                    pauses += 1;
+                    peer.machine.take_deliveries(*id, 10_000, taken);
+                    taken.clear();
+                }
+            }
+            assert!(pauses > 50, "{pauses}");
+        },
+    );
+}
+
+#[test]
+fn e47_a_peer_that_reads_nothing_costs_no_more_than_the_bound() {
+    const BOUND: usize = 1 << 20;
+    grows_by_at_most(
+        "e47_a_peer_that_reads_nothing_costs_no_more_than_the_bound",
+        3 * BOUND as u64,
+        || {
+            let mut peer = Peer::open(Options::default().max_outgoing_octets(BOUND));
+            let _first = peer.machine.publish(&publish("", "x")).unwrap();
+            peer.serve();
+            (peer, vec![7; 1000])
+        },
+        |(peer, body)| {
+            let mut out = Outgoing::default();
+            let mut full = 0;
+            for _ in 0..100_000 {
+                full += usize::from(peer.machine.publish(&publish("", &body[..])).is_err());
+                peer.machine.poll_transmit(peer.now, &mut out);
+            }
+            assert!(full > 90_000, "{full}");
         },
     );
 }

@@ -119,6 +119,39 @@ fn r2_a_login_that_is_refused_three_times_in_a_row_is_refused() {
 }
 
 #[test]
+fn r3_credentials_are_asked_for_anew_and_may_be_missing_for_a_moment() {
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = asked.clone();
+    let options = options(|recovery| recovery).credentials_from(move || {
+        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 | 2 => Err("the token server is down".into()),
+            nth => Ok(puka::Credentials::new("user", format!("token {nth}"))),
+        }
+    });
+    let mut peer = Peer::undialled(options);
+    let log_in = |peer: &mut Peer| {
+        peer.dial();
+        assert_eq!(peer.names(), ["protocol header"]);
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        let outcome = peer.machine.poll_login().unwrap().run();
+        peer.machine.handle_login(outcome);
+    };
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    peer.machine.handle_loss(Broken::Eof);
+    for _ in 0..2 {
+        log_in(&mut peer);
+        assert!(peer.machine.is_down());
+    }
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 4);
+}
+
+#[test]
 fn r2_another_protocol_is_never_ours() {
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::Eof);
@@ -408,6 +441,56 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     assert!(matches!(replied(&mut peer, own), Reply::Queue(_)));
     peer.method(2, &basic::GetEmpty {});
     assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
+}
+
+#[test]
+fn what_the_broker_closed_the_connection_over_is_not_repeated() {
+    let close_over =
+        |class_id, method_id| connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") };
+    let mut peer = dialled();
+    let (declared, got) = (peer.machine.request(declare("poison")).unwrap(), peer.get());
+    peer.take();
+    // RabbitMQ does not always say which method it was.
+    peer.method(0, &close_over(0, 0));
+    assert!(matches!(peer.error(declared), Error::InternalError(_)));
+    assert!(matches!(peer.error(got), Error::InternalError(_)));
+    let consumed = peer.machine.consume(&consume("waits")).unwrap();
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.serve();
+    assert!(matches!(replied(&mut peer, consumed), Reply::Consumer(_)));
+    let poison = peer.machine.consume(&consume("poison")).unwrap();
+    peer.take();
+    peer.method(0, &close_over(60, 20));
+    assert!(matches!(peer.error(poison), Error::InternalError(_)));
+}
+
+#[test]
+fn what_the_broker_closes_the_connection_over_is_not_brought_back() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    for name in ["a", "poison", "z"] {
+        let declared = peer.machine.request(declare(name)).unwrap();
+        peer.serve();
+        assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
+    }
+    peer.again();
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 });
+    peer.method(0, &connection::Close { class_id: 50, method_id: 10, ..close(541, "INTERNAL_ERROR") });
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.serve();
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
+    match report {
+        Some(Notice::Recovered(report)) => {
+            assert_eq!(report.entities, 2);
+            assert_eq!(&*report.failed[0].0, "queue \"poison\"");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

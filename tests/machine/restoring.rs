@@ -243,6 +243,21 @@ fn r5_s22_what_goes_by_itself_is_forgotten() {
 }
 
 #[test]
+fn a_long_chain_of_exchanges_that_go_one_with_the_other_is_forgotten() {
+    let mut peer = dialled();
+    let name = |n: u32| format!("x{n:04}");
+    for n in 0..2000 {
+        ask(&mut peer, exchange::Declare { auto_delete: true, ..exchange_declare(&name(n)) });
+        if n > 0 {
+            ask(&mut peer, bind_exchange(&name(n), &name(n - 1)));
+        }
+    }
+    ask(&mut peer, exchange::Delete { exchange: short(&name(1999)), if_unused: false, nowait: false });
+    peer.again();
+    assert!(all_told(&peer.serve()).is_empty());
+}
+
+#[test]
 fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
@@ -411,6 +426,73 @@ fn r5_an_exclusive_queue_that_the_dead_connection_still_holds_is_tried_again() {
     }
     let report = report(&mut peer, listener);
     assert!(matches!(&report.failed[..], [(_, Error::ResourceLocked(_))]), "{report:?}");
+}
+
+/// Answers a restoration, but says of what has this description that it is not there.
+fn serve_without(peer: &mut Peer, missing: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let sent = peer.take();
+        if sent.is_empty() {
+            return all;
+        }
+        let mut closed = None;
+        all.extend(all_told(&sent).into_iter().filter(|told| told != "channel.close-ok"));
+        for one in sent.iter().filter(|one| told(one) != "channel.close-ok") {
+            if closed == Some(one.channel) {
+            } else if told(one) == missing {
+                peer.method(one.channel, &channel_close(404, "NOT_FOUND - gone again"));
+                closed = Some(one.channel);
+            } else {
+                peer.feed(&crate::peer::answer(one).unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_goes_by_itself_just_after_it_was_declared_again_is_declared_once_more() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    ask(&mut peer, exchange_declare("x"));
+    ask(&mut peer, declare("q"));
+    ask(&mut peer, declare(""));
+    ask(&mut peer, bind("q", "x", "k"));
+    let (consumer, ..) = peer.consumer(&consume("q"));
+    for missing in ["bind q to x by k", "consume q"] {
+        peer.again();
+        serve_without(&mut peer, missing);
+        assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }), "{missing}");
+        peer.pass(Duration::from_millis(500));
+        let again = all_told(&peer.serve());
+        assert_eq!(again, ["exchange x", "queue q", "bind q to x by k", "consume q"], "{missing}");
+        assert!(matches!(peer.machine.state(), ConnectionState::Open), "{missing}");
+        let report = report(&mut peer, listener);
+        assert!(report.failed.is_empty(), "{report:?}");
+        assert_eq!((report.entities, report.consumers), (4, 1));
+        assert!(peer.machine.ended(consumer).is_none());
+    }
+}
+
+#[test]
+fn s28_what_is_missing_every_time_is_told_in_the_end() {
+    for (missing, failures) in [("bind q to x by k", 1), ("consume q", 1)] {
+        let mut peer = dialled();
+        let listener = peer.machine.listen();
+        ask(&mut peer, exchange_declare("x"));
+        ask(&mut peer, declare("q"));
+        ask(&mut peer, bind("q", "x", "k"));
+        let (consumer, ..) = peer.consumer(&consume("q"));
+        peer.again();
+        let mut tries = 0;
+        while !matches!(peer.machine.state(), ConnectionState::Open) {
+            tries += serve_without(&mut peer, missing).iter().filter(|told| *told == missing).count();
+            peer.pass(Duration::from_millis(500));
+        }
+        assert_eq!(tries, 4, "{missing}");
+        assert_eq!(report(&mut peer, listener).failed.len(), failures, "{missing}");
+        assert_eq!(peer.machine.ended(consumer).is_some(), missing == "consume q");
+    }
 }
 
 #[test]

@@ -223,3 +223,26 @@ fn a_secret_that_is_refused_ends_the_connection() {
     peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
     assert!(matches!(peer.why(), Error::CommandInvalid(_)), "one that nobody asked for");
 }
+
+#[test]
+fn v01_a_get_of_a_transaction_that_is_dropped_is_answered_at_once() {
+    // Before the answer has come, within the message, and when nobody waits for it any more.
+    for step in 0..3 {
+        let mut peer = Peer::open(Options::default());
+        let id = begun(&mut peer);
+        let get = basic::Get { queue: short("q"), no_ack: false };
+        let promise = peer.machine.get_in(id, get).unwrap();
+        let channel = peer.serve().last().unwrap().channel;
+        if step == 1 {
+            peer.method(channel, &crate::peer::get_ok(1));
+        } else if step == 2 {
+            peer.machine.abandon(promise);
+        }
+        peer.machine.drop_transaction(id);
+        if step < 2 {
+            assert!(matches!(peer.error(promise), Error::Stale));
+        }
+        peer.serve();
+        assert!(peer.machine.is_idle(), "{:?}", peer.machine);
+    }
+}

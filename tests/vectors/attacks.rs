@@ -58,6 +58,19 @@ fn depth_of(table: TableRef<'_>) -> usize {
 }
 
 #[test]
+fn a10_a_length_that_wraps_around_with_its_place_is_refused() {
+    // In 32 bits the place behind it plus FFFFFFF0 is in front of it.
+    for before in [0, 7, 16, 64, 250] {
+        let entries =
+            [entry(b'S', &counted(&vec![b'x'; before])), entry(b'S', &hex("ffff fff0 6162"))].concat();
+        let at = entries.len() - entry(b'S', &hex("ffff fff0 6162")).len();
+        for refused in read_everywhere(&entries) {
+            assert_eq!(refused, Err(DecodeError::BadTable { at }));
+        }
+    }
+}
+
+#[test]
 fn a13_a_length_of_two_gigabytes_in_a_frame_of_twenty_octets_is_refused() {
     for length in [0x7FFF_FFFF_u32, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFFC] {
         let length = length.to_be_bytes();

@@ -1,6 +1,7 @@
 //! The driver on executors of one's own, and on none.
 
-use puka::{Broken, Client, Error, Options};
+use puka::{Broken, Client, Error, Notice, Options};
+use puka_test_rabbitmq::Proxy;
 use puka_test_suite::Listening;
 use smol::{Executor, LocalExecutor};
 use std::rc::Rc;
@@ -52,4 +53,27 @@ fn what_is_waited_for_on_another_thread_ends_with_its_executor() {
     });
     let late = smol::block_on(hello(&client)).unwrap_err();
     assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
+}
+
+#[test]
+fn an_executor_that_goes_during_a_recovery_ends_what_waits() {
+    let broker = Listening::start().unwrap();
+    let proxy = Proxy::start(broker.address().port()).unwrap();
+    let options = Options::from_uri(&proxy.url()).unwrap();
+    let executor = Executor::new();
+    let client = smol::block_on(executor.run(async {
+        let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
+        executor.spawn(driver).detach();
+        client.connect().await?;
+        let mut notices = client.notices();
+        proxy.off();
+        while !matches!(notices.next().await, Some(Notice::Retrying { .. })) {}
+        Ok::<_, Error>(client)
+    }))
+    .unwrap();
+    let promise = client.queue_declare("a").send();
+    let waiting = thread::spawn(|| smol::block_on(promise).unwrap_err());
+    drop(executor);
+    let error = waiting.join().unwrap();
+    assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
 }

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use futures_lite::future::block_on;
-use puka::{Broken, Client, Error, Options};
+use puka::{Broken, Client, Error, Notice, Options};
+use puka_test_rabbitmq::Proxy;
 use puka_test_suite::Listening;
 use std::fmt::Debug;
 use std::future::Future;
@@ -67,6 +68,35 @@ fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
         let late = block_on(client.queue_declare("late").send()).unwrap_err();
         assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
     });
+}
+
+#[test]
+fn a_runtime_that_goes_during_a_recovery_ends_what_waits() {
+    for runtime in [multi_thread(), current_thread()] {
+        let broker = Listening::start().unwrap();
+        let proxy = Proxy::start(broker.address().port()).unwrap();
+        let (client, mut consumer) = runtime
+            .block_on(async {
+                let client = puka_tokio::connect(&proxy.url()).await?;
+                client.queue_declare("q").await?;
+                let consumer = client.basic_consume("q").await?;
+                let mut notices = client.notices();
+                proxy.off();
+                while !matches!(notices.next().await, Some(Notice::Retrying { .. })) {}
+                Ok::<_, Error>((client, consumer))
+            })
+            .unwrap();
+        let threads = [
+            failing(client.queue_declare("a").send()),
+            failing(client.basic_publish("", "q", "x").send()),
+            failing(async move { consumer.next().await.unwrap() }),
+        ];
+        drop(runtime);
+        for thread in threads {
+            let error = thread.join().unwrap();
+            assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
+        }
+    }
 }
 
 #[test]

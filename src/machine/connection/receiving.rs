@@ -2,13 +2,14 @@
 
 use super::{Connection, State};
 use crate::error::{Error, Fault};
-use crate::machine::channel::{Awaited, Channel, Role};
+use crate::machine::channel::{Awaited, Role};
 use crate::machine::content::{Assembly, Delivered, Purpose};
 use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode, ShortStr};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// A fault of the server.
@@ -368,9 +369,12 @@ impl Connection {
         let method = MethodId { class: close.class_id, method: close.method_id };
         let error: Error =
             Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();
-        self.answer_awaited(&mut channel, &error);
+        let awaited = std::mem::take(&mut channel.awaited);
+        self.answer_awaited(channel.assembly.take(), awaited, &error);
         for consumer in std::mem::take(&mut channel.consumers) {
-            self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+            if !self.misses_queues_of(consumer, &error) {
+                self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+            }
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);
@@ -381,13 +385,19 @@ impl Connection {
         self.attention = true;
     }
 
-    fn answer_awaited(&mut self, channel: &mut Channel, error: &Error) {
-        if let Some(assembly) = channel.assembly.take()
+    /// Answers those who waited for something on a channel that has no more to say.
+    pub(super) fn answer_awaited(
+        &mut self,
+        assembly: Option<Assembly>,
+        awaited: VecDeque<Awaited>,
+        error: &Error,
+    ) {
+        if let Some(assembly) = assembly
             && let Purpose::Got { request, .. } = assembly.purpose
         {
             self.answer(request.promise, Err(error.clone()));
         }
-        for awaited in channel.awaited.drain(..) {
+        for awaited in awaited {
             match awaited {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.note_refusal(&request, error);

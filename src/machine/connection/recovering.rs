@@ -190,7 +190,12 @@ impl Connection {
     fn suspend(&mut self, error: &Error) {
         self.blocked = None;
         self.acking.clear();
-        self.restoration = None;
+        if let Some(mut restoration) = self.restoration.take()
+            && let Some((step, failed)) = restoration.blamed(error, &self.topology)
+        {
+            self.topology.forget(&step);
+            self.not_restored.push(failed);
+        }
         for promise in std::mem::take(&mut self.updating_secret) {
             self.answer(promise, Err(error.clone()));
         }
@@ -209,7 +214,7 @@ impl Connection {
             self.requests.push_front(request);
         }
         for id in self.consumers.ids().into_iter().rev() {
-            self.suspend_consumer(id);
+            self.suspend_consumer(id, error);
         }
         self.suspend_transactions(error);
         if let Some(error) = self.fails_fast().cloned() {
@@ -254,7 +259,7 @@ impl Connection {
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
     fn ask_again(&mut self, request: WaitingRequest, error: &Error, again: &mut Vec<WaitingRequest>) {
-        if request.in_transaction {
+        if request.in_transaction || error.is_a_verdict() {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
         } else if request.is_repeatable() {
@@ -272,6 +277,7 @@ impl Connection {
         let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
         let mut kept = publisher.kept;
         let most = self.backoff.as_ref().and_then(|backoff| backoff.policy.republish).unwrap_or(0);
+        let most = if error.blames(basic::Publish::ID) { 0 } else { most };
         let mut again = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
             match kept.remove(&tag).filter(|held| held.attempts < most) {
@@ -293,11 +299,18 @@ impl Connection {
     }
 
     /// A consumer that has started goes on with the next connection; one that has not starts with it.
-    fn suspend_consumer(&mut self, id: ConsumerId) {
+    fn suspend_consumer(&mut self, id: ConsumerId, error: &Error) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let is_blamed = error.blames(basic::Consume::ID);
         match consumer.phase {
             // The broker ended it. What it had delivered can't be settled any more, either.
             Phase::Ended(_) => self.consumers.lose_unsettled(id),
+            Phase::Starting(_) if error.is_a_verdict() => {
+                self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
+            }
+            Phase::Restoring if is_blamed && consumer.channel != 0 => {
+                self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
+            }
             Phase::Starting(promise) => {
                 let prefetch_count = consumer.wanted_prefetch_count();
                 let Some(consumer) = self.consumers.remove(id) else { return };

@@ -26,7 +26,8 @@ impl Connection {
         };
         let attempts = backoff.attempt;
         let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
-        let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
+        let failed = std::mem::take(&mut self.not_restored);
+        let report = Recovered { epoch: self.epoch, attempts, failed, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
         self.state = State::Restoring;
@@ -88,11 +89,15 @@ impl Connection {
     /// Something is declared again.
     pub(super) fn step_done(&mut self, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
-        let step = self.restoration.as_mut().and_then(Restoration::done);
-        if let (Some(Step::Queue(old)), Method::Queue(queue::Method::DeclareOk(ok))) = (step, reply)
-            && *old != *ok.queue.as_octets()
+        let mut step = self.restoration.as_mut().and_then(Restoration::done);
+        if let (Some(Step::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) = (&mut step, reply)
+            && **name != *ok.queue.as_octets()
         {
-            self.rename_queue(&old, ok.queue);
+            self.rename_queue(name, ok.queue);
+            *name = ok.queue.as_octets().into();
+        }
+        if let (Some(step), Some(restoration)) = (step, &mut self.restoration) {
+            restoration.made(step);
         }
         self.go_on_restoring();
     }
@@ -143,8 +148,29 @@ impl Connection {
             left = true;
         }
         if !left && let Some(restoration) = self.restoration.take() {
-            self.become_open(restoration.report);
+            self.become_open(restoration.into_report());
         }
+    }
+
+    /// Whether a consumer that could not be started is started once more, because its queue was there before.
+    pub(super) fn misses_queues_of(&mut self, id: ConsumerId, error: &Error) -> bool {
+        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let (Error::NotFound(_), Some(consumer), Some(restoration)) =
+            (error, consumer, &mut self.restoration)
+        else {
+            return false;
+        };
+        let queues: Vec<Step> =
+            consumer.sources.iter().map(|terms| Step::Queue(terms.queue.clone())).collect();
+        if !restoration.miss(&queues) {
+            return false;
+        }
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            consumer.tags.clear();
+            consumer.channel = 0;
+        }
+        self.consumers.lose_unsettled(id);
+        true
     }
 
     /// Starts a consumer again. False when there is no channel for it.

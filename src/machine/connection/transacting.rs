@@ -169,6 +169,8 @@ impl Connection {
                 let number = transaction.channel;
                 if let Some(channel) = self.channels.get_mut(number) {
                     channel.unsettled.forget();
+                    let (assembly, awaited) = (channel.assembly.take(), std::mem::take(&mut channel.awaited));
+                    self.answer_awaited(assembly, awaited, &Error::Stale);
                 }
                 self.close_channel(number);
                 self.transactions.remove(id);

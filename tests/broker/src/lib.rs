@@ -22,6 +22,8 @@
 //! # What it does not know
 //! Clusters, policies, limits of virtual hosts, acknowledgement timeouts, TLS. Messages are lost when it ends.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod broker;
 mod channel;

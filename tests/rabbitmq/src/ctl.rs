@@ -60,12 +60,13 @@ impl Node {
         if status.success() { Ok(output) } else { failed(status.to_string(), output + &read(&mut problems)?) }
     }
 
-    /// Makes the broker close every connection: 320 `CONNECTION_FORCED`, with this reason.
+    /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`, with this reason.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
     pub fn close_all_connections(&self, reason: &str) -> Result<(), NodeError> {
-        self.tell(&["close_all_connections", reason])
+        // Without `--global` only those of the virtual host `/`.
+        self.tell(&["close_all_connections", "--global", reason])
     }
 
     /// Makes the broker close one connection, that of the client with this TCP port, in the same way.

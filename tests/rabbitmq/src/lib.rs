@@ -25,6 +25,8 @@
 //! every start fails and says what to install. `PUKA_TEST_RABBITMQ_HOME` points it at an unpacked
 //! RabbitMQ instead of the installed one.
 
+#![forbid(unsafe_code)]
+
 mod authority;
 mod builder;
 mod ctl;
@@ -37,6 +39,7 @@ mod listing;
 mod login;
 mod node;
 mod port;
+mod proxy;
 mod shared;
 
 pub use authority::{Authority, Identity};
@@ -44,4 +47,5 @@ pub use builder::Builder;
 pub use error::NodeError;
 pub use listing::{Channel, Connection, Queue};
 pub use node::Node;
+pub use proxy::{Proxy, Rate};
 pub use shared::{TLS_URL_VARIABLE, URL_VARIABLE, shared_node, shared_url, unique};

@@ -14,7 +14,7 @@ type Failure = Box<dyn std::error::Error>;
 type Outcome = Result<(), Failure>;
 
 async fn connect() -> Result<Client, Failure> {
-    Ok(puka_smol::connect(&shared_url()?).await?)
+    Ok(puka_smol::connect_with(Options::from_uri(&shared_url()?)?.recovery(None)).await?)
 }
 
 /// Code, words and method (`0.0` for none) of an error that the broker sent.
@@ -172,7 +172,7 @@ fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
     node.add_user("short-lived", "secret")?;
     node.set_permissions("/", "short-lived", "^own", "^own", "^own")?;
     let connect = async |vhost: &str, user: Option<&str>| {
-        let options = Options::from_uri(&node.url())?.virtual_host(vhost);
+        let options = Options::from_uri(&node.url())?.virtual_host(vhost).recovery(None);
         let options = match user {
             Some(user) => options.credentials(user, "secret"),
             None => options,

@@ -1,4 +1,5 @@
-//! A real node that is killed, frozen, out of memory, or told to close: every promise has its end, in good time.
+//! A real node that is killed, frozen, out of memory, or told to close, without recovery: every promise has its end, in good
+//! time.
 
 use futures_lite::{FutureExt, future};
 use puka::{Broken, Client, Ended, Error, Options};
@@ -43,7 +44,7 @@ async fn broken<T: std::fmt::Debug>(
 }
 
 async fn connect(node: &Node, set: impl FnOnce(Options) -> Options) -> Result<Client, Error> {
-    puka_smol::connect_with(set(Options::from_uri(&node.url())?)).await
+    puka_smol::connect_with(set(Options::from_uri(&node.url())?.recovery(None))).await
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The list of all cases, and the macros that make tests of it.
 
 /// Makes a `#[test]` of every case, for a [`Runtime`](crate::Runtime): the modules `in_memory`, `rabbitmq`, `faults`,
-/// `dialling`, `stopping` and `unix`. With the name of one of them behind the runtime, only that.
+/// `dialling`, `recovering`, `stopping` and `unix`. With the name of one of them behind the runtime, only that.
 #[macro_export]
 macro_rules! tests {
     ($Runtime:ty) => {
@@ -9,8 +9,21 @@ macro_rules! tests {
         $crate::tests!($Runtime, rabbitmq);
         $crate::tests!($Runtime, faults);
         $crate::tests!($Runtime, dialling);
+        $crate::tests!($Runtime, recovering);
         $crate::tests!($Runtime, stopping);
         $crate::tests!($Runtime, unix);
+    };
+    ($Runtime:ty, recovering) => {
+        $crate::theme! { $Runtime, in_memory, recovering:
+            a_cut_is_survived_by_a_consumer_and_a_publish_that_waits
+            s2_a_broker_that_restarts_is_taken_up_again
+            notices_tell_of_the_loss_the_tries_and_the_recovery
+            without_recovery_a_cut_ends_everything
+            s10_a_close_during_a_recovery_wins
+            s13_when_the_tries_are_used_up_whoever_waits_is_told
+            a_client_that_is_dropped_during_a_recovery_is_not_dialled_for
+            s17_the_first_connect_waits_for_the_broker_when_asked_to
+        }
     };
     ($Runtime:ty, stopping) => {
         $crate::theme! { $Runtime, in_memory, stopping:

@@ -6,11 +6,13 @@
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in six modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
-//! `dialling`, `stopping` and `unix` for what concerns the adapter most. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
+//! That makes a `#[test]` of every case, in seven modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
+//! `dialling`, `recovering`, `stopping` and `unix` for what concerns the adapter most. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
 //! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
 //!
 //! [`example`] and [`evented_example`] run the examples of the documentation.
+
+#![forbid(unsafe_code)]
 #![expect(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
@@ -43,6 +45,7 @@ pub mod notices;
 pub mod prefetch;
 pub mod publishing;
 pub mod queues;
+pub mod recovering;
 pub mod scenarios;
 pub mod settling;
 pub mod sharing;

@@ -6,6 +6,7 @@
 //!
 //! Arguments: `--rounds N` (5), `--milliseconds N` a run (300), `--only TEXT` in the name of the work.
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
+#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
 
 mod clock;
 mod frames;
@@ -21,9 +22,15 @@ use work::{Sample, WORKS, Work};
 const BROKER: usize = 1;
 const CLIENT: usize = 0;
 
+type Program = fn(SocketAddr, Work, Duration) -> Sample;
+
 /// How the client is driven.
-const PROGRAMS: [(&str, fn(SocketAddr, Work, Duration) -> Sample); 3] =
-    [("frames", frames::run), ("puka-smol", work::with_smol), ("one task", work::in_one_task)];
+const PROGRAMS: [(&str, Program); 4] = [
+    ("frames", frames::run),
+    ("puka-smol", work::with_smol),
+    ("one task", work::in_one_task),
+    ("evented", work::with_evented),
+];
 
 struct Broker(Child, SocketAddr);
 

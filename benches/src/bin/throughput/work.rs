@@ -7,6 +7,7 @@ use puka::{Client, Error, Options};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::time::Duration;
 
 /// Publishes without a confirm, and deliveries without an ack, at a time.
@@ -174,4 +175,15 @@ pub(crate) fn in_one_task(address: SocketAddr, what: Work, time: Duration) -> Sa
         work.or(driver).await
     })
     .expect("the broker does as it is asked")
+}
+
+/// No executor: the evented client waits for the work.
+pub(crate) fn with_evented(address: SocketAddr, what: Work, time: Duration) -> Sample {
+    let mut conn = puka::evented::connect(&format!("amqp://{address}")).expect("the broker listens");
+    let client = conn.client();
+    let mut work = pin!(async {
+        client.connect().await?;
+        work(client.clone(), what, time).await
+    });
+    conn.wait(&mut work, None).expect("the broker does as it is asked")
 }

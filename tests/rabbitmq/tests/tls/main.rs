@@ -6,6 +6,7 @@
 
 mod chopped;
 mod deadlines;
+mod evented;
 mod rabbitmq;
 mod server;
 mod verifying;

@@ -1,10 +1,11 @@
 //! TLS with a real RabbitMQ.
 
 use crate::{Outcome, assert_error, run, sources};
-use puka::{AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource};
+use puka::{AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource, evented};
 use puka_test_rabbitmq::{Authority, Identity, Node};
-
+use std::net::Shutdown;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// A node with TLS that logs in with the common name of a client's certificate, or as always.
 struct Secure {
@@ -166,4 +167,48 @@ fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
         assert_error!(nobody, Error::NoMechanism { .. } | Error::AccessRefused(_));
         Ok(())
     })
+}
+
+#[test]
+fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_when_it_is_cut() -> Outcome {
+    let soon = Some(Duration::from_secs(20));
+    let mut conn = evented::connect_with(SECURE.options(SECURE.trusting()).refuse_unencrypted_login(true))?;
+    let client = conn.client();
+    let queue = conn.wait(&mut client.queue_declare("").exclusive(true).send(), soon)?.name;
+    let mut messages = conn.wait(&mut client.basic_consume(&queue).prefetch_count(10).send(), soon)?;
+    for round in 0..3 {
+        // The queue goes with each connection, and what the broker calls it then is nobody's business.
+        for size in [0, 1, 16_383, 16_384, 16_385, 131_072, 5_000_000] {
+            let body: Vec<u8> = (0..size).map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+            conn.wait(&mut client.basic_publish("", &queue, &body).mandatory(true).send(), soon)?;
+            let message = conn.wait(&mut messages, soon)?;
+            assert!(message.body() == body, "{size} octets");
+            message.ack()?;
+        }
+        let many: Vec<_> =
+            (0..2000).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        for n in 0..2000 {
+            let message = conn.wait(&mut messages, soon)?;
+            assert_eq!(message.body(), n.to_string().as_bytes());
+            message.ack()?;
+        }
+        for mut publish in many {
+            conn.wait(&mut publish, soon)?;
+        }
+        if round < 2 {
+            conn.socket().tcp().ok_or("TCP below TLS")?.shutdown(Shutdown::Both)?;
+            conn.wait(&mut client.queue_declare("").exclusive(true).send(), soon)?;
+        }
+    }
+    conn.wait(&mut client.close(), soon)?;
+    let uri = format!("amqps://localhost:{}", SECURE.node.tls_port().expect("a port"));
+    let mut stranger = evented::connect(&uri)?;
+    assert_error!(
+        stranger.wait(&mut stranger.client().connect(), soon),
+        Error::Tls(TlsFault::UnknownIssuer(_))
+    );
+    let plain = format!("amqps://localhost:{}", SECURE.node.port());
+    let mut mixed_up = evented::connect(&plain)?;
+    assert_error!(mixed_up.wait(&mut mixed_up.client().connect(), soon), Error::Tls(TlsFault::NotTls(_)));
+    Ok(())
 }

@@ -1,0 +1,7 @@
+//! F10: see `puka_fuzz::confirms`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::choices(data, puka_fuzz::confirms));

@@ -1,0 +1,7 @@
+//! F8: see `puka_fuzz::connection`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::choices(data, puka_fuzz::connection));

@@ -1,0 +1,7 @@
+//! F9: see `puka_fuzz::content`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::choices(data, puka_fuzz::content));

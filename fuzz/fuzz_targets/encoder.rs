@@ -1,0 +1,7 @@
+//! F5: see `puka_fuzz::encoder`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::octets(data, puka_fuzz::encoder));

@@ -1,0 +1,7 @@
+//! F7: see `puka_fuzz::handshake`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::octets(data, puka_fuzz::handshake));

@@ -1,0 +1,7 @@
+//! F12: see `puka_fuzz::recovery`.
+
+#![no_main]
+
+mod bounded;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::choices(data, puka_fuzz::recovery));

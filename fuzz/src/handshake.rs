@@ -1,0 +1,58 @@
+//! F7: a server that says anything, in each state of the handshake.
+
+use super::input::Input;
+use super::peer::{Peer, method, start};
+use puka::protocol::method::connection;
+use puka::{AuthMechanism, Error, Options};
+use std::time::Duration;
+
+fn options(choice: usize) -> Options {
+    let options = Options::default().heartbeat(30);
+    match choice {
+        0 => options,
+        1 => options.auth_mechanisms(&[AuthMechanism::RabbitCrDemo, AuthMechanism::Plain]),
+        2 => options.refuse_unencrypted_login(true),
+        _ => options.frame_max(0).channel_max(0).heartbeat(0),
+    }
+}
+
+/// The server said something up to a point, then the octets in pieces of that size. Gives what became of it.
+fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> String {
+    let mut peer = Peer::new(options(choice));
+    peer.dishonest = true;
+    let connected = peer.machine.connect();
+    peer.drain();
+    let tune = connection::Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+    let before = [start(), method(0, &tune), method(0, &connection::OpenOk {})];
+    before.iter().take(state).for_each(|octets| peer.feed(octets));
+    for part in octets.chunks(piece) {
+        peer.feed(part);
+    }
+    peer.drain();
+    let written: Vec<_> = peer.unanswered.drain(..).map(|frame| (frame.kind, frame.payload)).collect();
+    let outcome = match peer.machine.why_closed() {
+        // It shows what has come by then.
+        Some(Error::NotAmqp(_)) => format!("no AMQP {written:?}"),
+        why => format!("{why:?} {:?} {written:?}", peer.machine.outcome()),
+    };
+    assert!(!outcome.contains("guest"), "a password is shown: {outcome}");
+    // Whatever it was, it is over in time when the server says nothing more.
+    let closed = peer.machine.close();
+    peer.pass(Duration::from_secs(120), false);
+    assert!(peer.machine.is_over(), "{:?}", peer.machine);
+    for promise in [connected, closed] {
+        assert!(peer.machine.fetch(promise).is_some(), "a promise without an answer");
+    }
+    assert!(peer.machine.is_idle() && peer.machine.poll_timeout().is_none());
+    outcome
+}
+
+/// F7: arbitrary octets of the server in each state of the handshake; cut anywhere, they come to the same.
+pub fn handshake(data: &[u8]) {
+    let mut input = Input::new(data);
+    let (choice, state) = (input.below(4), input.below(4));
+    let piece = 1 + input.below(32);
+    let octets = input.rest();
+    let whole = run(choice, state, octets, usize::MAX);
+    assert_eq!(run(choice, state, octets, piece), whole, "pieces of {piece}");
+}

@@ -1,0 +1,237 @@
+//! A little parser of what a client writes, made from the spec apart from the library: it shares nothing with it.
+//!
+//! It is strict: a frame that is cut short, has something left behind its last field, or an unknown type is an error.
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LittleFrame {
+    /// 1 method, 2 header, 3 body, 8 heartbeat.
+    pub kind: u8,
+    /// Its channel.
+    pub channel: u16,
+    /// What is in it.
+    pub payload: Vec<u8>,
+}
+
+/// A field of a method or of the properties.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// An integer of any size.
+    Number(u64),
+    /// A short string, a long string, or the octets of a table.
+    Octets(Vec<u8>),
+    /// A bit.
+    Bit(bool),
+}
+
+impl Field {
+    /// The integer.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Number(number) => *number,
+            other => panic!("no number: {other:?}"),
+        }
+    }
+
+    /// The octets.
+    pub fn octets(&self) -> &[u8] {
+        match self {
+            Self::Octets(octets) => octets,
+            other => panic!("no octets: {other:?}"),
+        }
+    }
+
+    /// The bit.
+    pub fn bit(&self) -> bool {
+        match self {
+            Self::Bit(bit) => *bit,
+            other => panic!("no bit: {other:?}"),
+        }
+    }
+}
+
+/// The methods that a client sends, and their fields: integers by their size in octets, `s` and `S` a short and a long string,
+/// `F` a table, `b` a bit.
+const METHODS: [(u16, u16, &str); 38] = [
+    (10, 11, "FsSs"),
+    (10, 21, "S"),
+    (10, 31, "242"),
+    (10, 40, "ssb"),
+    (10, 50, "2s22"),
+    (10, 51, ""),
+    (10, 70, "Ss"),
+    (20, 10, "s"),
+    (20, 20, "b"),
+    (20, 21, "b"),
+    (20, 40, "2s22"),
+    (20, 41, ""),
+    (40, 10, "2ssbbbbbF"),
+    (40, 20, "2sbb"),
+    (40, 30, "2sssbF"),
+    (40, 40, "2sssbF"),
+    (50, 10, "2sbbbbbF"),
+    (50, 20, "2sssbF"),
+    (50, 30, "2sb"),
+    (50, 40, "2sbbb"),
+    (50, 50, "2sssF"),
+    (60, 10, "42b"),
+    (60, 20, "2ssbbbbF"),
+    (60, 30, "sb"),
+    (60, 31, "s"),
+    (60, 40, "2ssbb"),
+    (60, 70, "2sb"),
+    (60, 80, "8b"),
+    (60, 90, "8b"),
+    (60, 100, "b"),
+    (60, 110, "b"),
+    (60, 120, "8bb"),
+    (85, 10, "b"),
+    (90, 10, ""),
+    (90, 20, ""),
+    (90, 30, ""),
+    (10, 60, "s"),
+    (10, 61, ""),
+];
+
+/// The properties of a content, from the highest flag down.
+const PROPERTIES: [char; 14] = ['s', 's', 'F', '1', '1', 's', 's', 's', 's', '8', 's', 's', 's', 's'];
+
+struct Cursor<'a> {
+    octets: &'a [u8],
+    /// Bits of the octet read last, and how many of them are taken.
+    bits: Option<(u8, u32)>,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        self.bits = None;
+        let (taken, rest) = self.octets.split_at_checked(count)?;
+        self.octets = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, octets: usize) -> Option<u64> {
+        Some(self.take(octets)?.iter().fold(0, |number, octet| number << 8 | u64::from(*octet)))
+    }
+
+    fn counted(&mut self, octets: usize) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.number(octets)?).ok()?;
+        self.take(count)
+    }
+
+    fn bit(&mut self) -> Option<bool> {
+        let (octet, taken) = match self.bits {
+            Some((octet, taken)) if taken < 8 => (octet, taken),
+            _ => (self.take(1)?[0], 0),
+        };
+        self.bits = Some((octet, taken + 1));
+        Some(octet >> taken & 1 == 1)
+    }
+
+    fn field(&mut self, kind: char) -> Option<Field> {
+        Some(match kind {
+            'b' => Field::Bit(self.bit()?),
+            's' => Field::Octets(self.counted(1)?.to_vec()),
+            'S' => Field::Octets(self.counted(4)?.to_vec()),
+            'F' => {
+                let table = self.counted(4)?;
+                entries(table)?;
+                Field::Octets(table.to_vec())
+            }
+            digit => Field::Number(self.number(digit.to_digit(10)? as usize)?),
+        })
+    }
+
+    /// A value of a table behind its tag; gives how many values there are in it.
+    fn value(&mut self) -> Option<usize> {
+        match self.take(1)?[0] {
+            b't' | b'b' | b'B' => self.take(1)?,
+            b's' | b'u' => self.take(2)?,
+            b'I' | b'i' | b'f' => self.take(4)?,
+            b'l' | b'd' | b'T' => self.take(8)?,
+            b'D' => self.take(5)?,
+            b'S' | b'x' => self.counted(4)?,
+            b'V' => &[],
+            b'F' => return entries(self.counted(4)?).map(|inside| inside + 1),
+            b'A' => {
+                let mut inside = Cursor { octets: self.counted(4)?, bits: None };
+                let mut values = 1;
+                while !inside.octets.is_empty() {
+                    values += inside.value()?;
+                }
+                return Some(values);
+            }
+            _ => return None,
+        };
+        Some(1)
+    }
+}
+
+/// How many values a table has, nested ones too; `None` when it is malformed.
+pub fn entries(table: &[u8]) -> Option<usize> {
+    let mut inside = Cursor { octets: table, bits: None };
+    let mut values = 0;
+    while !inside.octets.is_empty() {
+        inside.counted(1)?;
+        values += inside.value()?;
+    }
+    Some(values)
+}
+
+/// Cuts the first frame off; `None` when it is not whole.
+///
+/// # Panics
+/// It is no frame.
+pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
+    if octets.len() < 7 {
+        return None;
+    }
+    let size = u32::from_be_bytes([octets[3], octets[4], octets[5], octets[6]]) as usize;
+    let end = octets.get(7 + size)?;
+    assert_eq!(*end, 0xCE, "no frame end in {octets:02x?}");
+    assert!(matches!(octets[0], 1..=3 | 8), "a frame of type {}", octets[0]);
+    let channel = u16::from_be_bytes([octets[1], octets[2]]);
+    Some((LittleFrame { kind: octets[0], channel, payload: octets[7..7 + size].to_vec() }, 8 + size))
+}
+
+impl LittleFrame {
+    /// Class and method.
+    pub fn id(&self) -> (u16, u16) {
+        let at = |place: usize| self.payload.get(place).copied().unwrap_or_default();
+        (u16::from_be_bytes([at(0), at(1)]), u16::from_be_bytes([at(2), at(3)]))
+    }
+
+    /// Class and method, and the fields.
+    ///
+    /// # Panics
+    /// It is malformed.
+    pub fn method(&self) -> ((u16, u16), Vec<Field>) {
+        let id = self.id();
+        let known = METHODS.iter().find(|(class, method, _)| (*class, *method) == id);
+        let (.., kinds) = known.unwrap_or_else(|| panic!("no client sends {id:?}"));
+        let mut cursor = Cursor { octets: &self.payload[4..], bits: None };
+        let fields: Option<Vec<Field>> = kinds.chars().map(|kind| cursor.field(kind)).collect();
+        let fields = fields.unwrap_or_else(|| panic!("{id:?} is malformed: {:02x?}", self.payload));
+        assert!(cursor.octets.is_empty(), "{id:?} goes on: {:02x?}", self.payload);
+        (id, fields)
+    }
+
+    /// The size of the body, and the properties.
+    ///
+    /// # Panics
+    /// It is malformed.
+    pub fn header(&self) -> (u64, Vec<Option<Field>>) {
+        let mut cursor = Cursor { octets: &self.payload, bits: None };
+        assert_eq!((cursor.number(2), cursor.number(2)), (Some(60), Some(0)), "class and weight");
+        let size = cursor.number(8).expect("a size");
+        let flags = cursor.number(2).expect("flags");
+        assert_eq!(flags & 3, 0, "no such properties");
+        let properties = PROPERTIES.iter().enumerate().map(|(place, kind)| {
+            let is_there = flags >> (15 - place) & 1 == 1;
+            is_there.then(|| cursor.field(*kind).expect("a property"))
+        });
+        let properties = properties.collect();
+        assert!(cursor.octets.is_empty(), "the header goes on: {:02x?}", self.payload);
+        (size, properties)
+    }
+}

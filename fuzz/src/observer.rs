@@ -1,0 +1,174 @@
+//! Looks at what a client writes as a strict broker would, with the little parser and without trust: no frame on a channel that
+//! is not open, contents whole and together, nothing settled that was not delivered there, nothing behind the last word.
+
+use super::little::{Field, LittleFrame, next_frame};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+struct Channel {
+    /// It has sent `close` and waits for `close-ok`.
+    closing: bool,
+    /// The server has closed it; only `close-ok` may come.
+    closed: bool,
+    content: Content,
+    /// Deliveries that the server has begun, and how often each may be settled.
+    delivered: BTreeMap<u64, u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Content {
+    #[default]
+    None,
+    Header,
+    Body(u64),
+}
+
+/// What a broker knows of a connection.
+#[derive(Debug, Default)]
+pub struct Observer {
+    octets: Vec<u8>,
+    greeted: bool,
+    channels: BTreeMap<u16, Channel>,
+    /// 1 when the client has sent `connection.close`, 2 when it has sent `close-ok`.
+    last_words: u8,
+}
+
+const OPEN: (u16, u16) = (20, 10);
+const CLOSE: (u16, u16) = (20, 40);
+const CLOSE_OK: (u16, u16) = (20, 41);
+const CONNECTION_CLOSE: (u16, u16) = (10, 50);
+const CONNECTION_CLOSE_OK: (u16, u16) = (10, 51);
+
+impl Observer {
+    /// Takes in what the client has written, and gives the frames that are whole.
+    pub fn written(&mut self, octets: &[u8]) -> Vec<LittleFrame> {
+        self.octets.extend(octets);
+        if !self.greeted {
+            if self.octets.len() < 8 {
+                return Vec::new();
+            }
+            let greeting: Vec<u8> = self.octets.drain(..8).collect();
+            assert_eq!(greeting, b"AMQP\0\0\x09\x01");
+            self.greeted = true;
+        }
+        let mut frames = Vec::new();
+        let mut start = 0;
+        while let Some((frame, length)) = next_frame(&self.octets[start..]) {
+            start += length;
+            self.frame(&frame);
+            frames.push(frame);
+        }
+        self.octets.drain(..start);
+        frames
+    }
+
+    fn frame(&mut self, frame: &LittleFrame) {
+        assert!(self.last_words < 2, "a frame behind connection.close-ok: {frame:?}");
+        match (frame.kind, frame.channel) {
+            (8, channel) => assert_eq!((channel, frame.payload.len()), (0, 0), "a heartbeat"),
+            (1, 0) => {
+                let (id, _) = frame.method();
+                assert_eq!(id.0, 10, "{id:?} on channel 0");
+                let is_close_ok = id == CONNECTION_CLOSE_OK;
+                assert!(self.last_words == 0 || is_close_ok, "{id:?} behind connection.close");
+                self.last_words = match id {
+                    CONNECTION_CLOSE => 1,
+                    CONNECTION_CLOSE_OK => 2,
+                    _ => 0,
+                };
+            }
+            (_, 0) => panic!("a content on channel 0"),
+            _ => {
+                assert_eq!(self.last_words, 0, "behind connection.close: {frame:?}");
+                self.on_channel(frame);
+            }
+        }
+    }
+
+    fn on_channel(&mut self, frame: &LittleFrame) {
+        let number = frame.channel;
+        let method = (frame.kind == 1).then(|| frame.method());
+        let id = method.as_ref().map(|(id, _)| *id);
+        if id == Some(OPEN) {
+            let before = self.channels.insert(number, Channel::default());
+            assert!(before.is_none(), "channel {number} is opened twice: {before:?}");
+            return;
+        }
+        let channel = self.channels.get_mut(&number);
+        let Some(channel) = channel else { panic!("channel {number} is not open: {frame:?}") };
+        if channel.closed {
+            // What was on its way when the server closed it may be there still.
+            if id == Some(CLOSE_OK) {
+                self.channels.remove(&number);
+            }
+            return;
+        }
+        assert!(!channel.closing || id == Some(CLOSE_OK), "channel {number} is closing: {frame:?}");
+        match (frame.kind, channel.content) {
+            (1, Content::None) => {}
+            (2, Content::Header) => {
+                let size = frame.header().0;
+                channel.content = if size == 0 { Content::None } else { Content::Body(size) };
+            }
+            (3, Content::Body(left)) => {
+                let size = frame.payload.len() as u64;
+                assert!(size > 0 && size <= left, "{size} of {left} octets");
+                channel.content = if size == left { Content::None } else { Content::Body(left - size) };
+            }
+            (kind, content) => panic!("frame type {kind} on channel {number}, where {content:?} is to come"),
+        }
+        let Some((id, fields)) = method else { return };
+        match id {
+            CLOSE => channel.closing = true,
+            (60, 40) => channel.content = Content::Header,
+            (60, 80 | 90 | 120) => channel.settle(id, &fields),
+            (10, _) => panic!("{id:?} on channel {number}"),
+            _ => {}
+        }
+    }
+
+    /// The server has sent a frame.
+    pub fn received(&mut self, frame: &LittleFrame) {
+        let Some(channel) = self.channels.get_mut(&frame.channel).filter(|_| frame.kind == 1) else { return };
+        match frame.id() {
+            CLOSE => channel.closed = true,
+            CLOSE_OK if channel.closing => {
+                self.channels.remove(&frame.channel);
+            }
+            (60, 60) => {
+                let at = frame.payload.get(4).map_or(5, |length| 5 + usize::from(*length));
+                channel.deliver(frame.payload.get(at..at + 8));
+            }
+            (60, 71) => channel.deliver(frame.payload.get(4..12)),
+            _ => {}
+        }
+    }
+
+    /// Whether a channel is open, so that an honest server may speak on it.
+    pub fn is_open(&self, channel: u16) -> bool {
+        self.channels.get(&channel).is_some_and(|channel| !channel.closed)
+    }
+
+    /// The channels there are.
+    pub fn channels(&self) -> Vec<u16> {
+        self.channels.keys().copied().collect()
+    }
+}
+
+impl Channel {
+    fn deliver(&mut self, tag: Option<&[u8]>) {
+        if let Some(Ok(tag)) = tag.map(<[u8; 8]>::try_from) {
+            *self.delivered.entry(u64::from_be_bytes(tag)).or_default() += 1;
+        }
+    }
+
+    fn settle(&mut self, id: (u16, u16), fields: &[Field]) {
+        let (tag, multiple) = (fields[0].number(), id != (60, 90) && fields[1].bit());
+        let left = self.delivered.get_mut(&tag).filter(|left| **left > 0);
+        let Some(left) = left else { panic!("{id:?} of {tag}, which is not there to be settled") };
+        *left -= 1;
+        if multiple {
+            self.delivered.range_mut(..=tag).for_each(|(_, left)| *left = 0);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! A connection and a broker's end of it, in virtual time: octets are lost, late, and cut as an input says.
+
+use super::little::LittleFrame;
+use super::observer::Observer;
+use puka::machine::{Connection, Outgoing};
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue, tx};
+use puka::protocol::{Decoder, ShortStr, Table, frame};
+use puka::{Broken, Options};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// More steps of time than anything takes: a deadline that does not move is a busy loop.
+const STEPS: usize = 20_000;
+
+/// Both ends.
+#[derive(Debug)]
+pub struct Peer {
+    /// One end.
+    pub machine: Connection,
+    /// The time.
+    pub now: Instant,
+    received: Decoder,
+    out: Outgoing,
+    /// Whatever the client writes is looked at.
+    pub observer: Observer,
+    /// What the client has written and the broker has not answered.
+    pub unanswered: VecDeque<LittleFrame>,
+    /// What the broker has written and has not arrived.
+    pub incoming: Vec<u8>,
+    /// What has arrived of a frame that is not whole.
+    arrived: Vec<u8>,
+    greeted: bool,
+    /// Channels that the broker has closed, until that is answered.
+    pub closed: BTreeSet<u16>,
+    /// The broker says what no broker says.
+    pub dishonest: bool,
+}
+
+/// The octets of a method frame.
+pub fn method(channel: u16, it: &impl Encode) -> Vec<u8> {
+    let mut octets = Vec::new();
+    frame::method(&mut octets, channel, u32::MAX, it).expect("no limit");
+    octets
+}
+
+/// A short string of any octets, cut to its limit.
+pub fn short(octets: &[u8]) -> ShortStr<'_> {
+    ShortStr::from_octets(octets.get(..255).unwrap_or(octets)).expect("it is cut")
+}
+
+/// The octets of any frame.
+pub fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut octets = vec![kind];
+    octets.extend(channel.to_be_bytes());
+    octets.extend(u32::try_from(payload.len()).expect("it is small").to_be_bytes());
+    octets.extend(payload);
+    octets.push(0xCE);
+    octets
+}
+
+/// `connection.start`, as RabbitMQ sends it.
+pub fn start() -> Vec<u8> {
+    let mut properties = Table::new();
+    for (name, value) in [("product", "RabbitMQ"), ("version", "4.1.0")] {
+        properties.insert(name, value).expect("it fits");
+    }
+    let start = connection::Start {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: properties.as_ref(),
+        mechanisms: b"PLAIN AMQPLAIN",
+        locales: b"en_US",
+    };
+    method(0, &start)
+}
+
+impl Peer {
+    /// A connection over the only transport there is.
+    pub fn new(options: Options) -> Self {
+        let now = Instant::now();
+        Self::of(now, Connection::new(now, options))
+    }
+
+    /// A connection that is dialled, again and again.
+    pub fn dialled(options: Options) -> Self {
+        let now = Instant::now();
+        Self::of(now, Connection::dialled(now, options))
+    }
+
+    fn of(now: Instant, machine: Connection) -> Self {
+        Self {
+            machine,
+            now,
+            received: Decoder::new(),
+            out: Outgoing::default(),
+            observer: Observer::default(),
+            unanswered: VecDeque::new(),
+            incoming: Vec::new(),
+            arrived: Vec::new(),
+            greeted: false,
+            closed: BTreeSet::new(),
+            dishonest: false,
+        }
+    }
+
+    /// The transport takes so many octets at most. True when it took any.
+    pub fn write(&mut self, most: usize) -> bool {
+        self.machine.poll_transmit(self.now, &mut self.out);
+        let octets = self.out.len().min(most);
+        let mut left = octets;
+        let mut written = Vec::with_capacity(octets);
+        for piece in self.out.pieces() {
+            let part = piece.len().min(left);
+            written.extend_from_slice(&piece[..part]);
+            left -= part;
+        }
+        assert_eq!(left, 0, "there are as many octets as it says");
+        self.out.advance(octets);
+        self.machine.handle_transmitted(self.now, octets);
+        let frames = self.observer.written(&written);
+        for frame in frames {
+            if frame.kind == 1 && frame.id() == (20, 41) {
+                self.closed.remove(&frame.channel);
+            }
+            self.unanswered.push_back(frame);
+        }
+        while self.machine.poll_event().is_some() {}
+        octets > 0
+    }
+
+    /// The transport takes everything.
+    pub fn drain(&mut self) {
+        while self.write(usize::MAX) {}
+    }
+
+    /// So many of the octets that are on their way arrive.
+    pub fn arrive(&mut self, most: usize) {
+        if self.dishonest {
+            // What the broker says is then judged by what the client is known to have said.
+            self.drain();
+        }
+        if !self.machine.wants_input() {
+            return;
+        }
+        let octets: Vec<u8> = self.incoming.drain(..most.min(self.incoming.len())).collect();
+        self.received.extend(&octets);
+        self.arrived.extend(&octets);
+        while let Some((frame, length)) = cut(&self.arrived) {
+            self.observer.received(&frame);
+            self.arrived.drain(..length);
+        }
+        if !octets.is_empty() {
+            self.machine.handle_input(self.now, &mut self.received);
+        }
+    }
+
+    /// The broker writes octets, and they arrive.
+    pub fn feed(&mut self, octets: &[u8]) {
+        self.incoming.extend(octets);
+        self.arrive(usize::MAX);
+    }
+
+    /// The broker answers the oldest of what it was asked, as it should. False when there is nothing.
+    pub fn reply(&mut self) -> bool {
+        if !self.greeted && !self.machine.is_down() && !self.machine.is_closed() {
+            self.greeted = true;
+            self.incoming.extend(start());
+            return true;
+        }
+        let Some(frame) = self.unanswered.pop_front() else { return false };
+        if !self.closed.contains(&frame.channel) {
+            self.incoming.extend(answer(&frame));
+        }
+        true
+    }
+
+    /// Everything is written, answered and has arrived, again and again, until there is nothing left.
+    pub fn serve(&mut self) {
+        for _ in 0..STEPS {
+            self.drain();
+            let replied = self.reply();
+            let waits = self.incoming.len();
+            self.arrive(usize::MAX);
+            if !replied && self.incoming.len() == waits && self.unanswered.is_empty() {
+                return;
+            }
+        }
+        panic!("they go on for ever: {:?}", self.machine);
+    }
+
+    /// Time passes; what is due is done when it is due. An honest broker answers meanwhile, if it is to.
+    pub fn pass(&mut self, time: Duration, served: bool) {
+        let end = self.now + time;
+        for _ in 0..STEPS {
+            if self.machine.poll_dial(self.now).is_some() {
+                self.redial();
+            }
+            if served {
+                self.serve();
+            } else if !self.machine.is_down() {
+                self.write(0);
+            }
+            let due = if self.machine.is_down() {
+                self.machine.tend(self.now)
+            } else {
+                self.machine.poll_timeout()
+            };
+            match due {
+                Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
+                Some(at) if at <= end => self.now = at,
+                _ => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+        panic!("a deadline that does not move: {:?}", self.machine);
+    }
+
+    /// Another transport takes the place of the one before.
+    pub fn redial(&mut self) {
+        self.received = Decoder::new();
+        self.out = Outgoing::default();
+        self.observer = Observer::default();
+        self.unanswered.clear();
+        self.incoming.clear();
+        self.arrived.clear();
+        self.closed.clear();
+        self.greeted = false;
+        self.machine.handle_dialled(self.now, 0, false);
+    }
+
+    /// The transport is gone.
+    pub fn lose(&mut self) {
+        if !self.machine.is_down() {
+            self.machine.handle_loss(Broken::Eof);
+        }
+    }
+}
+
+/// The next frame, whatever is in it.
+fn cut(octets: &[u8]) -> Option<(LittleFrame, usize)> {
+    let size = u32::from_be_bytes(*octets.get(3..)?.first_chunk()?) as usize;
+    octets.get(7 + size)?;
+    let channel = u16::from_be_bytes([octets[1], octets[2]]);
+    Some((LittleFrame { kind: octets[0], channel, payload: octets[7..7 + size].to_vec() }, 8 + size))
+}
+
+/// What a broker that has everything answers.
+pub fn answer(asked: &LittleFrame) -> Vec<u8> {
+    if asked.kind != 1 {
+        return Vec::new();
+    }
+    let number = asked.channel;
+    let (id, fields) = asked.method();
+    let text = |place: usize| short(fields[place].octets());
+    match id {
+        (10, 11) => method(0, &connection::Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 }),
+        (10, 40) => method(0, &connection::OpenOk {}),
+        (10, 50) => method(0, &connection::CloseOk {}),
+        (10, 70) => method(0, &connection::UpdateSecretOk {}),
+        (20, 10) => method(number, &channel::OpenOk {}),
+        (20, 40) => method(number, &channel::CloseOk {}),
+        (40, 10) => method(number, &exchange::DeclareOk {}),
+        (40, 20) => method(number, &exchange::DeleteOk {}),
+        (40, 30) => method(number, &exchange::BindOk {}),
+        (40, 40) => method(number, &exchange::UnbindOk {}),
+        (50, 10) => {
+            let name = if text(1).is_empty() { short(b"amq.gen-1") } else { text(1) };
+            method(number, &queue::DeclareOk { queue: name, message_count: 0, consumer_count: 0 })
+        }
+        (50, 20) => method(number, &queue::BindOk {}),
+        (50, 30) => method(number, &queue::PurgeOk { message_count: 0 }),
+        (50, 40) => method(number, &queue::DeleteOk { message_count: 0 }),
+        (50, 50) => method(number, &queue::UnbindOk {}),
+        (60, 10) => method(number, &basic::QosOk {}),
+        (60, 20) => method(number, &basic::ConsumeOk { consumer_tag: text(2) }),
+        (60, 30) => method(number, &basic::CancelOk { consumer_tag: text(0) }),
+        (60, 70) => method(number, &basic::GetEmpty {}),
+        (60, 110) => method(number, &basic::RecoverOk {}),
+        (85, 10) => method(number, &confirm::SelectOk {}),
+        (90, 10) => method(number, &tx::SelectOk {}),
+        (90, 20) => method(number, &tx::CommitOk {}),
+        (90, 30) => method(number, &tx::RollbackOk {}),
+        _ => Vec::new(),
+    }
+}

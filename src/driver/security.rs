@@ -1,0 +1,52 @@
+//! Whether what is dialled is spoken to over TLS, and with what: the same for all who dial.
+
+use super::Transport;
+use crate::error::Error;
+use crate::options::Options;
+
+/// Whether there is TLS, and with what.
+#[cfg(feature = "tls")]
+pub(crate) struct Security(Option<std::sync::Arc<crate::tls::rustls::ClientConfig>>);
+
+#[cfg(feature = "tls")]
+impl Security {
+    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
+        options.is_tls().then(|| crate::tls::client_config(options)).transpose().map(Self)
+    }
+
+    /// What TLS is done with, if it is done.
+    #[cfg(feature = "evented")]
+    pub(crate) fn config(&self) -> Option<&std::sync::Arc<crate::tls::rustls::ClientConfig>> {
+        self.0.as_ref()
+    }
+
+    pub(super) async fn secure(
+        &self,
+        stream: Transport,
+        host: &str,
+        options: &Options,
+    ) -> Result<Transport, Error> {
+        let Some(config) = &self.0 else { return Ok(stream) };
+        let name = crate::tls::server_name(options, host)?;
+        let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
+        Ok(Transport::new(stream).private())
+    }
+}
+
+/// There is none.
+#[cfg(not(feature = "tls"))]
+pub(crate) struct Security;
+
+#[cfg(not(feature = "tls"))]
+impl Security {
+    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
+        if options.is_tls() {
+            return Err(Error::invalid("tls", "it needs puka's feature `tls`, which is off"));
+        }
+        Ok(Self)
+    }
+
+    pub(super) async fn secure(&self, stream: Transport, _: &str, _: &Options) -> Result<Transport, Error> {
+        Ok(stream)
+    }
+}

@@ -1,0 +1,84 @@
+//! TLS over a socket that does not block.
+
+use super::nonblocking::NonBlocking;
+use crate::error::Error;
+use crate::tls::TlsStream;
+use crate::tls::rustls::ClientConfig;
+use crate::tls::rustls::pki_types::ServerName;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// A TLS session over a socket. Dropped, it says goodbye if it can do so at once.
+#[derive(Debug)]
+pub(super) struct Secured(TlsStream<NonBlocking<TcpStream>>);
+
+impl Secured {
+    /// One that has yet to shake hands.
+    pub(super) fn new(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, Error> {
+        TlsStream::new(NonBlocking(socket), config, name).map(Self)
+    }
+
+    /// Goes on with shaking hands. False while that is under way.
+    pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
+        match self.0.poll_handshake(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Whether it waits until the socket can be written to.
+    pub(super) fn wants_write(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.0.io().0
+    }
+
+    /// Polls, without anybody to be woken.
+    fn polled<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut TlsStream<NonBlocking<TcpStream>>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> io::Result<T> {
+        match poll(Pin::new(&mut self.0), &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Read for Secured {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.polled(|stream, cx| stream.poll_read(cx, buffer))
+    }
+}
+
+impl Write for Secured {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.polled(|stream, cx| stream.poll_write(cx, octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.polled(|stream, cx| stream.poll_write_vectored(cx, pieces))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.polled(AsyncWrite::poll_flush)
+    }
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        if !self.0.is_handshaking() {
+            drop(self.polled(AsyncWrite::poll_close));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Sockets that do not block: those that may still be connecting, and what is spoken over them.
+
+#[cfg(feature = "tls")]
+use super::secured::Secured;
+use crate::error::Error;
+use socket2::{Domain, SockAddr, Type};
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::path::PathBuf;
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    #[cfg(unix)]
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            #[cfg(unix)]
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// It stands for one that there is not, because a loop wants a descriptor.
+    Idle(socket2::Socket),
+    Tcp(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<Secured>),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// One to which nothing ever happens: of datagrams, as one of a stream would count as one whose peer has hung up.
+    pub(super) fn idle() -> io::Result<Self> {
+        socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).map(Self::Idle)
+    }
+
+    /// Begins to connect, without waiting for it.
+    pub(super) fn begin(address: &Address) -> io::Result<Self> {
+        let (domain, target) = match address {
+            Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+            #[cfg(unix)]
+            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        };
+        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let connecting = socket.connect(&target);
+        match address {
+            Address::Tcp(_) => {
+                if let Err(error) = connecting
+                    && !is_under_way(&error)
+                {
+                    return Err(error);
+                }
+                // A request is written whole, so holding back the rest of it for more to come would only delay it.
+                socket.set_tcp_nodelay(true)?;
+                Ok(Self::Tcp(socket.into()))
+            }
+            // It connects at once or not at all.
+            #[cfg(unix)]
+            Address::Unix(_) => connecting.map(|()| Self::Unix(OwnedFd::from(socket).into())),
+        }
+    }
+
+    /// Whether it is connected; false while that is under way.
+    pub(super) fn is_connected(&self) -> io::Result<bool> {
+        let Some(socket) = self.tcp() else { return Ok(true) };
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        match socket.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shakes hands, if it has to. False while that is under way.
+    pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.shake_hands(),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether shaking hands waits until it can be written to.
+    pub(super) fn wants_write(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.wants_write(),
+            _ => false,
+        }
+    }
+
+    /// Has the peer know that nothing comes any more.
+    pub(super) fn shut_down(&self) {
+        match self {
+            Self::Idle(_) => {}
+            #[cfg(unix)]
+            Self::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
+            other => drop(other.tcp().map(|socket| socket.shutdown(Shutdown::Both))),
+        }
+    }
+
+    /// Whether nobody else can read what goes over it.
+    pub(super) fn is_private(&self) -> bool {
+        !matches!(self, Self::Tcp(_) | Self::Idle(_))
+    }
+
+    /// The socket of TCP, below TLS, too.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => Some(secured.socket()),
+            _ => None,
+        }
+    }
+}
+
+/// Whether that means that it goes on.
+fn is_under_way(error: &io::Error) -> bool {
+    let in_progress = rustix::io::Errno::INPROGRESS.raw_os_error();
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(in_progress)
+}
+
+/// The same for each kind of socket.
+macro_rules! each {
+    ($stream:expr, $socket:ident => $it:expr) => {
+        match $stream {
+            Self::Idle(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Tcp($socket) => $it,
+            #[cfg(feature = "tls")]
+            Self::Tls($socket) => $it,
+            #[cfg(unix)]
+            Self::Unix($socket) => $it,
+        }
+    };
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        each!(self, socket => socket.read(buffer))
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        each!(self, socket => socket.write(octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, socket => socket.write_vectored(pieces))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        each!(self, socket => socket.flush())
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Self::Idle(socket) => socket.as_fd(),
+            Self::Tcp(socket) => socket.as_fd(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.socket().as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for Socket {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        match self {
+            Self::Idle(socket) => socket.as_socket(),
+            Self::Tcp(socket) => socket.as_socket(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.socket().as_socket(),
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Cancel safety, for every point at which a future can be dropped: each flow is run against the broker in memory, over a stream
+//! that moves a few octets at a time, and dropped at its first pending, at its second, and so on until it is done before that.
+//! Whenever it was, the client goes on as if nothing had been, and neither side is left with anything.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed helper is a failed test, and a passed one says how many points there were"
+)]
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use puka::{Client, Clock, Driver, Error, Options};
+use puka_test_broker::{Config, Server, Stream};
+use std::future::{Future, pending};
+use std::io;
+use std::pin::{Pin, pin};
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Octets that one turn of the driver moves, in both directions together: less than a frame.
+const DRIP: usize = 11;
+
+/// Turns after which something that is not done hangs.
+const TURNS: usize = 2_000;
+
+/// A stream that moves no more octets than it is allowed to.
+struct Dripping {
+    stream: Stream,
+    allowed: Arc<AtomicUsize>,
+}
+
+impl Dripping {
+    /// Takes some of what is allowed.
+    fn take(&self, wanted: usize) -> usize {
+        let taken = wanted.min(self.allowed.load(Ordering::Relaxed));
+        self.allowed.fetch_sub(taken, Ordering::Relaxed);
+        taken
+    }
+
+    fn put_back(&self, octets: usize) {
+        self.allowed.fetch_add(octets, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Dripping {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let most = self.take(buffer.len());
+        if most == 0 {
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..most]);
+        let used = if let Poll::Ready(Ok(octets)) = read { octets } else { 0 };
+        self.put_back(most - used);
+        read
+    }
+}
+
+impl AsyncWrite for Dripping {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let most = self.take(octets.len());
+        if most == 0 {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, &octets[..most]);
+        let used = if let Poll::Ready(Ok(octets)) = written { octets } else { 0 };
+        self.put_back(most - used);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+/// Time that stands still unless it is told to pass.
+#[derive(Clone)]
+struct Still(Arc<Mutex<Instant>>);
+
+impl Still {
+    fn pass(&self, time: Duration) {
+        *self.0.lock().unwrap() += time;
+    }
+}
+
+impl Clock for Still {
+    type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    fn now(&self) -> Instant {
+        *self.0.lock().unwrap()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Self::Sleep {
+        let is_over = deadline <= self.now();
+        Box::pin(async move {
+            if !is_over {
+                pending::<()>().await;
+            }
+        })
+    }
+}
+
+struct World {
+    broker: Server,
+    client: Client,
+    driver: Driver<Dripping, Still>,
+    clock: Still,
+    allowed: Arc<AtomicUsize>,
+    /// What the driver resolved to.
+    over: Option<Result<(), Error>>,
+}
+
+fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let broker = Server::new(Config::default());
+        let allowed = Arc::new(AtomicUsize::new(0));
+        let stream = Dripping { stream: broker.connect(), allowed: allowed.clone() };
+        let clock = Still(Arc::new(Mutex::new(Instant::now())));
+        let (client, driver) = puka::open(stream, clock.clone(), options);
+        Self { broker, client, driver, clock, allowed, over: None }
+    }
+
+    fn turn(&mut self, octets: usize) {
+        self.allowed.store(octets, Ordering::Relaxed);
+        if self.over.is_none() {
+            self.over = poll_once(Pin::new(&mut self.driver));
+        }
+    }
+
+    /// Everything is moved that can be.
+    fn settle(&mut self) {
+        (0..20).for_each(|_| self.turn(usize::MAX >> 1));
+    }
+
+    fn wait<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        for _ in 0..TURNS {
+            if let Some(value) = poll_once(future.as_mut()) {
+                return value;
+            }
+            self.turn(usize::MAX >> 1);
+        }
+        panic!("it hangs");
+    }
+
+    /// Runs a flow and drops it at its `last`th pending. True when it was done before.
+    fn drop_at(&mut self, last: usize, flow: impl Future<Output = Result<(), Error>>) -> bool {
+        let mut flow = pin!(flow);
+        for _ in 0..last {
+            if poll_once(flow.as_mut()).is_some() {
+                return true;
+            }
+            self.turn(DRIP);
+        }
+        assert!(last < TURNS, "it hangs");
+        false
+    }
+
+    /// The queue `q` with three messages, and nothing else.
+    fn prepare(&mut self) {
+        let client = self.client.clone();
+        self.wait(async {
+            client.queue_declare("q").await?;
+            client.queue_purge("q").await?;
+            client.exchange_declare("x").exchange_type("fanout").await?;
+            for body in ["one", "two", "three"] {
+                client.basic_publish("", "q", body).await?;
+            }
+            Ok::<(), Error>(())
+        })
+        .unwrap();
+    }
+
+    /// The client publishes, gets and consumes as ever, and nothing is left of what was before.
+    fn check(&mut self, what: &str) {
+        self.settle();
+        let client = self.client.clone();
+        let body = self.wait(async {
+            client.queue_declare("check").await?;
+            client.basic_publish("", "check", "got").mandatory(true).await?;
+            client.basic_publish("", "check", "consumed").await?;
+            let got = client.basic_get("check").await?.map(|got| (got.body().to_vec(), got.ack()));
+            let mut consumer = client.basic_consume("check").await?;
+            let consumed = consumer.next().await.transpose()?.map(|one| (one.body().to_vec(), one.ack()));
+            client.basic_cancel(&consumer).await?;
+            client.queue_delete("check").await?;
+            Ok::<_, Error>([got, consumed].map(|one| one.map(|(body, acked)| (body, acked.is_ok()))))
+        });
+        let expected = ["got", "consumed"].map(|body| Some((body.as_bytes().to_vec(), true)));
+        assert_eq!(body.unwrap(), expected, "{what}");
+        self.settle();
+        // Numbers of promises are used again as soon as nobody has them.
+        let number = client.queue_declare("q").send().number();
+        assert!(number.is_none_or(|number| number < 16), "{what}: promise {number:?}");
+        self.settle();
+        for queue in self.broker.with(|broker| broker.queues()) {
+            assert_eq!((queue.unacked, queue.consumers), (0, 0), "{what}: queue {}", queue.name);
+        }
+        let channels = self
+            .broker
+            .with(|broker| broker.connections().iter().map(|id| broker.channels(*id)).sum::<usize>());
+        assert!(channels <= 7, "{what}: {channels} channels");
+    }
+}
+
+/// As few channels as there can be kept.
+fn narrow() -> Options {
+    Options::default().request_channels(3).publish_channels(4)
+}
+
+/// Drops a flow at each of its pendings. Gives how many there were. So much time may pass until nothing is left.
+fn at_every_pending<F>(what: &str, options: Options, time: Duration, flow: impl Fn(Client) -> F) -> usize
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut world = World::new(options);
+    world.prepare();
+    for last in 1.. {
+        let client = world.client.clone();
+        let done = world.drop_at(last, flow(client));
+        world.settle();
+        world.clock.pass(time);
+        world.check(&format!("{what}, dropped at its pending {last}"));
+        world.prepare();
+        if done {
+            assert!(last > 2, "{what}: it waits for nothing");
+            let closed = world.client.close();
+            world.wait(closed).unwrap();
+            world.settle();
+            assert!(matches!(world.over, Some(Ok(()))), "{what}: {:?}", world.over);
+            assert_eq!(world.broker.with(|broker| broker.connections().len()), 0);
+            return last - 1;
+        }
+    }
+    0
+}
+
+fn every_pending<F>(what: &str, flow: impl Fn(Client) -> F) -> usize
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    at_every_pending(what, narrow(), Duration::ZERO, flow)
+}
+
+#[test]
+fn e38_publishes_can_be_dropped_at_any_point() {
+    every_pending("publish", async |client: Client| client.basic_publish("", "q", "x").await);
+    every_pending("mandatory publish", async |client: Client| {
+        let outcome = client.basic_publish("", "nobody's", "x").mandatory(true).await;
+        assert!(matches!(outcome, Err(Error::NoRoute(_))));
+        Ok(())
+    });
+    every_pending("submit", async |client: Client| client.basic_publish("x", "", "x").submit().await?.await);
+    let pendings = every_pending("large publish", async |client: Client| {
+        client.basic_publish("", "q", vec![7; 700]).await
+    });
+    assert!(pendings > 60, "{pendings}");
+    every_pending("publish to a missing exchange", async |client: Client| {
+        assert!(client.basic_publish("missing", "q", "x").await.is_err());
+        Ok(())
+    });
+}
+
+#[test]
+fn requests_can_be_dropped_at_any_point() {
+    every_pending("declare and delete", async |client: Client| {
+        client.queue_declare("d").durable(true).await?;
+        client.queue_delete("d").await.map(drop)
+    });
+    every_pending("bind and unbind", async |client: Client| {
+        client.queue_bind("q", "x").await?;
+        client.queue_unbind("q", "x").await
+    });
+    every_pending("exchanges", async |client: Client| {
+        client.exchange_declare("y").await?;
+        client.exchange_bind("y", "x").await?;
+        client.exchange_unbind("y", "x").await?;
+        client.exchange_delete("y").await
+    });
+    every_pending("purge", async |client: Client| client.queue_purge("q").await.map(drop));
+    every_pending("a request that fails", async |client: Client| {
+        assert!(client.queue_declare("missing").passive(true).await.is_err());
+        Ok(())
+    });
+    every_pending("many at once", async |client: Client| {
+        let promises: Vec<_> = (0..5).map(|_| client.queue_declare("q").send()).collect();
+        for promise in promises {
+            promise.await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn gets_and_consumers_can_be_dropped_at_any_point() {
+    every_pending("get", async |client: Client| {
+        let got = client.basic_get("q").await?;
+        got.map_or(Ok(()), |got| got.ack())
+    });
+    every_pending("a get that is not settled", async |client: Client| client.basic_get("q").await.map(drop));
+    every_pending("consume", async |client: Client| {
+        let mut consumer = client.basic_consume("q").prefetch_count(2).await?;
+        for _ in 0..3 {
+            consumer.next().await.transpose()?.map_or(Ok(()), |delivery| delivery.ack())?;
+        }
+        consumer.cancel().await.map(drop)
+    });
+    every_pending("consume, and drop it", async |client: Client| {
+        let mut consumer = client.basic_consume("q").await?;
+        let _held = consumer.next().await;
+        Ok(())
+    });
+    every_pending("consume several queues", async |client: Client| {
+        client.queue_declare("r").await?;
+        let mut consumer = client.basic_consume_multi(["q", "r"]).prefetch_count(1).await?;
+        let held = consumer.next().await.transpose()?;
+        client.basic_qos(&consumer, 5).await?;
+        held.map_or(Ok(()), |delivery| delivery.reject(true))?;
+        consumer.recover().await?;
+        client.basic_cancel(&consumer).await.map(drop)
+    });
+}
+
+#[test]
+fn calls_and_transactions_can_be_dropped_at_any_point() {
+    every_pending("transaction", async |client: Client| {
+        let transaction = client.transaction().await?;
+        transaction.basic_publish("", "q", "x").await?;
+        if let Some(got) = transaction.basic_get("q").await? {
+            got.ack()?;
+        }
+        transaction.commit().await.map(drop)
+    });
+    every_pending("a transaction that is rolled back", async |client: Client| {
+        let transaction = client.transaction().await?;
+        transaction.basic_publish("", "q", "x").await?;
+        transaction.rollback().await
+    });
+    // A reply is waited for as long as it may come, by whomever.
+    at_every_pending("a call", narrow(), Duration::from_secs(31), async |client: Client| {
+        let answers = async {
+            loop {
+                let Some(asked) = client.basic_get("q").await? else { continue };
+                let properties = asked.properties();
+                if let (Some(to), Some(which)) = (properties.reply_to, properties.correlation_id) {
+                    let (to, which) = (to.to_string(), which.to_string());
+                    client.basic_publish("", to, "reply").correlation_id(&which).await?;
+                }
+                asked.ack()?;
+            }
+        };
+        let call = async { client.rpc("", "q", "x").await.map(drop) };
+        futures_lite::future::or(call, answers).await
+    });
+}
+
+#[test]
+fn who_waits_for_room_can_be_dropped_at_any_point() {
+    let narrow = || narrow().max_publishes_in_flight(1);
+    at_every_pending("room to publish", narrow(), Duration::ZERO, async |client: Client| {
+        let first = client.basic_publish("", "q", "x").send();
+        let second = client.basic_publish("", "q", "x").await;
+        first.await.and(second)
+    });
+    at_every_pending("room to publish, for two", narrow(), Duration::ZERO, async |client: Client| {
+        let first = client.basic_publish("", "q", "x").send();
+        let waits = futures_lite::future::zip(
+            client.basic_publish("", "q", "x").into_future(),
+            client.basic_publish("x", "", "x").into_future(),
+        );
+        let (second, third) = waits.await;
+        first.await.and(second).and(third)
+    });
+}
+
+#[test]
+fn s48_whatever_is_dropped_in_whatever_order_the_broker_keeps_nothing() {
+    // The client, a consumer, a delivery, a promise, a transaction and the notices, in all 720 orders.
+    for order in 0..720 {
+        let mut world = World::new(Options::default());
+        world.prepare();
+        let client = world.client.clone();
+        let (consumer, delivery, transaction) = world
+            .wait(async {
+                let mut consumer = client.basic_consume("q").prefetch_count(2).await?;
+                let delivery = consumer.next().await;
+                Ok::<_, Error>((consumer, delivery, client.transaction().await?))
+            })
+            .unwrap();
+        let (promise, notices) = (client.basic_publish("", "q", "x").send(), client.notices());
+        world.client = client.clone();
+        let World { broker, client: other, driver, allowed, .. } = world;
+        let mut left: Vec<Box<dyn std::any::Any>> = vec![
+            Box::new((client, other)),
+            Box::new(consumer),
+            Box::new(delivery),
+            Box::new(promise),
+            Box::new(transaction),
+            Box::new(notices),
+        ];
+        let (mut driver, mut order) = (driver, order);
+        let mut over = None;
+        while !left.is_empty() {
+            drop(left.remove(order % left.len()));
+            order /= left.len() + 1;
+            allowed.store(DRIP, Ordering::Relaxed);
+            over = over.or_else(|| poll_once(Pin::new(&mut driver)));
+        }
+        for _ in 0..50 {
+            allowed.store(usize::MAX >> 1, Ordering::Relaxed);
+            over = over.or_else(|| poll_once(Pin::new(&mut driver)));
+        }
+        assert!(matches!(over, Some(Ok(()))), "{over:?}");
+        drop(driver);
+        assert_eq!(broker.with(|broker| broker.connections().len()), 0);
+        let queue = broker.with(|broker| broker.queue("/", "q")).unwrap();
+        assert_eq!((queue.unacked, queue.consumers, queue.ready.len()), (0, 0, 4));
+    }
+}

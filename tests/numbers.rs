@@ -1,0 +1,156 @@
+//! The list of what has to be survived, `tests/numbers.txt`, and the tests that name its numbers: none of the attacks and edge cases
+//! is without one, and no test names what is not in the list.
+//!
+//! `cargo test -p puka --test numbers -- --nocapture` tells which of the other numbers no test names.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Attack, edge case, scenario, rule of recovery, invariant; and the number.
+type Number = (char, u32);
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Tests that show it without naming it.
+    by: Vec<String>,
+    /// Why it needs none.
+    not: Option<String>,
+}
+
+/// The numbers that a name begins with, such as those of `s10_s11_r10_close_wins`.
+fn numbers_of(name: &str) -> Vec<Number> {
+    name.split('_').map_while(number).collect()
+}
+
+fn number(word: &str) -> Option<Number> {
+    let kind = word.chars().next()?.to_ascii_uppercase();
+    let digits = word.get(1..)?;
+    let is_number = "AESRI".contains(kind) && (1..=2).contains(&digits.len());
+    if is_number { Some((kind, digits.parse().ok()?)) } else { None }
+}
+
+fn list(text: &str) -> BTreeMap<Number, Entry> {
+    let mut entries = BTreeMap::new();
+    let mut last = None;
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words = || line.split_whitespace();
+        if line.starts_with(' ') {
+            let entry: &mut Entry = last.and_then(|last| entries.get_mut(&last)).expect("a number above it");
+            match words().next() {
+                Some("by") => entry.by.extend(words().skip(1).map(str::to_owned)),
+                Some("not") if words().count() > 3 => entry.not = Some(line.trim().to_owned()),
+                _ => panic!("neither `by TEST` nor `not REASON`: {line}"),
+            }
+            continue;
+        }
+        let number = words().next().and_then(number).unwrap_or_else(|| panic!("no number: {line}"));
+        assert!(words().count() > 1, "it does not say what it is: {line}");
+        assert!(entries.insert(number, Entry::default()).is_none(), "twice: {line}");
+        last = Some(number);
+    }
+    entries
+}
+
+/// The functions that are tests: `#[test]` stands above them, or they take the world of the suite.
+fn tests(source: &str) -> Vec<String> {
+    let mut tests = Vec::new();
+    let mut is_test = false;
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[test]") {
+            is_test = true;
+        } else if let Some((before, after)) = line.split_once("fn ") {
+            let is_function = before.is_empty() || before.ends_with(' ');
+            let name: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if is_function && (is_test || after.contains("World<")) {
+                tests.push(name);
+            }
+            is_test = false;
+        }
+    }
+    tests
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// All tests of the project.
+fn all_tests() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["src", "tests", "runtimes"].iter().for_each(|folder| rust_files(&root.join(folder), &mut files));
+    files.iter().flat_map(|file| tests(&fs::read_to_string(file).unwrap())).collect()
+}
+
+fn listed() -> BTreeMap<Number, Entry> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/numbers.txt");
+    list(&fs::read_to_string(path).unwrap())
+}
+
+#[test]
+fn every_attack_and_edge_case_has_a_test() {
+    let tests = all_tests();
+    let names: BTreeSet<&str> = tests.iter().map(String::as_str).collect();
+    let named: BTreeSet<Number> = tests.iter().flat_map(|name| numbers_of(name)).collect();
+    let mut missing = Vec::new();
+    for (number, entry) in listed() {
+        for by in &entry.by {
+            assert!(names.contains(&**by), "{number:?}: there is no test {by}");
+        }
+        let is_shown = named.contains(&number) || !entry.by.is_empty();
+        assert!(
+            !is_shown || entry.not.is_none(),
+            "{number:?} has a test, and the list says that it needs none"
+        );
+        if !is_shown && entry.not.is_none() {
+            missing.push(format!("{}{}", number.0, number.1));
+        }
+    }
+    println!("no test names {}", missing.join(" "));
+    let must = missing.iter().filter(|number| number.starts_with(['A', 'E'])).collect::<Vec<_>>();
+    assert!(must.is_empty(), "no test names {must:?}");
+}
+
+#[test]
+fn no_test_names_a_number_that_is_not_listed() {
+    let listed = listed();
+    for name in all_tests() {
+        for number in numbers_of(&name) {
+            assert!(listed.contains_key(&number), "{name} names {number:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_are_read_from_the_front_of_a_name() {
+    assert_eq!(numbers_of("s10_s11_r10_close_wins_a01"), [('S', 10), ('S', 11), ('R', 10)]);
+    assert_eq!(numbers_of("a07_a_frame"), [('A', 7)]);
+    for name in ["a_frame", "e100", "v01_all", "an_e5", "e"] {
+        assert_eq!(numbers_of(name), [], "{name}");
+    }
+    assert_eq!(
+        tests("#[test]\nfn a01_x() {}\nfn helper() {}\npub async fn s2_y(w: World<R>) {"),
+        ["a01_x", "s2_y"]
+    );
+}
+
+#[test]
+#[should_panic(expected = "twice")]
+fn a_list_has_each_number_once() {
+    list("A1 one\nA1 another");
+}

@@ -1,0 +1,203 @@
+//! What an operator does to virtual hosts, users and permissions.
+
+use crate::stage::{alone, beside, virtual_host};
+use crate::{STEP, next, recovered, told};
+use puka::{Client, ConnectionState, Credentials, Error, Notice, Notices, Options, QueueType, Recovery};
+use puka_test_rabbitmq::unique;
+use puka_test_soak::{Failure, Load, Outcome, Stage, within};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+fn hasty(options: Options) -> Options {
+    options.recovery(Recovery::default().delays(Duration::from_millis(50), Duration::from_millis(100)))
+}
+
+/// Why each try failed, until it was given up, and with what.
+async fn gives_up(notices: &mut Notices) -> Result<(Vec<Error>, Error), Failure> {
+    within(STEP, "giving up", async {
+        let mut tries = Vec::new();
+        while let Some(notice) = notices.next().await {
+            match notice {
+                Notice::Retrying { cause, .. } => tries.push(cause),
+                Notice::Closed(error) => return Ok((tries, error)),
+                Notice::Disconnected(_) | Notice::ConsumerCancelled(_) => {}
+                other => return Err(format!("{other:?}").into()),
+            }
+        }
+        Err("it ended without saying why".into())
+    })
+    .await?
+}
+
+#[test]
+fn a_deleted_virtual_host_is_tried_three_times_and_given_up() -> Outcome {
+    beside(async |stage| {
+        let vhost = unique("deleted");
+        let options = hasty(virtual_host(&stage, &vhost).await?);
+        let client = puka_smol::connect_with(options.clone()).await?;
+        let queue = client.queue_declare("q").durable(true).await?.name;
+        let mut consumer = client.basic_consume(&queue).await?;
+        let mut notices = client.notices();
+        let name = vhost.clone();
+        stage.node(move |node| node.delete_vhost(&name)).await?;
+        let (tries, end) = gives_up(&mut notices).await?;
+        let [Error::ConnectionForced(why), Error::NotAllowed(_), Error::NotAllowed(_)] = &tries[..] else {
+            return Err(format!("{tries:?}").into());
+        };
+        assert!(why.text.contains("is down") || why.text.contains("is deleted"), "{why:?}");
+        assert!(matches!(end, Error::NotAllowed(_)), "{end:?}");
+        assert!(matches!(client.state(), ConnectionState::Closed(Error::NotAllowed(_))));
+        // The queue went before the connection, and most often there was time to say so.
+        let ended = consumer.next().await;
+        assert!(matches!(ended, Some(Err(Error::NotAllowed(_) | Error::ConsumerCancelled(_)))), "{ended:?}");
+        let late = client.basic_publish("", &queue, "late").await;
+        assert!(matches!(late, Err(Error::NotAllowed(_))), "{late:?}");
+
+        // Back again, it can be connected to anew.
+        let options = hasty(virtual_host(&stage, &vhost).await?);
+        let client = puka_smol::connect_with(options).await?;
+        client.queue_declare("q").durable(true).await?;
+        Ok(client.close().await?)
+    })
+}
+
+#[test]
+fn a_virtual_host_that_is_back_in_time_has_everything_again() -> Outcome {
+    beside(async |stage| {
+        let vhost = unique("back");
+        let load = Load::start(virtual_host(&stage, &vhost).await?, QueueType::Classic).await?;
+        load.flows(100).await?;
+        let before = load.recoveries();
+        stage.proxy.off();
+        // With it go its messages, but those that come after are accounted for.
+        stage.node(move |node| node.delete_vhost(&vhost).and_then(|()| node.add_vhost(&vhost))).await?;
+        stage.proxy.on();
+        load.recovers_from(&before).await?;
+        load.flows(100).await?;
+        let mut fragile = load.fragile;
+        fragile.check().await
+    })
+}
+
+#[test]
+fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcome {
+    beside(async |stage| {
+        let (vhost, user) = (unique("revoked"), unique("user"));
+        let options = virtual_host(&stage, &vhost).await?.credentials(&user, "secret");
+        let (at, who) = (vhost.clone(), user.clone());
+        stage
+            .node(move |node| {
+                node.add_user(&who, "secret")?;
+                node.set_permissions(&at, &who, ".*", ".*", ".*")
+            })
+            .await?;
+        let client = puka_smol::connect_with(hasty(options)).await?;
+        let queue = client.queue_declare("q").durable(true).await?.name;
+        let mut consumer = client.basic_consume(&queue).await?;
+        let mut notices = client.notices();
+        let (at, who) = (vhost.clone(), user.clone());
+        stage.node(move |node| node.clear_permissions(&at, &who)).await?;
+        let refused = client.queue_declare("another").await;
+        assert!(matches!(refused, Err(Error::AccessRefused(_))), "{refused:?}");
+        assert!(matches!(client.state(), ConnectionState::Open));
+        let (at, who) = (vhost.clone(), user.clone());
+        stage.node(move |node| node.set_permissions(&at, &who, ".*", ".*", ".*")).await?;
+        client.basic_publish("", &queue, "still there").await?;
+        next(&mut consumer).await?.ack()?;
+        client.close().await?;
+        while let Some(notice) = notices.next().await {
+            let is_expected = matches!(notice, Notice::ChannelClosed(_) | Notice::Closed(Error::Closed));
+            assert!(is_expected, "{notice:?}");
+        }
+        stage.node(move |node| node.delete_user(&user)).await
+    })
+}
+
+#[test]
+fn s27_what_may_not_be_declared_any_more_is_told_and_the_rest_comes_back() -> Outcome {
+    beside(async |stage| {
+        let (vhost, user) = (unique("partly"), unique("user"));
+        let options = virtual_host(&stage, &vhost).await?.credentials(&user, "secret");
+        let (at, who) = (vhost.clone(), user.clone());
+        stage
+            .node(move |node| {
+                node.add_user(&who, "secret")?;
+                node.set_permissions(&at, &who, ".*", ".*", ".*")
+            })
+            .await?;
+        let client = puka_smol::connect_with(hasty(options)).await?;
+        client.queue_declare("open").durable(true).await?;
+        client.queue_declare("shut").durable(true).await?;
+        let mut open = client.basic_consume("open").await?;
+        let mut shut = client.basic_consume("shut").await?;
+        let mut notices = client.notices();
+        let (at, who) = (vhost.clone(), user.clone());
+        stage.node(move |node| node.set_permissions(&at, &who, "open", ".*", "open")).await?;
+        stage.proxy.reset();
+        let told = told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
+        let Notice::Recovered(report) = told else { return Err("no report".into()) };
+        let refused = |(_, error): &(_, Error)| matches!(error, Error::AccessRefused(_));
+        assert!(report.failed.len() == 2 && report.failed.iter().all(refused), "{report:?}");
+        assert!(matches!(shut.next().await, Some(Err(Error::AccessRefused(_)))));
+        client.basic_publish("", "open", "x").await?;
+        next(&mut open).await?.ack()?;
+        client.close().await?;
+        stage.node(move |node| node.delete_user(&user)).await
+    })
+}
+
+async fn someone(stage: &Stage) -> Result<(String, Client, Notices), Failure> {
+    let user = unique("user");
+    let who = user.clone();
+    stage
+        .node(move |node| {
+            node.add_user(&who, "secret")?;
+            node.set_permissions("/", &who, ".*", ".*", ".*")
+        })
+        .await?;
+    let client = puka_smol::connect_with(hasty(stage.options()?.credentials(&user, "secret"))).await?;
+    let notices = client.notices();
+    Ok((user, client, notices))
+}
+
+#[test]
+fn a_deleted_user_is_refused_three_times_and_given_up() -> Outcome {
+    beside(async |stage| {
+        let (user, client, mut notices) = someone(&stage).await?;
+        stage.node(move |node| node.delete_user(&user)).await?;
+        let (tries, end) = gives_up(&mut notices).await?;
+        let [Error::ConnectionForced(why), Error::AccessRefused(_), Error::AccessRefused(_)] = &tries[..]
+        else {
+            return Err(format!("{tries:?}").into());
+        };
+        assert!(why.text.contains("is deleted"), "{why:?}");
+        assert!(matches!(end, Error::AccessRefused(_)), "{end:?}");
+        assert!(matches!(client.close().await, Err(Error::AccessRefused(_))));
+        Ok(())
+    })
+}
+
+#[test]
+fn s6_credentials_are_asked_for_again_at_each_login() -> Outcome {
+    alone(async |stage| {
+        let (user, client, _) = someone(&stage).await?;
+        client.close().await?;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (counted, name) = (asked.clone(), user.clone());
+        let options = stage.options()?.credentials_from(move || {
+            let times = counted.fetch_add(1, Ordering::AcqRel);
+            Ok(Credentials::new(&*name, if times == 0 { "secret" } else { "another secret" }))
+        });
+        let client = puka_smol::connect_with(hasty(options)).await?;
+        let mut notices = client.notices();
+        let who = user.clone();
+        stage.node(move |node| node.ctl(&["change_password", &who, "another secret"])).await?;
+        stage.proxy.reset();
+        recovered(&mut notices).await?;
+        assert_eq!(asked.load(Ordering::Acquire), 2);
+        client.queue_declare("").exclusive(true).await?;
+        client.close().await?;
+        stage.node(move |node| node.delete_user(&user)).await
+    })
+}

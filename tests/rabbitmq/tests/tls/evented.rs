@@ -1,0 +1,191 @@
+//! The client without a runtime over TLS: the same options, errors and deadlines.
+
+use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, certificate, server_that};
+use crate::{Outcome, assert_error, source};
+use puka::{Broken, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource, evented};
+use puka_test_rabbitmq::{Authority, Identity};
+use rustls::RootCertStore;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Far more than anything here takes, so that what hangs fails.
+const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+const LIMIT: Duration = Duration::from_millis(300);
+
+fn trusting(authority: &Authority) -> TlsOptions {
+    TlsOptions::default().authority(source(&authority.pem()))
+}
+
+fn hello(options: Options) -> Result<(), Error> {
+    let mut conn = evented::connect_with(options.refuse_unencrypted_login(true))?;
+    let client = conn.client();
+    let queue = conn.wait(&mut client.queue_declare("hello").send(), SOON)?.name;
+    let body: Vec<u8> = (0..3_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
+    conn.wait(&mut client.basic_publish("", &queue, &body).send(), SOON)?;
+    let delivery = conn.wait(&mut client.basic_get(&queue).send(), SOON)?.expect("a message");
+    assert!(delivery.body() == body);
+    delivery.ack()?;
+    conn.wait(&mut client.close(), SOON)
+}
+
+fn refused(options: Options) -> Result<(), Error> {
+    let mut conn = evented::connect_with(options)?;
+    conn.wait(&mut conn.client().connect(), SOON).map(drop)
+}
+
+/// How it goes with a server that acts like that, and how long it takes.
+fn attempt(acts: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static) -> (Result<(), Error>, Duration) {
+    let options = server_that("localhost", TlsOptions::default(), acts).tls_timeout(LIMIT);
+    let start = Instant::now();
+    (refused(options), start.elapsed())
+}
+
+/// Waits until the client has hung up.
+fn until_end(mut socket: TcpStream) -> io::Result<()> {
+    socket.read_to_end(&mut Vec::new()).map(drop)
+}
+
+#[test]
+fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
+    let authority = Authority::new().unwrap();
+    for versions in [ONLY_1_2, ONLY_1_3] {
+        let server = TlsServer { versions, ..TlsServer::new(authority.issue(&["localhost"]).unwrap()) };
+        let (options, names) = server.serve("localhost", trusting(&authority));
+        hello(options)?;
+        assert_eq!(names.recv()?.as_deref(), Some("localhost"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a20_a_server_that_is_not_who_it_should_be_is_refused() -> Outcome {
+    let authority = Authority::new().unwrap();
+    let at = |identity: Identity| TlsServer::new(identity).serve("localhost", trusting(&authority)).0;
+    let elsewhere = at(authority.issue(&["elsewhere"]).unwrap());
+    assert_error!(refused(elsewhere), Error::Tls(TlsFault::WrongName(_)));
+    let expired = at(authority.issue_expired(&["localhost"]).unwrap());
+    assert_error!(refused(expired), Error::Tls(TlsFault::Expired(_)));
+    let alone = at(Identity::self_signed(&["localhost"]).unwrap());
+    assert_error!(refused(alone), Error::Tls(TlsFault::UnknownIssuer(_)));
+
+    let anything = TlsOptions::default().danger_accept_any_certificate(true);
+    let alone = Identity::self_signed(&["elsewhere"]).unwrap();
+    Ok(hello(TlsServer::new(alone).serve("localhost", anything).0)?)
+}
+
+#[test]
+fn another_name_can_be_expected() -> Outcome {
+    let authority = Authority::new().unwrap();
+    let server = TlsServer::new(authority.issue(&["broker.example"]).unwrap());
+    let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
+    hello(options)?;
+    assert_eq!(names.recv()?.as_deref(), Some("broker.example"));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
+    let (outcome, _) = attempt(|mut socket| {
+        socket.read_exact(&mut [0; 64])?;
+        socket.write_all(b"AMQP\0\0\x09\x01")?;
+        until_end(socket)
+    });
+    assert_error!(outcome, Error::Tls(TlsFault::NotTls(_)));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_refuses_us_without_one() -> Outcome {
+    let (authority, clients) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&clients.pem()))?;
+    for versions in [ONLY_1_2, ONLY_1_3] {
+        let identity = authority.issue(&["localhost"]).unwrap();
+        let server = TlsServer { versions, wants: Some(roots.clone()), ..TlsServer::new(identity) };
+        let error = refused(server.serve("localhost", trusting(&authority)).0).unwrap_err();
+        // With TLS 1.3 the server says so after our side of the handshake is done.
+        let is_refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
+            || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
+                if io.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))));
+        assert!(is_refused, "{error:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn options_that_can_not_be_used_are_refused_at_once() -> Outcome {
+    let tls = TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into()));
+    // Nobody listens on that port.
+    let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
+    assert_error!(evented::connect_with(options), Error::InvalidArgument { what: "tls authority", .. });
+    Ok(())
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_in_time() -> Outcome {
+    let (outcome, took) = attempt(until_end);
+    assert_error!(outcome, Error::Timeout { what: "the TLS handshake", after } if *after == LIMIT);
+    assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
+    let (outcome, took) = attempt(|mut socket| {
+        // The head of a handshake record that never comes to its end.
+        for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250].into_iter().chain(std::iter::repeat(0)) {
+            socket.write_all(&[octet])?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    assert_error!(outcome, Error::Timeout { what: "the TLS handshake", .. });
+    assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_hangs_up_in_the_handshake_is_a_broken_connection() -> Outcome {
+    let (outcome, _) = attempt(|mut socket| {
+        // Taken, so that closing is an end and not a reset.
+        socket.read(&mut vec![0; 1 << 14]).map(drop)?;
+        socket.shutdown(Shutdown::Write)?;
+        until_end(socket)
+    });
+    assert_error!(outcome, Error::ConnectionBroken(Broken::Eof));
+    Ok(())
+}
+
+#[test]
+fn while_hands_are_shaken_a_loop_waits_for_the_server_and_for_the_deadline() -> Outcome {
+    let options = server_that("localhost", TlsOptions::default(), until_end);
+    let hour = Duration::from_secs(3600);
+    let mut conn = evented::connect_with(options.tls_timeout(hour).request_timeout(2 * hour))?;
+    let mut connect = conn.client().connect();
+    while !conn.needs_read() {
+        assert!(conn.needs_write(), "a socket that has connected can be written to");
+        conn.on_write()?;
+    }
+    assert!(!conn.needs_write());
+    let next = conn.next_timeout().expect("a deadline");
+    let left = next - Instant::now();
+    assert!(left > hour / 2 && left <= hour, "{left:?}");
+    conn.on_read()?;
+    assert!(conn.needs_read() && !conn.is_over());
+    assert!(conn.on_timeout(next).is_err());
+    assert_error!(conn.wait(&mut connect, SOON), Error::Timeout { what: "the TLS handshake", .. });
+    Ok(())
+}
+
+#[test]
+fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
+    let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let broken = server_that("localhost", TlsOptions::default(), |socket| socket.peek(&mut [0; 1]).map(drop));
+    let authority = Authority::new().unwrap();
+    let (good, _) =
+        TlsServer::new(authority.issue(&["localhost"]).unwrap()).serve("localhost", trusting(&authority));
+    let turn = [Endpoint::tcp("localhost", dead), broken.endpoints()[0].clone(), good.endpoints()[0].clone()];
+    Ok(hello(good.endpoints_in_turn(turn)?)?)
+}

@@ -1,0 +1,134 @@
+//! The bad things that happen.
+
+use crate::{Outcome, Stage, until};
+use puka_test_rabbitmq::{Node, Rate};
+use smol::Timer;
+use std::time::Duration;
+
+/// Longer than the two seconds of a heartbeat need to find that nobody is there.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Something bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The node dies by SIGKILL, and starts again.
+    Kill,
+    /// The node shuts down by SIGTERM, and starts again.
+    ShutDown,
+    /// The node stops by SIGSTOP, and goes on by SIGCONT after heartbeats have noticed it.
+    Freeze,
+    /// `rabbitmqctl stop_app`, and `start_app`.
+    StopApp,
+    /// `rabbitmqctl close_all_connections`.
+    CloseAll,
+    /// A memory alarm, for a while.
+    Alarm,
+    /// Nothing passes for a while, in either direction, and nobody is told.
+    Blackhole,
+    /// Nothing passes to the clients.
+    Deaf,
+    /// Connections are reset.
+    Reset,
+    /// The way to the broker has 1 KB/s for a while, then it is reset.
+    Trickle,
+    /// The broker's side of the stream ends.
+    HalfClose,
+    /// Connections are reset when so many more octets have passed, most often in the middle of a frame, and then again twice
+    /// as soon.
+    ResetAfter(usize),
+    /// Nothing can be connected to for a while.
+    Off,
+}
+
+impl Fault {
+    /// Each kind once.
+    pub const ALL: [Self; 13] = [
+        Self::Kill,
+        Self::ShutDown,
+        Self::Freeze,
+        Self::StopApp,
+        Self::CloseAll,
+        Self::Alarm,
+        Self::Blackhole,
+        Self::Deaf,
+        Self::Reset,
+        Self::Trickle,
+        Self::HalfClose,
+        Self::ResetAfter(1000),
+        Self::Off,
+    ];
+
+    /// Whether connections are lost by it.
+    #[must_use]
+    pub fn breaks(self) -> bool {
+        self != Self::Alarm
+    }
+
+    /// Whether the broker forgets what it has not written down.
+    #[must_use]
+    pub fn kills(self) -> bool {
+        self == Self::Kill
+    }
+
+    /// Happens, and is over.
+    pub async fn happen(self, stage: &Stage) -> Outcome {
+        let proxy = &stage.proxy;
+        match self {
+            Self::Kill => {
+                // It kills what runs.
+                stage.node(Node::start_again).await?;
+            }
+            Self::ShutDown => {
+                stage.node(Node::shut_down).await?;
+                stage.node(Node::start_again).await?;
+            }
+            Self::Freeze => {
+                stage.node(Node::freeze).await?;
+                Timer::after(SILENCE).await;
+                stage.node(Node::thaw).await?;
+            }
+            Self::StopApp => {
+                stage.node(|node| node.ctl(&["stop_app"])).await?;
+                stage.node(|node| node.ctl(&["start_app"])).await?;
+            }
+            Self::CloseAll => stage.node(|node| node.close_all_connections("maintenance")).await?,
+            Self::Alarm => {
+                stage.node(|node| node.set_memory_alarm(true)).await?;
+                Timer::after(Duration::from_millis(500)).await;
+                stage.node(|node| node.set_memory_alarm(false)).await?;
+            }
+            Self::Blackhole => {
+                proxy.up(Rate::Stopped);
+                proxy.down(Rate::Stopped);
+                Timer::after(SILENCE).await;
+                proxy.clear();
+            }
+            Self::Deaf => {
+                proxy.down(Rate::Stopped);
+                Timer::after(SILENCE).await;
+                proxy.clear();
+            }
+            Self::Reset => proxy.reset(),
+            Self::Trickle => {
+                proxy.up(Rate::Slow(1024));
+                Timer::after(Duration::from_secs(2)).await;
+                proxy.reset();
+                proxy.clear();
+            }
+            Self::HalfClose => proxy.half_close(),
+            Self::ResetAfter(octets) => {
+                for octets in [octets, octets / 2, octets / 4] {
+                    proxy.reset_after(octets);
+                    until(SILENCE, "so many octets", || !proxy.is_armed()).await?;
+                }
+            }
+            Self::Off => {
+                proxy.off();
+                Timer::after(Duration::from_secs(1)).await;
+                proxy.on();
+            }
+        }
+        Ok(())
+    }
+}

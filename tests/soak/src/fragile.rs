@@ -1,0 +1,78 @@
+//! What does not outlive its connection, and has to be put back each time.
+
+use crate::{Failure, Outcome, within};
+use puka::{Client, Consumer, Error};
+use puka_test_rabbitmq::unique;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An exchange that goes with its last binding, bound to another exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
+/// last consumer; each with a consumer.
+#[derive(Debug)]
+pub struct Fragile {
+    client: Client,
+    source: String,
+    /// The name that the broker gave its queue first.
+    first_name: String,
+    consumers: Vec<Consumer>,
+    pings: usize,
+}
+
+impl Fragile {
+    /// Declares all that.
+    pub async fn set_up(client: &Client) -> Result<Self, Failure> {
+        let (source, target) = (unique("source"), unique("target"));
+        client.exchange_declare(&source).exchange_type("fanout").await?;
+        client.exchange_declare(&target).exchange_type("topic").auto_delete(true).await?;
+        client.exchange_bind(&target, &source).await?;
+        let first_name = client.queue_declare("").exclusive(true).await?.name;
+        let fleeting = unique("fleeting");
+        client.queue_declare(&fleeting).auto_delete(true).await?;
+        let mut consumers = Vec::new();
+        for queue in [&first_name, &fleeting] {
+            client.queue_bind(queue, &target).routing_key("ping.#").await?;
+            consumers.push(client.basic_consume(queue).prefetch_count(10).await?);
+        }
+        Ok(Self { client: client.clone(), source, first_name, consumers, pings: 0 })
+    }
+
+    /// The name that the broker gave its queue first.
+    #[must_use]
+    pub fn first_name(&self) -> &str {
+        &self.first_name
+    }
+
+    /// Whether a message finds its way through all of it, and the first name of the broker's queue its queue.
+    pub async fn check(&mut self) -> Outcome {
+        within(LIMIT, "a ping", self.ping()).await??;
+        let name = self.client.queue_declare(&self.first_name).passive(true).await?.name;
+        let current = self.client.current_name(&self.first_name);
+        if name == current { Ok(()) } else { Err(format!("{name} is not {current}").into()) }
+    }
+
+    async fn ping(&mut self) -> Outcome {
+        self.pings += 1;
+        let body = format!("ping {}", self.pings);
+        loop {
+            let ping = self.client.basic_publish(&self.source, "ping.pong", &body).mandatory(true);
+            match ping.await {
+                Ok(()) => break,
+                Err(Error::Unconfirmed(_)) => {}
+                Err(error) => return Err(format!("{body}: {error}").into()),
+            }
+        }
+        for consumer in &mut self.consumers {
+            loop {
+                let delivery = consumer.next().await.ok_or("a fragile consumer has ended")??;
+                let is_it = delivery.body() == body.as_bytes();
+                // What comes too late comes again.
+                let acknowledged = delivery.ack();
+                if is_it && acknowledged.is_ok() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! What publishes and what consumes.
+
+use crate::ledger::Ledger;
+use futures_lite::FutureExt;
+use puka::{Client, Consumer, Delivery, Error, Promise};
+use smol::Timer;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Publishes of one publisher that may be unconfirmed.
+const WINDOW: usize = 64;
+
+/// Deliveries that are kept for later, so that some are always held when the connection goes.
+const HELD: usize = 8;
+
+/// Between two publishes: a thousand a second keep two processors free for others.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// When nothing comes for so long, what is held is settled.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What publishers are told.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    pub(crate) is_paused: AtomicBool,
+    pub(crate) is_over: AtomicBool,
+    /// Publishers that have nothing under way.
+    pub(crate) resting: AtomicUsize,
+}
+
+/// Publishes until it is over, each message once, every other one as mandatory.
+pub(crate) async fn publish(
+    client: Client,
+    ledger: Arc<Ledger>,
+    control: Arc<Control>,
+    (exchange, routing_key): (String, String),
+    may_repeat: bool,
+) {
+    let mut window: VecDeque<(usize, Promise<()>)> = VecDeque::new();
+    while !control.is_over.load(Ordering::Acquire) {
+        let is_paused = control.is_paused.load(Ordering::Acquire);
+        if (is_paused || window.len() >= WINDOW)
+            && let Some((number, promise)) = window.pop_front()
+        {
+            ledger.end(number, &promise.await);
+            continue;
+        }
+        if is_paused {
+            control.resting.fetch_add(1, Ordering::AcqRel);
+            while control.is_paused.load(Ordering::Acquire) && !control.is_over.load(Ordering::Acquire) {
+                Timer::after(Duration::from_millis(5)).await;
+            }
+            control.resting.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let number = ledger.publish(may_repeat);
+        let publish = client.basic_publish(&exchange, &routing_key, number.to_string());
+        match publish.persistent(true).mandatory(number.is_multiple_of(2)).submit().await {
+            Ok(promise) => window.push_back((number, promise)),
+            Err(error) => {
+                ledger.end(number, &Err(error));
+                Timer::after(Duration::from_millis(100)).await;
+            }
+        }
+        Timer::after(PAUSE).await;
+    }
+    for (number, promise) in window {
+        ledger.end(number, &promise.await);
+    }
+}
+
+/// How a consumer acknowledges.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Acknowledging {
+    /// Each by itself, every third one much later.
+    Late,
+    /// Several at once.
+    Together,
+}
+
+fn number_of(delivery: &Delivery) -> Option<usize> {
+    std::str::from_utf8(delivery.body()).ok()?.parse().ok()
+}
+
+/// Consumes until the consumer ends.
+pub(crate) async fn consume(mut consumer: Consumer, ledger: Arc<Ledger>, how: Acknowledging) {
+    let mut held = VecDeque::new();
+    loop {
+        let idle = async {
+            Timer::after(IDLE).await;
+            None
+        };
+        let Some(next) = async { Some(consumer.next().await) }.or(idle).await else {
+            settle_all(&ledger, &mut held, how);
+            continue;
+        };
+        let delivery = match next {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(error)) => {
+                ledger.note(&format!("consumer: {error}"));
+                continue;
+            }
+            None => break,
+        };
+        let number = number_of(&delivery);
+        let republished = delivery.headers().is_ok_and(|headers| headers.get("x-puka-republished").is_some());
+        ledger.deliver(number, delivery.redelivered(), republished);
+        match how {
+            Acknowledging::Late if number.is_some_and(|number| number.is_multiple_of(3)) => {
+                held.push_back((number, delivery));
+                if held.len() > HELD
+                    && let Some((number, delivery)) = held.pop_front()
+                {
+                    ledger.settle(number, &delivery.ack());
+                }
+            }
+            Acknowledging::Late => ledger.settle(number, &delivery.ack()),
+            Acknowledging::Together => {
+                held.push_back((number, delivery));
+                if held.len() >= HELD {
+                    settle_all(&ledger, &mut held, how);
+                }
+            }
+        }
+    }
+    settle_all(&ledger, &mut held, how);
+}
+
+fn settle_all(ledger: &Ledger, held: &mut VecDeque<(Option<usize>, Delivery)>, how: Acknowledging) {
+    if matches!(how, Acknowledging::Late) {
+        for (number, delivery) in held.drain(..) {
+            ledger.settle(number, &delivery.ack());
+        }
+        return;
+    }
+    let Some((number, last)) = held.pop_back() else { return };
+    let epoch = last.epoch();
+    let settled = last.ack_multiple();
+    ledger.settle(number, &settled);
+    for (number, delivery) in held.drain(..) {
+        // It settles nothing of an earlier connection.
+        let is_covered = delivery.epoch() == epoch;
+        ledger.settle(number, if is_covered { &settled } else { &Err(Error::Stale) });
+        drop(delivery);
+    }
+}

@@ -1,0 +1,186 @@
+//! Many threads at one client, for real: producers, consumers and requests, while connections come and go beside them.
+
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use puka::{Client, Error, Options};
+use puka_test_broker::Server;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+const THREADS: usize = 8;
+const MESSAGES: usize = 500;
+
+/// Longer than a machine that does much else takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn open(broker: &Server, options: Options) -> Client {
+    let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, options);
+    smol::spawn(driver).detach();
+    client
+}
+
+/// Runs a scenario and fails when it hangs.
+fn in_time(scenario: impl FnOnce() + Send + 'static) {
+    let (done, waits) = mpsc::channel::<()>();
+    let run = thread::spawn(move || {
+        scenario();
+        drop(done);
+    });
+    assert_eq!(waits.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected), "it hangs");
+    run.join().unwrap();
+}
+
+/// Publishes its share; every publish has its own outcome.
+async fn produce(client: Client, producer: usize) -> Result<(), Error> {
+    for number in 0..MESSAGES {
+        let published = client.basic_publish("", "work", format!("{producer} {number}"));
+        if number % 16 == 0 {
+            let returned = client.basic_publish("", "nobody's", "x").mandatory(true).await;
+            assert!(matches!(returned, Err(Error::NoRoute(_))), "{returned:?}");
+        }
+        // Some are not waited for.
+        if number % 3 == 0 { drop(published.submit().await?) } else { published.await? }
+    }
+    Ok(())
+}
+
+/// Consumes until everything has been seen by somebody. Gives what it has seen.
+async fn consume(client: Client, seen: Arc<AtomicUsize>) -> Result<Vec<String>, Error> {
+    let mut bodies = Vec::new();
+    let mut consumer = client.basic_consume("work").prefetch_count(10).await?;
+    while seen.load(Ordering::SeqCst) < THREADS * MESSAGES {
+        let next = async { Some(consumer.next().await) };
+        let pause = async {
+            smol::Timer::after(Duration::from_millis(20)).await;
+            None
+        };
+        let Some(delivery) = smol::future::or(next, pause).await else { continue };
+        let Some(delivery) = delivery.transpose()? else { break };
+        bodies.push(String::from_utf8_lossy(delivery.body()).into_owned());
+        delivery.ack()?;
+        seen.fetch_add(1, Ordering::SeqCst);
+    }
+    consumer.cancel().await?;
+    Ok(bodies)
+}
+
+#[test]
+fn eight_producers_and_eight_consumers_share_a_client_and_each_message_is_seen_once() {
+    in_time(|| {
+        let broker = Server::new(Default::default());
+        let client = open(&broker, Options::default().max_publishes_in_flight(64));
+        smol::block_on(client.queue_declare("work").into_future()).unwrap();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let producers: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let client = client.clone();
+                thread::spawn(move || smol::block_on(produce(client, number)))
+            })
+            .collect();
+        let consumers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (client, seen) = (client.clone(), seen.clone());
+                thread::spawn(move || smol::block_on(consume(client, seen)))
+            })
+            .collect();
+        // Beside them, connections come and go, some of them in the midst of something.
+        for round in 0..50 {
+            let other = open(&broker, Options::default());
+            let declared = other.queue_declare("beside").send();
+            if round % 2 == 0 {
+                smol::block_on(declared).unwrap();
+                smol::block_on(other.close()).unwrap();
+            }
+        }
+        producers.into_iter().for_each(|producer| producer.join().unwrap().unwrap());
+        let all: Vec<String> =
+            consumers.into_iter().flat_map(|consumer| consumer.join().unwrap().unwrap()).collect();
+        let distinct: BTreeSet<&String> = all.iter().collect();
+        assert_eq!((all.len(), distinct.len()), (THREADS * MESSAGES, THREADS * MESSAGES));
+        smol::block_on(client.close()).unwrap();
+        let queue = broker.with(|broker| broker.queue("/", "work")).unwrap();
+        assert_eq!((queue.ready.len(), queue.unacked, queue.consumers), (0, 0, 0));
+    });
+}
+
+#[test]
+fn s44_a_hundred_threads_close_at_once_and_all_are_answered() {
+    in_time(|| {
+        let broker = Server::new(Default::default());
+        let client = open(&broker, Options::default());
+        smol::block_on(client.queue_declare("q").into_future()).unwrap();
+        let threads: Vec<_> = (0..100)
+            .map(|number| {
+                let client = client.clone();
+                thread::spawn(move || {
+                    let published = client.basic_publish("", "q", "x").send();
+                    // Some let go of everything instead.
+                    if number % 10 == 0 {
+                        drop(published);
+                        Ok(())
+                    } else {
+                        smol::block_on(client.close())
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            let closed = thread.join().unwrap();
+            assert!(matches!(closed, Ok(()) | Err(Error::Closed)), "{closed:?}");
+        }
+        while !broker.with(|broker| broker.connections().is_empty()) {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
+    in_time(|| {
+        let broker = Server::new(Default::default());
+        let client = open(&broker, Options::default().max_publishes_in_flight(2).max_outgoing_octets(10_000));
+        smol::block_on(client.connect()).unwrap();
+        broker.with(|broker| broker.block("low on memory"));
+        let waiting: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let client = client.clone();
+                let publish = async move { client.basic_publish("", "q", vec![7; 5_000]).await };
+                thread::spawn(move || smol::block_on(publish))
+            })
+            .collect();
+        let (server, now) = (broker.clone(), broker.now());
+        while waiting.iter().any(|waiting| !waiting.is_finished()) {
+            server.with(|broker| {
+                let ids = broker.connections();
+                ids.into_iter().for_each(|id| broker.drop_connection(now, id));
+            });
+            thread::yield_now();
+        }
+        for waiting in waiting {
+            assert!(waiting.join().unwrap().is_err());
+        }
+    });
+}
+
+#[test]
+fn ten_thousand_connections_come_and_go_and_leave_nothing() {
+    in_time(|| {
+        let broker = Server::new(Default::default());
+        for _ in 0..10_000 {
+            let client = open(&broker, Options::default());
+            smol::block_on(async {
+                client.connect().await?;
+                client.close().await
+            })
+            .unwrap();
+        }
+        // The last drivers may be at it still.
+        while !broker.with(|broker| broker.connections().is_empty()) {
+            thread::yield_now();
+        }
+    });
+}

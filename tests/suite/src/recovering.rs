@@ -1,0 +1,210 @@
+//! A connection that is lost and comes back: for the adapter, which dials again.
+
+use crate::cases::assert_error;
+use crate::taking::next;
+use crate::{Listening, Outcome, Runtime, World, ready_now};
+use puka::{Broken, Client, ConnectionState, Ended, Error, Notice, Notices, Options, Recovery};
+use puka_test_rabbitmq::Proxy;
+use std::time::Duration;
+
+/// The broker in memory, and a proxy that cuts it off.
+struct Remote {
+    broker: Listening,
+    proxy: Proxy,
+}
+
+impl Remote {
+    fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        let broker = Listening::start()?;
+        let proxy = Proxy::start(broker.address().port())?;
+        Ok(Self { broker, proxy })
+    }
+
+    fn options(&self) -> Result<Options, Error> {
+        Ok(Options::from_uri(&self.proxy.url())?.recovery(hasty()))
+    }
+}
+
+fn hasty() -> Recovery {
+    Recovery::default().delays(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+/// The next notice, in a few letters.
+async fn told(notices: &mut Notices) -> &'static str {
+    match notices.next().await {
+        Some(Notice::Disconnected(_)) => "disconnected",
+        Some(Notice::Retrying { .. }) => "retrying",
+        Some(Notice::Recovered(_)) => "recovered",
+        Some(Notice::Closed(_)) => "closed",
+        Some(_) => "another",
+        None => "none",
+    }
+}
+
+async fn lost(notices: &mut Notices) -> Outcome {
+    assert_eq!(told(notices).await, "disconnected");
+    Ok(())
+}
+
+/// Nothing of what was there is missing afterwards, and what waits is sent.
+pub async fn a_cut_is_survived_by_a_consumer_and_a_publish_that_waits<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?).await?;
+    let queue = client.queue_declare("").exclusive(true).await?.name;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
+    client.basic_publish("", &queue, "before").await?;
+    let held = next(&mut consumer).await?;
+    let mut notices = client.notices();
+    remote.proxy.off();
+    lost(&mut notices).await?;
+    assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
+    let mut publish = client.basic_publish("", &queue, "after").mandatory(true).send();
+    let mut declare = client.queue_declare("meanwhile").send();
+    assert!(ready_now(&mut publish).await.is_none() && ready_now(&mut declare).await.is_none());
+    remote.proxy.on();
+    publish.await?;
+    declare.await?;
+    assert!(matches!(client.state(), ConnectionState::Open));
+    assert_error!(held.ack(), Error::Stale);
+    let delivery = next(&mut consumer).await?;
+    assert_eq!(delivery.body(), b"after");
+    delivery.ack()?;
+    Ok(client.close().await?)
+}
+
+/// A restart leaves durable queues with their persistent messages, and what was not acknowledged comes again.
+pub async fn s2_a_broker_that_restarts_is_taken_up_again<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?).await?;
+    client.queue_declare("q").durable(true).await?;
+    let mut consumer = client.basic_consume("q").prefetch_count(2).await?;
+    for body in ["one", "two", "three"] {
+        client.basic_publish("", "q", body).persistent(true).await?;
+    }
+    let held = next(&mut consumer).await?;
+    let mut notices = client.notices();
+    let server = &remote.broker.server;
+    server.with(|broker| broker.restart(server.now()));
+    while told(&mut notices).await != "recovered" {}
+    assert_error!(held.ack(), Error::Stale);
+    for (body, redelivered) in [("one", true), ("two", true), ("three", false)] {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(
+            (String::from_utf8_lossy(delivery.body()), delivery.redelivered()),
+            (body.into(), redelivered)
+        );
+        delivery.ack()?;
+    }
+    assert_eq!(consumer.lost_deliveries(), 1);
+    Ok(client.close().await?)
+}
+
+/// First the loss, then the tries, then the recovery.
+pub async fn notices_tell_of_the_loss_the_tries_and_the_recovery<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?).await?;
+    let mut notices = client.notices();
+    for _ in 0..3 {
+        remote.proxy.off();
+        lost(&mut notices).await?;
+        for _ in 0..3 {
+            assert_eq!(told(&mut notices).await, "retrying");
+        }
+        remote.proxy.on();
+        let mut next = told(&mut notices).await;
+        while next == "retrying" {
+            next = told(&mut notices).await;
+        }
+        assert_eq!(next, "recovered");
+    }
+    client.close().await?;
+    assert_eq!(told(&mut notices).await, "closed");
+    assert_eq!(told(&mut notices).await, "none");
+    Ok(())
+}
+
+/// One option switches it off.
+pub async fn without_recovery_a_cut_ends_everything<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?.recovery(None)).await?;
+    client.queue_declare("q").await?;
+    let mut consumer = client.basic_consume("q").await?;
+    let mut notices = client.notices();
+    remote.proxy.reset();
+    assert_error!(consumer.next().await.ok_or("no error")?, Error::ConnectionBroken(_));
+    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
+    assert_error!(client.queue_declare("q").await, Error::ConnectionBroken(_));
+    assert_eq!(told(&mut notices).await, "closed");
+    assert_eq!(remote.proxy.accepted(), 1);
+    Ok(())
+}
+
+/// Closing wins, whatever is under way, and nothing comes back.
+pub async fn s10_a_close_during_a_recovery_wins<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?).await?;
+    client.queue_declare("q").await?;
+    let mut consumer = client.basic_consume("q").await?;
+    let mut notices = client.notices();
+    remote.proxy.off();
+    lost(&mut notices).await?;
+    let waits = client.basic_publish("", "q", "x").send();
+    client.close().await?;
+    assert_error!(waits.await, Error::Closed);
+    assert!(consumer.next().await.is_none());
+    while told(&mut notices).await != "closed" {}
+    remote.proxy.on();
+    assert!(matches!(client.state(), ConnectionState::Closed(Error::Closed)));
+    assert_error!(client.queue_declare("q").await, Error::Closed);
+    Ok(client.close().await?)
+}
+
+/// With a bound, giving up is told to everybody who waits.
+pub async fn s13_when_the_tries_are_used_up_whoever_waits_is_told<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    let client = R::connect(remote.options()?.recovery(hasty().max_attempts(3))).await?;
+    client.queue_declare("q").await?;
+    let mut consumer = client.basic_consume("q").await?;
+    let mut notices = client.notices();
+    remote.proxy.off();
+    lost(&mut notices).await?;
+    let publish = client.basic_publish("", "q", "x").send();
+    let declare = client.queue_declare("r").send();
+    assert!(publish.await.is_err_and(|error| error.is_connection_broken()));
+    assert!(declare.await.is_err_and(|error| error.is_connection_broken()));
+    assert_error!(consumer.next().await.ok_or("no error")?, Error::ConnectionBroken(_));
+    for notice in ["retrying", "retrying", "retrying", "closed"] {
+        assert_eq!(told(&mut notices).await, notice);
+    }
+    Ok(())
+}
+
+/// When the last handle goes, nobody wants the connection back.
+pub async fn a_client_that_is_dropped_during_a_recovery_is_not_dialled_for<R: Runtime>(
+    _: &World<R>,
+) -> Outcome {
+    let remote = Remote::start()?;
+    let client: Client = R::connect(remote.options()?).await?;
+    let mut notices = client.notices();
+    remote.proxy.off();
+    lost(&mut notices).await?;
+    drop(client);
+    while let Some(notice) = notices.next().await {
+        if let Notice::Closed(error) = notice {
+            assert!(matches!(error, Error::Closed), "{error:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A way that leads nowhere at first is tried again when that is asked for.
+pub async fn s17_the_first_connect_waits_for_the_broker_when_asked_to<R: Runtime>(_: &World<R>) -> Outcome {
+    let remote = Remote::start()?;
+    remote.proxy.off();
+    assert_error!(R::connect(remote.options()?).await, Error::ConnectionBroken(Broken::Io(_) | Broken::Eof));
+    let (client, driver) = (R::connect(remote.options()?.recovery(hasty().first_connect(true))), async {
+        remote.proxy.on();
+    });
+    let (client, ()) = futures_lite::future::zip(client, driver).await;
+    Ok(client?.close().await?)
+}
