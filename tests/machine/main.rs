@@ -31,6 +31,7 @@ mod handshake;
 mod handshake_faults;
 mod headers;
 mod login;
+mod losing;
 mod losses;
 mod memory;
 mod names;
