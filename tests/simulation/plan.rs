@@ -56,7 +56,6 @@ pub(crate) enum Mischief {
     WrongOutcome,
     LostAnswer,
     RepeatedPublish,
-    LostCancel,
     LateClose,
     LostOctet,
 }

@@ -16,6 +16,8 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Instant,
     start: Instant,
+    /// How often something was moved.
+    rounds: u32,
     pub(crate) broker: Broker,
     pub(crate) clients: Vec<Option<Session>>,
     pub(crate) sessions: usize,
@@ -46,6 +48,7 @@ impl World {
         Self {
             plan,
             now: start,
+            rounds: 0,
             start,
             broker: Broker::new(plan.config()),
             clients: (0..clients).map(|_| None).collect(),
@@ -119,8 +122,10 @@ impl World {
 
     /// Does what is to be done now.
     pub(crate) fn come_to_rest(&mut self) -> Checked {
-        for round in 0_u32.. {
-            ensure(round < 1_000_000, || "nothing comes to rest".into())?;
+        loop {
+            // A world has some tens of thousands.
+            self.rounds += 1;
+            ensure(self.rounds < 400_000, || "nothing comes to rest".into())?;
             let mut progress = false;
             for client in 0..self.clients.len() {
                 let now = self.now;
