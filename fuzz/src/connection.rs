@@ -302,7 +302,7 @@ impl Run<'_> {
     /// What a broker may say by itself, of what it knows.
     fn speak(&mut self) {
         self.peer.drain();
-        let open = self.peer.observer.channels();
+        let open = self.peer.channels();
         let Some(number) = self.input.one_of(&open).copied() else { return };
         let octets = match self.input.below(12) {
             0..=3 => self.delivery(number),

@@ -32,6 +32,9 @@ pub struct Peer {
     greeted: bool,
     /// Channels that the broker has closed, until that is answered.
     pub closed: BTreeSet<u16>,
+    /// Channels whose close the broker has answered, until it is asked to open them again: it has no more to say there, though
+    /// its answer may be on its way.
+    let_go: BTreeSet<u16>,
     /// The broker says what no broker says.
     pub dishonest: bool,
 }
@@ -99,6 +102,7 @@ impl Peer {
             arrived: Vec::new(),
             greeted: false,
             closed: BTreeSet::new(),
+            let_go: BTreeSet::new(),
             dishonest: false,
         }
     }
@@ -170,8 +174,20 @@ impl Peer {
         let Some(frame) = self.unanswered.pop_front() else { return false };
         if !self.closed.contains(&frame.channel) {
             self.incoming.extend(answer(&frame));
+            if frame.kind == 1 {
+                match frame.id() {
+                    (20, 10) => drop(self.let_go.remove(&frame.channel)),
+                    (20, 40) => drop(self.let_go.insert(frame.channel)),
+                    _ => {}
+                }
+            }
         }
         true
+    }
+
+    /// The channels on which the broker may speak.
+    pub fn channels(&self) -> Vec<u16> {
+        self.observer.channels().into_iter().filter(|number| !self.let_go.contains(number)).collect()
     }
 
     /// Everything is written, answered and has arrived, again and again, until there is nothing left.
@@ -226,6 +242,7 @@ impl Peer {
         self.incoming.clear();
         self.arrived.clear();
         self.closed.clear();
+        self.let_go.clear();
         self.greeted = false;
         self.machine.handle_dialled(self.now, 0, false);
     }
