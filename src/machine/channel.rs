@@ -136,6 +136,8 @@ pub(super) struct Channel {
     pub(super) shares_prefetch_count: bool,
     /// What comes before `open-ok` is for the channel that had the number before, which the server closed.
     pub(super) discards_until_open: bool,
+    /// The server has closed it while we were closing it, and has our answer: there is nothing more to say on it.
+    pub(super) close_answered: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(super) has_acks: bool,
 }
@@ -152,6 +154,7 @@ impl Channel {
             prefetch_count: 0,
             shares_prefetch_count: false,
             discards_until_open: false,
+            close_answered: false,
             has_acks: false,
         }
     }

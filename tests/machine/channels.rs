@@ -95,6 +95,18 @@ fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
 }
 
 #[test]
+fn e27_a_close_that_crosses_ours_is_answered_once_however_often_it_comes() {
+    let mut peer = closing_one();
+    peer.inbox.clear();
+    for _ in 0..3 {
+        peer.method(1, &channel_close(404, "NOT_FOUND"));
+    }
+    assert_eq!(peer.names(), ["1 channel.close-ok"], "behind it the channel is not open at the server");
+    peer.method(1, &channel::CloseOk {});
+    assert_eq!(peer.machine.open_channels(), 1);
+}
+
+#[test]
 fn e28_what_the_server_sent_before_its_close_may_come_behind_it() {
     // RabbitMQ's deliveries are overtaken by the close of their channel, and come until the number is opened again.
     let mut peer = Peer::open(Options::default().channel_max(1));

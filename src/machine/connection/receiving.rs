@@ -185,7 +185,12 @@ impl Connection {
             Method::Channel(channels::Method::CloseOk(_)) => {
                 self.channels.remove(number);
             }
-            Method::Channel(channels::Method::Close(_)) => self.write(number, &channels::CloseOk {}),
+            Method::Channel(channels::Method::Close(_)) => {
+                let channel = self.channels.get_mut(number);
+                if channel.is_some_and(|channel| !std::mem::replace(&mut channel.close_answered, true)) {
+                    self.write(number, &channels::CloseOk {});
+                }
+            }
             _ => {}
         }
         Ok(())
