@@ -64,6 +64,7 @@ impl Meddler {
         let Frame(mut octets) = frame.clone();
         match (self.mischief, method) {
             (Mischief::LostAck, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (Mischief::LostCancel, Some((BASIC, 30))) if self.random.chance(50) => Vec::new(),
             (Mischief::LateClose, Some((10, 50))) => Vec::new(),
             (Mischief::WideAck, Some((BASIC, 80))) => {
                 octets[19] |= 1;

@@ -56,6 +56,7 @@ pub(crate) enum Mischief {
     WrongOutcome,
     LostAnswer,
     RepeatedPublish,
+    LostCancel,
     LateClose,
     LostOctet,
 }

@@ -36,6 +36,7 @@ planted! {
     a_wrong_outcome_is_noticed: WrongOutcome => "I1";
     an_answer_that_is_not_given_is_noticed: LostAnswer => "waits for | never answered";
     a_publish_that_is_sent_twice_is_noticed: RepeatedPublish => "twice | reason";
+    a_lost_cancel_is_noticed: LostCancel => "Cancel | reason";
     a_close_that_is_not_sent_is_noticed: LateClose => "Close";
     a_lost_octet_is_noticed: LostOctet => "reason | panic | I9";
 }

@@ -16,8 +16,6 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Instant,
     start: Instant,
-    /// How often something was moved.
-    rounds: u32,
     pub(crate) broker: Broker,
     pub(crate) clients: Vec<Option<Session>>,
     pub(crate) sessions: usize,
@@ -48,7 +46,6 @@ impl World {
         Self {
             plan,
             now: start,
-            rounds: 0,
             start,
             broker: Broker::new(plan.config()),
             clients: (0..clients).map(|_| None).collect(),
@@ -122,10 +119,8 @@ impl World {
 
     /// Does what is to be done now.
     pub(crate) fn come_to_rest(&mut self) -> Checked {
-        loop {
-            // A world has some tens of thousands.
-            self.rounds += 1;
-            ensure(self.rounds < 400_000, || "nothing comes to rest".into())?;
+        for round in 0_u32.. {
+            ensure(round < 1_000_000, || "nothing comes to rest".into())?;
             let mut progress = false;
             for client in 0..self.clients.len() {
                 let now = self.now;
