@@ -28,7 +28,7 @@ planted! {
     a_swapped_confirm_is_noticed: SwappedConfirm => "nacked | confirmed";
     a_lost_confirm_is_noticed: LostConfirm => "Publish";
     a_return_that_finds_another_publish_is_noticed: SwappedReturns => "I3 | refused";
-    a_lost_reply_is_noticed: LostReply => "Queue";
+    a_lost_reply_is_noticed: LostReply => "Queue | consumers";
     a_lost_ack_is_noticed: LostAck => "acknowledged | unsettled";
     an_ack_that_covers_too_much_is_noticed: WideAck => "I4 | unknown delivery tag | prefetch";
     octets_that_come_twice_are_noticed: RepeatedOctets => "reason | I6 | answered";
@@ -36,7 +36,7 @@ planted! {
     a_wrong_outcome_is_noticed: WrongOutcome => "I1";
     an_answer_that_is_not_given_is_noticed: LostAnswer => "waits for | never answered";
     a_publish_that_is_sent_twice_is_noticed: RepeatedPublish => "twice | reason";
-    a_lost_cancel_is_noticed: LostCancel => "Cancel | reason";
+    a_lost_cancel_is_noticed: LostCancel => "Cancel | reason | are wanted";
     a_close_that_is_not_sent_is_noticed: LateClose => "Close";
     a_lost_octet_is_noticed: LostOctet => "reason | panic | I9";
 }

@@ -188,6 +188,14 @@ impl Session {
         }
     }
 
+    /// How many consumers of a queue have not ended.
+    pub(crate) fn live_consumers(&self, queue: &str) -> usize {
+        let of_it =
+            |consumer: &Consumer| *self.machine.current_name(consumer.queue.as_bytes()) == *queue.as_bytes();
+        let all = self.consumers.iter().filter(|(_, consumer)| of_it(consumer));
+        all.filter(|(id, _)| self.machine.ended(**id).is_none()).count()
+    }
+
     /// Whether nothing stands in the way of what is asked.
     pub(crate) fn is_sound(&self) -> bool {
         let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
