@@ -73,7 +73,10 @@ impl Record {
     /// The bindings of an exchange that may come back.
     pub(crate) fn bindings(&self, exchange: &str) -> impl Iterator<Item = &str> {
         let of_it = move |name: &str| name.split_once('|').is_some_and(|(_, source)| source == exchange);
-        self.0.iter().filter(move |(name, known)| of_it(name) && **known != Known::Gone).map(|(name, _)| &**name)
+        self.0
+            .iter()
+            .filter(move |(name, known)| of_it(name) && **known != Known::Gone)
+            .map(|(name, _)| &**name)
     }
 
     /// Whether that must not come back from here.

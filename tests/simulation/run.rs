@@ -136,8 +136,9 @@ impl World {
     /// What recovers has come to stand, and nobody waits for anything.
     fn stand(&mut self) -> Checked {
         for client in 0..self.clients.len() {
-            // Strictly, it never stands when it wants what nobody has any more.
-            let may_never = self.plan.has(Feature::Strict);
+            // Strictly, it never stands when it wants what somebody has deleted, or has declared otherwise.
+            let differ = [Feature::OutsideDelete, Feature::Churn, Feature::Volatile, Feature::Wrong];
+            let may_never = self.plan.has(Feature::Strict) && differ.iter().any(|it| self.plan.has(*it));
             let Some(session) = self.session(client).filter(|session| session.recovers) else { continue };
             let number = session.number;
             if session.finished {
