@@ -72,7 +72,7 @@ pub use client::{
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
-pub use machine::{Body, ConnectionState, Ended, Notice, Queue, Recovered, ServerProperties};
+pub use machine::{Body, ConnectionState, Counters, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{
     Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,

@@ -5,6 +5,8 @@
 use crate::error::Error;
 use crate::protocol::{Table, Value};
 use crate::uri::{Endpoint, Uri};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 mod check;
@@ -220,6 +222,20 @@ impl Options {
             return Err(Error::invalid("endpoints", wrong));
         }
         Ok(self)
+    }
+
+    /// Puts the endpoints into an order of chance, so that programs which all have the same list do not all go to the
+    /// first of it. It stays as it is from then on.
+    #[must_use]
+    pub fn shuffle_endpoints(mut self) -> Self {
+        // The keys of a hasher are the standard library's only source of chance.
+        let random = RandomState::new();
+        let mut place = 0;
+        self.endpoints.sort_by_cached_key(|_| {
+            place += 1;
+            random.hash_one(place)
+        });
+        self
     }
 
     /// Where brokers listen, at least one, in the order in which they are to be tried.

@@ -51,6 +51,10 @@
 //! [counted](crate::Consumer::lost_deliveries). Those that need no acknowledgement are lost with the connection when they
 //! had not arrived.
 //!
+//! # What can be seen
+//! [`Client::state`](crate::Client::state) says how the connection is, [notices](crate::Client::notices) tell of the loss, of
+//! each try and of what came back, and [`Client::counters`](crate::Client::counters) add it up.
+//!
 //! # What is not promised
 //! That a message is processed once: a program that acknowledges after its work sees some messages twice. That a queue that
 //! is not durable keeps its messages when the broker restarts, or an exclusive one when the connection goes. That

@@ -30,8 +30,6 @@ pub struct Consumer {
     id: ConsumerId,
     origin: Arc<Origin>,
     taken: VecDeque<Delivered>,
-    /// Deliveries that were taken and could not be settled any more.
-    lost: u64,
     ended: Option<Ended>,
 }
 
@@ -41,7 +39,7 @@ impl Consumer {
             let queues = machine.consumer_queues(id);
             queues.map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned())).collect()
         });
-        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), lost: 0, ended: None }
+        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), ended: None }
     }
 
     fn handle(&self) -> &Handle {
@@ -74,7 +72,7 @@ impl Consumer {
     /// settled any more. The broker delivers them again.
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
-        self.lost + self.handle().link().with(|machine| machine.lost_deliveries(self.id))
+        self.handle().link().with(|machine| machine.lost_deliveries(self.id))
     }
 
     /// Why it has ended; `None` until everything that was delivered before is handed out.
@@ -132,7 +130,7 @@ impl Stream for Consumer {
             if delivered.no_ack || delivered.epoch == epoch {
                 return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
             }
-            this.lost += 1;
+            this.handle().link().with(|machine| machine.lose_taken(this.id));
         }
         if this.ended.is_some() {
             return Poll::Ready(None);

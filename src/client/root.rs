@@ -4,7 +4,7 @@ use super::handle::Handle;
 use super::promise::Promise;
 use crate::error::Error;
 use crate::link::Link;
-use crate::machine::{Connection, ConnectionState, PromiseId, ServerProperties};
+use crate::machine::{Connection, ConnectionState, Counters, PromiseId, ServerProperties};
 use std::fmt;
 use std::sync::Arc;
 
@@ -117,6 +117,13 @@ impl Client {
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         self.0.link().with(|machine| machine.state())
+    }
+
+    /// What has happened to the connection since it was made, in numbers: how often it was lost and came back, and what that
+    /// cost.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.link().with(|machine| machine.counters())
     }
 
     /// The name that a queue has now, by the one that the broker gave it when it was declared: recovering a queue that the

@@ -31,7 +31,7 @@ use super::restoration::Restoration;
 use super::topology::Topology;
 use super::transactions::Transactions;
 use super::waiting::WaitingConsume;
-use super::{ConsumerId, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
+use super::{ConsumerId, Counters, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
@@ -115,6 +115,10 @@ pub struct Connection {
     consumers: Consumers,
     transactions: Transactions,
     notices: Notices,
+    /// Without the lost deliveries, which `consumers` count.
+    counters: Counters,
+    /// How many deliveries were lost when it last became open.
+    lost_before: u64,
     /// Who waits for `update-secret-ok`, in the order in which they asked.
     updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
@@ -183,6 +187,8 @@ impl Connection {
             promises: Promises::default(),
             publishers: Publishers::default(),
             consumers: Consumers::default(),
+            counters: Counters::default(),
+            lost_before: 0,
             transactions: Transactions::default(),
             notices: Notices::default(),
             connecting: Vec::new(),
@@ -404,6 +410,9 @@ impl Connection {
     }
 
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
+        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
+            self.counters.unconfirmed += 1;
+        }
         if let Some(reply) = self.promises.answer(promise, outcome) {
             self.dispose(reply);
         }

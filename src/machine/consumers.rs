@@ -155,6 +155,8 @@ pub(super) struct Consumers {
     tags: u64,
     buffered: usize,
     buffered_octets: usize,
+    /// How many deliveries of all of them, those that are forgotten included, were dropped with connections that went.
+    pub(super) lost: u64,
     announcements: VecDeque<ConsumerId>,
 }
 
@@ -320,13 +322,18 @@ impl Consumers {
         }
     }
 
-    /// Drops the deliveries of a consumer that wait to be taken and can't be settled any more, and counts them.
+    /// Drops the deliveries of a consumer that wait to be taken and can't be settled any more.
     pub(super) fn lose_unsettled(&mut self, id: ConsumerId) {
         let before = self.buffered;
         self.discard_unsettled(id);
-        let dropped = before - self.buffered;
+        self.count_lost(id, (before - self.buffered) as u64);
+    }
+
+    /// So many deliveries of a consumer were dropped, because they can't be settled any more.
+    pub(super) fn count_lost(&mut self, id: ConsumerId, deliveries: u64) {
+        self.lost += deliveries;
         if let Some(consumer) = self.get_mut(id) {
-            consumer.lost += dropped as u64;
+            consumer.lost += deliveries;
         }
     }
 

@@ -50,7 +50,7 @@ pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;
 pub use promises::{Queue, Reply};
-pub use recovery::{ConnectionState, Dialling, Recovered};
+pub use recovery::{ConnectionState, Counters, Dialling, Recovered};
 pub use request::{Body, Consume, Publish, Settle};
 pub use sasl::{LoginOutcome, LoginStep};
 pub use server_properties::ServerProperties;

@@ -53,3 +53,24 @@ pub struct Recovered {
     /// What could not be declared or started again, and why.
     pub failed: Vec<(Box<str>, Error)>,
 }
+
+/// What has happened to a connection since it was made, in numbers that only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// How often it has become open: once at first, and once with each recovery.
+    pub opened: u64,
+    /// How often it was lost or closed when it was open.
+    pub lost: u64,
+    /// Tries to open it that failed, the handshake and what is declared again included.
+    pub failed_attempts: u64,
+    /// Publishes, calls and commits that ended as [`Unconfirmed`](Error::Unconfirmed): nobody knows whether the broker has
+    /// them.
+    pub unconfirmed: u64,
+    /// Publishes that were sent once more, each time.
+    pub republished: u64,
+    /// Deliveries that had not been handed out and were dropped with the connection that they came over.
+    pub lost_deliveries: u64,
+    /// Deliveries that were settled too late, or twice: nothing was sent.
+    pub stale: u64,
+}

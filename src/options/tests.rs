@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::uri::AuthMechanism;
+use std::collections::BTreeSet;
 
 fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
     Options::default().endpoints_in_turn(endpoints).unwrap_err().to_string()
@@ -17,6 +18,20 @@ fn endpoints_are_those_of_the_uri_until_others_are_given() {
     let options = options.endpoint(Endpoint::tcp("other", 3)).unwrap();
     assert_eq!(options.endpoints(), [Endpoint::tcp("other", 3)]);
     assert_eq!(turn.map(|endpoint| endpoint.to_string()), ["[::1]:2", "/run/broker"]);
+}
+
+#[test]
+fn r3_shuffled_endpoints_are_the_same_in_another_order() {
+    let all: Vec<Endpoint> = (1..=5).map(|port| Endpoint::tcp("host", port)).collect();
+    let options = Options::default().endpoints_in_turn(all.clone()).unwrap();
+    let mut first = BTreeSet::new();
+    for _ in 0..500 {
+        let mut shuffled = options.clone().shuffle_endpoints().endpoints().to_vec();
+        first.insert(shuffled[0].to_string());
+        shuffled.sort_by_key(ToString::to_string);
+        assert_eq!(shuffled, all);
+    }
+    assert_eq!(first.len(), all.len());
 }
 
 #[test]

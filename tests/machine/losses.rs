@@ -1,11 +1,14 @@
 //! A connection that goes and comes back: who is told, what is numbered anew, what comes back with a queue.
 
 use crate::peer::{Peer, Sent, ack, consume, declare, publish, short};
-use puka::machine::{Notice, Reply};
+use puka::machine::{Notice, Reply, Settle};
 use puka::protocol::method::{basic, connection, queue};
 use puka::protocol::{Method, Table};
 use puka::{Broken, Error, Options, Recovery};
 use std::time::Duration;
+
+/// The longest that it is waited before another try.
+const LONGEST: Duration = Duration::from_secs(30);
 
 fn dialled() -> Peer {
     Peer::dialled(Options::default().recovery(Recovery::default().seed(7)))
@@ -153,4 +156,62 @@ fn s12_the_deadline_of_a_recovery_that_was_cut_short_does_not_keep_the_next_one_
         peer.pass(Duration::from_secs(6));
         assert!(peer.machine.poll_timeout().is_none_or(|at| at > peer.now), "there is nothing to do yet");
     }
+}
+
+#[test]
+fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    let (consumer, mut number, tag) = peer.consumer(&consume("q"));
+    let mut lost = Vec::new();
+    for deliveries in [2, 0, 1] {
+        for delivery in 1..=deliveries {
+            peer.deliver(number, &tag, delivery, b"");
+        }
+        peer.again();
+        number = peer.serve()[0].channel;
+        let told = notices(&mut peer, listener);
+        let Some(Notice::Recovered(report)) = told.last() else { panic!("{told:?}") };
+        lost.push(report.lost_deliveries);
+    }
+    assert_eq!(lost, [2, 0, 1]);
+    assert_eq!(peer.machine.lost_deliveries(consumer), 3);
+}
+
+#[test]
+fn r11_what_happens_to_a_connection_is_counted() {
+    let mut peer = Peer::dialled(Options::default().recovery(Recovery::default().republish_unconfirmed(1)));
+    let (consumer, number, tag) = peer.consumer(&consume("q"));
+    peer.deliver(number, &tag, 1, b"");
+    let held = peer.taken(consumer);
+    peer.deliver(number, &tag, 2, b"");
+    peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    let mut expected = peer.machine.counters();
+    assert_eq!((expected.opened, expected.lost, expected.failed_attempts), (1, 0, 0));
+    peer.machine.handle_loss(Broken::Eof);
+    expected.lost += 1;
+    expected.lost_deliveries += 1;
+    assert_eq!(peer.machine.counters(), expected);
+    assert!(matches!(peer.machine.settle(&held[0], Settle::Ack { multiple: false }), Err(Error::Stale)));
+    expected.stale += 1;
+    assert_eq!(peer.machine.counters(), expected);
+    for _ in 0..2 {
+        peer.pass(LONGEST);
+        assert!(peer.machine.poll_dial(peer.now).is_some());
+        peer.machine.handle_dial_failure(peer.now, Error::ConnectionBroken(Broken::Eof));
+        expected.failed_attempts += 1;
+        assert_eq!(peer.machine.counters(), expected);
+    }
+    peer.pass(LONGEST);
+    peer.dial();
+    peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
+    peer.serve();
+    expected.opened += 1;
+    expected.republished += 1;
+    assert_eq!(peer.machine.counters(), expected);
+    peer.machine.handle_loss(Broken::DriverDropped);
+    expected.lost += 1;
+    expected.unconfirmed += 1;
+    assert_eq!(peer.machine.counters(), expected);
 }

@@ -427,6 +427,11 @@ impl Connection {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
     }
 
+    /// A delivery that was taken of a consumer was dropped and not handed out, because it could not be settled any more.
+    pub fn lose_taken(&mut self, consumer: ConsumerId) {
+        self.consumers.count_lost(consumer, 1);
+    }
+
     /// The tag that its holder knows a consumer by.
     #[must_use]
     pub fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {

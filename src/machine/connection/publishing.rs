@@ -254,6 +254,7 @@ impl Connection {
             }
             if attempts > 0 {
                 stamp.insert(REPUBLISHED, attempts)?;
+                self.counters.republished += 1;
             }
             self.scratch.clear();
             self.scratch.extend_from_slice(stamp.as_ref().as_octets());

@@ -16,7 +16,7 @@ use crate::machine::requested::WaitingRequest;
 use crate::machine::topology::Topology;
 use crate::machine::transactions::Phase as TransactionPhase;
 use crate::machine::waiting::WaitingConsume;
-use crate::machine::{ConnectionState, ConsumerId, Dialling, Ended, Notice, PromiseId, Reply};
+use crate::machine::{ConnectionState, ConsumerId, Counters, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
 use crate::protocol::Method;
 use crate::protocol::method::{basic, exchange, queue};
@@ -118,6 +118,12 @@ impl Connection {
         }
     }
 
+    /// What has happened to the connection since it was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters { lost_deliveries: self.consumers.lost, ..self.counters }
+    }
+
     fn recovering(&self, next_at: Option<Instant>) -> ConnectionState {
         let attempt = self.backoff.as_ref().map_or(0, |backoff| backoff.attempt);
         match &self.cause {
@@ -158,6 +164,13 @@ impl Connection {
 
     /// The connection is lost. True when it is to be dialled again: then everything that can wait does.
     pub(super) fn go_down(&mut self, error: &Error, in_handshake: bool) -> bool {
+        match self.state {
+            State::Open | State::Draining => self.counters.lost += 1,
+            State::Down(_) | State::Handshake(_) | State::Restoring if !matches!(error, Error::Closed) => {
+                self.counters.failed_attempts += 1;
+            }
+            _ => {}
+        }
         let was_closing = matches!(self.state, State::Draining | State::Closing);
         let endpoints = self.options.endpoints().len();
         let Some(backoff) = self.backoff.as_mut().filter(|_| !was_closing && self.why.is_none()) else {

@@ -197,7 +197,6 @@ impl Connection {
             consumer.phase = Phase::Live;
             if let Some(restoration) = &mut self.restoration {
                 restoration.report.consumers += 1;
-                restoration.report.lost_deliveries += consumer.lost;
             }
         }
         self.go_on_with(id);
@@ -233,13 +232,16 @@ impl Connection {
     }
 
     /// Everything is back that can be had.
-    fn become_open(&mut self, report: Recovered) {
+    fn become_open(&mut self, mut report: Recovered) {
         self.state = State::Open;
+        self.counters.opened += 1;
         self.restore_deadline = Deadline::None;
         self.attention = true;
         if let Some(backoff) = &mut self.backoff {
             backoff.stands(self.now);
         }
+        let lost_before = std::mem::replace(&mut self.lost_before, self.consumers.lost);
+        report.lost_deliveries = self.consumers.lost - lost_before;
         if self.cause.take().is_some() {
             self.notices.tell(&Notice::Recovered(report.into()));
         }

@@ -18,7 +18,10 @@ impl Connection {
         let (number, tag) = (delivered.channel, delivered.tag);
         let channel =
             self.channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
-        let channel = channel.filter(|channel| channel.unsettled.is_held(tag)).ok_or(Error::Stale)?;
+        let Some(channel) = channel.filter(|channel| channel.unsettled.is_held(tag)) else {
+            self.counters.stale += 1;
+            return Err(Error::Stale);
+        };
         // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
         // for an acknowledgement.
         let how = match how {

@@ -7,7 +7,7 @@ use puka::{Client, ConnectionState, Notice, Options, Recovery};
 use puka_test_rabbitmq::unique;
 use smol::Task;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a recovery may take, a slow start of the broker's included.
@@ -33,26 +33,23 @@ pub struct Load {
 #[derive(Debug)]
 struct Link {
     client: Client,
-    recovered: Arc<AtomicUsize>,
     _listening: Task<()>,
 }
 
 impl Link {
     async fn connect(options: Options, ledger: &Arc<Ledger>) -> Result<Self, Failure> {
         let client = puka_smol::connect_with(options).await?;
-        let recovered = Arc::new(AtomicUsize::new(0));
-        let (mut notices, counted, ledger) = (client.notices(), recovered.clone(), ledger.clone());
+        let (mut notices, ledger) = (client.notices(), ledger.clone());
         let listening = smol::spawn(async move {
             while let Some(notice) = notices.next().await {
                 if let Notice::Recovered(report) = notice {
                     for (what, error) in &report.failed {
                         ledger.note(&format!("not recovered: {what}: {error}"));
                     }
-                    counted.fetch_add(1, Ordering::AcqRel);
                 }
             }
         });
-        Ok(Self { client, recovered, _listening: listening })
+        Ok(Self { client, _listening: listening })
     }
 }
 
@@ -118,8 +115,8 @@ impl Load {
 
     /// How often each connection has recovered.
     #[must_use]
-    pub fn recoveries(&self) -> Vec<usize> {
-        self.links.iter().map(|link| link.recovered.load(Ordering::Acquire)).collect()
+    pub fn recoveries(&self) -> Vec<u64> {
+        self.clients().map(|client| client.counters().opened.saturating_sub(1)).collect()
     }
 
     /// Waits until so many more messages have been acknowledged.
@@ -131,7 +128,7 @@ impl Load {
     }
 
     /// Waits until every connection has recovered once more than that, and is open.
-    pub async fn recovers_from(&self, before: &[usize]) -> Outcome {
+    pub async fn recovers_from(&self, before: &[u64]) -> Outcome {
         until(RECOVERY, "a recovery", || {
             let more = self.recoveries().into_iter().zip(before).all(|(now, before)| now > *before);
             more && self.is_open()

@@ -96,6 +96,8 @@ pub async fn s2_a_broker_that_restarts_is_taken_up_again<R: Runtime>(_: &World<R
         delivery.ack()?;
     }
     assert_eq!(consumer.lost_deliveries(), 1);
+    let counters = client.counters();
+    assert_eq!((counters.opened, counters.lost, counters.lost_deliveries, counters.stale), (2, 1, 1, 1));
     Ok(client.close().await?)
 }
 

@@ -81,7 +81,7 @@ async fn run(wanted: &Wanted) -> Outcome {
         })?;
         println!("{round:4} {fault:?} {:.1} s: {account}", begun.elapsed().as_secs_f64());
     }
-    let recoveries: usize = load.recoveries().iter().sum();
+    let recoveries: u64 = load.recoveries().iter().sum();
     let account = load.ends().await?;
     println!(
         "{} faults, {recoveries} recoveries, {:.0} s, seed {}: {account}",
