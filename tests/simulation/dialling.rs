@@ -6,16 +6,20 @@ use crate::plan::Feature;
 use crate::session::reset;
 use crate::world::World;
 use puka::Error;
+use puka::machine::Dialling;
 use std::time::Duration;
 
 /// How long a dial may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 impl World {
-    /// A client begins to dial.
-    pub(crate) fn dial(&mut self, client: usize) {
+    /// A client begins to dial the endpoints in turn, at all but one of which nobody is.
+    pub(crate) fn dial(&mut self, client: usize, dialling: Dialling) {
         let slow = !self.calm && self.plan.has(Feature::Refused) && self.network.chance(10);
-        let time = if slow { DEADLINE } else { self.network.micros(0..20_000) };
+        let endpoints = self.plan.endpoints().len();
+        let tries = (self.home + endpoints - dialling.first) % endpoints + 1;
+        let time =
+            if slow { DEADLINE } else { self.network.micros(0..20_000) * u32::try_from(tries).unwrap() };
         let at = self.now + time;
         self.note(client, || format!("dials, for {time:?}"));
         if let Some(session) = self.session(client) {
@@ -57,10 +61,10 @@ impl World {
     fn connected(&mut self, client: usize) {
         let line = self.new_line();
         self.note(client, || format!("has line {}", line.number));
-        let now = self.now;
+        let (now, home) = (self.now, self.home);
         if let Some(session) = self.session(client) {
             session.link(line);
-            session.machine.handle_dialled(now, 0, false);
+            session.machine.handle_dialled(now, home, false);
         }
         if !self.calm {
             self.bewitch(client);

@@ -47,6 +47,7 @@ impl World {
     }
 
     fn away_for(&mut self, random: &mut Random) {
+        self.home = random.below(self.plan.endpoints().len());
         if self.plan.has(Feature::Refused) {
             self.away_until = self.now + random.millis(0..8000);
         }

@@ -4,7 +4,7 @@
 
 use crate::random::Random;
 use crate::wire::Pace;
-use puka::{Options, Recovery};
+use puka::{Endpoint, Options, Recovery};
 use puka_test_broker::Config;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ features! {
     Recover, Republish, FailFast, Strict,
     // What may come between: refusals, an error of the broker's, a broker that forgets everything, a machine that sleeps.
     Refused, Internal, Wipe, Sleep,
+    // The broker has several addresses, and after a restart is at any of them.
+    Moves,
 }
 
 /// What the layer between machine and network does wrong on purpose.
@@ -205,6 +207,12 @@ impl Plan {
         self.random(9).within(1..4) as u16
     }
 
+    /// Where the broker may be.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        let count = if self.has(Feature::Moves) { 3 } else { 1 };
+        (1..=count).map(|port| Endpoint::tcp("broker", port)).collect()
+    }
+
     /// How it is dialled again.
     fn recovery(&self, number: usize) -> Recovery {
         Recovery::default()
@@ -226,6 +234,7 @@ impl Plan {
             .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
             .max_outgoing_octets(self.outgoing_octets())
             .frame_max(if self.has(Feature::SmallFrames) { 4096 } else { 131_072 });
+        let options = options.endpoints_in_turn(self.endpoints()).unwrap();
         let options = if self.has_small_counts() {
             options
                 .max_publishes_in_flight(random.within(2..20))

@@ -7,7 +7,9 @@ use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
 use crate::record::Record;
 use crate::wire::{End, Read};
-use puka::machine::{Connection, ConnectionState, ConsumerId, Delivered, Outgoing, PromiseId, TransactionId};
+use puka::machine::{
+    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, TransactionId,
+};
 use puka::protocol::{Decoder, MethodId};
 use puka::{Broken, Error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -289,8 +291,8 @@ impl Session {
         [self.armed, read, write].into_iter().flatten().min()
     }
 
-    /// Polls the driver. True when it wants a transport, and it has just begun to dial.
-    pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked<bool> {
+    /// Polls the driver. Gives what is to be dialled, when it wants a transport.
+    pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked<Option<Dialling>> {
         for round in 0_u32.. {
             ensure(round < 200_000, || "the driver finds no rest".into())?;
             if self.finished {
@@ -333,7 +335,7 @@ impl Session {
                 break;
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The transport is not needed any more.
@@ -342,15 +344,17 @@ impl Session {
     }
 
     /// Lets time pass without a transport, and dials.
-    fn tend(&mut self, now: Instant) -> Checked<bool> {
+    fn tend(&mut self, now: Instant) -> Checked<Option<Dialling>> {
         let mut timeout = self.machine.tend(now);
         for round in 0.. {
             if timeout.is_none_or(|timeout| timeout > now) || self.machine.is_closed() {
                 break;
             }
-            if self.dialling.is_none() && self.machine.poll_dial(now).is_some() {
+            if self.dialling.is_none()
+                && let Some(dialling) = self.machine.poll_dial(now)
+            {
                 self.armed = self.machine.tend(now);
-                return Ok(true);
+                return Ok(Some(dialling));
             }
             ensure(round < 1000, || "a deadline stays in the past, and there is no transport".into())?;
             self.machine.handle_timeout(now);
@@ -360,7 +364,7 @@ impl Session {
         if self.machine.is_closed() {
             self.finish(now);
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn write(&mut self, now: Instant, random: &mut Random) -> bool {

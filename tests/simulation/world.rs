@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) lines: usize,
     /// How many brokers there were.
     pub(crate) brokers: u64,
+    /// At which of its endpoints the broker is.
+    pub(crate) home: usize,
     /// Nobody can be dialled until then.
     pub(crate) away_until: Instant,
     /// Nothing breaks any more.
@@ -57,6 +59,7 @@ impl World {
             sessions: 0,
             lines: 0,
             brokers: 1,
+            home: 0,
             away_until: start,
             calm: false,
             ledger: Ledger::default(),
@@ -133,9 +136,8 @@ impl World {
                 let now = self.now;
                 let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { continue };
                 if session.due(now).is_some_and(|due| due <= now) {
-                    let dials = session.drive(now, &mut self.network)?;
-                    if dials {
-                        self.dial(client);
+                    if let Some(dialling) = session.drive(now, &mut self.network)? {
+                        self.dial(client, dialling);
                     }
                     progress = true;
                     self.events(client)?;
