@@ -35,6 +35,7 @@ pub(super) enum Phase {
 /// A queue, and how it is consumed.
 #[derive(Debug)]
 pub(super) struct Terms {
+    /// By the first of its names, when the broker names it.
     pub(super) queue: Box<[u8]>,
     pub(super) users_tag: Box<str>,
     /// What its holder knows it by: the first tag that it had.
@@ -334,14 +335,6 @@ impl Consumers {
         self.lost += deliveries;
         if let Some(consumer) = self.get_mut(id) {
             consumer.lost += deliveries;
-        }
-    }
-
-    /// A queue has another name.
-    pub(super) fn rename_queue(&mut self, from: &[u8], to: &[u8]) {
-        let sources = self.slots.iter_mut().flatten().flat_map(|consumer| &mut consumer.sources);
-        for terms in sources.filter(|terms| *terms.queue == *from) {
-            terms.queue = to.into();
         }
     }
 

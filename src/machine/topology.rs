@@ -253,6 +253,11 @@ impl Topology {
         if self.renamed.is_empty() { name } else { self.renamed.get(name).map_or(name, |name| name) }
     }
 
+    /// The name that the broker made first for a queue, by the one that it has now.
+    pub(super) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
+        self.queues.get(name).and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
+    }
+
     /// The same request under the names that queues have now; `None` when they have not changed.
     pub(super) fn renamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;

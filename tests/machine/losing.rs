@@ -2,7 +2,7 @@
 
 use crate::peer::{Peer, consume, declare, get_ok, publish, short, tune};
 use crate::restoring::{ask, serve_naming};
-use puka::machine::{ConnectionState, Consume, Outgoing, Reply};
+use puka::machine::{ConnectionState, Consume, ConsumerId, Outgoing, Reply};
 use puka::protocol::Method;
 use puka::protocol::method::{basic, queue};
 use puka::{Broken, Error, Options, Recovery};
@@ -115,6 +115,56 @@ fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
         }
     }
     assert!(matches!(peer.machine.fetch(got), Some(Ok(Reply::Delivery(Some(_))))));
+}
+
+/// A queue that the broker has named anew, and that is consumed since then by the name that the user knows.
+fn consumed_since_it_has_another_name() -> (Peer, ConsumerId, u16, String) {
+    let mut peer = dialled(|recovery| recovery);
+    let mut unnamed = declare("");
+    (unnamed.exclusive, unnamed.auto_delete) = (true, true);
+    ask(&mut peer, unnamed);
+    peer.again();
+    serve_naming(&mut peer, "second");
+    let (consumer, channel, tag) = peer.consumer(&consume("amq.gen-first"));
+    (peer, consumer, channel, tag)
+}
+
+fn declares_again(peer: &mut Peer) -> bool {
+    peer.again();
+    serve_naming(peer, "third").iter().any(|sent| sent.is(queue::Declare::ID))
+}
+
+#[test]
+fn a_queue_that_goes_with_its_consumer_does_not_come_back_under_another_name() {
+    let (mut peer, ..) = consumed_since_it_has_another_name();
+    assert!(declares_again(&mut peer), "while it is consumed");
+    let (mut peer, consumer, ..) = consumed_since_it_has_another_name();
+    peer.machine.cancel(consumer).unwrap();
+    peer.serve();
+    assert!(!declares_again(&mut peer));
+    let (mut peer, _, channel, tag) = consumed_since_it_has_another_name();
+    peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    assert!(!declares_again(&mut peer));
+}
+
+#[test]
+fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
+    for (first, second) in [("amq.gen-first", "amq.gen-second"), ("amq.gen-second", "amq.gen-first")] {
+        let (mut peer, consumer, ..) = consumed_since_it_has_another_name();
+        let (other, ..) = peer.consumer(&consume(first));
+        peer.consumer(&consume(second));
+        for consumer in [consumer, other] {
+            peer.machine.cancel(consumer).unwrap();
+            peer.serve();
+        }
+        peer.again();
+        let sent = serve_naming(&mut peer, "third");
+        let consumed = sent.iter().find(|sent| sent.is(basic::Consume::ID)).expect("it is consumed again");
+        match consumed.method() {
+            Method::Basic(basic::Method::Consume(it)) => assert_eq!(it.queue, short("amq.gen-third")),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

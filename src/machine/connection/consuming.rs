@@ -53,7 +53,7 @@ impl Connection {
             return Err(Error::invalid("consumer_tag", why));
         }
         Ok(Terms {
-            queue: consume.queue.as_octets().into(),
+            queue: self.topology.original(consume.queue.as_octets()).into(),
             users_tag: consume.tag.into(),
             tag: Box::default(),
             no_local: consume.no_local,
@@ -438,7 +438,8 @@ impl Connection {
         self.consumers.get(consumer).map(Consumer::tag)
     }
 
-    /// The queues of a consumer as they were asked for, each with the tag that its holder knows it by.
+    /// The queues of a consumer, those that the broker names by the first of their names, each with the tag that its holder
+    /// knows it by.
     pub fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))

@@ -110,7 +110,8 @@ impl Connection {
         if consumer.tags.iter().all(|tag| tag.source != source)
             && let Some(terms) = consumer.sources.get(source)
         {
-            self.topology.forget_queue(&terms.queue);
+            let queue: Box<[u8]> = self.topology.current(&terms.queue).into();
+            self.topology.forget_queue(&queue);
         }
         if has_ended {
             let tag = consumer.tag().into();
@@ -158,8 +159,9 @@ impl Connection {
         }
         for queue in queues {
             // "Auto-delete: when the last consumer is gone."
-            if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
-                self.topology.forget_queue(&queue);
+            let current: Box<[u8]> = self.topology.current(&queue).into();
+            if self.topology.is_auto_delete(&current) && !self.consumers.is_consumed(&queue) {
+                self.topology.forget_queue(&current);
             }
         }
         self.consumers.announce(id);

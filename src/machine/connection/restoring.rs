@@ -104,7 +104,6 @@ impl Connection {
 
     fn rename_queue(&mut self, old: &[u8], new: ShortStr<'_>) {
         self.topology.rename(old, new.as_octets());
-        self.consumers.rename_queue(old, new.as_octets());
         let from: Box<str> = String::from_utf8_lossy(old).into();
         if let Some(restoration) = &mut self.restoration {
             restoration.report.renamed.push((from, new.to_str_lossy().into()));
@@ -160,8 +159,8 @@ impl Connection {
         else {
             return false;
         };
-        let queues: Vec<Step> =
-            consumer.sources.iter().map(|terms| Step::Queue(terms.queue.clone())).collect();
+        let names = consumer.sources.iter().map(|terms| self.topology.current(&terms.queue));
+        let queues: Vec<Step> = names.map(|name| Step::Queue(name.into())).collect();
         if !restoration.miss(&queues) {
             return false;
         }
