@@ -148,6 +148,8 @@ impl World {
                 })?;
                 continue;
             }
+            let is_silent = session.line.as_ref().is_some_and(|line| line.down.silent);
+            ensure(!is_silent, || format!("I9: session {number} does not notice that nobody says a word"))?;
             let is_open = matches!(session.machine.state(), ConnectionState::Open);
             ensure(is_open || session.closing || may_never, || {
                 format!("I9: session {number} does not stand: {:?}", session.machine.state())
