@@ -42,6 +42,23 @@ fn e01_a_wrong_frame_end_drops_the_transport_and_nothing_more_is_parsed_or_sent(
 }
 
 #[test]
+fn e01_what_the_server_is_told_it_is_told_whether_a_wrong_frame_end_follows_at_once_or_later() {
+    let unknown = raw(3, 513, b"");
+    let mut bad = method(1, &channel::OpenOk {});
+    *bad.last_mut().unwrap() = 0xCD;
+    let (mut at_once, _) = waiting();
+    at_once.feed(&[&unknown[..], &bad].concat());
+    let (mut later, _) = waiting();
+    later.feed(&unknown);
+    let told = later.names();
+    later.feed(&bad);
+    assert_eq!((at_once.names(), &told[..]), (told.clone(), &["0 connection.close".to_owned()][..]));
+    for peer in [&at_once, &later] {
+        assert!(matches!(peer.why(), Error::ChannelError(_)), "{:?}", peer.why());
+    }
+}
+
+#[test]
 fn e02_a05_a_frame_over_the_limit_is_refused_on_its_first_seven_octets() {
     // A body frame of 16 MiB where 131 072 octets were agreed upon, of which nothing but the head has come.
     is_answered_by_close(&[3, 0, 1, 1, 0, 0, 0], ReplyCode::FRAME_ERROR);

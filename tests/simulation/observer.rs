@@ -15,7 +15,7 @@ pub(crate) enum Said {
     Clears(String),
     /// The broker sent a message that needs no ack.
     Left { queue: String, copy: u64 },
-    /// The broker sent a message back.
+    /// The broker sent a copy of a message back.
     Returned(u64),
     /// The broker closed a channel.
     ChannelClosed(String),
@@ -97,12 +97,10 @@ impl Observer {
                 && let Some(content) = self.contents.remove(&frame.channel())
                 && let Some(id) = id_of(frame.payload())
             {
+                let copy = copy_of(id, self.attempts.remove(&frame.channel()).unwrap_or_default());
                 match content {
-                    Content::Left { queue } => {
-                        let attempt = self.attempts.remove(&frame.channel()).unwrap_or_default();
-                        said.push(Said::Left { queue, copy: copy_of(id, attempt) });
-                    }
-                    Content::Returned => said.push(Said::Returned(id)),
+                    Content::Left { queue } => said.push(Said::Left { queue, copy }),
+                    Content::Returned => said.push(Said::Returned(copy)),
                     Content::Other => {}
                 }
             }

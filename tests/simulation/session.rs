@@ -3,6 +3,7 @@
 use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Settled, Violation, ensure};
 use crate::line::Line;
+use crate::observer::{Observer, Said};
 use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
 use crate::record::Record;
@@ -130,6 +131,10 @@ pub(crate) struct Session {
     reading: bool,
     most_out: usize,
     pub(crate) hash: u64,
+    /// Hears what the machine hears.
+    ears: Observer,
+    /// The latest copy of each message that came back.
+    came_back: BTreeMap<u64, u64>,
     pub(crate) waiting: BTreeMap<PromiseId, Waiting>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
     /// Answers that were looked at before their event came.
@@ -175,6 +180,8 @@ impl Session {
             // As much as may wait and again as much in the transport's hands, beyond which goes one message each.
             most_out: 2 * (plan.outgoing_octets() + plan.most_octets_of_a_body()) + (64 << 10),
             hash: 0,
+            ears: Observer::default(),
+            came_back: BTreeMap::new(),
             waiting: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             fetched: BTreeSet::new(),
@@ -213,6 +220,13 @@ impl Session {
         }
     }
 
+    /// A message that has come back is not published again.
+    pub(crate) fn may_publish(&self, copy: u64) -> Checked {
+        let id = id_of_copy(copy);
+        let came_back = self.came_back.get(&id).is_some_and(|latest| copy > *latest);
+        ensure(!came_back, || format!("message {id} came back and was published again"))
+    }
+
     /// Whether it had to give up to be dialled again.
     pub(crate) fn reason_to_give_up(&self) -> bool {
         match self.machine.why_closed() {
@@ -229,6 +243,7 @@ impl Session {
         self.lines += 1;
         self.line = Some(line);
         self.decoder = Decoder::new();
+        self.ears = Observer::default();
         self.out = Outgoing::default();
         self.transmitted = 0;
         self.write_error = false;
@@ -408,6 +423,12 @@ impl Session {
                 space[..octets.len()].copy_from_slice(&octets);
                 self.decoder.filled(octets.len());
                 self.machine.handle_input(now, &mut self.decoder);
+                for said in self.ears.broker_says(&octets) {
+                    if let Said::Returned(copy) = said {
+                        let latest = self.came_back.entry(id_of_copy(copy)).or_default();
+                        *latest = copy.max(*latest);
+                    }
+                }
                 return true;
             }
             Read::Ended(End::Eof) => Broken::Eof,

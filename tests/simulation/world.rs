@@ -1,5 +1,6 @@
 //! A broker, its clients, the network between them and the time, all from one seed.
 
+use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Ledger, ensure};
 use crate::line::Line;
 use crate::observer::Said;
@@ -288,6 +289,9 @@ impl World {
                     {
                         return Err(crate::ledger::Violation(disorder));
                     }
+                    if let Some(session) = self.session(client) {
+                        session.may_publish(heard.copy)?;
+                    }
                     let line = self.line(client, place).map_or(0, |line| line.number);
                     self.ledger.heard(line, &heard)?;
                 }
@@ -298,7 +302,7 @@ impl World {
                     }
                 }
                 Said::Left { queue, copy } => self.ledger.excuse(&queue, copy),
-                Said::Returned(id) => self.ledger.returned(id)?,
+                Said::Returned(copy) => self.ledger.returned(id_of_copy(copy))?,
                 Said::ChannelClosed(text) => {
                     let fair = !text.contains("unknown delivery tag");
                     ensure(fair, || format!("I6: a tag that the broker does not know: {text}"))?;

@@ -132,8 +132,8 @@ impl Connection {
             return;
         }
         // "A peer that receives an incomplete or badly-formatted frame MUST close without sending" (4.2.3) when not
-        // even the frame end is where it should be.
-        if matches!(error, DecodeError::FrameEnd { .. }) {
+        // even the frame end is where it should be. What was written before it came may still go.
+        if matches!(error, DecodeError::FrameEnd { .. }) && !matches!(self.state, State::Closing) {
             self.lose(Fault::from(error).into());
             return;
         }
