@@ -4,13 +4,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
+use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncWrite};
-use puka::{Client, Clock, Driver, Error, Options};
+use puka::{Client, Clock, Dial, Driver, Error, Notice, Options, Transport};
 use puka_test_broker::{Config, Server, Stream};
 use std::future::{Future, pending};
 use std::io;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::Path;
 use std::pin::{Pin, pin};
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -384,6 +387,149 @@ fn who_waits_for_room_can_be_dropped_at_any_point() {
         let (second, third) = waits.await;
         first.await.and(second).and(third)
     });
+}
+
+#[test]
+fn notices_and_a_new_secret_can_be_dropped_at_any_point() {
+    every_pending("notices", async |client: Client| {
+        let mut notices = client.notices();
+        let missing = client.queue_declare("missing").passive(true).send();
+        assert!(matches!(notices.next().await, Some(Notice::ChannelClosed(_))));
+        assert!(missing.await.is_err());
+        Ok(())
+    });
+    every_pending("update_secret", async |client: Client| {
+        client.update_secret("new", "the old expires").await
+    });
+}
+
+#[test]
+fn who_waits_for_the_connection_can_be_dropped_at_any_point() {
+    for last in 1.. {
+        let mut world = World::new(narrow());
+        let client = world.client.clone();
+        let done = world.drop_at(last, async { client.connect().await.map(drop) });
+        world.check(&format!("connect, dropped at its pending {last}"));
+        if done {
+            assert!(last > 20, "{last}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_close_goes_on_when_nobody_waits_for_it() {
+    // Before the handshake, within it, and when the connection is open and busy.
+    for turns in [0, 10, TURNS / 2] {
+        for last in 1.. {
+            let mut world = World::new(narrow());
+            (0..turns).for_each(|_| world.turn(DRIP));
+            let client = world.client.clone();
+            let published = client.basic_publish("", "q", "x").send();
+            let done = world.drop_at(last, async { client.close().await });
+            world.settle();
+            assert!(matches!(world.over, Some(Ok(()))), "{turns}, {last}: {:?}", world.over);
+            assert_eq!(world.broker.with(|broker| broker.connections().len()), 0, "{turns}, {last}");
+            let published = world.wait(published);
+            let is_sent = turns > 10;
+            assert!(published.is_ok() == is_sent, "{turns}, {last}: {published:?}");
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_driver_can_be_dropped_at_any_point() {
+    let mut outcomes = [0; 2];
+    for turns in 0.. {
+        let mut world = World::new(narrow());
+        let client = world.client.clone();
+        let promise = client.basic_publish("", "q", "x").send();
+        (0..turns).for_each(|_| world.turn(DRIP));
+        let World { broker, driver, .. } = world;
+        drop(driver);
+        assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
+        let outcome = poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: it hangs"));
+        outcomes[usize::from(outcome.is_ok())] += 1;
+        if outcome.is_ok() {
+            break;
+        }
+        assert!(client.why_closed().is_some(), "{turns}");
+    }
+    assert!(outcomes[0] > 20 && outcomes[1] == 1, "{outcomes:?}");
+}
+
+/// A broker at the second of two addresses, and everything takes its time.
+struct Slow {
+    broker: Server,
+    allowed: Arc<AtomicUsize>,
+}
+
+impl Dial for Slow {
+    async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        yield_now().await;
+        Ok(vec![([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], port).into()])
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
+        yield_now().await;
+        if address.ip().to_string() == "10.0.0.1" {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let stream = Dripping { stream: self.broker.connect(), allowed: self.allowed.clone() };
+        yield_now().await;
+        Ok(Transport::new(stream))
+    }
+
+    #[cfg(unix)]
+    async fn connect_unix(&self, _: &Path) -> io::Result<Transport> {
+        pending().await
+    }
+}
+
+#[test]
+fn who_dials_can_be_dropped_at_any_point() {
+    let broker = Server::new(Config::default());
+    let net = Slow { broker: broker.clone(), allowed: Arc::default() };
+    let (clock, options) = (Still(Arc::new(Mutex::new(Instant::now()))), Options::default());
+    let mut pendings = 0;
+    for last in 1.. {
+        let mut dialling = Box::pin(puka::dial(&net, &clock, &options));
+        let dialled = (0..last).find_map(|_| poll_once(dialling.as_mut()));
+        drop(dialling);
+        assert_eq!(broker.with(|broker| broker.connections().len()), usize::from(dialled.is_some()));
+        if dialled.is_some() {
+            break;
+        }
+        pendings += 1;
+    }
+    assert_eq!(pendings, 4);
+    assert_eq!(broker.with(|broker| broker.connections().len()), 0);
+}
+
+#[test]
+fn the_driver_that_dials_can_be_dropped_at_any_point() {
+    for turns in 0.. {
+        let broker = Server::new(Config::default());
+        let allowed = Arc::<AtomicUsize>::default();
+        let net = Slow { broker: broker.clone(), allowed: allowed.clone() };
+        let clock = Still(Arc::new(Mutex::new(Instant::now())));
+        let (client, driver) = puka::connect(net, clock, Options::default());
+        let mut driver = Box::pin(driver);
+        let promise = client.basic_publish("", "q", "x").send();
+        for _ in 0..turns {
+            allowed.store(DRIP, Ordering::Relaxed);
+            assert!(poll_once(driver.as_mut()).is_none());
+        }
+        drop(driver);
+        assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
+        match poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: it hangs")) {
+            Ok(_) => return assert!(turns > 20, "{turns}"),
+            Err(_) => assert!(client.why_closed().is_some(), "{turns}"),
+        }
+    }
 }
 
 #[test]
