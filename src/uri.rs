@@ -385,7 +385,7 @@ fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
 
 #[cfg(test)]
 mod beyond;
-#[cfg(test)]
+#[cfg(all(test, not(miri)))] // It takes Miri hours.
 mod properties;
 #[cfg(test)]
 mod tests;

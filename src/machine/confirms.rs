@@ -227,6 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "it takes Miri minutes")]
         fn confirms_are_those_of_a_naive_map(steps in steps()) {
             let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
             let mut open = BTreeMap::new();
@@ -261,6 +262,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn one_publish_that_is_never_confirmed_costs_nothing_as_others_pass_by() {
         let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
         let stuck = promises.open();

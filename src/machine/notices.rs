@@ -139,6 +139,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn a22_a_listener_that_does_not_listen_loses_the_oldest_and_is_told() {
         let mut notices = Notices::default();
         let (deaf, gone) = (notices.listen(), notices.listen());

@@ -202,6 +202,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
         let mut unsettled = delivered([1]);
         for tag in 2..10_000 {

@@ -25,9 +25,10 @@ const CLIENT: usize = 0;
 type Program = fn(SocketAddr, Work, Duration) -> Sample;
 
 /// How the client is driven.
-const PROGRAMS: [(&str, Program); 4] = [
+const PROGRAMS: [(&str, Program); 5] = [
     ("frames", frames::run),
-    ("puka-smol", work::with_smol),
+    ("puka-smol, blocking", work::blocking_on_smol),
+    ("puka-smol, spawned", work::spawned_on_smol),
     ("one task", work::in_one_task),
     ("evented", work::with_evented),
 ];

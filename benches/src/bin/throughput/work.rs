@@ -149,13 +149,19 @@ async fn work(client: Client, work: Work, time: Duration) -> Result<Sample, Erro
     }
 }
 
-/// The driver as `puka-smol` spawns it: on smol's own thread.
-pub(crate) fn with_smol(address: SocketAddr, what: Work, time: Duration) -> Sample {
-    smol::block_on(async {
-        let client = puka_smol::connect(&format!("amqp://{address}")).await?;
-        work(client, what, time).await
-    })
-    .expect("the broker does as it is asked")
+async fn with_smol(address: SocketAddr, what: Work, time: Duration) -> Result<Sample, Error> {
+    let client = puka_smol::connect(&format!("amqp://{address}")).await?;
+    work(client, what, time).await
+}
+
+/// The driver as `puka-smol` spawns it, on smol's own thread, and the work on the one that waits for it.
+pub(crate) fn blocking_on_smol(address: SocketAddr, what: Work, time: Duration) -> Sample {
+    smol::block_on(with_smol(address, what, time)).expect("the broker does as it is asked")
+}
+
+/// The work on smol's own thread, too.
+pub(crate) fn spawned_on_smol(address: SocketAddr, what: Work, time: Duration) -> Sample {
+    smol::block_on(smol::spawn(with_smol(address, what, time))).expect("the broker does as it is asked")
 }
 
 /// The driver in the task that does the work.
