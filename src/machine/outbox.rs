@@ -175,7 +175,7 @@ impl Outbox {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))] // It takes Miri hours.
 mod tests {
     use super::*;
     use crate::protocol::method::{basic, channel as channels, connection};
@@ -232,7 +232,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn a_large_body_is_written_from_where_it_is_and_reads_the_same() {
         let body: Bytes = (0..20_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
         let (mut copied, mut shared) = (Outbox::default(), Outbox::default());
@@ -246,7 +245,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn octets_leave_in_order_whatever_the_transport_takes() {
         let mut expected = Vec::new();
         for step in [1, 2, 7, 100, 4095, 4096, 5000, 1 << 20] {
@@ -284,7 +282,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn e48_a_small_publish_beside_one_of_64_mib_leaves_within_two_frames() {
         for body in [Body::Shared(vec![0; 64 << 20].into()), Body::Borrowed(&vec![0; 64 << 20])] {
             let mut out = Outbox::default();
@@ -305,7 +302,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn e48_a_publisher_without_restraint_lets_others_have_their_turn() {
         let mut out = Outbox::default();
         for _ in 0..100_000 {
@@ -317,7 +313,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn a_method_stays_behind_the_content_on_its_channel() {
         let mut out = Outbox::default();
         publish_on(&mut out, 1, FRAME_MAX, Body::Shared(vec![0; 1 << 20].into())).unwrap();
@@ -354,8 +349,7 @@ mod tests {
     proptest! {
         /// The numbers of the messages stand in their bodies.
         #[test]
-        #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-        fn on_each_channel_contents_are_whole_and_in_order(
+            fn on_each_channel_contents_are_whole_and_in_order(
             steps in prop::collection::vec((1..5_u16, 0..40_000_usize, any::<bool>()), 1..60),
         ) {
             let mut out = Outbox::default();
