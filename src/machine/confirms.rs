@@ -158,8 +158,8 @@ impl Confirms {
         self.deadlines.front().map(|(_, deadline)| *deadline)
     }
 
-    /// Takes the promises whose deadline has passed; their confirms may still come.
-    pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
+    /// Takes the promises whose deadline has passed, each with its number; their confirms may still come.
+    pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
         while let Some(&(last, deadline)) = self.deadlines.front() {
             if deadline > now {
                 return;
@@ -167,7 +167,7 @@ impl Confirms {
             self.deadlines.pop_front();
             for tag in self.open_up_to(last) {
                 if let Some(promise) = self.answer(tag) {
-                    each(promise);
+                    each(tag, promise);
                 }
             }
         }
@@ -292,7 +292,7 @@ mod tests {
         let at = confirms.deadline().unwrap();
         assert!(at >= now + timeout && at <= now + timeout + timeout / 16);
         let mut expired = Vec::new();
-        confirms.expire(at, |promise| expired.push(promise));
+        confirms.expire(at, |_, promise| expired.push(promise));
         assert_eq!(expired, [early[0], early[2]]);
         assert_eq!(confirms.open(), 3, "their confirms may still come");
         assert!(confirms.deadline() > Some(at));

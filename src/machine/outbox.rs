@@ -175,7 +175,8 @@ impl Outbox {
     }
 }
 
-#[cfg(all(test, not(miri)))] // It takes Miri hours.
+#[cfg(test)]
+#[cfg(not(miri))] // It takes hours.
 mod tests {
     use super::*;
     use crate::protocol::method::{basic, channel as channels, connection};

@@ -34,16 +34,17 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// What is confirmed is not published again.
-    fn forget(&mut self, tag: u64, multiple: bool) {
+    /// What is answered is not published again. Gives how many octets that frees.
+    fn forget(&mut self, tag: u64, multiple: bool) -> usize {
         if self.kept.is_empty() {
-        } else if !multiple {
-            self.kept.remove(&tag);
-        } else if tag == 0 {
-            self.kept.clear();
-        } else {
-            self.kept = self.kept.split_off(&(tag + 1));
+            return 0;
         }
+        if !multiple {
+            return self.kept.remove(&tag).map_or(0, |held| held.octets());
+        }
+        let rest = if tag == 0 { BTreeMap::new() } else { self.kept.split_off(&(tag + 1)) };
+        let forgotten = std::mem::replace(&mut self.kept, rest);
+        forgotten.values().map(HeldPublish::octets).sum()
     }
 
     /// The default exchange is told by its length alone: comparing no octets by `memcmp` costs as much as the rest of a
@@ -95,6 +96,8 @@ pub(super) struct Publishers {
     open: usize,
     uses: u64,
     in_flight: usize,
+    /// Octets of what is kept to be published again, on all channels.
+    pub(super) kept_octets: usize,
     /// Calls that wait for their reply.
     calls: usize,
 }
@@ -182,6 +185,7 @@ impl Publishers {
 
     /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
     pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
+        let kept_octets = kept.as_ref().map_or(0, HeldPublish::octets);
         let Some(publisher) = self.on(self.recent) else { return };
         if let Some(kept) = kept {
             publisher.kept.insert(publisher.confirms.next(), kept);
@@ -192,6 +196,7 @@ impl Publishers {
         }
         publisher.confirms.push(promise);
         self.calls += usize::from(is_call);
+        self.kept_octets += kept_octets;
         self.in_flight += 1;
     }
 
@@ -233,16 +238,18 @@ impl Publishers {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
         let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
-        publisher.forget(tag, multiple);
+        let forgotten = publisher.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
+        self.kept_octets -= forgotten;
         known
     }
 
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         self.replied(channel, tag);
-        self.on(channel)?.forget(tag, false);
+        let forgotten = self.on(channel)?.forget(tag, false);
+        self.kept_octets -= forgotten;
         self.on(channel)?.confirms.answer(tag)
     }
 
@@ -251,6 +258,7 @@ impl Publishers {
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
+        self.kept_octets -= publisher.kept.values().map(HeldPublish::octets).sum::<usize>();
         Some(publisher)
     }
 
@@ -266,8 +274,14 @@ impl Publishers {
     }
 
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
-        for publisher in self.all_mut() {
-            publisher.confirms.expire(now, &mut each);
+        let mut forgotten = 0;
+        for publisher in self.publishers.iter_mut().flatten() {
+            let Publisher { confirms, kept, .. } = &mut **publisher;
+            confirms.expire(now, |tag, promise| {
+                forgotten += kept.remove(&tag).map_or(0, |held| held.octets());
+                each(promise);
+            });
         }
+        self.kept_octets -= forgotten;
     }
 }

@@ -169,8 +169,9 @@ impl Recovery {
 
     /// Keeps each message until it is confirmed, and publishes again what was not when the connection went, up to so many
     /// times each: at least once instead of at most once. A message that may be there twice has a header
-    /// `x-puka-republished`, with how many times it was published before. Off by default: then such a publish is
-    /// [`Unconfirmed`](crate::Error::Unconfirmed).
+    /// `x-puka-republished`, with how many times it was published before. What is kept is bounded by
+    /// [`max_outgoing_octets`](crate::Options::max_outgoing_octets), too: beyond it, a publish waits for confirms. Off by
+    /// default: then such a publish is [`Unconfirmed`](crate::Error::Unconfirmed).
     #[must_use]
     pub fn republish_unconfirmed(mut self, times: impl Into<Option<u32>>) -> Self {
         self.republish = times.into();

@@ -1,10 +1,10 @@
 //! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of it.
 
 use crate::driver::opened;
-use crate::peer::{Peer, consume, declare, method, publish, raw};
+use crate::peer::{Peer, ack, consume, declare, method, publish, raw};
 use puka::machine::{Outgoing, Settle};
 use puka::protocol::method::{basic, channel};
-use puka::{Error, Options};
+use puka::{Error, Options, Recovery};
 use std::time::Duration;
 
 #[test]
@@ -195,4 +195,36 @@ fn a12_a_million_heartbeats_do_no_harm() {
     }
     peer.pass(Duration::from_secs(1));
     assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
+}
+
+/// Publishes until there is no more room, while everything is written at once. Gives how many there were.
+fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
+    for accepted in 0..1000 {
+        match peer.machine.publish(&publish("", body)) {
+            Ok(_) => drop(peer.serve()),
+            Err(Error::Full) => return accepted,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("there is always room");
+}
+
+#[test]
+fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered() {
+    let options =
+        Options::default().max_outgoing_octets(10_000).recovery(Recovery::default().republish_unconfirmed(5));
+    let mut peer = Peer::dialled(options);
+    let body = [7; 1000];
+    assert_eq!(fill(&mut peer, &body), 10);
+    peer.method(1, &ack(3, false));
+    assert_eq!(fill(&mut peer, &body), 1);
+    peer.method(1, &ack(6, true));
+    assert_eq!(fill(&mut peer, &body), 5);
+    peer.again();
+    peer.serve();
+    assert_eq!(fill(&mut peer, &body), 0, "they were published again, and wait for their confirms");
+    peer.method(1, &ack(0, true));
+    assert_eq!(fill(&mut peer, &body), 10);
+    peer.pass(Duration::from_secs(60));
+    assert_eq!(fill(&mut peer, &body), 10, "their time has run out");
 }
