@@ -9,9 +9,9 @@
 //! After the transport is gone, the broker has been silent for too long, or it has closed the connection because it shuts down
 //! or an operator told it to (320), or for a fault of its own (541, 506). After a breach of the protocol by either side,
 //! unless it is the third in a minute. Not after [`close`](crate::Client::close), which wins at any point; not when the
-//! broker refuses the login or the virtual host, or the credentials can't be had, for the third time in a row; not when it speaks another protocol, its
-//! certificate is wrong, or it closes the connection over what the program does (530, 540). An error that closes a channel
-//! has nothing to do with it. The first connection is not tried again unless
+//! broker refuses the login or the virtual host, or the credentials can't be had, for the third time in a row; not when it
+//! speaks another protocol, its certificate is wrong, or it closes the connection over what the program does (530, 540). An
+//! error that closes a channel has nothing to do with it. The first connection is not tried again unless
 //! [`Recovery::first_connect`](crate::Recovery::first_connect) says so.
 //!
 //! It is tried again and again, all endpoints and all addresses of each, beginning with the one that worked last; host names

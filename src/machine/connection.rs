@@ -115,10 +115,8 @@ pub struct Connection {
     consumers: Consumers,
     transactions: Transactions,
     notices: Notices,
-    /// Without the lost deliveries, which `consumers` count.
+    /// Without the deliveries that were lost since it last became open.
     counters: Counters,
-    /// How many deliveries were lost when it last became open.
-    lost_before: u64,
     /// Who waits for `update-secret-ok`, in the order in which they asked.
     updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
@@ -188,7 +186,6 @@ impl Connection {
             publishers: Publishers::default(),
             consumers: Consumers::default(),
             counters: Counters::default(),
-            lost_before: 0,
             transactions: Transactions::default(),
             notices: Notices::default(),
             connecting: Vec::new(),

@@ -156,7 +156,8 @@ pub(super) struct Consumers {
     tags: u64,
     buffered: usize,
     buffered_octets: usize,
-    /// How many deliveries of all of them, those that are forgotten included, were dropped with connections that went.
+    /// How many deliveries of all of them, those that are forgotten included, were dropped since the connection last became
+    /// open.
     pub(super) lost: u64,
     announcements: VecDeque<ConsumerId>,
 }

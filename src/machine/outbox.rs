@@ -350,7 +350,7 @@ mod tests {
     proptest! {
         /// The numbers of the messages stand in their bodies.
         #[test]
-            fn on_each_channel_contents_are_whole_and_in_order(
+        fn on_each_channel_contents_are_whole_and_in_order(
             steps in prop::collection::vec((1..5_u16, 0..40_000_usize, any::<bool>()), 1..60),
         ) {
             let mut out = Outbox::default();

@@ -222,13 +222,14 @@ impl Topology {
         sources
     }
 
-    /// A queue is gone, and the bindings to it with it.
+    /// A queue is gone, and the bindings to it with it. Any of its names will do.
     pub(super) fn forget_queue(&mut self, queue: &[u8]) {
-        if let Some(original) = self.queues.remove(queue).and_then(|queue| queue.original_name) {
+        let queue: Name = self.current(queue).into();
+        if let Some(original) = self.queues.remove(&queue).and_then(|queue| queue.original_name) {
             self.renamed.remove(&original);
         }
         let is_to =
-            |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if **name == *queue);
+            |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if *name == queue);
         let sources = self.sources_of(is_to);
         self.bindings.retain(|binding| !is_to(binding));
         self.forget_unused(sources);
@@ -238,9 +239,9 @@ impl Topology {
         self.bindings.iter().filter(|binding| is_it(binding)).map(|binding| binding.source.clone()).collect()
     }
 
-    /// Whether a queue goes with its last consumer.
+    /// Whether a queue goes with its last consumer. Any of its names will do.
     pub(super) fn is_auto_delete(&self, queue: &[u8]) -> bool {
-        self.queues.get(queue).is_some_and(|queue| queue.auto_delete)
+        self.queues.get(self.current(queue)).is_some_and(|queue| queue.auto_delete)
     }
 
     /// Whether a queue has another name than the one that the broker made first.

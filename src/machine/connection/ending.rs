@@ -110,8 +110,7 @@ impl Connection {
         if consumer.tags.iter().all(|tag| tag.source != source)
             && let Some(terms) = consumer.sources.get(source)
         {
-            let queue: Box<[u8]> = self.topology.current(&terms.queue).into();
-            self.topology.forget_queue(&queue);
+            self.topology.forget_queue(&terms.queue);
         }
         if has_ended {
             let tag = consumer.tag().into();
@@ -159,9 +158,8 @@ impl Connection {
         }
         for queue in queues {
             // "Auto-delete: when the last consumer is gone."
-            let current: Box<[u8]> = self.topology.current(&queue).into();
-            if self.topology.is_auto_delete(&current) && !self.consumers.is_consumed(&queue) {
-                self.topology.forget_queue(&current);
+            if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
+                self.topology.forget_queue(&queue);
             }
         }
         self.consumers.announce(id);

@@ -121,7 +121,8 @@ impl Connection {
     /// What has happened to the connection since it was made.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { lost_deliveries: self.consumers.lost, ..self.counters }
+        let lost_deliveries = self.counters.lost_deliveries + self.consumers.lost;
+        Counters { lost_deliveries, ..self.counters }
     }
 
     fn recovering(&self, next_at: Option<Instant>) -> ConnectionState {

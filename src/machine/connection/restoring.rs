@@ -239,8 +239,8 @@ impl Connection {
         if let Some(backoff) = &mut self.backoff {
             backoff.stands(self.now);
         }
-        let lost_before = std::mem::replace(&mut self.lost_before, self.consumers.lost);
-        report.lost_deliveries = self.consumers.lost - lost_before;
+        report.lost_deliveries = std::mem::take(&mut self.consumers.lost);
+        self.counters.lost_deliveries += report.lost_deliveries;
         if self.cause.take().is_some() {
             self.notices.tell(&Notice::Recovered(report.into()));
         }
