@@ -4,6 +4,7 @@ use super::{Body, PromiseId, Publish};
 use crate::error::Error;
 use crate::protocol::{Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// What publishes of one kind to one exchange have a channel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,5 +75,38 @@ impl HeldPublish {
             headers: self.headers.as_ref().map(Table::as_ref),
             body: Body::Shared(self.body.clone()),
         }
+    }
+}
+
+/// The publishes of a channel that are to be published again when the connection goes, by their number.
+#[derive(Debug, Default)]
+pub(super) struct Kept(BTreeMap<u64, HeldPublish>);
+
+impl Kept {
+    /// Gives how many octets that takes.
+    pub(super) fn add(&mut self, tag: u64, held: HeldPublish) -> usize {
+        let octets = held.octets();
+        self.0.insert(tag, held);
+        octets
+    }
+
+    pub(super) fn take(&mut self, tag: u64) -> Option<HeldPublish> {
+        self.0.remove(&tag)
+    }
+
+    /// What is answered is not published again. Gives how many octets that frees.
+    pub(super) fn forget(&mut self, tag: u64, multiple: bool) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
+        if !multiple {
+            return self.take(tag).map_or(0, |held| held.octets());
+        }
+        let rest = if tag == 0 { BTreeMap::new() } else { self.0.split_off(&(tag + 1)) };
+        Self(std::mem::replace(&mut self.0, rest)).octets()
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        self.0.values().map(HeldPublish::octets).sum()
     }
 }

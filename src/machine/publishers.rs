@@ -1,7 +1,7 @@
 //! One confirm channel for each exchange that is published to, and another for each that is called.
 
 use super::confirms::Confirms;
-use super::held::{HeldPublish, Kind};
+use super::held::{HeldPublish, Kept, Kind};
 use super::ids::PromiseId;
 use super::promises::Promises;
 use std::collections::{BTreeMap, HashMap};
@@ -27,26 +27,13 @@ pub(super) struct Publisher {
     /// Who waits for a reply, by the number of the publish that it replies to.
     pub(super) calls: BTreeMap<u64, PromiseId>,
     /// What is to be published again when the connection goes, by its number.
-    pub(super) kept: BTreeMap<u64, HeldPublish>,
+    pub(super) kept: Kept,
     kind: Kind,
     exchange: Box<[u8]>,
     last_used: u64,
 }
 
 impl Publisher {
-    /// What is answered is not published again. Gives how many octets that frees.
-    fn forget(&mut self, tag: u64, multiple: bool) -> usize {
-        if self.kept.is_empty() {
-            return 0;
-        }
-        if !multiple {
-            return self.kept.remove(&tag).map_or(0, |held| held.octets());
-        }
-        let rest = if tag == 0 { BTreeMap::new() } else { self.kept.split_off(&(tag + 1)) };
-        let forgotten = std::mem::replace(&mut self.kept, rest);
-        forgotten.values().map(HeldPublish::octets).sum()
-    }
-
     /// The default exchange is told by its length alone: comparing no octets by `memcmp` costs as much as the rest of a
     /// publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.
     #[inline]
@@ -134,7 +121,7 @@ impl Publishers {
             is_proven: false,
             flows: true,
             calls: BTreeMap::new(),
-            kept: BTreeMap::new(),
+            kept: Kept::default(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -185,11 +172,8 @@ impl Publishers {
 
     /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
     pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
-        let kept_octets = kept.as_ref().map_or(0, HeldPublish::octets);
         let Some(publisher) = self.on(self.recent) else { return };
-        if let Some(kept) = kept {
-            publisher.kept.insert(publisher.confirms.next(), kept);
-        }
+        let kept_octets = kept.map_or(0, |kept| publisher.kept.add(publisher.confirms.next(), kept));
         let is_call = publisher.kind == Kind::Call;
         if is_call {
             publisher.calls.insert(publisher.confirms.next(), promise);
@@ -238,7 +222,7 @@ impl Publishers {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
         let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
-        let forgotten = publisher.forget(tag, multiple);
+        let forgotten = publisher.kept.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
         self.kept_octets -= forgotten;
@@ -248,7 +232,7 @@ impl Publishers {
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         self.replied(channel, tag);
-        let forgotten = self.on(channel)?.forget(tag, false);
+        let forgotten = self.on(channel)?.kept.forget(tag, false);
         self.kept_octets -= forgotten;
         self.on(channel)?.confirms.answer(tag)
     }
@@ -258,7 +242,7 @@ impl Publishers {
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
-        self.kept_octets -= publisher.kept.values().map(HeldPublish::octets).sum::<usize>();
+        self.kept_octets -= publisher.kept.octets();
         Some(publisher)
     }
 
@@ -278,7 +262,7 @@ impl Publishers {
         for publisher in self.publishers.iter_mut().flatten() {
             let Publisher { confirms, kept, .. } = &mut **publisher;
             confirms.expire(now, |tag, promise| {
-                forgotten += kept.remove(&tag).map_or(0, |held| held.octets());
+                forgotten += kept.forget(tag, false);
                 each(promise);
             });
         }

@@ -294,7 +294,7 @@ impl Connection {
         let most = if error.blames(basic::Publish::ID) { 0 } else { most };
         let mut again = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
-            match kept.remove(&tag).filter(|held| held.attempts < most) {
+            match kept.take(tag).filter(|held| held.attempts < most) {
                 Some(mut held) => {
                     held.attempts += 1;
                     again.push(held);
