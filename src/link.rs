@@ -29,9 +29,16 @@ pub(crate) enum Room {
     Transact,
 }
 
-/// After so many, who sends lets others run: an executor with one thread would not get to the driver before there is no more
-/// room, which takes milliseconds.
-const GIVE_WAY: u32 = 256;
+/// After so many octets, who sends lets others run: an executor with one thread would not get to the driver before there is no
+/// more room, which takes milliseconds.
+const GIVE_WAY: usize = 128 << 10;
+
+/// After so many deliveries, who takes them lets others run: their acknowledgements would not be sent before there are no more,
+/// and the broker would wait for them.
+const GIVE_WAY_TAKING: usize = 512;
+
+/// As how many octets something counts that is sent, however small it is.
+const LEAST: usize = 64;
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
@@ -55,8 +62,10 @@ struct State {
     publishing: BTreeMap<u64, Waker>,
     transacting: BTreeMap<u64, Waker>,
     tickets: u64,
-    /// How many were sent since somebody gave way.
-    sent: u32,
+    /// How many octets were sent since somebody gave way.
+    sent: usize,
+    /// How many deliveries were taken since somebody gave way.
+    taken: usize,
 }
 
 /// Who is to be woken when the lock is released, and what of the user's is to be run then.
@@ -137,6 +146,7 @@ impl Link {
             transacting: BTreeMap::new(),
             tickets: 0,
             sent: 0,
+            taken: 0,
         });
         Arc::new(Self { state, epoch })
     }
@@ -222,13 +232,14 @@ impl Link {
     ) -> Poll<Result<PromiseId, Error>> {
         let mut gives_way = false;
         let polled = self.with_state(|state| {
-            state.sent += 1;
             if state.sent > GIVE_WAY {
                 state.sent = 0;
                 gives_way = true;
                 return Poll::Pending;
             }
+            let before = state.machine.outgoing_octets();
             let sent = send(&mut state.machine);
+            state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
             if !matches!(sent, Err(Error::Full)) {
                 if let Some(ticket) = ticket.take() {
                     state.waiting_for(room).remove(&ticket);
@@ -261,8 +272,17 @@ impl Link {
         into: &mut VecDeque<Delivered>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
-        self.with_state(|state| {
+        let mut gives_way = false;
+        let polled = self.with_state(|state| {
+            if state.taken >= GIVE_WAY_TAKING {
+                state.taken = 0;
+                gives_way = state.machine.wants_attention();
+                if gives_way {
+                    return Poll::Pending;
+                }
+            }
             state.machine.take_deliveries(consumer, most, into);
+            state.taken += into.len();
             if !into.is_empty() {
                 return Poll::Ready(None);
             }
@@ -271,7 +291,11 @@ impl Link {
             }
             keep(&mut state.consumers, consumer.index(), cx.waker());
             Poll::Pending
-        })
+        });
+        if gives_way {
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 
     /// The next notice for a listener.

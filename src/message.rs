@@ -50,6 +50,23 @@ enum Body {
 }
 
 impl Message {
+    /// A message of its parts, which are copied into one allocation.
+    #[inline]
+    pub(crate) fn of_parts(
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+        properties: &[u8],
+        body: &[u8],
+    ) -> Self {
+        let octets = exchange.len() + routing_key.len() + properties.len() + body.len();
+        let mut whole = Vec::with_capacity(octets);
+        whole.extend_from_slice(exchange.as_octets());
+        whole.extend_from_slice(routing_key.as_octets());
+        whole.extend_from_slice(properties);
+        whole.extend_from_slice(body);
+        Self::inline(whole, Ends::new(exchange, routing_key).with_properties(properties.len()))
+    }
+
     /// A message whose body, if any, stands in `octets` behind the property list.
     pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
         Self::new(octets, ends, Body::Inline)

@@ -103,6 +103,9 @@ impl Delivery {
     }
 
     fn settle(mut self, how: Settle) -> Result<(), Error> {
+        if self.settled {
+            return Ok(());
+        }
         self.settled = true;
         self.origin.handle.link().with(|machine| machine.settle(&self.delivered, how))
     }

@@ -27,10 +27,12 @@ impl Channels {
         self.max = max;
     }
 
+    #[inline]
     pub(super) fn get(&self, number: u16) -> Option<&Channel> {
         self.slots.get(usize::from(number))?.as_deref()
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
         self.slots.get_mut(usize::from(number))?.as_deref_mut()
     }

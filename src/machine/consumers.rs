@@ -143,6 +143,7 @@ impl Consumer {
     }
 }
 
+#[inline]
 fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
     slots.get_mut(id.index())?.as_mut().filter(|consumer| consumer.turn == id.turn)
 }
@@ -303,11 +304,10 @@ impl Consumers {
         let Some(consumer) = find_mut(&mut self.slots, id) else { return };
         consumer.announced = false;
         let count = consumer.deliveries.len().min(most);
-        for delivered in consumer.deliveries.drain(..count) {
-            self.buffered -= 1;
+        self.buffered -= count;
+        into.extend(consumer.deliveries.drain(..count).inspect(|delivered| {
             self.buffered_octets -= delivered.message.octets();
-            into.push_back(delivered);
-        }
+        }));
     }
 
     /// Takes every delivery of a consumer.

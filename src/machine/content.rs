@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 /// Bodies up to so many octets are kept in one piece with the rest of the message: the copy costs less than the larger
 /// buffer that they would hold on to.
-const INLINE_BODY: u64 = 16 << 10;
+pub(super) const INLINE_BODY: u64 = 16 << 10;
 
 /// Body frames without an octet that may follow one another. They are legal, and no broker sends them.
 const EMPTY_FRAMES: u32 = 1024;

@@ -30,6 +30,7 @@ pub(super) struct Unsettled {
 
 impl Unsettled {
     /// Takes up a delivery. False when the server reused a tag, or went back.
+    #[inline]
     pub(super) fn deliver(&mut self, tag: u64, no_ack: bool) -> bool {
         if tag <= self.last {
             return false;
@@ -57,8 +58,8 @@ impl Unsettled {
         self.deliveries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()
     }
 
-    /// Whether that delivery is held.
-    pub(super) fn is_held(&self, tag: u64) -> bool {
+    #[cfg(test)]
+    fn is_held(&self, tag: u64) -> bool {
         self.position(tag).is_some_and(|place| self.deliveries[place].1 == State::Held)
     }
 
@@ -69,29 +70,40 @@ impl Unsettled {
         self.held = 0;
     }
 
-    /// Acknowledges a delivery that is held, and with `multiple` all before it.
-    pub(super) fn ack(&mut self, tag: u64, multiple: bool) {
-        self.settle(tag, multiple, State::Acked);
+    /// Acknowledges a delivery, and with `multiple` all before it. False when it is not held.
+    #[inline]
+    pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
+        self.settle(tag, multiple, State::Acked)
     }
 
-    /// Settles a delivery that is held, and with `multiple` all before it, by a frame that is written right away.
-    pub(super) fn refuse(&mut self, tag: u64, multiple: bool) {
-        self.settle(tag, multiple, State::Settled);
+    /// Settles a delivery, and with `multiple` all before it, by a frame that is written right away. False when it is not held.
+    pub(super) fn refuse(&mut self, tag: u64, multiple: bool) -> bool {
+        let was_held = self.settle(tag, multiple, State::Settled);
         self.trim();
+        was_held
     }
 
-    fn settle(&mut self, tag: u64, multiple: bool, state: State) {
-        let Some(last) = self.position(tag) else { return };
-        let first = if multiple { 0 } else { last };
-        for (tag, found) in self.deliveries.range_mut(first..=last) {
-            if *found == State::Held {
-                *found = state;
-                self.held -= 1;
-                if state == State::Acked {
-                    self.acked.push(*tag);
-                }
-            }
+    #[inline]
+    fn settle(&mut self, tag: u64, multiple: bool, state: State) -> bool {
+        let Some(last) = self.position(tag) else { return false };
+        if !self.settle_at(last, state) {
+            return false;
         }
+        for place in 0..if multiple { last } else { 0 } {
+            self.settle_at(place, state);
+        }
+        true
+    }
+
+    #[inline]
+    fn settle_at(&mut self, place: usize, state: State) -> bool {
+        let Some((tag, found @ State::Held)) = self.deliveries.get_mut(place) else { return false };
+        *found = state;
+        self.held -= 1;
+        if state == State::Acked {
+            self.acked.push(*tag);
+        }
+        true
     }
 
     fn trim(&mut self) {

@@ -8,7 +8,6 @@ pub use encode::{body, content_header, heartbeat, method};
 pub(crate) use encode::{body_frame_start, content_header_of};
 
 use super::DecodeError;
-use super::wire::Reader;
 
 /// The last octet of every frame.
 pub const FRAME_END: u8 = 0xCE;
@@ -43,6 +42,19 @@ pub enum FrameKind {
     Body,
     /// A sign of life.
     Heartbeat,
+}
+
+impl FrameKind {
+    /// The octet with which a frame begins.
+    #[inline]
+    const fn number(self) -> u8 {
+        match self {
+            Self::Method | Self::ProtocolHeader => 1,
+            Self::Header => 2,
+            Self::Body => 3,
+            Self::Heartbeat => 8,
+        }
+    }
 }
 
 /// The eight octets with which a client begins, and with which a server refuses it (spec 4.2.2).
@@ -94,9 +106,11 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
+    #[inline]
     fn decode(octets: [u8; HEADER]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(&octets);
-        let (kind, channel, size) = (reader.octet()?, reader.short()?, reader.long()?);
+        let [kind, channel, low_channel, size, second, third, last] = octets;
+        let channel = u16::from_be_bytes([channel, low_channel]);
+        let size = u32::from_be_bytes([size, second, third, last]);
         let kind = match kind {
             1 => FrameKind::Method,
             2 => FrameKind::Header,
@@ -111,14 +125,8 @@ impl FrameHeader {
 
     #[inline]
     fn to_octets(self) -> [u8; HEADER] {
-        let kind = match self.kind {
-            FrameKind::Method | FrameKind::ProtocolHeader => 1,
-            FrameKind::Header => 2,
-            FrameKind::Body => 3,
-            FrameKind::Heartbeat => 8,
-        };
         let [channel, low_channel] = self.channel.to_be_bytes();
         let [size, second, third, last] = self.size.to_be_bytes();
-        [kind, channel, low_channel, size, second, third, last]
+        [self.kind.number(), channel, low_channel, size, second, third, last]
     }
 }

@@ -212,6 +212,7 @@ impl<'a> ContentHeader<'a> {
     }
 
     /// Checks the payload of a content header frame. Gives the size of the body, and the property list to decode later.
+    #[inline]
     pub(crate) fn check(payload: &'a [u8]) -> Result<(u64, &'a [u8]), DecodeError> {
         // The class, no weight, and no properties: as most often.
         if let Some(([0, 60, 0, 0], rest)) = payload.split_first_chunk()

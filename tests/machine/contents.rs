@@ -1,8 +1,11 @@
 //! Messages put together from their frames, and what a hostile server makes of them.
 
-use crate::peer::{Peer, consume, deliver, get_ok, header, method, raw};
+use crate::peer::{Peer, consume, deliver, get_ok, header, method, raw, short};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
 use puka::machine::{PromiseId, Settle};
-use puka::protocol::{Properties, ReplyCode};
+use puka::protocol::frame::FRAME_END;
+use puka::protocol::{FrameKind, Properties, ReplyCode};
 use puka::{Error, Options};
 
 /// A get on channel 1 whose `get-ok` has come.
@@ -162,5 +165,83 @@ fn s50_bodies_of_every_size_around_a_frame_arrive_whole() {
         let mut peer = Peer::open(Options::default());
         let sent: Vec<u8> = (0..octets).map(|place| place as u8).collect();
         assert!(peer.got(1, &sent).message.body() == sent, "{octets}");
+    }
+}
+
+/// What comes behind a `deliver`.
+#[derive(Clone, Debug)]
+struct Content {
+    size: usize,
+    has_properties: bool,
+    /// The body frame is cut in two there.
+    cut: Option<Index>,
+    /// A frame that comes between two of these.
+    between: Option<(FrameKind, usize)>,
+}
+
+fn contents() -> impl Strategy<Value = Vec<Content>> {
+    let size = select(vec![0, 1, 16, 500, 16_384, 16_385, 20_000]);
+    let between =
+        prop::option::weighted(0.1, (select(vec![FrameKind::Heartbeat, FrameKind::Body]), 0..3_usize));
+    let cut = prop::option::weighted(0.2, any::<Index>());
+    let content = (size, any::<bool>(), cut, between)
+        .prop_map(|(size, has_properties, cut, between)| Content { size, has_properties, cut, between });
+    prop::collection::vec(content, 1..8)
+}
+
+fn delivery(channel: u16, consumer_tag: &str, tag: u64, content: &Content) -> Vec<u8> {
+    let mut properties = Properties::default();
+    if content.has_properties {
+        properties.priority = Some(3);
+        properties.message_id = Some(short("id"));
+    }
+    let body: Vec<u8> = (0..content.size).map(|place| place as u8).collect();
+    let mut frames =
+        vec![method(channel, &deliver(consumer_tag, tag)), header(channel, body.len() as u64, properties)];
+    match content.cut {
+        _ if body.is_empty() => {}
+        Some(cut) => {
+            let (head, rest) = body.split_at(cut.index(body.len()));
+            frames.extend([raw(3, channel, head), raw(3, channel, rest)]);
+        }
+        None => frames.push(raw(3, channel, &body)),
+    }
+    match content.between {
+        Some((FrameKind::Heartbeat, place)) => frames.insert(place.min(frames.len()), raw(8, 0, b"")),
+        Some((_, place)) => frames.insert(place.min(frames.len()), raw(3, channel + 1, b"x")),
+        None => {}
+    }
+    frames.concat()
+}
+
+proptest! {
+    /// One of the octets may be another, or that of a frame's end, so that a frame is wrong.
+    #[test]
+    fn messages_are_the_same_in_whatever_pieces_they_come(
+        contents in contents(),
+        wrong in prop::option::weighted(0.4, (any::<Index>(), any::<bool>(), any::<u8>())),
+        piece in select(vec![1_usize, 7, 40, 999]),
+    ) {
+        let all_of = |piece: usize| {
+            let mut peer = Peer::open(Options::default().recovery(None).max_message_size(16_384));
+            let (consumer, channel, tag) = peer.consumer(&consume("q"));
+            let deliveries = contents.iter().zip(1..);
+            let mut octets: Vec<u8> =
+                deliveries.flat_map(|(content, number)| delivery(channel, &tag, number, content)).collect();
+            if let Some((place, of_an_end, octet)) = wrong {
+                let is_end = |place: &usize| octets[*place] == FRAME_END;
+                let ends: Vec<_> = (0..octets.len()).filter(is_end).collect();
+                let place = if of_an_end { *place.get(&ends) } else { place.index(octets.len()) };
+                octets[place] = octet;
+            }
+            octets.chunks(piece).for_each(|piece| peer.feed(piece));
+            let taken: Vec<_> = peer
+                .taken(consumer)
+                .into_iter()
+                .map(|it| format!("{} {} {:?} {:?}", it.tag, it.redelivered, it.message, it.message.body()))
+                .collect();
+            (taken, format!("{:?}", peer.machine.why_closed()), peer.names())
+        };
+        prop_assert_eq!(all_of(usize::MAX), all_of(piece));
     }
 }

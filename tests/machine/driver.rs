@@ -1,10 +1,12 @@
 //! The driver: what one poll does, what it costs, and when it is woken.
 
-use crate::peer::{ack, method, raw, tune};
+use crate::peer::{ack, deliver, header, method, raw, tune};
 use crate::pipe::{ManualClock, Pipe, Read, Wakes};
 use futures_lite::future::{block_on, poll_once};
+use puka::protocol::Properties;
 use puka::protocol::method::{channel, confirm};
 use puka::{Client, Driver, Options};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,4 +194,50 @@ fn a_flush_follows_what_was_written() {
     let _promise = client.basic_publish("", "q", "x").send();
     assert!(pipe.poll(&mut driver).is_none());
     assert_eq!(pipe.script().flushes, flushes + 1);
+}
+
+#[test]
+fn who_publishes_without_restraint_lets_the_driver_have_its_turn() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let mut publishing = pin!(async {
+        for _ in 0..1000 {
+            drop(client.basic_publish("", "q", &[7; 1000]).submit().await);
+        }
+    });
+    let mut turns = 0;
+    while block_on(poll_once(&mut publishing)).is_none() {
+        assert!(pipe.poll(&mut driver).is_none());
+        let written = pipe.written().len();
+        assert!(written < 256 << 10, "{written} octets at a time");
+        turns += 1;
+    }
+    assert!(turns >= 5, "{turns}");
+}
+
+#[test]
+fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let consuming = client.basic_consume("q").prefetch_count(2000).send();
+    let started = pipe.serve(&mut driver);
+    let channel = started.iter().find_map(|name| name.strip_suffix(" basic.consume")).unwrap();
+    let mut consumer = block_on(poll_once(consuming)).expect("it has started").unwrap();
+    let tag = consumer.tag().to_owned();
+    let channel = channel.parse().unwrap();
+    let frames = (1..=2000).flat_map(|number| {
+        let deliver = method(channel, &deliver(&tag, number));
+        [deliver, header(channel, 1, Properties::default()), raw(3, channel, b"x")]
+    });
+    pipe.feed(&frames.collect::<Vec<_>>().concat());
+    assert!(pipe.poll(&mut driver).is_none());
+    let mut acks = Vec::new();
+    let mut taken = 0;
+    while taken < 2000 {
+        while let Some(delivery) = block_on(poll_once(consumer.next())) {
+            delivery.unwrap().unwrap().ack().unwrap();
+            taken += 1;
+        }
+        assert!(pipe.poll(&mut driver).is_none());
+        acks.extend(pipe.frames().iter().map(|sent| (taken, sent.name())));
+    }
+    assert!(acks.len() >= 3 && acks.iter().all(|(_, name)| name.ends_with("basic.ack")), "{acks:?}");
 }

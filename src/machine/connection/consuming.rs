@@ -343,6 +343,7 @@ impl Connection {
     }
 
     /// The consumer of a tag, and which of its queues the tag is for.
+    #[inline]
     pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, usize)> {
         let consumers = &self.channels.get(number)?.consumers;
         consumers
@@ -350,6 +351,7 @@ impl Connection {
             .find_map(|id| Some((*id, self.consumers.get(*id)?.find_tag(tag.as_octets())?.source)))
     }
 
+    #[inline]
     pub(super) fn deliver(
         &mut self,
         number: u16,

@@ -24,7 +24,7 @@ impl Connection {
     #[must_use]
     pub fn has_room_to_publish(&self) -> bool {
         let limits = &self.options.limits;
-        self.held_octets + self.out.len() + self.in_hand < limits.outgoing_octets
+        self.outgoing_octets() < limits.outgoing_octets
             && self.publishers.kept_octets < limits.outgoing_octets
             && self.held.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }

@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::content::{Assembly, Delivered, Purpose};
+use crate::machine::content::{Assembly, Delivered, INLINE_BODY, Purpose};
 use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
@@ -124,7 +124,7 @@ impl Connection {
         }
     }
 
-    fn receive_on_channel(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
+    fn receive_on_channel(&mut self, number: u16, mut frame: Frame<'_>) -> Result<(), Error> {
         let most = self.options.limits.message_size;
         let Some(channel) = self.channels.get_mut(number) else {
             // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may still come.
@@ -150,11 +150,12 @@ impl Connection {
         }
         if frame.kind() == FrameKind::Method {
             // What comes most often is looked for first.
-            if let Some(deliver) = basic::Deliver::decode(frame.payload())
-                && channel.assembly.is_none()
-            {
-                self.receive_deliver(number, deliver);
-                return Ok(());
+            if channel.assembly.is_none() && frame.method_id() == Some(basic::Deliver::ID) {
+                let content = frame.take_content(most.min(INLINE_BODY));
+                if let Some(deliver) = basic::Deliver::decode(frame.payload()) {
+                    self.receive_deliver(number, deliver, content.map(|content| frame.content(&content)));
+                    return Ok(());
+                }
             }
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
             if channel.assembly.is_some() {
@@ -199,7 +200,6 @@ impl Connection {
     fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         match method {
-            Method::Basic(basic::Method::Deliver(deliver)) => self.receive_deliver(number, deliver),
             Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
             Method::Basic(basic::Method::Return(returned)) => {
                 let text = returned.reply_text.to_str_lossy().into();
@@ -227,10 +227,21 @@ impl Connection {
         Ok(())
     }
 
-    fn receive_deliver(&mut self, number: u16, deliver: basic::Deliver<'_>) {
+    /// A delivery, with the property list and the body if they are there already.
+    #[inline]
+    fn receive_deliver(&mut self, number: u16, deliver: basic::Deliver<'_>, content: Option<(&[u8], &[u8])>) {
         let consumer = self.consumer_of(number, deliver.consumer_tag);
         let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
-        self.begin_content(number, Purpose::Deliver { consumer, tag, redelivered }, exchange, routing_key);
+        match content {
+            Some((properties, body)) => {
+                let message = Message::of_parts(exchange, routing_key, properties, body);
+                self.deliver(number, consumer, tag, redelivered, message);
+            }
+            None => {
+                let purpose = Purpose::Deliver { consumer, tag, redelivered };
+                self.begin_content(number, purpose, exchange, routing_key);
+            }
+        }
     }
 
     #[inline]

@@ -15,13 +15,6 @@ impl Connection {
         if delivered.no_ack {
             return Ok(());
         }
-        let (number, tag) = (delivered.channel, delivered.tag);
-        let channel =
-            self.channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
-        let Some(channel) = channel.filter(|channel| channel.unsettled.is_held(tag)) else {
-            self.counters.stale += 1;
-            return Err(Error::Stale);
-        };
         // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
         // for an acknowledgement.
         let how = match how {
@@ -29,9 +22,29 @@ impl Connection {
             Settle::Reject { .. } if delivered.is_of_stream() => Settle::Ack { multiple: false },
             how => how,
         };
+        let (number, tag) = (delivered.channel, delivered.tag);
+        if matches!(how, Settle::Nack { multiple: true, .. }) {
+            // Or it would refuse what is acknowledged and not written.
+            self.flush_channel_acks(number);
+        }
+        let channel = self.channels.get_mut(number);
+        let channel = channel.filter(|channel| channel.incarnation == delivered.incarnation);
+        let settled = channel.and_then(|channel| {
+            let was_held = match how {
+                Settle::Ack { multiple } => channel.unsettled.ack(tag, multiple),
+                Settle::Nack { multiple, .. } => channel.unsettled.refuse(tag, multiple),
+                Settle::Reject { .. } => channel.unsettled.refuse(tag, false),
+            };
+            was_held.then_some(channel)
+        });
+        let Some(channel) = settled else {
+            self.counters.stale += 1;
+            return Err(Error::Stale);
+        };
+        // As long as it has consumers, or messages that are held, nothing becomes of it.
+        let is_over = channel.consumers.is_empty() && channel.unsettled.held() == 0;
         match how {
-            Settle::Ack { multiple } => {
-                channel.unsettled.ack(tag, multiple);
+            Settle::Ack { .. } => {
                 if !channel.has_acks {
                     channel.has_acks = true;
                     self.acking.push(number);
@@ -39,26 +52,11 @@ impl Connection {
                 self.attention = true;
             }
             Settle::Nack { multiple, requeue } => {
-                if multiple {
-                    // Or it would refuse what is acknowledged and not written.
-                    self.flush_channel_acks(number);
-                }
-                if let Some(channel) = self.channels.get_mut(number) {
-                    channel.unsettled.refuse(tag, multiple);
-                }
                 self.write(number, &basic::Nack { delivery_tag: tag, multiple, requeue });
             }
-            Settle::Reject { requeue } => {
-                channel.unsettled.refuse(tag, false);
-                self.write(number, &basic::Reject { delivery_tag: tag, requeue });
-            }
+            Settle::Reject { requeue } => self.write(number, &basic::Reject { delivery_tag: tag, requeue }),
         }
-        // As long as it has consumers, or messages that are held, nothing becomes of it.
-        if self
-            .channels
-            .get(number)
-            .is_some_and(|channel| channel.consumers.is_empty() && channel.unsettled.held() == 0)
-        {
+        if is_over {
             self.release(number);
         }
         Ok(())

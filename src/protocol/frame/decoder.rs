@@ -3,12 +3,13 @@
 //! It owns the buffer that the transport reads into. The buffer grows while reads fill it and is used again for as long
 //! as nobody keeps a part of it, so a steady stream of small frames allocates nothing.
 
-use super::super::DecodeError;
+use super::super::{ContentHeader, DecodeError, MethodId};
 use super::{
     FRAME_END, FrameHeader, FrameKind, HEADER, INITIAL_FRAME_MAX, OVERHEAD, ProtocolHeader, UNSPLIT_FRAME_MAX,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The size of a fresh buffer, in octets: what an idle connection costs.
 const SMALLEST: usize = 4 << 10;
@@ -63,37 +64,77 @@ impl Default for Decoder {
 #[derive(Debug)]
 pub struct Frame<'d> {
     decoder: &'d mut Decoder,
+    cut: Cut,
+}
+
+/// A frame, and where its payload is in the decoder's buffer.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
     kind: FrameKind,
     channel: u16,
-    /// Where the payload is in the decoder's buffer.
     from: usize,
     to: usize,
+}
+
+/// Where a content is in the decoder's buffer.
+#[derive(Debug)]
+pub(crate) struct WholeContent {
+    properties: Range<usize>,
+    body: Range<usize>,
+    /// What comes behind it.
+    end: usize,
 }
 
 impl Frame<'_> {
     /// What it holds.
     #[must_use]
     pub fn kind(&self) -> FrameKind {
-        self.kind
+        self.cut.kind
     }
 
     /// The channel it came on.
     #[must_use]
     pub fn channel(&self) -> u16 {
-        self.channel
+        self.cut.channel
     }
 
     /// What stands between its first seven octets and its last.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.decoder.buffer.get(self.from..self.to).unwrap_or_default()
+        self.decoder.buffer.get(self.cut.from..self.cut.to).unwrap_or_default()
+    }
+
+    /// The numbers of a method frame's method.
+    #[inline]
+    pub(crate) fn method_id(&self) -> Option<MethodId> {
+        let &[class, low_class, method, low_method] = self.payload().first_chunk()?;
+        Some(MethodId {
+            class: u16::from_be_bytes([class, low_class]),
+            method: u16::from_be_bytes([method, low_method]),
+        })
+    }
+
+    /// Takes the content of this method, when all of it has arrived, with nothing between, and the body is in one frame of
+    /// at most so many octets. What is wrong with it shows when its frames are taken one by one.
+    #[inline]
+    pub(crate) fn take_content(&mut self, most: u64) -> Option<WholeContent> {
+        let content = self.decoder.find_content(self.cut.channel, most)?;
+        self.decoder.start = content.end;
+        Some(content)
+    }
+
+    /// The property list of a content and the body.
+    #[inline]
+    pub(crate) fn content(&self, content: &WholeContent) -> (&[u8], &[u8]) {
+        let octets = |range: &Range<usize>| self.decoder.buffer.get(range.clone()).unwrap_or_default();
+        (octets(&content.properties), octets(&content.body))
     }
 
     /// The payload, to keep. When it is at least half of the buffer that it was received in it shares that, else it is
     /// copied, so that whoever keeps it holds at most twice its size.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
-        let Self { decoder, from, to, .. } = self;
+        let Self { decoder, cut: Cut { from, to, .. } } = self;
         let length = to.saturating_sub(from);
         if length < decoder.buffer.len() / 2 {
             return Bytes::copy_from_slice(decoder.buffer.get(from..to).unwrap_or_default());
@@ -108,6 +149,19 @@ impl Frame<'_> {
         decoder.shared.push_back(whole);
         payload
     }
+}
+
+/// The payload of a whole frame of that kind on that channel, and what comes behind the frame.
+#[inline]
+fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
+    let (&[found, high, low, size, second, third, last], rest) = octets.split_first_chunk()?;
+    let size = u32::from_be_bytes([size, second, third, last]);
+    if found != kind.number() || u16::from_be_bytes([high, low]) != channel || size > limit {
+        return None;
+    }
+    let (payload, rest) = rest.split_at_checked(usize::try_from(size).ok()?)?;
+    let (&FRAME_END, rest) = rest.split_first()? else { return None };
+    Some((payload, rest))
 }
 
 impl Decoder {
@@ -250,12 +304,13 @@ impl Decoder {
     ///
     /// # Errors
     /// What is wrong with the frame. From then on it is the answer to every call: there is no way to find the next frame.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         match self.cut() {
-            Ok(Some((kind, channel, from, to))) => Ok(Some(Frame { decoder: self, kind, channel, from, to })),
+            Ok(Some(cut)) => Ok(Some(Frame { decoder: self, cut })),
             Ok(None) => Ok(None),
             Err(error) => {
                 self.failed = Some(error);
@@ -264,33 +319,68 @@ impl Decoder {
         }
     }
 
-    fn cut(&mut self) -> Result<Option<(FrameKind, u16, usize, usize)>, DecodeError> {
-        if self.at_stream_start && self.pending().first() == Some(&b'A') {
-            return self.cut_protocol_header();
+    /// A whole content at the start of what was received.
+    #[inline]
+    fn find_content(&self, channel: u16, most: u64) -> Option<WholeContent> {
+        let (header, rest) = split_frame(self.pending(), FrameKind::Header, channel, self.unsplit_limit)?;
+        let (size, properties) = ContentHeader::check(header).ok()?;
+        let (body, rest) = match size {
+            0 => (&[][..], rest),
+            _ => split_frame(rest, FrameKind::Body, channel, self.body_limit)?,
+        };
+        if size > most || u64::try_from(body.len()) != Ok(size) {
+            return None;
         }
-        let Some(&kind) = self.pending().first() else { return Ok(None) };
-        if !matches!(kind, 1 | 2 | 3 | 8) {
-            return Err(DecodeError::UnknownFrameType(kind));
-        }
-        let Some(header) = self.pending().first_chunk::<HEADER>() else { return Ok(None) };
+        let properties_end = self.start.saturating_add(HEADER).saturating_add(header.len());
+        let end = self.end.saturating_sub(rest.len());
+        let body_end = end.saturating_sub(1);
+        Some(WholeContent {
+            properties: properties_end.saturating_sub(properties.len())..properties_end,
+            body: body_end.saturating_sub(body.len())..body_end,
+            end,
+        })
+    }
+
+    #[inline(always)]
+    fn cut(&mut self) -> Result<Option<Cut>, DecodeError> {
+        let pending = self.pending();
+        let Some(header) = pending.first_chunk::<HEADER>().filter(|_| !self.at_stream_start) else {
+            return self.cut_early();
+        };
         let FrameHeader { kind, channel, size } = FrameHeader::decode(*header)?;
         let limit = self.limit(kind);
         if size > limit {
             return Err(DecodeError::FrameTooLarge { size, limit });
         }
         let length = usize::try_from(size).unwrap_or(usize::MAX);
-        let Some(&end) = self.pending().get(HEADER.saturating_add(length)) else { return Ok(None) };
+        let Some(&end) = pending.get(HEADER.saturating_add(length)) else { return Ok(None) };
         if end != FRAME_END {
             return Err(DecodeError::FrameEnd { found: end });
         }
         let from = self.start.saturating_add(HEADER);
         let to = from.saturating_add(length);
         self.start = to.saturating_add(1);
-        self.at_stream_start = false;
-        Ok(Some((kind, channel, from, to)))
+        Ok(Some(Cut { kind, channel, from, to }))
     }
 
-    fn cut_protocol_header(&mut self) -> Result<Option<(FrameKind, u16, usize, usize)>, DecodeError> {
+    /// When the stream has just begun, or there is not all of what stands in front of a payload.
+    #[cold]
+    fn cut_early(&mut self) -> Result<Option<Cut>, DecodeError> {
+        let Some(&kind) = self.pending().first() else { return Ok(None) };
+        if self.at_stream_start && kind == b'A' {
+            return self.cut_protocol_header();
+        }
+        if !matches!(kind, 1 | 2 | 3 | 8) {
+            return Err(DecodeError::UnknownFrameType(kind));
+        }
+        if self.pending().len() < HEADER {
+            return Ok(None);
+        }
+        self.at_stream_start = false;
+        self.cut()
+    }
+
+    fn cut_protocol_header(&mut self) -> Result<Option<Cut>, DecodeError> {
         let pending = self.pending();
         let whole = ProtocolHeader::AMQP_0_9_1.to_octets();
         let begun = pending.get(..4).unwrap_or(pending);
@@ -303,6 +393,6 @@ impl Decoder {
         let from = self.start;
         self.start = from.saturating_add(whole.len());
         self.at_stream_start = false;
-        Ok(Some((FrameKind::ProtocolHeader, 0, from, self.start)))
+        Ok(Some(Cut { kind: FrameKind::ProtocolHeader, channel: 0, from, to: self.start }))
     }
 }
