@@ -6,6 +6,11 @@ use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
 struct Channel {
+    /// The server has said `open-ok`.
+    open: bool,
+    /// The server has sent `close` before `open-ok`. A client may take that for the last word on the channel that had the number
+    /// before, which the server closed, or answer it.
+    closed_early: bool,
     /// It has sent `close` and waits for `close-ok`.
     closing: bool,
     /// The server has closed it; only `close-ok` may come.
@@ -34,6 +39,7 @@ pub struct Observer {
 }
 
 const OPEN: (u16, u16) = (20, 10);
+const OPEN_OK: (u16, u16) = (20, 11);
 const CLOSE: (u16, u16) = (20, 40);
 const CLOSE_OK: (u16, u16) = (20, 41);
 const CONNECTION_CLOSE: (u16, u16) = (10, 50);
@@ -96,6 +102,10 @@ impl Observer {
         }
         let channel = self.channels.get_mut(&number);
         let Some(channel) = channel else { panic!("channel {number} is not open: {frame:?}") };
+        if channel.closed_early && id == Some(CLOSE_OK) {
+            self.channels.remove(&number);
+            return;
+        }
         if channel.closed {
             // What was on its way when the server closed it may be there still.
             if id == Some(CLOSE_OK) {
@@ -131,6 +141,8 @@ impl Observer {
     pub fn received(&mut self, frame: &LittleFrame) {
         let Some(channel) = self.channels.get_mut(&frame.channel).filter(|_| frame.kind == 1) else { return };
         match frame.id() {
+            OPEN_OK => channel.open = true,
+            CLOSE if !channel.open => channel.closed_early = true,
             CLOSE => channel.closed = true,
             CLOSE_OK if channel.closing => {
                 self.channels.remove(&frame.channel);
@@ -144,9 +156,9 @@ impl Observer {
         }
     }
 
-    /// Whether a channel is open, so that an honest server may speak on it.
+    /// Whether a channel is open on both sides, so that an honest server may speak on it.
     pub fn is_open(&self, channel: u16) -> bool {
-        self.channels.get(&channel).is_some_and(|channel| !channel.closed)
+        self.channels.get(&channel).is_some_and(|channel| channel.open && !channel.closed)
     }
 
     /// The channels there are.
