@@ -31,7 +31,7 @@ pub(crate) enum Room {
 
 /// After so many octets, who sends lets others run: an executor with one thread would not get to the driver before there is no
 /// more room, which takes milliseconds.
-const GIVE_WAY: usize = 128 << 10;
+const GIVE_WAY: usize = 256 << 10;
 
 /// After so many deliveries, who takes them lets others run: their acknowledgements would not be sent before there are no more,
 /// and the broker would wait for them.

@@ -305,9 +305,10 @@ impl Consumers {
         consumer.announced = false;
         let count = consumer.deliveries.len().min(most);
         self.buffered -= count;
-        into.extend(consumer.deliveries.drain(..count).inspect(|delivered| {
+        for delivered in consumer.deliveries.drain(..count) {
             self.buffered_octets -= delivered.message.octets();
-        }));
+            into.push_back(delivered);
+        }
     }
 
     /// Takes every delivery of a consumer.

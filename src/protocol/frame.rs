@@ -106,11 +106,18 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// The octet that tells the kind, the channel, and the size of the payload.
+    #[inline]
+    fn fields(octets: [u8; HEADER]) -> (u8, u16, u32) {
+        let [kind, rest @ ..] = octets;
+        let channel = rest.first_chunk().map_or(0, |channel| u16::from_be_bytes(*channel));
+        let size = rest.last_chunk().map_or(0, |size| u32::from_be_bytes(*size));
+        (kind, channel, size)
+    }
+
     #[inline]
     fn decode(octets: [u8; HEADER]) -> Result<Self, DecodeError> {
-        let [kind, channel, low_channel, size, second, third, last] = octets;
-        let channel = u16::from_be_bytes([channel, low_channel]);
-        let size = u32::from_be_bytes([size, second, third, last]);
+        let (kind, channel, size) = Self::fields(octets);
         let kind = match kind {
             1 => FrameKind::Method,
             2 => FrameKind::Header,

@@ -50,6 +50,7 @@ macro_rules! properties {
             ///
             /// # Errors
             /// [`DecodeError::PropertyFlags`], [`DecodeError::TruncatedPayload`], [`DecodeError::TrailingOctets`]
+            #[inline]
             pub fn decode(list: &'a [u8]) -> Result<Self, DecodeError> {
                 let mut reader = Reader::new(list);
                 let flags = reader.short()?;
@@ -197,6 +198,7 @@ impl<'a> ContentHeader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::ContentClass`], [`DecodeError::ContentWeight`], or what is wrong with the properties.
+    #[inline]
     pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
         let class = reader.short()?;

@@ -107,11 +107,9 @@ impl Frame<'_> {
     /// The numbers of a method frame's method.
     #[inline]
     pub(crate) fn method_id(&self) -> Option<MethodId> {
-        let &[class, low_class, method, low_method] = self.payload().first_chunk()?;
-        Some(MethodId {
-            class: u16::from_be_bytes([class, low_class]),
-            method: u16::from_be_bytes([method, low_method]),
-        })
+        let (class, rest) = self.payload().split_first_chunk()?;
+        let method = rest.first_chunk()?;
+        Some(MethodId { class: u16::from_be_bytes(*class), method: u16::from_be_bytes(*method) })
     }
 
     /// Takes the content of this method, when all of it has arrived, with nothing between, and the body is in one frame of
@@ -154,9 +152,9 @@ impl Frame<'_> {
 /// The payload of a whole frame of that kind on that channel, and what comes behind the frame.
 #[inline]
 fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
-    let (&[found, high, low, size, second, third, last], rest) = octets.split_first_chunk()?;
-    let size = u32::from_be_bytes([size, second, third, last]);
-    if found != kind.number() || u16::from_be_bytes([high, low]) != channel || size > limit {
+    let (header, rest) = octets.split_first_chunk()?;
+    let (found, on, size) = FrameHeader::fields(*header);
+    if found != kind.number() || on != channel || size > limit {
         return None;
     }
     let (payload, rest) = rest.split_at_checked(usize::try_from(size).ok()?)?;
