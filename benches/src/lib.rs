@@ -2,8 +2,10 @@
 
 mod link;
 mod null;
+mod process;
 mod serve;
 
 pub use link::InMemory;
 pub use null::{Null, deliver};
+pub use process::{Broker, argument, cpu};
 pub use serve::{pin, serve};

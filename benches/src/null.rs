@@ -96,9 +96,22 @@ pub struct Null {
     given: usize,
     written: usize,
     closed: bool,
+    /// Seconds, as it proposes them.
+    heartbeat: u16,
 }
 
 impl Null {
+    /// A broker that proposes so many seconds between two signs of life.
+    #[must_use]
+    pub fn with_heartbeat(heartbeat: u16) -> Self {
+        Self { heartbeat, ..Self::default() }
+    }
+
+    /// Gives a sign of life.
+    pub fn beat(&mut self) {
+        frame::heartbeat(&mut self.answers);
+    }
+
     /// Whether the connection is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -218,7 +231,8 @@ impl Null {
         let Ok(method) = Method::decode(payload) else { return };
         match method {
             Method::Connection(connection::Method::StartOk(_)) => {
-                let tune = connection::Tune { channel_max: 0, frame_max: FRAME_MAX, heartbeat: 0 };
+                let tune =
+                    connection::Tune { channel_max: 0, frame_max: FRAME_MAX, heartbeat: self.heartbeat };
                 self.answer(0, &tune);
             }
             Method::Connection(connection::Method::Open(_)) => self.answer(0, &connection::OpenOk {}),

@@ -5,10 +5,9 @@
 use puka::machine::{Body, Connection, Consume, Event, Outgoing, Publish, Reply};
 use puka::protocol::{Decoder, Properties, ShortStr, TableRef};
 use puka::{Error, Options};
-use puka_benches::Null;
-use rustix::time::{ClockId, clock_gettime};
+use puka_benches::{Null, cpu};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Messages of each measurement.
 const MESSAGES: usize = 400_000;
@@ -87,11 +86,6 @@ impl World {
         }
         count
     }
-}
-
-fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Publishes and confirms, `window` at a time, to so many exchanges in turn.

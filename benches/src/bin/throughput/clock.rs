@@ -1,18 +1,13 @@
 //! How long something took, by the clock and of this process's CPU.
 
 use crate::work::Sample;
-use rustix::time::{ClockId, clock_gettime};
+use puka_benches::cpu;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
     cpu: Duration,
-}
-
-fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 impl Clock {

@@ -12,9 +12,8 @@ mod clock;
 mod frames;
 mod work;
 
-use std::io::{BufRead, BufReader};
+use puka_benches::{Broker, argument};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use work::{Sample, WORKS, Work};
 
@@ -32,33 +31,6 @@ const PROGRAMS: [(&str, Program); 5] = [
     ("one task", work::in_one_task),
     ("evented", work::with_evented),
 ];
-
-struct Broker(Child, SocketAddr);
-
-impl Broker {
-    fn start() -> Self {
-        let program = std::env::current_exe().expect("this program has a path");
-        let mut child =
-            Command::new(program).arg("--serve").stdout(Stdio::piped()).spawn().expect("it starts");
-        let mut line = String::new();
-        let out = child.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut line).expect("it says its address");
-        Self(child, line.trim().parse().expect("an address"))
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn argument(name: &str) -> Option<String> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    arguments.next()?;
-    arguments.next()
-}
 
 fn number(name: &str, default: u64) -> u64 {
     argument(name).map_or(default, |text| text.parse().expect("a number"))
@@ -80,7 +52,7 @@ fn main() {
     let only = argument("--only").unwrap_or_default();
     let program = argument("--program").unwrap_or_default();
     puka_benches::pin(CLIENT);
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     println!("| work | program | messages/s | of the frames | CPU ns/message | of the frames |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for work in WORKS.into_iter().filter(|work| work.to_string().contains(&only)) {
@@ -88,7 +60,7 @@ fn main() {
         let mut samples = vec![Vec::new(); programs.len()];
         for _ in 0..rounds {
             for ((_, run), samples) in programs.iter().zip(&mut samples) {
-                samples.push(run(broker.1, work, time));
+                samples.push(run(broker.address(), work, time));
             }
         }
         let mut reference = None;
