@@ -174,7 +174,7 @@ impl BasicPublish<'_> {
             immediate: self.immediate,
             properties,
             headers,
-            body: self.body.clone(),
+            body: self.body.lend(),
         })
     }
 }

@@ -115,8 +115,8 @@ impl Chunk {
     pub(super) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
         let part = body.as_octets().get(from..to).unwrap_or_default();
         frame::body_frame_start(&mut self.octets, channel, part.len() as u32);
-        match body {
-            Body::Shared(body) if body.len() >= COPIED_BODY => {
+        match body.as_bytes() {
+            Some(body) if body.len() >= COPIED_BODY => {
                 self.body_octets += part.len();
                 self.bodies.push_back((self.octets.len(), body.slice(from..to)));
             }

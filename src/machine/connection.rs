@@ -394,12 +394,14 @@ impl Connection {
     }
 
     /// Fetches the answer to a promise, once.
+    #[inline]
     pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
         self.promises.fetch(promise)
     }
 
     /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a message that it gets
     /// goes back to its queue, a consumer that it starts is cancelled.
+    #[inline]
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.promises.abandon(promise) {
             self.dispose(reply);

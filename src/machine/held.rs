@@ -73,7 +73,7 @@ impl HeldPublish {
             immediate: self.immediate,
             properties: Properties::decode(&self.property_list).unwrap_or_default(),
             headers: self.headers.as_ref().map(Table::as_ref),
-            body: Body::Shared(self.body.clone()),
+            body: Body::Lent(&self.body),
         }
     }
 }

@@ -205,6 +205,7 @@ impl Promises {
     }
 
     /// Its holder has gone. Gives back a reply that was not fetched.
+    #[inline]
     pub(super) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
         if let Some(State::Waiting { abandoned }) = self.slot(id).map(|slot| &mut slot.state) {
             *abandoned = true;

@@ -171,6 +171,7 @@ impl Publishers {
     }
 
     /// Notes that a publish went out on the publisher found last, and keeps it if it is to be published again.
+    #[inline]
     pub(super) fn sent(&mut self, promise: PromiseId, kept: Option<HeldPublish>) {
         let Some(publisher) = self.on(self.recent) else { return };
         let kept_octets = kept.map_or(0, |kept| publisher.kept.add(publisher.confirms.next(), kept));

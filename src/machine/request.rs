@@ -10,6 +10,8 @@ pub enum Body<'a> {
     Borrowed(&'a [u8]),
     /// Shared until it is written, if it is large.
     Shared(Bytes),
+    /// As [`Shared`](Self::Shared), of somebody who keeps it.
+    Lent(&'a Bytes),
 }
 
 impl Body<'_> {
@@ -19,14 +21,32 @@ impl Body<'_> {
         match self {
             Self::Borrowed(octets) => octets,
             Self::Shared(octets) => octets,
+            Self::Lent(octets) => octets,
+        }
+    }
+
+    /// The same body, as long as this one is kept.
+    #[inline]
+    pub(crate) fn lend(&self) -> Body<'_> {
+        match self {
+            Self::Borrowed(octets) => Body::Borrowed(octets),
+            Self::Shared(octets) => Body::Lent(octets),
+            Self::Lent(octets) => Body::Lent(octets),
+        }
+    }
+
+    /// What can be shared, if it can.
+    #[inline]
+    pub(super) fn as_bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Borrowed(_) => None,
+            Self::Shared(octets) => Some(octets),
+            Self::Lent(octets) => Some(octets),
         }
     }
 
     pub(super) fn to_bytes(&self) -> Bytes {
-        match self {
-            Self::Borrowed(octets) => Bytes::copy_from_slice(octets),
-            Self::Shared(octets) => octets.clone(),
-        }
+        self.as_bytes().map_or_else(|| Bytes::copy_from_slice(self.as_octets()), Bytes::clone)
     }
 }
 
@@ -48,7 +68,7 @@ body_from! {
     Vec<u8> => Shared Bytes::from;
     String => Shared Bytes::from;
     Bytes => Shared std::convert::identity;
-    &'a Bytes => Shared Bytes::clone;
+    &'a Bytes => Lent std::convert::identity;
 }
 
 impl<'a, const N: usize> From<&'a [u8; N]> for Body<'a> {

@@ -72,11 +72,13 @@ macro_rules! properties {
 
             #[inline]
             pub(super) fn encode(&self, out: &mut Writer<'_>) {
-                let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
-                out.short(flags);
-                if flags == 0 {
+                // Most often there are none.
+                if true $(&& self.$name.is_none())* {
+                    out.short(0);
                     return;
                 }
+                let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
+                out.short(flags);
                 $(if let Some(value) = self.$name {
                     out.$ty(value);
                 })*

@@ -52,6 +52,7 @@ impl Connection {
         self.backoff.as_ref().is_some_and(|backoff| backoff.policy.republish.is_some_and(|times| times > 0))
     }
 
+    #[inline]
     pub(super) fn check_to_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
         self.check_open()?;
         if !self.has_room_to_publish() {
@@ -149,6 +150,7 @@ impl Connection {
     }
 
     /// Finds, before an octet is written, what the broker would close the channel over.
+    #[inline]
     pub(super) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
         let properties = &publish.properties;
         let size = publish.body.as_octets().len();
