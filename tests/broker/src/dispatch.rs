@@ -77,7 +77,7 @@ fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Byte
     let largest = if connection.frame_max == 0 { state.config.frame_limit } else { connection.frame_max };
     // "The server tolerates payloads up to frame_max, one octet more is 501, whatever the frame type."
     if u32::try_from(payload.len()).map_or(true, |size| size > largest) {
-        let why = format_args!("frame of {} octets, negotiated maximum {largest}", payload.len());
+        let why = format!("frame of {} octets, negotiated maximum {largest}", payload.len());
         return Err(nobody(Fault::new(ReplyCode::FRAME_ERROR, why)));
     }
     let running = connection.phase == Phase::Running;
@@ -96,7 +96,7 @@ fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Byte
             Err(nobody(Fault::new(ReplyCode::UNEXPECTED_FRAME, "expected method frame on channel 0")))
         }
         FrameKind::Method if !running => {
-            let why = format_args!("channel {} before the connection is open", place.channel);
+            let why = format!("channel {} before the connection is open", place.channel);
             Err(nobody(Fault::new(ReplyCode::CHANNEL_ERROR, why)))
         }
         FrameKind::Method => method_arrived(state, place, payload),
@@ -133,7 +133,7 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
     // "Until the content is complete, any other method on that channel is 505, channel.close-ok included."
     if let Some(content) = &found.content {
         let what = if content.header.is_none() { "content header" } else { "content body" };
-        let why = format_args!("expected {what} for class 60, got method frame instead");
+        let why = format!("expected {what} for class 60, got method frame instead");
         return Err((Fault::new(ReplyCode::UNEXPECTED_FRAME, why), id_of(&content.method)));
     }
     if let Method::Basic(basic::Method::Publish(_)) = method {
