@@ -7,7 +7,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use puka::protocol::frame::{self, FRAME_END};
 use puka::protocol::method::basic;
 use puka::protocol::{ContentHeader, Decoder, FrameKind, Method, Properties, ShortStr, Table};
+use puka_benches::World;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 const FRAME_MAX: u32 = 131_072;
 
@@ -228,5 +230,36 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, codec);
+/// What an ack with `multiple` costs that confirms a thousand publishes, once it has arrived.
+fn confirms(criterion: &mut Criterion) {
+    const COUNT: usize = 1000;
+    let mut group = criterion.benchmark_group("confirms");
+    group.throughput(Throughput::Elements(COUNT as u64));
+    let mut world = World::default();
+    // The handshake, and the channel.
+    world.publish("test").expect("there is room");
+    while world.fetch() == 0 {
+        world.fly();
+    }
+    group.bench_function("a multiple ack over 1000", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                for _ in 0..COUNT {
+                    world.publish("test").expect("there is room");
+                }
+                world.go();
+                world.come();
+                let start = Instant::now();
+                world.handle();
+                spent += start.elapsed();
+                assert_eq!(world.fetch(), COUNT, "all are confirmed by one ack");
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, codec, confirms);
 criterion_main!(benches);

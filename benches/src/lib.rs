@@ -4,8 +4,10 @@ mod link;
 mod null;
 mod process;
 mod serve;
+mod world;
 
 pub use link::InMemory;
 pub use null::{Null, deliver};
 pub use process::{Broker, argument, cpu};
 pub use serve::{pin, serve};
+pub use world::World;

@@ -2,95 +2,18 @@
 //! `cargo run --release -p puka-benches --bin growth`. The broker is in memory, and its cost, which is alike, is included.
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
 
-use puka::machine::{Body, Connection, Consume, Event, Outgoing, Publish, Reply};
-use puka::protocol::{Decoder, Properties, ShortStr, TableRef};
-use puka::{Error, Options};
-use puka_benches::{Null, cpu};
+use puka::Error;
+use puka::machine::{Consume, Event, Reply};
+use puka::protocol::{ShortStr, TableRef};
+use puka_benches::{World, cpu};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 /// Messages of each measurement.
 const MESSAGES: usize = 400_000;
 
-/// Octets that come back at a time, about.
-const READ: usize = 128 << 10;
-
-struct World {
-    now: Instant,
-    machine: Connection,
-    null: Null,
-    decoder: Decoder,
-    out: Outgoing,
-}
-
-impl World {
-    fn new() -> Self {
-        let now = Instant::now();
-        let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
-        let machine = Connection::new(now, options.max_requests(1 << 20));
-        Self { now, machine, null: Null::default(), decoder: Decoder::new(), out: Outgoing::default() }
-    }
-
-    /// There and back.
-    fn fly(&mut self) {
-        let Self { now, machine, null, decoder, out } = self;
-        while machine.poll_transmit(*now, out) {
-            let count = out.len();
-            out.pieces().for_each(|piece| null.take(piece));
-            out.advance(count);
-            machine.handle_transmitted(*now, count);
-        }
-        // As much as one read gives, of as many consumers as there are.
-        let mut came = 0;
-        while came < READ {
-            let mut rest = null.pending();
-            let count = rest.len();
-            if count == 0 {
-                break;
-            }
-            came += count;
-            while !rest.is_empty() {
-                let space = decoder.space();
-                let part = space.len().min(rest.len());
-                space[..part].copy_from_slice(&rest[..part]);
-                rest = &rest[part..];
-                decoder.filled(part);
-            }
-            null.wrote(count);
-        }
-        machine.handle_input(*now, decoder);
-    }
-
-    fn publish(&mut self, exchange: &str) -> Result<(), Error> {
-        let promise = self.machine.publish(&Publish {
-            exchange: ShortStr::new(exchange)?,
-            routing_key: ShortStr::literal("test"),
-            mandatory: false,
-            immediate: false,
-            properties: Properties::default(),
-            headers: None,
-            body: Body::Borrowed(&[b'x'; 16]),
-        })?;
-        // It is fetched when it is announced.
-        let _ = promise;
-        Ok(())
-    }
-
-    /// Fetches every answer there is.
-    fn fetch(&mut self) -> usize {
-        let mut count = 0;
-        while let Some(event) = self.machine.poll_event() {
-            if let Event::Answered(promise) = event {
-                count += usize::from(self.machine.fetch(promise).is_some_and(|outcome| outcome.is_ok()));
-            }
-        }
-        count
-    }
-}
-
 /// Publishes and confirms, `window` at a time, to so many exchanges in turn.
 fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
-    let mut world = World::new();
+    let mut world = World::default();
     let names: Vec<String> = (0..exchanges).map(|number| format!("exchange-{number}")).collect();
     let mut start = cpu();
     let mut confirmed = 0;
@@ -117,7 +40,7 @@ fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
 
 /// Takes deliveries of so many consumers.
 fn deliveries(consumers: usize) -> Result<f64, Error> {
-    let mut world = World::new();
+    let mut world = World::default();
     let queue = format!("16 {consumers}");
     for _ in 0..consumers {
         let _promise = world.machine.consume(&Consume {

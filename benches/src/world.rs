@@ -1,0 +1,101 @@
+//! The machine and the null broker, without a driver: nothing but what a message costs the connection.
+
+use crate::Null;
+use puka::machine::{Body, Connection, Event, Outgoing, Publish};
+use puka::protocol::{Decoder, Properties, ShortStr};
+use puka::{Error, Options};
+use std::time::Instant;
+
+/// Octets that come back at a time, about.
+const READ: usize = 128 << 10;
+
+/// Both ends of a connection.
+#[derive(Debug)]
+pub struct World {
+    now: Instant,
+    /// The client's.
+    pub machine: Connection,
+    null: Null,
+    decoder: Decoder,
+    out: Outgoing,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let now = Instant::now();
+        let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
+        let machine = Connection::new(now, options.max_requests(1 << 20));
+        Self { now, machine, null: Null::default(), decoder: Decoder::new(), out: Outgoing::default() }
+    }
+}
+
+impl World {
+    /// There and back.
+    pub fn fly(&mut self) {
+        self.go();
+        self.come();
+        self.handle();
+    }
+
+    /// What the machine has to say reaches the broker.
+    pub fn go(&mut self) {
+        let Self { now, machine, null, out, .. } = self;
+        while machine.poll_transmit(*now, out) {
+            let count = out.len();
+            out.pieces().for_each(|piece| null.take(piece));
+            out.advance(count);
+            machine.handle_transmitted(*now, count);
+        }
+    }
+
+    /// What the broker has to say arrives: as much as one read gives, of as many consumers as there are.
+    pub fn come(&mut self) {
+        let Self { null, decoder, .. } = self;
+        let mut came = 0;
+        while came < READ {
+            let pending = null.pending();
+            let count = pending.len();
+            if count == 0 {
+                break;
+            }
+            came += count;
+            decoder.extend(pending);
+            null.wrote(count);
+        }
+    }
+
+    /// The machine takes in what has arrived.
+    pub fn handle(&mut self) {
+        self.machine.handle_input(self.now, &mut self.decoder);
+    }
+
+    /// Publishes 16 octets.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn publish(&mut self, exchange: &str) -> Result<(), Error> {
+        let promise = self.machine.publish(&Publish {
+            exchange: ShortStr::new(exchange)?,
+            routing_key: ShortStr::literal("test"),
+            mandatory: false,
+            immediate: false,
+            properties: Properties::default(),
+            headers: None,
+            body: Body::Borrowed(&[b'x'; 16]),
+        })?;
+        // It is fetched when it is announced.
+        let _ = promise;
+        Ok(())
+    }
+
+    /// Fetches every answer there is. Gives how many were good.
+    pub fn fetch(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(event) = self.machine.poll_event() {
+            if let Event::Answered(promise) = event {
+                count += usize::from(self.machine.fetch(promise).is_some_and(|outcome| outcome.is_ok()));
+            }
+        }
+        count
+    }
+}
