@@ -178,6 +178,18 @@ impl Link {
         result
     }
 
+    /// Polls something, or lets others run first: without an answer, whoever polls is woken again at once.
+    fn poll_or_give_way<R>(
+        &self,
+        cx: &Context<'_>,
+        poll: impl FnOnce(&mut State) -> Option<Poll<R>>,
+    ) -> Poll<R> {
+        self.with_state(poll).unwrap_or_else(|| {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
     /// Does something with the machine, then wakes whom it concerns.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
@@ -230,12 +242,10 @@ impl Link {
         cx: &mut Context<'_>,
         send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
-        let mut gives_way = false;
-        let polled = self.with_state(|state| {
+        self.poll_or_give_way(cx, |state| {
             if state.sent > GIVE_WAY {
                 state.sent = 0;
-                gives_way = true;
-                return Poll::Pending;
+                return None;
             }
             let before = state.machine.outgoing_octets();
             let sent = send(&mut state.machine);
@@ -244,19 +254,15 @@ impl Link {
                 if let Some(ticket) = ticket.take() {
                     state.waiting_for(room).remove(&ticket);
                 }
-                return Poll::Ready(sent);
+                return Some(Poll::Ready(sent));
             }
             let place = *ticket.get_or_insert_with(|| {
                 state.tickets += 1;
                 state.tickets
             });
             state.waiting_for(room).insert(place, cx.waker().clone());
-            Poll::Pending
-        });
-        if gives_way {
-            cx.waker().wake_by_ref();
-        }
-        polled
+            Some(Poll::Pending)
+        })
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
@@ -272,30 +278,24 @@ impl Link {
         into: &mut VecDeque<Delivered>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
-        let mut gives_way = false;
-        let polled = self.with_state(|state| {
+        self.poll_or_give_way(cx, |state| {
             if state.taken >= GIVE_WAY_TAKING {
                 state.taken = 0;
-                gives_way = state.machine.wants_attention();
-                if gives_way {
-                    return Poll::Pending;
+                if state.machine.wants_attention() {
+                    return None;
                 }
             }
             state.machine.take_deliveries(consumer, most, into);
             state.taken += into.len();
             if !into.is_empty() {
-                return Poll::Ready(None);
+                return Some(Poll::Ready(None));
             }
             if let Some(ended) = state.machine.ended(consumer) {
-                return Poll::Ready(Some(ended.clone()));
+                return Some(Poll::Ready(Some(ended.clone())));
             }
             keep(&mut state.consumers, consumer.index(), cx.waker());
-            Poll::Pending
-        });
-        if gives_way {
-            cx.waker().wake_by_ref();
-        }
-        polled
+            Some(Poll::Pending)
+        })
     }
 
     /// The next notice for a listener.

@@ -8,6 +8,6 @@ mod world;
 
 pub use link::InMemory;
 pub use null::{Null, deliver};
-pub use process::{Broker, argument, cpu};
+pub use process::{Broker, argument, cpu, number};
 pub use serve::{pin, serve};
 pub use world::World;

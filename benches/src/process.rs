@@ -14,6 +14,16 @@ pub fn argument(name: &str) -> Option<String> {
     arguments.next()
 }
 
+/// The number behind a name on the command line.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+#[expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+pub fn number(name: &str, default: u64) -> u64 {
+    argument(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 /// How much of the processor this process has used.
 #[must_use]
 pub fn cpu() -> Duration {

@@ -50,8 +50,8 @@ impl Consumer {
         self.id
     }
 
-    /// The next delivery; `None` when the consumer has ended. After some hundred it lets others run, the driver among them, although
-    /// there are more.
+    /// The next delivery; `None` when the consumer has ended. After some hundred it lets others run, the driver among them,
+    /// although there are more.
     ///
     /// # Errors
     /// Once, as the last item, why it ended without our doing: [`Error::ConsumerCancelled`], an error that closed its

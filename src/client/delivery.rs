@@ -103,6 +103,7 @@ impl Delivery {
     }
 
     fn settle(mut self, how: Settle) -> Result<(), Error> {
+        // What needs no ack is settled from the start, and the machine has nothing to do.
         if self.settled {
             return Ok(());
         }

@@ -89,8 +89,10 @@ impl Unsettled {
         if !self.settle_at(last, state) {
             return false;
         }
-        for place in 0..if multiple { last } else { 0 } {
-            self.settle_at(place, state);
+        if multiple {
+            for place in 0..last {
+                self.settle_at(place, state);
+            }
         }
         true
     }

@@ -9,7 +9,7 @@
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use puka::{Client, Options};
-use puka_benches::{Broker, Null, argument, cpu};
+use puka_benches::{Broker, Null, cpu, number};
 use smol::{Async, LocalExecutor, Timer};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -64,7 +64,6 @@ fn status(name: &str) -> u64 {
 }
 
 fn main() {
-    let number = |name: &str, default| argument(name).map_or(default, |text| text.parse().expect("a number"));
     let heartbeat = number("--heartbeat", 60) as u16;
     if std::env::args().any(|argument| argument == "--serve") {
         return serve(heartbeat);

@@ -12,7 +12,7 @@ mod clock;
 mod frames;
 mod work;
 
-use puka_benches::{Broker, argument};
+use puka_benches::{Broker, argument, number};
 use std::net::SocketAddr;
 use std::time::Duration;
 use work::{Sample, WORKS, Work};
@@ -31,10 +31,6 @@ const PROGRAMS: [(&str, Program); 5] = [
     ("one task", work::in_one_task),
     ("evented", work::with_evented),
 ];
-
-fn number(name: &str, default: u64) -> u64 {
-    argument(name).map_or(default, |text| text.parse().expect("a number"))
-}
 
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
