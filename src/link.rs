@@ -37,8 +37,8 @@ const GIVE_WAY: usize = 256 << 10;
 /// and the broker would wait for them.
 const GIVE_WAY_TAKING: usize = 512;
 
-/// As how many octets something counts that is sent, however small it is.
-const LEAST: usize = 64;
+/// As how many octets something counts that is sent, however small it is: a thousand of them take as long as others may wait.
+const LEAST: usize = 256;
 
 /// The machine, shared by the driver and the handles.
 #[derive(Debug)]
