@@ -19,14 +19,16 @@ enum State {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnknownTag;
 
+/// What each publish touches comes first.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Confirms {
     /// The number of the first in `pending`, less one.
     before: u64,
     pending: VecDeque<State>,
+    open: usize,
     /// Open ones that others have left far behind, so that `pending` stays as long as what is open.
     stragglers: BTreeMap<u64, State>,
-    open: usize,
     /// Up to which number a deadline holds, in ascending order.
     deadlines: VecDeque<(u64, Instant)>,
     /// Numbers up to this have a deadline.

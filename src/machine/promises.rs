@@ -51,15 +51,20 @@ pub struct Queue {
 
 type Outcome = Result<Reply, Error>;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
-    Waiting {
-        abandoned: bool,
-    },
-    /// As most are, so that a slot stays small.
-    Done,
-    Answered(Box<Outcome>),
+    Waiting { abandoned: bool },
+    Answered,
+}
+
+/// What goes with a state.
+#[derive(Debug)]
+enum More {
+    /// With `Waiting`.
+    Deadline(Deadline),
+    /// With `Answered`.
+    Outcome(Outcome),
 }
 
 #[derive(Debug)]
@@ -73,15 +78,21 @@ struct Deadline {
 struct Slot {
     generation: u32,
     state: State,
-    /// Boxed, because publishes have none, and there are many of them.
-    deadline: Option<Box<Deadline>>,
+    /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have no deadline here, and
+    /// most are answered with [`Reply::Done`].
+    more: Option<Box<More>>,
 }
 
 impl Slot {
-    /// Makes it ready for another promise. Gives the state that it had.
-    fn free(&mut self) -> State {
+    /// Makes it ready for another promise. Gives what went with its state.
+    fn free(&mut self) -> Option<Box<More>> {
         self.generation = self.generation.wrapping_add(1);
-        std::mem::replace(&mut self.state, State::Free)
+        self.state = State::Free;
+        self.more.take()
+    }
+
+    fn deadline(&self) -> Option<&Deadline> {
+        if let Some(More::Deadline(deadline)) = self.more.as_deref() { Some(deadline) } else { None }
     }
 }
 
@@ -111,7 +122,7 @@ impl Promises {
             return PromiseId { index, generation: slot.generation };
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, state: waiting, deadline: None });
+        self.slots.push(Slot { generation: 0, state: waiting, more: None });
         PromiseId { index, generation: 0 }
     }
 
@@ -146,61 +157,50 @@ impl Promises {
     /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
     #[inline]
     pub(super) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
-        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
-        else {
-            return outcome.ok();
-        };
-        let State::Waiting { abandoned } = slot.state else { return outcome.ok() };
-        if let Some(deadline) = slot.deadline.take() {
-            self.deadlines.remove(&(deadline.at, id));
+        let Some(slot) = self.settle(id) else { return outcome.ok() };
+        if !matches!(outcome, Ok(Reply::Done)) {
+            slot.more = Some(More::Outcome(outcome).into());
         }
-        self.waiting -= 1;
-        if abandoned {
-            slot.free();
-            self.free.push(id.index);
-            return outcome.ok();
-        }
-        slot.state = match outcome {
-            Ok(Reply::Done) => State::Done,
-            outcome => State::Answered(outcome.into()),
-        };
-        self.answered.push_back(id);
         None
     }
 
     /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
     #[inline]
     pub(super) fn done(&mut self, id: PromiseId) {
-        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
-        else {
-            return;
-        };
-        let State::Waiting { abandoned } = slot.state else { return };
-        if let Some(deadline) = slot.deadline.take() {
+        self.settle(id);
+    }
+
+    /// The slot of a promise that is answered now, and that somebody wants to be.
+    #[inline]
+    fn settle(&mut self, id: PromiseId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
+        let State::Waiting { abandoned } = slot.state else { return None };
+        if let Some(deadline) = slot.deadline() {
             self.deadlines.remove(&(deadline.at, id));
+            slot.more = None;
         }
         self.waiting -= 1;
         if abandoned {
             slot.free();
             self.free.push(id.index);
-        } else {
-            slot.state = State::Done;
-            self.answered.push_back(id);
+            return None;
         }
+        slot.state = State::Answered;
+        self.answered.push_back(id);
+        Some(slot)
     }
 
     /// Fetches the answer, once.
     #[inline]
     pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Outcome> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
-        if !matches!(slot.state, State::Done | State::Answered(_)) {
+        if slot.state != State::Answered {
             return None;
         }
-        let state = slot.free();
         self.free.push(id.index);
-        Some(match state {
-            State::Answered(outcome) => *outcome,
-            _ => Ok(Reply::Done),
+        Some(match slot.free().map(|more| *more) {
+            Some(More::Outcome(outcome)) => outcome,
+            Some(More::Deadline(_)) | None => Ok(Reply::Done),
         })
     }
 
@@ -232,7 +232,7 @@ impl Promises {
                 && let Some(slot) = self.slot(id)
             {
                 let deadline = now + timeout;
-                slot.deadline = Some(Deadline { at: deadline, timeout }.into());
+                slot.more = Some(More::Deadline(Deadline { at: deadline, timeout }).into());
                 self.deadlines.insert((deadline, id));
             }
         }
@@ -242,8 +242,13 @@ impl Promises {
     /// Takes the deadline off a promise that has another from here on.
     pub(super) fn untime(&mut self, id: PromiseId) {
         self.unstamped.retain(|(unstamped, _)| *unstamped != id);
-        if let Some(deadline) = self.slot(id).and_then(|slot| slot.deadline.take()) {
+        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        else {
+            return;
+        };
+        if let Some(deadline) = slot.deadline() {
             self.deadlines.remove(&(deadline.at, id));
+            slot.more = None;
         }
     }
 
@@ -261,7 +266,7 @@ impl Promises {
     /// A promise whose deadline has passed, and how much time it had. It is to be answered before the next call.
     pub(super) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
         let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
-        Some((id, self.slots.get(id.index())?.deadline.as_ref()?.timeout))
+        Some((id, self.slots.get(id.index())?.deadline()?.timeout))
     }
 
     /// Those that are to be answered, when all have to be.

@@ -39,7 +39,7 @@ impl Connection {
             self.write_publish(channel, publish, 0)?;
             let promise = self.promises.open();
             let kept = self.republishes().then(|| HeldPublish::new(promise, Kind::Publish, publish));
-            self.publishers.sent(promise, kept);
+            self.publishers.sent(channel, promise, kept);
             return Ok(promise);
         }
         let promise = self.timed_promise();
@@ -116,7 +116,7 @@ impl Connection {
                         self.promises.untime(promise);
                     }
                     let keeps = held.kind == Kind::Publish && self.republishes();
-                    self.publishers.sent(promise, keeps.then_some(held));
+                    self.publishers.sent(channel, promise, keeps.then_some(held));
                 }
                 Err(error) => self.answer(held.promise, Err(held.failed(error))),
             }
