@@ -1,7 +1,11 @@
 //! What a driver needs of time.
 
 use std::future::Future;
-use std::time::Instant;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// A deadline may be met late by this part of the time that is left until it.
+const SLACK: u32 = 64;
 
 /// Tells the time, and wakes up when it has come. Each runtime has one; a test may have one of its own, so that hours pass
 /// in a moment.
@@ -14,6 +18,21 @@ pub trait Clock {
 
     /// Sleeps until then.
     fn sleep_until(&self, deadline: Instant) -> Self::Sleep;
+
+    /// An instant to sleep until instead of a deadline: never before it, and later by at most a 64th of the time that is left
+    /// (half a second for the heartbeats of RabbitMQ's default of 60 seconds). It is one of few in the whole process, so that
+    /// thousands of idle connections wake the processor together, a few times a second, and not each by itself. For clocks that
+    /// sleep in real time.
+    fn coalesced(&self, deadline: Instant) -> Instant {
+        static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let left = deadline.saturating_duration_since(self.now());
+        let Some(grain) = (left / SLACK).as_nanos().checked_ilog2().map(|power| 1_u128 << power) else {
+            return deadline;
+        };
+        let since = deadline.saturating_duration_since(*EPOCH).as_nanos();
+        let later = since.next_multiple_of(grain) - since;
+        deadline + Duration::from_nanos(later as u64)
+    }
 }
 
 impl<C: Clock + ?Sized> Clock for &C {
@@ -26,6 +45,10 @@ impl<C: Clock + ?Sized> Clock for &C {
     fn sleep_until(&self, deadline: Instant) -> C::Sleep {
         (**self).sleep_until(deadline)
     }
+
+    fn coalesced(&self, deadline: Instant) -> Instant {
+        (**self).coalesced(deadline)
+    }
 }
 
 impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
@@ -37,5 +60,54 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 
     fn sleep_until(&self, deadline: Instant) -> C::Sleep {
         (**self).sleep_until(deadline)
+    }
+
+    fn coalesced(&self, deadline: Instant) -> Instant {
+        (**self).coalesced(deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::future::{Pending, pending};
+
+    struct Still(Instant);
+
+    impl Clock for Still {
+        type Sleep = Pending<()>;
+
+        fn now(&self) -> Instant {
+            self.0
+        }
+
+        fn sleep_until(&self, _deadline: Instant) -> Pending<()> {
+            pending()
+        }
+    }
+
+    #[test]
+    fn a_coalesced_deadline_is_late_by_a_64th_at_most() {
+        let clock = Still(Instant::now());
+        for nanoseconds in [0, 1, 63, 64, 999, 1_000_000, 123_456_789, 30_000_000_000, 86_400_000_000_000] {
+            let left = Duration::from_nanos(nanoseconds);
+            let late = clock.coalesced(clock.0 + left).checked_duration_since(clock.0 + left);
+            assert!(late.is_some_and(|late| late <= left / SLACK), "{left:?}: {late:?}");
+        }
+        let past = clock.0.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(clock.coalesced(past), past);
+    }
+
+    #[test]
+    fn heartbeats_of_ten_thousand_connections_are_due_a_few_times_a_second() {
+        let start = Instant::now();
+        let instants: BTreeSet<_> = (0..10_000)
+            .map(|number| {
+                let clock = Still(start + Duration::from_millis(3 * number));
+                clock.coalesced(clock.0 + Duration::from_secs(30))
+            })
+            .collect();
+        assert!(instants.len() <= 30 * 4, "{}", instants.len());
     }
 }

@@ -30,6 +30,6 @@ impl puka::Clock for Clock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep(Timer::at(deadline))
+        Sleep(Timer::at(self.coalesced(deadline)))
     }
 }
