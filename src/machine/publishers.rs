@@ -35,39 +35,17 @@ pub(super) struct Publisher {
     exchange: Box<[u8]>,
 }
 
-/// The publisher that was looked up last; the next one most often is the same. The name is a copy, so that one that differs is
-/// told without a look at a publisher that is not wanted.
-#[derive(Debug)]
-struct Recent {
-    channel: u16,
-    kind: Kind,
-    exchange: Vec<u8>,
-}
-
-impl Recent {
-    /// The default exchange is told by its length alone: comparing no octets by `memcmp` costs as much as the rest of a
-    /// publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.
-    #[inline]
-    fn is_to(&self, exchange: &[u8], kind: Kind) -> bool {
-        self.kind == kind
-            && self.exchange.len() == exchange.len()
-            && (exchange.is_empty() || *self.exchange == *exchange)
-    }
-}
-
 /// Hashes the name of an exchange. Names are the program's own, so nobody makes them collide on purpose, and a quick hash will do.
 #[derive(Debug, Default)]
 struct NameHasher(u64);
 
 impl Hasher for NameHasher {
     fn write(&mut self, octets: &[u8]) {
-        for chunk in octets.chunks(8) {
-            let mut eight = [0; 8];
-            for (to, from) in eight.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.write_u64(u64::from_ne_bytes(eight));
+        let (chunks, rest) = octets.as_chunks();
+        for chunk in chunks {
+            self.write_u64(u64::from_ne_bytes(*chunk));
         }
+        self.write_u64(rest.iter().fold(0, |number, octet| number << 8 | u64::from(*octet)));
     }
 
     fn write_u64(&mut self, number: u64) {
@@ -83,13 +61,17 @@ impl Hasher for NameHasher {
     }
 }
 
+/// The channel of an exchange for each [`Kind`].
+type Channels = [Option<u16>; 2];
+
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
     /// By channel.
     publishers: Vec<Option<Box<Publisher>>>,
-    /// The channel of each exchange, for publishes and for calls.
-    channels: HashMap<Box<[u8]>, [Option<u16>; 2], BuildHasherDefault<NameHasher>>,
-    recent: Option<Recent>,
+    /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp` costs as much as the rest
+    /// of a publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.)
+    default: Channels,
+    named: HashMap<Box<[u8]>, Channels, BuildHasherDefault<NameHasher>>,
     open: usize,
     uses: u64,
     in_flight: usize,
@@ -103,27 +85,13 @@ impl Publishers {
     /// The publisher of an exchange, if it has one.
     #[inline]
     pub(super) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
-        let recent = self.recent.as_ref().filter(|recent| recent.is_to(exchange, kind));
-        let channel = match recent {
-            Some(recent) => recent.channel,
-            None => {
-                let channel = (*self.channels.get(exchange)?.get(kind as usize)?)?;
-                self.remember(exchange, kind, channel);
-                channel
-            }
-        };
+        let channels = if exchange.is_empty() { &self.default } else { self.named.get(exchange)? };
+        let channel = (*channels.get(kind as usize)?)?;
         self.uses += 1;
         let uses = self.uses;
         let publisher = self.on(channel)?;
         publisher.last_used = uses;
         Some(publisher)
-    }
-
-    fn remember(&mut self, exchange: &[u8], kind: Kind, channel: u16) {
-        let mut name = self.recent.take().map_or_else(Vec::new, |recent| recent.exchange);
-        name.clear();
-        name.extend_from_slice(exchange);
-        self.recent = Some(Recent { channel, kind, exchange: name });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -151,7 +119,11 @@ impl Publishers {
         if let Some(slot) = self.publishers.get_mut(place) {
             *slot = Some(publisher.into());
         }
-        let channels = self.channels.entry(exchange.into()).or_default();
+        let channels = if exchange.is_empty() {
+            &mut self.default
+        } else {
+            self.named.entry(exchange.into()).or_default()
+        };
         if let Some(slot) = channels.get_mut(kind as usize) {
             *slot = Some(channel);
         }
@@ -168,14 +140,14 @@ impl Publishers {
     fn take(&mut self, channel: u16) -> Option<Box<Publisher>> {
         let publisher = self.publishers.get_mut(usize::from(channel))?.take()?;
         self.open -= 1;
-        self.recent.take_if(|recent| recent.channel == channel);
-        if let Some(channels) = self.channels.get_mut(&publisher.exchange) {
-            if let Some(slot) = channels.get_mut(publisher.kind as usize) {
-                *slot = None;
-            }
-            if channels.iter().all(Option::is_none) {
-                self.channels.remove(&publisher.exchange);
-            }
+        let exchange = &publisher.exchange;
+        let channels =
+            if exchange.is_empty() { Some(&mut self.default) } else { self.named.get_mut(exchange) };
+        if let Some(slot) = channels.and_then(|channels| channels.get_mut(publisher.kind as usize)) {
+            *slot = None;
+        }
+        if self.named.get(exchange).is_some_and(|channels| channels.iter().all(Option::is_none)) {
+            self.named.remove(exchange);
         }
         Some(publisher)
     }
