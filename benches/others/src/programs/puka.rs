@@ -1,0 +1,82 @@
+//! Puka. It asks for a confirm of every publish; *publish* takes no notice of them.
+
+use crate::Outcome;
+use crate::clock::Clock;
+use crate::work::{EXCHANGE, Kind, Order, Sample, WINDOW};
+use bytes::Bytes;
+use puka::{Client, Error};
+use std::collections::VecDeque;
+use std::pin::pin;
+
+async fn publish(client: &Client, order: &Order) -> Result<Sample, Error> {
+    let body = Bytes::from(order.body());
+    let clock = Clock::start();
+    for _ in 1..order.messages {
+        drop(client.basic_publish(EXCHANGE, "", &body).submit().await?);
+    }
+    client.basic_publish(EXCHANGE, "", &body).await?;
+    Ok(clock.stop(order.messages))
+}
+
+async fn confirm(client: &Client, order: &Order) -> Result<Sample, Error> {
+    let body = Bytes::from(order.body());
+    let clock = Clock::start();
+    let mut promises = VecDeque::with_capacity(usize::from(WINDOW));
+    for _ in 0..order.messages {
+        if promises.len() == usize::from(WINDOW)
+            && let Some(promise) = promises.pop_front()
+        {
+            promise.await?;
+        }
+        promises.push_back(client.basic_publish(EXCHANGE, "", &body).submit().await?);
+    }
+    for promise in promises {
+        promise.await?;
+    }
+    Ok(clock.stop(order.messages))
+}
+
+async fn consume(client: &Client, order: &Order, acks: bool) -> Result<Sample, Error> {
+    let prefetch_count = if acks { WINDOW } else { 0 };
+    let clock = Clock::start();
+    let request = client.basic_consume(&order.queue).no_ack(!acks).prefetch_count(prefetch_count);
+    let mut consumer = request.await?;
+    for _ in 0..order.messages {
+        let delivery = consumer.next().await.unwrap_or(Err(Error::Closed))?;
+        order.check(delivery.body());
+        delivery.ack()?;
+    }
+    if acks {
+        consumer.cancel().await?;
+    }
+    Ok(clock.stop(order.messages))
+}
+
+async fn work(client: &Client, order: &Order) -> Result<Sample, Error> {
+    match order.work.kind {
+        Kind::Publish => publish(client, order).await,
+        Kind::Confirm => confirm(client, order).await,
+        Kind::Consume => consume(client, order, false).await,
+        Kind::Ack => consume(client, order, true).await,
+    }
+}
+
+/// Driver and work on smol's own thread.
+pub(crate) fn on_smol(order: &Order) -> Outcome<Sample> {
+    let order = order.clone();
+    Ok(smol::block_on(smol::spawn(async move {
+        let client = puka_smol::connect(&order.url).await?;
+        work(&client, &order).await
+    }))?)
+}
+
+/// No executor: the evented client waits for the work.
+pub(crate) fn evented(order: &Order) -> Outcome<Sample> {
+    let mut conn = puka::evented::connect(&order.url)?;
+    let client = conn.client();
+    let mut work = pin!(async {
+        client.connect().await?;
+        work(&client, order).await
+    });
+    Ok(conn.wait(&mut work, None)?)
+}
