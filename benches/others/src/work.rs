@@ -49,13 +49,13 @@ pub(crate) const WORKS: [Work; 12] = [
 ];
 
 impl Work {
-    /// How many a run takes: what keeps a node busy for about half a second.
+    /// How many a run takes: what keeps a node busy for some tenths of a second.
     pub(crate) const fn messages(self) -> u64 {
         match (self.kind, self.size) {
-            (Kind::Publish | Kind::Confirm, ..=1024) => 100_000,
-            (Kind::Publish | Kind::Confirm, _) => 8000,
-            (Kind::Consume | Kind::Ack, ..=1024) => 40_000,
-            (Kind::Consume | Kind::Ack, _) => 4000,
+            (Kind::Publish | Kind::Confirm, ..=1024) => 50_000,
+            (Kind::Publish | Kind::Confirm, _) => 4000,
+            (Kind::Consume | Kind::Ack, ..=1024) => 20_000,
+            (Kind::Consume | Kind::Ack, _) => 2000,
         }
     }
 }
