@@ -30,8 +30,8 @@ pub trait Clock {
             return deadline;
         };
         let since = deadline.saturating_duration_since(*EPOCH).as_nanos();
-        let later = since.next_multiple_of(grain) - since;
-        deadline + Duration::from_nanos(later as u64)
+        let later = u64::try_from(since.next_multiple_of(grain) - since).ok();
+        later.and_then(|later| deadline.checked_add(Duration::from_nanos(later))).unwrap_or(deadline)
     }
 }
 

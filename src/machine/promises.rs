@@ -94,6 +94,13 @@ impl Slot {
     fn deadline(&self) -> Option<&Deadline> {
         if let Some(More::Deadline(deadline)) = self.more.as_deref() { Some(deadline) } else { None }
     }
+
+    /// Takes its deadline off. Gives when that would have been.
+    fn untime(&mut self) -> Option<Instant> {
+        let at = self.deadline()?.at;
+        self.more = None;
+        Some(at)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -175,9 +182,8 @@ impl Promises {
     fn settle(&mut self, id: PromiseId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
         let State::Waiting { abandoned } = slot.state else { return None };
-        if let Some(deadline) = slot.deadline() {
-            self.deadlines.remove(&(deadline.at, id));
-            slot.more = None;
+        if let Some(at) = slot.untime() {
+            self.deadlines.remove(&(at, id));
         }
         self.waiting -= 1;
         if abandoned {
@@ -242,13 +248,8 @@ impl Promises {
     /// Takes the deadline off a promise that has another from here on.
     pub(super) fn untime(&mut self, id: PromiseId) {
         self.unstamped.retain(|(unstamped, _)| *unstamped != id);
-        let Some(slot) = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
-        else {
-            return;
-        };
-        if let Some(deadline) = slot.deadline() {
-            self.deadlines.remove(&(deadline.at, id));
-            slot.more = None;
+        if let Some(at) = self.slot(id).and_then(Slot::untime) {
+            self.deadlines.remove(&(at, id));
         }
     }
 
