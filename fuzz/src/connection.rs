@@ -339,7 +339,7 @@ impl Run<'_> {
             }
             _ => Vec::new(),
         };
-        self.peer.incoming.extend(octets);
+        self.peer.say(&octets);
     }
 
     fn delivery(&mut self, number: u16) -> Vec<u8> {
@@ -392,10 +392,10 @@ impl Run<'_> {
             ([1, 1, 1, 2, 3, 8, 4][self.input.below(7)], u16::from(self.input.octet() % 12));
         let length = self.input.below(48);
         let payload = self.input.octets(length);
-        self.peer.incoming.extend(raw(kind, channel, payload));
+        self.peer.say(&raw(kind, channel, payload));
         if self.input.below(8) == 0 {
             let length = self.input.below(16);
-            self.peer.incoming.extend(self.input.octets(length));
+            self.peer.say(self.input.octets(length));
         }
     }
 

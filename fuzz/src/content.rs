@@ -10,6 +10,20 @@ use std::collections::VecDeque;
 
 const LARGEST: u64 = 20_000;
 
+/// Octets of one body frame at most, when it is to fit.
+const MOST: usize = 60_000;
+
+/// What bodies are made of, each from another place on.
+static OCTETS: [u8; MOST + 256] = {
+    let mut octets = [0; MOST + 256];
+    let mut place = 0;
+    while place < octets.len() {
+        octets[place] = (place * 7) as u8;
+        place += 1;
+    }
+    octets
+};
+
 /// What the next frame may be.
 #[derive(Debug)]
 enum Model {
@@ -136,21 +150,22 @@ pub fn content(data: &[u8]) {
                 }
             }
             choice => {
-                let most = if choice == 6 { model.left().min(60_000) as usize } else { input.octet().into() };
-                let body: Vec<u8> = (0..most).map(|place| (place * 7 + tag as usize) as u8).collect();
-                model.body(&body, &mut whole);
-                octets = raw(3, channel, &body);
+                let most =
+                    if choice == 6 { model.left().min(MOST as u64) as usize } else { input.octet().into() };
+                let body = &OCTETS[tag as usize % 256..][..most];
+                model.body(body, &mut whole);
+                octets = raw(3, channel, body);
             }
         }
-        peer.incoming.extend(&octets);
+        peer.say(&octets);
         let piece = input.below(256);
         // Sometimes a method, its header and its body come at once.
         let goes_on = !input.is_empty() && !matches!(model, Model::Broken);
-        if piece >= 192 && goes_on && peer.incoming.len() < 1 << 16 {
+        if piece >= 192 && goes_on && peer.waiting() < 1 << 16 {
             continue;
         }
         let piece = 1 + 37 * piece;
-        while !peer.incoming.is_empty() && peer.machine.why_closed().is_none() {
+        while peer.waiting() > 0 && peer.machine.why_closed().is_none() {
             peer.arrive(piece);
         }
         let mut taken = VecDeque::new();

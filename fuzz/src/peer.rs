@@ -25,8 +25,9 @@ pub struct Peer {
     pub observer: Observer,
     /// What the client has written and the broker has not answered.
     pub unanswered: VecDeque<LittleFrame>,
-    /// What the broker has written and has not arrived.
-    pub incoming: Vec<u8>,
+    /// What the broker has written, and how much of it has arrived.
+    incoming: Vec<u8>,
+    delivered: usize,
     /// What has arrived of a frame that is not whole.
     arrived: Vec<u8>,
     greeted: bool,
@@ -99,6 +100,7 @@ impl Peer {
             observer: Observer::default(),
             unanswered: VecDeque::new(),
             incoming: Vec::new(),
+            delivered: 0,
             arrived: Vec::new(),
             greeted: false,
             closed: BTreeSet::new(),
@@ -146,21 +148,37 @@ impl Peer {
         if !self.machine.wants_input() {
             return;
         }
-        let octets: Vec<u8> = self.incoming.drain(..most.min(self.incoming.len())).collect();
-        self.received.extend(&octets);
-        self.arrived.extend(&octets);
+        let octets = &self.incoming[self.delivered..][..most.min(self.waiting())];
+        let is_something = !octets.is_empty();
+        self.received.extend(octets);
+        self.arrived.extend(octets);
+        self.delivered += octets.len();
+        if self.waiting() == 0 {
+            self.incoming.clear();
+            self.delivered = 0;
+        }
         while let Some((frame, length)) = cut(&self.arrived) {
             self.observer.received(&frame);
             self.arrived.drain(..length);
         }
-        if !octets.is_empty() {
+        if is_something {
             self.machine.handle_input(self.now, &mut self.received);
         }
     }
 
+    /// The broker writes octets.
+    pub fn say(&mut self, octets: &[u8]) {
+        self.incoming.extend(octets);
+    }
+
+    /// How many octets of the broker have not arrived.
+    pub fn waiting(&self) -> usize {
+        self.incoming.len() - self.delivered
+    }
+
     /// The broker writes octets, and they arrive.
     pub fn feed(&mut self, octets: &[u8]) {
-        self.incoming.extend(octets);
+        self.say(octets);
         self.arrive(usize::MAX);
     }
 
@@ -168,12 +186,12 @@ impl Peer {
     pub fn reply(&mut self) -> bool {
         if !self.greeted && !self.machine.is_down() && !self.machine.is_closed() {
             self.greeted = true;
-            self.incoming.extend(start());
+            self.say(&start());
             return true;
         }
         let Some(frame) = self.unanswered.pop_front() else { return false };
         if !self.closed.contains(&frame.channel) {
-            self.incoming.extend(answer(&frame));
+            self.say(&answer(&frame));
             if frame.kind == 1 {
                 match frame.id() {
                     (20, 10) => drop(self.let_go.remove(&frame.channel)),
@@ -195,9 +213,9 @@ impl Peer {
         for _ in 0..STEPS {
             self.drain();
             let replied = self.reply();
-            let waits = self.incoming.len();
+            let waits = self.waiting();
             self.arrive(usize::MAX);
-            if !replied && self.incoming.len() == waits && self.unanswered.is_empty() {
+            if !replied && self.waiting() == waits && self.unanswered.is_empty() {
                 return;
             }
         }
@@ -240,6 +258,7 @@ impl Peer {
         self.observer = Observer::default();
         self.unanswered.clear();
         self.incoming.clear();
+        self.delivered = 0;
         self.arrived.clear();
         self.closed.clear();
         self.let_go.clear();
