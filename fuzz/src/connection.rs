@@ -227,15 +227,21 @@ impl Run<'_> {
             }
             2 => self.promises.extend(machine.qos(id, self.input.octet().into())),
             3 => self.promises.extend(machine.recover(id)),
-            _ => {
-                let mut taken = VecDeque::new();
-                machine.take_deliveries(id, 1 + self.input.below(8), &mut taken);
-                self.held.extend(taken);
-            }
+            _ => self.take(id),
         }
     }
 
+    fn take(&mut self, id: ConsumerId) {
+        let mut taken = VecDeque::new();
+        self.peer.machine.take_deliveries(id, 1 + self.input.below(8), &mut taken);
+        self.held.extend(taken);
+    }
+
     fn settle(&mut self) {
+        if self.held.is_empty() {
+            self.collect();
+            self.consumers.clone().into_iter().for_each(|id| self.take(id));
+        }
         if self.held.is_empty() {
             return;
         }
@@ -342,12 +348,20 @@ impl Run<'_> {
         self.peer.say(&octets);
     }
 
+    /// A message, most often for a consumer that there is.
     fn delivery(&mut self, number: u16) -> Vec<u8> {
         self.tags += 1;
         let (delivery_tag, redelivered) = (self.tags, self.input.flag());
         let (exchange, routing_key) = (ShortStr::EMPTY, short(b"key"));
-        let tag = self.tag_on(number);
-        let mut octets = match self.input.below(8) {
+        let speaks = self.peer.channels();
+        let mut consumers = self.peer.observer.consumers();
+        consumers.retain(|(number, _)| speaks.contains(number));
+        let choice = self.input.below(8);
+        let (number, tag) = match self.input.one_of(&consumers) {
+            Some((number, tag)) if choice > 2 => (*number, tag.clone()),
+            _ => (number, b"nobody's".to_vec()),
+        };
+        let mut octets = match choice {
             0 => {
                 self.peer.dishonest = true;
                 let message_count = 0;
@@ -372,17 +386,6 @@ impl Run<'_> {
         frame::content_header(&mut octets, number, u32::MAX, &header).expect("no limit");
         frame::body(&mut octets, number, 4096, &body);
         octets
-    }
-
-    /// The tag of a consumer on that channel, if it has one, and else nobody's.
-    fn tag_on(&mut self, _number: u16) -> Vec<u8> {
-        let tags: Vec<Vec<u8>> = self
-            .consumers
-            .iter()
-            .flat_map(|id| self.peer.machine.consumer_queues(*id))
-            .map(|(_, tag)| tag.as_bytes().to_vec())
-            .collect();
-        self.input.one_of(&tags).cloned().unwrap_or_else(|| b"nobody's".to_vec())
     }
 
     /// What no broker says.

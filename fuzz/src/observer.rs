@@ -2,7 +2,7 @@
 //! is not open, contents whole and together, nothing settled that was not delivered there, nothing behind the last word.
 
 use super::little::{Field, LittleFrame, next_frame};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 struct Channel {
@@ -16,6 +16,8 @@ struct Channel {
     /// The server has closed it; only `close-ok` may come.
     closed: bool,
     content: Content,
+    /// Tags of the consumers that the client has asked for and not cancelled.
+    consumers: BTreeSet<Vec<u8>>,
     /// Deliveries that the server has begun, and how often each may be settled.
     delivered: BTreeMap<u64, u32>,
 }
@@ -130,6 +132,8 @@ impl Observer {
         let Some((id, fields)) = method else { return };
         match id {
             CLOSE => channel.closing = true,
+            (60, 20) => drop(channel.consumers.insert(fields[2].octets().to_vec())),
+            (60, 30) => drop(channel.consumers.remove(fields[0].octets())),
             (60, 40) => channel.content = Content::Header,
             (60, 80 | 90 | 120) => channel.settle(id, &fields),
             (10, _) => panic!("{id:?} on channel {number}"),
@@ -159,6 +163,14 @@ impl Observer {
     /// Whether a channel is open on both sides, so that an honest server may speak on it.
     pub fn is_open(&self, channel: u16) -> bool {
         self.channels.get(&channel).is_some_and(|channel| channel.open && !channel.closed)
+    }
+
+    /// The consumers that the client has asked for, each with its channel.
+    pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
+        let channels = self.channels.iter();
+        channels
+            .flat_map(|(number, channel)| channel.consumers.iter().map(|tag| (*number, tag.clone())))
+            .collect()
     }
 
     /// The channels there are.
