@@ -27,13 +27,15 @@ struct Run<'a> {
 /// F8: every promise is answered once, nothing is left at the end, and what is written is what a strict broker would read.
 pub fn connection(data: &[u8]) {
     let mut input = Input::new(data);
+    let choice = input.below(3);
     let options = Options::default()
         .request_channels(3)
         .publish_channels(2)
-        .channel_max([0, 4, 9][input.below(3)])
+        .channel_max([0, 4, 9][choice])
         .frame_max(4096)
         .max_requests(20)
-        .max_outgoing_octets(20_000)
+        // More than leaves in the order in which it came, or less.
+        .max_outgoing_octets([400_000, 20_000, 20_000][choice])
         .max_publishes_in_flight(20)
         .max_message_size(10_000)
         .max_buffered_deliveries(8)
@@ -213,6 +215,11 @@ impl Run<'_> {
             _ => self.peer.machine.publish(&publish),
         };
         self.promises.extend(sent);
+        if size > 5000 {
+            // More of them, so that channels have to take turns.
+            let sent = (0..15).map_while(|_| self.peer.machine.publish(&publish).ok());
+            self.promises.extend(sent);
+        }
     }
 
     fn of_consumer(&mut self) {
