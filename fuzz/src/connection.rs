@@ -360,9 +360,7 @@ impl Run<'_> {
         self.tags += 1;
         let (delivery_tag, redelivered) = (self.tags, self.input.flag());
         let (exchange, routing_key) = (ShortStr::EMPTY, short(b"key"));
-        let speaks = self.peer.channels();
-        let mut consumers = self.peer.observer.consumers();
-        consumers.retain(|(number, _)| speaks.contains(number));
+        let consumers = self.peer.consumers();
         let choice = self.input.below(8);
         let (number, tag) = match self.input.one_of(&consumers) {
             Some((number, tag)) if choice > 2 => (*number, tag.clone()),

@@ -1,7 +1,7 @@
 //! F7: a server that says anything, in each state of the handshake.
 
 use super::input::Input;
-use super::peer::{Peer, method, short, start};
+use super::peer::{Peer, method, short, start, start_of};
 use puka::protocol::TableRef;
 use puka::protocol::method::{channel, connection};
 use puka::{AuthMechanism, Error, Options};
@@ -59,16 +59,9 @@ fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
 
 /// What a server says at some time, most of it at the wrong one.
 fn said(number: usize) -> Vec<u8> {
-    let start = |mechanisms| connection::Start {
-        version_major: 0,
-        version_minor: 9,
-        server_properties: TableRef::EMPTY,
-        mechanisms,
-        locales: b"en_US",
-    };
     match number {
-        0 => method(0, &start(b"RABBIT-CR-DEMO")),
-        1 => method(0, &start(b"AMQPLAIN")),
+        0 => start_of(TableRef::EMPTY, b"RABBIT-CR-DEMO"),
+        1 => start_of(TableRef::EMPTY, b"AMQPLAIN"),
         2 => method(0, &connection::Secure { challenge: b"Please tell me your password" }),
         3 => method(0, &connection::Tune { channel_max: 0, frame_max: 0, heartbeat: 0 }),
         4 => method(0, &connection::OpenOk {}),

@@ -4,7 +4,7 @@ use super::little::LittleFrame;
 use super::observer::Observer;
 use puka::machine::{Connection, Outgoing};
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue, tx};
-use puka::protocol::{Decoder, ShortStr, Table, frame};
+use puka::protocol::{Decoder, ShortStr, Table, TableRef, frame};
 use puka::{Broken, Options};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -68,11 +68,16 @@ pub fn start() -> Vec<u8> {
     for (name, value) in [("product", "RabbitMQ"), ("version", "4.1.0")] {
         properties.insert(name, value).expect("it fits");
     }
+    start_of(properties.as_ref(), b"PLAIN AMQPLAIN")
+}
+
+/// `connection.start` of a server with those properties, which offers those mechanisms.
+pub fn start_of(server_properties: TableRef<'_>, mechanisms: &[u8]) -> Vec<u8> {
     let start = connection::Start {
         version_major: 0,
         version_minor: 9,
-        server_properties: properties.as_ref(),
-        mechanisms: b"PLAIN AMQPLAIN",
+        server_properties,
+        mechanisms,
         locales: b"en_US",
     };
     method(0, &start)
@@ -206,6 +211,12 @@ impl Peer {
     /// The channels on which the broker may speak.
     pub fn channels(&self) -> Vec<u16> {
         self.observer.channels().into_iter().filter(|number| !self.let_go.contains(number)).collect()
+    }
+
+    /// The consumers on those channels, each with its channel.
+    pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
+        let consumers = self.observer.consumers().into_iter();
+        consumers.filter(|(number, _)| !self.let_go.contains(number)).collect()
     }
 
     /// Everything is written, answered and has arrived, again and again, until there is nothing left.
