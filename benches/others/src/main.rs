@@ -9,27 +9,18 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
 
-mod clock;
 mod programs;
 mod queue;
 mod runs;
 mod table;
 mod work;
 
+use puka_benches::{argument, number};
 use runs::{Program, Runs};
 use std::error::Error;
-use work::{Order, WORKS};
+use work::Order;
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// What stands behind a name on the command line.
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|argument| argument != name).nth(1)
-}
-
-fn number(name: &str, default: u64) -> Outcome<u64> {
-    Ok(argument(name).map(|text| text.parse()).transpose()?.unwrap_or(default))
-}
 
 /// Where the node listens. Its virtual host is spelt out: some take `/` for one whose name is empty.
 fn url() -> Outcome<String> {
@@ -45,15 +36,15 @@ fn main() -> Outcome<()> {
         println!("{} {}", sample.time.as_nanos(), sample.cpu.as_nanos());
         return Ok(());
     }
-    let rounds = number("--rounds", 5)?;
-    let percent = number("--percent", 100)?;
+    let rounds = number("--rounds", 5);
+    let percent = number("--percent", 100);
     let only = argument("--only").unwrap_or_default();
     let named = argument("--program").unwrap_or_default();
     let programs: Vec<_> =
         Program::all()?.into_iter().filter(|program| program.name.contains(&named)).collect();
     let mut runs = Runs::new(&url);
     table::head(&programs);
-    for work in WORKS.into_iter().filter(|work| work.to_string().contains(&only)) {
+    for work in work::works().filter(|work| work.to_string().contains(&only)) {
         let messages = (work.messages() * percent / 100).max(1);
         let mut samples = vec![Vec::new(); programs.len()];
         for _ in 0..rounds {

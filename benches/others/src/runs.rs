@@ -1,7 +1,8 @@
 //! The programs, each run as a process of its own.
 
-use crate::work::{Kind, Sample, Work};
+use crate::work::{Kind, Work};
 use crate::{Outcome, programs, queue};
+use puka_benches::Sample;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;

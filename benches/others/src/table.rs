@@ -1,12 +1,8 @@
 //! What is printed.
 
 use crate::runs::Program;
-use crate::work::{Sample, Work};
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
+use crate::work::Work;
+use puka_benches::{Sample, median};
 
 pub(crate) fn head(programs: &[Program]) {
     let names: String = programs.iter().map(|program| format!(" {} |", program.name)).collect();
@@ -42,7 +38,7 @@ pub(crate) fn line(work: Work, programs: &[Program], samples: &[Vec<Sample>]) {
         })
         .collect();
     let cells: String =
-        figures.iter().map(|(_, rate, cost)| format!(" {:.4}, {:.2} |", rate / 1e6, cost * 1e6)).collect();
+        figures.iter().map(|(_, rate, cost)| format!(" {:.4}, {:.2} |", rate / 1e6, cost / 1e3)).collect();
     let rate = |chosen| best(&figures, chosen, |(_, rate, _)| *rate, f64::max);
     let cost = |chosen| best(&figures, chosen, |(_, _, cost)| *cost, f64::min);
     println!(

@@ -2,7 +2,6 @@
 
 use crate::Outcome;
 use std::fmt;
-use std::time::Duration;
 
 /// Publishes without a confirm, and deliveries without an ack, at a time.
 pub(crate) const WINDOW: u16 = 1000;
@@ -29,24 +28,11 @@ pub(crate) struct Work {
     pub(crate) size: usize,
 }
 
-const fn work(kind: Kind, size: usize) -> Work {
-    Work { kind, size }
-}
+const KINDS: [Kind; 4] = [Kind::Publish, Kind::Confirm, Kind::Consume, Kind::Ack];
 
-pub(crate) const WORKS: [Work; 12] = [
-    work(Kind::Publish, 16),
-    work(Kind::Publish, 1024),
-    work(Kind::Publish, 65_536),
-    work(Kind::Confirm, 16),
-    work(Kind::Confirm, 1024),
-    work(Kind::Confirm, 65_536),
-    work(Kind::Consume, 16),
-    work(Kind::Consume, 1024),
-    work(Kind::Consume, 65_536),
-    work(Kind::Ack, 16),
-    work(Kind::Ack, 1024),
-    work(Kind::Ack, 65_536),
-];
+pub(crate) fn works() -> impl Iterator<Item = Work> {
+    KINDS.into_iter().flat_map(|kind| [16, 1024, 65_536].map(|size| Work { kind, size }))
+}
 
 impl Work {
     /// How many a run takes: what keeps a node busy for some tenths of a second.
@@ -95,9 +81,8 @@ impl Order {
         let [.., kind, size, messages, queue] = arguments.as_slice() else {
             return Err("too few arguments".into());
         };
-        let kinds = [Kind::Publish, Kind::Confirm, Kind::Consume, Kind::Ack];
-        let kind = kinds.into_iter().find(|known| known.to_string() == *kind).ok_or("no such work")?;
-        let work = work(kind, size.parse()?);
+        let kind = KINDS.into_iter().find(|known| known.to_string() == *kind).ok_or("no such work")?;
+        let work = Work { kind, size: size.parse()? };
         Ok(Self { url, work, messages: messages.parse()?, queue: queue.clone() })
     }
 
@@ -109,23 +94,5 @@ impl Order {
     /// Unless a delivery is whole.
     pub(crate) fn check(&self, body: &[u8]) {
         assert!(body.len() == self.work.size, "a delivery that is not whole");
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) messages: u64,
-    pub(crate) time: Duration,
-    pub(crate) cpu: Duration,
-}
-
-impl Sample {
-    pub(crate) fn rate(&self) -> f64 {
-        self.messages as f64 / self.time.as_secs_f64()
-    }
-
-    /// Seconds of the processor a message.
-    pub(crate) fn cost(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.messages as f64
     }
 }

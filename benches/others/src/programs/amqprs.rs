@@ -1,8 +1,7 @@
 //! amqprs on tokio.
 
 use crate::Outcome;
-use crate::clock::Clock;
-use crate::work::{EXCHANGE, Kind, Order, Sample, WINDOW};
+use crate::work::{EXCHANGE, Kind, Order, WINDOW};
 use amqprs::callbacks::ChannelCallback;
 use amqprs::channel::{
     BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicPublishArguments, BasicQosArguments,
@@ -10,6 +9,7 @@ use amqprs::channel::{
 };
 use amqprs::connection::{Connection, OpenConnectionArguments};
 use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
+use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Semaphore;

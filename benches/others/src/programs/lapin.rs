@@ -1,8 +1,7 @@
 //! lapin on tokio, its default. It has a thread of its own beside that for what is read and written.
 
 use crate::Outcome;
-use crate::clock::Clock;
-use crate::work::{EXCHANGE, Kind, Order, Sample, WINDOW};
+use crate::work::{EXCHANGE, Kind, Order, WINDOW};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::options::{
@@ -11,6 +10,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm};
+use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 
 /// Publishes, and acks, that are waited for together: each is there only when it has been written to the socket, by another

@@ -4,8 +4,11 @@ mod amqprs;
 mod lapin;
 mod puka;
 
+pub(crate) use self::puka::publish_confirmed;
+
 use crate::Outcome;
-use crate::work::{Order, Sample};
+use crate::work::Order;
+use puka_benches::Sample;
 
 type Run = fn(&Order) -> Outcome<Sample>;
 

@@ -1,10 +1,10 @@
 //! Puka. It asks for a confirm of every publish; *publish* takes no notice of them.
 
 use crate::Outcome;
-use crate::clock::Clock;
-use crate::work::{EXCHANGE, Kind, Order, Sample, WINDOW};
+use crate::work::{EXCHANGE, Kind, Order, WINDOW};
 use bytes::Bytes;
 use puka::{Client, Error};
+use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 use std::pin::pin;
 
@@ -18,21 +18,34 @@ async fn publish(client: &Client, order: &Order) -> Result<Sample, Error> {
     Ok(clock.stop(order.messages))
 }
 
-async fn confirm(client: &Client, order: &Order) -> Result<Sample, Error> {
-    let body = Bytes::from(order.body());
-    let clock = Clock::start();
+/// Publishes so many messages, each of which is confirmed in the end, with as many under way as there may be.
+pub(crate) async fn publish_confirmed(
+    client: &Client,
+    exchange: &str,
+    routing_key: &str,
+    body: Vec<u8>,
+    messages: u64,
+) -> Result<(), Error> {
+    let body = Bytes::from(body);
     let mut promises = VecDeque::with_capacity(usize::from(WINDOW));
-    for _ in 0..order.messages {
+    for _ in 0..messages {
         if promises.len() == usize::from(WINDOW)
             && let Some(promise) = promises.pop_front()
         {
             promise.await?;
         }
-        promises.push_back(client.basic_publish(EXCHANGE, "", &body).submit().await?);
+        promises.push_back(client.basic_publish(exchange, routing_key, &body).submit().await?);
     }
     for promise in promises {
         promise.await?;
     }
+    Ok(())
+}
+
+async fn confirm(client: &Client, order: &Order) -> Result<Sample, Error> {
+    let body = order.body();
+    let clock = Clock::start();
+    publish_confirmed(client, EXCHANGE, "", body, order.messages).await?;
     Ok(clock.stop(order.messages))
 }
 

@@ -1,10 +1,10 @@
 //! What the machine can do: a program that writes, and reads, frames which were made before.
 
-use crate::clock::Clock;
-use crate::work::{Sample, WINDOW, Work};
+use crate::work::{WINDOW, Work};
 use puka::protocol::frame::{self, HEADER};
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, queue};
 use puka::protocol::{ContentHeader, Decoder, Properties, ShortStr, TableRef};
+use puka_benches::{Clock, Sample};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

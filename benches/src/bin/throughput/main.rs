@@ -8,14 +8,13 @@
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
 #![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
 
-mod clock;
 mod frames;
 mod work;
 
-use puka_benches::{Broker, argument, number};
+use puka_benches::{Broker, Sample, argument, median, number};
 use std::net::SocketAddr;
 use std::time::Duration;
-use work::{Sample, WORKS, Work};
+use work::{WORKS, Work};
 
 /// The cores of the broker and of the client.
 const BROKER: usize = 1;
@@ -31,11 +30,6 @@ const PROGRAMS: [(&str, Program); 5] = [
     ("one task", work::in_one_task),
     ("evented", work::with_evented),
 ];
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
 
 fn main() {
     if std::env::args().any(|argument| argument == "--serve") {

@@ -1,9 +1,9 @@
 //! What is measured, done with the client.
 
-use crate::clock::Clock;
 use bytes::Bytes;
 use futures_lite::FutureExt;
 use puka::{Client, Error, Options};
+use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -53,23 +53,6 @@ impl fmt::Display for Work {
             Self::Ack(size) => write!(f, "ack {size}"),
             Self::Request => write!(f, "request"),
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) messages: u64,
-    pub(crate) time: Duration,
-    pub(crate) cpu: Duration,
-}
-
-impl Sample {
-    pub(crate) fn rate(&self) -> f64 {
-        self.messages as f64 / self.time.as_secs_f64()
-    }
-
-    pub(crate) fn cost(&self) -> f64 {
-        self.cpu.as_nanos() as f64 / self.messages as f64
     }
 }
 
