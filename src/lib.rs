@@ -40,7 +40,8 @@
 //!
 //! # Channels, which nobody sees
 //! A request borrows a pooled channel. Publishes go over one confirm channel for each exchange, so the order of messages to
-//! one exchange is kept, and a missing exchange fails only what was published to it. A consumer has a channel of its own. When
+//! one exchange is kept, and a missing exchange fails only what was published to it; those that
+//! [ask for no confirm](BasicPublish::confirm) have another. A consumer has a channel of its own. When
 //! the broker closes a channel, what caused that has its answer, and a new channel takes its place.
 //!
 //! # What is bounded

@@ -261,6 +261,13 @@ where
 #[test]
 fn e38_publishes_can_be_dropped_at_any_point() {
     every_pending("publish", async |client: Client| client.basic_publish("", "q", "x").await);
+    // They wait for nothing but to let others run.
+    every_pending("publishes without a confirm", async |client: Client| {
+        for _ in 0..6 {
+            client.basic_publish("", "q", vec![7; 150_000]).confirm(false).await?;
+        }
+        Ok(())
+    });
     every_pending("mandatory publish", async |client: Client| {
         let outcome = client.basic_publish("", "nobody's", "x").mandatory(true).await;
         assert!(matches!(outcome, Err(Error::NoRoute(_))));

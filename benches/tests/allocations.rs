@@ -68,20 +68,23 @@ fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_conn
 
     let body = Bytes::from(vec![b'x'; 100]);
 
-    let publish = with_client(async |client: Client| {
-        let mut count = 0;
-        each(async || {
-            drop(client.basic_publish("", "test", &body).persistent(true).submit().await?);
-            count += 1;
-            if count % WINDOW == 0 {
-                future::yield_now().await;
-            }
-            Ok(())
-        })
-        .await
-    });
-    println!("publish: {publish}");
-    assert!(publish < 0.02, "a publish allocates {publish} times");
+    for confirms in [true, false] {
+        let publish = with_client(async |client: Client| {
+            let mut count = 0;
+            each(async || {
+                let publish = client.basic_publish("", "test", &body).persistent(true).confirm(confirms);
+                drop(publish.submit().await?);
+                count += 1;
+                if count % WINDOW == 0 {
+                    future::yield_now().await;
+                }
+                Ok(())
+            })
+            .await
+        });
+        println!("publish: {publish}");
+        assert!(publish < 0.02, "a publish allocates {publish} times, confirms: {confirms}");
+    }
 
     let confirm = with_client(async |client: Client| {
         let mut promises = VecDeque::with_capacity(WINDOW + 1);

@@ -108,10 +108,9 @@ async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Ins
         }
         let publish =
             client.basic_publish("", &settings.queue, &body).persistent(settings.queue_type.is_some());
-        let promise = publish.submit().await?;
+        let promise = publish.confirm(settings.confirms > 0).submit().await?;
         meter.sent();
         if settings.confirms == 0 {
-            drop(promise);
             continue;
         }
         under_way.push_back((now, promise));

@@ -212,6 +212,7 @@ impl Run<'_> {
         let sent = match (self.transactions.last(), self.input.below(8)) {
             (Some(id), 0..=3) => self.peer.machine.publish_in(*id, &publish),
             (_, 4) => self.peer.machine.call(&publish, Some(Duration::from_secs(5))),
+            (_, 5) => self.peer.machine.publish_unconfirmed(&publish),
             _ => self.peer.machine.publish(&publish),
         };
         self.promises.extend(sent);

@@ -42,7 +42,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A promise is answered: [`Connection::fetch`] gives the answer.
+    /// A promise is answered: [`Connection::fetch`] gives the answer. It is not told of one that was answered when it was given out,
+    /// as that of a publish without a confirm may be.
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
     Deliveries(ConsumerId),

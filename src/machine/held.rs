@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub(super) enum Kind {
     /// They are confirmed.
     Publish,
+    /// Nothing comes back.
+    Unconfirmed,
     /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
     Call,
 }

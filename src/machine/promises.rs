@@ -133,6 +133,17 @@ impl Promises {
         PromiseId { index, generation: 0 }
     }
 
+    /// A new promise that is done from the start. Nobody can wait for it yet, so nobody is to be told.
+    #[inline]
+    pub(super) fn open_done(&mut self) -> PromiseId {
+        let id = self.open();
+        self.waiting -= 1;
+        if let Some(slot) = self.slot(id) {
+            slot.state = State::Answered;
+        }
+        id
+    }
+
     /// Nobody's promise, for what is asked on nobody's behalf.
     pub(super) fn nobody(&self) -> PromiseId {
         PromiseId { index: u32::MAX, generation: u32::MAX }

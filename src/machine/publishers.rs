@@ -1,4 +1,4 @@
-//! One confirm channel for each exchange that is published to, and another for each that is called.
+//! One channel for each exchange that is published to: with confirms, without, and to call.
 
 use super::confirms::Confirms;
 use super::held::{HeldPublish, Kept, Kind};
@@ -62,7 +62,7 @@ impl Hasher for NameHasher {
 }
 
 /// The channel of an exchange for each [`Kind`].
-type Channels = [Option<u16>; 2];
+type Channels = [Option<u16>; 3];
 
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
@@ -165,10 +165,11 @@ impl Publishers {
         self.publishers.get_mut(usize::from(channel))?.as_deref_mut()
     }
 
-    /// Notes that a publish went out, and keeps it if it is to be published again.
+    /// Notes that a publish went out, and keeps it if it is to be published again. True when it is the channel's first.
     #[inline]
-    pub(super) fn sent(&mut self, channel: u16, promise: PromiseId, kept: Option<HeldPublish>) {
-        let Some(publisher) = self.on(channel) else { return };
+    pub(super) fn sent(&mut self, channel: u16, promise: PromiseId, kept: Option<HeldPublish>) -> bool {
+        let Some(publisher) = self.on(channel) else { return false };
+        let is_first = publisher.confirms.next() == 1;
         let kept_octets = kept.map_or(0, |kept| publisher.kept.add(publisher.confirms.next(), kept));
         let is_call = publisher.kind == Kind::Call;
         if is_call {
@@ -178,6 +179,7 @@ impl Publishers {
         self.calls += usize::from(is_call);
         self.kept_octets += kept_octets;
         self.in_flight += 1;
+        is_first
     }
 
     /// Publishes that wait for their confirm, and calls that wait for their reply, on all channels.

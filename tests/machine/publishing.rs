@@ -1,7 +1,8 @@
 //! Publishes on their way out: what is refused, what waits, what a return finds.
 
 use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
-use puka::protocol::method::{basic, channel, confirm};
+use puka::machine::Notice;
+use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
 use puka::{Error, Options};
 
@@ -322,4 +323,96 @@ fn v03_a_publish_that_timed_out_still_counts_as_one_that_may_be_at_fault() {
     peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
     let error = peer.error(innocent);
     assert!(matches!(error, Error::Unconfirmed(_)), "two were in flight, so nobody can know: {error:?}");
+}
+
+fn unconfirmed(peer: &mut Peer, exchange: &str) -> puka::machine::PromiseId {
+    peer.machine.publish_unconfirmed(&publish(exchange, "x")).unwrap()
+}
+
+#[test]
+fn without_a_confirm_it_is_done_at_once_on_a_channel_of_its_own() {
+    let mut peer = Peer::open(Options::default());
+    let confirmed = peer.machine.publish(&publish("", "x")).unwrap();
+    for _ in 0..2 {
+        let promise = unconfirmed(&mut peer, "");
+        peer.done(promise);
+    }
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    let on_2: Vec<_> = names.iter().filter(|name| name.starts_with('2')).collect();
+    let content = ["2 basic.publish", "2 header 1", "2 body 1"];
+    assert_eq!(on_2, [&["2 channel.open"][..], &content, &content].concat(), "{names:?}");
+    assert!(peer.is_pending(confirmed));
+    peer.method(1, &ack(1, false));
+    peer.done(confirmed);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn without_a_confirm_nothing_can_come_back() {
+    let mut peer = Peer::open(Options::default());
+    for (name, mandatory, immediate) in [("mandatory", true, false), ("immediate", false, true)] {
+        let mut it = publish("", "x");
+        (it.mandatory, it.immediate) = (mandatory, immediate);
+        let refused = peer.machine.publish_unconfirmed(&it);
+        assert!(
+            matches!(refused, Err(Error::InvalidArgument { what, .. }) if what == name),
+            "{name}: {refused:?}"
+        );
+    }
+    assert!(peer.names().is_empty());
+}
+
+#[test]
+fn without_a_confirm_a_refusal_is_a_notice_and_the_next_has_another_channel() {
+    let mut peer = Peer::open(Options::default());
+    let listener = peer.machine.listen();
+    let promise = unconfirmed(&mut peer, "a");
+    peer.done(promise);
+    peer.serve();
+    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
+    let notice = peer.machine.take_notice(listener);
+    assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
+    let promise = unconfirmed(&mut peer, "a");
+    peer.done(promise);
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    assert_eq!(names[..3], ["1 channel.close-ok", "2 channel.open", "2 basic.publish"], "{names:?}");
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn without_a_confirm_it_waits_for_the_brokers_leave_and_its_time_runs_out() {
+    let mut peer = Peer::open(Options::default());
+    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    let held = unconfirmed(&mut peer, "");
+    assert!(peer.is_pending(held));
+    assert!(peer.names().is_empty());
+    peer.method(0, &connection::Unblocked {});
+    peer.done(held);
+    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
+    assert_eq!(names, ["1 channel.open", "1 basic.publish", "1 header 1", "1 body 1"]);
+
+    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    let late = unconfirmed(&mut peer, "");
+    peer.pass(std::time::Duration::from_secs(31));
+    assert!(matches!(peer.error(late), Error::Timeout { .. }));
+    peer.method(0, &connection::Unblocked {});
+    assert!(!peer.names().iter().any(|name| name.contains("publish")), "what is given up is not sent");
+}
+
+#[test]
+fn without_confirms_many_are_bounded_by_octets_and_not_by_their_number() {
+    let options = Options::default().max_publishes_in_flight(1).max_outgoing_octets(10_000);
+    let mut peer = Peer::open(options);
+    let body = [7; 900];
+    let sent = (0..).take_while(|_| peer.machine.publish_unconfirmed(&publish("", &body)).is_ok()).count();
+    assert!((9..=11).contains(&sent), "{sent}");
+}
+
+#[test]
+fn a_confirm_of_what_asks_for_none_is_answered_by_503() {
+    let mut peer = Peer::open(Options::default());
+    unconfirmed(&mut peer, "");
+    peer.serve();
+    peer.method(1, &ack(1, false));
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
 }

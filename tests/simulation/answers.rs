@@ -62,6 +62,12 @@ impl World {
         }
         match waiting.asked {
             Asked::Call(id) => return self.called(client, &waiting, id, outcome),
+            Asked::Unconfirmed(id) => {
+                if let Err(error) = &outcome {
+                    self.check_error(client, &waiting, error)?;
+                }
+                return self.on_its_way(client, id, &outcome);
+            }
             Asked::Finish { .. } => return self.finished(client, &waiting, outcome),
             _ => {}
         }
@@ -75,6 +81,21 @@ impl World {
                 }
                 self.check_error(client, &waiting, &error)
             }
+        }
+    }
+
+    /// A publish without a confirm is on its way, or was given up before.
+    pub(crate) fn on_its_way(&mut self, client: usize, id: u64, outcome: &Result<Reply, Error>) -> Checked {
+        match outcome {
+            Ok(Reply::Done) => {
+                // It may have been lost since, in the same moment.
+                if let Some(session) = self.session(client).filter(|session| session.line.is_some()) {
+                    session.unconfirmed.push(id);
+                }
+                self.ledger.fate(id, Fate::Unknown)
+            }
+            Ok(reply) => Err(Violation(format!("a publish was answered by {}", name_of(reply)))),
+            Err(error) => self.ledger.fate(id, Fate::Refused(error.to_string())),
         }
     }
 
@@ -196,7 +217,7 @@ impl World {
             Asked::Qos(_) => matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED),
             Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
             Asked::Call(_) => code == ReplyCode::NOT_FOUND,
-            Asked::Finish { .. } => false,
+            Asked::Finish { .. } | Asked::Unconfirmed(_) => false,
             // The channel of the consumer was closed, as it was to start again.
             Asked::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
             Asked::Connect | Asked::Close | Asked::Begin => false,

@@ -155,6 +155,11 @@ impl Ledger {
         }
     }
 
+    /// The broker must have heard a message by now.
+    pub(crate) fn arrived(&self, id: u64) -> Checked {
+        ensure(self.heard.contains(&id), || format!("message {id} was on its way and never arrived"))
+    }
+
     /// A message is the reply to a call.
     pub(crate) fn replies(&mut self, id: u64, call: u64) -> Checked {
         self.message(id)?.replies_to = Some(call);

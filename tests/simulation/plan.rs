@@ -40,6 +40,8 @@ features! {
     Refused, Internal, Wipe, Sleep,
     // The broker has several addresses, and after a restart is at any of them.
     Moves,
+    // Some publishes ask for no confirm.
+    Unconfirmed,
 }
 
 /// What the layer between machine and network does wrong on purpose.

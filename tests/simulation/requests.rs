@@ -32,6 +32,21 @@ fn arguments_of(name: &str) -> Table {
     table
 }
 
+fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: Body<'a>) -> Publish<'a> {
+    let (mandatory, persistent) = flags;
+    let mut properties = Properties::default();
+    properties.delivery_mode = persistent.then_some(2);
+    Publish {
+        exchange: short(to.0),
+        routing_key: short(to.1),
+        mandatory,
+        immediate: false,
+        properties,
+        headers: None,
+        body,
+    }
+}
+
 impl World {
     /// Notes that something was asked for.
     pub(crate) fn ask(&mut self, client: usize, promise: Option<PromiseId>, asked: Asked, method: MethodId) {
@@ -52,7 +67,7 @@ impl World {
         asked: Asked,
         method: MethodId,
     ) -> Checked<bool> {
-        let is_publish = matches!(asked, Asked::Publish(_) | Asked::Call(_));
+        let is_publish = matches!(asked, Asked::Publish(_) | Asked::Unconfirmed(_) | Asked::Call(_));
         let Some(session) = self.session(client) else { return Ok(false) };
         let error = match sent {
             Ok(promise) => {
@@ -245,14 +260,39 @@ impl World {
         };
         let queues = self.queues(client);
         let key = if random.chance(10) { "nowhere" } else { random.pick(&queues).copied().unwrap_or("q0") };
-        let mandatory = plan.has(Feature::Mandatory) && random.chance(50);
+        let confirms = !(plan.has(Feature::Unconfirmed) && random.chance(30));
+        let mandatory = confirms && plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);
         let most = plan.most_octets_of_a_body();
         let octets =
             if most > 1000 && random.chance(15) { random.within(1000..most) } else { random.within(8..300) };
         let octets = if random.chance(10) { 8 } else { octets };
         let shared = random.chance(50);
-        self.publish_this(client, (exchange, key), (mandatory, persistent), octets, shared).map(|_| ())
+        if confirms {
+            self.publish_this(client, (exchange, key), (mandatory, persistent), octets, shared).map(|_| ())
+        } else {
+            self.publish_unconfirmed(client, (exchange, key), persistent, octets)
+        }
+    }
+
+    /// Publishes, and is told at once that it is on its way, or later, when it was held back.
+    fn publish_unconfirmed(
+        &mut self,
+        client: usize,
+        to: (&str, &str),
+        persistent: bool,
+        octets: usize,
+    ) -> Checked {
+        let id = self.ledger.publishes(to, (false, persistent), octets);
+        let body = body_of(id, octets);
+        let publish = publish_of(to, (false, persistent), Body::Borrowed(&body));
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let sent = session.machine.publish_unconfirmed(&publish);
+        match sent.as_ref().ok().and_then(|promise| session.machine.fetch(*promise)) {
+            Some(outcome) => self.on_its_way(client, id, &outcome),
+            None if self.asked(client, sent, Asked::Unconfirmed(id), basic::Publish::ID)? => Ok(()),
+            None => self.ledger.fate(id, Fate::Refused("never sent".into())),
+        }
     }
 
     pub(crate) fn publish_this(
@@ -266,17 +306,7 @@ impl World {
         let id = self.ledger.publishes(to, flags, octets);
         let body = body_of(id, octets);
         let body = if shared { Body::from(body) } else { Body::Borrowed(&body) };
-        let mut properties = Properties::default();
-        properties.delivery_mode = flags.1.then_some(2);
-        let publish = Publish {
-            exchange: short(to.0),
-            routing_key: short(to.1),
-            mandatory: flags.0,
-            immediate: false,
-            properties,
-            headers: None,
-            body,
-        };
+        let publish = publish_of(to, flags, body);
         let Some(session) = self.session(client) else { return Ok(false) };
         let sent = session.machine.publish(&publish);
         let sent = self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)?;

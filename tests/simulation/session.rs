@@ -38,6 +38,8 @@ pub(crate) enum Asked {
     Cancel(ConsumerId),
     Qos(ConsumerId),
     Publish(u64),
+    /// A message of which nobody is told what becomes.
+    Unconfirmed(u64),
     /// A message, and the reply to it.
     Call(u64),
     Begin,
@@ -144,6 +146,8 @@ pub(crate) struct Session {
     pub(crate) broken_consumers: BTreeSet<ConsumerId>,
     pub(crate) held: Vec<Held>,
     pub(crate) settled: Vec<(Option<ConsumerId>, Settled)>,
+    /// What was published without a confirm and is on its way.
+    pub(crate) unconfirmed: Vec<u64>,
     pub(crate) transactions: Vec<Begun>,
     pub(crate) record: Record,
     /// Queues that the broker has named, by their first names.
@@ -189,6 +193,7 @@ impl Session {
             broken_consumers: BTreeSet::new(),
             held: Vec::new(),
             settled: Vec::new(),
+            unconfirmed: Vec::new(),
             transactions: Vec::new(),
             record: Record::default(),
             unnamed: Vec::new(),
@@ -256,6 +261,7 @@ impl Session {
         self.ghosts.push(line);
         // Who knows whether they have arrived.
         self.settled.clear();
+        self.unconfirmed.clear();
     }
 
     /// All lines of which the broker may still know: those it has let go, then the one that it has.

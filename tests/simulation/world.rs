@@ -314,7 +314,7 @@ impl World {
                 }
                 Said::CloseOk => {
                     if self.session(client).and_then(|it| it.line_at(place)).is_some_and(|it| it.1) {
-                        self.acknowledgements_arrived(client)?;
+                        self.all_arrived(client)?;
                     }
                 }
             }
@@ -323,7 +323,10 @@ impl World {
     }
 
     /// The broker has heard everything that a session had to say.
-    fn acknowledgements_arrived(&mut self, client: usize) -> Checked {
+    fn all_arrived(&mut self, client: usize) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let unconfirmed = std::mem::take(&mut session.unconfirmed);
+        unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
         let Some(session) = self.session(client) else { return Ok(()) };
         let broken = std::mem::take(&mut session.broken_consumers);
         for (consumer, settled) in std::mem::take(&mut session.settled) {

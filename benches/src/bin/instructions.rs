@@ -17,7 +17,7 @@ const SIZE: usize = 16;
 async fn publish(client: &Client, count: usize) -> Result<(), Error> {
     let body = Bytes::from(vec![b'x'; SIZE]);
     for number in 0..count {
-        drop(client.basic_publish("", "test", &body).submit().await?);
+        client.basic_publish("", "test", &body).confirm(false).await?;
         if number % WINDOW == 0 {
             future::yield_now().await;
         }

@@ -42,7 +42,7 @@ impl Connection {
         }
         let promise = self.promises.open_timed(timeout.unwrap_or(self.options.deadlines.request));
         match ready {
-            Some(channel) => self.publishers.sent(channel, promise, None),
+            Some(channel) => self.sent(channel, promise, None),
             None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
         }
         Ok(promise)

@@ -1,4 +1,4 @@
-//! Publishing with confirms (RabbitMQ's confirms guide).
+//! Publishing, with confirms (RabbitMQ's confirms guide) and without.
 
 use super::requesting::info;
 use super::{Connection, State};
@@ -39,12 +39,44 @@ impl Connection {
             self.write_publish(channel, publish, 0)?;
             let promise = self.promises.open();
             let kept = self.republishes().then(|| HeldPublish::new(promise, Kind::Publish, publish));
-            self.publishers.sent(channel, promise, kept);
+            self.sent(channel, promise, kept);
             return Ok(promise);
         }
         let promise = self.timed_promise();
         self.hold(HeldPublish::new(promise, Kind::Publish, publish));
         Ok(promise)
+    }
+
+    /// Publishes without asking for a confirm. The promise is answered when the message stands in the order of what is to be
+    /// written, which is at once unless it is held back. What becomes of it then, nobody is told.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] when the message is to come back if it can't be routed.
+    pub fn publish_unconfirmed(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        for (name, asks) in [("mandatory", publish.mandatory), ("immediate", publish.immediate)] {
+            if asks {
+                return Err(Error::invalid(
+                    name,
+                    "without a confirm there is nobody whom it could come back to",
+                ));
+            }
+        }
+        self.check_to_publish(publish)?;
+        if let Some(channel) = self.ready_channel(publish.exchange, Kind::Unconfirmed) {
+            self.write_publish(channel, publish, 0)?;
+            return Ok(self.promises.open_done());
+        }
+        let promise = self.timed_promise();
+        self.hold(HeldPublish::new(promise, Kind::Unconfirmed, publish));
+        Ok(promise)
+    }
+
+    /// Notes that a publish went out that somebody waits for.
+    #[inline]
+    pub(super) fn sent(&mut self, channel: u16, promise: PromiseId, kept: Option<HeldPublish>) {
+        if self.publishers.sent(channel, promise, kept) {
+            self.prove(channel);
+        }
     }
 
     /// Whether what is not confirmed when the connection goes is published again.
@@ -106,19 +138,19 @@ impl Connection {
             };
             self.held_octets -= held.octets();
             let written = match held.kind {
-                Kind::Publish => self.write_publish(channel, &publish, held.attempts),
+                Kind::Publish | Kind::Unconfirmed => self.write_publish(channel, &publish, held.attempts),
                 Kind::Call => self.write_call(channel, &publish),
             };
-            match written {
-                Ok(()) => {
-                    let promise = held.promise;
-                    if held.kind == Kind::Publish {
-                        self.promises.untime(promise);
-                    }
-                    let keeps = held.kind == Kind::Publish && self.republishes();
-                    self.publishers.sent(channel, promise, keeps.then_some(held));
+            let promise = held.promise;
+            match (written, held.kind) {
+                (Ok(()), Kind::Publish) => {
+                    self.promises.untime(promise);
+                    let kept = self.republishes().then_some(held);
+                    self.sent(channel, promise, kept);
                 }
-                Err(error) => self.answer(held.promise, Err(held.failed(error))),
+                (Ok(()), Kind::Call) => self.sent(channel, promise, None),
+                (Ok(()), Kind::Unconfirmed) => self.promises.done(promise),
+                (Err(error), _) => self.answer(promise, Err(held.failed(error))),
             }
         }
         kept.append(&mut self.held);
@@ -199,8 +231,10 @@ impl Connection {
             return None;
         }
         let number = self.open_channel(Role::Publish)?;
-        self.write(number, &confirm::Select { nowait: false });
-        self.await_reply(number, Awaited::Nothing(info(confirm::Select::ID).ok()?));
+        if kind != Kind::Unconfirmed {
+            self.write(number, &confirm::Select { nowait: false });
+            self.await_reply(number, Awaited::Nothing(info(confirm::Select::ID).ok()?));
+        }
         if kind == Kind::Call {
             self.await_replies(number);
         }
@@ -270,9 +304,6 @@ impl Connection {
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else {
             out.content(channel, frame_max, &method, &publish.properties, &publish.body)?;
-        }
-        if self.publishers.on(channel).is_some_and(|publisher| publisher.confirms.next() == 1) {
-            self.prove(channel);
         }
         Ok(())
     }

@@ -92,9 +92,7 @@ impl Connection {
         if let Some(transaction) = self.transactions.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;
         }
-        let promise = self.promises.open();
-        self.answer(promise, Ok(Reply::Done));
-        Ok(promise)
+        Ok(self.promises.open_done())
     }
 
     /// Gets a message within a transaction, so that its acknowledgement is a part of it.

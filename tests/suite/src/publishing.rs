@@ -3,7 +3,7 @@
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use puka::protocol::{Array, Properties, ShortStr, Table, Value};
-use puka::{Error, Returned};
+use puka::{Error, Notice, Returned};
 use std::time::{Duration, SystemTime};
 
 /// Fails only the publishes to it, opens no channel for ever, and leaves other exchanges alone.
@@ -269,6 +269,53 @@ pub async fn the_order_of_publishes_is_kept<R: Runtime>(world: &World<R>) -> Out
         let delivery = consumer.next().await.ok_or("ended")??;
         assert_eq!(delivery.body(), n.to_be_bytes());
     }
+    Ok(client.close().await?)
+}
+
+/// Without confirms messages arrive in order, before a close that comes behind them, beside others that are confirmed.
+pub async fn what_is_not_confirmed_arrives_in_order_before_a_close<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let other = world.client().await?;
+    let (queue, confirmed) = (world.shared_queue(&other).await?, world.queue(&other).await?);
+    for n in 0..3000_u32 {
+        client.basic_publish("", &queue, n.to_be_bytes().to_vec()).confirm(false).await?;
+        if n % 1000 == 0 {
+            client.basic_publish("", &confirmed, "x").mandatory(true).await?;
+        }
+    }
+    client.close().await?;
+    assert_eq!(world.ready(&other, &confirmed).await?, 3);
+    world.until_ready(&other, &queue, 3000).await?;
+    let mut consumer = other.basic_consume(&queue).no_ack(true).await?;
+    for n in 0..3000_u32 {
+        let delivery = consumer.next().await.ok_or("ended")??;
+        assert_eq!(delivery.body(), n.to_be_bytes());
+    }
+    drop(consumer);
+    other.queue_delete(&queue).await?;
+    Ok(other.close().await?)
+}
+
+/// Without a confirm nobody is told that an exchange is missing but those who listen, and nothing else notices.
+pub async fn what_is_not_confirmed_is_lost_without_an_exchange<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let mut notices = client.notices();
+    let (exchange, queue) = (world.name("late"), world.queue(&client).await?);
+    for _ in 0..3 {
+        client.basic_publish(&exchange, "", "lost").confirm(false).await?;
+        match notices.next().await {
+            Some(Notice::ChannelClosed(Error::NotFound(fault))) => assert!(fault.text.contains(&exchange)),
+            other => return Err(format!("{other:?}").into()),
+        }
+    }
+    let refused = client.basic_publish("", &queue, "x").confirm(false).mandatory(true).await;
+    assert_error!(refused, Error::InvalidArgument { what: "mandatory", .. });
+    client.exchange_declare(&exchange).exchange_type("fanout").await?;
+    client.queue_bind(&queue, &exchange).await?;
+    client.basic_publish(&exchange, "", "found").confirm(false).await?;
+    client.basic_publish("", &queue, "found, too").confirm(false).await?;
+    world.until_ready(&client, &queue, 2).await?;
+    client.exchange_delete(&exchange).await?;
     Ok(client.close().await?)
 }
 
