@@ -70,13 +70,14 @@ macro_rules! properties {
                 self.encode(&mut Writer::new(out));
             }
 
+            /// Whether all are absent.
+            #[inline]
+            pub(super) fn are_none(&self) -> bool {
+                true $(&& self.$name.is_none())*
+            }
+
             #[inline]
             pub(super) fn encode(&self, out: &mut Writer<'_>) {
-                // Most often there are none.
-                if true $(&& self.$name.is_none())* {
-                    out.short(0);
-                    return;
-                }
                 let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
                 out.short(flags);
                 $(if let Some(value) = self.$name {

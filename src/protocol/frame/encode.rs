@@ -77,12 +77,36 @@ pub(crate) fn content_header_of(
     body_size: u64,
     properties: &Properties<'_>,
 ) -> Result<(), EncodeError> {
+    // Most often there are no properties.
+    if properties.are_none() && frame_max >= BARE_HEADER + OVERHEAD {
+        out.extend_from_slice(&bare_header(channel, body_size));
+        return Ok(());
+    }
     unsplit(out, FrameKind::Header, channel, frame_max, |writer| {
         // The class, and a weight of 0.
         writer.long(u32::from(basic::CLASS.id) << 16);
         writer.longlong(body_size);
         properties.encode(writer);
     })
+}
+
+/// Octets of a content header's payload without properties.
+const BARE_HEADER: u32 = 14;
+
+/// A content header frame without properties.
+#[inline]
+fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
+    let header = FrameHeader { kind: FrameKind::Header, channel, size: BARE_HEADER };
+    let [kind, channel, low_channel, size @ ..] = header.to_octets();
+    let ([s1, s2, s3, s4], [class, low_class]) = (size, basic::CLASS.id.to_be_bytes());
+    let [b1, b2, b3, b4, b5, b6, b7, b8] = body_size.to_be_bytes();
+    // The weight and the flags of the properties are 0.
+    #[rustfmt::skip]
+    let octets = [
+        kind, channel, low_channel, s1, s2, s3, s4,
+        class, low_class, 0, 0, b1, b2, b3, b4, b5, b6, b7, b8, 0, 0, FRAME_END,
+    ];
+    octets
 }
 
 /// Writes a body in as few frames as `frame_max` admits; none at all when it is empty.
