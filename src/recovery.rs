@@ -38,11 +38,12 @@
 //! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
 //!
 //! # Publishes
-//! A publish that resolved to `Ok` was confirmed by the broker, and is never sent again. One that was sent and not confirmed
-//! ends as [`Unconfirmed`](crate::Error::Unconfirmed): the broker may have it or not. With
+//! A publish that resolved to `Ok` was confirmed by the broker, unless it [asked for no confirm](crate::BasicPublish::confirm),
+//! and is never sent again. One that was sent and not confirmed ends as [`Unconfirmed`](crate::Error::Unconfirmed): the broker
+//! may have it or not. With
 //! [`Recovery::republish_unconfirmed`](crate::Recovery::republish_unconfirmed) it is sent again instead, in its place among
 //! the others to its exchange, with a header `x-puka-republished`: then the broker may have it twice. One that was not sent
-//! waits.
+//! waits. One without a confirm waits until it is sent, and is lost with the connection when it had not arrived.
 //!
 //! # Deliveries
 //! Those of a connection that went can't be acknowledged any more: the broker delivers them again, to this consumer or

@@ -146,9 +146,11 @@ fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
         smol::block_on(client.connect()).unwrap();
         broker.with(|broker| broker.block("low on memory"));
         let waiting: Vec<_> = (0..THREADS)
-            .map(|_| {
+            .map(|number| {
                 let client = client.clone();
-                let publish = async move { client.basic_publish("", "q", vec![7; 5_000]).await };
+                let publish = async move {
+                    client.basic_publish("", "q", vec![7; 5_000]).confirm(number % 2 == 0).await
+                };
                 thread::spawn(move || smol::block_on(publish))
             })
             .collect();

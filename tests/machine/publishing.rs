@@ -380,6 +380,19 @@ fn without_a_confirm_a_refusal_is_a_notice_and_the_next_has_another_channel() {
 }
 
 #[test]
+fn without_a_confirm_a_refusal_is_told_of_a_channel_that_was_to_make_room() {
+    let mut peer = Peer::open(Options::default().publish_channels(1));
+    let listener = peer.machine.listen();
+    unconfirmed(&mut peer, "a");
+    peer.serve();
+    unconfirmed(&mut peer, "b");
+    assert!(peer.names().contains(&"1 channel.close".to_owned()));
+    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
+    let notice = peer.machine.take_notice(listener);
+    assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
+}
+
+#[test]
 fn without_a_confirm_it_waits_for_the_brokers_leave_and_its_time_runs_out() {
     let mut peer = Peer::open(Options::default());
     peer.method(0, &connection::Blocked { reason: short("low on memory") });

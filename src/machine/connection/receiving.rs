@@ -186,10 +186,12 @@ impl Connection {
             Method::Channel(channels::Method::CloseOk(_)) => {
                 self.channels.remove(number);
             }
-            Method::Channel(channels::Method::Close(_)) => {
+            Method::Channel(channels::Method::Close(close)) => {
                 let channel = self.channels.get_mut(number);
                 if channel.is_some_and(|channel| !std::mem::replace(&mut channel.close_answered, true)) {
                     self.write(number, &channels::CloseOk {});
+                    // What was published without a confirm may be what it is about.
+                    self.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
                 }
             }
             _ => {}
@@ -382,9 +384,7 @@ impl Connection {
     fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) {
         self.write(number, &channels::CloseOk {});
         let Some(mut channel) = self.channels.remove_closed_by_server(number) else { return };
-        let method = MethodId { class: close.class_id, method: close.method_id };
-        let error: Error =
-            Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method).into();
+        let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.awaited);
         self.answer_awaited(channel.assembly.take(), awaited, &error);
         for consumer in std::mem::take(&mut channel.consumers) {
@@ -433,4 +433,10 @@ impl Connection {
             }
         }
     }
+}
+
+/// What the server closes a channel over.
+fn fault_of(close: &channels::Close<'_>) -> Fault {
+    let method = MethodId { class: close.class_id, method: close.method_id };
+    Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
 }

@@ -67,7 +67,7 @@ fn s12_s41_connections_cut_after_any_number_of_octets_come_back() -> Outcome {
     })
 }
 
-/// Eight tasks that publish bodies for which there is no room.
+/// Eight tasks that publish bodies for which there is no room, half of them without confirms.
 fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     const TASKS: usize = 8;
     // More than the system and the proxy take in.
@@ -80,17 +80,18 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
         let queue = client.queue_declare(unique("full")).durable(true).await?.name;
         stage.proxy.up(Rate::Slow(1024));
         let tasks: Vec<_> = (0..TASKS)
-            .map(|_| {
-                let (client, queue) = (client.clone(), queue.clone());
+            .map(|number| {
+                let (client, queue, confirms) = (client.clone(), queue.clone(), number % 2 == 0);
                 smol::spawn(async move {
                     let mut promises = Vec::new();
                     for _ in 0..MESSAGES {
-                        promises.push(client.basic_publish("", &queue, vec![7; 20_000]).submit().await?);
+                        let publish = client.basic_publish("", &queue, vec![7; 20_000]).confirm(confirms);
+                        promises.push(publish.submit().await?);
                     }
                     let mut confirmed = 0;
                     for promise in promises {
                         match promise.await {
-                            Ok(()) => confirmed += 1,
+                            Ok(()) => confirmed += u32::from(confirms),
                             Err(Error::Unconfirmed(_)) => {}
                             Err(error) => return Err(error),
                         }
