@@ -12,7 +12,7 @@ mod transport;
 pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
-pub(crate) use pump::{Pump, ROUNDS, TURN, Turn, Wishes};
+pub(crate) use pump::{Pump, ROUNDS, Turn, Wishes};
 pub use redial::DialDriver;
 #[cfg(feature = "evented")]
 pub(crate) use security::Security;

@@ -21,7 +21,7 @@ pub(crate) const ROUNDS: usize = 64;
 
 /// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
 /// processor's cache.
-pub(crate) const TURN: usize = 256 << 10;
+const TURN: usize = 256 << 10;
 
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {
@@ -32,8 +32,10 @@ pub(crate) struct Pump<Io> {
     /// Octets that the stream has taken and the machine does not know of.
     transmitted: usize,
     unflushed: bool,
-    /// Octets that came, for whoever wants to know how many.
-    pub(crate) taken_in: usize,
+    /// Octets that came in this poll.
+    taken_in: usize,
+    /// The stream had nothing to read in this poll, and was given nothing since: it calls when it has.
+    is_read_dry: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
     finished: bool,
@@ -72,6 +74,7 @@ impl<Io> Pump<Io> {
             transmitted: 0,
             unflushed: false,
             taken_in: 0,
+            is_read_dry: false,
             write_error: None,
             finished: false,
         }
@@ -84,8 +87,20 @@ impl<Io> Pump<Io> {
         self.out = Outgoing::default();
         self.transmitted = 0;
         self.unflushed = false;
+        self.is_read_dry = false;
         self.write_error = None;
         self.finished = false;
+    }
+
+    /// A poll begins, by whoever is to be woken.
+    pub(crate) fn begin_poll(&mut self) {
+        self.taken_in = 0;
+        self.is_read_dry = false;
+    }
+
+    /// Whether others should have their turn: so much has come in this poll.
+    pub(crate) fn is_sated(&self) -> bool {
+        self.taken_in >= TURN
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -156,6 +171,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     self.out.advance(octets);
                     self.transmitted += octets;
                     self.unflushed = true;
+                    // A stream that deals with what it reads as it writes, as TLS may, has something now and does not call.
+                    self.is_read_dry = false;
                     progress = true;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -176,6 +193,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
 
     /// Reads once. True when something came, or the stream has come to its end.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.is_read_dry && self.write_error.is_none() {
+            return false;
+        }
         let broken = match Pin::new(&mut self.io).poll_read(cx, self.decoder.space()) {
             Poll::Ready(Ok(0)) => Broken::Eof,
             Poll::Ready(Ok(octets)) => {
@@ -189,7 +209,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             Poll::Ready(Err(error)) => Broken::Io(error.into()),
             Poll::Pending => match self.write_error.take() {
                 Some(error) => Broken::Io(error.into()),
-                None => return false,
+                None => {
+                    self.is_read_dry = true;
+                    return false;
+                }
             },
         };
         self.link.with(|machine| machine.handle_loss(broken));

@@ -2,7 +2,7 @@
 
 use super::alarm::Alarm;
 use super::dial::dial_from;
-use super::pump::{Pump, ROUNDS, TURN, Turn};
+use super::pump::{Pump, ROUNDS, Turn};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -134,10 +134,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let Phase::Driving(pump) = &mut this.phase {
-            pump.taken_in = 0;
+            pump.begin_poll();
         }
         for _ in 0..ROUNDS {
-            if matches!(&this.phase, Phase::Driving(pump) if pump.taken_in >= TURN) {
+            if matches!(&this.phase, Phase::Driving(pump) if pump.is_sated()) {
                 break;
             }
             let now = this.clock.now();

@@ -2,7 +2,7 @@
 
 use super::Clock;
 use super::alarm::Alarm;
-use super::pump::{Pump, ROUNDS, TURN, Turn};
+use super::pump::{Pump, ROUNDS, Turn};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -43,9 +43,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.pump.taken_in = 0;
+        this.pump.begin_poll();
         for _ in 0..ROUNDS {
-            if this.pump.taken_in >= TURN {
+            if this.pump.is_sated() {
                 break;
             }
             let now = this.clock.now();

@@ -5,7 +5,7 @@ use super::callbacks::{CallbackId, Callbacks, Left};
 use super::dialled::{Dialled, Dialler, Underway, tend};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Pump, ROUNDS, TURN, Turn, Wishes};
+use crate::driver::{Pump, ROUNDS, Turn, Wishes};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -152,12 +152,12 @@ impl<S: Read + Write> Evented<S> {
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         self.more = false;
-        self.pump.taken_in = 0;
+        self.pump.begin_poll();
         for _ in 0..ROUNDS {
             if self.ended.is_some() {
                 return self.outcome();
             }
-            if self.pump.taken_in >= TURN {
+            if self.pump.is_sated() {
                 break;
             }
             let now = self.now();

@@ -112,6 +112,30 @@ fn nothing_to_do_costs_one_poll_and_no_busy_loop() {
 }
 
 #[test]
+fn a_heartbeat_that_is_sent_costs_one_read_in_vain() {
+    let (_client, pipe, clock, mut driver) = opened(Options::default());
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.written();
+    clock.pass(30 * SECOND);
+    let before = pipe.script().polled_reads;
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(pipe.written(), raw(8, 0, b""));
+    assert_eq!(pipe.script().polled_reads - before, 1);
+}
+
+#[test]
+fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_call() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    assert!(pipe.poll(&mut driver).is_none());
+    // As TLS may, which reads as it writes.
+    pipe.script().read_with_write = Some(raw(8, 0, b""));
+    pipe.script().publisher = Some(client.clone());
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(pipe.frames().iter().any(|sent| sent.name().contains("publish")));
+    assert!(pipe.script().reads.is_empty(), "it was read");
+}
+
+#[test]
 fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
     let (client, pipe, clock, mut driver) = opened(Options::default());
     let wakes = Arc::<Wakes>::default();

@@ -4,7 +4,7 @@ use crate::peer::{answer, method, rabbitmq, start, tune};
 use futures_lite::{AsyncRead, AsyncWrite};
 use puka::protocol::method::connection;
 use puka::protocol::{Decoder, FrameKind};
-use puka::{Clock, Driver, Error};
+use puka::{Client, Clock, Driver, Error};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -38,6 +38,10 @@ pub(crate) struct Script {
     pub(crate) plain_writes: usize,
     pub(crate) polled_reads: usize,
     pub(crate) flushes: usize,
+    /// Who publishes when a read finds nothing, as another thread may.
+    pub(crate) publisher: Option<Client>,
+    /// What there is to read after the next write, of which the stream does not tell.
+    pub(crate) read_with_write: Option<Vec<u8>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -183,6 +187,11 @@ impl AsyncRead for Pipe {
             }
             None => {
                 script.reader = Some(cx.waker().clone());
+                let publisher = script.publisher.take();
+                drop(script);
+                if let Some(client) = publisher {
+                    drop(client.basic_publish("", "q", "x").send());
+                }
                 Poll::Pending
             }
         }
@@ -213,6 +222,8 @@ impl AsyncWrite for Pipe {
             return Poll::Pending;
         }
         script.vectored.push(slices.len());
+        let read = script.read_with_write.take();
+        script.reads.extend(read.map(Read::Octets));
         let mut left = script.most.unwrap_or(usize::MAX);
         let mut taken = 0;
         for slice in slices {
