@@ -45,7 +45,7 @@
 //! the broker closes a channel, what caused that has its answer, and a new channel takes its place.
 //!
 //! # What is bounded
-//! Everything, by [`Options`]: octets that wait to be written, requests, publishes without a confirm, deliveries that wait to
+//! Everything, by [`Options`]: octets that wait to be written, requests, publishes that wait for their confirm, deliveries that wait to
 //! be taken, sizes of frames and messages, channels. Every request has a deadline.
 
 #![forbid(unsafe_code)]

@@ -103,13 +103,14 @@ impl<'a> BasicPublish<'a> {
     /// Without, it resolves as soon as the message stands in the order of what is to be written, and nobody is told what becomes
     /// of it. It is lost when the connection is before the broker has it, when there is no such exchange, when no queue takes
     /// it. The broker closes the channel over some of these, and with the channel go all the messages on it that it had not
-    /// yet looked at; all there is to see of it is [`Notice::ChannelClosed`](crate::machine::Notice::ChannelClosed). Such messages keep
-    /// their order among each other, for one exchange, but not with those that are confirmed.
+    /// yet looked at; all there is to see of it is [`Notice::ChannelClosed`](crate::Notice::ChannelClosed), and not that once the
+    /// connection is being closed. Such messages keep their order among each other, for one exchange, but not with those that are
+    /// confirmed. They find room as others do: while as many publishes as may be wait for their confirm, these wait, too.
     ///
-    /// It is for what may be lost: samples, positions, log lines. The broker then has less to do for each; for this side a confirm
-    /// costs little.
+    /// It is for what may be lost: samples, positions, log lines. The broker has less to do for each, and so has this side.
     ///
     /// # Errors
+    /// [`Timeout`](Error::Timeout) when it was held back for too long, and why the connection is closed;
     /// [`InvalidArgument`](Error::InvalidArgument) when the message is `mandatory` or `immediate`: it would come back to nobody.
     ///
     /// # Spec

@@ -34,7 +34,7 @@ pub(crate) struct Pump<Io> {
     unflushed: bool,
     /// Octets that came in this poll.
     taken_in: usize,
-    /// The stream had nothing to read in this poll, and was given nothing since: it calls when it has.
+    /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
     is_read_dry: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
@@ -158,6 +158,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
     /// Writes what there is. True when the stream took something.
     fn write(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
+        if self.unflushed || !self.out.is_empty() {
+            // A stream that reads as it writes or flushes, as TLS may, can have something now and does not call.
+            self.is_read_dry = false;
+        }
         while !self.out.is_empty() && self.write_error.is_none() {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
@@ -171,8 +175,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     self.out.advance(octets);
                     self.transmitted += octets;
                     self.unflushed = true;
-                    // A stream that deals with what it reads as it writes, as TLS may, has something now and does not call.
-                    self.is_read_dry = false;
                     progress = true;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}

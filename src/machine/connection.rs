@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 #[non_exhaustive]
 pub enum Event {
     /// A promise is answered: [`Connection::fetch`] gives the answer. It is not told of one that was answered when it was given out,
-    /// as that of a publish without a confirm may be.
+    /// as that of a publish without a confirm or within a transaction may be.
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
     Deliveries(ConsumerId),

@@ -136,6 +136,16 @@ fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_c
 }
 
 #[test]
+fn what_there_is_to_read_because_of_a_flush_is_read_though_the_stream_does_not_call() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.script().stuck_flushes.extend([Vec::new(), raw(8, 0, b"")]);
+    drop(client.basic_publish("", "q", "x").send());
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(pipe.script().reads.is_empty(), "it was read");
+}
+
+#[test]
 fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
     let (client, pipe, clock, mut driver) = opened(Options::default());
     let wakes = Arc::<Wakes>::default();

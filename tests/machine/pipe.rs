@@ -42,6 +42,8 @@ pub(crate) struct Script {
     pub(crate) publisher: Option<Client>,
     /// What there is to read after the next write, of which the stream does not tell.
     pub(crate) read_with_write: Option<Vec<u8>>,
+    /// Flushes that come to nothing, each with what there is to read because of it.
+    pub(crate) stuck_flushes: VecDeque<Vec<u8>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -236,8 +238,11 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.script().flushes += 1;
-        Poll::Ready(Ok(()))
+        let mut script = self.script();
+        script.flushes += 1;
+        let Some(octets) = script.stuck_flushes.pop_front() else { return Poll::Ready(Ok(())) };
+        script.reads.extend(Some(octets).filter(|octets| !octets.is_empty()).map(Read::Octets));
+        Poll::Pending
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

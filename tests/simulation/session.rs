@@ -139,8 +139,6 @@ pub(crate) struct Session {
     came_back: BTreeMap<u64, u64>,
     pub(crate) waiting: BTreeMap<PromiseId, Waiting>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
-    /// Answers that were looked at before their event came.
-    pub(crate) fetched: BTreeSet<PromiseId>,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
     /// Consumers whose channel was closed: who knows what became of their acks.
     pub(crate) broken_consumers: BTreeSet<ConsumerId>,
@@ -188,7 +186,6 @@ impl Session {
             came_back: BTreeMap::new(),
             waiting: BTreeMap::new(),
             abandoned: BTreeSet::new(),
-            fetched: BTreeSet::new(),
             consumers: BTreeMap::new(),
             broken_consumers: BTreeSet::new(),
             held: Vec::new(),

@@ -53,10 +53,6 @@ impl World {
                 let outcome = session.machine.fetch(promise);
                 let done = matches!(outcome, Some(Ok(Reply::Done)));
                 self.note(client, || format!("publishes message {id} in a transaction"));
-                // The event that says so comes all the same.
-                if let Some(session) = self.session(client) {
-                    session.fetched.insert(promise);
-                }
                 ensure(done, || format!("a publish of a transaction: {outcome:?}"))
             }
             Err(_) => self.ledger.fate(id, Fate::Refused("not sent".into())),

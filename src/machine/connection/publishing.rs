@@ -219,6 +219,10 @@ impl Connection {
         if let Some(publisher) = self.publishers.find(exchange.as_octets(), kind) {
             return publisher.flows.then_some(publisher.channel);
         }
+        // Its channel may have made room for another a moment ago, and what is on that comes first.
+        if kind == Kind::Unconfirmed && self.channels.is_closing_one() {
+            return None;
+        }
         let limit = usize::from(self.options.limits.publish_channels.max(1));
         if self.publishers.len() >= limit {
             self.close_idle_publisher();

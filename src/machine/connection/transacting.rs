@@ -72,7 +72,8 @@ impl Connection {
         }
     }
 
-    /// Publishes within a transaction. The promise is answered at once: what comes of it, the commit tells.
+    /// Publishes within a transaction. The promise is answered at once, and no event tells of it: what comes of the publish, the
+    /// commit tells.
     ///
     /// # Errors
     /// Why the connection is closed, or the transaction has failed; [`Error::Full`]; [`Error::InvalidArgument`] for what
