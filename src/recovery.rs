@@ -40,8 +40,7 @@
 //! # Publishes
 //! A publish that resolved to `Ok` was confirmed by the broker, unless it [asked for no confirm](crate::BasicPublish::confirm),
 //! and is never sent again. One that was sent and not confirmed ends as [`Unconfirmed`](crate::Error::Unconfirmed): the broker
-//! may have it or not. With
-//! [`Recovery::republish_unconfirmed`](crate::Recovery::republish_unconfirmed) it is sent again instead, in its place among
+//! may have it or not. With [`Recovery::republish_unconfirmed`](crate::Recovery::republish_unconfirmed) it is sent again instead, in its place among
 //! the others to its exchange, with a header `x-puka-republished`: then the broker may have it twice. One that was not sent
 //! waits. One without a confirm waits until it is sent, and is lost with the connection when it had not arrived.
 //!

@@ -17,8 +17,8 @@ pub enum Notice {
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
     ConsumerCancelled(Box<str>),
     /// The broker closed a channel. Whoever used it has the same error as an answer, but for those who published without a
-    /// confirm: this is all that is told of the messages that the broker did not take then. Not told once the
-    /// connection is being closed.
+    /// confirm: this is all that is told of the messages that the broker did not take then. Not told once the connection is being
+    /// closed.
     ChannelClosed(Error),
     /// The connection is lost, and will be dialled again.
     Disconnected(Error),

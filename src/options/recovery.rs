@@ -167,8 +167,8 @@ impl Recovery {
         self
     }
 
-    /// Keeps each message that is published with a confirm until it has that, and publishes again what was not when the connection went, up to so many
-    /// times each: at least once instead of at most once. A message that may be there twice has a header
+    /// Keeps each message that is published with a confirm until it has that, and publishes again what was not confirmed when the
+    /// connection went, up to so many times each: at least once instead of at most once. A message that may be there twice has a header
     /// `x-puka-republished`, with how many times it was published before. What is kept is bounded by
     /// [`max_outgoing_octets`](crate::Options::max_outgoing_octets), too: beyond it, a publish waits for confirms. Off by
     /// default: then such a publish is [`Unconfirmed`](crate::Error::Unconfirmed).

@@ -32,7 +32,8 @@ fn arguments_of(name: &str) -> Table {
     table
 }
 
-fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: Body<'a>) -> Publish<'a> {
+/// A message to an exchange and a routing key, mandatory or not, persistent or not.
+pub(crate) fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: Body<'a>) -> Publish<'a> {
     let (mandatory, persistent) = flags;
     let mut properties = Properties::default();
     properties.delivery_mode = persistent.then_some(2);

@@ -3,23 +3,16 @@
 use crate::ledger::{Checked, Fate, Violation, ensure};
 use crate::observer::body_of;
 use crate::random::Random;
+use crate::requests::publish_of;
 use crate::session::{Asked, Begun, Waiting};
 use crate::world::World;
 use puka::machine::{Body, Publish, Reply};
+use puka::protocol::Properties;
 use puka::protocol::method::{basic, tx};
-use puka::protocol::{Properties, ShortStr};
 use puka::{Error, Message};
 
 fn to<'a>(queue: &'a str, body: &'a [u8], properties: Properties<'a>) -> Publish<'a> {
-    Publish {
-        exchange: ShortStr::EMPTY,
-        routing_key: ShortStr::new(queue).unwrap_or_default(),
-        mandatory: false,
-        immediate: false,
-        properties,
-        headers: None,
-        body: Body::Borrowed(body),
-    }
+    Publish { properties, ..publish_of(("", queue), (false, false), Body::Borrowed(body)) }
 }
 
 impl World {

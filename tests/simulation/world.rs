@@ -326,10 +326,10 @@ impl World {
     fn all_arrived(&mut self, client: usize) -> Checked {
         let Some(session) = self.session(client) else { return Ok(()) };
         let unconfirmed = std::mem::take(&mut session.unconfirmed);
-        unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
-        let Some(session) = self.session(client) else { return Ok(()) };
         let broken = std::mem::take(&mut session.broken_consumers);
-        for (consumer, settled) in std::mem::take(&mut session.settled) {
+        let settled = std::mem::take(&mut session.settled);
+        unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
+        for (consumer, settled) in settled {
             if consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
                 self.ledger.settled(&settled)?;
             }

@@ -3,7 +3,7 @@
 use crate::Outcome;
 use std::fmt;
 
-/// Publishes without a confirm, and deliveries without an ack, at a time.
+/// Publishes that wait for their confirm, and deliveries that wait for their ack, at a time.
 pub(crate) const WINDOW: u16 = 1000;
 
 /// Where publishes go: nothing is bound to it, so the node does little more than to read them.

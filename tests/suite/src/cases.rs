@@ -139,7 +139,7 @@ macro_rules! cases {
             a_foreign_user_id_fails_its_own_publish
             copies_go_where_cc_and_bcc_say
             the_order_of_publishes_is_kept
-            what_is_not_confirmed_arrives_in_order_before_a_close
+            what_is_not_confirmed_arrives_in_order_and_none_is_lost_by_a_close
             what_is_not_confirmed_is_lost_without_an_exchange
             a_message_expires
             headers_that_do_not_fit_into_a_frame_are_refused

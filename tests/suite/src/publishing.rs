@@ -272,8 +272,10 @@ pub async fn the_order_of_publishes_is_kept<R: Runtime>(world: &World<R>) -> Out
     Ok(client.close().await?)
 }
 
-/// Without confirms messages arrive in order, before a close that comes behind them, beside others that are confirmed.
-pub async fn what_is_not_confirmed_arrives_in_order_before_a_close<R: Runtime>(world: &World<R>) -> Outcome {
+/// Without confirms messages arrive in order, beside others that are confirmed, and a close behind them loses none.
+pub async fn what_is_not_confirmed_arrives_in_order_and_none_is_lost_by_a_close<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let other = world.client().await?;
     let (queue, confirmed) = (world.shared_queue(&other).await?, world.queue(&other).await?);

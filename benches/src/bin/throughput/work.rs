@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::time::Duration;
 
-/// Publishes without a confirm, and deliveries without an ack, at a time.
+/// Publishes that wait for their confirm, and deliveries that wait for their ack, at a time.
 pub(crate) const WINDOW: u64 = 1000;
 
 /// Messages between two looks at the clock.
