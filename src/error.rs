@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// its text never holds a password.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
+// What tells the variants apart is a whole word: where it is looked at, the copies of a `Result` are cut, and when that is behind
+// one octet, a delivery that is handed out waits in the processor each time that it is moved.
+#[repr(u64)]
 pub enum Error {
     /// No queue was bound for a mandatory message, which came back (312). The publisher's or the topology's fault.
     #[error("the message came back: {}", .0.reply_text)]

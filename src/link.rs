@@ -9,14 +9,14 @@ use crate::machine::{
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 use std::task::{Context, Poll, Waker};
 
@@ -45,7 +45,7 @@ const LEAST: usize = 256;
 pub(crate) struct Link {
     state: Mutex<State>,
     /// The machine's epoch, for those who only have to know whether it has changed.
-    epoch: AtomicU64,
+    epoch: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Link {
     }
 
     /// Which connection deliveries have to be of to be settled. It may be a moment late.
-    pub(crate) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
 

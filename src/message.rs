@@ -14,7 +14,8 @@ pub struct Message {
     /// Exchange, routing key, property list and, when it is small, the body, one behind the other.
     octets: Bytes,
     ends: Ends,
-    body: Body,
+    /// A large body. Boxed, because a message is moved often, and most bodies are small.
+    apart: Option<Box<Apart>>,
 }
 
 /// Where the exchange, the routing key and the property list end. Small, because messages are moved often.
@@ -40,11 +41,10 @@ impl Ends {
     }
 }
 
+/// A body that does not stand behind the property list.
 #[derive(Clone)]
-enum Body {
-    /// Behind the property list.
-    Inline,
-    Separate(Bytes),
+enum Apart {
+    Body(Bytes),
     /// It had so many octets, more than are accepted, and was not kept.
     TooLarge(u64),
 }
@@ -69,19 +69,19 @@ impl Message {
 
     /// A message whose body, if any, stands in `octets` behind the property list.
     pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
-        Self::new(octets, ends, Body::Inline)
+        Self { octets: octets.into_boxed_slice().into(), ends, apart: None }
     }
 
     pub(crate) fn with_body(octets: Vec<u8>, ends: Ends, body: Bytes) -> Self {
-        Self::new(octets, ends, Body::Separate(body))
+        Self::with_apart(octets, ends, Apart::Body(body))
     }
 
     pub(crate) fn too_large(octets: Vec<u8>, ends: Ends, size: u64) -> Self {
-        Self::new(octets, ends, Body::TooLarge(size))
+        Self::with_apart(octets, ends, Apart::TooLarge(size))
     }
 
-    fn new(octets: Vec<u8>, ends: Ends, body: Body) -> Self {
-        Self { octets: octets.into(), ends, body }
+    fn with_apart(octets: Vec<u8>, ends: Ends, apart: Apart) -> Self {
+        Self { octets: octets.into_boxed_slice().into(), ends, apart: Some(apart.into()) }
     }
 
     fn properties_end(&self) -> usize {
@@ -128,20 +128,20 @@ impl Message {
     /// The body; empty when it was [too large](Self::too_large_body) to be kept.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::Inline => self.part(self.properties_end()..self.octets.len()),
-            Body::Separate(body) => body,
-            Body::TooLarge(_) => &[],
+        match self.apart.as_deref() {
+            None => self.part(self.properties_end()..self.octets.len()),
+            Some(Apart::Body(body)) => body,
+            Some(Apart::TooLarge(_)) => &[],
         }
     }
 
     /// The body, to keep apart from the message, without a copy.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
-        match &self.body {
-            Body::Inline => self.octets.slice(self.properties_end()..),
-            Body::Separate(body) => body.clone(),
-            Body::TooLarge(_) => Bytes::new(),
+        match self.apart.as_deref() {
+            None => self.octets.slice(self.properties_end()..),
+            Some(Apart::Body(body)) => body.clone(),
+            Some(Apart::TooLarge(_)) => Bytes::new(),
         }
     }
 
@@ -149,16 +149,16 @@ impl Message {
     /// and it was therefore not kept.
     #[must_use]
     pub fn too_large_body(&self) -> Option<u64> {
-        match self.body {
-            Body::TooLarge(size) => Some(size),
+        match self.apart.as_deref() {
+            Some(Apart::TooLarge(size)) => Some(*size),
             _ => None,
         }
     }
 
     /// Octets that it holds in memory, for bounding buffers.
     pub(crate) fn octets(&self) -> usize {
-        let body = if let Body::Separate(body) = &self.body { body.len() } else { 0 };
-        self.octets.len().saturating_add(body)
+        let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() { body.len() } else { 0 };
+        self.octets.len().saturating_add(apart)
     }
 
     /// The same message without a header that was put there on its way out.

@@ -264,7 +264,10 @@ impl Run<'_> {
         };
         let _ = self.peer.machine.settle(&delivered, how);
         if self.input.below(8) == 0 {
-            assert!(self.peer.machine.settle(&delivered, how).is_err() || delivered.no_ack, "settled twice");
+            assert!(
+                self.peer.machine.settle(&delivered, how).is_err() || delivered.is_settled(),
+                "settled twice"
+            );
         }
     }
 
@@ -278,7 +281,7 @@ impl Run<'_> {
                 None => self.promises.push(promise),
                 Some(Ok(Reply::Consumer(id))) => self.consumers.push(id),
                 Some(Ok(Reply::Transaction(id))) => self.transactions.push(id),
-                Some(Ok(Reply::Delivery(Some(delivered)))) => self.held.push(*delivered),
+                Some(Ok(Reply::Delivery(Some(got)))) => self.held.push(got.delivered),
                 Some(_) => assert!(self.peer.machine.fetch(promise).is_none(), "fetched twice"),
             }
         }

@@ -4,16 +4,13 @@ use super::delivery::{Delivery, Origin};
 use super::handle::Handle;
 use super::promise::Promise;
 use crate::error::Error;
-use crate::machine::{ConsumerId, Delivered, Ended};
+use crate::machine::{BATCH, ConsumerId, Delivered, Ended};
 use futures_lite::Stream;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
-/// Deliveries that are taken at a time.
-const BATCH: usize = 64;
 
 /// A consumer of one queue: a [`Stream`] of deliveries.
 ///
@@ -39,7 +36,12 @@ impl Consumer {
             let queues = machine.consumer_queues(id);
             queues.map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned())).collect()
         });
-        Self { id, origin: Origin { handle, queues }.into(), taken: VecDeque::new(), ended: None }
+        Self {
+            id,
+            origin: Origin { handle, queues, message_count: None }.into(),
+            taken: VecDeque::new(),
+            ended: None,
+        }
     }
 
     fn handle(&self) -> &Handle {
@@ -92,7 +94,8 @@ impl Consumer {
     /// Dropping the promise does not stop it from ending.
     pub fn cancel(&mut self) -> Promise<String> {
         let taken: Vec<_> = self.taken.drain(..).collect();
-        let (keep, give_back): (Vec<_>, Vec<_>) = taken.into_iter().partition(|delivered| delivered.no_ack);
+        let (keep, give_back): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|delivered| delivered.is_settled());
         self.taken.extend(keep);
         let promise = self.handle().link().with(|machine| {
             for delivered in &give_back {
@@ -115,7 +118,7 @@ impl Consumer {
     /// # Spec
     /// `basic.recover`, 1.8.3.16
     pub fn recover(&mut self) -> Promise<()> {
-        self.taken.retain(|delivered| delivered.no_ack);
+        self.taken.retain(|delivered| delivered.is_settled());
         let promise = self.handle().link().with(|machine| machine.recover(self.id));
         promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
     }
@@ -128,7 +131,7 @@ impl Stream for Consumer {
         let this = self.get_mut();
         let epoch = this.handle().link().epoch();
         while let Some(delivered) = this.taken.pop_front() {
-            if delivered.no_ack || delivered.epoch == epoch {
+            if delivered.is_settled() || delivered.epoch == epoch {
                 return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
             }
             this.handle().link().with(|machine| machine.lose_taken(this.id));

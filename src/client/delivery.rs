@@ -17,7 +17,6 @@ use std::sync::Arc;
 pub struct Delivery {
     delivered: Delivered,
     origin: Arc<Origin>,
-    settled: bool,
 }
 
 /// What the deliveries of one consumer have in common.
@@ -26,12 +25,13 @@ pub(super) struct Origin {
     pub(super) handle: Handle,
     /// The queues as they were asked for, each with its consumer tag; none for a message that was got.
     pub(super) queues: Vec<(String, String)>,
+    /// Messages left in the queue, when one was got.
+    pub(super) message_count: Option<u32>,
 }
 
 impl Delivery {
     pub(super) fn new(delivered: Delivered, origin: Arc<Origin>) -> Self {
-        let settled = delivered.no_ack;
-        Self { delivered, origin, settled }
+        Self { delivered, origin }
     }
 
     /// The message.
@@ -78,37 +78,42 @@ impl Delivery {
         self.delivered.redelivered
     }
 
+    fn source(&self) -> Option<&(String, String)> {
+        self.origin.queues.get(self.delivered.source as usize)
+    }
+
     /// The queue it is from, as it was named when its consumer was started; `None` when it was got and not consumed.
     #[must_use]
     pub fn queue(&self) -> Option<&str> {
-        self.origin.queues.get(self.delivered.source).map(|(queue, _)| queue.as_str())
+        self.source().map(|(queue, _)| queue.as_str())
     }
 
     /// The tag of its consumer for that queue; `None` when it was got and not consumed.
     #[must_use]
     pub fn consumer_tag(&self) -> Option<&str> {
-        self.origin.queues.get(self.delivered.source).map(|(_, tag)| tag.as_str())
+        self.source().map(|(_, tag)| tag.as_str())
     }
 
     /// Which connection brought it, counted from 1. Once that is lost, the delivery can't be settled.
     #[must_use]
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u32 {
         self.delivered.epoch
     }
 
     /// Messages left in the queue, when it was got and not consumed.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {
-        self.delivered.message_count
+        self.origin.message_count
     }
 
     fn settle(mut self, how: Settle) -> Result<(), Error> {
         // What needs no ack is settled from the start, and the machine has nothing to do.
-        if self.settled {
+        if self.delivered.is_settled() {
             return Ok(());
         }
-        self.settled = true;
-        self.origin.handle.link().with(|machine| machine.settle(&self.delivered, how))
+        let settled = self.origin.handle.link().with(|machine| machine.settle(&self.delivered, how));
+        self.delivered.set_settled();
+        settled
     }
 
     /// Says that the message is dealt with. Acknowledgements that stand for everything before them leave as one.
@@ -161,7 +166,7 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.delivered.is_settled() {
             self.origin.handle.link().with(|machine| machine.give_back(&self.delivered));
         }
     }

@@ -35,10 +35,11 @@ outcomes! {
     Queue: Reply::Queue(queue), _ => *queue;
     u32: Reply::Count(count), _ => count;
     String: Reply::Cancelled(tag), _ => tag.into();
-    Option<Delivery>: Reply::Delivery(delivered), handle =>
-        delivered.map(|delivered| {
-            let origin = Origin { handle: handle.clone(), queues: Vec::new() };
-            Delivery::new(*delivered, origin.into())
+    Option<Delivery>: Reply::Delivery(got), handle =>
+        got.map(|got| {
+            let origin =
+                Origin { handle: handle.clone(), queues: Vec::new(), message_count: Some(got.message_count) };
+            Delivery::new(got.delivered, origin.into())
         });
     Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
     Transaction: Reply::Transaction(id), handle => Transaction::new(Client::with_handle(handle.clone()), id);

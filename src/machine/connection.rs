@@ -89,7 +89,7 @@ pub struct Connection {
     /// Which of the endpoints it is connected to, or is to begin with.
     endpoint: usize,
     /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
-    epoch: u64,
+    epoch: u32,
     /// The options say that nobody reads the transport, whatever it is.
     says_encrypted: bool,
     /// The time as last told.
@@ -367,7 +367,7 @@ impl Connection {
 
     /// Which transport this is, or will be, counted from 1. What another brought can't be settled any more.
     #[must_use]
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
@@ -432,7 +432,7 @@ impl Connection {
     /// Gives back what nobody wants.
     fn dispose(&mut self, reply: Reply) {
         match reply {
-            Reply::Delivery(Some(delivered)) => self.give_back(&delivered),
+            Reply::Delivery(Some(got)) => self.give_back(&got.delivered),
             Reply::Consumer(consumer) => self.drop_consumer(consumer),
             Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}

@@ -1,5 +1,6 @@
 //! Consumers and what they have not been asked for yet.
 
+use super::batches::{Batches, Spares};
 use super::content::Delivered;
 use super::ids::{ConsumerId, PromiseId};
 use crate::error::Error;
@@ -61,7 +62,7 @@ pub(super) struct Tag {
     pub(super) name: Box<str>,
     pub(super) prefetch_count: u16,
     /// Which of the consumer's queues it is for.
-    pub(super) source: usize,
+    pub(super) source: u32,
     /// `consume-ok` has come.
     pub(super) started: bool,
     /// Another takes its place, or has.
@@ -93,7 +94,7 @@ pub(super) struct Consumer {
     pub(super) wanted_prefetch: Option<u16>,
     /// How many deliveries were dropped with connections that went.
     pub(super) lost: u64,
-    deliveries: VecDeque<Delivered>,
+    deliveries: Batches,
     /// It was announced that there is something to take.
     announced: bool,
 }
@@ -155,6 +156,7 @@ pub(super) struct Consumers {
     free: Vec<u32>,
     made: u64,
     tags: u64,
+    spares: Spares,
     buffered: usize,
     buffered_octets: usize,
     /// How many deliveries of all of them, those that are forgotten included, were dropped since the connection last became
@@ -193,7 +195,7 @@ impl Consumers {
             dropped: false,
             wanted_prefetch: None,
             lost: 0,
-            deliveries: VecDeque::new(),
+            deliveries: Batches::default(),
             announced: false,
         };
         if let Some(slot) = self.slots.get_mut(id.index()) {
@@ -207,11 +209,11 @@ impl Consumers {
     pub(super) fn add_tag(
         &mut self,
         id: ConsumerId,
-        source: usize,
+        source: u32,
         prefetch_count: u16,
     ) -> Option<(&Tag, &Terms)> {
         let consumer = find_mut(&mut self.slots, id)?;
-        let terms = consumer.sources.get_mut(source)?;
+        let terms = consumer.sources.get_mut(source as usize)?;
         // The tag that its holder knows is used again on another connection.
         let name = if !terms.tag.is_empty() && consumer.tags.iter().all(|tag| tag.source != source) {
             terms.tag.clone()
@@ -272,7 +274,7 @@ impl Consumers {
         let Some(consumer) = find_mut(&mut self.slots, id) else { return };
         self.buffered += 1;
         self.buffered_octets += delivered.message.octets();
-        consumer.deliveries.push_back(delivered);
+        consumer.deliveries.push(delivered, &mut self.spares);
         if !consumer.announced && !consumer.dropped {
             consumer.announced = true;
             self.announcements.push_back(id);
@@ -303,12 +305,9 @@ impl Consumers {
     pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
         let Some(consumer) = find_mut(&mut self.slots, id) else { return };
         consumer.announced = false;
-        let count = consumer.deliveries.len().min(most);
+        let (count, octets) = consumer.deliveries.take(most, into, &mut self.spares);
         self.buffered -= count;
-        for delivered in consumer.deliveries.drain(..count) {
-            self.buffered_octets -= delivered.message.octets();
-            into.push_back(delivered);
-        }
+        self.buffered_octets -= octets;
     }
 
     /// Takes every delivery of a consumer.

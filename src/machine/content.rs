@@ -23,24 +23,56 @@ pub struct Delivered {
     pub message: Message,
     /// Its number on the channel.
     pub tag: u64,
+    pub(super) settled: Settled,
+    /// Which of the queues of its consumer it is from.
+    pub source: u32,
+    /// Which connection brought it.
+    pub(crate) epoch: u32,
+    /// The channel, of which only that incarnation can settle it.
+    pub(super) incarnation: u64,
+    pub(super) channel: u16,
     /// Whether it was delivered before.
     pub redelivered: bool,
-    /// Whether there is nothing to settle.
-    pub no_ack: bool,
-    /// Which of the queues of its consumer it is from.
-    pub source: usize,
-    /// Messages left in the queue, when it was got.
-    pub message_count: Option<u32>,
-    /// The channel, of which only that incarnation can settle it.
-    pub(super) channel: u16,
-    pub(super) incarnation: u64,
-    /// Which connection brought it.
-    pub(crate) epoch: u64,
     /// Whether its consumer said from which offset of a stream it reads.
     pub(super) by_offset: bool,
 }
 
+/// Whether a delivery is settled. An `Option` or a `Result` of a delivery says in here which it is, and where that is looked at
+/// its copies are cut: behind four octets that costs less than behind one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Settled {
+    No,
+    Yes,
+}
+
+impl From<bool> for Settled {
+    fn from(is_settled: bool) -> Self {
+        if is_settled { Self::Yes } else { Self::No }
+    }
+}
+
+/// A message that was got.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Got {
+    /// The message, with what settles it.
+    pub delivered: Delivered,
+    /// Messages left in the queue.
+    pub message_count: u32,
+}
+
 impl Delivered {
+    /// Whether there is nothing to settle: it needs no ack, or was settled.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled == Settled::Yes
+    }
+
+    pub(crate) fn set_settled(&mut self) {
+        self.settled = Settled::Yes;
+    }
+
     /// Whether it is from a stream. A queue may have messages that were copied from one, headers and all, and who consumes
     /// it may have said an offset, but hardly both.
     pub(super) fn is_of_stream(&self) -> bool {
@@ -54,7 +86,7 @@ pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 /// What a content is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Deliver { consumer: Option<(ConsumerId, usize)>, tag: u64, redelivered: bool },
+    Deliver { consumer: Option<(ConsumerId, u32)>, tag: u64, redelivered: bool },
     Got { request: WaitingRequest, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
     Returned { code: u16, text: Box<str> },
 }

@@ -13,6 +13,7 @@
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
 mod backoff;
+mod batches;
 mod channel;
 mod channels;
 mod chunk;
@@ -43,9 +44,10 @@ mod tuning;
 mod unsettled;
 mod waiting;
 
+pub(crate) use batches::BATCH;
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
-pub use content::Delivered;
+pub use content::{Delivered, Got};
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;

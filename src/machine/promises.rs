@@ -3,7 +3,7 @@
 //! A promise is answered exactly once. One whose holder has gone is answered all the same, and what came is handed back
 //! to be disposed of.
 
-use super::content::Delivered;
+use super::content::Got;
 use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::server_properties::ServerProperties;
 use crate::error::Error;
@@ -24,7 +24,7 @@ pub enum Reply {
     /// So many messages went.
     Count(u32),
     /// The message that was got, if there was one.
-    Delivery(Option<Box<Delivered>>),
+    Delivery(Option<Box<Got>>),
     /// The transaction has begun.
     Transaction(TransactionId),
     /// The transaction took effect, and these mandatory publishes came back.

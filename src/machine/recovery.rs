@@ -39,7 +39,7 @@ pub struct Dialling {
 #[non_exhaustive]
 pub struct Recovered {
     /// Which connection this is, counted from 1.
-    pub epoch: u64,
+    pub epoch: u32,
     /// How many tries it took.
     pub attempts: u32,
     /// Exchanges, queues and bindings that were declared again.

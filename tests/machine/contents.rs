@@ -27,7 +27,7 @@ fn size(size: u64) -> Vec<u8> {
 
 fn message(peer: &mut Peer, promise: PromiseId) -> puka::machine::Delivered {
     match peer.machine.fetch(promise) {
-        Some(Ok(puka::machine::Reply::Delivery(Some(delivered)))) => *delivered,
+        Some(Ok(puka::machine::Reply::Delivery(Some(got)))) => got.delivered,
         other => panic!("{other:?}"),
     }
 }

@@ -337,7 +337,7 @@ impl Peer {
         let channel = self.serve().last().unwrap().channel;
         self.content(channel, &get_ok(tag), body);
         match self.machine.fetch(promise) {
-            Some(Ok(Reply::Delivery(Some(delivered)))) => *delivered,
+            Some(Ok(Reply::Delivery(Some(got)))) => got.delivered,
             other => panic!("{other:?}"),
         }
     }

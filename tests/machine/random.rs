@@ -122,7 +122,7 @@ impl Run {
             match self.peer.machine.fetch(promise) {
                 None => rest.push(promise),
                 Some(Ok(Reply::Consumer(id))) => self.consumers.push(id),
-                Some(Ok(Reply::Delivery(Some(delivered)))) => self.held.push(*delivered),
+                Some(Ok(Reply::Delivery(Some(got)))) => self.held.push(got.delivered),
                 Some(_) => {}
             }
         }

@@ -28,7 +28,7 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
             let promise = peer.machine.get_in(id, get).unwrap();
             peer.content(1, &get_ok(tag), b"got");
             match peer.machine.fetch(promise) {
-                Some(Ok(Reply::Delivery(Some(delivered)))) => delivered,
+                Some(Ok(Reply::Delivery(Some(got)))) => got.delivered,
                 other => panic!("{other:?}"),
             }
         })
@@ -56,7 +56,7 @@ fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
     peer.content(1, &get_ok(1), b"got");
     let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(promise) else { panic!("nothing got") };
     peer.take();
-    peer.machine.settle(&got, Settle::Ack { multiple: false }).unwrap();
+    peer.machine.settle(&got.delivered, Settle::Ack { multiple: false }).unwrap();
     peer.machine.drop_transaction(id);
     assert_eq!(peer.names(), ["1 channel.close"]);
     peer.method(1, &channel::CloseOk {});

@@ -157,9 +157,9 @@ impl World {
             (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
             (Asked::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
                 let (queue, no_ack) = (queue.clone(), *no_ack);
-                let Reply::Delivery(Some(delivered)) = reply else { return Ok(()) };
-                ensure(delivered.no_ack == no_ack, || "a get of the wrong kind".into())?;
-                self.receive(client, &queue, None, *delivered)
+                let Reply::Delivery(Some(got)) = reply else { return Ok(()) };
+                ensure(got.delivered.is_settled() == no_ack, || "a get of the wrong kind".into())?;
+                self.receive(client, &queue, None, got.delivered)
             }
             (Asked::Consume { queue, no_ack, prefetch }, Reply::Consumer(id)) => {
                 let (queue, no_ack, prefetch) = (queue.clone(), *no_ack, *prefetch);
@@ -253,9 +253,9 @@ impl World {
 
 fn name_of(reply: &Reply) -> String {
     match reply {
-        Reply::Delivery(Some(delivered)) => {
-            let id = crate::observer::id_of(delivered.message.body());
-            format!("delivery {} of message {id:?}", delivered.tag)
+        Reply::Delivery(Some(got)) => {
+            let id = crate::observer::id_of(got.delivered.message.body());
+            format!("delivery {} of message {id:?}", got.delivered.tag)
         }
         Reply::Connected(_) => "connected".into(),
         reply => format!("{reply:?}"),

@@ -39,7 +39,7 @@ impl World {
             self.reply_to(client, id, &delivered.message)?;
         }
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
-        if delivered.no_ack {
+        if delivered.is_settled() {
             return Ok(());
         }
         session.held.push(Held { delivered, queue: queue.to_owned(), copy, consumer, stale: false, line });
@@ -86,7 +86,7 @@ impl World {
         }
         self.note(client, || format!("takes {} of {id:?}", taken.len()));
         for delivered in taken {
-            ensure(delivered.no_ack == no_ack, || "a delivery of the wrong kind".into())?;
+            ensure(delivered.is_settled() == no_ack, || "a delivery of the wrong kind".into())?;
             self.receive(client, &queue, Some(id), delivered)?;
         }
         self.events(client)?;

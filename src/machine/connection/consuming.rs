@@ -138,7 +138,7 @@ impl Connection {
         if is_shared && prefetch_count != 0 {
             self.write_qos(number, prefetch_count, true, None);
         }
-        for source in 0..count {
+        for source in 0..count as u32 {
             let own = if is_shared { 0 } else { prefetch_count };
             self.write_consume(number, id, source, own, None, false);
         }
@@ -184,7 +184,7 @@ impl Connection {
         &mut self,
         number: u16,
         id: ConsumerId,
-        source: usize,
+        source: u32,
         prefetch_count: u16,
         resized: Option<PromiseId>,
         replaces: bool,
@@ -344,7 +344,7 @@ impl Connection {
 
     /// The consumer of a tag, and which of its queues the tag is for.
     #[inline]
-    pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, usize)> {
+    pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, u32)> {
         let consumers = &self.channels.get(number)?.consumers;
         consumers
             .iter()
@@ -355,7 +355,7 @@ impl Connection {
     pub(super) fn deliver(
         &mut self,
         number: u16,
-        consumer: Option<(ConsumerId, usize)>,
+        consumer: Option<(ConsumerId, u32)>,
         tag: u64,
         redelivered: bool,
         message: Message,
@@ -367,7 +367,7 @@ impl Connection {
         let source = consumer.map_or(0, |(_, source)| source);
         let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
         let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
-        let terms = found.and_then(|(_, consumer)| consumer.sources.get(source));
+        let terms = found.and_then(|(_, consumer)| consumer.sources.get(source as usize));
         let by_offset = terms.is_some_and(|terms| terms.by_offset);
         let wanted = found.filter(|(_, consumer)| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
@@ -391,9 +391,8 @@ impl Connection {
             message,
             tag,
             redelivered,
-            no_ack,
+            settled: no_ack.into(),
             source,
-            message_count: None,
             channel: number,
             incarnation,
             epoch: self.epoch,

@@ -108,7 +108,7 @@ impl Connection {
         let has_ended = consumer.end_tag(cancel.consumer_tag.as_octets());
         // Most often it has lost its queue. One that is durable is still there, and need not be declared again.
         if consumer.tags.iter().all(|tag| tag.source != source)
-            && let Some(terms) = consumer.sources.get(source)
+            && let Some(terms) = consumer.sources.get(source as usize)
         {
             self.topology.forget_queue(&terms.queue);
         }

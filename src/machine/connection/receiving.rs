@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::content::{Assembly, Delivered, INLINE_BODY, Purpose};
+use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose};
 use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
@@ -319,15 +319,13 @@ impl Connection {
             self.fail(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
             return;
         }
-        let message_count = Some(message_count);
         let incarnation = channel.incarnation;
         let delivered = Delivered {
             message,
             tag,
             redelivered,
-            no_ack,
+            settled: no_ack.into(),
             source: 0,
-            message_count,
             channel: number,
             incarnation,
             epoch: self.epoch,
@@ -335,7 +333,7 @@ impl Connection {
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
-        self.answer(promise, Ok(Reply::Delivery(Some(Box::new(delivered)))));
+        self.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
     }
 
     fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {

@@ -181,7 +181,7 @@ impl Connection {
         let was_usable = matches!(self.state, State::Open | State::Restoring);
         let Some(delay) = backoff.after(error, in_handshake, self.now, endpoints) else { return false };
         let (attempt, has_stood) = (backoff.attempt, backoff.has_stood());
-        self.epoch += u64::from(was_usable);
+        self.epoch += u32::from(was_usable);
         if stood {
             self.notices.tell(&Notice::Disconnected(error.clone()));
         }

@@ -12,7 +12,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
     pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
-        if delivered.no_ack {
+        if delivered.is_settled() {
             return Ok(());
         }
         // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
