@@ -2,7 +2,8 @@
 //!
 //! It is one allocation when the body is small. A large body that came in one frame is a slice of what was read.
 
-use crate::protocol::{DecodeError, Properties, ShortStr, TableRef};
+use crate::protocol::frame::OVERHEAD;
+use crate::protocol::{ContentHeader, DecodeError, Properties, ShortStr, TableRef, WholeContent};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +12,7 @@ use std::ops::Range;
 /// A message that a broker delivered or returned.
 #[derive(Clone)]
 pub struct Message {
-    /// Exchange, routing key, property list and, when it is small, the body, one behind the other.
+    /// Exchange, routing key, property list and, when it is small, the body, in this order.
     octets: Bytes,
     ends: Ends,
     /// A large body. Boxed, because a message is moved often, and most bodies are small.
@@ -21,23 +22,56 @@ pub struct Message {
 /// Where the exchange, the routing key and the property list end. Small, because messages are moved often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
-    exchange: u16,
+    exchange: u8,
     routing_key: u16,
     properties: u32,
+    /// Whether the parts stand as they came, with what AMQP has between them.
+    as_it_came: bool,
 }
+
+/// What AMQP has in front of a routing key: its length.
+const BEFORE_ROUTING_KEY: usize = 1;
+
+/// What it has between a routing key and the property list: the end of a frame, and the beginning of a content header.
+const BEFORE_PROPERTIES: usize = OVERHEAD as usize + ContentHeader::PROPERTY_LIST;
+
+/// What it has between the property list and the body: the end of a frame, and the beginning of another.
+const BEFORE_BODY: usize = OVERHEAD as usize;
 
 impl Ends {
     /// Of an exchange and a routing key of so many octets, and no properties yet.
     pub(crate) fn new(exchange: ShortStr<'_>, routing_key: ShortStr<'_>) -> Self {
         // A short string has 255 octets at most.
-        let (exchange, routing_key) = (exchange.len() as u16, routing_key.len() as u16);
-        let routing_key = exchange + routing_key;
-        Self { exchange, routing_key, properties: routing_key.into() }
+        let (exchange, routing_key) = (exchange.len() as u8, routing_key.len() as u16);
+        let routing_key = u16::from(exchange) + routing_key;
+        Self { exchange, routing_key, properties: routing_key.into(), as_it_came: false }
     }
 
     /// With a property list of so many octets, which is part of a frame.
     pub(crate) fn with_properties(self, octets: usize) -> Self {
         Self { properties: u32::from(self.routing_key).saturating_add(octets as u32), ..self }
+    }
+
+    /// What stands in front of something, if it came with it.
+    fn gap(self, octets: usize) -> usize {
+        if self.as_it_came { octets } else { 0 }
+    }
+
+    fn exchange(self) -> Range<usize> {
+        0..self.exchange.into()
+    }
+
+    fn routing_key(self) -> Range<usize> {
+        usize::from(self.exchange) + self.gap(BEFORE_ROUTING_KEY)..self.routing_key.into()
+    }
+
+    fn properties(self) -> Range<usize> {
+        usize::from(self.routing_key) + self.gap(BEFORE_PROPERTIES)..self.properties as usize
+    }
+
+    /// Where the body begins, if there is one.
+    fn body(self) -> usize {
+        self.properties as usize + self.gap(BEFORE_BODY)
     }
 }
 
@@ -50,21 +84,23 @@ enum Apart {
 }
 
 impl Message {
-    /// A message of its parts, which are copied into one allocation.
+    /// A message with all of its content, which is copied in one piece.
     #[inline]
-    pub(crate) fn of_parts(
+    pub(crate) fn as_it_came(
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
-        properties: &[u8],
-        body: &[u8],
+        content: &WholeContent<'_>,
     ) -> Self {
-        let octets = exchange.len() + routing_key.len() + properties.len() + body.len();
-        let mut whole = Vec::with_capacity(octets);
-        whole.extend_from_slice(exchange.as_octets());
-        whole.extend_from_slice(routing_key.as_octets());
-        whole.extend_from_slice(properties);
-        whole.extend_from_slice(body);
-        Self::inline(whole, Ends::new(exchange, routing_key).with_properties(properties.len()))
+        // These two are the last that the method has.
+        let names = exchange.len() + BEFORE_ROUTING_KEY + routing_key.len();
+        let octets = content.octets.get(content.method - names..).unwrap_or_default();
+        let ends = Ends {
+            exchange: exchange.len() as u8,
+            routing_key: names as u16,
+            properties: (names + BEFORE_PROPERTIES + content.properties) as u32,
+            as_it_came: true,
+        };
+        Self { octets: Box::<[u8]>::from(octets).into(), ends, apart: None }
     }
 
     /// A message whose body, if any, stands in `octets` behind the property list.
@@ -84,10 +120,6 @@ impl Message {
         Self { octets: octets.into_boxed_slice().into(), ends, apart: Some(apart.into()) }
     }
 
-    fn properties_end(&self) -> usize {
-        self.ends.properties as usize
-    }
-
     fn part(&self, range: Range<usize>) -> &[u8] {
         self.octets.get(range).unwrap_or_default()
     }
@@ -95,7 +127,7 @@ impl Message {
     /// The exchange it was published to; empty for the default one. U+FFFD stands for what is not UTF-8.
     #[must_use]
     pub fn exchange(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.part(0..self.ends.exchange.into()))
+        String::from_utf8_lossy(self.part(self.ends.exchange()))
     }
 
     /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
@@ -107,14 +139,14 @@ impl Message {
     /// The routing key as it came.
     #[must_use]
     pub fn routing_key_octets(&self) -> &[u8] {
-        self.part(self.ends.exchange.into()..self.ends.routing_key.into())
+        self.part(self.ends.routing_key())
     }
 
     /// The properties. They are decoded at each call, without an allocation.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         // The list was decoded once when it arrived, and refused there if need be.
-        Properties::decode(self.part(self.ends.routing_key.into()..self.properties_end())).unwrap_or_default()
+        Properties::decode(self.part(self.ends.properties())).unwrap_or_default()
     }
 
     /// The headers; an empty table when there are none.
@@ -129,7 +161,7 @@ impl Message {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match self.apart.as_deref() {
-            None => self.part(self.properties_end()..self.octets.len()),
+            None => self.part(self.ends.body()..self.octets.len()),
             Some(Apart::Body(body)) => body,
             Some(Apart::TooLarge(_)) => &[],
         }
@@ -139,7 +171,7 @@ impl Message {
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match self.apart.as_deref() {
-            None => self.octets.slice(self.properties_end()..),
+            None => self.octets.slice(self.ends.body().min(self.octets.len())..),
             Some(Apart::Body(body)) => body.clone(),
             Some(Apart::TooLarge(_)) => Bytes::new(),
         }
@@ -172,9 +204,12 @@ impl Message {
             }
         }
         properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
-        let mut octets = self.part(0..self.ends.routing_key.into()).to_vec();
+        let names = [self.ends.exchange(), self.ends.routing_key()].map(|name| self.part(name));
+        let [exchange, routing_key] = names.map(|name| ShortStr::from_octets(name).unwrap_or_default());
+        let mut octets = names.concat();
+        let before = octets.len();
         properties.encode_list(&mut octets);
-        let ends = self.ends.with_properties(octets.len() - usize::from(self.ends.routing_key));
+        let ends = Ends::new(exchange, routing_key).with_properties(octets.len() - before);
         match self.too_large_body() {
             Some(size) => Self::too_large(octets, ends, size),
             None => Self::with_body(octets, ends, self.body_bytes()),

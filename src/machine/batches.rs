@@ -104,14 +104,14 @@ impl Batches {
 mod tests {
     use super::*;
     use crate::machine::content::Settled;
-    use crate::message::Message;
+    use crate::message::{Ends, Message};
     use crate::protocol::ShortStr;
     use proptest::prelude::*;
 
     fn delivered(tag: u64) -> Delivered {
         let body = vec![0; tag as usize % 7];
         Delivered {
-            message: Message::of_parts(ShortStr::EMPTY, ShortStr::EMPTY, &[0, 0], &body),
+            message: Message::inline(body, Ends::new(ShortStr::EMPTY, ShortStr::EMPTY)),
             tag,
             redelivered: false,
             settled: Settled::No,

@@ -19,10 +19,14 @@ const SPARSE: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
-    /// By ascending tag.
+    /// By ascending tag. The first is held.
     deliveries: VecDeque<(u64, State)>,
     held: usize,
-    /// Tags acknowledged since the last flush.
+    /// Everything up to this tag is settled.
+    covered: u64,
+    /// So many of those are acknowledged and the frame is not written.
+    covering: usize,
+    /// Tags acknowledged since the last flush when one before them was held.
     acked: Vec<u64>,
     /// The last tag of the channel.
     last: u64,
@@ -67,12 +71,22 @@ impl Unsettled {
     pub(super) fn forget(&mut self) {
         self.deliveries.clear();
         self.acked.clear();
+        self.covering = 0;
         self.held = 0;
     }
 
     /// Acknowledges a delivery, and with `multiple` all before it. False when it is not held.
     #[inline]
     pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
+        // Most often they are acknowledged in their order.
+        if self.deliveries.front().is_some_and(|(first, _)| *first == tag) {
+            self.deliveries.pop_front();
+            self.held -= 1;
+            self.covered = tag;
+            self.covering += 1;
+            self.cover();
+            return true;
+        }
         self.settle(tag, multiple, State::Acked)
     }
 
@@ -83,7 +97,6 @@ impl Unsettled {
         was_held
     }
 
-    #[inline]
     fn settle(&mut self, tag: u64, multiple: bool, state: State) -> bool {
         let Some(last) = self.position(tag) else { return false };
         if !self.settle_at(last, state) {
@@ -94,10 +107,10 @@ impl Unsettled {
                 self.settle_at(place, state);
             }
         }
+        self.cover();
         true
     }
 
-    #[inline]
     fn settle_at(&mut self, place: usize, state: State) -> bool {
         let Some((tag, found @ State::Held)) = self.deliveries.get_mut(place) else { return false };
         *found = state;
@@ -108,11 +121,22 @@ impl Unsettled {
         true
     }
 
-    fn trim(&mut self) {
-        while self.deliveries.front().is_some_and(|(_, state)| *state == State::Settled) {
+    /// Takes off what is settled in front of the first that is held.
+    #[inline]
+    fn cover(&mut self) {
+        while let Some((tag, state)) =
+            self.deliveries.front().copied().filter(|(_, state)| *state != State::Held)
+        {
+            if state == State::Acked {
+                self.covered = tag;
+                self.covering += 1;
+            }
             self.deliveries.pop_front();
         }
-        // What is settled behind one that is held for long does not add up.
+    }
+
+    /// What is settled behind one that is held for long does not add up.
+    fn trim(&mut self) {
         if self.deliveries.len() > 2 * (self.held + self.acked.len()) + SPARSE {
             self.deliveries.retain(|(_, state)| *state != State::Settled);
         }
@@ -120,31 +144,21 @@ impl Unsettled {
 
     /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it stands for all before it.
     pub(super) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
-        let mut covered = None;
-        let mut count = 0;
-        while let Some((tag, state)) =
-            self.deliveries.front().copied().filter(|(_, state)| *state != State::Held)
-        {
-            if state == State::Acked {
-                covered = Some(tag);
-                count += 1;
+        let covering = std::mem::take(&mut self.covering);
+        if covering > 0 {
+            ack(self.covered, covering > 1);
+        }
+        if self.acked.is_empty() {
+            return;
+        }
+        let mut acked = std::mem::take(&mut self.acked);
+        for tag in acked.drain(..).filter(|tag| *tag > self.covered) {
+            ack(tag, false);
+            if let Some(place) = self.position(tag) {
+                self.deliveries[place].1 = State::Settled;
             }
-            self.deliveries.pop_front();
         }
-        if let Some(tag) = covered {
-            ack(tag, count > 1);
-        }
-        if count < self.acked.len() {
-            let acked = std::mem::take(&mut self.acked);
-            for &tag in acked.iter().filter(|tag| covered.is_none_or(|covered| **tag > covered)) {
-                ack(tag, false);
-                if let Some(place) = self.position(tag) {
-                    self.deliveries[place].1 = State::Settled;
-                }
-            }
-            self.acked = acked;
-        }
-        self.acked.clear();
+        self.acked = acked;
         self.trim();
     }
 }
@@ -152,6 +166,80 @@ impl Unsettled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Deliver { gap: u64 },
+        Settle { back: u64, multiple: bool, acks: bool },
+        Flush,
+        Forget,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let multiple = prop::bool::weighted(0.1);
+        let step = prop_oneof![
+            20 => (1..3_u64).prop_map(|gap| Step::Deliver { gap }),
+            20 => (0..30_u64, multiple, prop::bool::weighted(0.8))
+                .prop_map(|(back, multiple, acks)| Step::Settle { back, multiple, acks }),
+            3 => Just(Step::Flush),
+            1 => Just(Step::Forget),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    /// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
+    fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, held: &BTreeSet<u64>) {
+        unsettled.flush(|tag, multiple| {
+            assert!(awaited.contains(&tag), "an ack of {tag}, which is settled");
+            awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });
+        });
+        assert_eq!(awaited, held);
+    }
+
+    proptest! {
+        #[test]
+        #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+        fn after_a_flush_the_broker_waits_for_what_is_held(steps in steps()) {
+            let mut unsettled = Unsettled::default();
+            let (mut last, mut awaited, mut held) = (0, BTreeSet::new(), BTreeSet::new());
+            for step in steps {
+                match step {
+                    Step::Deliver { gap } => {
+                        last += gap;
+                        prop_assert!(unsettled.deliver(last, false));
+                        awaited.insert(last);
+                        held.insert(last);
+                    }
+                    Step::Settle { back, multiple, acks } => {
+                        let tag = last.saturating_sub(back);
+                        if multiple && !acks {
+                            // As the connection does, or it would refuse what is acknowledged and not written.
+                            flush(&mut unsettled, &mut awaited, &held);
+                        }
+                        let was_held = if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple) };
+                        prop_assert_eq!(was_held, held.contains(&tag));
+                        let settled = |other: &u64| *other == tag || multiple && *other < tag;
+                        if was_held {
+                            held.retain(|held| !settled(held));
+                        }
+                        if was_held && !acks {
+                            awaited.retain(|awaited| !settled(awaited));
+                        }
+                    }
+                    Step::Flush => flush(&mut unsettled, &mut awaited, &held),
+                    Step::Forget => {
+                        unsettled.forget();
+                        held.clear();
+                        awaited.clear();
+                    }
+                }
+                prop_assert_eq!(unsettled.held(), held.len());
+            }
+            flush(&mut unsettled, &mut awaited, &held);
+        }
+    }
 
     fn delivered(tags: impl IntoIterator<Item = u64>) -> Unsettled {
         let mut unsettled = Unsettled::default();

@@ -3,6 +3,7 @@
 mod decoder;
 mod encode;
 
+pub(crate) use decoder::WholeContent;
 pub use decoder::{Decoder, Frame};
 pub use encode::{body, content_header, heartbeat, method};
 pub(crate) use encode::{body_frame_start, content_header_of};

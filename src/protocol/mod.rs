@@ -21,6 +21,7 @@ mod value;
 pub mod wire;
 
 pub use error::{DecodeError, EncodeError};
+pub(crate) use frame::WholeContent;
 pub use frame::{Decoder, Frame, FrameKind, ProtocolHeader};
 pub use method::{Method, MethodId};
 pub use properties::{ContentHeader, PROPERTIES, Properties, PropertyInfo, RawHeaders};

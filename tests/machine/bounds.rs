@@ -90,7 +90,7 @@ fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
 #[test]
 fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
     for options in
-        [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 103)]
+        [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 132)]
     {
         let mut peer = Peer::open(options);
         let (id, channel, tag) = peer.consumer(&consume("q"));

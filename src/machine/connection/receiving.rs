@@ -8,7 +8,9 @@ use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
-use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode, ShortStr};
+use crate::protocol::{
+    Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode, ShortStr, WholeContent,
+};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -150,12 +152,15 @@ impl Connection {
         }
         if frame.kind() == FrameKind::Method {
             // What comes most often is looked for first.
-            if channel.assembly.is_none() && frame.method_id() == Some(basic::Deliver::ID) {
-                let content = frame.take_content(most.min(INLINE_BODY));
-                if let Some(deliver) = basic::Deliver::decode(frame.payload()) {
-                    self.receive_deliver(number, deliver, content.map(|content| frame.content(&content)));
-                    return Ok(());
+            if channel.assembly.is_none()
+                && let Some(deliver) = basic::Deliver::decode(frame.payload())
+            {
+                let content = frame.with_content(most.min(INLINE_BODY));
+                self.receive_deliver(number, deliver, content);
+                if let Some(left) = content.map(|content| content.left) {
+                    frame.skip_content(left);
                 }
+                return Ok(());
             }
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
             if channel.assembly.is_some() {
@@ -229,14 +234,19 @@ impl Connection {
         Ok(())
     }
 
-    /// A delivery, with the property list and the body if they are there already.
+    /// A delivery, with its content if that is there already.
     #[inline]
-    fn receive_deliver(&mut self, number: u16, deliver: basic::Deliver<'_>, content: Option<(&[u8], &[u8])>) {
+    fn receive_deliver(
+        &mut self,
+        number: u16,
+        deliver: basic::Deliver<'_>,
+        content: Option<WholeContent<'_>>,
+    ) {
         let consumer = self.consumer_of(number, deliver.consumer_tag);
         let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
         match content {
-            Some((properties, body)) => {
-                let message = Message::of_parts(exchange, routing_key, properties, body);
+            Some(content) => {
+                let message = Message::as_it_came(exchange, routing_key, &content);
                 self.deliver(number, consumer, tag, redelivered, message);
             }
             None => {

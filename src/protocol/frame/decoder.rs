@@ -3,13 +3,12 @@
 //! It owns the buffer that the transport reads into. The buffer grows while reads fill it and is used again for as long
 //! as nobody keeps a part of it, so a steady stream of small frames allocates nothing.
 
-use super::super::{ContentHeader, DecodeError, MethodId};
+use super::super::{ContentHeader, DecodeError};
 use super::{
     FRAME_END, FrameHeader, FrameKind, HEADER, INITIAL_FRAME_MAX, OVERHEAD, ProtocolHeader, UNSPLIT_FRAME_MAX,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// The size of a fresh buffer, in octets: what an idle connection costs.
 const SMALLEST: usize = 4 << 10;
@@ -76,13 +75,17 @@ struct Cut {
     to: usize,
 }
 
-/// Where a content is in the decoder's buffer.
-#[derive(Debug)]
-pub(crate) struct WholeContent {
-    properties: Range<usize>,
-    body: Range<usize>,
-    /// What comes behind it.
-    end: usize,
+/// A method with all of its content.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeContent<'d> {
+    /// From the method's payload to the end of the body, as it came.
+    pub(crate) octets: &'d [u8],
+    /// Octets of the method's payload.
+    pub(crate) method: usize,
+    /// Octets of the property list.
+    pub(crate) properties: usize,
+    /// How many octets come behind it.
+    pub(crate) left: usize,
 }
 
 impl Frame<'_> {
@@ -104,28 +107,22 @@ impl Frame<'_> {
         self.decoder.buffer.get(self.cut.from..self.cut.to).unwrap_or_default()
     }
 
-    /// The numbers of a method frame's method.
+    /// This method with its content, when all of it has arrived, with nothing between, and the body is in one frame of at
+    /// most so many octets. What is wrong with it shows when its frames are taken one by one.
     #[inline]
-    pub(crate) fn method_id(&self) -> Option<MethodId> {
-        let (class, rest) = self.payload().split_first_chunk()?;
-        let method = rest.first_chunk()?;
-        Some(MethodId { class: u16::from_be_bytes(*class), method: u16::from_be_bytes(*method) })
+    pub(crate) fn with_content(&self, most: u64) -> Option<WholeContent<'_>> {
+        let Self { decoder, cut } = self;
+        let (properties, left) = decoder.find_content(cut.channel, most)?;
+        let end = decoder.end.saturating_sub(left);
+        // Without a body, there is only the end of the header's frame.
+        let octets = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
+        Some(WholeContent { octets, method: cut.to.saturating_sub(cut.from), properties, left })
     }
 
-    /// Takes the content of this method, when all of it has arrived, with nothing between, and the body is in one frame of
-    /// at most so many octets. What is wrong with it shows when its frames are taken one by one.
+    /// Goes on behind this method and its content.
     #[inline]
-    pub(crate) fn take_content(&mut self, most: u64) -> Option<WholeContent> {
-        let content = self.decoder.find_content(self.cut.channel, most)?;
-        self.decoder.start = content.end;
-        Some(content)
-    }
-
-    /// The property list of a content and the body.
-    #[inline]
-    pub(crate) fn content(&self, content: &WholeContent) -> (&[u8], &[u8]) {
-        let octets = |range: &Range<usize>| self.decoder.buffer.get(range.clone()).unwrap_or_default();
-        (octets(&content.properties), octets(&content.body))
+    pub(crate) fn skip_content(&mut self, left: usize) {
+        self.decoder.start = self.decoder.end.saturating_sub(left);
     }
 
     /// The payload, to keep. When it is at least half of the buffer that it was received in it shares that, else it is
@@ -317,9 +314,9 @@ impl Decoder {
         }
     }
 
-    /// A whole content at the start of what was received.
+    /// A whole content at the start of what was received: octets of its property list, and how many come behind it.
     #[inline]
-    fn find_content(&self, channel: u16, most: u64) -> Option<WholeContent> {
+    fn find_content(&self, channel: u16, most: u64) -> Option<(usize, usize)> {
         let (header, rest) = split_frame(self.pending(), FrameKind::Header, channel, self.unsplit_limit)?;
         let (size, properties) = ContentHeader::check(header).ok()?;
         let (body, rest) = match size {
@@ -329,14 +326,7 @@ impl Decoder {
         if size > most || u64::try_from(body.len()) != Ok(size) {
             return None;
         }
-        let properties_end = self.start.saturating_add(HEADER).saturating_add(header.len());
-        let end = self.end.saturating_sub(rest.len());
-        let body_end = end.saturating_sub(1);
-        Some(WholeContent {
-            properties: properties_end.saturating_sub(properties.len())..properties_end,
-            body: body_end.saturating_sub(body.len())..body_end,
-            end,
-        })
+        Some((properties.len(), rest.len()))
     }
 
     #[inline(always)]
