@@ -164,11 +164,13 @@ impl Channel {
         self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Recover { .. }))
     }
 
+    /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes of it.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.consumers.is_empty() && self.unsettled.held() == 0
+    }
+
     /// Whether nothing is under way on it, so that anything may be.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.awaited.is_empty()
-            && self.assembly.is_none()
-            && self.consumers.is_empty()
-            && self.unsettled.held() == 0
+        self.awaited.is_empty() && self.assembly.is_none() && self.holds_nothing()
     }
 }

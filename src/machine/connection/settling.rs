@@ -3,8 +3,9 @@
 use super::Connection;
 use crate::error::Error;
 use crate::machine::Settle;
+use crate::machine::channel::Channel;
 use crate::machine::content::Delivered;
-use crate::protocol::method::basic;
+use crate::protocol::method::{Encode, basic};
 
 impl Connection {
     /// Settles a delivery. Nothing is to be waited for: the frame leaves with the next write.
@@ -15,51 +16,68 @@ impl Connection {
         if delivered.is_settled() {
             return Ok(());
         }
-        // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
-        // for an acknowledgement.
-        let how = match how {
-            Settle::Nack { multiple, .. } if delivered.is_of_stream() => Settle::Ack { multiple },
-            Settle::Reject { .. } if delivered.is_of_stream() => Settle::Ack { multiple: false },
-            how => how,
-        };
-        let (number, tag) = (delivered.channel, delivered.tag);
-        if matches!(how, Settle::Nack { multiple: true, .. }) {
-            // Or it would refuse what is acknowledged and not written.
-            self.flush_channel_acks(number);
-        }
-        let channel = self.channels.get_mut(number);
-        let channel = channel.filter(|channel| channel.incarnation == delivered.incarnation);
-        let settled = channel.and_then(|channel| {
-            let was_held = match how {
-                Settle::Ack { multiple } => channel.unsettled.ack(tag, multiple),
-                Settle::Nack { multiple, .. } => channel.unsettled.refuse(tag, multiple),
-                Settle::Reject { .. } => channel.unsettled.refuse(tag, false),
-            };
-            was_held.then_some(channel)
-        });
-        let Some(channel) = settled else {
-            self.counters.stale += 1;
-            return Err(Error::Stale);
-        };
-        // As long as it has consumers, or messages that are held, nothing becomes of it.
-        let is_over = channel.consumers.is_empty() && channel.unsettled.held() == 0;
         match how {
-            Settle::Ack { .. } => {
-                if !channel.has_acks {
-                    channel.has_acks = true;
-                    self.acking.push(number);
-                }
-                self.attention = true;
+            Settle::Ack { multiple } => self.acknowledge(delivered, multiple),
+            // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
+            // for an acknowledgement.
+            Settle::Nack { multiple, .. } if delivered.is_of_stream() => {
+                self.acknowledge(delivered, multiple)
             }
+            Settle::Reject { .. } if delivered.is_of_stream() => self.acknowledge(delivered, false),
             Settle::Nack { multiple, requeue } => {
-                self.write(number, &basic::Nack { delivery_tag: tag, multiple, requeue });
+                if multiple {
+                    // Or it would refuse what is acknowledged and not written.
+                    self.flush_channel_acks(delivered.channel);
+                }
+                let nack = basic::Nack { delivery_tag: delivered.tag, multiple, requeue };
+                self.refuse(delivered, multiple, &nack)
             }
-            Settle::Reject { requeue } => self.write(number, &basic::Reject { delivery_tag: tag, requeue }),
+            Settle::Reject { requeue } => {
+                self.refuse(delivered, false, &basic::Reject { delivery_tag: delivered.tag, requeue })
+            }
         }
+    }
+
+    #[inline]
+    fn acknowledge(&mut self, delivered: &Delivered, multiple: bool) -> Result<(), Error> {
+        let channel = self.channel_of(delivered);
+        let acked =
+            channel.and_then(|channel| channel.unsettled.ack(delivered.tag, multiple).then_some(channel));
+        let Some(channel) = acked else { return self.stale() };
+        let is_over = channel.holds_nothing();
+        if !std::mem::replace(&mut channel.has_acks, true) {
+            self.acking.push(delivered.channel);
+        }
+        self.attention = true;
         if is_over {
-            self.release(number);
+            self.release(delivered.channel);
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, delivered: &Delivered, multiple: bool, refusal: &impl Encode) -> Result<(), Error> {
+        let channel = self.channel_of(delivered);
+        let refused =
+            channel.and_then(|channel| channel.unsettled.refuse(delivered.tag, multiple).then_some(channel));
+        let Some(channel) = refused else { return self.stale() };
+        let is_over = channel.holds_nothing();
+        self.write(delivered.channel, refusal);
+        if is_over {
+            self.release(delivered.channel);
+        }
+        Ok(())
+    }
+
+    /// The channel that brought a delivery, if it is still there.
+    fn channel_of(&mut self, delivered: &Delivered) -> Option<&mut Channel> {
+        let channel = self.channels.get_mut(delivered.channel);
+        channel.filter(|channel| channel.incarnation == delivered.incarnation)
+    }
+
+    #[cold]
+    fn stale(&mut self) -> Result<(), Error> {
+        self.counters.stale += 1;
+        Err(Error::Stale)
     }
 
     /// Gives a message back to its queue that nobody has dealt with. One that can't be given back any more, the broker
