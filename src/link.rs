@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::machine::{
-    Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Reply,
+    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId,
 };
 #[cfg(shuttle)]
 use shuttle::sync::{
@@ -156,14 +156,17 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Releases the lock, then wakes whom it concerns what was done.
     #[inline]
-    fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.lock();
-        let result = act(&mut state);
+    fn release(&self, state: MutexGuard<'_, State>) {
         self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
-        if state.is_quiet() {
-            return result;
+        if !state.is_quiet() {
+            self.release_and_wake(state);
         }
+    }
+
+    #[cold]
+    fn release_and_wake(&self, mut state: MutexGuard<'_, State>) {
         let woken = state.woken();
         drop(state);
         let mut login = woken.wake();
@@ -175,19 +178,14 @@ impl Link {
             drop(state);
             login = woken.wake();
         }
-        result
     }
 
-    /// Polls something, or lets others run first: without an answer, whoever polls is woken again at once.
-    fn poll_or_give_way<R>(
-        &self,
-        cx: &Context<'_>,
-        poll: impl FnOnce(&mut State) -> Option<Poll<R>>,
-    ) -> Poll<R> {
-        self.with_state(poll).unwrap_or_else(|| {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
+    #[inline]
+    fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        self.release(state);
+        result
     }
 
     /// Does something with the machine, then wakes whom it concerns.
@@ -211,14 +209,10 @@ impl Link {
     }
 
     /// The answer to a promise, once.
-    pub(crate) fn poll_promise(
-        &self,
-        promise: PromiseId,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Reply, Error>> {
+    pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Answer> {
         let mut state = self.lock();
-        if let Some(outcome) = state.machine.fetch(promise) {
-            return Poll::Ready(outcome);
+        if let Some(answer) = state.machine.fetch_answer(promise) {
+            return Poll::Ready(answer);
         }
         keep(&mut state.promises, promise.index(), cx.waker());
         Poll::Pending
@@ -242,27 +236,30 @@ impl Link {
         cx: &mut Context<'_>,
         send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
-        self.poll_or_give_way(cx, |state| {
-            if state.sent > GIVE_WAY {
-                state.sent = 0;
-                return None;
-            }
-            let before = state.machine.outgoing_octets();
-            let sent = send(&mut state.machine);
-            state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
-            if !matches!(sent, Err(Error::Full)) {
-                if let Some(ticket) = ticket.take() {
-                    state.waiting_for(room).remove(&ticket);
-                }
-                return Some(Poll::Ready(sent));
-            }
+        let mut state = self.lock();
+        if state.sent > GIVE_WAY {
+            state.sent = 0;
+            drop(state);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = state.machine.outgoing_octets();
+        let sent = send(&mut state.machine);
+        state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
+        if matches!(sent, Err(Error::Full)) {
             let place = *ticket.get_or_insert_with(|| {
                 state.tickets += 1;
                 state.tickets
             });
             state.waiting_for(room).insert(place, cx.waker().clone());
-            Some(Poll::Pending)
-        })
+            self.release(state);
+            return Poll::Pending;
+        }
+        if let Some(ticket) = ticket.take() {
+            state.waiting_for(room).remove(&ticket);
+        }
+        self.release(state);
+        Poll::Ready(sent)
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
@@ -278,24 +275,27 @@ impl Link {
         into: &mut VecDeque<Delivered>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
-        self.poll_or_give_way(cx, |state| {
-            if state.taken >= GIVE_WAY_TAKING {
-                state.taken = 0;
-                if state.machine.wants_attention() {
-                    return None;
-                }
+        let mut state = self.lock();
+        if state.taken >= GIVE_WAY_TAKING {
+            state.taken = 0;
+            if state.machine.wants_attention() {
+                drop(state);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            state.machine.take_deliveries(consumer, most, into);
-            state.taken += into.len();
-            if !into.is_empty() {
-                return Some(Poll::Ready(None));
-            }
-            if let Some(ended) = state.machine.ended(consumer) {
-                return Some(Poll::Ready(Some(ended.clone())));
-            }
+        }
+        state.machine.take_deliveries(consumer, most, into);
+        state.taken += into.len();
+        let polled = if !into.is_empty() {
+            Poll::Ready(None)
+        } else if let Some(ended) = state.machine.ended(consumer) {
+            Poll::Ready(Some(ended.clone()))
+        } else {
             keep(&mut state.consumers, consumer.index(), cx.waker());
-            Some(Poll::Pending)
-        })
+            Poll::Pending
+        };
+        self.release(state);
+        polled
     }
 
     /// The next notice for a listener.

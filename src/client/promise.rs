@@ -22,11 +22,11 @@ pub struct Promise<T> {
     answer: PhantomData<fn() -> T>,
 }
 
+/// Small, because of promises there are many.
 enum State {
     Waiting(Handle, PromiseId),
-    /// Nothing was sent.
-    Failed(Error),
-    Done,
+    /// Nothing was sent, and this is why; or it has resolved.
+    Over(Option<Box<Error>>),
 }
 
 impl<T> Promise<T> {
@@ -35,7 +35,7 @@ impl<T> Promise<T> {
     }
 
     pub(super) fn failed(error: Error) -> Self {
-        Self { state: State::Failed(error), answer: PhantomData }
+        Self { state: State::Over(Some(error.into())), answer: PhantomData }
     }
 
     /// A small number, which no other promise of this connection has until this one is answered and the answer is taken.
@@ -44,7 +44,7 @@ impl<T> Promise<T> {
     pub fn number(&self) -> Option<usize> {
         match &self.state {
             State::Waiting(_, id) => Some(id.index()),
-            State::Failed(_) | State::Done => None,
+            State::Over(_) => None,
         }
     }
 }
@@ -53,8 +53,8 @@ impl<T> fmt::Debug for Promise<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Waiting(..) => "waiting",
-            State::Failed(_) => "failed",
-            State::Done => "done",
+            State::Over(Some(_)) => "failed",
+            State::Over(None) => "done",
         };
         f.debug_tuple("Promise").field(&state).finish()
     }
@@ -64,15 +64,17 @@ impl<T: Outcome> Future for Promise<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = match &self.state {
+        let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
-                Poll::Ready(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
+                Poll::Ready(answer) => answer.into_outcome().and_then(|reply| T::from_reply(reply, handle)),
                 Poll::Pending => return Poll::Pending,
             },
-            State::Failed(error) => Err(error.clone()),
-            State::Done => Err(Error::invalid("promise", "it has resolved already")),
+            State::Over(error) => Err(match error.take() {
+                Some(error) => *error,
+                None => Error::invalid("promise", "it has resolved already"),
+            }),
         };
-        self.state = State::Done;
+        self.state = State::Over(None);
         Poll::Ready(outcome)
     }
 }

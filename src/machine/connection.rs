@@ -24,7 +24,7 @@ use super::heartbeat::Heartbeat;
 use super::held::HeldPublish;
 use super::notices::Notices;
 use super::outbox::Outbox;
-use super::promises::Promises;
+use super::promises::{Answer, Promises};
 use super::publishers::Publishers;
 use super::requested::WaitingRequest;
 use super::restoration::Restoration;
@@ -397,6 +397,12 @@ impl Connection {
     /// Fetches the answer to a promise, once.
     #[inline]
     pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
+        self.fetch_answer(promise).map(Answer::into_outcome)
+    }
+
+    /// The same, to be looked at later.
+    #[inline]
+    pub(crate) fn fetch_answer(&mut self, promise: PromiseId) -> Option<Answer> {
         self.promises.fetch(promise)
     }
 

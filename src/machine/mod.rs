@@ -51,6 +51,7 @@ pub use content::{Delivered, Got};
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;
+pub(crate) use promises::Answer;
 pub use promises::{Queue, Reply};
 pub use recovery::{ConnectionState, Counters, Dialling, Recovered};
 pub use request::{Body, Consume, Publish, Settle};

@@ -51,6 +51,21 @@ pub struct Queue {
 
 type Outcome = Result<Reply, Error>;
 
+/// An answer that was fetched.
+#[derive(Debug)]
+pub(crate) struct Answer(Option<Box<More>>);
+
+impl Answer {
+    /// What it says.
+    #[inline]
+    pub(crate) fn into_outcome(self) -> Outcome {
+        match self.0.map(|more| *more) {
+            Some(More::Outcome(outcome)) => outcome,
+            Some(More::Deadline(_)) | None => Ok(Reply::Done),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
@@ -209,16 +224,13 @@ impl Promises {
 
     /// Fetches the answer, once.
     #[inline]
-    pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Outcome> {
+    pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Answer> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
         if slot.state != State::Answered {
             return None;
         }
         self.free.push(id.index);
-        Some(match slot.free().map(|more| *more) {
-            Some(More::Outcome(outcome)) => outcome,
-            Some(More::Deadline(_)) | None => Ok(Reply::Done),
-        })
+        Some(Answer(slot.free()))
     }
 
     /// Its holder has gone. Gives back a reply that was not fetched.
@@ -228,7 +240,7 @@ impl Promises {
             *abandoned = true;
             return None;
         }
-        self.fetch(id)?.ok()
+        self.fetch(id)?.into_outcome().ok()
     }
 
     /// Whether [`poll_answered`](Self::poll_answered) has one.
