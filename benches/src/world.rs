@@ -79,7 +79,7 @@ impl World {
             routing_key: ShortStr::literal("test"),
             mandatory: false,
             immediate: false,
-            properties: Properties::default(),
+            properties: &Properties::NONE,
             headers: None,
             body: Body::Borrowed(&[b'x'; 16]),
         })?;

@@ -153,7 +153,7 @@ fn publish(peer: &mut Peer, model: &mut Model, fetched: &mut Vec<bool>, mandator
         routing_key: short(b"key"),
         mandatory,
         immediate: false,
-        properties: Properties::default(),
+        properties: &Properties::NONE,
         headers: None,
         body: Body::from(&b"x"[..]),
     };

@@ -205,7 +205,7 @@ impl Run<'_> {
             routing_key: short(b"key"),
             mandatory,
             immediate: false,
-            properties: Properties::default(),
+            properties: &Properties::NONE,
             headers: None,
             body: Body::from(vec![7; size]),
         };

@@ -4,7 +4,7 @@ use super::Client;
 use super::settings::{Entries, flags, name};
 use crate::error::Error;
 use crate::link::Room;
-use crate::machine::{Body, Publish, TransactionId};
+use crate::machine::{Body, PromiseId, Publish, TransactionId};
 use crate::protocol::{Properties, ShortStr, Table, Value};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -181,17 +181,25 @@ impl<'a> BasicPublish<'a> {
 }
 
 impl BasicPublish<'_> {
-    /// What the machine is asked.
-    pub(super) fn to_publish(&self) -> Result<Publish<'_>, Error> {
+    /// Asks the machine.
+    #[inline]
+    pub(super) fn ask(
+        &self,
+        ask: impl FnOnce(&Publish<'_>) -> Result<PromiseId, Error>,
+    ) -> Result<PromiseId, Error> {
         if let Some(fault) = &self.fault {
             return Err((**fault).clone());
         }
-        let mut properties = self.properties;
-        if let Some(expiration) = &self.expiration {
-            properties.expiration = Some(ShortStr::new(expiration)?);
-        }
+        let expiring;
+        let properties = match &self.expiration {
+            None => &self.properties,
+            Some(expiration) => {
+                expiring = Properties { expiration: Some(ShortStr::new(expiration)?), ..self.properties };
+                &expiring
+            }
+        };
         let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
-        Ok(Publish {
+        ask(&Publish {
             exchange: name("exchange", &self.exchange)?,
             routing_key: name("routing_key", &self.routing_key)?,
             mandatory: self.mandatory,
@@ -204,12 +212,11 @@ impl BasicPublish<'_> {
 }
 
 request!(BasicPublish, |it| it.room(), (), |it, machine| {
-    let publish = it.to_publish()?;
-    match it.via {
-        Via::Confirmed => machine.publish(&publish),
-        Via::Unconfirmed => machine.publish_unconfirmed(&publish),
-        Via::Transaction(id) => machine.publish_in(id, &publish),
-    }
+    it.ask(|publish| match it.via {
+        Via::Confirmed => machine.publish(publish),
+        Via::Unconfirmed => machine.publish_unconfirmed(publish),
+        Via::Transaction(id) => machine.publish_in(id, publish),
+    })
 });
 
 impl Client {

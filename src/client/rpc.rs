@@ -24,7 +24,7 @@ impl Rpc<'_> {
     }
 }
 
-request!(Rpc, Publish, Message, |it, machine| machine.call(&it.publish.to_publish()?, it.timeout));
+request!(Rpc, Publish, Message, |it, machine| it.publish.ask(|publish| machine.call(publish, it.timeout)));
 
 impl<'a> BasicPublish<'a> {
     /// Publishes it as a call, and waits for the reply: [`Client::rpc`] with properties.

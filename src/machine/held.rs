@@ -67,13 +67,18 @@ impl HeldPublish {
         exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
     }
 
-    pub(super) fn to_publish(&self) -> Publish<'_> {
+    pub(super) fn properties(&self) -> Properties<'_> {
+        Properties::decode(&self.property_list).unwrap_or_default()
+    }
+
+    /// What is published, with its [`properties`](Self::properties).
+    pub(super) fn to_publish<'a>(&'a self, properties: &'a Properties<'a>) -> Publish<'a> {
         Publish {
             exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
             routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
             mandatory: self.mandatory,
             immediate: self.immediate,
-            properties: Properties::decode(&self.property_list).unwrap_or_default(),
+            properties,
             headers: self.headers.as_ref().map(Table::as_ref),
             body: Body::Lent(&self.body),
         }

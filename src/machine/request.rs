@@ -90,7 +90,7 @@ pub struct Publish<'a> {
     /// Comes back when no consumer is ready for it.
     pub immediate: bool,
     /// The properties, but for the headers.
-    pub properties: Properties<'a>,
+    pub properties: &'a Properties<'a>,
     /// The headers.
     pub headers: Option<TableRef<'a>>,
     /// The body.

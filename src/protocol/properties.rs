@@ -70,6 +70,9 @@ macro_rules! properties {
                 self.encode(&mut Writer::new(out));
             }
 
+            /// All of them absent.
+            pub const NONE: Properties<'static> = Properties { $($name: None,)* };
+
             /// Whether all are absent.
             #[inline]
             pub(super) fn are_none(&self) -> bool {

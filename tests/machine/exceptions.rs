@@ -4,7 +4,7 @@
 use crate::peer::{Peer, consume, declare, publish, short};
 use puka::machine::Settle;
 use puka::protocol::method::{basic, channel, connection, queue};
-use puka::protocol::{MethodId, ReplyCode};
+use puka::protocol::{MethodId, Properties, ReplyCode};
 use puka::{Ended, Error, Options, Peer as Side};
 
 /// The codes that a broker closes something with, and one that the spec does not have.
@@ -154,7 +154,9 @@ fn a_return_is_no_route_or_no_consumers_with_the_whole_message() {
         peer.method(0, &connection::OpenOk {});
         let mut it = publish("somewhere", "come back");
         (it.mandatory, it.immediate) = (code == 312, code == 313);
-        it.properties.message_id = Some(short("17"));
+        let mut properties = Properties::default();
+        properties.message_id = Some(short("17"));
+        it.properties = &properties;
         let promise = peer.machine.publish(&it).unwrap();
         let sent = peer.serve();
         let (exchange, routing_key) = (short("somewhere"), short("key"));

@@ -65,7 +65,7 @@ impl World {
             routing_key: short("q"),
             mandatory: false,
             immediate: false,
-            properties: Properties::default(),
+            properties: &Properties::NONE,
             headers: None,
             body: Body::Borrowed(b"x"),
         })

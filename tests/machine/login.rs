@@ -2,9 +2,9 @@
 
 use crate::peer::{Peer, close, method, rabbitmq, start, tune};
 use crate::pipe::{ManualClock, Pipe};
-use puka::machine::{LoginStep, PromiseId, Reply};
-use puka::protocol::Method;
+use puka::machine::{LoginStep, PromiseId, Publish, Reply};
 use puka::protocol::method::connection;
+use puka::protocol::{Method, Properties};
 use puka::{AuthMechanism, Credentials, Error, Options, SaslMechanism};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -292,8 +292,9 @@ fn why_a_login_failed_can_be_told_apart() {
 #[test]
 fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
     let as_user = |peer: &mut Peer, user| {
-        let mut publish = crate::peer::publish("", &b"x"[..]);
-        publish.properties.user_id = Some(crate::peer::short(user));
+        let mut properties = Properties::default();
+        properties.user_id = Some(crate::peer::short(user));
+        let publish = Publish { properties: &properties, ..crate::peer::publish("", &b"x"[..]) };
         peer.machine.publish(&publish).map(|_| ())
     };
     let asked = Options::default().credentials_from(|| Ok(Credentials::new("token", SECRET)));

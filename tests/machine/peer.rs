@@ -145,7 +145,7 @@ pub(crate) fn publish<'a>(exchange: &'a str, body: impl Into<Body<'a>>) -> Publi
         routing_key: short("key"),
         mandatory: false,
         immediate: false,
-        properties: Properties::default(),
+        properties: &Properties::NONE,
         headers: None,
         body: body.into(),
     }

@@ -1,7 +1,7 @@
 //! Publishes on their way out: what is refused, what waits, what a return finds.
 
 use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
-use puka::machine::Notice;
+use puka::machine::{Notice, Publish};
 use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
 use puka::{Error, Options};
@@ -226,13 +226,14 @@ fn e39_immediate_is_refused_before_it_closes_the_connection() {
 #[test]
 fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
     let mut peer = Peer::open(Options::default());
-    let mut wrong = vec![publish("", "x"); 4];
-    wrong[0].properties.expiration = Some(short("-1"));
-    wrong[1].properties.expiration = Some(short("315360000001"));
-    wrong[2].properties.delivery_mode = Some(3);
-    wrong[3].properties.user_id = Some(short("somebody"));
-    for it in &wrong {
-        assert!(matches!(peer.machine.publish(it), Err(Error::InvalidArgument { .. })), "{it:?}");
+    let mut wrong = [Properties::NONE; 4];
+    wrong[0].expiration = Some(short("-1"));
+    wrong[1].expiration = Some(short("315360000001"));
+    wrong[2].delivery_mode = Some(3);
+    wrong[3].user_id = Some(short("somebody"));
+    for properties in &wrong {
+        let it = Publish { properties, ..publish("", "x") };
+        assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { .. })), "{it:?}");
     }
     let mut headers = Table::new();
     headers.insert("CC", "not an array").unwrap();

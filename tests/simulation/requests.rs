@@ -32,17 +32,21 @@ fn arguments_of(name: &str) -> Table {
     table
 }
 
+const PERSISTENT: Properties<'static> = {
+    let mut properties = Properties::NONE;
+    properties.delivery_mode = Some(2);
+    properties
+};
+
 /// A message to an exchange and a routing key, mandatory or not, persistent or not.
 pub(crate) fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: Body<'a>) -> Publish<'a> {
     let (mandatory, persistent) = flags;
-    let mut properties = Properties::default();
-    properties.delivery_mode = persistent.then_some(2);
     Publish {
         exchange: short(to.0),
         routing_key: short(to.1),
         mandatory,
         immediate: false,
-        properties,
+        properties: if persistent { &PERSISTENT } else { &Properties::NONE },
         headers: None,
         body,
     }

@@ -11,7 +11,7 @@ use puka::protocol::Properties;
 use puka::protocol::method::{basic, tx};
 use puka::{Error, Message};
 
-fn to<'a>(queue: &'a str, body: &'a [u8], properties: Properties<'a>) -> Publish<'a> {
+fn to<'a>(queue: &'a str, body: &'a [u8], properties: &'a Properties<'a>) -> Publish<'a> {
     Publish { properties, ..publish_of(("", queue), (false, false), Body::Borrowed(body)) }
 }
 
@@ -39,7 +39,7 @@ impl World {
         properties.delivery_mode = Some(2);
         let Some(session) = self.session(client) else { return Ok(()) };
         let Some(begun) = session.transactions.get_mut(index) else { return Ok(()) };
-        let sent = session.machine.publish_in(begun.id, &to(queue, &body, properties));
+        let sent = session.machine.publish_in(begun.id, &to(queue, &body, &properties));
         match sent {
             Ok(promise) => {
                 begun.ids.push(id);
@@ -107,7 +107,7 @@ impl World {
         let id = self.ledger.publishes(("", queue), (true, false), 20);
         let body = body_of(id, 20);
         let Some(session) = self.session(client) else { return Ok(()) };
-        let sent = session.machine.call(&to(queue, &body, Properties::default()), None);
+        let sent = session.machine.call(&to(queue, &body, &Properties::NONE), None);
         if !self.asked(client, sent, Asked::Call(id), basic::Publish::ID)? {
             self.ledger.fate(id, Fate::Refused("never sent".into()))?;
         }
@@ -156,7 +156,7 @@ impl World {
         let mut reply = Properties::default();
         reply.correlation_id = properties.correlation_id;
         let Some(session) = self.session(client) else { return Ok(()) };
-        let sent = session.machine.publish(&to(address, &body, reply));
+        let sent = session.machine.publish(&to(address, &body, &reply));
         if !self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)? {
             self.ledger.fate(id, Fate::Refused("never sent".into()))?;
         }

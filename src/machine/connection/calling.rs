@@ -13,7 +13,7 @@ use crate::machine::held::Kind;
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
-use crate::protocol::{ShortStr, TableRef};
+use crate::protocol::{Properties, ShortStr, TableRef};
 use std::time::Duration;
 
 const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
@@ -26,7 +26,7 @@ impl Connection {
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse, and when
     /// the message has one of the properties by which the reply finds its way.
     pub fn call(&mut self, publish: &Publish<'_>, timeout: Option<Duration>) -> Result<PromiseId, Error> {
-        let properties = &publish.properties;
+        let properties = publish.properties;
         for (name, property) in
             [("reply_to", properties.reply_to), ("correlation_id", properties.correlation_id)]
         {
@@ -51,10 +51,9 @@ impl Connection {
     /// Writes a call, by which its reply can be told from others.
     pub(super) fn write_call(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
         let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next()).to_string();
-        let mut publish = publish.clone();
-        publish.properties.reply_to = Some(REPLY_TO);
-        publish.properties.correlation_id = Some(ShortStr::new(&number)?);
-        self.write_publish(channel, &publish, 0)
+        let correlation_id = Some(ShortStr::new(&number)?);
+        let properties = Properties { reply_to: Some(REPLY_TO), correlation_id, ..*publish.properties };
+        self.write_publish(channel, &Publish { properties: &properties, ..publish.clone() }, 0)
     }
 
     /// Has replies come on a channel.

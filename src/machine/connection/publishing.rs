@@ -125,7 +125,8 @@ impl Connection {
                 self.held_octets -= held.octets();
                 continue;
             }
-            let publish = held.to_publish();
+            let properties = held.properties();
+            let publish = held.to_publish(&properties);
             let exchange = publish.exchange.as_octets();
             if stuck.iter().any(|stuck| **stuck == *exchange) {
                 kept.push_back(held);
@@ -184,7 +185,7 @@ impl Connection {
     /// Finds, before an octet is written, what the broker would close the channel over.
     #[inline]
     pub(super) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Error> {
-        let properties = &publish.properties;
+        let properties = publish.properties;
         let size = publish.body.as_octets().len();
         if size as u64 > self.options.limits.message_size {
             let most = self.options.limits.message_size;
@@ -301,13 +302,13 @@ impl Connection {
             self.scratch.extend_from_slice(stamp.as_ref().as_octets());
             self.scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
             let stamped = TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
-            let properties = Properties { headers: Some(stamped.into()), ..publish.properties };
+            let properties = Properties { headers: Some(stamped.into()), ..*publish.properties };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else if let Some(headers) = publish.headers {
-            let properties = Properties { headers: Some(headers.into()), ..publish.properties };
+            let properties = Properties { headers: Some(headers.into()), ..*publish.properties };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else {
-            out.content(channel, frame_max, &method, &publish.properties, &publish.body)?;
+            out.content(channel, frame_max, &method, publish.properties, &publish.body)?;
         }
         Ok(())
     }

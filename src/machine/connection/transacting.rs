@@ -85,7 +85,7 @@ impl Connection {
             return Err(Error::Full);
         }
         self.check_publish(publish)?;
-        let mut properties = publish.properties;
+        let mut properties = *publish.properties;
         properties.headers = publish.headers.map(Into::into).or(properties.headers);
         let method = self.publish_method(publish)?;
         self.out.content(number, self.frame_max, &method, &properties, &publish.body)?;
