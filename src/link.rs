@@ -252,14 +252,16 @@ impl Link {
                 state.tickets
             });
             state.waiting_for(room).insert(place, cx.waker().clone());
-            self.release(state);
-            return Poll::Pending;
-        }
-        if let Some(ticket) = ticket.take() {
+        } else if let Some(ticket) = ticket.take() {
             state.waiting_for(room).remove(&ticket);
         }
         self.release(state);
-        Poll::Ready(sent)
+        match sent {
+            // Most often, and far smaller than an error.
+            Ok(promise) => Poll::Ready(Ok(promise)),
+            Err(Error::Full) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.

@@ -25,6 +25,7 @@ macro_rules! outcomes {
 }
 
 impl Outcome for () {
+    #[inline]
     fn from_reply(_: Reply, _: &Handle) -> Result<Self, Error> {
         Ok(())
     }

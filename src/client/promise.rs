@@ -66,7 +66,11 @@ impl<T: Outcome> Future for Promise<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
-                Poll::Ready(answer) => answer.into_outcome().and_then(|reply| T::from_reply(reply, handle)),
+                Poll::Ready(answer) => match answer.into_more() {
+                    // As most often.
+                    None => T::from_reply(Reply::Done, handle),
+                    Some(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
+                },
                 Poll::Pending => return Poll::Pending,
             },
             State::Over(error) => Err(match error.take() {

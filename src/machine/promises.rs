@@ -56,13 +56,17 @@ type Outcome = Result<Reply, Error>;
 pub(crate) struct Answer(Option<Box<More>>);
 
 impl Answer {
-    /// What it says.
+    /// What it says more than [`Reply::Done`].
     #[inline]
-    pub(crate) fn into_outcome(self) -> Outcome {
-        match self.0.map(|more| *more) {
-            Some(More::Outcome(outcome)) => outcome,
-            Some(More::Deadline(_)) | None => Ok(Reply::Done),
+    pub(crate) fn into_more(self) -> Option<Outcome> {
+        match *self.0? {
+            More::Outcome(outcome) => Some(outcome),
+            More::Deadline(_) => None,
         }
+    }
+
+    pub(super) fn into_outcome(self) -> Outcome {
+        self.into_more().unwrap_or(Ok(Reply::Done))
     }
 }
 
