@@ -51,7 +51,9 @@ pub enum Event {
     Notices(ListenerId),
 }
 
+/// Which it is has an octet of its own, because it is asked at every step.
 #[derive(Debug)]
+#[repr(u8)]
 enum State {
     /// There is no transport, and another is to be dialled.
     Down(Down),
