@@ -204,7 +204,9 @@ impl Link {
         if state.machine.wants_attention() {
             return false;
         }
-        replace(&mut state.driver, waker);
+        let unused = replace(&mut state.driver, waker);
+        drop(state);
+        drop(unused);
         true
     }
 
@@ -214,18 +216,19 @@ impl Link {
         if let Some(answer) = state.machine.fetch_answer(promise) {
             return Poll::Ready(answer);
         }
-        keep(&mut state.promises, promise.index(), cx.waker());
+        let unused = keep(&mut state.promises, promise.index(), cx.waker());
+        drop(state);
+        drop(unused);
         Poll::Pending
     }
 
     /// Nobody waits for that promise any more.
     pub(crate) fn abandon(&self, promise: PromiseId) {
-        self.with_state(|state| {
-            if let Some(waker) = state.promises.get_mut(promise.index()) {
-                *waker = None;
-            }
+        let unused = self.with_state(|state| {
             state.machine.abandon(promise);
+            state.promises.get_mut(promise.index()).and_then(Option::take)
         });
+        drop(unused);
     }
 
     /// Sends a request, or waits until there is room for it. The ticket is the place among those who wait.
@@ -239,23 +242,24 @@ impl Link {
         let mut state = self.lock();
         if state.sent > GIVE_WAY {
             state.sent = 0;
-            drop(state);
+            self.release(state);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = state.machine.outgoing_octets();
         let sent = send(&mut state.machine);
         state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
-        if matches!(sent, Err(Error::Full)) {
+        let unused = if matches!(sent, Err(Error::Full)) {
             let place = *ticket.get_or_insert_with(|| {
                 state.tickets += 1;
                 state.tickets
             });
-            state.waiting_for(room).insert(place, cx.waker().clone());
-        } else if let Some(ticket) = ticket.take() {
-            state.waiting_for(room).remove(&ticket);
-        }
+            state.waiting_for(room).insert(place, cx.waker().clone())
+        } else {
+            ticket.take().and_then(|ticket| state.waiting_for(room).remove(&ticket))
+        };
         self.release(state);
+        drop(unused);
         match sent {
             // Most often, and far smaller than an error.
             Ok(promise) => Poll::Ready(Ok(promise)),
@@ -281,35 +285,37 @@ impl Link {
         if state.taken >= GIVE_WAY_TAKING {
             state.taken = 0;
             if state.machine.wants_attention() {
-                drop(state);
+                self.release(state);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
         state.machine.take_deliveries(consumer, most, into);
         state.taken += into.len();
+        let mut unused = None;
         let polled = if !into.is_empty() {
             Poll::Ready(None)
         } else if let Some(ended) = state.machine.ended(consumer) {
             Poll::Ready(Some(ended.clone()))
         } else {
-            keep(&mut state.consumers, consumer.index(), cx.waker());
+            unused = keep(&mut state.consumers, consumer.index(), cx.waker());
             Poll::Pending
         };
         self.release(state);
+        drop(unused);
         polled
     }
 
     /// The next notice for a listener.
     pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
         let mut state = self.lock();
-        match state.machine.take_notice(listener) {
-            Some(notice) => Poll::Ready(notice),
-            None => {
-                state.listeners.insert(listener, cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(notice) = state.machine.take_notice(listener) {
+            return Poll::Ready(notice);
         }
+        let unused = state.listeners.insert(listener, cx.waker().clone());
+        drop(state);
+        drop(unused);
+        Poll::Pending
     }
 
     /// Nobody listens there any more.
@@ -324,29 +330,29 @@ impl Link {
 
     /// Nobody holds that consumer any more.
     pub(crate) fn drop_consumer(&self, consumer: ConsumerId) {
-        self.with_state(|state| {
-            if let Some(waker) = state.consumers.get_mut(consumer.index()) {
-                *waker = None;
-            }
+        let unused = self.with_state(|state| {
             state.machine.drop_consumer(consumer);
+            state.consumers.get_mut(consumer.index()).and_then(Option::take)
         });
+        drop(unused);
     }
 }
 
-/// Keeps a waker under a number.
-fn keep(wakers: &mut Vec<Option<Waker>>, number: usize, waker: &Waker) {
+/// Keeps a waker under a number. Gives the one before, to be dropped when the lock is released: with it the task that it would have
+/// woken may go.
+#[must_use]
+fn keep(wakers: &mut Vec<Option<Waker>>, number: usize, waker: &Waker) -> Option<Waker> {
     if wakers.len() <= number {
         wakers.resize_with(number + 1, || None);
     }
-    if let Some(place) = wakers.get_mut(number) {
-        replace(place, waker);
-    }
+    replace(wakers.get_mut(number)?, waker)
 }
 
-/// Keeps a waker that wakes the same task, instead of cloning another.
-fn replace(place: &mut Option<Waker>, waker: &Waker) {
+/// Keeps a waker that wakes the same task, instead of cloning another. Gives the one before.
+#[must_use]
+fn replace(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
     match place {
-        Some(kept) => kept.clone_from(waker),
-        None => *place = Some(waker.clone()),
+        Some(kept) if kept.will_wake(waker) => None,
+        _ => place.replace(waker.clone()),
     }
 }

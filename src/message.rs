@@ -91,9 +91,9 @@ impl Message {
         routing_key: ShortStr<'_>,
         content: &WholeContent<'_>,
     ) -> Self {
-        // These two are the last that the method has.
+        // These two are the last that a `deliver` has, and nothing comes behind them.
         let names = exchange.len() + BEFORE_ROUTING_KEY + routing_key.len();
-        let octets = content.octets.get(content.method - names..).unwrap_or_default();
+        let octets = content.octets.get(content.method.saturating_sub(names)..).unwrap_or_default();
         let ends = Ends {
             exchange: exchange.len() as u8,
             routing_key: names as u16,

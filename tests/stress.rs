@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
-use puka::{Client, Error, Options};
+use futures_lite::FutureExt;
+use puka::{Client, Error, Options, Promise, Queue};
 use puka_test_broker::Server;
 use std::collections::BTreeSet;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -167,6 +170,56 @@ fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
             let outcome = waiting.join().unwrap();
             assert!(number % 2 == 1 || outcome.is_err(), "{number}");
             assert!(number % 2 == 0 || !matches!(outcome, Err(Error::Unconfirmed(_))), "{number}");
+        }
+    });
+}
+
+/// Wakes nobody. With the last of it goes a promise, as with a task that nobody can wake any more.
+struct Holds {
+    _promise: Promise<Queue>,
+}
+
+impl Wake for Holds {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Has something be asked by a waker that holds a promise, twice, so that the second takes the place of the first.
+#[track_caller]
+fn ask_twice<F: Future + Unpin>(client: &Client, asked: &mut F) {
+    for _ in 0..2 {
+        let waker = Waker::from(Arc::new(Holds { _promise: client.queue_declare("held").send() }));
+        let polled = Pin::new(&mut *asked).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+}
+
+#[test]
+fn a_waker_with_which_something_of_the_connection_goes_is_dropped_where_nobody_holds_the_lock() {
+    in_time(|| {
+        let broker = Server::new(Default::default());
+        let options = Options::default().max_publishes_in_flight(1);
+        let (client, mut driver) = puka::open(broker.connect(), puka_smol::Clock, options);
+        let mut promise = client.queue_declare("q").send();
+        ask_twice(&client, &mut promise);
+        drop(promise);
+        let mut notices = client.notices();
+        ask_twice(&client, &mut pin!(notices.next()));
+        drop(notices);
+        drop(client.basic_publish("", "q", "in flight").send());
+        let mut submit = Box::pin(client.basic_publish("", "q", "waits for room").submit());
+        ask_twice(&client, &mut submit);
+        drop(submit);
+        smol::block_on(client.connect().or(async { Err((&mut driver).await.unwrap_err()) })).unwrap();
+        let begin = async {
+            client.queue_declare("empty").await?;
+            client.basic_consume("empty").await
+        };
+        let mut consumer = smol::block_on(begin.or(async { Err((&mut driver).await.unwrap_err()) })).unwrap();
+        ask_twice(&client, &mut pin!(consumer.next()));
+        drop(consumer);
+        for _ in 0..2 {
+            let waker = Waker::from(Arc::new(Holds { _promise: client.queue_declare("held").send() }));
+            let _ = Pin::new(&mut driver).poll(&mut Context::from_waker(&waker));
         }
     });
 }

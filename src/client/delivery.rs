@@ -111,9 +111,13 @@ impl Delivery {
         if self.delivered.is_settled() {
             return Ok(());
         }
-        let settled = self.origin.handle.link().with(|machine| machine.settle(&self.delivered, how));
-        self.delivered.set_settled();
-        settled
+        let Self { delivered, origin } = &mut self;
+        origin.handle.link().with(|machine| {
+            let settled = machine.settle(delivered, how);
+            // Before anything of the user's is run, which may panic, and drop it once more.
+            delivered.set_settled();
+            settled
+        })
     }
 
     /// Says that the message is dealt with. Acknowledgements that stand for everything before them leave as one.

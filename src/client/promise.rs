@@ -67,7 +67,7 @@ impl<T: Outcome> Future for Promise<T> {
         let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
                 Poll::Ready(answer) => match answer.into_more() {
-                    // As most often.
+                    // It is done, as most are.
                     None => T::from_reply(Reply::Done, handle),
                     Some(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
                 },
@@ -94,4 +94,17 @@ impl<T> Drop for Promise<T> {
 /// What a request resolves to.
 pub(crate) trait Outcome: Sized {
     fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Delivery;
+
+    #[test]
+    fn what_there_are_many_of_is_small() {
+        assert_eq!(size_of::<Promise<()>>(), size_of::<Handle>() + size_of::<PromiseId>());
+        assert!(size_of::<Delivery>() <= 88, "{}", size_of::<Delivery>());
+        assert_eq!(size_of::<Poll<Option<Result<Delivery, Error>>>>(), size_of::<Delivery>());
+    }
 }

@@ -27,7 +27,8 @@ impl Spares {
 
     fn keep(&mut self, mut place: VecDeque<Delivered>) {
         let room = self.room + place.capacity();
-        if place.capacity() > 0 && room <= SPARE {
+        // One that is larger is somebody else's.
+        if (1..=BATCH).contains(&place.capacity()) && room <= SPARE {
             // From its beginning on again.
             place.clear();
             self.room = room;
@@ -64,7 +65,7 @@ impl Batches {
         self.last.deliveries.push_back(delivered);
     }
 
-    /// Takes up to so many deliveries. Gives how many, and their octets.
+    /// Takes up to so many deliveries, behind those that are there. Gives how many, and their octets.
     pub(super) fn take(
         &mut self,
         most: usize,
@@ -74,22 +75,21 @@ impl Batches {
         let (mut count, mut octets) = (0, 0);
         while count < most {
             let batch = self.full.front_mut().unwrap_or(&mut self.last);
-            let taken = if into.is_empty() && batch.deliveries.len() <= most - count {
-                // All of it, and its place; what it came into has another, or none.
+            let is_a_place = into.is_empty() && into.capacity() <= BATCH;
+            let (several, their_octets) = if is_a_place && batch.deliveries.len() <= most - count {
+                // All of it, in its place, for the one that is empty.
                 spares.keep(std::mem::replace(into, std::mem::take(&mut batch.deliveries)));
-                (into.len(), std::mem::take(&mut batch.octets))
+                (into.len(), batch.octets)
             } else {
                 let several = batch.deliveries.len().min(most - count);
                 let before = into.len();
                 into.extend(batch.deliveries.drain(..several));
-                let octets = into.iter().skip(before).map(|delivered| delivered.message.octets()).sum();
-                batch.octets -= octets;
-                (several, octets)
+                (several, into.iter().skip(before).map(|delivered| delivered.message.octets()).sum())
             };
-            count += taken.0;
-            octets += taken.1;
-            let is_empty = batch.deliveries.is_empty();
-            if !is_empty || self.full.is_empty() {
+            batch.octets -= their_octets;
+            count += several;
+            octets += their_octets;
+            if !batch.deliveries.is_empty() || self.full.is_empty() {
                 break;
             }
             if let Some(batch) = self.full.pop_front() {
@@ -175,7 +175,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(spares.room, spares.places.iter().map(VecDeque::capacity).sum::<usize>());
-                prop_assert!(spares.places.iter().all(VecDeque::is_empty));
+                prop_assert!(spares.places.iter().all(|place| place.is_empty() && place.capacity() <= BATCH));
             }
         }
     }
@@ -195,6 +195,19 @@ mod tests {
             taken.clear();
         }
         assert!(spares.room <= SPARE && spares.room > SPARE / 2, "{}", spares.room);
+    }
+
+    #[test]
+    fn who_has_a_larger_place_keeps_it() {
+        let (mut batches, mut spares) = (Batches::default(), Spares::default());
+        let mut taken = VecDeque::with_capacity(1000);
+        for tag in 0..200 {
+            batches.push(delivered(tag), &mut spares);
+        }
+        let before = taken.as_slices().0.as_ptr();
+        assert_eq!(batches.take(usize::MAX, &mut taken, &mut spares).0, 200);
+        assert!(taken.capacity() >= 1000 && taken.as_slices().0.as_ptr() == before);
+        assert!(spares.places.iter().all(|place| place.capacity() <= BATCH));
     }
 
     #[test]

@@ -63,12 +63,13 @@ pub struct Got {
 }
 
 impl Delivered {
-    /// Whether there is nothing to settle: it needs no ack, or was settled.
+    /// Whether there is nothing to settle, because it needs no ack.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled == Settled::Yes
     }
 
+    /// Its holder has settled it, and does not do that twice.
     pub(crate) fn set_settled(&mut self) {
         self.settled = Settled::Yes;
     }

@@ -26,7 +26,7 @@ pub(super) struct Unsettled {
     covered: u64,
     /// So many of those are acknowledged and the frame is not written.
     covering: usize,
-    /// Tags acknowledged since the last flush when one before them was held.
+    /// Tags acknowledged since the last flush when one before them was held, or with all before them.
     acked: Vec<u64>,
     /// The last tag of the channel.
     last: u64,

@@ -406,7 +406,8 @@ impl Connection {
         }
     }
 
-    /// Takes up to so many deliveries of a consumer.
+    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
+    /// allocation afterwards, or none.
     pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
         self.consumers.take(consumer, most, into);
         self.proceed_reading();

@@ -5,10 +5,11 @@ use crate::error::Error;
 use crate::machine::Settle;
 use crate::machine::channel::Channel;
 use crate::machine::content::Delivered;
+use crate::machine::unsettled::Unsettled;
 use crate::protocol::method::{Encode, basic};
 
 impl Connection {
-    /// Settles a delivery. Nothing is to be waited for: the frame leaves with the next write.
+    /// Settles a delivery, unless it needs no ack. Nothing is to be waited for: the frame leaves with the next write.
     ///
     /// # Errors
     /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
@@ -40,10 +41,8 @@ impl Connection {
 
     #[inline]
     fn acknowledge(&mut self, delivered: &Delivered, multiple: bool) -> Result<(), Error> {
-        let channel = self.channel_of(delivered);
-        let acked =
-            channel.and_then(|channel| channel.unsettled.ack(delivered.tag, multiple).then_some(channel));
-        let Some(channel) = acked else { return self.stale() };
+        let settled = self.settle_on(delivered, |unsettled| unsettled.ack(delivered.tag, multiple));
+        let Some(channel) = settled else { return self.stale() };
         let is_over = channel.holds_nothing();
         if !std::mem::replace(&mut channel.has_acks, true) {
             self.acking.push(delivered.channel);
@@ -56,10 +55,8 @@ impl Connection {
     }
 
     fn refuse(&mut self, delivered: &Delivered, multiple: bool, refusal: &impl Encode) -> Result<(), Error> {
-        let channel = self.channel_of(delivered);
-        let refused =
-            channel.and_then(|channel| channel.unsettled.refuse(delivered.tag, multiple).then_some(channel));
-        let Some(channel) = refused else { return self.stale() };
+        let settled = self.settle_on(delivered, |unsettled| unsettled.refuse(delivered.tag, multiple));
+        let Some(channel) = settled else { return self.stale() };
         let is_over = channel.holds_nothing();
         self.write(delivered.channel, refusal);
         if is_over {
@@ -68,10 +65,16 @@ impl Connection {
         Ok(())
     }
 
-    /// The channel that brought a delivery, if it is still there.
-    fn channel_of(&mut self, delivered: &Delivered) -> Option<&mut Channel> {
+    /// Settles a delivery on the channel that brought it. Gives the channel, if that is still there and held the delivery.
+    #[inline]
+    fn settle_on(
+        &mut self,
+        delivered: &Delivered,
+        settle: impl FnOnce(&mut Unsettled) -> bool,
+    ) -> Option<&mut Channel> {
         let channel = self.channels.get_mut(delivered.channel);
-        channel.filter(|channel| channel.incarnation == delivered.incarnation)
+        let channel = channel.filter(|channel| channel.incarnation == delivered.incarnation)?;
+        settle(&mut channel.unsettled).then_some(channel)
     }
 
     #[cold]
