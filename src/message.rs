@@ -105,7 +105,7 @@ impl Message {
 
     /// A message whose body, if any, stands in `octets` behind the property list.
     pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
-        Self { octets: octets.into_boxed_slice().into(), ends, apart: None }
+        Self { octets: octets.into(), ends, apart: None }
     }
 
     pub(crate) fn with_body(octets: Vec<u8>, ends: Ends, body: Bytes) -> Self {
@@ -117,7 +117,7 @@ impl Message {
     }
 
     fn with_apart(octets: Vec<u8>, ends: Ends, apart: Apart) -> Self {
-        Self { octets: octets.into_boxed_slice().into(), ends, apart: Some(apart.into()) }
+        Self { octets: octets.into(), ends, apart: Some(apart.into()) }
     }
 
     fn part(&self, range: Range<usize>) -> &[u8] {

@@ -79,11 +79,11 @@ impl Unsettled {
     #[inline]
     pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
         // Most often they are acknowledged in their order.
-        if self.deliveries.front().is_some_and(|(first, _)| *first == tag) {
-            self.deliveries.pop_front();
+        if let Some((first, state)) = self.deliveries.front_mut()
+            && *first == tag
+        {
+            *state = State::Acked;
             self.held -= 1;
-            self.covered = tag;
-            self.covering += 1;
             self.cover();
             return true;
         }

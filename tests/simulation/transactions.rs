@@ -35,11 +35,10 @@ impl World {
         let queue = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
         let id = self.ledger.publishes(("", queue), (false, true), 20);
         let body = body_of(id, 20);
-        let mut properties = Properties::default();
-        properties.delivery_mode = Some(2);
+        let publish = publish_of(("", queue), (false, true), Body::Borrowed(&body));
         let Some(session) = self.session(client) else { return Ok(()) };
         let Some(begun) = session.transactions.get_mut(index) else { return Ok(()) };
-        let sent = session.machine.publish_in(begun.id, &to(queue, &body, &properties));
+        let sent = session.machine.publish_in(begun.id, &publish);
         match sent {
             Ok(promise) => {
                 begun.ids.push(id);
