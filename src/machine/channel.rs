@@ -29,6 +29,11 @@ pub(super) enum Role {
     Closing,
 }
 
+impl Role {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Closing as usize + 1;
+}
+
 /// A reply that is to come.
 #[derive(Debug)]
 pub(super) enum Awaited {
@@ -125,6 +130,7 @@ impl Awaited {
 pub(super) struct Channel {
     /// Tells this channel from earlier ones with the same number.
     pub(super) incarnation: u64,
+    /// Changed by [`Channels::set_role`](super::channels::Channels::set_role) alone, which counts.
     pub(super) role: Role,
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) assembly: Option<Assembly>,

@@ -18,6 +18,8 @@ pub(super) struct Channels {
     /// In the pool, the one used last behind.
     idle: Vec<u16>,
     open: usize,
+    /// How many channels have each role, by its number.
+    roles: [usize; Role::COUNT],
     max: u16,
     incarnations: u64,
 }
@@ -45,8 +47,7 @@ impl Channels {
     /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
     /// are held would hold up requests.
     pub(super) fn pooled(&self) -> usize {
-        let pooled = |channel: &&Channel| matches!(channel.role, Role::Idle | Role::Request);
-        self.slots.iter().flatten().map(|channel| &**channel).filter(pooled).count()
+        self.count(Role::Idle) + self.count(Role::Request)
     }
 
     /// How many wait in the pool.
@@ -57,18 +58,24 @@ impl Channels {
     /// Takes a channel out of the pool.
     pub(super) fn take_idle(&mut self, role: Role) -> Option<u16> {
         let number = self.idle.pop()?;
-        if let Some(channel) = self.get_mut(number) {
-            channel.role = role;
-        }
+        self.set_role(number, role);
         Some(number)
     }
 
     /// Puts a channel that is at rest into the pool.
     pub(super) fn put_idle(&mut self, number: u16) {
-        if let Some(channel) = self.get_mut(number) {
-            channel.role = Role::Idle;
+        if self.set_role(number, Role::Idle) {
             self.idle.push(number);
         }
+    }
+
+    /// Has a channel be used for something else. False when there is none.
+    pub(super) fn set_role(&mut self, number: u16, role: Role) -> bool {
+        let Some(channel) = self.get_mut(number) else { return false };
+        let before = std::mem::replace(&mut channel.role, role);
+        *self.count_mut(before) -= 1;
+        *self.count_mut(role) += 1;
+        true
     }
 
     /// Whether another channel may be opened for that.
@@ -79,7 +86,11 @@ impl Channels {
     }
 
     fn count(&self, role: Role) -> usize {
-        self.slots.iter().flatten().filter(|channel| channel.role == role).count()
+        self.roles[role as usize]
+    }
+
+    fn count_mut(&mut self, role: Role) -> &mut usize {
+        &mut self.roles[role as usize]
     }
 
     /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
@@ -110,6 +121,7 @@ impl Channels {
         let mut channel = Channel::new(self.incarnations, role);
         channel.discards_until_open = self.closed_by_server.remove(&number);
         *self.slots.get_mut(usize::from(number))? = Some(Box::new(channel));
+        *self.count_mut(role) += 1;
         self.open += 1;
         Some(number)
     }
@@ -120,6 +132,7 @@ impl Channels {
         if channel.role == Role::Idle {
             self.idle.retain(|idle| *idle != number);
         }
+        *self.count_mut(channel.role) -= 1;
         self.open -= 1;
         self.freed.push_back(number);
         Some(channel)
@@ -180,6 +193,28 @@ mod tests {
         assert!(channels.add(Role::Publish).is_some());
         assert!(channels.add(Role::Request).is_some());
         assert_eq!(channels.add(Role::Request), None);
+    }
+
+    #[test]
+    fn channels_are_counted_by_what_they_are_used_for() {
+        let mut channels = channels(9);
+        let roles = [Role::Consume, Role::Request, Role::Request, Role::Transaction, Role::Publish];
+        let numbers = roles.map(|role| channels.add(role).unwrap());
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, false));
+        channels.put_idle(numbers[1]);
+        channels.set_role(numbers[0], Role::Settling);
+        channels.set_role(numbers[4], Role::Closing);
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, true));
+        channels.take_idle(Role::Consume);
+        channels.remove(numbers[3]);
+        channels.remove_closed_by_server(numbers[4]);
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (1, false));
+        assert!(!channels.set_role(numbers[4], Role::Idle));
+        assert_eq!(channels.roles.iter().sum::<usize>(), channels.open());
+        assert_eq!(
+            [Role::Settling, Role::Request, Role::Consume].map(|role| channels.count(role)),
+            [1, 1, 1]
+        );
     }
 
     #[test]

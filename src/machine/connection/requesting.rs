@@ -140,7 +140,7 @@ impl Connection {
         }
         if !channel.is_at_rest() {
             if channel.awaited.is_empty() && channel.consumers.is_empty() {
-                channel.role = Role::Settling;
+                self.channels.set_role(number, Role::Settling);
             }
         } else {
             let keeps = !channel.shares_prefetch_count
@@ -171,9 +171,7 @@ impl Connection {
                 method_id: MethodId::NONE.method,
             },
         );
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.role = Role::Closing;
-        }
+        self.channels.set_role(number, Role::Closing);
     }
 
     /// What a promise is answered with when its reply carries nothing else.
