@@ -4,7 +4,7 @@ use crate::Null;
 use puka::machine::{Body, Connection, Event, Outgoing, Publish};
 use puka::protocol::{Decoder, Properties, ShortStr};
 use puka::{Error, Options};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Octets that come back at a time, about.
 const READ: usize = 128 << 10;
@@ -18,6 +18,7 @@ pub struct World {
     null: Null,
     decoder: Decoder,
     out: Outgoing,
+    brokers: Duration,
 }
 
 impl Default for World {
@@ -25,7 +26,14 @@ impl Default for World {
         let now = Instant::now();
         let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
         let machine = Connection::new(now, options.max_requests(1 << 20));
-        Self { now, machine, null: Null::default(), decoder: Decoder::new(), out: Outgoing::default() }
+        Self {
+            now,
+            machine,
+            null: Null::default(),
+            decoder: Decoder::new(),
+            out: Outgoing::default(),
+            brokers: Duration::ZERO,
+        }
     }
 }
 
@@ -39,10 +47,12 @@ impl World {
 
     /// What the machine has to say reaches the broker.
     pub fn go(&mut self) {
-        let Self { now, machine, null, out, .. } = self;
+        let Self { now, machine, null, out, brokers, .. } = self;
         while machine.poll_transmit(*now, out) {
             let count = out.len();
+            let start = Instant::now();
             out.pieces().for_each(|piece| null.take(piece));
+            *brokers += start.elapsed();
             out.advance(count);
             machine.handle_transmitted(*now, count);
         }
@@ -50,7 +60,8 @@ impl World {
 
     /// What the broker has to say arrives: as much as one read gives, of as many consumers as there are.
     pub fn come(&mut self) {
-        let Self { null, decoder, .. } = self;
+        let Self { null, decoder, brokers, .. } = self;
+        let start = Instant::now();
         let mut came = 0;
         while came < READ {
             let pending = null.pending();
@@ -62,6 +73,13 @@ impl World {
             decoder.extend(pending);
             null.wrote(count);
         }
+        *brokers += start.elapsed();
+    }
+
+    /// How long the broker, and what stands for the kernel, has taken so far.
+    #[must_use]
+    pub fn brokers(&self) -> Duration {
+        self.brokers
     }
 
     /// The machine takes in what has arrived.

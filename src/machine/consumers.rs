@@ -63,12 +63,24 @@ pub(super) struct Tag {
     pub(super) prefetch_count: u16,
     /// Which of the consumer's queues it is for.
     pub(super) source: u32,
+    /// Whether that one is read from an offset of a stream.
+    by_offset: bool,
     /// `consume-ok` has come.
     pub(super) started: bool,
     /// Another takes its place, or has.
     pub(super) leaving: bool,
     /// It was cancelled, and `cancel-ok` is still to come.
     pub(super) cancelled: bool,
+}
+
+/// For whom a delivery is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipient {
+    pub(super) consumer: ConsumerId,
+    /// Which of its queues it is from.
+    pub(super) source: u32,
+    /// Whether that one is read from an offset of a stream.
+    pub(super) by_offset: bool,
 }
 
 #[derive(Debug)]
@@ -130,11 +142,6 @@ impl Consumer {
             return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
         }
         Ok(())
-    }
-
-    /// The tag of that name.
-    pub(super) fn find_tag(&self, name: &[u8]) -> Option<&Tag> {
-        self.tags.iter().find(|tag| tag.name.as_bytes() == name)
     }
 
     /// Forgets a tag that the broker has ended. True when it was the last.
@@ -231,6 +238,7 @@ impl Consumers {
             name,
             prefetch_count,
             source,
+            by_offset: terms.by_offset,
             started: false,
             leaving: false,
             cancelled: false,
@@ -246,6 +254,13 @@ impl Consumers {
     #[inline]
     pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
         find_mut(&mut self.slots, id)
+    }
+
+    /// For whom a delivery is that comes with that tag, if it is for this consumer.
+    #[inline]
+    pub(super) fn recipient(&self, id: ConsumerId, tag: &[u8]) -> Option<Recipient> {
+        let tag = self.get(id)?.tags.iter().find(|found| found.name.as_bytes() == tag)?;
+        Some(Recipient { consumer: id, source: tag.source, by_offset: tag.by_offset })
     }
 
     /// All of them, in the order in which they were added.

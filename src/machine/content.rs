@@ -1,6 +1,6 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
-use super::ids::ConsumerId;
+use super::consumers::Recipient;
 use super::requested::WaitingRequest;
 use crate::error::Fault;
 use crate::message::{Ends, Message};
@@ -87,7 +87,7 @@ pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 /// What a content is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Deliver { consumer: Option<(ConsumerId, u32)>, tag: u64, redelivered: bool },
+    Deliver { recipient: Option<Recipient>, tag: u64, redelivered: bool },
     Got { request: WaitingRequest, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
     Returned { code: u16, text: Box<str> },
 }

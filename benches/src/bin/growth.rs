@@ -1,21 +1,41 @@
-//! What a message costs the connection, in nanoseconds of CPU, as consumers, publishes in flight and channels grow:
-//! `cargo run --release -p puka-benches --bin growth`. The broker is in memory, and its cost, which is alike, is included.
+//! What a message costs the connection, in nanoseconds, as consumers, publishes in flight and channels grow:
+//! `cargo run --release -p puka-benches --bin growth`. The broker is in memory, and the time that it takes does not count.
+//!
+//! Arguments: `--only TEXT` in the name of the row.
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
 
 use puka::Error;
 use puka::machine::{Consume, Event, Reply};
 use puka::protocol::{ShortStr, TableRef};
-use puka_benches::{World, cpu};
+use puka_benches::{World, argument};
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Messages of each measurement.
 const MESSAGES: usize = 400_000;
+
+/// From when on time counts, and what the broker had taken by then.
+struct Span {
+    start: Instant,
+    brokers: Duration,
+}
+
+impl Span {
+    fn start(world: &World) -> Self {
+        Self { start: Instant::now(), brokers: world.brokers() }
+    }
+
+    /// What was spent since, but for the broker's part.
+    fn spent(&self, world: &World) -> Duration {
+        self.start.elapsed().saturating_sub(world.brokers() - self.brokers)
+    }
+}
 
 /// Publishes and confirms, `window` at a time, to so many exchanges in turn.
 fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
     let mut world = World::default();
     let names: Vec<String> = (0..exchanges).map(|number| format!("exchange-{number}")).collect();
-    let mut start = cpu();
+    let mut span = Span::start(&world);
     let mut confirmed = 0;
     let mut rounds = 0;
     while confirmed < MESSAGES {
@@ -31,11 +51,11 @@ fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
         rounds += 1;
         if rounds == 1 {
             // The first round opens the channels, and buffers grow.
-            start = cpu();
+            span = Span::start(&world);
             confirmed = 0;
         }
     }
-    Ok((cpu() - start).as_nanos() as f64 / confirmed as f64)
+    Ok(span.spent(&world).as_nanos() as f64 / confirmed as f64)
 }
 
 /// Takes deliveries of so many consumers.
@@ -54,7 +74,7 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
         })?;
     }
     let mut taken = VecDeque::new();
-    let (mut count, mut start) = (0, cpu());
+    let (mut count, mut span) = (0, Span::start(&world));
     let mut is_warm = false;
     while count < MESSAGES {
         world.fly();
@@ -73,13 +93,16 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
         }
         if !is_warm && count > MESSAGES / 4 {
             is_warm = true;
-            (count, start) = (0, cpu());
+            (count, span) = (0, Span::start(&world));
         }
     }
-    Ok((cpu() - start).as_nanos() as f64 / count as f64)
+    Ok(span.spent(&world).as_nanos() as f64 / count as f64)
 }
 
 fn row(what: &str, measure: impl Fn() -> Result<f64, Error>) -> Result<(), Error> {
+    if !what.contains(&argument("--only").unwrap_or_default()) {
+        return Ok(());
+    }
     let mut figures = (0..5).map(|_| measure()).collect::<Result<Vec<_>, _>>()?;
     figures.sort_by(f64::total_cmp);
     println!("| {what} | {:.0} |", figures[0]);

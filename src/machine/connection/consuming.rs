@@ -4,7 +4,7 @@ use super::requesting::info;
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::consumers::{Consumer, Phase, Terms};
+use crate::machine::consumers::{Consumer, Phase, Recipient, Terms};
 use crate::machine::content::{Delivered, STREAM_OFFSET};
 use crate::machine::waiting::WaitingConsume;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
@@ -344,37 +344,31 @@ impl Connection {
 
     /// The consumer of a tag, and which of its queues the tag is for.
     #[inline]
-    pub(super) fn consumer_of(&self, number: u16, tag: ShortStr<'_>) -> Option<(ConsumerId, u32)> {
+    pub(super) fn recipient(&self, number: u16, tag: ShortStr<'_>) -> Option<Recipient> {
         let consumers = &self.channels.get(number)?.consumers;
-        consumers
-            .iter()
-            .find_map(|id| Some((*id, self.consumers.get(*id)?.find_tag(tag.as_octets())?.source)))
+        consumers.iter().find_map(|id| self.consumers.recipient(*id, tag.as_octets()))
     }
 
     #[inline]
     pub(super) fn deliver(
         &mut self,
         number: u16,
-        consumer: Option<(ConsumerId, u32)>,
+        recipient: Option<Recipient>,
         tag: u64,
         redelivered: bool,
         message: Message,
     ) {
-        if consumer.is_none() && self.publishers.is_called_on(number) {
+        if recipient.is_none() && self.publishers.is_called_on(number) {
             self.reply(number, message);
             return;
         }
-        let source = consumer.map_or(0, |(_, source)| source);
-        let found = consumer.and_then(|(id, _)| self.consumers.get(id).map(|consumer| (id, consumer)));
-        let no_ack = found.is_some_and(|(_, consumer)| consumer.no_ack);
-        let terms = found.and_then(|(_, consumer)| consumer.sources.get(source as usize));
-        let by_offset = terms.is_some_and(|terms| terms.by_offset);
-        let wanted = found.filter(|(_, consumer)| {
+        let consumer = recipient.and_then(|recipient| self.consumers.get(recipient.consumer));
+        let no_ack = consumer.is_some_and(|consumer| consumer.no_ack);
+        let is_wanted = consumer.is_some_and(|consumer| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped
                 && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
         });
-        let wanted = wanted.map(|(id, _)| id);
         let Some(channel) = self.channels.get_mut(number) else { return };
         if !channel.unsettled.deliver(tag, no_ack) {
             let fault =
@@ -392,17 +386,17 @@ impl Connection {
             tag,
             redelivered,
             settled: no_ack.into(),
-            source,
+            source: recipient.map_or(0, |recipient| recipient.source),
             channel: number,
             incarnation,
             epoch: self.epoch,
-            by_offset,
+            by_offset: recipient.is_some_and(|recipient| recipient.by_offset),
         };
-        match wanted {
-            Some(id) => self.consumers.push(id, delivered),
+        match recipient {
+            Some(recipient) if is_wanted => self.consumers.push(recipient.consumer, delivered),
             // A message that is given back comes straight again; at the end the broker takes back all there are.
-            None if matches!(self.state, State::Draining) => {}
-            None => self.give_back(&delivered),
+            _ if matches!(self.state, State::Draining) => {}
+            _ => self.give_back(&delivered),
         }
     }
 

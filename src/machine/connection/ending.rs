@@ -4,7 +4,7 @@ use super::Connection;
 use super::requesting::info;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
-use crate::machine::consumers::{Consumer, Phase};
+use crate::machine::consumers::{Consumer, Phase, Recipient};
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
@@ -103,7 +103,8 @@ impl Connection {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        let Some((id, source)) = self.consumer_of(number, cancel.consumer_tag) else { return };
+        let Some(recipient) = self.recipient(number, cancel.consumer_tag) else { return };
+        let Recipient { consumer: id, source, .. } = recipient;
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let has_ended = consumer.end_tag(cancel.consumer_tag.as_octets());
         // Most often it has lost its queue. One that is durable is still there, and need not be declared again.

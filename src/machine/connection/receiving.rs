@@ -242,15 +242,15 @@ impl Connection {
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
     ) {
-        let consumer = self.consumer_of(number, deliver.consumer_tag);
+        let recipient = self.recipient(number, deliver.consumer_tag);
         let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
         match content {
             Some(content) => {
                 let message = Message::as_it_came(exchange, routing_key, &content);
-                self.deliver(number, consumer, tag, redelivered, message);
+                self.deliver(number, recipient, tag, redelivered, message);
             }
             None => {
-                let purpose = Purpose::Deliver { consumer, tag, redelivered };
+                let purpose = Purpose::Deliver { recipient, tag, redelivered };
                 self.begin_content(number, purpose, exchange, routing_key);
             }
         }
@@ -303,8 +303,8 @@ impl Connection {
 
     fn receive_message(&mut self, number: u16, purpose: Purpose, message: Message) {
         match purpose {
-            Purpose::Deliver { consumer, tag, redelivered } => {
-                self.deliver(number, consumer, tag, redelivered, message);
+            Purpose::Deliver { recipient, tag, redelivered } => {
+                self.deliver(number, recipient, tag, redelivered, message);
             }
             Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
                 self.got(number, request.promise, no_ack, tag, redelivered, message_count, message);
