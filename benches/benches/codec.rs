@@ -142,19 +142,28 @@ fn take_frame<'o>(octets: &mut &'o [u8]) -> &'o [u8] {
     payload
 }
 
-/// A deliver, its header with those very properties, and its body in one frame.
+/// Deliveries, each of a method, its header with those very properties, and its body in one frame.
 fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8]) -> usize {
     buffer.clear();
     buffer.extend_from_slice(octets);
     let mut rest = &buffer[..];
-    let mut method = take_frame(&mut rest);
+    let mut sum = 0;
+    while !rest.is_empty() {
+        sum += parse_delivery_by_hand(&mut rest);
+    }
+    sum
+}
+
+#[inline(always)]
+fn parse_delivery_by_hand(rest: &mut &[u8]) -> usize {
+    let mut method = take_frame(rest);
     take(&mut method, 4);
     black_box(take_short(&mut method));
     let delivery_tag = number(take(&mut method, 8));
     black_box(take(&mut method, 1));
     black_box(take_short(&mut method));
     let routing_key = take_short(&mut method);
-    let mut header = take_frame(&mut rest);
+    let mut header = take_frame(rest);
     take(&mut header, 14);
     black_box(take_short(&mut header));
     let length = number(take(&mut header, 4));
@@ -163,7 +172,7 @@ fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8]) -> usize {
     black_box(take_short(&mut header));
     black_box(take_short(&mut header));
     let timestamp = number(take(&mut header, 8));
-    delivery_tag + routing_key.len() + timestamp + take_frame(&mut rest).len()
+    delivery_tag + routing_key.len() + timestamp + take_frame(rest).len()
 }
 
 fn codec(criterion: &mut Criterion) {
@@ -208,6 +217,17 @@ fn codec(criterion: &mut Criterion) {
     assert_eq!(parse(&mut decoder, &delivered), parse_by_hand(&mut buffer, &delivered));
     group.bench_function("parse, by hand", |bencher| {
         bencher.iter(|| parse_by_hand(&mut buffer, black_box(&delivered)));
+    });
+
+    // As many as one read may bring.
+    let many = delivered.repeat(100);
+    assert_eq!(parse(&mut decoder, &many), parse_by_hand(&mut buffer, &many));
+    group.throughput(Throughput::Bytes(many.len() as u64));
+    group.bench_function("parse: 100 of these in one piece", |bencher| {
+        bencher.iter(|| parse(&mut decoder, black_box(&many)));
+    });
+    group.bench_function("parse 100, by hand", |bencher| {
+        bencher.iter(|| parse_by_hand(&mut buffer, black_box(&many)));
     });
 
     let mut mixed = Vec::new();

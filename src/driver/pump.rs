@@ -163,13 +163,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             self.is_read_dry = false;
         }
         while !self.out.is_empty() && self.write_error.is_none() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let mut count = 0;
-            for (slice, piece) in slices.iter_mut().zip(self.out.pieces()) {
-                *slice = IoSlice::new(piece);
-                count += 1;
-            }
-            match Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]) {
+            match poll_write_pieces(Pin::new(&mut self.io), cx, &self.out) {
                 Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(octets)) => {
                     self.out.advance(octets);
@@ -225,6 +219,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         self.finished = true;
         self.link.with(|machine| if machine.is_down() { Turn::Down } else { Turn::Over(machine.outcome()) })
     }
+}
+
+/// Writes as much as the stream takes at once.
+fn poll_write_pieces(
+    io: Pin<&mut impl AsyncWrite>,
+    cx: &mut Context<'_>,
+    out: &Outgoing,
+) -> Poll<io::Result<usize>> {
+    let mut pieces = out.pieces();
+    // Small frames stand in one piece, so most often there is no other.
+    if let (Some(only), None) = (pieces.next(), pieces.next()) {
+        return io.poll_write(cx, only);
+    }
+    let mut slices = [IoSlice::new(&[]); PIECES];
+    let mut count = 0;
+    for (slice, piece) in slices.iter_mut().zip(out.pieces()) {
+        *slice = IoSlice::new(piece);
+        count += 1;
+    }
+    io.poll_write_vectored(cx, &slices[..count])
 }
 
 impl<Io> Drop for Pump<Io> {

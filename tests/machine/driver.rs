@@ -49,25 +49,24 @@ fn one_poll_reads_and_writes_everything() {
 }
 
 #[test]
-fn a_hundred_small_publishes_leave_in_one_vectored_write() {
+fn a_hundred_small_publishes_leave_in_one_piece() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    pipe.script().vectored.clear();
+    pipe.script().writes.clear();
     let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", &[7; 16]).send()).collect();
     assert!(pipe.poll(&mut driver).is_none());
-    let script = pipe.script();
-    assert_eq!((script.vectored.as_slice(), script.plain_writes), (&[1][..], 0), "one call, one piece");
+    assert_eq!(pipe.script().writes, [1]);
 }
 
 #[test]
 fn large_bodies_leave_in_few_vectored_writes_and_are_not_copied() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    pipe.script().vectored.clear();
+    pipe.script().writes.clear();
     let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", vec![7; 8192]).send()).collect();
     assert!(pipe.poll(&mut driver).is_none());
     assert!(pipe.frames().iter().filter(|sent| sent.name().ends_with("body 8192")).count() == 100);
     let script = pipe.script();
-    assert!(script.vectored.len() <= 5, "{:?}", script.vectored);
-    let pieces = script.vectored.iter().sum::<usize>();
+    assert!(script.writes.len() <= 5, "{:?}", script.writes);
+    let pieces = script.writes.iter().sum::<usize>();
     assert!(pieces <= 201 + 13, "{pieces}: one for each body, for what is between two, and for each turn");
 }
 

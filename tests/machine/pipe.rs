@@ -33,9 +33,8 @@ pub(crate) struct Script {
     pub(crate) interruptions: usize,
     pub(crate) close_is_pending: bool,
     pub(crate) closed: bool,
-    /// Calls of each kind.
-    pub(crate) vectored: Vec<usize>,
-    pub(crate) plain_writes: usize,
+    /// The pieces of each write, and calls of other kinds.
+    pub(crate) writes: Vec<usize>,
     pub(crate) polled_reads: usize,
     pub(crate) flushes: usize,
     /// Who publishes when a read finds nothing, as another thread may.
@@ -202,7 +201,6 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        self.script().plain_writes += 1;
         self.poll_write_vectored(cx, &[IoSlice::new(octets)])
     }
 
@@ -223,7 +221,7 @@ impl AsyncWrite for Pipe {
             script.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        script.vectored.push(slices.len());
+        script.writes.push(slices.len());
         let read = script.read_with_write.take();
         script.reads.extend(read.map(Read::Octets));
         let mut left = script.most.unwrap_or(usize::MAX);

@@ -189,6 +189,10 @@ impl Decoder {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
+            // As most often: all that came was decoded.
+            if self.buffer.len() >= ROOM {
+                return &mut self.buffer;
+            }
         }
         let room = self.buffer.len().saturating_sub(self.end);
         let missing = self.missing();

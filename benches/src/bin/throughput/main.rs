@@ -59,7 +59,7 @@ fn main() {
             let cost = median(samples.iter().map(Sample::cost).collect());
             let (first_rate, first_cost) = *reference.get_or_insert((rate, cost));
             println!(
-                "| {work} | {name} | {:.3} M | {:.0} % | {cost:.0} | {:.1} |",
+                "| {work} | {name} | {:.4} M | {:.0} % | {cost:.0} | {:.1} |",
                 rate / 1e6,
                 rate / first_rate * 100.0,
                 cost / first_cost,
