@@ -186,6 +186,11 @@ impl<S: Read + Write> Evented<S> {
         self.ended.clone().unwrap_or(Ok(()))
     }
 
+    /// Whether there may be more to be moved, so that there is nothing to wait for.
+    pub(super) fn has_more(&self) -> bool {
+        self.more
+    }
+
     /// What there is to wait for. Whoever asks for something from here on rings the bell.
     fn wishes(&mut self) -> Wishes {
         let waker = Waker::from(self.bell.clone());

@@ -128,7 +128,7 @@ fn run_until<S: Read + Write + Source + 'static>(
                     return Ok(());
                 }
             }
-            busy |= client.has_ready_callback();
+            busy |= client.has_ready_callback() || client.has_more();
         }
         if !busy && clients.iter().all(|client| client.is_over()) {
             let outcomes = clients.iter().filter_map(|client| client.ended.clone());

@@ -140,7 +140,9 @@ impl<S: Read + Write + Source> Evented<S> {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Err(Error::Timeout { what: "waiting", after: timeout.unwrap_or_default() });
             }
-            sleep(&mut [self], deadline)?;
+            if !self.has_more() {
+                sleep(&mut [self], deadline)?;
+            }
         }
     }
 }

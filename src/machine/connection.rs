@@ -267,24 +267,6 @@ impl Connection {
         self.attention |= !self.out.is_empty();
     }
 
-    /// The next thing that somebody should know.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(promise) = self.promises.poll_answered() {
-            return Some(Event::Answered(promise));
-        }
-        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
-        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
-    }
-
-    /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
-    #[must_use]
-    pub fn has_event(&self) -> bool {
-        self.promises.has_answered()
-            || self.consumers.has_announcement()
-            || self.notices.has_announcement()
-            || matches!(self.state, State::Handshake(_))
-    }
-
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Consumers and what they have not been asked for yet.
 
 use super::batches::{Batches, Spares};
-use super::content::Delivered;
+use super::content::{Delivered, Recipient};
 use super::ids::{ConsumerId, PromiseId};
 use crate::error::Error;
 use crate::protocol::{ShortStr, Table};
@@ -71,16 +71,6 @@ pub(super) struct Tag {
     pub(super) leaving: bool,
     /// It was cancelled, and `cancel-ok` is still to come.
     pub(super) cancelled: bool,
-}
-
-/// For whom a delivery is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recipient {
-    pub(super) consumer: ConsumerId,
-    /// Which of its queues it is from.
-    pub(super) source: u32,
-    /// Whether that one is read from an offset of a stream.
-    pub(super) by_offset: bool,
 }
 
 #[derive(Debug)]

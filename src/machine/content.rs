@@ -1,6 +1,6 @@
 //! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
 
-use super::consumers::Recipient;
+use super::ids::ConsumerId;
 use super::requested::WaitingRequest;
 use crate::error::Fault;
 use crate::message::{Ends, Message};
@@ -83,6 +83,16 @@ impl Delivered {
 
 /// The argument of consumers that read a stream, and the header of what they are delivered.
 pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
+
+/// For whom a delivery is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipient {
+    pub(super) consumer: ConsumerId,
+    /// Which of its queues it is from.
+    pub(super) source: u32,
+    /// Whether that one is read from an offset of a stream.
+    pub(super) by_offset: bool,
+}
 
 /// What a content is for.
 #[derive(Debug)]

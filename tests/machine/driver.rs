@@ -32,7 +32,7 @@ fn one_poll_does_the_whole_handshake() {
 }
 
 #[test]
-fn one_poll_reads_and_writes_everything() {
+fn everything_is_read_and_written_before_it_sleeps() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let promises: Vec<_> = (0..500).map(|_| client.basic_publish("", "q", "x").send()).collect();
     assert!(pipe.poll(&mut driver).is_none());
@@ -93,6 +93,41 @@ fn partial_writes_of_any_size_lose_and_double_nothing() {
             written.extend(more);
         }
         assert_eq!(*expected.get_or_insert_with(|| written.clone()), written, "{most} octets at a time");
+    }
+}
+
+#[test]
+fn what_came_is_dealt_with_before_the_stream_is_asked_again() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let _promise = client.basic_publish("", "q", "x").send();
+    assert!(pipe.poll(&mut driver).is_none());
+    let wakes = Arc::<Wakes>::default();
+    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+    pipe.feed(&method(1, &ack(1, false)));
+    let before = pipe.script().polled_reads;
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let reads = pipe.script().polled_reads - before;
+    assert_eq!((reads, wakes.count()), (2, 1), "what nobody waits for, and the confirm");
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let reads = pipe.script().polled_reads - before;
+    assert_eq!((reads, wakes.count()), (3, 1), "there was no more, and the stream wakes it");
+    pipe.feed(&method(1, &ack(2, false)));
+    assert_eq!(wakes.count(), 2);
+}
+
+#[test]
+fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let promises: Vec<_> = (0..1000).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+    let confirms: Vec<_> = (1..=1000).flat_map(|tag| method(1, &ack(tag, false))).collect();
+    pipe.feed(&confirms);
+    let (before, wakes) = (pipe.script().polled_reads, Arc::<Wakes>::default());
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert!(pipe.script().polled_reads - before > 2, "a confirm has 21 octets, and there is room for 4 KiB");
+    for promise in promises {
+        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
     }
 }
 

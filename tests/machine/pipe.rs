@@ -115,16 +115,19 @@ impl Pipe {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Polls a driver once.
+    /// Polls a driver until it sleeps.
     pub(crate) fn poll(&self, driver: &mut Driver<Self, ManualClock>) -> Option<Result<(), Error>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(driver).poll(&mut cx) {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => None,
+        let wakes = Arc::<Wakes>::default();
+        loop {
+            let before = wakes.count();
+            let polled = self.poll_with(driver, &wakes);
+            if polled.is_some() || wakes.count() == before {
+                return polled;
+            }
         }
     }
 
-    /// Polls a driver until it sleeps; gives how often that was.
+    /// Polls a driver once.
     pub(crate) fn poll_with(
         &self,
         driver: &mut Driver<Self, ManualClock>,

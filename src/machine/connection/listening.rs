@@ -1,12 +1,36 @@
-//! Listening to notices, and renewing the secret of the login: what concerns the connection as a whole.
+//! What others are told, notices among it, and renewing the secret of the login: what concerns the connection as a whole.
 
 use super::{Connection, State};
 use crate::error::Error;
-use crate::machine::{ListenerId, Notice, PromiseId};
+use crate::machine::{Event, ListenerId, Notice, PromiseId};
 use crate::protocol::method::connection as methods;
 use crate::protocol::{EncodeError, ShortStr};
 
 impl Connection {
+    /// The next thing that somebody should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(promise) = self.promises.poll_answered() {
+            return Some(Event::Answered(promise));
+        }
+        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
+        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        self.has_announcement() || matches!(self.state, State::Handshake(_))
+    }
+
+    fn has_announcement(&self) -> bool {
+        self.promises.has_answered() || self.consumers.has_announcement() || self.notices.has_announcement()
+    }
+
+    /// Whether others than the driver have something to do: there is an answer for them, or a delivery to take.
+    pub(crate) fn has_work_for_others(&self) -> bool {
+        self.has_announcement() || self.consumers.buffered().0 > 0
+    }
+
     /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
     pub fn listen(&mut self) -> ListenerId {
         let id = self.notices.listen();
