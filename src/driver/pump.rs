@@ -36,8 +36,8 @@ pub(crate) struct Pump<Io> {
     taken_in: usize,
     /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
     is_read_dry: bool,
-    /// In this poll it gave less than there was room for, and somebody has to do with that.
-    has_served: bool,
+    /// In this poll it gave less than there was room for, and there are deliveries to take.
+    has_delivered: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
     finished: bool,
@@ -77,7 +77,7 @@ impl<Io> Pump<Io> {
             unflushed: false,
             taken_in: 0,
             is_read_dry: false,
-            has_served: false,
+            has_delivered: false,
             write_error: None,
             finished: false,
         }
@@ -99,13 +99,13 @@ impl<Io> Pump<Io> {
     pub(crate) fn begin_poll(&mut self) {
         self.taken_in = 0;
         self.is_read_dry = false;
-        self.has_served = false;
+        self.has_delivered = false;
     }
 
-    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, and they have
-    /// something to do with it. Until they have done that more may have come, and the stream need not say that it has nothing.
+    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, and there are
+    /// deliveries to take. Until they are dealt with more may have come, and the stream need not say that it has nothing.
     pub(crate) fn is_sated(&self) -> bool {
-        self.taken_in >= TURN || self.has_served
+        self.taken_in >= TURN || self.has_delivered
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -205,11 +205,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                 self.decoder.filled(octets);
                 self.taken_in += octets;
                 let Self { link, decoder, .. } = self;
-                let serves = link.with(|machine| {
+                let delivers = link.with(|machine| {
                     machine.handle_input(now, decoder);
-                    machine.has_work_for_others()
+                    machine.has_deliveries()
                 });
-                self.has_served = serves && octets < room;
+                self.has_delivered = delivers && octets < room;
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,

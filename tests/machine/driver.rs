@@ -5,7 +5,8 @@ use crate::pipe::{ManualClock, Pipe, Read, Wakes};
 use futures_lite::future::{block_on, poll_once};
 use puka::protocol::Properties;
 use puka::protocol::method::{channel, confirm};
-use puka::{Client, Driver, Options};
+use puka::{Client, Consumer, Driver, Options};
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,39 +97,55 @@ fn partial_writes_of_any_size_lose_and_double_nothing() {
     }
 }
 
+/// A consumer, and the channel that it has.
+fn consuming(client: &Client, pipe: &Pipe, driver: &mut Driver<Pipe, ManualClock>) -> (Consumer, u16) {
+    let consuming = client.basic_consume("q").prefetch_count(2000).send();
+    let started = pipe.serve(driver);
+    let channel = started.iter().find_map(|name| name.strip_suffix(" basic.consume")).unwrap();
+    (block_on(poll_once(consuming)).expect("it has started").unwrap(), channel.parse().unwrap())
+}
+
+/// Deliveries of an octet each.
+fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> Vec<u8> {
+    let frames = tags.flat_map(|tag| {
+        let deliver = method(channel, &deliver(consumer.tag(), tag));
+        [deliver, header(channel, 1, Properties::default()), raw(3, channel, b"x")]
+    });
+    frames.collect::<Vec<_>>().concat()
+}
+
 #[test]
-fn what_came_is_dealt_with_before_the_stream_is_asked_again() {
+fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let _promise = client.basic_publish("", "q", "x").send();
-    assert!(pipe.poll(&mut driver).is_none());
+    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
     let wakes = Arc::<Wakes>::default();
-    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
-    pipe.feed(&method(1, &ack(1, false)));
     let before = pipe.script().polled_reads;
+    pipe.feed(&raw(8, 0, b""));
+    pipe.feed(&deliveries(&consumer, channel, 1..=1));
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
-    assert_eq!((reads, wakes.count()), (2, 1), "what nobody waits for, and the confirm");
+    assert_eq!((reads, wakes.count()), (2, 1), "a sign of life is for nobody else");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
-    assert_eq!((reads, wakes.count()), (3, 1), "there was no more, and the stream wakes it");
-    pipe.feed(&method(1, &ack(2, false)));
-    assert_eq!(wakes.count(), 2);
+    assert_eq!((reads, wakes.count()), (3, 1), "there is no more, though nobody took what there was");
+    pipe.feed(&deliveries(&consumer, channel, 2..=2));
+    assert_eq!(wakes.count(), 2, "the stream wakes it");
+    assert!(pipe.poll(&mut driver).is_none());
+    for _ in 0..2 {
+        let delivery = block_on(poll_once(consumer.next())).expect("it has come").unwrap();
+        delivery.unwrap().ack().unwrap();
+    }
 }
 
 #[test]
 fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let promises: Vec<_> = (0..1000).map(|_| client.basic_publish("", "q", "x").send()).collect();
-    assert!(pipe.poll(&mut driver).is_none());
-    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
-    let confirms: Vec<_> = (1..=1000).flat_map(|tag| method(1, &ack(tag, false))).collect();
-    pipe.feed(&confirms);
-    let (before, wakes) = (pipe.script().polled_reads, Arc::<Wakes>::default());
-    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert!(pipe.script().polled_reads - before > 2, "a confirm has 21 octets, and there is room for 4 KiB");
-    for promise in promises {
-        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
-    }
+    let (consumer, channel) = consuming(&client, &pipe, &mut driver);
+    pipe.feed(&deliveries(&consumer, channel, 1..=1000));
+    let before = pipe.script().polled_reads;
+    assert!(pipe.poll_with(&mut driver, &Arc::default()).is_none());
+    assert!(pipe.script().reads.is_empty());
+    assert!(pipe.script().polled_reads - before > 1, "it was not all in one read");
 }
 
 #[test]
@@ -285,17 +302,8 @@ fn who_publishes_without_restraint_lets_the_driver_have_its_turn() {
 #[test]
 fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let consuming = client.basic_consume("q").prefetch_count(2000).send();
-    let started = pipe.serve(&mut driver);
-    let channel = started.iter().find_map(|name| name.strip_suffix(" basic.consume")).unwrap();
-    let mut consumer = block_on(poll_once(consuming)).expect("it has started").unwrap();
-    let tag = consumer.tag().to_owned();
-    let channel = channel.parse().unwrap();
-    let frames = (1..=2000).flat_map(|number| {
-        let deliver = method(channel, &deliver(&tag, number));
-        [deliver, header(channel, 1, Properties::default()), raw(3, channel, b"x")]
-    });
-    pipe.feed(&frames.collect::<Vec<_>>().concat());
+    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
+    pipe.feed(&deliveries(&consumer, channel, 1..=2000));
     assert!(pipe.poll(&mut driver).is_none());
     let mut acks = Vec::new();
     let mut taken = 0;

@@ -400,6 +400,11 @@ impl Connection {
         }
     }
 
+    /// Whether a delivery waits to be taken.
+    pub(crate) fn has_deliveries(&self) -> bool {
+        self.consumers.buffered().0 > 0
+    }
+
     /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
     /// allocation afterwards, or none.
     pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {

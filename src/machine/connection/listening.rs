@@ -19,16 +19,10 @@ impl Connection {
     /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        self.has_announcement() || matches!(self.state, State::Handshake(_))
-    }
-
-    fn has_announcement(&self) -> bool {
-        self.promises.has_answered() || self.consumers.has_announcement() || self.notices.has_announcement()
-    }
-
-    /// Whether others than the driver have something to do: there is an answer for them, or a delivery to take.
-    pub(crate) fn has_work_for_others(&self) -> bool {
-        self.has_announcement() || self.consumers.buffered().0 > 0
+        self.promises.has_answered()
+            || self.consumers.has_announcement()
+            || self.notices.has_announcement()
+            || matches!(self.state, State::Handshake(_))
     }
 
     /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
