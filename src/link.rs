@@ -72,14 +72,24 @@ struct State {
 #[derive(Debug, Default)]
 struct Woken {
     driver: Option<Waker>,
+    /// Most often there is one, which needs no allocation.
+    first: Option<Waker>,
     others: Vec<Waker>,
     login: Option<LoginStep>,
 }
 
 impl Woken {
+    fn add(&mut self, waker: Option<Waker>) {
+        if self.first.is_none() {
+            self.first = waker;
+        } else {
+            self.others.extend(waker);
+        }
+    }
+
     /// Gives back what is to be run.
     fn wake(self) -> Option<LoginStep> {
-        for waker in self.others.into_iter().chain(self.driver) {
+        for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
             waker.wake();
         }
         self.login
@@ -98,9 +108,9 @@ impl State {
 
     #[cold]
     fn woken(&mut self) -> Woken {
-        let mut others = Vec::new();
+        let mut woken = Woken::default();
         while let Some(event) = self.machine.poll_event() {
-            others.extend(match event {
+            woken.add(match event {
                 Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
                 Event::Deliveries(consumer) => {
                     self.consumers.get_mut(consumer.index()).and_then(Option::take)
@@ -111,16 +121,19 @@ impl State {
         // One at a time: it sends, and so makes room for the next to be looked for.
         let closed = self.machine.why_closed().is_some();
         if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
-            others.extend(self.requesting.pop_first().map(|(_, waker)| waker));
+            woken.add(self.requesting.pop_first().map(|(_, waker)| waker));
         }
         if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
-            others.extend(self.publishing.pop_first().map(|(_, waker)| waker));
+            woken.add(self.publishing.pop_first().map(|(_, waker)| waker));
         }
         if !self.transacting.is_empty() && (closed || self.machine.has_room_to_transact()) {
-            others.extend(self.transacting.pop_first().map(|(_, waker)| waker));
+            woken.add(self.transacting.pop_first().map(|(_, waker)| waker));
         }
-        let driver = if self.machine.wants_attention() { self.driver.take() } else { None };
-        Woken { driver, others, login: self.machine.poll_login() }
+        if self.machine.wants_attention() {
+            woken.driver = self.driver.take();
+        }
+        woken.login = self.machine.poll_login();
+        woken
     }
 
     fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<u64, Waker> {

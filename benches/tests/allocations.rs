@@ -17,20 +17,24 @@ const WINDOW: usize = 1000;
 /// Messages before the count begins, and those that are counted.
 const MESSAGES: usize = 20_000;
 
+/// The same for deliveries, of which some that are counted have come before, and some that have come are not counted: as many as
+/// are read at a time.
+const DELIVERIES: usize = 10 * MESSAGES;
+
 fn allocations() -> u64 {
     dhat::HeapStats::get().total_blocks
 }
 
-/// What each message costs when `step` is done again and again.
-async fn each(mut step: impl AsyncFnMut() -> Result<(), Error>) -> Result<f64, Error> {
-    for _ in 0..MESSAGES {
+/// What each message costs when `step` is done so many times, and as many times before.
+async fn each(messages: usize, mut step: impl AsyncFnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    for _ in 0..messages {
         step().await?;
     }
     let before = allocations();
-    for _ in 0..MESSAGES {
+    for _ in 0..messages {
         step().await?;
     }
-    Ok((allocations() - before) as f64 / MESSAGES as f64)
+    Ok((allocations() - before) as f64 / messages as f64)
 }
 
 fn with_client<T>(work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
@@ -71,7 +75,7 @@ fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_conn
     for confirms in [true, false] {
         let publish = with_client(async |client: Client| {
             let mut count = 0;
-            each(async || {
+            each(MESSAGES, async || {
                 let publish = client.basic_publish("", "test", &body).persistent(true).confirm(confirms);
                 drop(publish.submit().await?);
                 count += 1;
@@ -88,7 +92,7 @@ fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_conn
 
     let confirm = with_client(async |client: Client| {
         let mut promises = VecDeque::with_capacity(WINDOW + 1);
-        each(async || {
+        each(MESSAGES, async || {
             promises.push_back(client.basic_publish("", "test", &body).submit().await?);
             match promises.pop_front() {
                 Some(promise) if promises.len() == WINDOW => promise.await,
@@ -107,7 +111,7 @@ fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_conn
     for no_ack in [true, false] {
         let deliver = with_client(async |client: Client| {
             let mut consumer = client.basic_consume("100").prefetch_count(1000).no_ack(no_ack).await?;
-            each(async || {
+            each(DELIVERIES, async || {
                 if let Some(delivery) = consumer.next().await {
                     delivery?.ack()?;
                 }
