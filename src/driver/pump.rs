@@ -36,7 +36,7 @@ pub(crate) struct Pump<Io> {
     taken_in: usize,
     /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
     is_read_dry: bool,
-    /// In this poll it gave less than there was room for, and there are deliveries to take.
+    /// In this poll it gave less than there was room for, and deliveries were among it.
     has_delivered: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
@@ -90,7 +90,9 @@ impl<Io> Pump<Io> {
         self.out = Outgoing::default();
         self.transmitted = 0;
         self.unflushed = false;
+        self.taken_in = 0;
         self.is_read_dry = false;
+        self.has_delivered = false;
         self.write_error = None;
         self.finished = false;
     }
@@ -102,8 +104,8 @@ impl<Io> Pump<Io> {
         self.has_delivered = false;
     }
 
-    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, and there are
-    /// deliveries to take. Until they are dealt with more may have come, and the stream need not say that it has nothing.
+    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, deliveries among
+    /// it. Until they are dealt with more may have come, and the stream need not say that it has nothing.
     pub(crate) fn is_sated(&self) -> bool {
         self.taken_in >= TURN || self.has_delivered
     }
@@ -204,10 +206,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             Poll::Ready(Ok(octets)) => {
                 self.decoder.filled(octets);
                 self.taken_in += octets;
-                let Self { link, decoder, .. } = self;
+                let Self { link, decoder, out, .. } = self;
                 let delivers = link.with(|machine| {
+                    let before = machine.buffered_deliveries();
                     machine.handle_input(now, decoder);
-                    machine.has_deliveries()
+                    // What there is to say is not kept waiting by whoever takes them, as long as the stream takes it.
+                    let keeps_up = out.is_empty() && machine.has_output();
+                    machine.buffered_deliveries() > before && !keeps_up
                 });
                 self.has_delivered = delivers && octets < room;
                 return true;

@@ -42,8 +42,8 @@
 //!    [`needs_read`](Evented::needs_read), writable if it [`needs_write`](Evented::needs_write), and no longer than to the
 //!    [`next_timeout`](Evented::next_timeout);
 //! 3. [`on_read`](Evented::on_read), [`on_write`](Evented::on_write) or [`on_timeout`](Evented::on_timeout), as it came. Each
-//!    moves everything that can be moved, so a loop that only tells of changes will do, and calling one too often is
-//!    harmless.
+//!    moves what can be moved before callbacks have their turn, and `next_timeout` tells when there may be more, so a loop that
+//!    only tells of changes will do, and calling one too often is harmless.
 //!
 //! Ask for the three of step 2 anew each time, also after requests that were made elsewhere in the loop: a request is
 //! queued at once, and written in the next turn. When other threads make requests, have them wake the loop with

@@ -25,7 +25,7 @@ pub(super) enum Role {
     Transaction,
     /// Has consumers.
     Consume,
-    /// We have closed it and wait for `close-ok`.
+    /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
 }
 

@@ -267,6 +267,11 @@ impl Connection {
         self.attention |= !self.out.is_empty();
     }
 
+    /// Whether [`poll_transmit`](Self::poll_transmit) has something, acknowledgements that are still gathered apart.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Whether to read. Not while too many deliveries wait to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {

@@ -138,6 +138,30 @@ fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
 }
 
 #[test]
+fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_read() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let (consumer, channel) = consuming(&client, &pipe, &mut driver);
+    let first = client.basic_publish("", "q", "x").send();
+    pipe.serve(&mut driver);
+    drop(first);
+    pipe.feed(&deliveries(&consumer, channel, 1..=1));
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.written();
+    let _promises: Vec<_> = (0..40).map(|_| client.basic_publish("", "q", vec![7; 64_000]).send()).collect();
+    // A sign of life, and another delivery while there is more to say.
+    pipe.feed(&raw(8, 0, b""));
+    pipe.feed(&deliveries(&consumer, channel, 2..=2));
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let bodies = pipe.written().len() / 64_000;
+    assert_eq!((bodies, wakes.count()), (40, 0), "all of it leaves in one poll");
+    pipe.feed(&raw(8, 0, b""));
+    assert_eq!(wakes.count(), 1);
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert_eq!(wakes.count(), 1, "what is no delivery gives way to nobody");
+}
+
+#[test]
 fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);

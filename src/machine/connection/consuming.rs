@@ -400,9 +400,9 @@ impl Connection {
         }
     }
 
-    /// Whether a delivery waits to be taken.
-    pub(crate) fn has_deliveries(&self) -> bool {
-        self.consumers.buffered().0 > 0
+    /// How many deliveries wait to be taken.
+    pub(crate) fn buffered_deliveries(&self) -> usize {
+        self.consumers.buffered().0
     }
 
     /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
