@@ -23,6 +23,9 @@ pub(crate) const ROUNDS: usize = 64;
 /// processor's cache.
 const TURN: usize = 256 << 10;
 
+/// What is worth others' turn, in octets: more than TLS gives at a time of what it has in hand.
+const WORTH_A_TURN: usize = 4 << 10;
+
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {
     pub(crate) io: Io,
@@ -36,7 +39,7 @@ pub(crate) struct Pump<Io> {
     taken_in: usize,
     /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
     is_read_dry: bool,
-    /// In this poll it gave less than there was room for, and deliveries were among it.
+    /// In this poll it gave much, but less than there was room for, and deliveries were among it.
     has_delivered: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
@@ -214,7 +217,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     let keeps_up = out.is_empty() && machine.has_output();
                     machine.buffered_deliveries() > before && !keeps_up
                 });
-                self.has_delivered = delivers && octets < room;
+                self.has_delivered = delivers && (WORTH_A_TURN + 1..room).contains(&octets);
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,

@@ -105,11 +105,11 @@ fn consuming(client: &Client, pipe: &Pipe, driver: &mut Driver<Pipe, ManualClock
     (block_on(poll_once(consuming)).expect("it has started").unwrap(), channel.parse().unwrap())
 }
 
-/// Deliveries of an octet each.
+/// Deliveries of three octets each, whose frames end nowhere near where a buffer does.
 fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> Vec<u8> {
     let frames = tags.flat_map(|tag| {
         let deliver = method(channel, &deliver(consumer.tag(), tag));
-        [deliver, header(channel, 1, Properties::default()), raw(3, channel, b"x")]
+        [deliver, header(channel, 3, Properties::default()), raw(3, channel, b"odd")]
     });
     frames.collect::<Vec<_>>().concat()
 }
@@ -117,24 +117,36 @@ fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> V
 #[test]
 fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
+    let (consumer, channel) = consuming(&client, &pipe, &mut driver);
+    // There is room for more at a time afterwards.
+    pipe.feed(&deliveries(&consumer, channel, 1..=200));
+    assert!(pipe.poll(&mut driver).is_none());
     let wakes = Arc::<Wakes>::default();
     let before = pipe.script().polled_reads;
     pipe.feed(&raw(8, 0, b""));
-    pipe.feed(&deliveries(&consumer, channel, 1..=1));
+    pipe.feed(&deliveries(&consumer, channel, 201..=300));
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
     assert_eq!((reads, wakes.count()), (2, 1), "a sign of life is for nobody else");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
     assert_eq!((reads, wakes.count()), (3, 1), "there is no more, though nobody took what there was");
-    pipe.feed(&deliveries(&consumer, channel, 2..=2));
+    pipe.feed(&deliveries(&consumer, channel, 301..=301));
     assert_eq!(wakes.count(), 2, "the stream wakes it");
-    assert!(pipe.poll(&mut driver).is_none());
-    for _ in 0..2 {
-        let delivery = block_on(poll_once(consumer.next())).expect("it has come").unwrap();
-        delivery.unwrap().ack().unwrap();
+}
+
+#[test]
+fn a_stream_that_gives_little_at_a_time_is_asked_again_at_once() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let (consumer, channel) = consuming(&client, &pipe, &mut driver);
+    // As TLS does, which has more in hand.
+    for few in deliveries(&consumer, channel, 1..=1000).chunks(4074) {
+        pipe.feed(few);
     }
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    assert!(pipe.script().reads.is_empty());
+    assert_eq!(wakes.count(), 0);
 }
 
 #[test]
@@ -144,18 +156,18 @@ fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_rea
     let first = client.basic_publish("", "q", "x").send();
     pipe.serve(&mut driver);
     drop(first);
-    pipe.feed(&deliveries(&consumer, channel, 1..=1));
+    pipe.feed(&deliveries(&consumer, channel, 1..=200));
     assert!(pipe.poll(&mut driver).is_none());
     pipe.written();
     let _promises: Vec<_> = (0..40).map(|_| client.basic_publish("", "q", vec![7; 64_000]).send()).collect();
-    // A sign of life, and another delivery while there is more to say.
+    // A sign of life, and more deliveries, while there is more to say.
     pipe.feed(&raw(8, 0, b""));
-    pipe.feed(&deliveries(&consumer, channel, 2..=2));
+    pipe.feed(&deliveries(&consumer, channel, 201..=300));
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let bodies = pipe.written().len() / 64_000;
     assert_eq!((bodies, wakes.count()), (40, 0), "all of it leaves in one poll");
-    pipe.feed(&raw(8, 0, b""));
+    pipe.feed(&raw(8, 0, b"").repeat(600));
     assert_eq!(wakes.count(), 1);
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     assert_eq!(wakes.count(), 1, "what is no delivery gives way to nobody");
