@@ -217,7 +217,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     let keeps_up = out.is_empty() && machine.has_output();
                     machine.buffered_deliveries() > before && !keeps_up
                 });
-                self.has_delivered = delivers && (WORTH_A_TURN + 1..room).contains(&octets);
+                self.has_delivered = delivers && octets > WORTH_A_TURN && octets < room;
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,

@@ -17,7 +17,6 @@ pub(super) struct Channels {
     closed_by_server: BTreeSet<u16>,
     /// In the pool, the one used last behind.
     idle: Vec<u16>,
-    open: usize,
     /// How many channels have each role, by its number.
     roles: [usize; Role::COUNT],
     max: u16,
@@ -41,7 +40,7 @@ impl Channels {
 
     /// How many are open, those that are being closed included.
     pub(super) fn open(&self) -> usize {
-        self.open
+        self.roles.iter().sum()
     }
 
     /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
@@ -82,7 +81,7 @@ impl Channels {
     pub(super) fn has_room(&self, role: Role) -> bool {
         let is_kept = matches!(role, Role::Consume | Role::Transaction);
         let reserved = if is_kept && usize::from(self.max) > RESERVED { RESERVED } else { 0 };
-        self.open + reserved < usize::from(self.max)
+        self.open() + reserved < usize::from(self.max)
     }
 
     fn count(&self, role: Role) -> usize {
@@ -122,7 +121,6 @@ impl Channels {
         channel.discards_until_open = self.closed_by_server.remove(&number);
         *self.slots.get_mut(usize::from(number))? = Some(Box::new(channel));
         *self.count_mut(role) += 1;
-        self.open += 1;
         Some(number)
     }
 
@@ -133,7 +131,6 @@ impl Channels {
             self.idle.retain(|idle| *idle != number);
         }
         *self.count_mut(channel.role) -= 1;
-        self.open -= 1;
         self.freed.push_back(number);
         Some(channel)
     }
@@ -210,7 +207,7 @@ mod tests {
         channels.remove_closed_by_server(numbers[4]);
         assert_eq!((channels.pooled(), channels.is_closing_one()), (1, false));
         assert!(!channels.set_role(numbers[4], Role::Idle));
-        assert_eq!(channels.roles.iter().sum::<usize>(), channels.open());
+        assert_eq!(channels.open(), channels.numbers().count());
         assert_eq!(
             [Role::Settling, Role::Request, Role::Consume].map(|role| channels.count(role)),
             [1, 1, 1]

@@ -33,8 +33,9 @@ pub(crate) struct Script {
     pub(crate) interruptions: usize,
     pub(crate) close_is_pending: bool,
     pub(crate) closed: bool,
-    /// The pieces of each write, and calls of other kinds.
+    /// The pieces of each write, how many were of the plain kind, and calls of other kinds.
     pub(crate) writes: Vec<usize>,
+    pub(crate) plain_writes: usize,
     pub(crate) polled_reads: usize,
     pub(crate) flushes: usize,
     /// Who publishes when a read finds nothing, as another thread may.
@@ -115,19 +116,16 @@ impl Pipe {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Polls a driver until it sleeps.
+    /// Polls a driver once.
     pub(crate) fn poll(&self, driver: &mut Driver<Self, ManualClock>) -> Option<Result<(), Error>> {
-        let wakes = Arc::<Wakes>::default();
-        loop {
-            let before = wakes.count();
-            let polled = self.poll_with(driver, &wakes);
-            if polled.is_some() || wakes.count() == before {
-                return polled;
-            }
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(driver).poll(&mut cx) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
         }
     }
 
-    /// Polls a driver once.
+    /// The same, by somebody who is woken.
     pub(crate) fn poll_with(
         &self,
         driver: &mut Driver<Self, ManualClock>,
@@ -204,6 +202,7 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.script().plain_writes += 1;
         self.poll_write_vectored(cx, &[IoSlice::new(octets)])
     }
 

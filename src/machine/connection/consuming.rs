@@ -342,7 +342,7 @@ impl Connection {
         Ok(promise)
     }
 
-    /// The consumer of a tag, and which of its queues the tag is for.
+    /// For whom a delivery is that comes on that channel with that tag.
     #[inline]
     pub(super) fn recipient(&self, number: u16, tag: ShortStr<'_>) -> Option<Recipient> {
         let consumers = &self.channels.get(number)?.consumers;

@@ -104,8 +104,8 @@ impl Connection {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        let Some(recipient) = self.recipient(number, cancel.consumer_tag) else { return };
-        let Recipient { consumer: id, source, .. } = recipient;
+        let recipient = self.recipient(number, cancel.consumer_tag);
+        let Some(Recipient { consumer: id, source, .. }) = recipient else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let has_ended = consumer.end_tag(cancel.consumer_tag.as_octets());
         // Most often it has lost its queue. One that is durable is still there, and need not be declared again.
