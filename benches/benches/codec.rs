@@ -6,7 +6,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use puka::protocol::frame::{self, FRAME_END};
 use puka::protocol::method::basic;
-use puka::protocol::{ContentHeader, Decoder, FrameKind, Method, Properties, ShortStr, Table};
+use puka::protocol::{
+    ContentHeader, Decoder, FrameKind, Method, Properties, RawHeaders, ShortStr, Table, Value,
+};
 use puka_benches::World;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -96,8 +98,21 @@ fn generate_by_hand(out: &mut Vec<u8>, headers: &[u8], body: &[u8]) {
     frame_by_hand(out, 3, |out| out.extend_from_slice(body));
 }
 
-/// Every frame, method and property list; the headers stay raw, and what comes most often is looked for first, as in the client.
-fn parse(decoder: &mut Decoder, octets: &[u8]) -> usize {
+/// Each header is checked and looked at.
+fn read_headers(headers: RawHeaders<'_>) -> usize {
+    let entries = headers.table().expect("a table").iter();
+    entries
+        .map(|(name, value)| match value {
+            Value::String(text) => name.len() + text.len(),
+            Value::I32(number) => name.len() + number as usize,
+            Value::Bool(truth) => name.len() + usize::from(truth),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// Every frame, method and property list; what comes most often is looked for first, as in the client.
+fn parse(decoder: &mut Decoder, octets: &[u8], headers: fn(RawHeaders<'_>) -> usize) -> usize {
     decoder.extend(octets);
     let mut sum = 0;
     while let Some(frame) = decoder.next_frame().expect("a frame") {
@@ -111,7 +126,8 @@ fn parse(decoder: &mut Decoder, octets: &[u8]) -> usize {
             },
             FrameKind::Header => {
                 let header = ContentHeader::decode(frame.payload()).expect("a header");
-                header.properties.timestamp.unwrap_or(0) as usize
+                let sum = headers(header.properties.headers.unwrap_or_default());
+                sum + header.properties.timestamp.unwrap_or(0) as usize
             }
             _ => frame.payload().len(),
         };
@@ -142,20 +158,37 @@ fn take_frame<'o>(octets: &mut &'o [u8]) -> &'o [u8] {
     payload
 }
 
+fn read_headers_by_hand(mut headers: &[u8]) -> usize {
+    let mut sum = 0;
+    while !headers.is_empty() {
+        sum += take_short(&mut headers).len();
+        sum += match take(&mut headers, 1) {
+            b"S" => {
+                let length = number(take(&mut headers, 4));
+                take(&mut headers, length).len()
+            }
+            b"I" => number(take(&mut headers, 4)),
+            b"t" => number(take(&mut headers, 1)),
+            _ => 0,
+        };
+    }
+    sum
+}
+
 /// Deliveries, each of a method, its header with those very properties, and its body in one frame.
-fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8]) -> usize {
+fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8], headers: fn(&[u8]) -> usize) -> usize {
     buffer.clear();
     buffer.extend_from_slice(octets);
     let mut rest = &buffer[..];
     let mut sum = 0;
     while !rest.is_empty() {
-        sum += parse_delivery_by_hand(&mut rest);
+        sum += parse_delivery_by_hand(&mut rest, headers);
     }
     sum
 }
 
 #[inline(always)]
-fn parse_delivery_by_hand(rest: &mut &[u8]) -> usize {
+fn parse_delivery_by_hand(rest: &mut &[u8], headers: fn(&[u8]) -> usize) -> usize {
     let mut method = take_frame(rest);
     take(&mut method, 4);
     black_box(take_short(&mut method));
@@ -167,13 +200,19 @@ fn parse_delivery_by_hand(rest: &mut &[u8]) -> usize {
     take(&mut header, 14);
     black_box(take_short(&mut header));
     let length = number(take(&mut header, 4));
-    black_box(take(&mut header, length));
+    let sum = headers(take(&mut header, length));
     black_box(take(&mut header, 1));
     black_box(take_short(&mut header));
     black_box(take_short(&mut header));
     let timestamp = number(take(&mut header, 8));
-    delivery_tag + routing_key.len() + timestamp + take_frame(rest).len()
+    sum + delivery_tag + routing_key.len() + timestamp + take_frame(rest).len()
 }
+
+/// How the headers are read, by the library and by hand.
+type Reading = (&'static str, fn(RawHeaders<'_>) -> usize, fn(&[u8]) -> usize);
+
+const READINGS: [Reading; 2] =
+    [("raw", |headers| headers.as_octets().len(), <[u8]>::len), ("read", read_headers, read_headers_by_hand)];
 
 fn codec(criterion: &mut Criterion) {
     let headers = headers();
@@ -210,25 +249,24 @@ fn codec(criterion: &mut Criterion) {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(FRAME_MAX);
     group.throughput(Throughput::Bytes(delivered.len() as u64));
-    group.bench_function("parse: deliver, 5 properties, 5 headers, 1 KiB", |bencher| {
-        bencher.iter(|| parse(&mut decoder, black_box(&delivered)));
-    });
     let mut buffer = Vec::with_capacity(4096);
-    assert_eq!(parse(&mut decoder, &delivered), parse_by_hand(&mut buffer, &delivered));
-    group.bench_function("parse, by hand", |bencher| {
-        bencher.iter(|| parse_by_hand(&mut buffer, black_box(&delivered)));
-    });
-
-    // As many as one read may bring.
-    let many = delivered.repeat(100);
-    assert_eq!(parse(&mut decoder, &many), parse_by_hand(&mut buffer, &many));
-    group.throughput(Throughput::Bytes(many.len() as u64));
-    group.bench_function("parse: 100 of these in one piece", |bencher| {
-        bencher.iter(|| parse(&mut decoder, black_box(&many)));
-    });
-    group.bench_function("parse 100, by hand", |bencher| {
-        bencher.iter(|| parse_by_hand(&mut buffer, black_box(&many)));
-    });
+    // One alone, and as many as one read may bring.
+    for (what, octets) in [("", delivered.clone()), ("100 in one piece, ", delivered.repeat(100))] {
+        for (how, headers, by_hand) in READINGS {
+            let sums = (parse(&mut decoder, &octets, headers), parse_by_hand(&mut buffer, &octets, by_hand));
+            assert_eq!(sums.0, sums.1, "both read the same");
+            group.throughput(Throughput::Bytes(octets.len() as u64));
+            group.bench_function(
+                format!("parse: {what}deliver, 5 properties, 5 headers {how}, 1 KiB"),
+                |bencher| {
+                    bencher.iter(|| parse(&mut decoder, black_box(&octets), headers));
+                },
+            );
+            group.bench_function(format!("parse, by hand: {what}headers {how}"), |bencher| {
+                bencher.iter(|| parse_by_hand(&mut buffer, black_box(&octets), by_hand));
+            });
+        }
+    }
 
     let mut mixed = Vec::new();
     for tag in 0..100 {
@@ -239,7 +277,7 @@ fn codec(criterion: &mut Criterion) {
     }
     group.throughput(Throughput::Bytes(mixed.len() as u64));
     group.bench_function("parse: 100 deliveries, acks, heartbeats", |bencher| {
-        bencher.iter(|| parse(&mut decoder, black_box(&mixed)));
+        bencher.iter(|| parse(&mut decoder, black_box(&mixed), |headers| headers.as_octets().len()));
     });
 
     let table = headers.as_ref().as_octets();

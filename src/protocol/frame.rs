@@ -107,17 +107,19 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The octet that tells the kind, the channel, and the size of the payload.
+    /// The octet that tells the kind, the channel, and the size of the payload. The eighth octet does not count: no frame has
+    /// fewer, and so they are read as one number.
     #[inline]
-    fn fields(octets: [u8; HEADER]) -> (u8, u16, u32) {
-        let [kind, rest @ ..] = octets;
-        let channel = rest.first_chunk().map_or(0, |channel| u16::from_be_bytes(*channel));
-        let size = rest.last_chunk().map_or(0, |size| u32::from_be_bytes(*size));
+    fn fields(octets: [u8; HEADER + 1]) -> (u8, u16, u32) {
+        let [kind, ..] = octets;
+        let number = u64::from_be_bytes(octets);
+        let channel = u16::try_from(number >> 40 & 0xFFFF).unwrap_or(0);
+        let size = u32::try_from(number >> 8 & 0xFFFF_FFFF).unwrap_or(0);
         (kind, channel, size)
     }
 
     #[inline]
-    fn decode(octets: [u8; HEADER]) -> Result<Self, DecodeError> {
+    fn decode(octets: [u8; HEADER + 1]) -> Result<Self, DecodeError> {
         let (kind, channel, size) = Self::fields(octets);
         let kind = match kind {
             1 => FrameKind::Method,

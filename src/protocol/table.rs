@@ -20,53 +20,41 @@ enum Shape {
 
 /// Checks a container and everything in it. Gives the nesting depth, 0 when nothing is nested.
 fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
+    let mut shape = shape;
     let mut reader = Reader::new(octets);
-    // The containers that enclose the next entry, each by the place where it ends.
-    let mut open = [(0, Shape::Table); MAX_NESTING];
-    let mut depth = 0_usize;
-    let mut deepest = 0_usize;
-    let mut current = (octets.len(), shape);
+    // Those that enclose it, and where they go on.
+    let mut enclosing = Vec::new();
+    let mut deepest = 0;
     loop {
         let at = reader.position();
-        if at >= current.0 {
-            if at > current.0 {
-                return Err(DecodeError::BadTable { at });
-            }
-            let Some(outer) = depth.checked_sub(1) else { return Ok(deepest) };
-            depth = outer;
-            current = open.get(depth).copied().unwrap_or(current);
+        if reader.rest().is_empty() {
+            let Some(outer) = enclosing.pop() else { return Ok(deepest) };
+            (shape, reader) = outer;
             continue;
         }
         let overrun = |error| match error {
             DecodeError::TruncatedPayload { .. } => DecodeError::BadTable { at },
             other => other,
         };
-        if current.1 == Shape::Table {
+        if shape == Shape::Table {
             reader.shortstr().map_err(overrun)?;
-            if reader.position() >= current.0 {
-                return Err(DecodeError::BadTable { at });
+        }
+        let nested = match reader.rest().first() {
+            Some(b'F') => Shape::Table,
+            Some(b'A') => Shape::Array,
+            _ => {
+                Value::decode(&mut reader).map_err(overrun)?;
+                continue;
             }
-        }
-        let before = reader.clone();
-        let nested = match Value::decode(&mut reader).map_err(overrun)? {
-            Value::Table(_) => Some(Shape::Table),
-            Value::Array(_) => Some(Shape::Array),
-            _ => None,
         };
-        if reader.position() > current.0 {
-            return Err(DecodeError::BadTable { at });
+        reader.octet()?;
+        let inner = reader.counted().map_err(overrun)?;
+        if enclosing.len() == MAX_NESTING {
+            return Err(DecodeError::NestingTooDeep { limit: MAX_NESTING });
         }
-        if let Some(shape) = nested {
-            let end = reader.position();
-            // Goes back in, behind the tag and the length.
-            reader = before;
-            reader.octets(5).map_err(overrun)?;
-            let place = open.get_mut(depth).ok_or(DecodeError::NestingTooDeep { limit: MAX_NESTING })?;
-            *place = current;
-            depth = depth.saturating_add(1);
-            deepest = deepest.max(depth);
-            current = (end, shape);
-        }
+        enclosing.push((shape, reader));
+        deepest = deepest.max(enclosing.len());
+        (shape, reader) = (nested, inner);
     }
 }
 

@@ -176,6 +176,9 @@ impl<'a> Value<'a> {
     }
 
     /// Reads a tag and its value. What stands inside a nested container is not looked at.
+    ///
+    /// It is made where it is wanted: to copy it as soon as it was written, in other portions, would cost more than reading it.
+    #[inline(always)]
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let at = reader.position();
         let tag = reader.octet()?;

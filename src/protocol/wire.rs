@@ -136,6 +136,12 @@ impl<'a> Reader<'a> {
         self.octets(length).map_err(|_| start.truncated())
     }
 
+    /// What a long string holds, to read by itself. Its positions count from the same start.
+    pub(super) fn counted(&mut self) -> Result<Self, DecodeError> {
+        let rest = self.longstr()?;
+        Ok(Self { rest, total: self.position(), bits: 0, next_bit: 0 })
+    }
+
     /// Says that the last field has been read.
     ///
     /// # Errors

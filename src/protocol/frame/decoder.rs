@@ -149,12 +149,11 @@ impl Frame<'_> {
 /// The payload of a whole frame of that kind on that channel, and what comes behind the frame.
 #[inline]
 fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
-    let (header, rest) = octets.split_first_chunk()?;
-    let (found, on, size) = FrameHeader::fields(*header);
+    let (found, on, size) = FrameHeader::fields(*octets.first_chunk()?);
     if found != kind.number() || on != channel || size > limit {
         return None;
     }
-    let (payload, rest) = rest.split_at_checked(usize::try_from(size).ok()?)?;
+    let (payload, rest) = octets.get(HEADER..)?.split_at_checked(usize::try_from(size).ok()?)?;
     let (&FRAME_END, rest) = rest.split_first()? else { return None };
     Some((payload, rest))
 }
@@ -207,14 +206,14 @@ impl Decoder {
 
     /// Octets that the frame lacks that has begun; 0 when it lacks none, or is wrong.
     fn missing(&self) -> usize {
-        let pending = self.pending();
-        let Some(header) = pending.first_chunk::<HEADER>() else {
-            return HEADER.saturating_sub(pending.len());
+        let pending = self.pending().len();
+        let Some(begun) = self.begun() else {
+            return HEADER.saturating_sub(pending);
         };
-        match FrameHeader::decode(*header) {
+        match FrameHeader::decode(begun) {
             Ok(header) if header.size <= self.limit(header.kind) => {
                 let whole = usize::try_from(header.size.saturating_add(OVERHEAD)).unwrap_or(usize::MAX);
-                whole.saturating_sub(pending.len())
+                whole.saturating_sub(pending)
             }
             _ => 0,
         }
@@ -333,25 +332,37 @@ impl Decoder {
         Some((properties.len(), rest.len()))
     }
 
+    /// The seven octets in front of the payload, and one that does not count; `None` when there are fewer.
+    #[inline]
+    fn begun(&self) -> Option<[u8; HEADER + 1]> {
+        if let Some(octets) = self.pending().first_chunk() {
+            return Some(*octets);
+        }
+        let mut octets = [0; HEADER + 1];
+        let [header @ .., _] = &mut octets;
+        *header = *self.pending().first_chunk()?;
+        Some(octets)
+    }
+
     #[inline(always)]
     fn cut(&mut self) -> Result<Option<Cut>, DecodeError> {
-        let pending = self.pending();
-        let Some(header) = pending.first_chunk::<HEADER>().filter(|_| !self.at_stream_start) else {
+        let Some(begun) = self.begun().filter(|_| !self.at_stream_start) else {
             return self.cut_early();
         };
-        let FrameHeader { kind, channel, size } = FrameHeader::decode(*header)?;
+        let FrameHeader { kind, channel, size } = FrameHeader::decode(begun)?;
         let limit = self.limit(kind);
         if size > limit {
             return Err(DecodeError::FrameTooLarge { size, limit });
         }
         let length = usize::try_from(size).unwrap_or(usize::MAX);
-        let Some(&end) = pending.get(HEADER.saturating_add(length)) else { return Ok(None) };
+        // None of these sums is too large: within the limit there is room for the octets around a payload.
+        let Some(&end) = self.pending().get(HEADER.wrapping_add(length)) else { return Ok(None) };
         if end != FRAME_END {
             return Err(DecodeError::FrameEnd { found: end });
         }
-        let from = self.start.saturating_add(HEADER);
-        let to = from.saturating_add(length);
-        self.start = to.saturating_add(1);
+        let from = self.start.wrapping_add(HEADER);
+        let to = from.wrapping_add(length);
+        self.start = to.wrapping_add(1);
         Ok(Some(Cut { kind, channel, from, to }))
     }
 
