@@ -3,6 +3,7 @@
 use super::content::Assembly;
 use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::requested::WaitingRequest;
+use super::tags::TagNumber;
 use super::unsettled::Unsettled;
 use crate::protocol::method::{MethodInfo, basic};
 use crate::protocol::{Method, MethodId, ShortStr};
@@ -23,7 +24,7 @@ pub(super) enum Role {
     Restore,
     /// Has a transaction.
     Transaction,
-    /// Has consumers.
+    /// Has a consumer.
     Consume,
     /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
@@ -57,13 +58,13 @@ pub(super) enum Awaited {
     /// `resized` is who waits for another prefetch count.
     Consume {
         consumer: ConsumerId,
-        tag: Box<str>,
+        tag: TagNumber,
         resized: Option<PromiseId>,
         method: &'static MethodInfo,
     },
     Cancel {
         consumer: ConsumerId,
-        tag: Box<str>,
+        tag: TagNumber,
         method: &'static MethodInfo,
     },
     /// For a transaction: `select-ok`, `commit-ok` or `rollback-ok`.
@@ -111,12 +112,8 @@ impl Awaited {
 
     /// Whether that method is an answer to this. Several consumers are told apart by their tag.
     pub(super) fn is_answered_by(&self, reply: MethodId, of_tag: Option<ShortStr<'_>>) -> bool {
-        let tag = match self {
-            Self::Consume { tag, .. } | Self::Cancel { tag, .. } => Some(tag),
-            _ => None,
-        };
-        if let (Some(tag), Some(of_tag)) = (tag, of_tag)
-            && tag.as_bytes() != of_tag.as_octets()
+        if let Self::Consume { tag, .. } | Self::Cancel { tag, .. } = self
+            && of_tag.is_some_and(|of_tag| TagNumber::of(of_tag) != Some(*tag))
         {
             return false;
         }
@@ -135,7 +132,8 @@ pub(super) struct Channel {
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) assembly: Option<Assembly>,
     pub(super) unsettled: Unsettled,
-    pub(super) consumers: Vec<ConsumerId>,
+    /// One at most, so that what closes the channel ends no other.
+    pub(super) consumer: Option<ConsumerId>,
     /// The prefetch count that consumers to come would have.
     pub(super) prefetch_count: u16,
     /// A prefetch count holds for all of its consumers together, those to come included.
@@ -156,7 +154,7 @@ impl Channel {
             awaited: VecDeque::new(),
             assembly: None,
             unsettled: Unsettled::default(),
-            consumers: Vec::new(),
+            consumer: None,
             prefetch_count: 0,
             shares_prefetch_count: false,
             discards_until_open: false,
@@ -172,7 +170,7 @@ impl Channel {
 
     /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes of it.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.consumers.is_empty() && self.unsettled.held() == 0
+        self.consumer.is_none() && self.unsettled.held() == 0
     }
 
     /// Whether nothing is under way on it, so that anything may be.

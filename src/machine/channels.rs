@@ -80,8 +80,7 @@ impl Channels {
     /// Whether another channel may be opened for that.
     pub(super) fn has_room(&self, role: Role) -> bool {
         let is_kept = matches!(role, Role::Consume | Role::Transaction);
-        let reserved = if is_kept && usize::from(self.max) > RESERVED { RESERVED } else { 0 };
-        self.open() + reserved < usize::from(self.max)
+        self.open() < if is_kept { self.may_be_kept() } else { self.max.into() }
     }
 
     fn count(&self, role: Role) -> usize {
@@ -94,8 +93,12 @@ impl Channels {
 
     /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
     pub(super) fn may_keep(&self) -> bool {
-        let reserved = if usize::from(self.max) > RESERVED { RESERVED } else { 0 };
-        self.count(Role::Consume) + self.count(Role::Transaction) + reserved < usize::from(self.max)
+        self.count(Role::Consume) + self.count(Role::Transaction) < self.may_be_kept()
+    }
+
+    fn may_be_kept(&self) -> usize {
+        let max = usize::from(self.max);
+        if max > RESERVED { max - RESERVED } else { max }
     }
 
     /// Whether a number is about to be free.

@@ -3,8 +3,9 @@
 use super::batches::{Batches, Spares};
 use super::content::{Delivered, Recipient};
 use super::ids::{ConsumerId, PromiseId};
+use super::tags::{Tag, TagNumber, Tags};
 use crate::error::Error;
-use crate::protocol::{ShortStr, Table};
+use crate::protocol::Table;
 use std::collections::VecDeque;
 
 /// Why a consumer has ended.
@@ -39,8 +40,9 @@ pub(super) struct Terms {
     /// By the first of its names, when the broker names it.
     pub(super) queue: Box<[u8]>,
     pub(super) users_tag: Box<str>,
-    /// What its holder knows it by: the first tag that it had.
+    /// What its holder knows it by, the first tag that it had, and its number.
     pub(super) tag: Box<str>,
+    pub(super) number: Option<TagNumber>,
     pub(super) no_local: bool,
     pub(super) exclusive: bool,
     /// Whether the arguments say from which offset of a stream it reads.
@@ -55,24 +57,6 @@ impl Terms {
     }
 }
 
-/// A consumer in the broker's eyes. One of ours is several of them once its prefetch count was raised, because a broker
-/// fixes it when a consumer starts.
-#[derive(Debug)]
-pub(super) struct Tag {
-    pub(super) name: Box<str>,
-    pub(super) prefetch_count: u16,
-    /// Which of the consumer's queues it is for.
-    pub(super) source: u32,
-    /// Whether that one is read from an offset of a stream.
-    by_offset: bool,
-    /// `consume-ok` has come.
-    pub(super) started: bool,
-    /// Another takes its place, or has.
-    pub(super) leaving: bool,
-    /// It was cancelled, and `cancel-ok` is still to come.
-    pub(super) cancelled: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct Consumer {
     turn: u64,
@@ -83,8 +67,7 @@ pub(super) struct Consumer {
     pub(super) shared_prefetch_count: Option<u16>,
     /// How many times `consume-ok` is still to come before it has started.
     pub(super) starting: usize,
-    /// The first is the one that was started first, of those that have not ended.
-    pub(super) tags: Vec<Tag>,
+    pub(super) tags: Tags,
     pub(super) phase: Phase,
     /// Who waits for `cancel-ok`.
     pub(super) cancelling: Vec<PromiseId>,
@@ -133,12 +116,6 @@ impl Consumer {
         }
         Ok(())
     }
-
-    /// Forgets a tag that the broker has ended. True when it was the last.
-    pub(super) fn end_tag(&mut self, name: &[u8]) -> bool {
-        self.tags.retain(|tag| tag.name.as_bytes() != name);
-        self.tags.is_empty()
-    }
 }
 
 #[inline]
@@ -185,7 +162,7 @@ impl Consumers {
             sources,
             no_ack,
             shared_prefetch_count,
-            tags: Vec::new(),
+            tags: Tags::default(),
             phase: Phase::Starting(promise),
             cancelling: Vec::new(),
             resizing: Vec::new(),
@@ -201,31 +178,27 @@ impl Consumers {
         id
     }
 
-    /// Gives a consumer a tag that no other of the connection has had. The user's part is inside, cut where a tag has no
-    /// more room.
+    /// Gives a consumer a tag that no other of the connection has had.
     pub(super) fn add_tag(
         &mut self,
         id: ConsumerId,
         source: u32,
         prefetch_count: u16,
-    ) -> Option<(&Tag, &Terms)> {
+    ) -> Option<(TagNumber, &Terms)> {
         let consumer = find_mut(&mut self.slots, id)?;
         let terms = consumer.sources.get_mut(source as usize)?;
         // The tag that its holder knows is used again on another connection.
-        let name = if !terms.tag.is_empty() && consumer.tags.iter().all(|tag| tag.source != source) {
-            terms.tag.clone()
-        } else {
+        let is_free = consumer.tags.iter().all(|tag| tag.source != source);
+        let number = terms.number.filter(|_| is_free).unwrap_or_else(|| {
             self.tags += 1;
-            let (number, users_tag) = (self.tags, &terms.users_tag);
-            let separator = if users_tag.is_empty() { "" } else { "." };
-            let name = format!("puka.{number}{separator}{users_tag}");
-            ShortStr::cut(&name).to_str_lossy().into()
-        };
-        if terms.tag.is_empty() {
-            terms.tag.clone_from(&name);
+            TagNumber(self.tags)
+        });
+        if terms.number.is_none() {
+            terms.number = Some(number);
+            terms.tag = number.to_tag(&terms.users_tag).into();
         }
         consumer.tags.push(Tag {
-            name,
+            number,
             prefetch_count,
             source,
             by_offset: terms.by_offset,
@@ -233,7 +206,7 @@ impl Consumers {
             leaving: false,
             cancelled: false,
         });
-        Some((consumer.tags.last()?, terms))
+        Some((number, terms))
     }
 
     #[inline]
@@ -248,8 +221,8 @@ impl Consumers {
 
     /// For whom a delivery is that comes with that tag, if it is for this consumer.
     #[inline]
-    pub(super) fn recipient(&self, id: ConsumerId, tag: &[u8]) -> Option<Recipient> {
-        let tag = self.get(id)?.tags.iter().find(|found| found.name.as_bytes() == tag)?;
+    pub(super) fn recipient(&self, id: ConsumerId, tag: TagNumber) -> Option<Recipient> {
+        let tag = self.get(id)?.tags.find(tag)?;
         Some(Recipient { consumer: id, source: tag.source, by_offset: tag.by_offset })
     }
 

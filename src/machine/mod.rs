@@ -38,6 +38,7 @@ mod requested;
 mod restoration;
 mod sasl;
 mod server_properties;
+mod tags;
 mod topology;
 mod transactions;
 mod tuning;

@@ -83,7 +83,9 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
                 Event::Deliveries(consumer) => {
                     world.machine.take_deliveries(consumer, usize::MAX, &mut taken);
                     count += taken.len();
-                    taken.clear();
+                    while let Some(delivered) = taken.pop_front() {
+                        drop(delivered);
+                    }
                 }
                 Event::Answered(promise) => {
                     if let Some(Ok(Reply::Consumer(_))) = world.machine.fetch(promise) {}

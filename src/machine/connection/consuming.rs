@@ -6,6 +6,7 @@ use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::{Delivered, Recipient, STREAM_OFFSET};
+use crate::machine::tags::TagNumber;
 use crate::machine::waiting::WaitingConsume;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
@@ -56,6 +57,7 @@ impl Connection {
             queue: self.topology.original(consume.queue.as_octets()).into(),
             users_tag: consume.tag.into(),
             tag: Box::default(),
+            number: None,
             no_local: consume.no_local,
             exclusive: consume.exclusive,
             by_offset: consume.arguments.get(STREAM_OFFSET).is_some(),
@@ -125,7 +127,7 @@ impl Connection {
             let shared = shares_prefetch_count.then_some(prefetch_count);
             let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
             if let Some(channel) = self.channels.get_mut(number) {
-                channel.consumers.push(consumer);
+                channel.consumer = Some(consumer);
             }
             self.write_consumes(number, consumer, prefetch_count);
         }
@@ -198,11 +200,11 @@ impl Connection {
             consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
         }
         let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
-        let tag_name = tag.name.clone();
+        let name = tag.to_tag(&terms.users_tag);
         let queue = self.topology.current(&terms.queue);
         let consume = basic::Consume {
             queue: ShortStr::from_octets(queue).unwrap_or_default(),
-            consumer_tag: ShortStr::cut(&tag.name),
+            consumer_tag: ShortStr::cut(&name),
             no_local: terms.no_local,
             no_ack,
             exclusive: terms.exclusive,
@@ -212,12 +214,12 @@ impl Connection {
         let written = self.out.method(number, self.frame_max, &consume);
         self.attention = true;
         debug_assert!(written.is_ok(), "{written:?}");
-        self.await_reply(number, Awaited::Consume { consumer: id, tag: tag_name, resized, method });
+        self.await_reply(number, Awaited::Consume { consumer: id, tag, resized, method });
     }
 
-    pub(super) fn consume_ok(&mut self, id: ConsumerId, tag: &str, resized: Option<PromiseId>) {
+    pub(super) fn consume_ok(&mut self, id: ConsumerId, tag: TagNumber, resized: Option<PromiseId>) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if let Some(tag) = consumer.tags.iter_mut().find(|it| *it.name == *tag) {
+        if let Some(tag) = consumer.tags.iter_mut().find(|it| it.number == tag) {
             tag.started = true;
         }
         if let Phase::Starting(promise) = consumer.phase {
@@ -345,8 +347,7 @@ impl Connection {
     /// For whom a delivery is that comes on that channel with that tag.
     #[inline]
     pub(super) fn recipient(&self, number: u16, tag: ShortStr<'_>) -> Option<Recipient> {
-        let consumers = &self.channels.get(number)?.consumers;
-        consumers.iter().find_map(|id| self.consumers.recipient(*id, tag.as_octets()))
+        self.consumers.recipient(self.channels.get(number)?.consumer?, TagNumber::of(tag)?)
     }
 
     #[inline]

@@ -5,7 +5,7 @@ use super::requesting::info;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::consumers::{Consumer, Phase};
-use crate::machine::content::Recipient;
+use crate::machine::tags::{Tag, TagNumber};
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
@@ -69,18 +69,21 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         let all = matches!(consumer.phase, Phase::Cancelling);
-        let newest = consumer.tags.iter().rposition(|tag| tag.started && !tag.leaving);
-        let mut names = Vec::new();
+        let stays = |(_, tag): &(usize, &Tag)| tag.started && !tag.leaving;
+        let newest = consumer.tags.iter().enumerate().filter(stays).last().map(|(place, _)| place);
+        let mut ended = Vec::new();
         for (place, tag) in consumer.tags.iter_mut().enumerate() {
             let ends = all || tag.leaving && newest.is_some_and(|newest| place < newest);
             if ends && tag.started && !tag.cancelled {
                 tag.cancelled = true;
-                names.push(tag.name.clone());
+                let users_tag =
+                    consumer.sources.get(tag.source as usize).map_or("", |terms| &terms.users_tag);
+                ended.push((tag.number, tag.number.to_tag(users_tag)));
             }
         }
-        for name in names {
+        for (tag, name) in ended {
             self.write(number, &basic::Cancel { consumer_tag: ShortStr::cut(&name), nowait: false });
-            self.await_reply(number, Awaited::Cancel { consumer: id, tag: name, method });
+            self.await_reply(number, Awaited::Cancel { consumer: id, tag, method });
         }
     }
 
@@ -91,9 +94,9 @@ impl Connection {
         self.write_cancels(id);
     }
 
-    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: &str) {
+    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: TagNumber) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if consumer.end_tag(tag.as_bytes()) && !consumer.has_ended() {
+        if consumer.tags.end(tag) && !consumer.has_ended() {
             self.end_consumer(id, Ended::Cancelled);
         }
         self.answer_resized(id);
@@ -104,10 +107,11 @@ impl Connection {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        let recipient = self.recipient(number, cancel.consumer_tag);
-        let Some(Recipient { consumer: id, source, .. }) = recipient else { return };
+        let id = self.channels.get(number).and_then(|channel| channel.consumer);
+        let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        let has_ended = consumer.end_tag(cancel.consumer_tag.as_octets());
+        let Some(source) = consumer.tags.find(tag).map(|tag| tag.source) else { return };
+        let has_ended = consumer.tags.end(tag);
         // Most often it has lost its queue. One that is durable is still there, and need not be declared again.
         if consumer.tags.iter().all(|tag| tag.source != source)
             && let Some(terms) = consumer.sources.get(source as usize)
@@ -156,7 +160,7 @@ impl Connection {
             self.consumers.discard_unsettled(id);
         }
         if let Some(channel) = self.channels.get_mut(number) {
-            channel.consumers.retain(|consumer| *consumer != id);
+            channel.consumer.take_if(|consumer| *consumer == id);
         }
         for queue in queues {
             // "Auto-delete: when the last consumer is gone."

@@ -380,8 +380,8 @@ impl Connection {
             }
             Awaited::Restored(_) => self.step_done(&method),
             Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
-            Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, &tag, resized),
-            Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, &tag),
+            Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, tag, resized),
+            Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, tag),
             Awaited::Transaction { id, .. } => self.transaction_replied(id),
         }
         self.release(number);
@@ -395,10 +395,10 @@ impl Connection {
         let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.awaited);
         self.answer_awaited(channel.assembly.take(), awaited, &error);
-        for consumer in std::mem::take(&mut channel.consumers) {
-            if !self.misses_queues_of(consumer, &error) {
-                self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
-            }
+        if let Some(consumer) = channel.consumer.take()
+            && !self.misses_queues_of(consumer, &error)
+        {
+            self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);

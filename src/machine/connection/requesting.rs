@@ -139,7 +139,7 @@ impl Connection {
             return;
         }
         if !channel.is_at_rest() {
-            if channel.awaited.is_empty() && channel.consumers.is_empty() {
+            if channel.awaited.is_empty() && channel.consumer.is_none() {
                 self.channels.set_role(number, Role::Settling);
             }
         } else {

@@ -176,7 +176,7 @@ impl Connection {
     fn restore_consumer(&mut self, id: ConsumerId) -> bool {
         let Some(number) = self.consumer_channel() else { return false };
         if let Some(channel) = self.channels.get_mut(number) {
-            channel.consumers.push(id);
+            channel.consumer = Some(id);
         }
         let Some(consumer) = self.consumers.get_mut(id) else { return true };
         consumer.channel = number;
