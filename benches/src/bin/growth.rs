@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Messages of each measurement.
 const MESSAGES: usize = 400_000;
 
+/// Publishes that are written at once, about as many as fit into what a stream takes.
+const AT_ONCE: usize = 1000;
+
 /// From when on time counts, and what the broker had taken by then.
 struct Span {
     start: Instant,
@@ -41,6 +44,9 @@ fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
     while confirmed < MESSAGES {
         for number in 0..window {
             world.publish(&names[number % exchanges])?;
+            if number % AT_ONCE == AT_ONCE - 1 {
+                world.go();
+            }
         }
         let mut left = window;
         while left > 0 {
