@@ -13,7 +13,7 @@ use std::ops::Range;
 #[derive(Clone)]
 pub struct Message {
     /// Exchange, routing key, property list and, when it is small, the body, in this order.
-    octets: Bytes,
+    octets: Box<[u8]>,
     ends: Ends,
     /// A large body. Boxed, because a message is moved often, and most bodies are small.
     apart: Option<Box<Apart>>,
@@ -100,7 +100,7 @@ impl Message {
             properties: (names + BEFORE_PROPERTIES + content.properties) as u32,
             as_it_came: true,
         };
-        Self { octets: Box::<[u8]>::from(octets).into(), ends, apart: None }
+        Self { octets: octets.into(), ends, apart: None }
     }
 
     /// A message whose body, if any, stands in `octets` behind the property list.
@@ -167,11 +167,12 @@ impl Message {
         }
     }
 
-    /// The body, to keep apart from the message, without a copy.
+    /// The body, to keep apart from the message: without a copy when it is large. One of 16 KiB or less, which the message has in
+    /// one piece with the rest of it, is copied.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match self.apart.as_deref() {
-            None => self.octets.slice(self.ends.body().min(self.octets.len())..),
+            None => Bytes::copy_from_slice(self.body()),
             Some(Apart::Body(body)) => body.clone(),
             Some(Apart::TooLarge(_)) => Bytes::new(),
         }
@@ -210,9 +211,12 @@ impl Message {
         let before = octets.len();
         properties.encode_list(&mut octets);
         let ends = Ends::new(exchange, routing_key).with_properties(octets.len() - before);
-        match self.too_large_body() {
-            Some(size) => Self::too_large(octets, ends, size),
-            None => Self::with_body(octets, ends, self.body_bytes()),
+        match self.apart.as_deref() {
+            None => {
+                octets.extend_from_slice(self.body());
+                Self::inline(octets, ends)
+            }
+            Some(apart) => Self::with_apart(octets, ends, apart.clone()),
         }
     }
 }

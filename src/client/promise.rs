@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_there_are_many_of_is_small() {
         assert_eq!(size_of::<Promise<()>>(), size_of::<Handle>() + size_of::<PromiseId>());
-        assert!(size_of::<Delivery>() <= 88, "{}", size_of::<Delivery>());
+        assert!(size_of::<Delivery>() <= 72, "{}", size_of::<Delivery>());
         assert_eq!(size_of::<Poll<Option<Result<Delivery, Error>>>>(), size_of::<Delivery>());
     }
 }

@@ -160,6 +160,21 @@ fn v06_a_delivery_tag_that_is_used_again_ends_the_connection() {
 }
 
 #[test]
+fn a_large_body_is_kept_apart_from_its_message_without_a_copy() {
+    for (octets, is_shared) in [(1, false), (16 << 10, false), ((16 << 10) + 1, true), (100_000, true)] {
+        let (mut peer, promise) = got(Options::default());
+        let whole = vec![b'x'; octets];
+        let frames: Vec<u8> = whole.chunks(4000).flat_map(body).collect();
+        peer.feed(&[size(octets as u64), frames].concat());
+        let message = message(&mut peer, promise).message;
+        let kept = message.body_bytes();
+        assert_eq!(kept.as_ptr() == message.body().as_ptr(), is_shared, "{octets}");
+        drop(message);
+        assert!(kept == whole, "{octets}");
+    }
+}
+
+#[test]
 fn s50_bodies_of_every_size_around_a_frame_arrive_whole() {
     for octets in [0, 1, 16_384, 16_385, 131_063, 131_064, 131_065, 262_128, 1_000_000] {
         let mut peer = Peer::open(Options::default());
