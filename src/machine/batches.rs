@@ -6,9 +6,11 @@ use std::collections::VecDeque;
 /// Deliveries in a batch, at most.
 pub(crate) const BATCH: usize = 64;
 
-/// For how many deliveries there are places that nobody uses: those of some thousand consumers with little to do, or of a few
-/// that have much.
+/// For how many deliveries there are places that nobody uses, at most.
 const SPARE: usize = 8 << 10;
+
+/// A place for so many deliveries at most stays where it was used: many consumers have little to do at a time.
+const SMALL: usize = 4;
 
 /// Places for batches that are empty. The one that became empty last is used next, while it is in the processor's cache.
 #[derive(Debug, Default)]
@@ -78,7 +80,10 @@ impl Batches {
             let is_a_place = into.is_empty() && into.capacity() <= BATCH;
             let (several, their_octets) = if is_a_place && batch.deliveries.len() <= most - count {
                 // All of it, in its place, for the one that is empty.
-                spares.keep(std::mem::replace(into, std::mem::take(&mut batch.deliveries)));
+                std::mem::swap(into, &mut batch.deliveries);
+                if batch.deliveries.capacity() > SMALL {
+                    spares.keep(std::mem::take(&mut batch.deliveries));
+                }
                 (into.len(), batch.octets)
             } else {
                 let several = batch.deliveries.len().min(most - count);
@@ -211,13 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_nothing_to_take_gives_its_place_back() {
-        let (mut batches, mut spares) = (Batches::default(), Spares::default());
-        batches.push(delivered(1), &mut spares);
-        let mut taken = VecDeque::new();
-        batches.take(BATCH, &mut taken, &mut spares);
-        taken.clear();
-        assert_eq!(batches.take(BATCH, &mut taken, &mut spares), (0, 0));
-        assert_eq!((taken.capacity(), spares.places.len()), (0, 1));
+    fn who_finds_nothing_to_take_gives_its_place_back_and_a_small_one_waits_for_the_next() {
+        for (count, given_back) in [(SMALL as u64, 0), (SMALL as u64 + 1, 1)] {
+            let (mut batches, mut spares) = (Batches::default(), Spares::default());
+            let mut taken = VecDeque::new();
+            for tag in 0..count {
+                batches.push(delivered(tag), &mut spares);
+            }
+            batches.take(BATCH, &mut taken, &mut spares);
+            taken.clear();
+            assert_eq!(batches.take(BATCH, &mut taken, &mut spares), (0, 0));
+            assert_eq!((taken.capacity(), spares.places.len()), (0, given_back));
+            assert_eq!(batches.last.deliveries.capacity() > 0, given_back == 0);
+        }
     }
 }
