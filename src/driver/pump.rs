@@ -23,8 +23,11 @@ pub(crate) const ROUNDS: usize = 64;
 /// processor's cache.
 const TURN: usize = 256 << 10;
 
-/// What is worth others' turn, in octets: more than TLS gives at a time of what it has in hand.
+/// Octets with deliveries among them that are worth others' turn: more than TLS gives at a time of what it has in hand.
 const WORTH_A_TURN: usize = 4 << 10;
+
+/// Answers that are. Few are not: who waits for them would wait for whatever else runs there.
+const ANSWERS_WORTH_A_TURN: usize = 64;
 
 /// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
 pub(crate) struct Pump<Io> {
@@ -39,8 +42,8 @@ pub(crate) struct Pump<Io> {
     taken_in: usize,
     /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
     is_read_dry: bool,
-    /// In this poll it gave much, but less than there was room for, and deliveries were among it.
-    has_delivered: bool,
+    /// In this poll it gave less than there was room for, and that is much for others to deal with.
+    has_news: bool,
     /// Why nothing can be written any more. What the server said before may still be there to read.
     write_error: Option<io::Error>,
     finished: bool,
@@ -80,7 +83,7 @@ impl<Io> Pump<Io> {
             unflushed: false,
             taken_in: 0,
             is_read_dry: false,
-            has_delivered: false,
+            has_news: false,
             write_error: None,
             finished: false,
         }
@@ -95,7 +98,7 @@ impl<Io> Pump<Io> {
         self.unflushed = false;
         self.taken_in = 0;
         self.is_read_dry = false;
-        self.has_delivered = false;
+        self.has_news = false;
         self.write_error = None;
         self.finished = false;
     }
@@ -104,13 +107,13 @@ impl<Io> Pump<Io> {
     pub(crate) fn begin_poll(&mut self) {
         self.taken_in = 0;
         self.is_read_dry = false;
-        self.has_delivered = false;
+        self.has_news = false;
     }
 
-    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, deliveries among
-    /// it. Until they are dealt with more may have come, and the stream need not say that it has nothing.
+    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, and deliveries or
+    /// answers among it. Until they are dealt with more may have come, and the stream need not say that it has nothing.
     pub(crate) fn is_sated(&self) -> bool {
-        self.taken_in >= TURN || self.has_delivered
+        self.taken_in >= TURN || self.has_news
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -210,14 +213,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                 self.decoder.filled(octets);
                 self.taken_in += octets;
                 let Self { link, decoder, out, .. } = self;
-                let delivers = link.with(|machine| {
+                let is_much = link.with(|machine| {
                     let before = machine.buffered_deliveries();
                     machine.handle_input(now, decoder);
                     // What there is to say is not kept waiting by whoever takes them, as long as the stream takes it.
                     let keeps_up = out.is_empty() && machine.has_output();
-                    machine.buffered_deliveries() > before && !keeps_up
+                    let delivers = octets > WORTH_A_TURN && machine.buffered_deliveries() > before;
+                    (delivers || machine.untold_answers() >= ANSWERS_WORTH_A_TURN) && !keeps_up
                 });
-                self.has_delivered = delivers && octets > WORTH_A_TURN && octets < room;
+                self.has_news = is_much && octets < room;
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,

@@ -18,8 +18,8 @@ use std::task::{Context, Poll};
 /// was closed from this side, else to why. Dropping it drops the stream, and ends what is under way with
 /// [`Broken::DriverDropped`](crate::Broken::DriverDropped).
 ///
-/// One poll moves what can be moved, but when several KiB came, deliveries among it, whoever takes them has its turn before
-/// the stream is asked for more. It sleeps without a timer other than the next deadline.
+/// One poll moves what can be moved, but when several KiB came, deliveries among it, or the answers to many promises,
+/// whoever takes them has its turn before the stream is asked for more. It sleeps without a timer other than the next deadline.
 #[must_use = "nothing is sent or received unless the driver is polled"]
 pub struct Driver<Io, C: Clock> {
     pump: Pump<Io>,

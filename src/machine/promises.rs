@@ -247,9 +247,9 @@ impl Promises {
         self.fetch(id)?.into_outcome().ok()
     }
 
-    /// Whether [`poll_answered`](Self::poll_answered) has one.
-    pub(super) fn has_answered(&self) -> bool {
-        !self.answered.is_empty()
+    /// How many [`poll_answered`](Self::poll_answered) has.
+    pub(super) fn answered(&self) -> usize {
+        self.answered.len()
     }
 
     /// The next promise that was answered and that somebody wants.

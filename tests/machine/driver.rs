@@ -142,6 +142,31 @@ fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
 }
 
 #[test]
+fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let promises: Vec<_> = (0..300).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    pipe.serve(&mut driver);
+    let wakes = Arc::<Wakes>::default();
+    // Few of them, which the stream is asked behind at once, then many, and more.
+    for tag in [63, 127, 128] {
+        pipe.feed(&method(1, &ack(tag, true)));
+    }
+    let before = pipe.script().polled_reads;
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let reads = pipe.script().polled_reads - before;
+    assert_eq!((reads, wakes.count()), (2, 1));
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let reads = pipe.script().polled_reads - before;
+    assert_eq!((reads, wakes.count()), (4, 1), "there is no more");
+    pipe.feed(&method(1, &ack(300, true)));
+    assert_eq!(wakes.count(), 2, "the stream wakes it");
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    for promise in promises {
+        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
+    }
+}
+
+#[test]
 fn a_stream_that_gives_little_at_a_time_is_asked_again_at_once() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);

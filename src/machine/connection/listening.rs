@@ -19,10 +19,15 @@ impl Connection {
     /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        self.promises.has_answered()
+        self.untold_answers() > 0
             || self.consumers.has_announcement()
             || self.notices.has_announcement()
             || matches!(self.state, State::Handshake(_))
+    }
+
+    /// How many promises were answered of which [`poll_event`](Self::poll_event) has not told.
+    pub(crate) fn untold_answers(&self) -> usize {
+        self.promises.answered()
     }
 
     /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
