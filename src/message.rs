@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-/// A message that a broker delivered or returned.
+/// A message that a broker delivered or returned. A clone copies it, but shares a body of more than 16 KiB.
 #[derive(Clone)]
 pub struct Message {
     /// Exchange, routing key, property list and, when it is small, the body, in this order.

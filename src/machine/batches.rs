@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// Deliveries in a batch, at most.
 pub(crate) const BATCH: usize = 64;
 
-/// For how many deliveries there are places that nobody uses, at most.
+/// For how many deliveries there are shared places that nobody uses, at most.
 const SPARE: usize = 8 << 10;
 
 /// A place for so many deliveries at most stays where it was used: many consumers have little to do at a time.

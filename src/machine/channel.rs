@@ -110,7 +110,7 @@ impl Awaited {
         matches!(self, Self::Consume { .. } | Self::Cancel { .. })
     }
 
-    /// Whether that method is an answer to this. Several consumers are told apart by their tag.
+    /// Whether that method is an answer to this. What a consumer has several of is told apart by its tag.
     pub(super) fn is_answered_by(&self, reply: MethodId, of_tag: Option<ShortStr<'_>>) -> bool {
         if let Self::Consume { tag, .. } | Self::Cancel { tag, .. } = self
             && of_tag.is_some_and(|of_tag| TagNumber::of(of_tag) != Some(*tag))
@@ -134,9 +134,9 @@ pub(super) struct Channel {
     pub(super) unsettled: Unsettled,
     /// One at most, so that what closes the channel ends no other.
     pub(super) consumer: Option<ConsumerId>,
-    /// The prefetch count that consumers to come would have.
+    /// The prefetch count that tags to come would have.
     pub(super) prefetch_count: u16,
-    /// A prefetch count holds for all of its consumers together, those to come included.
+    /// A prefetch count holds for all of its consumer's tags together, those to come included.
     pub(super) shares_prefetch_count: bool,
     /// What comes before `open-ok` is for the channel that had the number before, which the server closed.
     pub(super) discards_until_open: bool,

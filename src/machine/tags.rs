@@ -85,11 +85,11 @@ impl Tags {
     }
 
     #[inline]
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Tag> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Tag> {
         self.first.iter().chain(&self.others)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Tag> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tag> {
         self.first.iter_mut().chain(&mut self.others)
     }
 }

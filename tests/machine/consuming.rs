@@ -208,3 +208,32 @@ fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
     assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
     assert!(peer.machine.is_idle());
 }
+
+#[test]
+fn a_tag_that_the_consumer_of_its_channel_does_not_have_is_nobodys() {
+    let mut peer = Peer::open(Options::default());
+    let (one, channel, tag) = peer.consumer(&consume("one"));
+    let (other, _, others) = peer.consumer(&consume("other"));
+    let strays =
+        [others.as_str(), "", "puka", "puka.", "puka.0", "puka..x", "puka.999", "puka.18446744073709551617"];
+    for (stray, number) in strays.into_iter().zip(1..) {
+        peer.deliver(channel, stray, number, b"stray");
+        assert_eq!(peer.names(), [format!("{channel} basic.reject")], "{stray}: it goes back");
+        peer.method(channel, &basic::Cancel { consumer_tag: short(stray), nowait: true });
+        assert!(peer.machine.ended(one).is_none(), "{stray}");
+    }
+    peer.deliver(channel, &tag, 100, b"its own");
+    assert_eq!(bodies(&mut peer, one), [b"its own"]);
+    assert!(bodies(&mut peer, other).is_empty());
+}
+
+#[test]
+fn a_consume_ok_with_the_tag_of_another_answers_nobody() {
+    let mut peer = Peer::open(Options::default());
+    let (_, _, others) = peer.consumer(&consume("one"));
+    let _promise = peer.machine.consume(&consume("other")).unwrap();
+    let number = peer.take().last().unwrap().channel;
+    peer.method(number, &channel::OpenOk {});
+    peer.method(number, &basic::ConsumeOk { consumer_tag: short(&others) });
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+}

@@ -167,6 +167,19 @@ fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
 }
 
 #[test]
+fn answers_hold_up_nothing_that_is_to_be_written() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let _confirmed: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    pipe.serve(&mut driver);
+    let _promises: Vec<_> = (0..40).map(|_| client.basic_publish("", "q", vec![7; 64_000]).send()).collect();
+    pipe.feed(&method(1, &ack(100, true)));
+    let wakes = Arc::<Wakes>::default();
+    assert!(pipe.poll_with(&mut driver, &wakes).is_none());
+    let bodies = pipe.written().len() / 64_000;
+    assert_eq!((bodies, wakes.count()), (40, 0), "all of it leaves in one poll");
+}
+
+#[test]
 fn a_stream_that_gives_little_at_a_time_is_asked_again_at_once() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);
