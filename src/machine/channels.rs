@@ -96,6 +96,7 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Transaction) < self.may_be_kept()
     }
 
+    /// How many may be kept for consumers and transactions.
     fn may_be_kept(&self) -> usize {
         let max = usize::from(self.max);
         if max > RESERVED { max - RESERVED } else { max }
