@@ -248,14 +248,13 @@ fn codec(criterion: &mut Criterion) {
     frame::body(&mut delivered, 1, FRAME_MAX, &body);
     let mut decoder = Decoder::new();
     decoder.set_frame_max(FRAME_MAX);
-    group.throughput(Throughput::Bytes(delivered.len() as u64));
     let mut buffer = Vec::with_capacity(4096);
     // One alone, and as many as one read may bring.
     for (what, octets) in [("", delivered.clone()), ("100 in one piece, ", delivered.repeat(100))] {
+        group.throughput(Throughput::Bytes(octets.len() as u64));
         for (how, headers, by_hand) in READINGS {
             let sums = (parse(&mut decoder, &octets, headers), parse_by_hand(&mut buffer, &octets, by_hand));
             assert_eq!(sums.0, sums.1, "both read the same");
-            group.throughput(Throughput::Bytes(octets.len() as u64));
             group.bench_function(
                 format!("parse: {what}deliver, 5 properties, 5 headers {how}, 1 KiB"),
                 |bencher| {

@@ -19,8 +19,7 @@ enum Shape {
 }
 
 /// Checks a container and everything in it. Gives the nesting depth, 0 when nothing is nested.
-fn check(octets: &[u8], shape: Shape) -> Result<usize, DecodeError> {
-    let mut shape = shape;
+fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
     let mut reader = Reader::new(octets);
     // Those that enclose it, and where they go on.
     let mut enclosing = Vec::new();
