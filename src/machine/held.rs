@@ -109,7 +109,10 @@ impl Kept {
         if !multiple {
             return self.take(tag).map_or(0, |held| held.octets());
         }
-        let rest = if tag == 0 { BTreeMap::new() } else { self.0.split_off(&(tag + 1)) };
+        let rest = match tag.checked_add(1) {
+            Some(next) if tag != 0 => self.0.split_off(&next),
+            _ => BTreeMap::new(),
+        };
         Self(std::mem::replace(&mut self.0, rest)).octets()
     }
 

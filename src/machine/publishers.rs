@@ -219,20 +219,25 @@ impl Publishers {
     ) -> bool {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
-        let known = publisher.confirms.confirm(tag, multiple, each).is_ok();
+        // A tag that is not valid says nothing of the messages that are kept to be published again.
+        if publisher.confirms.confirm(tag, multiple, each).is_err() {
+            return false;
+        }
         let forgotten = publisher.kept.forget(tag, multiple);
         let confirmed = before - publisher.confirms.open();
         self.in_flight -= confirmed;
         self.kept_octets -= forgotten;
-        known
+        true
     }
 
     /// The promise of a publish that came back; its confirm is still to come.
     pub(super) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
-        self.replied(channel, tag);
-        let forgotten = self.on(channel)?.kept.forget(tag, false);
+        let call = self.replied(channel, tag);
+        let publisher = self.on(channel)?;
+        let Some(promise) = publisher.confirms.answer(tag) else { return call };
+        let forgotten = publisher.kept.forget(tag, false);
         self.kept_octets -= forgotten;
-        self.on(channel)?.confirms.answer(tag)
+        Some(promise)
     }
 
     /// The channel has gone.

@@ -4,7 +4,7 @@ use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
 use puka::machine::{Notice, Publish};
 use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
-use puka::{Error, Options};
+use puka::{Error, Options, Recovery};
 
 /// The headers of the last publish that was written.
 fn headers(sent: &[Sent]) -> Table {
@@ -458,4 +458,32 @@ fn a_confirm_of_what_asks_for_none_is_answered_by_503() {
     peer.serve();
     peer.method(1, &ack(1, false));
     assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+}
+
+#[test]
+fn a_confirm_of_unknown_publishes_forgets_nothing_kept() {
+    for it in [ack(u64::MAX, true), ack(3, true), ack(3, false), ack(u64::MAX, false)] {
+        let recovery = Recovery::default().republish_unconfirmed(1);
+        let mut peer = Peer::dialled(Options::default().recovery(recovery));
+        let promises = [0, 1].map(|_| peer.machine.publish(&publish("", "x")).unwrap());
+        peer.serve();
+        peer.method(1, &it);
+        assert!(peer.machine.is_down(), "{it:?} is a fault of the server");
+        peer.dial();
+        peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
+        let sent = peer.serve();
+        assert_eq!(sent.iter().filter(|sent| sent.is(basic::Publish::ID)).count(), 2, "{it:?}");
+        peer.method(1, &ack(2, true));
+        promises.into_iter().for_each(|promise| peer.done(promise));
+    }
+}
+
+#[test]
+fn a_return_behind_its_confirm_answers_the_call() {
+    let mut peer = Peer::open(Options::default());
+    let call = peer.machine.call(&publish("", "x"), None).unwrap();
+    let sent = peer.serve();
+    peer.method(1, &ack(1, false));
+    returned(&mut peer, &headers(&sent), b"x");
+    assert!(matches!(peer.error(call), Error::NoRoute(_)));
 }
