@@ -12,7 +12,7 @@ mod source;
 
 use imports::{Crate, cycles, module_path};
 use source::tokens;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -216,6 +216,59 @@ fn no_file_is_longer_than_people_read() {
         let lines = source.lines().count();
         assert!(lines <= MOST_LINES, "src/{file} has {lines} lines; split it");
     }
+}
+
+/// Which methods of `Connection` each of them calls on itself.
+fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut calls: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in files.values() {
+        let tokens = tokens(source);
+        let mut method = None;
+        for at in 0..tokens.len() {
+            let words: Vec<&str> = tokens[at..].iter().take(5).map(String::as_str).collect();
+            let called = match words[..] {
+                ["fn", name, ..] => {
+                    method = Some(name.to_owned());
+                    calls.entry(name.to_owned()).or_default();
+                    continue;
+                }
+                ["self", ".", name, "(", ..] | ["Self", "::", name, "(", ..] => name,
+                _ => continue,
+            };
+            if let Some(method) = &method {
+                calls.entry(method.clone()).or_default().insert(called.to_owned());
+            }
+        }
+    }
+    calls
+}
+
+/// The cycles among the methods of `Connection`.
+fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
+    let calls = calls_among_methods(files);
+    let lent =
+        calls.iter().map(|(name, called)| (name.as_str(), called.iter().map(String::as_str).collect()));
+    let cycles = cycles(&lent.collect());
+    cycles.into_iter().map(|cycle| cycle.into_iter().map(str::to_owned).collect()).collect()
+}
+
+/// How many consumers, requests or messages there are is decided by users and peers, so the depth of any recursion would be, too.
+#[test]
+fn no_method_of_the_connection_recurses() {
+    let mut files = sources();
+    files.retain(|file, _| file.starts_with("machine/connection"));
+    assert!(calls_among_methods(&files).len() > 100, "the methods are found");
+    assert_eq!(recursions(&files), Vec::<Vec<String>>::new());
+}
+
+#[test]
+fn a_recursion_is_found() {
+    let files = small(&[
+        ("a.rs", "impl C { fn answer(&mut self) { self.dispose() } fn lone(&self) { self.answer(); } }"),
+        ("b.rs", "impl C { fn dispose(&mut self) { if true { self.release(1); } } }"),
+        ("c.rs", "impl C { fn release(&mut self, n: u16) { Self::answer(self) } }"),
+    ]);
+    assert_eq!(recursions(&files), [["answer", "dispose", "release"]]);
 }
 
 /// A crate of these files.

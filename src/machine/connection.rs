@@ -28,6 +28,7 @@ use super::promises::{Answer, Promises};
 use super::publishers::Publishers;
 use super::requested::WaitingRequest;
 use super::restoration::Restoration;
+use super::resubscription::Resubscription;
 use super::topology::Topology;
 use super::transactions::Transactions;
 use super::waiting::WaitingConsume;
@@ -84,6 +85,7 @@ pub struct Connection {
     /// It was told that not all is remembered.
     is_full_told: bool,
     restoration: Option<Restoration>,
+    resubscription: Resubscription,
     /// Over what the broker closed connections that were to bring it back.
     not_restored: Vec<(Box<str>, Error)>,
     /// When bringing everything back has gone on for too long without an answer.
@@ -118,6 +120,8 @@ pub struct Connection {
     consumers: Consumers,
     transactions: Transactions,
     notices: Notices,
+    /// Replies whose promise was abandoned. `proceed` disposes of them.
+    unwanted: VecDeque<Reply>,
     /// Without the deliveries that were lost since it last became open.
     counters: Counters,
     /// Who waits for `update-secret-ok`, in the order in which they asked.
@@ -167,6 +171,7 @@ impl Connection {
             topology: Topology::default(),
             is_full_told: false,
             restoration: None,
+            resubscription: Resubscription::default(),
             not_restored: Vec::new(),
             restore_deadline: Deadline::None,
             endpoint: 0,
@@ -191,6 +196,7 @@ impl Connection {
             counters: Counters::default(),
             transactions: Transactions::default(),
             notices: Notices::default(),
+            unwanted: VecDeque::new(),
             connecting: Vec::new(),
             updating_secret: VecDeque::new(),
             closing: Vec::new(),
@@ -348,6 +354,7 @@ impl Connection {
             && self.transactions.is_empty()
             && self.publishers.in_flight() == 0
             && self.acking.is_empty()
+            && self.unwanted.is_empty()
             && self
                 .channels
                 .numbers()
@@ -414,9 +421,8 @@ impl Connection {
         if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
             self.counters.unconfirmed += 1;
         }
-        if let Some(reply) = self.promises.answer(promise, outcome) {
-            self.dispose(reply);
-        }
+        // Disposing of it may answer further promises, so it is done in one place: completing a promise never recurses.
+        self.unwanted.extend(self.promises.answer(promise, outcome));
     }
 
     /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
@@ -428,7 +434,7 @@ impl Connection {
     fn dispose(&mut self, reply: Reply) {
         match reply {
             Reply::Delivery(Some(got)) => self.give_back(&got.delivered),
-            Reply::Consumer(consumer) => self.drop_consumer(consumer),
+            Reply::Consumer(consumer) => self.let_go_of_consumer(consumer),
             Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}
         }
@@ -450,13 +456,17 @@ impl Connection {
 
     /// Lets everything go on that can.
     fn proceed(&mut self) {
+        while let Some(reply) = self.unwanted.pop_front() {
+            self.dispose(reply);
+        }
+        // First, because the connection may become open by it, and what waits for that can start at once.
+        self.restore_consumers();
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();
             self.start_consumes();
             self.start_transactions();
             self.release_held();
         }
-        self.restore_consumers();
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
             self.send_close();
         }

@@ -36,6 +36,7 @@ mod recovery;
 mod request;
 mod requested;
 mod restoration;
+mod resubscription;
 mod sasl;
 mod server_properties;
 mod tags;

@@ -623,6 +623,48 @@ fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
     ));
 }
 
+/// Runs a test on a stack that a recursion over thousands of consumers overflows.
+fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new().stack_size(256 << 10).spawn(test).unwrap().join().unwrap();
+}
+
+/// A connection with so many consumers, and those.
+fn with_consumers(options: Options, count: usize) -> (Peer, Vec<puka::machine::ConsumerId>) {
+    let mut peer = Peer::undialled(options.channel_max(u16::MAX));
+    peer.dial();
+    peer.shake_hands(tune(u16::MAX, 131_072, 60));
+    let consumers = (0..count).map(|_| peer.consumer(&consume("q")).0).collect();
+    (peer, consumers)
+}
+
+#[test]
+fn a_falling_channel_max_ends_consumers_one_after_another() {
+    on_a_small_stack(|| {
+        let (mut peer, consumers) = with_consumers(options(|recovery| recovery), 10_000);
+        peer.machine.handle_loss(Broken::Eof);
+        peer.dial();
+        peer.shake_hands(tune(3, 131_072, 60));
+        peer.serve();
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        let ended = consumers.iter().filter(|id| peer.machine.ended(**id).is_some()).count();
+        assert_eq!(ended, 9_999);
+    });
+}
+
+#[test]
+fn abandoned_replies_are_disposed_of_one_after_another() {
+    on_a_small_stack(|| {
+        let mut peer = dialled();
+        let promises: Vec<_> = (0..1_000).map(|_| peer.machine.consume(&consume("q")).unwrap()).collect();
+        for promise in promises {
+            peer.machine.abandon(promise);
+        }
+        let started = peer.serve();
+        let cancelled = started.iter().filter(|sent| sent.is(basic::Cancel::ID)).count();
+        assert!(cancelled > 0 && peer.machine.is_idle(), "{cancelled}");
+    });
+}
+
 #[test]
 fn what_is_asked_of_a_consumer_on_its_way_back_is_done() {
     let mut peer = dialled();

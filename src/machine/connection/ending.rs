@@ -168,6 +168,7 @@ impl Connection {
                 self.topology.forget_queue(&queue);
             }
         }
+        self.resubscription.done(id);
         self.consumers.announce(id);
         self.consumers.forget_if_over(id);
         self.attention = true;
@@ -178,6 +179,11 @@ impl Connection {
 
     /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.
     pub fn drop_consumer(&mut self, id: ConsumerId) {
+        self.let_go_of_consumer(id);
+        self.proceed_reading();
+    }
+
+    pub(super) fn let_go_of_consumer(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         consumer.dropped = true;
         if consumer.has_ended() {
@@ -188,6 +194,5 @@ impl Connection {
         } else {
             self.begin_cancel(id);
         }
-        self.proceed_reading();
     }
 }

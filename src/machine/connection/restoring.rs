@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::consumers::Phase;
+use crate::machine::consumers::{Consumer, Phase};
 use crate::machine::deadline::Deadline;
 use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
@@ -29,6 +29,7 @@ impl Connection {
         let failed = std::mem::take(&mut self.not_restored);
         let report = Recovered { epoch: self.epoch, attempts, failed, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
+        self.resubscription.begin(self.consumers.ids());
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
         self.state = State::Restoring;
         self.go_on_restoring();
@@ -130,23 +131,24 @@ impl Connection {
         if !matches!(self.state, State::Restoring) || is_waiting {
             return;
         }
-        let mut left = false;
-        for id in self.consumers.ids() {
-            let Some(consumer) = self.consumers.get(id) else { continue };
-            if !matches!(consumer.phase, Phase::Restoring) {
-                continue;
-            }
-            if consumer.channel == 0 && !self.restore_consumer(id) {
-                if left || self.channels.is_closing_one() {
-                    return;
-                }
-                // This broker allows fewer channels than the one before.
-                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
+        while let Some(id) = self.resubscription.next() {
+            let is_waiting =
+                |consumer: &Consumer| matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0;
+            if !self.consumers.get(id).is_some_and(is_waiting) {
+                self.resubscription.skip();
+            } else if self.restore_consumer(id) {
+                self.resubscription.started();
+            } else if self.resubscription.is_starting() || self.channels.is_closing_one() {
                 return;
+            } else {
+                // This broker allows fewer channels than the one before.
+                self.resubscription.skip();
+                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
             }
-            left = true;
         }
-        if !left && let Some(restoration) = self.restoration.take() {
+        if !self.resubscription.is_starting()
+            && let Some(restoration) = self.restoration.take()
+        {
             self.become_open(restoration.into_report());
         }
     }
@@ -169,6 +171,7 @@ impl Connection {
             consumer.channel = 0;
         }
         self.consumers.lose_unsettled(id);
+        self.resubscription.again(id);
         true
     }
 
@@ -198,6 +201,7 @@ impl Connection {
                 restoration.report.consumers += 1;
             }
         }
+        self.resubscription.done(id);
         self.go_on_with(id);
         self.restore_consumers();
     }
@@ -227,7 +231,6 @@ impl Connection {
         if let Some(restoration) = &mut self.restoration {
             restoration.report.failed.push((format!("consumer {tag:?}").into(), error.clone()));
         }
-        self.restore_consumers();
     }
 
     /// Everything is back that can be had.

@@ -1,0 +1,51 @@
+//! Consumers that are to be started again after a loss: which are next, which wait for their `consume-ok`.
+
+use super::ids::ConsumerId;
+use std::collections::{BTreeSet, VecDeque};
+
+/// The consumers of a connection that was lost, on their way back.
+#[derive(Debug, Default)]
+pub(super) struct Resubscription {
+    /// In the order in which they are started.
+    waiting: VecDeque<ConsumerId>,
+    /// Those whose `consume-ok` is pending.
+    starting: BTreeSet<ConsumerId>,
+}
+
+impl Resubscription {
+    /// Starts over with these consumers.
+    pub(super) fn begin(&mut self, consumers: Vec<ConsumerId>) {
+        *self = Self { waiting: consumers.into(), ..Self::default() };
+    }
+
+    /// Returns the consumer that is to be started next.
+    pub(super) fn next(&self) -> Option<ConsumerId> {
+        self.waiting.front().copied()
+    }
+
+    /// Removes the next consumer: it need not be started any more.
+    pub(super) fn skip(&mut self) {
+        self.waiting.pop_front();
+    }
+
+    /// Records that the next consumer's `consume` is sent.
+    pub(super) fn started(&mut self) {
+        self.starting.extend(self.waiting.pop_front());
+    }
+
+    /// Records that a consumer has started, or has ended.
+    pub(super) fn done(&mut self, consumer: ConsumerId) {
+        self.starting.remove(&consumer);
+    }
+
+    /// Queues a consumer once more.
+    pub(super) fn again(&mut self, consumer: ConsumerId) {
+        self.starting.remove(&consumer);
+        self.waiting.push_back(consumer);
+    }
+
+    /// Returns `true` if a `consume-ok` is pending.
+    pub(super) fn is_starting(&self) -> bool {
+        !self.starting.is_empty()
+    }
+}
