@@ -83,7 +83,8 @@ impl Client {
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) when there is no such queue, [`AccessRefused`](crate::Error::AccessRefused) without
-    /// permission or when another consumer is exclusive.
+    /// permission or when another consumer is exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) when the name is
+    /// empty.
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1

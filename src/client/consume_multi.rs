@@ -111,7 +111,7 @@ impl Client {
     /// [`NotFound`](crate::Error::NotFound) when one of the queues is missing, [`AccessRefused`](crate::Error::AccessRefused)
     /// without permission or when another consumer is exclusive. With a prefetch count, RabbitMQ closes the connection over a
     /// quorum queue or a stream ([`NotImplemented`](crate::Error::NotImplemented)), and since 4.3 takes the count for each
-    /// queue by itself.
+    /// queue by itself. [`InvalidArgument`](crate::Error::InvalidArgument) when the name of a queue is empty.
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos` with `global`, 1.8.3.1

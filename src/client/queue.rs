@@ -168,6 +168,9 @@ impl Client {
 
     /// Deletes a queue, and resolves to how many messages went with it. Deleting a missing one is no error.
     ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty.
+    ///
     /// # Spec
     /// `queue.delete`, 1.7.2.9
     pub fn queue_delete<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueueDelete<'a> {
@@ -178,7 +181,8 @@ impl Client {
     /// not settled stay.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue.
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty.
     ///
     /// # Spec
     /// `queue.purge`, 1.7.2.7
@@ -189,7 +193,8 @@ impl Client {
     /// Binds a queue to an exchange. Binding it again alike is no error.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue or exchange.
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue or exchange;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the queue's name is empty.
     ///
     /// # Spec
     /// `queue.bind`, 1.7.2.3
@@ -208,6 +213,9 @@ impl Client {
     }
 
     /// Removes a binding of a queue. Removing one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the queue's name is empty.
     ///
     /// # Spec
     /// `queue.unbind`, 1.7.2.5

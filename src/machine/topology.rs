@@ -153,8 +153,7 @@ impl Topology {
                 self.forget_queue(it.queue.as_octets());
                 true
             }
-            // An empty name is that of the queue last declared on the channel, which nobody here knows.
-            Method::Queue(queue::Method::Bind(it)) if !it.queue.is_empty() => self.bind(Binding {
+            Method::Queue(queue::Method::Bind(it)) => self.bind(Binding {
                 destination: Destination::Queue(name(it.queue)),
                 source: name(it.exchange),
                 routing_key: name(it.routing_key),

@@ -3,7 +3,7 @@
 use crate::peer::{Peer, consume, declare, method, short};
 use puka::machine::{Reply, Settle};
 use puka::protocol::Table;
-use puka::protocol::method::{basic, channel, queue};
+use puka::protocol::method::{basic, channel, queue, tx};
 use puka::{Error, Options};
 use std::time::Duration;
 
@@ -207,4 +207,34 @@ fn what_is_no_request_is_refused() {
         "no reply would come, and the channel would wait for one for ever"
     );
     assert!(peer.names().is_empty());
+}
+
+#[test]
+fn an_empty_queue_name_is_refused_before_it_is_sent() {
+    let mut peer = Peer::open(Options::default());
+    let transaction = peer.machine.transaction().unwrap();
+    peer.take();
+    peer.feed(&[method(1, &channel::OpenOk {}), method(1, &tx::SelectOk {})].concat());
+    let Some(Ok(Reply::Transaction(transaction))) = peer.machine.fetch(transaction) else { panic!() };
+    let (queue, exchange, routing_key) = (short(""), short("e"), short("k"));
+    let arguments = Table::new();
+    let arguments = arguments.as_ref();
+    let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments };
+    let unbind = queue::Unbind { queue, exchange, routing_key, arguments };
+    let machine = &mut peer.machine;
+    let refused = [
+        machine.request(bind),
+        machine.request(unbind),
+        machine.request(queue::Purge { queue, nowait: false }),
+        machine.request(queue::Delete { queue, if_unused: false, if_empty: false, nowait: false }),
+        machine.request(basic::Get { queue, no_ack: false }),
+        machine.get_in(transaction, basic::Get { queue, no_ack: false }),
+        machine.consume(&consume("")),
+        machine.consume_multi(&[consume("q"), consume("")], 0, false),
+    ];
+    for refusal in refused {
+        assert!(matches!(refusal, Err(Error::InvalidArgument { what: "queue", .. })), "{refusal:?}");
+    }
+    assert!(peer.names().is_empty(), "the broker sees none of it");
+    assert!(peer.machine.request(declare("")).is_ok(), "the broker may name a queue that is declared");
 }

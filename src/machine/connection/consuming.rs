@@ -1,6 +1,6 @@
 //! Consumers: starting, delivering, resizing.
 
-use super::requesting::info;
+use super::requesting::{check_queue_name, info};
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Role};
@@ -21,7 +21,8 @@ impl Connection {
     /// Starts a consumer on a channel of its own.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame, or
+    /// names no queue.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
         let sources = vec![self.terms(consume)?];
         self.wait_to_consume(sources, consume.no_ack, consume.prefetch_count, false)
@@ -31,7 +32,7 @@ impl Connection {
     /// `no_ack` of each are not looked at.
     ///
     /// # Errors
-    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] when there is no queue.
+    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] without a queue.
     pub fn consume_multi(
         &mut self,
         queues: &[Consume<'_>],
@@ -46,6 +47,7 @@ impl Connection {
     }
 
     fn terms(&self, consume: &Consume<'_>) -> Result<Terms, Error> {
+        check_queue_name(consume.queue)?;
         if !consume.arguments.is_finite() {
             return Err(Error::invalid("arguments", "RabbitMQ can't read a number that is NaN or infinite"));
         }

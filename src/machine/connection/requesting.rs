@@ -26,6 +26,31 @@ fn is_nowait(method: &Method<'_>) -> bool {
     }
 }
 
+/// Refuses an empty queue name. AMQP gives it a meaning of its own: "If the queue name is empty, the server
+/// uses the last declared queue on the channel" (1.7.2.3 and others). Channels are pooled, so that would be
+/// whatever queue another task of the program declared.
+///
+/// # Errors
+/// [`Error::InvalidArgument`].
+pub(super) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
+    if queue.is_empty() {
+        return Err(Error::invalid("queue", "an empty name is allowed only where a queue is declared"));
+    }
+    Ok(())
+}
+
+/// The queue that a method is about, but for `queue.declare`, which may leave its name to the broker.
+fn queue_of<'a>(method: &Method<'a>) -> Option<ShortStr<'a>> {
+    match method {
+        Method::Queue(queue::Method::Bind(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Unbind(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Purge(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Delete(it)) => Some(it.queue),
+        Method::Basic(basic::Method::Get(it)) => Some(it.queue),
+        _ => None,
+    }
+}
+
 /// What the table says of a method that we send.
 pub(super) fn info(id: MethodId) -> Result<&'static MethodInfo, Error> {
     id.info().map(|(_, method)| method).ok_or_else(|| Error::invalid("method", id))
@@ -43,7 +68,8 @@ impl Connection {
     /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame, or
+    /// names no queue.
     pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
         let method = method.into();
         self.check_open()?;
@@ -51,6 +77,7 @@ impl Connection {
             return Err(Error::Full);
         }
         let info = info(method.id())?;
+        queue_of(&method).map_or(Ok(()), check_queue_name)?;
         match method {
             Method::Basic(basic::Method::Get(_)) => {}
             Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {}

@@ -2,7 +2,7 @@
 //!
 //! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the transaction mode.
 
-use super::requesting::info;
+use super::requesting::{check_queue_name, info};
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
@@ -99,10 +99,12 @@ impl Connection {
     /// Gets a message within a transaction, so that its acknowledgement is a part of it.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`].
+    /// Why the connection is closed, or the transaction has failed; [`Error::Full`]; [`Error::InvalidArgument`] when no
+    /// queue is named.
     pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
         let number = self.transaction_channel(id)?;
+        check_queue_name(get.queue)?;
         if !self.has_room_to_request() {
             return Err(Error::Full);
         }
