@@ -129,7 +129,8 @@ pub enum Error {
         /// The deadline that passed.
         after: std::time::Duration,
     },
-    /// The outgoing side is at its bound, so nothing was sent. Awaiting the request waits for room instead.
+    /// The outgoing side is at its bound, so nothing was sent. Awaiting the request waits for capacity instead, which ends with
+    /// [`Timeout`](Self::Timeout) after [`Options::request_timeout`](crate::Options::request_timeout).
     #[error("the outgoing side is full")]
     Full,
     /// The delivery belongs to a channel that is gone: it can't be settled any more, and nothing was sent. The broker

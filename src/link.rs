@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::machine::{
-    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId,
+    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Ticket,
 };
 #[cfg(shuttle)]
 use shuttle::sync::{
@@ -27,6 +27,17 @@ pub(crate) enum Room {
     Publish,
     /// Publishing within a transaction.
     Transact,
+}
+
+impl Room {
+    /// What is waited for, for the error when it takes too long.
+    fn wait(self) -> &'static str {
+        match self {
+            Self::Request => "waiting for capacity to send a request",
+            Self::Publish => "waiting for capacity to publish",
+            Self::Transact => "waiting for capacity to publish in a transaction",
+        }
+    }
 }
 
 /// After so many octets, who sends lets others run: an executor with one thread would not get to the driver before there is no
@@ -58,10 +69,9 @@ struct State {
     consumers: Vec<Option<Waker>>,
     listeners: BTreeMap<ListenerId, Waker>,
     /// Those who wait for room, in the order in which they came.
-    requesting: BTreeMap<u64, Waker>,
-    publishing: BTreeMap<u64, Waker>,
-    transacting: BTreeMap<u64, Waker>,
-    tickets: u64,
+    requesting: BTreeMap<Ticket, Waker>,
+    publishing: BTreeMap<Ticket, Waker>,
+    transacting: BTreeMap<Ticket, Waker>,
     /// How many octets were sent since somebody gave way.
     sent: usize,
     /// How many deliveries were taken since somebody gave way.
@@ -118,6 +128,11 @@ impl State {
                 Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
+        while let Some(ticket) = self.machine.poll_expired_wait() {
+            for waiting in [&mut self.requesting, &mut self.publishing, &mut self.transacting] {
+                woken.add(waiting.remove(&ticket));
+            }
+        }
         // One at a time: it sends, and so makes room for the next to be looked for.
         let closed = self.machine.why_closed().is_some();
         if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
@@ -136,7 +151,13 @@ impl State {
         woken
     }
 
-    fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<u64, Waker> {
+    /// Ends a wait for capacity. Returns the waker, to be dropped when the lock is released.
+    fn leave(&mut self, room: Room, ticket: Ticket) -> Option<Waker> {
+        self.machine.end_wait(ticket);
+        self.waiting_for(room).remove(&ticket)
+    }
+
+    fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<Ticket, Waker> {
         match room {
             Room::Request => &mut self.requesting,
             Room::Publish => &mut self.publishing,
@@ -157,7 +178,6 @@ impl Link {
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
             transacting: BTreeMap::new(),
-            tickets: 0,
             sent: 0,
             taken: 0,
         });
@@ -248,7 +268,7 @@ impl Link {
     pub(crate) fn poll_send(
         &self,
         room: Room,
-        ticket: &mut Option<u64>,
+        ticket: &mut Option<Ticket>,
         cx: &mut Context<'_>,
         send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
@@ -260,16 +280,20 @@ impl Link {
             return Poll::Pending;
         }
         let before = state.machine.outgoing_octets();
-        let sent = send(&mut state.machine);
+        let mut sent = send(&mut state.machine);
         state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
         let unused = if matches!(sent, Err(Error::Full)) {
-            let place = *ticket.get_or_insert_with(|| {
-                state.tickets += 1;
-                state.tickets
-            });
-            state.waiting_for(room).insert(place, cx.waker().clone())
+            let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
+            match state.machine.check_wait(place, room.wait()) {
+                Ok(()) => state.waiting_for(room).insert(place, cx.waker().clone()),
+                Err(timeout) => {
+                    sent = Err(timeout);
+                    *ticket = None;
+                    state.waiting_for(room).remove(&place)
+                }
+            }
         } else {
-            ticket.take().and_then(|ticket| state.waiting_for(room).remove(&ticket))
+            ticket.take().and_then(|ticket| state.leave(room, ticket))
         };
         self.release(state);
         drop(unused);
@@ -282,8 +306,9 @@ impl Link {
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
-    pub(crate) fn leave(&self, room: Room, ticket: u64) {
-        self.with_state(|state| state.waiting_for(room).remove(&ticket));
+    pub(crate) fn leave(&self, room: Room, ticket: Ticket) {
+        let unused = self.with_state(|state| state.leave(room, ticket));
+        drop(unused);
     }
 
     /// Takes up to so many deliveries. Ready without any when the consumer has ended.

@@ -171,7 +171,8 @@ setters! {
     /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
     handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
     /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
-    /// because a broker that flushes to a slow disk takes seconds.
+    /// because a broker that flushes to a slow disk takes seconds. Waiting for capacity to send something takes no longer,
+    /// either.
     request_timeout(time: Duration) => deadlines.request, LONGEST;
     /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
     close_timeout(time: Duration) => deadlines.close, LONGEST;

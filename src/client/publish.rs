@@ -227,7 +227,12 @@ impl Client {
     /// [`NotFound`](Error::NotFound) when there is no such exchange, [`AccessRefused`](Error::AccessRefused) without
     /// permission, [`NoRoute`](Error::NoRoute) when it is mandatory and no queue is bound for it, [`Nacked`](Error::Nacked) when
     /// a queue refused it, [`Unconfirmed`](Error::Unconfirmed) when the connection or channel went first, or the time ran out,
-    /// and nobody can know; [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
+    /// and nobody can know; [`Timeout`](Error::Timeout) when it was not sent in time, because the outgoing side was full;
+    /// [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
+    ///
+    /// A publish whose time ran out does not count any more for
+    /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue that confirms nothing does not
+    /// hold up others for longer. Its confirm, if it comes later, is ignored.
     ///
     /// When several publishes to an exchange are in flight and the broker refuses one, it says neither which nor what it has
     /// taken before. If the first publish since the channel was opened has not gone through, it took none, and an error

@@ -149,7 +149,9 @@ macro_rules! request {
             /// back-pressure.
             ///
             /// # Errors
-            /// What the promise would resolve to without the broker's doing.
+            /// What the promise would resolve to without the broker's doing;
+            /// [`Error::Timeout`](crate::Error::Timeout) when there is no room within
+            /// [`Options::request_timeout`](crate::Options::request_timeout). Then nothing was sent.
             ///
             /// # Cancel safety
             /// Dropped before it resolves, nothing was sent.

@@ -4,13 +4,14 @@
 //! costs is proportional to what is confirmed, not to what is pending.
 
 use super::ids::PromiseId;
+use super::overdue::Overdue;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
 enum State {
     Open(PromiseId),
-    /// Its promise is answered, but its confirm is still to come.
+    /// It was returned, so its promise is completed, but its confirm is still to come.
     Answered,
     Confirmed,
 }
@@ -33,6 +34,8 @@ pub(super) struct Confirms {
     deadlines: VecDeque<(u64, Instant)>,
     /// Numbers up to this have a deadline.
     stamped: u64,
+    /// Those whose deadline has passed. They are not counted as open, and their confirms may still come.
+    overdue: Overdue,
 }
 
 /// Pending ones that may be confirmed, before the open ones among them are moved aside.
@@ -49,9 +52,14 @@ impl Confirms {
         self.open += 1;
     }
 
-    /// How many are not confirmed.
+    /// How many are not confirmed, those whose deadline has passed apart.
     pub(super) fn open(&self) -> usize {
         self.open
+    }
+
+    /// Returns `true` if exactly one publish is not confirmed, so that an error can be about no other.
+    pub(super) fn has_one_unconfirmed(&self) -> bool {
+        self.open == 1 && self.overdue.is_empty()
     }
 
     fn state(&mut self, tag: u64) -> Option<&mut State> {
@@ -61,7 +69,7 @@ impl Confirms {
         self.pending.get_mut(usize::try_from(tag - self.before - 1).ok()?)
     }
 
-    /// Takes the promise of a publish that is answered before its confirm has come: it was returned, or took too long.
+    /// Takes the promise of a publish that is returned before its confirm has come.
     pub(super) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
         let state = self.state(tag)?;
         let State::Open(promise) = *state else { return None };
@@ -89,6 +97,7 @@ impl Confirms {
             State::Confirmed => {}
         };
         if multiple {
+            self.overdue.remove_up_to(tag);
             while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= tag) {
                 done(entry.remove(), &mut self.open);
             }
@@ -101,12 +110,14 @@ impl Confirms {
         } else if let Some(state) = self.stragglers.remove(&tag) {
             done(state, &mut self.open);
         } else {
-            let state = self.state(tag).ok_or(UnknownTag)?;
-            if matches!(state, State::Confirmed) {
-                return Err(UnknownTag);
+            match self.state(tag) {
+                Some(state @ (State::Open(_) | State::Answered)) => {
+                    let state = std::mem::replace(state, State::Confirmed);
+                    done(state, &mut self.open);
+                }
+                // A late confirm has nothing to add.
+                _ => return if self.overdue.remove(tag) { Ok(()) } else { Err(UnknownTag) },
             }
-            let state = std::mem::replace(state, State::Confirmed);
-            done(state, &mut self.open);
         }
         self.trim();
         Ok(())
@@ -160,25 +171,34 @@ impl Confirms {
         self.deadlines.front().map(|(_, deadline)| *deadline)
     }
 
-    /// Takes the promises whose deadline has passed, each with its number; their confirms may still come.
+    /// Takes the promises whose deadline has passed, each with its number. Their confirms may still come, but they are not
+    /// open any more: a queue that never confirms would otherwise fill the limit on publishes in flight for ever.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
-        while let Some(&(last, deadline)) = self.deadlines.front() {
-            if deadline > now {
-                return;
-            }
+        while let Some(&(last, _)) = self.deadlines.front().filter(|(_, deadline)| *deadline <= now) {
             self.deadlines.pop_front();
-            for tag in self.open_up_to(last) {
-                if let Some(promise) = self.answer(tag) {
-                    each(tag, promise);
-                }
+            while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= last) {
+                let tag = *entry.key();
+                let state = entry.remove();
+                self.expire_one(tag, state, &mut each);
+            }
+            while self.before < last
+                && let Some(state) = self.pending.pop_front()
+            {
+                self.before += 1;
+                self.expire_one(self.before, state, &mut each);
             }
         }
+        self.trim();
     }
 
-    fn open_up_to(&self, last: u64) -> Vec<u64> {
-        let early = self.stragglers.range(..=last).map(|(tag, _)| *tag);
-        let rest = (self.before + 1..=last).take(self.pending.len());
-        early.chain(rest).collect()
+    fn expire_one(&mut self, tag: u64, state: State, each: &mut impl FnMut(u64, PromiseId)) {
+        if let State::Open(promise) = state {
+            each(tag, promise);
+        }
+        if !matches!(state, State::Confirmed) {
+            self.open -= 1;
+            self.overdue.add(tag);
+        }
     }
 
     /// Takes the promises of everything that is open, in order and each with its number, because no confirm will come.
@@ -195,7 +215,9 @@ mod tests {
     use super::*;
     use crate::machine::promises::Promises;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const TIMEOUT: Duration = Duration::from_secs(16);
 
     /// What a confirm does to publishes of which each has its own entry.
     fn confirm_naively(
@@ -216,6 +238,8 @@ mod tests {
         Publish(u16),
         Confirm { back: u64, multiple: bool },
         Answer { back: u64 },
+        Stamp,
+        Expire,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -223,6 +247,8 @@ mod tests {
             2 => (1..200_u16).prop_map(Step::Publish),
             8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| Step::Confirm { back, multiple }),
             1 => (0..50_u64).prop_map(|back| Step::Answer { back }),
+            1 => Just(Step::Stamp),
+            1 => Just(Step::Expire),
         ];
         prop::collection::vec(step, 1..300)
     }
@@ -233,6 +259,7 @@ mod tests {
         fn confirms_are_those_of_a_naive_map(steps in steps()) {
             let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
             let mut open = BTreeMap::new();
+            let (mut now, mut stamped, mut overdue) = (Instant::now(), Vec::new(), BTreeSet::new());
             for step in steps {
                 match step {
                     Step::Publish(count) => for _ in 0..count {
@@ -242,20 +269,39 @@ mod tests {
                     },
                     Step::Confirm { back, multiple } => {
                         let tag = confirms.next().saturating_sub(back);
-                        let is_known = open.contains_key(&tag) || multiple && tag < confirms.next();
+                        let is_late = overdue.contains(&tag);
+                        let is_known = open.contains_key(&tag) || is_late || multiple && tag < confirms.next();
                         let mut confirmed = Vec::new();
                         let result = confirms.confirm(tag, multiple, |promise| confirmed.push(promise));
                         prop_assert_eq!(result.is_ok(), is_known);
                         let expected = if is_known { confirm_naively(&mut open, tag, multiple) } else { Vec::new() };
                         prop_assert_eq!(confirmed, expected);
+                        overdue.retain(|late| !is_known || if multiple { tag != 0 && *late > tag } else { *late != tag });
                     }
                     Step::Answer { back } => {
                         let tag = confirms.next().saturating_sub(back);
                         let expected = open.get_mut(&tag).and_then(Option::take);
                         prop_assert_eq!(confirms.answer(tag), expected);
                     }
+                    Step::Stamp => {
+                        now += TIMEOUT;
+                        confirms.stamp(now, TIMEOUT);
+                        stamped.push((confirms.next() - 1, now + TIMEOUT + TIMEOUT / 16));
+                    }
+                    Step::Expire => {
+                        now += TIMEOUT;
+                        let last = stamped.iter().rfind(|(_, at)| *at <= now).map_or(0, |(last, _)| *last);
+                        let rest = open.split_off(&(last + 1));
+                        let expected: Vec<_> = std::mem::replace(&mut open, rest).into_iter().collect();
+                        overdue.extend(expected.iter().map(|(tag, _)| *tag));
+                        let mut expired = Vec::new();
+                        confirms.expire(now, |tag, promise| expired.push((tag, promise)));
+                        let expected = expected.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
+                        prop_assert_eq!(expired, expected.collect::<Vec<_>>());
+                    }
                 }
                 prop_assert_eq!(confirms.open(), open.len());
+                prop_assert_eq!(confirms.overdue.is_empty(), overdue.is_empty());
             }
             let left: Vec<_> = confirms.drain().collect();
             let expected = open.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
@@ -296,7 +342,13 @@ mod tests {
         let mut expired = Vec::new();
         confirms.expire(at, |_, promise| expired.push(promise));
         assert_eq!(expired, [early[0], early[2]]);
-        assert_eq!(confirms.open(), 3, "their confirms may still come");
+        assert_eq!(confirms.open(), 1, "the others have given back their places");
         assert!(confirms.deadline() > Some(at));
+        assert_eq!(confirms.confirm(1, false, |_| panic!("its promise is completed")), Ok(()));
+        assert_eq!(confirms.confirm(1, false, |_| {}), Err(UnknownTag));
+        assert!(!confirms.has_one_unconfirmed());
+        assert_eq!(confirms.confirm(3, true, |_| panic!("its promise is completed")), Ok(()));
+        assert!(confirms.has_one_unconfirmed());
+        assert_eq!(confirms.confirm(4, false, |promise| assert_eq!(promise, late)), Ok(()));
     }
 }

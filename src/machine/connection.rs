@@ -15,6 +15,7 @@ mod timing;
 mod transacting;
 
 use super::backoff::Backoff;
+use super::capacity::Waits;
 use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
@@ -134,6 +135,8 @@ pub struct Connection {
     consumes: VecDeque<WaitingConsume>,
     held: VecDeque<HeldPublish>,
     held_octets: usize,
+    /// Tasks that wait for capacity.
+    waits: Waits,
     /// Channels with acknowledgements to write.
     acking: Vec<u16>,
     blocked: Option<Box<str>>,
@@ -205,6 +208,7 @@ impl Connection {
             consumes: VecDeque::new(),
             held: VecDeque::new(),
             held_octets: 0,
+            waits: Waits::default(),
             acking: Vec::new(),
             blocked: None,
             reading: true,

@@ -14,6 +14,7 @@
 
 mod backoff;
 mod batches;
+mod capacity;
 mod channel;
 mod channels;
 mod chunk;
@@ -30,6 +31,7 @@ mod ids;
 mod notices;
 mod outbox;
 mod outgoing;
+mod overdue;
 mod promises;
 mod publishers;
 mod recovery;
@@ -47,6 +49,7 @@ mod unsettled;
 mod waiting;
 
 pub(crate) use batches::BATCH;
+pub(crate) use capacity::Ticket;
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
 pub use content::{Delivered, Got};

@@ -129,7 +129,8 @@ impl Publishers {
         }
     }
 
-    /// Takes out the publisher that has rested longest, of those that wait for no confirm and no reply.
+    /// Takes out the publisher that has rested longest, of those that wait for no confirm and no reply. Confirms that come
+    /// after their deadline are not waited for.
     pub(super) fn remove_idle(&mut self) -> Option<u16> {
         let is_idle = |publisher: &&Publisher| publisher.confirms.open() == 0 && publisher.calls.is_empty();
         let idle = self.all().filter(is_idle).min_by_key(|publisher| publisher.last_used)?;
@@ -260,15 +261,19 @@ impl Publishers {
         self.all_mut().filter_map(|publisher| publisher.confirms.deadline()).min()
     }
 
+    /// Takes the promises whose deadline has passed. Their publishes are not in flight any more.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
-        let mut forgotten = 0;
+        let (mut forgotten, mut expired) = (0, 0);
         for publisher in self.publishers.iter_mut().flatten() {
             let Publisher { confirms, kept, .. } = &mut **publisher;
+            let before = confirms.open();
             confirms.expire(now, |tag, promise| {
                 forgotten += kept.forget(tag, false);
                 each(promise);
             });
+            expired += before - confirms.open();
         }
+        self.in_flight -= expired;
         self.kept_octets -= forgotten;
     }
 }

@@ -15,6 +15,7 @@ mod abandoned;
 mod arguments;
 mod blocked;
 mod bounds;
+mod capacity;
 mod channels;
 mod closing;
 mod closing_at_once;

@@ -362,16 +362,16 @@ impl Connection {
     /// answer to that.
     pub(super) fn publisher_closed(&mut self, channel: u16, error: &Error) {
         let Some(publisher) = self.publishers.remove(channel) else { return };
-        let in_flight = publisher.confirms.open();
+        let was_alone = publisher.confirms.has_one_unconfirmed();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let promises: Vec<PromiseId> = publisher.confirms.drain().map(|(_, promise)| promise).collect();
-        let last = promises.len().saturating_sub(1);
-        for (place, promise) in promises.into_iter().enumerate() {
+        let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
+        let last = promises.last().map_or(0, |(tag, _)| *tag);
+        for (tag, promise) in promises {
             let is_answer = match (publisher.is_proven, names_exchange) {
-                _ if in_flight == 1 => true,
+                _ if was_alone => true,
                 (false, true) => true,
-                (false, false) => place == 0,
-                (true, true) => place == last,
+                (false, false) => tag == 1,
+                (true, true) => tag == last,
                 (true, false) => false,
             };
             let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };

@@ -3,6 +3,7 @@
 use super::{Connection, State};
 use crate::error::{Broken, Error};
 use crate::machine::PromiseId;
+use crate::machine::capacity::Ticket;
 use crate::machine::restoration::Restoration;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -90,6 +91,31 @@ impl Connection {
             let timeout = Error::Timeout { what: "the confirm", after };
             self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
         }
+        self.waits.expire(now);
+    }
+
+    /// Begins to wait for capacity, for as long as for the reply to a request.
+    pub(crate) fn begin_wait(&mut self) -> Ticket {
+        self.attention = true;
+        self.waits.begin()
+    }
+
+    /// Ends a wait for capacity.
+    pub(crate) fn end_wait(&mut self, ticket: Ticket) {
+        self.waits.end(ticket);
+    }
+
+    /// Returns an error if a wait for capacity has taken too long.
+    pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
+        if self.waits.has_expired(ticket) {
+            return Err(Error::Timeout { what, after: self.options.deadlines.request });
+        }
+        Ok(())
+    }
+
+    /// Returns the next wait for capacity that has taken too long, so that its task is woken.
+    pub(crate) fn poll_expired_wait(&mut self) -> Option<Ticket> {
+        self.waits.poll_expired()
     }
 
     /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
@@ -108,7 +134,8 @@ impl Connection {
             return closing;
         }
         if matches!(self.state, State::Down(_)) {
-            return self.down_deadline().into_iter().chain(self.promises.deadline()).min();
+            let waits = [self.promises.deadline(), self.waits.deadline()];
+            return self.down_deadline().into_iter().chain(waits.into_iter().flatten()).min();
         }
         let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
@@ -120,6 +147,7 @@ impl Connection {
             stall.map(|timeout| self.last_progress + 2 * timeout),
             self.promises.deadline(),
             self.publishers.deadline(),
+            self.waits.deadline(),
             self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
             self.restoration.as_ref().and_then(Restoration::deadline),
         ];
@@ -132,6 +160,7 @@ impl Connection {
         let timeout = self.options.deadlines.request;
         self.promises.stamp(now);
         self.publishers.stamp(now, timeout);
+        self.waits.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);

@@ -1,0 +1,93 @@
+//! Tasks that wait for capacity on the outgoing side, and until when they wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Identifies one task that waits for capacity.
+pub(crate) type Ticket = u64;
+
+/// The deadlines of the tasks that wait for capacity.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// By ticket, none before the next [`stamp`](Self::stamp). All have the same timeout, so tickets are
+    /// in the order of their deadlines.
+    deadlines: BTreeMap<Ticket, Option<Instant>>,
+    issued: Ticket,
+    /// Tickets up to this have a deadline.
+    stamped: Ticket,
+    /// Tasks to wake, because their deadline has passed.
+    expired: VecDeque<Ticket>,
+}
+
+impl Waits {
+    /// Begins a wait, whose deadline starts at the next [`stamp`](Self::stamp).
+    pub(super) fn begin(&mut self) -> Ticket {
+        self.issued += 1;
+        self.deadlines.insert(self.issued, None);
+        self.issued
+    }
+
+    /// Ends a wait.
+    pub(super) fn end(&mut self, ticket: Ticket) {
+        self.deadlines.remove(&ticket);
+    }
+
+    /// Returns `true` if the deadline has passed.
+    pub(super) fn has_expired(&self, ticket: Ticket) -> bool {
+        !self.deadlines.contains_key(&ticket)
+    }
+
+    /// Starts the deadlines of the waits that have begun since the last call.
+    pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
+        if self.stamped == self.issued {
+            return;
+        }
+        for (_, deadline) in self.deadlines.range_mut(self.stamped + 1..) {
+            *deadline = Some(now + timeout);
+        }
+        self.stamped = self.issued;
+    }
+
+    /// Returns the earliest deadline.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first_key_value().and_then(|(_, deadline)| *deadline)
+    }
+
+    /// Ends the waits whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some(wait) = self.deadlines.first_entry()
+            && wait.get().is_some_and(|deadline| deadline <= now)
+        {
+            self.expired.push_back(wait.remove_entry().0);
+        }
+    }
+
+    /// Returns the next task to wake.
+    pub(super) fn poll_expired(&mut self) -> Option<Ticket> {
+        self.expired.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn waits_expire_in_order_unless_they_end() {
+        let mut waits = Waits::default();
+        let now = Instant::now();
+        let [first, second] = [waits.begin(), waits.begin()];
+        assert_eq!(waits.deadline(), None);
+        waits.stamp(now, TIMEOUT);
+        let late = waits.begin();
+        waits.stamp(now + TIMEOUT / 2, TIMEOUT);
+        waits.end(first);
+        assert_eq!(waits.deadline(), Some(now + TIMEOUT));
+        waits.expire(now + TIMEOUT);
+        assert_eq!((waits.poll_expired(), waits.poll_expired()), (Some(second), None));
+        assert!(waits.has_expired(second) && !waits.has_expired(late));
+        assert_eq!(waits.deadline(), Some(now + TIMEOUT / 2 + TIMEOUT));
+    }
+}
