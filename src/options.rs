@@ -117,14 +117,20 @@ impl From<Uri> for Options {
 /// A hundred years, so that no deadline is beyond what the clock can count.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// An eighth of what a `usize` counts: 512 MiB on a 32-bit target. The sizes of queued bodies are
+/// added up, and bodies may share their memory, so without this bound 64 publishes of one body of
+/// 64 MiB would overflow the sum. A sum is at most the limits of queued, of unconfirmed and of
+/// requests' bytes, the first two exceeded by one body each.
+const MOST_BYTES: usize = usize::MAX / 8;
+
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $longest:ident)?;)*) => {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $most:expr)?;)*) => {
         impl Options {
             $(
                 $(#[$doc])*
                 #[must_use]
                 pub fn $name(mut self, $value: $ty) -> Self {
-                    self.$($field).+ = $value$(.min($longest))?;
+                    self.$($field).+ = $value$(.min($most))?;
                     self
                 }
             )*
@@ -150,13 +156,13 @@ setters! {
     /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
     /// Octets that may wait to be written; 16 MiB by default, and not 0. At the bound awaiting waits, `try_send` says `Full`. What
-    /// the transport has in hand, at most as much again, is not counted.
-    max_outgoing_octets(octets: usize) => limits.outgoing_octets;
+    /// the transport has in hand, at most as much again, is not counted. On a 32-bit target the largest limit is 512 MiB.
+    max_outgoing_octets(octets: usize) => limits.outgoing_octets, MOST_BYTES;
     /// Publishes that may be unconfirmed; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
     /// Octets of a body, sent or received; 64 MiB by default. A larger one is refused before it is sent; one that is
-    /// delivered is not kept, and its delivery says so.
-    max_message_size(octets: u64) => limits.message_size;
+    /// delivered is not kept, and its delivery says so. On a 32-bit target the largest limit is 512 MiB.
+    max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
     /// Deliveries of all consumers that may wait to be taken, 100 000 by default, and not 0. At the bound reading pauses until half
     /// of them are taken, which holds up everything that the broker sends: set a prefetch.
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;

@@ -183,15 +183,21 @@ pub fn entries(table: &[u8]) -> Option<usize> {
 /// # Panics
 /// It is no frame.
 pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
-    if octets.len() < 7 {
-        return None;
-    }
-    let size = u32::from_be_bytes([octets[3], octets[4], octets[5], octets[6]]) as usize;
-    let end = octets.get(7 + size)?;
-    assert_eq!(*end, 0xCE, "no frame end in {octets:02x?}");
-    assert!(matches!(octets[0], 1..=3 | 8), "a frame of type {}", octets[0]);
-    let channel = u16::from_be_bytes([octets[1], octets[2]]);
-    Some((LittleFrame { kind: octets[0], channel, payload: octets[7..7 + size].to_vec() }, 8 + size))
+    let (frame, length, end) = cut(octets)?;
+    assert_eq!(end, 0xCE, "no frame end in {octets:02x?}");
+    assert!(matches!(frame.kind, 1..=3 | 8), "a frame of type {}", frame.kind);
+    Some((frame, length))
+}
+
+/// Returns the first frame, whatever is in it, its length, and its last byte; `None` when it is not whole.
+pub fn cut(octets: &[u8]) -> Option<(LittleFrame, usize, u8)> {
+    let (header, rest) = octets.split_first_chunk::<7>()?;
+    let &[kind, channel, low_channel, ref size @ ..] = header;
+    // On a 32-bit target the size and the bytes around it may be more than a `usize` holds, so the
+    // size is checked before anything is added to it.
+    let (payload, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
+    let channel = u16::from_be_bytes([channel, low_channel]);
+    Some((LittleFrame { kind, channel, payload: payload.to_vec() }, 8 + payload.len(), *rest.first()?))
 }
 
 impl LittleFrame {

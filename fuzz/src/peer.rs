@@ -1,6 +1,6 @@
 //! A connection and a broker's end of it, in virtual time: octets are lost, late, and cut as an input says.
 
-use super::little::LittleFrame;
+use super::little::{LittleFrame, cut};
 use super::observer::Observer;
 use puka::machine::{Connection, Outgoing};
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue, tx};
@@ -162,7 +162,7 @@ impl Peer {
             self.incoming.clear();
             self.delivered = 0;
         }
-        while let Some((frame, length)) = cut(&self.arrived) {
+        while let Some((frame, length, _)) = cut(&self.arrived) {
             self.observer.received(&frame);
             self.arrived.drain(..length);
         }
@@ -283,14 +283,6 @@ impl Peer {
             self.machine.handle_loss(Broken::Eof);
         }
     }
-}
-
-/// The next frame, whatever is in it.
-fn cut(octets: &[u8]) -> Option<(LittleFrame, usize)> {
-    let size = u32::from_be_bytes(*octets.get(3..)?.first_chunk()?) as usize;
-    octets.get(7 + size)?;
-    let channel = u16::from_be_bytes([octets[1], octets[2]]);
-    Some((LittleFrame { kind: octets[0], channel, payload: octets[7..7 + size].to_vec() }, 8 + size))
 }
 
 /// What a broker that has everything answers.

@@ -55,7 +55,8 @@ impl Unsettled {
     fn position(&self, tag: u64) -> Option<usize> {
         // Most often no tag is missing, so the place can be computed.
         let first = self.deliveries.front()?.0;
-        let guess = usize::try_from(tag.checked_sub(first)?).ok()?;
+        // On a 32-bit target a gap may be more than a `usize` holds; no place is that far.
+        let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
         if self.deliveries.get(guess).is_some_and(|(found, _)| *found == tag) {
             return Some(guess);
         }
@@ -301,6 +302,19 @@ mod tests {
         unsettled.ack(u64::MAX - 1, true);
         assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
         assert_eq!(unsettled.held(), 0);
+    }
+
+    #[test]
+    fn gaps_wider_than_32_bits_are_searched() {
+        const GAP: u64 = 1 << 32;
+        let tags = [1, 1 + GAP, 2 + GAP, 2 + 2 * GAP];
+        for tag in tags {
+            let mut unsettled = delivered(tags);
+            assert!(unsettled.ack(tag, false), "{tag}");
+            assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+            assert_eq!(unsettled.held(), 3);
+            assert!(!unsettled.ack(tag - 1, false) || tags.contains(&(tag - 1)));
+        }
     }
 
     #[test]

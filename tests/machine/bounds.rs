@@ -2,7 +2,8 @@
 
 use crate::driver::opened;
 use crate::peer::{Peer, ack, consume, declare, method, publish, raw};
-use puka::machine::{Outgoing, Settle};
+use bytes::Bytes;
+use puka::machine::{Body, Outgoing, Publish, Settle};
 use puka::protocol::method::{basic, channel};
 use puka::{Error, Options, Recovery};
 use std::time::Duration;
@@ -47,6 +48,22 @@ fn e47_at_the_bound_publishes_are_full_and_acks_heartbeats_and_close_are_not() {
     let _closing = peer.machine.close();
     assert!(peer.names().contains(&format!("{channel} basic.ack")));
     assert!(peer.machine.publish(&publish("", "x")).is_err());
+}
+
+#[test]
+fn sums_of_shared_bodies_do_not_overflow() {
+    // On a 32-bit target, 100 times 64 MiB is more than a `usize` counts.
+    let mut peer = Peer::open(Options::default().max_outgoing_octets(usize::MAX));
+    let body = Bytes::from(vec![7; 64 << 20]);
+    let mut accepted = 0;
+    for _ in 0..100 {
+        match peer.machine.publish(&Publish { body: Body::Shared(body.clone()), ..publish("", "") }) {
+            Ok(_) => accepted += 1,
+            Err(error) => assert!(matches!(error, Error::Full), "{error}"),
+        }
+    }
+    assert!(accepted >= 8, "512 MiB are within the limit of every target, {accepted} bodies were accepted");
+    assert!(peer.machine.outgoing_octets() >= accepted * body.len());
 }
 
 #[test]

@@ -94,6 +94,20 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
 }
 
 #[test]
+fn a_size_makes_no_buffer_behind_a_kept_payload() {
+    let mut decoder = Decoder::new();
+    decoder.set_frame_max(u32::MAX);
+    // A whole frame, whose payload keeps the buffer, and the start of one of 4 GiB.
+    let size = 100_000_u32.to_be_bytes();
+    let stream = [&[3, 0, 1][..], &size, &[7; 100_000], &[0xCE, 3, 0, 1, 0xFF, 0xFF, 0xFF, 0xF0]].concat();
+    decoder.extend(&stream);
+    let payload = decoder.next_frame().unwrap().unwrap().into_payload();
+    assert_eq!(payload.len(), 100_000);
+    assert!(decoder.next_frame().unwrap().is_none());
+    assert!(decoder.space().len() <= bodies::AHEAD, "a size alone must not make a buffer");
+}
+
+#[test]
 fn octets_that_nobody_decodes_are_moved_a_few_times_only() {
     let mut decoder = Decoder::new();
     let mut places = 0;

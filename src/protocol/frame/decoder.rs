@@ -221,7 +221,10 @@ impl Decoder {
 
     /// Octets of the buffer that the frame which has begun needs, if it is a large one and more of it is to come.
     fn needed(&self) -> usize {
-        let whole = self.pending().len().saturating_add(self.missing());
+        let pending = self.pending().len();
+        // Bounded as in `make_room`: a size alone must not make a buffer.
+        let missing = self.missing().min(pending.max(LARGEST));
+        let whole = pending.saturating_add(missing);
         if whole < FITTED { 0 } else { whole.saturating_add(ROOM) }
     }
 
