@@ -36,9 +36,10 @@ impl<'a> BasicPublish<'a> {
 impl Client {
     /// Publishes a message, and resolves to the reply.
     ///
-    /// Whoever answers publishes to the default exchange, with the message's property `reply_to` as the routing key, and with
-    /// its `correlation_id`. Many calls may be under way. Neither the call nor the reply is kept on disk, and a reply to a
-    /// caller that has gone is dropped.
+    /// The reply is published to the default exchange, with the property `reply_to` of the call as its
+    /// routing key, and with the call's `correlation_id`, which cannot be guessed. Many calls may be
+    /// pending. Neither the call nor the reply is stored on disk, and a reply is dropped if its caller
+    /// has gone.
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {

@@ -15,6 +15,7 @@ mod timing;
 mod transacting;
 
 use super::backoff::Backoff;
+use super::call_ids::CallIds;
 use super::capacity::Waits;
 use super::channels::Channels;
 use super::consumers::Consumers;
@@ -118,6 +119,7 @@ pub struct Connection {
     channels: Channels,
     promises: Promises,
     publishers: Publishers,
+    call_ids: CallIds,
     consumers: Consumers,
     transactions: Transactions,
     notices: Notices,
@@ -195,6 +197,7 @@ impl Connection {
             channels: Channels::default(),
             promises: Promises::default(),
             publishers: Publishers::default(),
+            call_ids: CallIds::default(),
             consumers: Consumers::default(),
             counters: Counters::default(),
             transactions: Transactions::default(),

@@ -14,6 +14,7 @@
 
 mod backoff;
 mod batches;
+mod call_ids;
 mod capacity;
 mod channel;
 mod channels;

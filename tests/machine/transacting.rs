@@ -1,9 +1,9 @@
 //! Transactions and calls under a scripted server: what is written when, and what a late or wrong answer does.
 
-use crate::peer::{Peer, ack, channel_close, get_ok, method, publish, short};
+use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short};
 use puka::machine::{Reply, Settle, TransactionId};
 use puka::protocol::method::{basic, channel, tx};
-use puka::protocol::{Properties, ShortStr, frame};
+use puka::protocol::{ContentHeader, FrameKind, Method, Properties, ShortStr, frame};
 use puka::{Error, Options};
 use std::time::Duration;
 
@@ -125,43 +125,78 @@ fn e37_a_transaction_honours_flow() {
     );
 }
 
-/// A reply to the call of that number.
-fn reply(peer: &mut Peer, number: &str, tag: u64) {
+/// Feeds a reply with that correlation id.
+fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
     let deliver = basic::Deliver {
-        consumer_tag: short("puka.reply"),
+        consumer_tag: short("amq.ctag-made-by-the-broker"),
         delivery_tag: tag,
         redelivered: false,
         exchange: ShortStr::EMPTY,
         routing_key: short("amq.rabbitmq.reply-to.x"),
     };
     let mut properties = Properties::default();
-    properties.correlation_id = Some(short(number));
+    properties.correlation_id = Some(short(correlation_id));
     let mut octets = method(1, &deliver);
     octets.extend(crate::peer::header(1, 5, properties));
     frame::body(&mut octets, 1, 131_072, b"reply");
     peer.feed(&octets);
 }
 
+/// The correlation ids of the calls among what was sent.
+fn correlation_ids(sent: &[Sent]) -> Vec<String> {
+    let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
+    let ids = headers.map(|sent| ContentHeader::decode(&sent.payload).unwrap().properties.correlation_id);
+    ids.map(|id| id.unwrap().to_string()).collect()
+}
+
 #[test]
 fn a_call_and_all_that_it_needs_leave_at_once() {
     let mut peer = Peer::open(Options::default());
     let call = peer.machine.call(&publish("", "12"), None).unwrap();
-    let names = peer.serve().iter().map(crate::peer::Sent::name).collect::<Vec<_>>();
+    let sent = peer.serve();
+    let names = sent.iter().map(Sent::name).collect::<Vec<_>>();
     let needed = ["1 channel.open", "1 confirm.select", "1 basic.consume", "1 basic.publish"];
     assert_eq!(names[..4], needed);
     // A confirm is no reply.
     peer.method(1, &ack(1, false));
     assert!(peer.is_pending(call));
-    for wrong in ["0", "2", "", "x", "-1", "18446744073709551616"] {
+    let id = correlation_ids(&sent).remove(0);
+    for wrong in ["0", "1", "2", "", "x", "-1", "18446744073709551616", &id[..id.len() - 1]] {
         reply(&mut peer, wrong, 1);
     }
     assert!(peer.is_pending(call));
-    reply(&mut peer, "1", 2);
+    reply(&mut peer, &id, 2);
     assert!(
         matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(message))) if message.body() == b"reply")
     );
-    reply(&mut peer, "1", 3);
+    reply(&mut peer, &id, 3);
     assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn one_call_tells_nothing_of_the_next_ones_id() {
+    let mut peer = Peer::open(Options::default());
+    let seen = peer.machine.call(&publish("", "seen"), None).unwrap();
+    let hidden = peer.machine.call(&publish("", "hidden"), None).unwrap();
+    let sent = peer.serve();
+    let [first, second] = &correlation_ids(&sent)[..] else { panic!("two calls") };
+    let (Some((_, secret)), Some((number, _))) = (first.split_once('.'), second.split_once('.')) else {
+        panic!("{first} {second}")
+    };
+    reply(&mut peer, &format!("{number}.{secret}"), 1);
+    assert!(peer.is_pending(hidden) && peer.is_pending(seen));
+    reply(&mut peer, second, 2);
+    assert!(matches!(peer.machine.fetch(hidden), Some(Ok(Reply::Message(_)))));
+}
+
+#[test]
+fn the_broker_makes_the_tag_of_replies() {
+    let mut peer = Peer::open(Options::default());
+    let _call = peer.machine.call(&publish("", "12"), None).unwrap();
+    let sent = peer.serve();
+    let consume = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
+    let Method::Basic(basic::Method::Consume(consume)) = consume.method() else { panic!() };
+    assert!(consume.consumer_tag.is_empty(), "{consume:?}");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! Calls: publishes that are replied to, over RabbitMQ's direct reply-to.
 //!
 //! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an address into the property
-//! `reply-to` by which a reply finds the channel, and the number of the publish, as the property `correlation-id`, finds the
-//! call.
+//! `reply-to` by which a reply finds the channel, and the property `correlation-id` finds the call.
 
 use super::Connection;
 use super::requesting::info;
@@ -48,10 +47,11 @@ impl Connection {
         Ok(promise)
     }
 
-    /// Writes a call, by which its reply can be told from others.
+    /// Writes a call with a correlation id of its own.
     pub(super) fn write_call(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
-        let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next()).to_string();
-        let correlation_id = Some(ShortStr::new(&number)?);
+        let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next());
+        let id = self.call_ids.id(self.incarnation(channel), number);
+        let correlation_id = Some(ShortStr::new(&id)?);
         let properties = Properties { reply_to: Some(REPLY_TO), correlation_id, ..*publish.properties };
         self.write_publish(channel, &Publish { properties: &properties, ..publish.clone() }, 0)
     }
@@ -61,7 +61,9 @@ impl Connection {
         let Ok(method) = info(basic::Consume::ID) else { return };
         let consume = basic::Consume {
             queue: REPLY_TO,
-            consumer_tag: ShortStr::literal("puka.reply"),
+            // The broker makes the tag. One that all clients had in common would bring their replies
+            // together on a broker that keys the consumers of direct reply-to by tag.
+            consumer_tag: ShortStr::EMPTY,
             no_local: false,
             no_ack: true,
             exclusive: false,
@@ -72,12 +74,16 @@ impl Connection {
         self.await_reply(channel, Awaited::Nothing(method));
     }
 
-    /// A reply came. One that comes too late, or to nothing that was called, finds nobody.
+    /// Completes the call that a reply belongs to. A late reply, or one to no call, is dropped.
     pub(super) fn reply(&mut self, channel: u16, message: Message) {
+        let incarnation = self.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
-        let number = correlation_id.and_then(|id| id.as_str()?.parse().ok());
+        let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
         if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
             self.answer(promise, Ok(Reply::Message(Box::new(message))));
         }
+    }
+    fn incarnation(&self, channel: u16) -> u64 {
+        self.channels.get(channel).map_or(0, |channel| channel.incarnation)
     }
 }
