@@ -6,16 +6,19 @@
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
 //!
 //! # When
-//! After the transport is gone, the broker has been silent for too long, or it has closed the connection because it shuts down
-//! or an operator told it to (320), or for a fault of its own (541, 506). After a breach of the protocol by either side,
-//! unless it is the third in a minute. Not after [`close`](crate::Client::close), which wins at any point; not when the
-//! broker refuses the login or the virtual host, or the credentials can't be had, for the third time in a row; not when it
-//! speaks another protocol, its certificate is wrong, or it closes the connection over what the program does (530, 540). An
-//! error that closes a channel has nothing to do with it. The first connection is not tried again unless
-//! [`Recovery::first_connect`](crate::Recovery::first_connect) says so.
+//! Whenever it is lost, for whatever reason: once a connection has been open, only [`close`](crate::Client::close), which
+//! wins at any point, dropping the driver, or a limit that you set
+//! ([`max_attempts`](crate::Recovery::max_attempts), [`max_time`](crate::Recovery::max_time)) ends it. A refused login, a missing
+//! virtual host, credentials that can't be had, a wrong certificate, an answer that is not AMQP, a broker that closes the
+//! connection over what the program does: each is a failed attempt, [told](crate::Notice::Retrying) with its cause. A program
+//! that would rather end then has the notice. An error that closes a channel has nothing to do with it.
 //!
-//! It is tried again and again, all endpoints and all addresses of each, beginning with the one that worked last; host names
-//! are resolved and credentials are asked for anew. Between two tries it waits at random, up to twice as long each time.
+//! An attempt tries all endpoints, and all addresses of each, handshake included, beginning with the endpoint that worked last;
+//! host names are resolved and credentials are asked for again. Between two attempts it waits at random, up to twice as long
+//! each time, and after a refused login at least half of that. The delay starts over once a connection has been open for a
+//! minute.
+//!
+//! The first connection is one attempt, unless [`Recovery::first_connect`](crate::Recovery::first_connect) says otherwise.
 //!
 //! # What comes back
 //! Exchanges, bindings between exchanges, queues, bindings of queues, in that order, as far as this connection has declared
@@ -23,8 +26,8 @@
 //! auto-delete queue after its last consumer, say, is not declared again, nor is a queue whose consumer the broker has
 //! ended. A queue that the broker names has another name then. Whatever this connection does with the first name it does to
 //! the queue, consumers, bindings and dead-letter arguments included; [`Client::current_name`](crate::Client::current_name)
-//! is for telling others. What can't be declared is left out and [told](crate::Notice::Recovered); a consumer that can't be
-//! started ends with the error.
+//! is for telling others. What can't be declared, or makes the broker close the connection, is left out and
+//! [told](crate::Notice::Recovered); a consumer that can't be started ends with the error.
 //!
 //! The connection is [`Open`](crate::ConnectionState::Open) when all that is done, and not before.
 //!
@@ -32,9 +35,10 @@
 //! Those that wait to be sent wait for the next connection, within their deadline; with
 //! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Those that were sent and not answered are sent again when
 //! doing them twice changes nothing: declaring, binding, unbinding, consuming, a `basic_get` that is to be acknowledged.
-//! When the broker closed the connection over an error of its own or of ours, that is the answer to what was under way, which
-//! may be what it was about. Others, deleting and purging and a `basic_get` without acknowledgement, end as
-//! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). A commit that was not answered, and a call, end as
+//! Others, deleting and purging and a `basic_get` without acknowledgement, end as
+//! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). The request over which the broker closed the connection has that
+//! error as its answer and is not sent again. When it may have been one of several, those are sent again one at a time, so that
+//! the next close tells. A commit that was not answered, and a call, end as
 //! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
 //!
 //! # Publishes

@@ -1,8 +1,8 @@
 //! When to try again, and when to give up (RabbitMQ's guides on reconnecting; "full jitter").
 
-use crate::error::{Broken, Error, Peer};
+use crate::error::{Broken, Error};
 use crate::options::Recovery;
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
@@ -10,47 +10,50 @@ use std::time::{Duration, Instant};
 /// How long a connection has to stand before its loss is a new one.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How often a login may be refused in a row. Credentials are asked for anew each time, and may have been on their way.
-const REFUSALS: u32 = 3;
-
-/// How often in a minute a side may find the other to break the protocol. More than that is a fault that comes again.
-const BREACHES: usize = 3;
-
-/// What an error says about trying again.
+/// What an error says about the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Retry,
     /// The login, or the virtual host, is refused.
     Refused,
-    /// The protocol was broken, by whichever side.
-    Breach,
+    /// It was ended from this side.
     Stop,
 }
 
+/// Only this side ends a connection that has been open: whatever a peer answers may be different at the next attempt, because
+/// a user is being imported, a certificate renewed, or a load balancer has no node behind it.
 fn verdict(error: &Error, in_handshake: bool) -> Verdict {
     match error {
-        Error::ConnectionBroken(Broken::DriverDropped) => Verdict::Stop,
-        Error::ConnectionBroken(_) | Error::Timeout { .. } => Verdict::Retry,
-        Error::ConnectionForced(_) | Error::InternalError(_) | Error::ResourceError(_) => Verdict::Retry,
+        Error::Closed | Error::ConnectionBroken(Broken::DriverDropped) => Verdict::Stop,
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) if in_handshake => {
             Verdict::Refused
         }
-        // Where the credentials come from may be down for a moment.
-        Error::LoginRefused | Error::CannotLogIn(_) => Verdict::Refused,
-        Error::FrameError(_) | Error::ChannelError(_) | Error::UnexpectedFrame(_) => Verdict::Breach,
-        error if error.fault().is_some_and(|fault| fault.found_by == Peer::Client) => Verdict::Breach,
-        _ => Verdict::Stop,
+        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => Verdict::Refused,
+        _ => Verdict::Retry,
     }
+}
+
+/// A connection that was lost, or an attempt that failed.
+#[derive(Debug)]
+pub(super) struct Failure<'e> {
+    pub(super) error: &'e Error,
+    /// With a handshake that failed: the endpoint with which dialling began, and the one that it reached.
+    pub(super) handshake: Option<(usize, usize)>,
+    /// How many endpoints there are.
+    pub(super) endpoints: usize,
 }
 
 /// The tries of a connection that is lost, and what came of those before.
 #[derive(Debug)]
 pub(super) struct Backoff {
     pub(super) policy: Recovery,
-    /// Tries in a row that have failed, or that are under way.
+    /// Attempts since the connection was last open, the pending one included.
     pub(super) attempt: u32,
-    refusals: u32,
-    breaches: VecDeque<Instant>,
+    /// How often the delay has doubled. Only a connection that stands for a while resets it, so that one which is lost as soon
+    /// as it is open is no hot loop.
+    growth: u32,
+    /// The endpoints that have failed in this attempt: it is over when all of them have.
+    failed: BTreeSet<usize>,
     /// Since when it is tried.
     since: Option<Instant>,
     /// Since when the connection stands.
@@ -66,8 +69,8 @@ impl Backoff {
         Self {
             policy,
             attempt: 0,
-            refusals: 0,
-            breaches: VecDeque::new(),
+            growth: 0,
+            failed: BTreeSet::new(),
             since: None,
             standing: None,
             random,
@@ -84,42 +87,44 @@ impl Backoff {
     pub(super) fn stands(&mut self, now: Instant) {
         self.has_stood = true;
         self.standing = Some(now);
-        self.refusals = 0;
+        self.attempt = 0;
+        self.failed.clear();
         self.since = None;
     }
 
-    /// How long to wait before the next try; `None` when there is to be none.
-    pub(super) fn after(
-        &mut self,
-        error: &Error,
-        in_handshake: bool,
-        now: Instant,
-        endpoints: usize,
-    ) -> Option<Duration> {
-        if !self.has_stood && !self.policy.first_connect {
+    /// Returns `true` if this attempt has endpoints left after a failed handshake.
+    fn has_endpoints_left(&mut self, first: usize, reached: usize, endpoints: usize) -> bool {
+        let is_repeated = self.failed.contains(&reached);
+        // Those between the two could not be dialled.
+        let mut endpoint = first;
+        while endpoint != reached && endpoint < endpoints {
+            self.failed.insert(endpoint);
+            endpoint = (endpoint + 1) % endpoints;
+        }
+        self.failed.insert(reached);
+        !is_repeated && self.failed.len() < endpoints
+    }
+
+    /// Returns how long to wait before dialling again, or `None` to give up.
+    pub(super) fn after(&mut self, failure: &Failure<'_>, now: Instant) -> Option<Duration> {
+        let &Failure { error, handshake, endpoints } = failure;
+        let verdict = verdict(error, handshake.is_some());
+        if verdict == Verdict::Stop {
             return None;
         }
-        match verdict(error, in_handshake) {
-            Verdict::Stop => return None,
-            Verdict::Retry => {}
-            Verdict::Refused => {
-                self.refusals += 1;
-                if self.refusals >= REFUSALS {
-                    return None;
-                }
-            }
-            Verdict::Breach => {
-                self.breaches.retain(|at| now.saturating_duration_since(*at) < STEADY);
-                self.breaches.push_back(now);
-                if self.breaches.len() >= BREACHES {
-                    return None;
-                }
-            }
+        if let Some((first, reached)) = handshake
+            && self.has_endpoints_left(first, reached, endpoints)
+        {
+            return Some(Duration::ZERO);
+        }
+        self.failed.clear();
+        if !self.has_stood && !self.policy.first_connect {
+            return None;
         }
         let is_fresh =
             self.standing.take().is_some_and(|since| now.saturating_duration_since(since) >= STEADY);
         if is_fresh {
-            self.attempt = 0;
+            self.growth = 0;
         }
         let since = *self.since.get_or_insert(now);
         let attempts = self.policy.attempts.is_none_or(|most| self.attempt < most);
@@ -127,13 +132,19 @@ impl Backoff {
         if !attempts || !time {
             return None;
         }
-        self.attempt += 1;
+        self.attempt = self.attempt.saturating_add(1);
+        self.growth = self.growth.saturating_add(1);
         // Another broker may well be there at once.
-        if self.attempt == 1 && endpoints > 1 {
+        if self.growth == 1 && endpoints > 1 {
             return Some(Duration::ZERO);
         }
-        let doubled = self.policy.base_delay.saturating_mul(1 << (self.attempt - 1).min(30));
-        Some(self.part_of(doubled.min(self.policy.longest_delay)))
+        let doubled = self.policy.base_delay.saturating_mul(1 << (self.growth - 1).min(30));
+        let longest = doubled.min(self.policy.longest_delay);
+        Some(match verdict {
+            // A login is not let in the sooner for being repeated, and brokers count refusals.
+            Verdict::Refused => longest / 2 + self.part_of(longest / 2),
+            Verdict::Retry | Verdict::Stop => self.part_of(longest),
+        })
     }
 
     /// A part of a time, at random.

@@ -1,5 +1,6 @@
 //! The connection as a whole: what comes in, what goes out, what time does to it.
 
+mod blaming;
 mod calling;
 mod closing;
 mod consuming;
@@ -29,13 +30,14 @@ use super::notices::Notices;
 use super::outbox::Outbox;
 use super::promises::{Answer, Promises};
 use super::publishers::Publishers;
+use super::quarantine::Quarantine;
 use super::requested::WaitingRequest;
 use super::restoration::Restoration;
 use super::resubscription::Resubscription;
 use super::topology::Topology;
 use super::transactions::Transactions;
 use super::waiting::WaitingConsume;
-use super::{ConsumerId, Counters, Ended, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
+use super::{ConsumerId, Counters, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
 use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
@@ -89,12 +91,15 @@ pub struct Connection {
     is_full_told: bool,
     restoration: Option<Restoration>,
     resubscription: Resubscription,
-    /// Over what the broker closed connections that were to bring it back.
-    not_restored: Vec<(Box<str>, Error)>,
+    quarantine: Quarantine,
+    /// A request that may have closed an earlier connection, sent while no other of that kind is pending.
+    trial: Option<PromiseId>,
     /// When bringing everything back has gone on for too long without an answer.
     restore_deadline: Deadline,
     /// Which of the endpoints it is connected to, or is to begin with.
     endpoint: usize,
+    /// The endpoint with which dialling began.
+    first_endpoint: usize,
     /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
     epoch: u32,
     /// The options say that nobody reads the transport, whatever it is.
@@ -178,9 +183,11 @@ impl Connection {
             is_full_told: false,
             restoration: None,
             resubscription: Resubscription::default(),
-            not_restored: Vec::new(),
+            quarantine: Quarantine::default(),
+            trial: None,
             restore_deadline: Deadline::None,
             endpoint: 0,
+            first_endpoint: 0,
             epoch: 1,
             says_encrypted: options.login.encrypted_transport,
             now,
@@ -355,16 +362,6 @@ impl Connection {
         if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
     }
 
-    /// Gives back what nobody wants.
-    fn dispose(&mut self, reply: Reply) {
-        match reply {
-            Reply::Delivery(Some(got)) => self.give_back(&got.delivered),
-            Reply::Consumer(consumer) => self.let_go_of_consumer(consumer),
-            Reply::Transaction(transaction) => self.drop_transaction(transaction),
-            _ => {}
-        }
-    }
-
     fn check_open(&self) -> Result<(), Error> {
         match (&self.state, &self.why) {
             (_, Some(error)) => Err(error.clone()),
@@ -411,11 +408,5 @@ impl Connection {
             self.heartbeat.resume();
         }
         self.reading = reading;
-    }
-
-    fn end_consumers(&mut self, ended: &Ended) {
-        for id in self.consumers.ids() {
-            self.end_consumer(id, ended.clone());
-        }
     }
 }

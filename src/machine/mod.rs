@@ -35,6 +35,7 @@ mod outgoing;
 mod overdue;
 mod promises;
 mod publishers;
+mod quarantine;
 mod recovery;
 mod request;
 mod requested;

@@ -24,7 +24,8 @@ pub enum Notice {
     Disconnected(Error),
     /// Another try begins after a while.
     Retrying {
-        /// Which one, counted from when the connection last stood.
+        /// Which one, counted from when the connection was last open. An attempt tries all endpoints, so the same number is told
+        /// again when one of them has failed in the handshake and the next one follows at once.
         attempt: u32,
         /// Why the one before failed, or why the connection was lost.
         cause: Error,

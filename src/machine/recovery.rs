@@ -28,7 +28,7 @@ pub enum ConnectionState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialling {
-    /// How many tries there were since the connection stood, this one included; 0 for the very first.
+    /// How many attempts there were since the connection was last open, this one included; 0 for the very first.
     pub attempt: u32,
     /// Which of the endpoints to begin with.
     pub first: usize,

@@ -14,6 +14,8 @@ pub(super) struct WaitingRequest {
     pub(super) payload: Box<[u8]>,
     /// It is a part of a transaction.
     pub(super) in_transaction: bool,
+    /// It may have closed a connection: no other such request is sent before it is answered.
+    pub(super) is_suspected: bool,
 }
 
 impl WaitingRequest {
@@ -23,7 +25,7 @@ impl WaitingRequest {
         out.short(info.id.class);
         out.short(info.id.method);
         method.encode_fields(&mut out);
-        Self { promise, info, payload: payload.into(), in_transaction: false }
+        Self { promise, info, payload: payload.into(), in_transaction: false, is_suspected: false }
     }
 
     pub(super) fn method(&self) -> Option<Method<'_>> {

@@ -8,10 +8,12 @@
 //! nothing has been bound to anew. Then everything is declared once more.
 
 use super::deadline::Deadline;
+use super::quarantine::Quarantine;
 use super::recovery::Recovered;
 use super::topology::{PARTS, Step, Topology};
 use crate::error::Error;
 use crate::options::Recovery;
+use crate::protocol::MethodId;
 use crate::protocol::method::Encode;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -79,9 +81,10 @@ impl Restoration {
         }
     }
 
-    pub(super) fn next(&mut self, topology: &Topology, policy: &Recovery) -> Next {
+    pub(super) fn next(&mut self, topology: &Topology, policy: &Recovery, quarantine: &Quarantine) -> Next {
+        let window = if quarantine.one_at_a_time { 1 } else { WINDOW };
         loop {
-            if self.under_way.len() >= WINDOW {
+            if self.under_way.len() >= window {
                 return Next::Wait;
             }
             if let Some(step) = self.steps.pop_front() {
@@ -103,6 +106,7 @@ impl Restoration {
             if self.part == NAMED_BY_BROKER {
                 steps.retain(|step| !self.made.contains(step));
             }
+            steps.retain(|step| !quarantine.contains(step));
             self.part += 1;
             self.steps = steps.into();
         }
@@ -147,10 +151,17 @@ impl Restoration {
             && self.locked.is_empty()
     }
 
-    /// The step over which the broker closed the connection, if it is one: the oldest that is under way.
-    pub(super) fn blamed(&mut self, error: &Error, topology: &Topology) -> Option<(Step, (Box<str>, Error))> {
+    /// Returns the step over which the broker closed the connection, if it is one: the oldest that is pending, when the close
+    /// names its method, or names none and no other step was pending.
+    pub(super) fn blamed(
+        &mut self,
+        error: &Error,
+        topology: &Topology,
+        is_alone: bool,
+    ) -> Option<(Step, (Box<str>, Error))> {
         let step = self.under_way.pop_front()?;
-        let is_blamed = topology.request(&step).is_some_and(|request| error.blames(request.id()));
+        let is_blamed = is_alone && error.is_a_verdict() && error.blames(MethodId::NONE)
+            || topology.request(&step).is_some_and(|request| error.blames(request.id()));
         is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 

@@ -44,6 +44,11 @@ impl Resubscription {
         self.waiting.push_back(consumer);
     }
 
+    /// Returns `true` if the `consume-ok` of exactly one consumer is pending.
+    pub(super) fn is_starting_one(&self) -> bool {
+        self.starting.len() == 1
+    }
+
     /// Returns `true` if a `consume-ok` is pending.
     pub(super) fn is_starting(&self) -> bool {
         !self.starting.is_empty()

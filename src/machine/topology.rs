@@ -197,15 +197,6 @@ impl Topology {
         }
     }
 
-    /// Something that can't be declared is not tried again.
-    pub(super) fn forget(&mut self, step: &Step) {
-        match step {
-            Step::Exchange(name) => self.forget_exchange(name),
-            Step::Queue(name) => self.forget_queue(name),
-            Step::Binding(binding) => self.unbind(binding),
-        }
-    }
-
     /// An exchange is gone, and the bindings from and to it with it.
     pub(super) fn forget_exchange(&mut self, exchange: &[u8]) {
         let sources = self.take_exchange(exchange);

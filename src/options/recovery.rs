@@ -107,7 +107,7 @@ impl fmt::Debug for Recovery {
 
 impl Recovery {
     /// Tries again, too, when the first connection can't be had. Off by default, because a wrong address would never be
-    /// noticed.
+    /// noticed: then the first connection is one attempt, which tries all endpoints.
     #[must_use]
     pub fn first_connect(mut self, tries: bool) -> Self {
         self.first_connect = tries;
@@ -115,14 +115,16 @@ impl Recovery {
     }
 
     /// How long to wait between two tries: at random between nothing and the base delay, which doubles with each try up to
-    /// the longest, so that the clients of a broker that comes back do not all come at once. 100 ms and 30 s by default.
+    /// the longest, so that the clients of a broker that comes back do not all come at once. After a refused login it is at least
+    /// half of that. It starts over once a connection has been open for a minute. 100 ms and 30 s by default.
     #[must_use]
     pub fn delays(mut self, base: Duration, longest: Duration) -> Self {
         (self.base_delay, self.longest_delay) = (base, longest.max(base));
         self
     }
 
-    /// How many tries in a row may fail before it is given up; without end by default.
+    /// How many attempts in a row may fail before it is given up; without end by default. An attempt tries all endpoints. One
+    /// after which the connection is open starts the count over.
     #[must_use]
     pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
         self.attempts = attempts.into();

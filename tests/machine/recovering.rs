@@ -53,27 +53,28 @@ fn r1_the_states_can_be_seen() {
     assert!(matches!(peer.machine.state(), ConnectionState::Closed(Error::Closed)));
 }
 
+/// The server refuses the login, or the virtual host.
+fn refuse(peer: &mut Peer, code: u16) {
+    peer.dial();
+    assert_eq!(peer.names(), ["protocol header"]);
+    peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+    peer.method(0, &close(code, "WHY - told"));
+}
+
+fn shake_hands(peer: &mut Peer) {
+    peer.shake_hands(tune(2047, 131_072, 60));
+}
+
 #[test]
-fn r2_what_can_pass_is_tried_again_and_what_cannot_is_not() {
-    for (code, comes_back) in [
-        (320, true),
-        (541, true),
-        (506, true),
-        (501, true),
-        (504, true),
-        (505, true),
-        (530, false),
-        (540, false),
-        (402, false),
-        (403, false),
-        (503, false),
-        (502, false),
-    ] {
+fn r2_no_reply_code_ends_a_connection_that_stood() {
+    for code in [320, 402, 403, 501, 502, 503, 504, 505, 506, 530, 540, 541, 999] {
         let mut peer = dialled();
         peer.method(0, &close(code, "WHY - told"));
         assert_eq!(peer.names(), ["0 connection.close-ok"], "{code}");
-        assert_eq!(peer.machine.is_down(), comes_back, "{code}");
-        assert_eq!(peer.machine.is_closed(), !comes_back, "{code}");
+        assert!(peer.machine.is_down() && !peer.machine.is_closed(), "{code}");
+        peer.dial();
+        shake_hands(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open), "{code}");
     }
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::DriverDropped);
@@ -81,41 +82,119 @@ fn r2_what_can_pass_is_tried_again_and_what_cannot_is_not() {
 }
 
 #[test]
-fn r2_the_third_breach_of_the_protocol_in_a_minute_is_the_last() {
-    let mut peer = dialled();
-    for _ in 0..2 {
-        peer.method(0, &close(505, "UNEXPECTED_FRAME"));
-        peer.pass(SECOND);
-        peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 60));
-    }
-    peer.method(9, &channel::OpenOk {});
-    assert!(matches!(peer.why(), Error::ChannelError(_)), "our own finding counts, too");
-
+fn r2_breaches_of_the_protocol_never_end_it() {
     let mut peer = dialled();
     for _ in 0..9 {
-        peer.method(0, &close(505, "UNEXPECTED_FRAME"));
-        peer.pass(Duration::from_secs(29));
-        peer.pump();
-        peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 60));
+        peer.method(9, &channel::OpenOk {});
+        assert!(peer.machine.is_down(), "our own finding counts, too");
         peer.pass(SECOND);
+        peer.dial();
+        shake_hands(&mut peer);
+    }
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+}
+
+#[test]
+fn r2_refusals_are_retried_at_the_slow_end() {
+    for code in [403, 530, 402] {
+        let mut peer = dialled();
+        let listener = peer.machine.listen();
+        peer.machine.handle_loss(Broken::Eof);
+        for _ in 0..20 {
+            refuse(&mut peer, code);
+            assert!(peer.machine.is_down());
+        }
+        let told = std::iter::from_fn(|| peer.machine.take_notice(listener));
+        let delays: Vec<_> = told
+            .filter_map(|notice| match notice {
+                Notice::Retrying { attempt, delay, cause } if cause.fault().is_some() => {
+                    Some((attempt, delay))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(delays.len(), 20);
+        for (attempt, delay) in delays {
+            let longest = Duration::from_millis(100 << (attempt - 1).min(20)).min(Duration::from_secs(30));
+            assert!(delay >= longest / 2 && delay <= longest, "{attempt}: {delay:?}");
+        }
+        peer.dial();
+        shake_hands(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    }
+}
+
+#[test]
+fn r2_another_protocol_is_a_failed_attempt() {
+    for first in [&b"AMQP\x03\x01\x00\x00"[..], b"HTTP/1.1 503 Service Unavailable\r\n\r\n"] {
+        let mut peer = dialled();
+        peer.machine.handle_loss(Broken::Eof);
+        peer.dial();
+        peer.feed(first);
+        assert!(peer.machine.is_down());
+        peer.dial();
+        shake_hands(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    }
+}
+
+fn of_three(set: impl FnOnce(Recovery) -> Recovery) -> Options {
+    Options::from_uri("amqp://one,two,three/").unwrap().recovery(set(Recovery::default().seed(1)))
+}
+
+#[test]
+fn s4_an_attempt_tries_every_endpoint_at_once() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    let connected = peer.machine.connect();
+    let start = peer.now;
+    // The first can't be dialled, and the second is no broker.
+    assert_eq!(peer.until_dialling().first, 0);
+    peer.machine.handle_dialled(peer.now, 1, false);
+    peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert_eq!(peer.until_dialling().first, 2);
+    assert_eq!(peer.now, start);
+    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.names();
+    peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert!(matches!(peer.error(connected), Error::NotAmqp(_)), "one round before it fails");
+    assert!(peer.machine.is_closed());
+}
+
+#[test]
+fn s4_an_odd_endpoint_does_not_delay_the_others() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    peer.dial();
+    shake_hands(&mut peer);
+    peer.machine.handle_loss(Broken::Eof);
+    for round in 0..5 {
+        let first = peer.until_dialling().first;
+        let start = peer.now;
+        for place in 0..3 {
+            if place > 0 {
+                assert_eq!(peer.until_dialling().first, (first + place) % 3, "{round}");
+                assert_eq!(peer.now, start, "{round}");
+            }
+            peer.machine.handle_dialled(peer.now, (first + place) % 3, false);
+            peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+        peer.until_dialling();
+        assert!(peer.now > start || round == 0, "no hot loop");
+        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
     }
     assert!(!peer.machine.is_closed());
 }
 
 #[test]
-fn r2_a_login_that_is_refused_three_times_in_a_row_is_refused() {
-    let mut peer = dialled();
-    peer.machine.handle_loss(Broken::Eof);
-    for refusal in 1..=3 {
-        peer.dial();
-        assert_eq!(peer.names(), ["protocol header"]);
-        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
-        peer.method(0, &close(403, "ACCESS_REFUSED - not any more"));
-        assert_eq!(peer.machine.is_closed(), refusal == 3);
+fn s13_a_recovery_that_worked_is_no_failed_attempt() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_attempts(2)));
+    for _ in 0..10 {
+        peer.machine.handle_loss(Broken::Eof);
+        assert_eq!(peer.until_dialling().attempt, 1);
+        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        assert_eq!(peer.dial(), 2);
+        shake_hands(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
     }
-    assert!(matches!(peer.why(), Error::AccessRefused(_)));
 }
 
 #[test]
@@ -149,15 +228,6 @@ fn r3_credentials_are_asked_for_anew_and_may_be_missing_for_a_moment() {
     peer.method(0, &connection::OpenOk {});
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 4);
-}
-
-#[test]
-fn r2_another_protocol_is_never_ours() {
-    let mut peer = dialled();
-    peer.machine.handle_loss(Broken::Eof);
-    peer.dial();
-    peer.feed(b"AMQP\x03\x01\x00\x00");
-    assert!(matches!(peer.why(), Error::UnsupportedProtocol(_)));
 }
 
 #[test]
@@ -245,16 +315,26 @@ fn r3_delays_grow_are_random_and_begin_anew_with_a_connection_that_stood() {
     }
     assert!(longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20), "{longest:?}");
 
-    let mut peer = dialled();
-    for _ in 0..6 {
-        peer.again();
-    }
-    peer.machine.handle_loss(Broken::Eof);
-    assert_eq!(peer.dial(), 7, "connections that went at once");
-    peer.shake_hands(tune(2047, 131_072, 0));
-    peer.pass(Duration::from_secs(60));
-    peer.machine.handle_loss(Broken::Eof);
-    assert_eq!(peer.dial(), 1, "one that stood");
+    // How long it waits after so many connections that went at once, and then one that stood.
+    let after = |losses: u32, stands: bool| {
+        let mut delays = (0..50_u64).map(|seed| {
+            let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 1_000_003 + 17)));
+            (0..losses).for_each(|_| peer.again());
+            if stands {
+                peer.machine.handle_loss(Broken::Eof);
+                peer.dial();
+                peer.shake_hands(tune(2047, 131_072, 0));
+                peer.pass(Duration::from_secs(60));
+            }
+            peer.machine.handle_loss(Broken::Eof);
+            let before = peer.now;
+            assert_eq!(peer.until_dialling().attempt, 1);
+            peer.now - before
+        });
+        delays.by_ref().max().unwrap()
+    };
+    assert!(after(6, false) > Duration::from_secs(3), "the delay has doubled six times");
+    assert!(after(6, true) <= Duration::from_millis(100));
 }
 
 #[test]
@@ -443,22 +523,32 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
 }
 
-#[test]
-fn what_the_broker_closed_the_connection_over_is_not_repeated() {
-    let close_over =
-        |class_id, method_id| connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") };
-    let mut peer = dialled();
-    let (declared, got) = (peer.machine.request(declare("poison")).unwrap(), peer.get());
-    peer.take();
-    // RabbitMQ does not always say which method it was.
-    peer.method(0, &close_over(0, 0));
-    assert!(matches!(peer.error(declared), Error::InternalError(_)));
-    assert!(matches!(peer.error(got), Error::InternalError(_)));
-    let consumed = peer.machine.consume(&consume("waits")).unwrap();
+/// RabbitMQ does not always say over which method it closes: then class and method are 0.
+fn close_over(class_id: u16, method_id: u16) -> connection::Close<'static> {
+    connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") }
+}
+
+fn reconnect(peer: &mut Peer) {
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
-    peer.serve();
+    shake_hands(peer);
+}
+
+#[test]
+fn a_hard_error_answers_its_own_request_only() {
+    let mut peer = dialled();
+    let (got, poison) = (peer.get(), peer.machine.request(declare("poison")).unwrap());
+    let consumed = peer.machine.consume(&consume("waits")).unwrap();
+    peer.take();
+    peer.method(0, &connection::Close { class_id: 50, method_id: 10, ..close(503, "COMMAND_INVALID") });
+    assert!(matches!(peer.error(poison), Error::CommandInvalid(_)));
+    reconnect(&mut peer);
+    let sent = peer.serve();
+    assert!(!sent.iter().any(|it| it.is(queue::Declare::ID)), "it is not repeated");
     assert!(matches!(replied(&mut peer, consumed), Reply::Consumer(_)));
+    let channel = sent.iter().find(|it| it.is(basic::Get::ID)).unwrap().channel;
+    peer.method(channel, &basic::GetEmpty {});
+    assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
+
     let poison = peer.machine.consume(&consume("poison")).unwrap();
     peer.take();
     peer.method(0, &close_over(60, 20));
@@ -466,30 +556,116 @@ fn what_the_broker_closed_the_connection_over_is_not_repeated() {
 }
 
 #[test]
-fn what_the_broker_closes_the_connection_over_is_not_brought_back() {
-    let mut peer = dialled();
-    let listener = peer.machine.listen();
-    for name in ["a", "poison", "z"] {
-        let declared = peer.machine.request(declare(name)).unwrap();
-        peer.serve();
-        assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
-    }
-    peer.again();
-    peer.take();
-    peer.method(1, &channel::OpenOk {});
-    peer.method(1, &queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 });
-    peer.method(0, &connection::Close { class_id: 50, method_id: 10, ..close(541, "INTERNAL_ERROR") });
-    peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
-    peer.serve();
-    assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
-    match report {
-        Some(Notice::Recovered(report)) => {
-            assert_eq!(report.entities, 2);
-            assert_eq!(&*report.failed[0].0, "queue \"poison\"");
+fn one_of_several_suspects_is_found_by_sending_them_apart() {
+    for over in [close_over(0, 0), close_over(50, 10)] {
+        let mut peer = dialled();
+        let names = ["a", "b", "poison", "c"];
+        let promises = names.map(|name| peer.machine.request(declare(name)).unwrap());
+        peer.take();
+        peer.method(0, &over);
+        reconnect(&mut peer);
+        // Each alone, those before it with their answers.
+        for name in ["a", "b", "poison", "c"] {
+            let declares: Vec<_> = peer.take().into_iter().filter(|it| it.is(queue::Declare::ID)).collect();
+            assert_eq!(declares.len(), 1, "{name}");
+            let channel = declares[0].channel;
+            if name == "poison" {
+                peer.method(0, &over);
+                reconnect(&mut peer);
+            } else {
+                if matches!(name, "a" | "c") {
+                    peer.method(channel, &channel::OpenOk {});
+                }
+                let ok = queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 };
+                peer.method(channel, &ok);
+            }
+            if name == "poison" {
+                // What was declared comes back first.
+                for _ in 0..2 {
+                    let sent = peer.take();
+                    let opened = sent.iter().find(|it| it.is(channel::Open::ID)).map(|it| it.channel);
+                    opened.into_iter().for_each(|number| peer.method(number, &channel::OpenOk {}));
+                    for it in sent.iter().filter(|it| it.is(queue::Declare::ID)).collect::<Vec<_>>() {
+                        let ok = queue::DeclareOk { queue: short("x"), message_count: 0, consumer_count: 0 };
+                        peer.method(it.channel, &ok);
+                    }
+                }
+                break;
+            }
         }
-        other => panic!("{other:?}"),
+        let outcomes = promises.map(|promise| peer.machine.fetch(promise));
+        assert!(matches!(outcomes[2], Some(Err(Error::InternalError(_)))), "{outcomes:?}");
+        for place in [0, 1, 3] {
+            assert!(matches!(outcomes[place], Some(Ok(Reply::Queue(_)))), "{outcomes:?}");
+        }
+    }
+}
+
+#[test]
+fn consumers_that_start_with_a_poisoned_one_live() {
+    let mut peer = dialled();
+    let consumers = ["a", "poison", "b"].map(|queue| peer.consumer(&consume(queue)).0);
+    peer.machine.handle_loss(Broken::Eof);
+    let mut losses = 0;
+    reconnect(&mut peer);
+    while !matches!(peer.machine.state(), ConnectionState::Open) {
+        for sent in peer.take() {
+            let is_poison = |it: basic::Consume<'_>| it.queue.as_octets() == b"poison";
+            match sent.kind {
+                _ if peer.machine.is_down() => {}
+                puka::protocol::FrameKind::Method => match sent.method() {
+                    puka::protocol::Method::Basic(basic::Method::Consume(it)) if is_poison(it) => {
+                        losses += 1;
+                        peer.method(0, &close_over(60, 20));
+                    }
+                    _ => {
+                        if let Some(answer) = crate::peer::answer(&sent) {
+                            peer.feed(&answer);
+                        }
+                    }
+                },
+                _ => {}
+            }
+        }
+        if peer.machine.is_down() {
+            reconnect(&mut peer);
+        }
+    }
+    assert_eq!(losses, 2);
+    let ended = consumers.map(|id| peer.machine.ended(id).is_some());
+    assert_eq!(ended, [false, true, false]);
+}
+
+#[test]
+fn a_step_that_closes_the_connection_is_left_out() {
+    // How often it closes before the step is known.
+    for (over, closes) in [(close_over(50, 10), 1), (close_over(0, 0), 2)] {
+        let mut peer = dialled();
+        let listener = peer.machine.listen();
+        for name in ["a", "poison", "z"] {
+            let declared = peer.machine.request(declare(name)).unwrap();
+            peer.serve();
+            assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
+        }
+        peer.again();
+        for _ in 0..closes {
+            peer.take();
+            peer.method(1, &channel::OpenOk {});
+            peer.method(1, &queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 });
+            peer.take();
+            peer.method(0, &over);
+            reconnect(&mut peer);
+        }
+        peer.serve();
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
+        match report {
+            Some(Notice::Recovered(report)) => {
+                assert_eq!(report.entities, 2);
+                assert_eq!(&*report.failed[0].0, "queue \"poison\"");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -96,6 +96,7 @@ impl Connection {
             no_ack,
             prefetch_count,
             shares_prefetch_count,
+            is_suspected: false,
         });
         self.attention = true;
         if matches!(self.state, State::Open) {
@@ -108,6 +109,9 @@ impl Connection {
     pub(super) fn start_consumes(&mut self) {
         while let Some(waiting) = self.consumes.front() {
             let promise = waiting.promise;
+            if waiting.is_suspected && self.is_trying() {
+                return;
+            }
             // The limit that was agreed upon may be lower than the one that was expected.
             let fits = self.check_size(&waiting.sources);
             let is_wanted = self.promises.is_waiting(promise);
@@ -118,6 +122,9 @@ impl Connection {
                 None
             };
             let Some(waiting) = self.consumes.pop_front() else { return };
+            if waiting.is_suspected {
+                self.trial = Some(promise);
+            }
             let WaitingConsume { sources, no_ack, prefetch_count, shares_prefetch_count, .. } = waiting;
             self.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
             let Some(number) = number else {

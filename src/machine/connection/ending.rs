@@ -195,4 +195,20 @@ impl Connection {
             self.begin_cancel(id);
         }
     }
+
+    /// Gives back what nobody wants.
+    pub(super) fn dispose(&mut self, reply: Reply) {
+        match reply {
+            Reply::Delivery(Some(got)) => self.give_back(&got.delivered),
+            Reply::Consumer(consumer) => self.let_go_of_consumer(consumer),
+            Reply::Transaction(transaction) => self.drop_transaction(transaction),
+            _ => {}
+        }
+    }
+
+    pub(super) fn end_consumers(&mut self, ended: &Ended) {
+        for id in self.consumers.ids() {
+            self.end_consumer(id, ended.clone());
+        }
+    }
 }

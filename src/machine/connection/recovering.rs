@@ -1,8 +1,9 @@
 //! Losing the connection and dialling again: what is kept for the next one, and what ends with this one.
 
+use super::blaming::Blame;
 use super::{Connection, LAST_OCTETS, State};
 use crate::error::{Broken, Error};
-use crate::machine::backoff::Backoff;
+use crate::machine::backoff::{Backoff, Failure};
 use crate::machine::channel::{Awaited, Channel};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
@@ -52,6 +53,7 @@ impl Connection {
             return None;
         }
         down.retry = Deadline::None;
+        self.first_endpoint = self.endpoint;
         Some(Dialling {
             attempt: self.backoff.as_ref().map_or(0, |backoff| backoff.attempt),
             first: self.endpoint,
@@ -179,7 +181,9 @@ impl Connection {
         };
         let stood = matches!(self.state, State::Open);
         let was_usable = matches!(self.state, State::Open | State::Restoring);
-        let Some(delay) = backoff.after(error, in_handshake, self.now, endpoints) else { return false };
+        let handshake = in_handshake.then_some((self.first_endpoint, self.endpoint));
+        let failure = Failure { error, handshake, endpoints };
+        let Some(delay) = backoff.after(&failure, self.now) else { return false };
         let (attempt, has_stood) = (backoff.attempt, backoff.has_stood());
         self.epoch += u32::from(was_usable);
         if stood {
@@ -204,12 +208,8 @@ impl Connection {
     fn suspend(&mut self, error: &Error) {
         self.blocked = None;
         self.acking.clear();
-        if let Some(mut restoration) = self.restoration.take()
-            && let Some((step, failed)) = restoration.blamed(error, &self.topology)
-        {
-            self.topology.forget(&step);
-            self.not_restored.push(failed);
-        }
+        self.suspend_restoration(error);
+        let blame = self.blame(error);
         for promise in std::mem::take(&mut self.updating_secret) {
             self.answer(promise, Err(error.clone()));
         }
@@ -217,7 +217,7 @@ impl Connection {
         let mut again = Vec::new();
         for number in numbers {
             let Some(mut channel) = self.channels.remove(number) else { continue };
-            self.suspend_channel(&mut channel, error, &mut again);
+            self.suspend_channel(&mut channel, error, &blame, &mut again);
             if let Some(publisher) = self.publishers.remove(number) {
                 self.suspend_publisher(*publisher, error);
             }
@@ -228,7 +228,7 @@ impl Connection {
             self.requests.push_front(request);
         }
         for id in self.consumers.ids().into_iter().rev() {
-            self.suspend_consumer(id, error);
+            self.suspend_consumer(id, error, &blame);
         }
         self.suspend_transactions(error);
         if let Some(error) = self.fails_fast().cloned() {
@@ -236,16 +236,38 @@ impl Connection {
         }
     }
 
-    fn suspend_channel(&mut self, channel: &mut Channel, error: &Error, again: &mut Vec<WaitingRequest>) {
+    /// Leaves out of the next recovery what ended this one, or has the next one find out.
+    fn suspend_restoration(&mut self, error: &Error) {
+        let Some(mut restoration) = self.restoration.take() else { return };
+        let is_alone = self.quarantine.one_at_a_time;
+        if let Some((step, failed)) = restoration.blamed(error, &self.topology, is_alone) {
+            self.quarantine.add(step, failed);
+        } else if error.is_a_verdict() {
+            self.quarantine.one_at_a_time = true;
+        }
+    }
+
+    fn suspend_channel(
+        &mut self,
+        channel: &mut Channel,
+        error: &Error,
+        blame: &Blame,
+        again: &mut Vec<WaitingRequest>,
+    ) {
         if let Some(assembly) = channel.assembly.take()
             && let Purpose::Got { request, .. } = assembly.purpose
         {
-            self.ask_again(request, error, again);
+            self.ask_again(request, error, blame, again);
         }
         for awaited in channel.awaited.drain(..) {
             match awaited {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
-                    self.ask_again(request, error, again);
+                    self.ask_again(request, error, blame, again);
+                }
+                Awaited::Qos { promise, .. } | Awaited::Consume { resized: Some(promise), .. }
+                    if blame.is_on(promise) =>
+                {
+                    self.answer(promise, Err(error.clone()));
                 }
                 // The connection that went took back everything itself.
                 Awaited::Recover { promise, .. } => self.answer(promise, Ok(Reply::Done)),
@@ -272,11 +294,18 @@ impl Connection {
     }
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
-    fn ask_again(&mut self, request: WaitingRequest, error: &Error, again: &mut Vec<WaitingRequest>) {
-        if request.in_transaction || error.is_a_verdict() {
+    fn ask_again(
+        &mut self,
+        mut request: WaitingRequest,
+        error: &Error,
+        blame: &Blame,
+        again: &mut Vec<WaitingRequest>,
+    ) {
+        if request.in_transaction || blame.is_on(request.promise) {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
         } else if request.is_repeatable() {
+            request.is_suspected |= blame.suspects(request.promise);
             // The names that they have now are not those that they will have.
             again.push(self.with_original_names(request));
         } else {
@@ -313,16 +342,17 @@ impl Connection {
     }
 
     /// A consumer that has started goes on with the next connection; one that has not starts with it.
-    fn suspend_consumer(&mut self, id: ConsumerId, error: &Error) {
+    fn suspend_consumer(&mut self, id: ConsumerId, error: &Error, blame: &Blame) {
+        let is_alone = self.resubscription.is_starting_one();
+        let is_known = error.blames(basic::Consume::ID) || self.quarantine.one_at_a_time;
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        let is_blamed = error.blames(basic::Consume::ID);
         match consumer.phase {
             // The broker ended it. What it had delivered can't be settled any more, either.
             Phase::Ended(_) => self.consumers.lose_unsettled(id),
-            Phase::Starting(_) if error.is_a_verdict() => {
+            Phase::Starting(promise) if blame.is_on(promise) => {
                 self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
             }
-            Phase::Restoring if is_blamed && consumer.channel != 0 => {
+            Phase::Restoring if consumer.channel != 0 && error.is_a_verdict() && is_alone && is_known => {
                 self.end_consumer(id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Starting(promise) => {
@@ -335,6 +365,7 @@ impl Connection {
                     no_ack: consumer.no_ack,
                     prefetch_count,
                     shares_prefetch_count,
+                    is_suspected: blame.suspects(promise),
                 };
                 self.request_octets += waiting.octets();
                 self.consumes.push_front(waiting);

@@ -100,7 +100,10 @@ impl Connection {
 
     /// Starts the requests for which there are channels.
     pub(super) fn start_requests(&mut self) {
-        while !self.requests.is_empty() {
+        while let Some(next) = self.requests.front() {
+            if next.is_suspected && self.is_trying() {
+                return;
+            }
             let Some(number) = self.pooled_channel() else { return };
             let Some(request) = self.requests.pop_front() else { return };
             self.request_octets -= request.payload.len();
@@ -108,6 +111,9 @@ impl Connection {
                 // It took too long already, so it is better not sent at all.
                 self.channels.put_idle(number);
                 continue;
+            }
+            if request.is_suspected {
+                self.trial = Some(request.promise);
             }
             let request = self.with_current_names(request);
             match self.out.method(number, self.frame_max, &request) {

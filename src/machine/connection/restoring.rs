@@ -26,8 +26,7 @@ impl Connection {
         };
         let attempts = backoff.attempt;
         let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
-        let failed = std::mem::take(&mut self.not_restored);
-        let report = Recovered { epoch: self.epoch, attempts, failed, ..Recovered::default() };
+        let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
         self.resubscription.begin(self.consumers.ids());
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
@@ -42,7 +41,7 @@ impl Connection {
         }
         loop {
             let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
-            match restoration.next(&self.topology, &backoff.policy) {
+            match restoration.next(&self.topology, &backoff.policy, &self.quarantine) {
                 Next::Declare(step) => self.declare(&step),
                 Next::Wait => return,
                 Next::Done => break,
@@ -132,6 +131,9 @@ impl Connection {
             return;
         }
         while let Some(id) = self.resubscription.next() {
+            if self.quarantine.one_at_a_time && self.resubscription.is_starting() {
+                return;
+            }
             let is_waiting =
                 |consumer: &Consumer| matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0;
             if !self.consumers.get(id).is_some_and(is_waiting) {
@@ -228,9 +230,7 @@ impl Connection {
 
     /// A consumer could not be started again.
     pub(super) fn consumer_not_restored(&mut self, tag: &str, error: &Error) {
-        if let Some(restoration) = &mut self.restoration {
-            restoration.report.failed.push((format!("consumer {tag:?}").into(), error.clone()));
-        }
+        self.quarantine.failed.push((format!("consumer {tag:?}").into(), error.clone()));
     }
 
     /// Everything is back that can be had.
@@ -244,6 +244,7 @@ impl Connection {
         }
         report.lost_deliveries = std::mem::take(&mut self.consumers.lost);
         self.counters.lost_deliveries += report.lost_deliveries;
+        report.failed.extend(self.quarantine.end());
         if self.cause.take().is_some() {
             self.notices.tell(&Notice::Recovered(report.into()));
         }

@@ -1,0 +1,88 @@
+//! Over which pending request the broker closed the connection.
+//!
+//! `connection.close` names a method at best (class-id and method-id), and no channel. Where that leaves one request, it is
+//! that one's answer. Where it leaves several, those that can be repeated are, one at a time, so that the next close tells.
+
+use super::Connection;
+use crate::error::Error;
+use crate::machine::PromiseId;
+use crate::machine::channel::{Awaited, Channel};
+use crate::machine::consumers::{Consumers, Phase};
+use crate::machine::content::Purpose;
+use crate::protocol::MethodId;
+use crate::protocol::method::basic;
+use std::collections::BTreeSet;
+
+/// The requests over which the broker may have closed the connection.
+#[derive(Debug)]
+pub(super) enum Blame {
+    Nobody,
+    One(PromiseId),
+    Several(BTreeSet<PromiseId>),
+}
+
+impl Blame {
+    /// Returns `true` if it was over that request.
+    pub(super) fn is_on(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::One(one) if *one == promise)
+    }
+
+    /// Returns `true` if it may have been over that request or another.
+    pub(super) fn suspects(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::Several(several) if several.contains(&promise))
+    }
+}
+
+/// The pending requests of a channel, each with its method.
+fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, MethodId)>) {
+    if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
+        into.push((request.promise, basic::Get::ID));
+    }
+    for awaited in &channel.awaited {
+        let promise = match awaited {
+            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
+            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => Some(*promise),
+            Awaited::Consume { resized: Some(promise), .. } => Some(*promise),
+            Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase) {
+                Some(Phase::Starting(promise)) => Some(*promise),
+                _ => None,
+            },
+            Awaited::Cancel { .. }
+            | Awaited::Transaction { .. }
+            | Awaited::Restored(_)
+            | Awaited::Nothing(_)
+            | Awaited::Proof(_) => None,
+        };
+        into.extend(promise.map(|promise| (promise, awaited.method().id)));
+    }
+}
+
+impl Connection {
+    /// Returns `true` if a request that may have closed a connection is pending.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trial.is_some_and(|promise| self.promises.is_waiting(promise))
+    }
+
+    /// Finds the requests over which the broker closed the connection.
+    pub(super) fn blame(&mut self, error: &Error) -> Blame {
+        let trial = self.trial.take();
+        let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else { return Blame::Nobody };
+        let mut all = Vec::new();
+        for channel in self.channels.numbers().filter_map(|number| self.channels.get(number)) {
+            pending(channel, &self.consumers, &mut all);
+        }
+        let names_none = fault.method == MethodId::NONE;
+        let suspects = all.into_iter().filter(|(_, method)| names_none || *method == fault.method);
+        let suspects: BTreeSet<PromiseId> = suspects.map(|(promise, _)| promise).collect();
+        if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
+            return Blame::One(trial);
+        }
+        // Without a name, it may also have been over a publish.
+        let is_only_kind = !names_none || self.publishers.in_flight() == 0;
+        match (suspects.len(), suspects.first()) {
+            (1, Some(only)) if is_only_kind => Blame::One(*only),
+            (0, _) => Blame::Nobody,
+            _ => Blame::Several(suspects),
+        }
+    }
+}
