@@ -4,7 +4,8 @@
 
 use crate::error::Error;
 use crate::machine::{
-    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, LoginStep, Notice, PromiseId, Ticket,
+    Answer, Connection, ConsumerId, Delivered, Ended, Event, FilterStep, ListenerId, LoginStep, Notice,
+    PromiseId, Ticket,
 };
 #[cfg(shuttle)]
 use shuttle::sync::{
@@ -78,6 +79,13 @@ struct State {
     taken: usize,
 }
 
+/// Code of the user's, to be run when the lock is released.
+#[derive(Debug)]
+enum UsersCode {
+    Login(LoginStep),
+    Filter(FilterStep),
+}
+
 /// Who is to be woken when the lock is released, and what of the user's is to be run then.
 #[derive(Debug, Default)]
 struct Woken {
@@ -85,7 +93,7 @@ struct Woken {
     /// Most often there is one, which needs no allocation.
     first: Option<Waker>,
     others: Vec<Waker>,
-    login: Option<LoginStep>,
+    users: Option<UsersCode>,
 }
 
 impl Woken {
@@ -98,11 +106,11 @@ impl Woken {
     }
 
     /// Gives back what is to be run.
-    fn wake(self) -> Option<LoginStep> {
+    fn wake(self) -> Option<UsersCode> {
         for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
             waker.wake();
         }
-        self.login
+        self.users
     }
 }
 
@@ -147,7 +155,8 @@ impl State {
         if self.machine.wants_attention() {
             woken.driver = self.driver.take();
         }
-        woken.login = self.machine.poll_login();
+        let login = self.machine.poll_login().map(UsersCode::Login);
+        woken.users = login.or_else(|| self.machine.poll_filter().map(UsersCode::Filter));
         woken
     }
 
@@ -202,14 +211,25 @@ impl Link {
     fn release_and_wake(&self, mut state: MutexGuard<'_, State>) {
         let woken = state.woken();
         drop(state);
-        let mut login = woken.wake();
-        while let Some(step) = login {
-            let outcome = step.run();
-            let mut state = self.lock();
-            state.machine.handle_login(outcome);
+        let mut users = woken.wake();
+        while let Some(code) = users {
+            let mut state = match code {
+                UsersCode::Login(step) => {
+                    let outcome = step.run();
+                    let mut state = self.lock();
+                    state.machine.handle_login(outcome);
+                    state
+                }
+                UsersCode::Filter(step) => {
+                    let outcome = step.run();
+                    let mut state = self.lock();
+                    state.machine.handle_filter(outcome);
+                    state
+                }
+            };
             let woken = state.woken();
             drop(state);
-            login = woken.wake();
+            users = woken.wake();
         }
     }
 

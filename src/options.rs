@@ -16,6 +16,7 @@ mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
 pub use login::{Credentials, SaslMechanism};
+pub(crate) use recovery::Filter;
 pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use tls::{TlsOptions, TlsSource};
 

@@ -23,6 +23,7 @@ use super::channels::Channels;
 use super::consumers::Consumers;
 use super::deadline::Deadline;
 use super::down::Down;
+use super::filtering::FilterStep;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
 use super::held::HeldPublish;
@@ -92,6 +93,8 @@ pub struct Connection {
     restoration: Option<Restoration>,
     resubscription: Resubscription,
     quarantine: Quarantine,
+    /// Entities for which the user's filter is to be asked.
+    filtering: Option<FilterStep>,
     /// A request that may have closed an earlier connection, sent while no other of that kind is pending.
     trial: Option<PromiseId>,
     /// When bringing everything back has gone on for too long without an answer.
@@ -184,6 +187,7 @@ impl Connection {
             restoration: None,
             resubscription: Resubscription::default(),
             quarantine: Quarantine::default(),
+            filtering: None,
             trial: None,
             restore_deadline: Deadline::None,
             endpoint: 0,

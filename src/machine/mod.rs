@@ -8,7 +8,8 @@
 //!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
 //! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed;
 //! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
-//! 4. passes on what [`Connection::poll_event`] tells, and runs what [`Connection::poll_login`] gives.
+//! 4. passes on what [`Connection::poll_event`] tells, and runs what [`Connection::poll_login`] and
+//!    [`Connection::poll_filter`] give.
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 
@@ -25,6 +26,7 @@ mod consumers;
 mod content;
 mod deadline;
 mod down;
+mod filtering;
 mod handshake;
 mod heartbeat;
 mod held;
@@ -55,6 +57,7 @@ pub(crate) use capacity::Ticket;
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
 pub use content::{Delivered, Got};
+pub use filtering::{FilterOutcome, FilterStep};
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
 pub use outgoing::Outgoing;

@@ -35,6 +35,8 @@ pub(super) struct Restoration {
     /// The next of the topology's four parts, each of which needs those before it.
     part: usize,
     steps: VecDeque<Step>,
+    /// The user's filter is asked for the steps of this part.
+    is_filtering: bool,
     under_way: VecDeque<Step>,
     /// Those that are locked, and when to try them again.
     locked: VecDeque<Step>,
@@ -56,6 +58,8 @@ pub(super) struct Restoration {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Declare(Step),
+    /// The user's filter is to be asked for these.
+    Filter(Vec<Step>),
     /// Answers are to come, or time is to pass.
     Wait,
     /// Everything is declared.
@@ -68,6 +72,7 @@ impl Restoration {
         Self {
             part: 0,
             steps: VecDeque::new(),
+            is_filtering: false,
             under_way: VecDeque::new(),
             locked: VecDeque::new(),
             retry: Deadline::None,
@@ -91,11 +96,11 @@ impl Restoration {
                 self.under_way.push_back(step.clone());
                 return Next::Declare(step);
             }
-            if !self.under_way.is_empty() || !self.locked.is_empty() {
+            if !self.under_way.is_empty() || !self.locked.is_empty() || self.is_filtering {
                 return Next::Wait;
             }
             // Not before, because names that others use may have changed.
-            let Some(mut steps) = topology.steps(policy).into_iter().nth(self.part) else {
+            let Some(mut steps) = topology.steps(self.part, policy.topology) else {
                 match (self.is_missing, &self.retry) {
                     (false, _) => return Next::Done,
                     (true, Deadline::None) => self.start_over(),
@@ -108,8 +113,18 @@ impl Restoration {
             }
             steps.retain(|step| !quarantine.contains(step));
             self.part += 1;
+            if policy.filter.is_some() && !steps.is_empty() {
+                self.is_filtering = true;
+                return Next::Filter(steps);
+            }
             self.steps = steps.into();
         }
+    }
+
+    /// Takes in what the user's filter wants of the steps that it was asked for.
+    pub(super) fn filtered(&mut self, wanted: Vec<Step>) {
+        self.is_filtering = false;
+        self.steps = wanted.into();
     }
 
     fn start_over(&mut self) {
@@ -147,6 +162,7 @@ impl Restoration {
         !self.is_missing
             && self.part == PARTS
             && self.steps.is_empty()
+            && !self.is_filtering
             && self.under_way.is_empty()
             && self.locked.is_empty()
     }

@@ -7,6 +7,7 @@ use crate::options::{CredentialSource, Credentials, Login, Mechanism, SaslMechan
 use crate::protocol::{EncodeError, Table};
 use crate::uri::AuthMechanism;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What is to be done for the login outside of the machine: asking the user for credentials, or a mechanism of the user's
 /// own for an answer.
@@ -100,12 +101,16 @@ impl LoginStep {
         }
     }
 
-    /// Does it. Call it where the user's code may take its time, and may call whatever it likes: hold no lock.
+    /// Does it. Call it where the user's code may take its time, and may call whatever it likes: hold no lock. A panic of the
+    /// user's code is an error of this login, so that no driver ends and no handshake waits for its deadline.
     pub fn run(self) -> LoginOutcome {
-        LoginOutcome(match self.0 {
+        let outcome = catch_unwind(AssertUnwindSafe(|| match self.0 {
             Step::Begin(mechanism, credentials) => begin(mechanism, &credentials),
             Step::Answer(session, challenge) => answer(session, &challenge),
-        })
+        }));
+        LoginOutcome(
+            outcome.unwrap_or_else(|_| Err(Error::cannot_log_in("the source of the login panicked"))),
+        )
     }
 }
 

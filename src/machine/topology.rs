@@ -3,7 +3,7 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
-use crate::options::{Entity, RecoverTopology, Recovery};
+use crate::options::{Entity, RecoverTopology};
 use crate::protocol::method::{exchange, queue};
 use crate::protocol::{Method, ShortStr, TableRef};
 use std::borrow::Cow;
@@ -294,47 +294,43 @@ impl Topology {
         self.exchanges.get(name).is_some_and(|exchange| !exchange.durable)
     }
 
-    /// Everything that is to be declared: what is behind another needs it. Queues whose names the broker makes stand before
-    /// the others, which may name them.
-    pub(super) fn steps(&self, policy: &Recovery) -> [Vec<Step>; PARTS] {
-        let (all, transient) = match policy.topology {
+    /// Returns a part of everything that is to be declared, in the order in which one thing needs another, or `None` behind the
+    /// last part. Queues that the broker names stand before the others, which may name them.
+    pub(super) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<Step>> {
+        let (all, transient) = match which {
             RecoverTopology::All => (true, true),
             RecoverTopology::Transient => (false, true),
             RecoverTopology::Nothing => (false, false),
         };
-        let wants = |entity: Entity<'_>| policy.filter.as_ref().is_none_or(|filter| filter(&entity));
-        let exchanges =
-            self.exchanges.keys().filter(|name| all || transient && self.is_transient_exchange(name));
-        let exchanges = exchanges.filter(|name| wants(Entity::Exchange(&text(name))));
-        let bindings: Vec<&Binding> = self
-            .bindings
-            .iter()
-            .filter(|binding| {
-                let is_transient = self.is_transient_exchange(&binding.source)
+        let is_bound_again = |binding: &&Binding| {
+            let is_transient = || {
+                self.is_transient_exchange(&binding.source)
                     || match &binding.destination {
                         Destination::Queue(name) => self.is_transient_queue(name),
                         Destination::Exchange(name) => self.is_transient_exchange(name),
-                    };
-                all || transient && is_transient
-            })
-            .filter(|binding| binding.is_wanted(wants))
-            .collect();
-        let (between_exchanges, to_queues): (Vec<&Binding>, Vec<&Binding>) =
-            bindings.into_iter().partition(|it| matches!(it.destination, Destination::Exchange(_)));
-        let queues = self.queues.iter().filter(|(name, _)| all || transient && self.is_transient_queue(name));
-        let queues = queues.filter(|(name, _)| wants(Entity::Queue(&text(name))));
-        let (unnamed, named): (Vec<_>, Vec<_>) = queues.partition(|(_, queue)| queue.original_name.is_some());
+                    }
+            };
+            all || transient && is_transient()
+        };
+        let bindings = self.bindings.iter().filter(is_bound_again);
         let bound = |binding: &Binding| Step::Binding(Box::new(binding.clone()));
-        let declared = |(name, _): (&Name, &Queue)| Step::Queue(name.clone());
-        [
-            exchanges
-                .map(|name| Step::Exchange(name.clone()))
-                .chain(between_exchanges.into_iter().map(bound))
-                .collect(),
-            unnamed.into_iter().map(declared).collect(),
-            named.into_iter().map(declared).collect(),
-            to_queues.into_iter().map(bound).collect(),
-        ]
+        let queues = |is_unnamed: bool| {
+            let queues = self.queues.iter().filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
+            let queues = queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
+            queues.map(|(name, _)| Step::Queue(name.clone())).collect()
+        };
+        Some(match part {
+            0 => {
+                let exchanges = self.exchanges.keys();
+                let exchanges = exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
+                let between = bindings.filter(|it| matches!(it.destination, Destination::Exchange(_)));
+                exchanges.map(|name| Step::Exchange(name.clone())).chain(between.map(bound)).collect()
+            }
+            1 => queues(true),
+            2 => queues(false),
+            3 => bindings.filter(|it| matches!(it.destination, Destination::Queue(_))).map(bound).collect(),
+            _ => return None,
+        })
     }
 
     /// The request of a step, as long as it is still remembered.
@@ -426,22 +422,6 @@ impl Binding {
             })),
         }
     }
-
-    fn is_wanted(&self, wants: impl Fn(Entity<'_>) -> bool) -> bool {
-        let (source, routing_key) = (text(&self.source), text(&self.routing_key));
-        match &self.destination {
-            Destination::Queue(queue) => wants(Entity::QueueBinding {
-                queue: &text(queue),
-                exchange: &source,
-                routing_key: &routing_key,
-            }),
-            Destination::Exchange(destination) => wants(Entity::ExchangeBinding {
-                destination: &text(destination),
-                source: &source,
-                routing_key: &routing_key,
-            }),
-        }
-    }
 }
 
 impl Step {
@@ -453,6 +433,29 @@ impl Step {
             Destination::Exchange(name) => Self::Exchange(name.clone()),
         };
         vec![Self::Exchange(binding.source.clone()), destination]
+    }
+
+    /// Passes on what it declares, as a user's filter knows it.
+    pub(super) fn with_entity<R>(&self, ask: impl FnOnce(&Entity<'_>) -> R) -> R {
+        match self {
+            Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
+            Self::Queue(name) => ask(&Entity::Queue(&text(name))),
+            Self::Binding(binding) => {
+                let (source, routing_key) = (text(&binding.source), text(&binding.routing_key));
+                match &binding.destination {
+                    Destination::Queue(queue) => ask(&Entity::QueueBinding {
+                        queue: &text(queue),
+                        exchange: &source,
+                        routing_key: &routing_key,
+                    }),
+                    Destination::Exchange(destination) => ask(&Entity::ExchangeBinding {
+                        destination: &text(destination),
+                        source: &source,
+                        routing_key: &routing_key,
+                    }),
+                }
+            }
+        }
     }
 
     /// What it declares, for people.

@@ -25,7 +25,7 @@ pub struct Recovery {
     pub(crate) seed: Option<u64>,
 }
 
-type Filter = Arc<dyn Fn(&Entity<'_>) -> bool + Send + Sync>;
+pub(crate) type Filter = Arc<dyn Fn(&Entity<'_>) -> bool + Send + Sync>;
 
 /// Which of the entities that this connection has declared are declared again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,8 +145,9 @@ impl Recovery {
         self
     }
 
-    /// Looks at each entity before it is declared again, and leaves out those for which it says no. It is called while the
-    /// connection is locked, so it must not ask anything of it.
+    /// Leaves out the entities for which the filter returns `false`, each time that they would be declared again. It runs where
+    /// the driver does, with no lock held: it may ask anything of the connection, but must not wait for it. An entity over which
+    /// it panics is declared again, and the report of the recovery [says so](crate::Recovered::failed).
     #[must_use]
     pub fn filter(mut self, wanted: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -228,6 +229,40 @@ fn connected_once(recovery: impl Into<Option<Recovery>>) -> (Evented<Stream>, Cl
     let client = conn.client();
     conn.wait(&mut client.connect(), SOON).unwrap();
     (conn, client)
+}
+
+/// Recovers once, with a filter that gets the client.
+fn recovered_with_filter(
+    filter: impl Fn(&Client) -> bool + Send + Sync + 'static,
+) -> (Evented<Stream>, Client) {
+    let shared = Arc::new(OnceLock::<Client>::new());
+    let own = shared.clone();
+    let (_server, mut conn, client) = connected(quick().filter(move |_| filter(own.get().unwrap())));
+    shared.set(client.clone()).map_err(drop).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+    lose(&mut conn, &client);
+    conn.wait(&mut client.queue_declare("after").send(), SOON).unwrap();
+    assert!(matches!(client.state(), ConnectionState::Open));
+    (conn, client)
+}
+
+#[test]
+fn a_filter_may_ask_the_client() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let promises = asked.clone();
+    let (mut conn, _client) = recovered_with_filter(move |client| {
+        assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
+        assert_eq!(client.counters().opened, 1);
+        promises.lock().unwrap().push(client.queue_declare("from the filter").send());
+        true
+    });
+    let mut asked = std::mem::take(&mut *asked.lock().unwrap());
+    assert_eq!(conn.wait(&mut asked[0], SOON).unwrap().name, "from the filter");
+}
+
+#[test]
+fn a_filter_that_panics_holds_up_nothing() {
+    recovered_with_filter(|_| panic!("the filter's own fault"));
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(crate) struct Peer {
     sent: Decoder,
     /// Frames that the machine wrote and the test has not looked at.
     pub(crate) inbox: VecDeque<Sent>,
+    /// Whether filters are run as soon as they are to be, as a driver does.
+    pub(crate) runs_filters: bool,
 }
 
 pub(crate) fn short(text: &str) -> ShortStr<'_> {
@@ -165,6 +167,7 @@ impl Peer {
             received: Decoder::new(),
             sent: Decoder::new(),
             inbox: VecDeque::new(),
+            runs_filters: true,
         }
     }
 
@@ -180,7 +183,8 @@ impl Peer {
     pub(crate) fn undialled(options: Options) -> Self {
         let now = Instant::now();
         let machine = Connection::dialled(now, options);
-        Self { machine, now, received: Decoder::new(), sent: Decoder::new(), inbox: VecDeque::new() }
+        let (received, sent) = (Decoder::new(), Decoder::new());
+        Self { machine, now, received, sent, inbox: VecDeque::new(), runs_filters: true }
     }
 
     /// Time passes until it is to be dialled, and it is. Gives how many tries there were.
@@ -265,6 +269,11 @@ impl Peer {
     pub(crate) fn feed(&mut self, octets: &[u8]) {
         self.received.extend(octets);
         self.machine.handle_input(self.now, &mut self.received);
+        if self.runs_filters {
+            while let Some(step) = self.machine.poll_filter() {
+                self.machine.handle_filter(step.run());
+            }
+        }
     }
 
     /// The server writes a method.

@@ -231,6 +231,31 @@ fn r3_credentials_are_asked_for_anew_and_may_be_missing_for_a_moment() {
 }
 
 #[test]
+fn credentials_that_panic_are_a_failed_attempt() {
+    let logins = std::sync::atomic::AtomicU32::new(0);
+    let credentials = move || match logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        1 => panic!("the source's own fault"),
+        _ => Ok(puka::Credentials::new("user", "secret")),
+    };
+    let mut peer = Peer::undialled(options(|recovery| recovery).credentials_from(credentials));
+    for login in 0..3 {
+        peer.dial();
+        peer.names();
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        let outcome = peer.machine.poll_login().unwrap().run();
+        peer.machine.handle_login(outcome);
+        if login == 1 {
+            assert!(peer.machine.is_down(), "no handshake waits for its deadline");
+            continue;
+        }
+        peer.method(0, &tune(2047, 131_072, 60));
+        peer.method(0, &connection::OpenOk {});
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        peer.machine.handle_loss(Broken::Eof);
+    }
+}
+
+#[test]
 fn s17_the_first_connect_is_tried_again_only_when_asked_for() {
     let refused = || Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
     let mut peer = Peer::undialled(options(|recovery| recovery));

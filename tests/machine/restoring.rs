@@ -578,6 +578,65 @@ fn s26_a_filter_and_a_mode_choose_what_comes_back() {
     );
 }
 
+/// A connection with an exchange and a queue that is bound to it, and a filter.
+fn filtered(filter: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Peer {
+    let mut peer = Peer::dialled(options(|recovery| recovery.filter(filter)));
+    ask(&mut peer, exchange_declare("x"));
+    ask(&mut peer, declare("q"));
+    ask(&mut peer, bind("q", "x", "key"));
+    peer
+}
+
+#[test]
+fn a_filter_runs_outside_of_the_machine() {
+    let mut peer = filtered(|entity| !matches!(entity, Entity::Queue(_)));
+    peer.runs_filters = false;
+    peer.again();
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        assert!(peer.machine.has_event());
+        let step = peer.machine.poll_filter().expect("it is to be asked");
+        assert!(peer.machine.poll_filter().is_none(), "once");
+        assert!(peer.names().is_empty(), "nothing is declared meanwhile");
+        // Any other call may come before its outcome.
+        peer.machine.request(declare("late")).unwrap();
+        peer.machine.handle_filter(step.run());
+        sent.extend(all_told(&peer.serve()));
+    }
+    assert_eq!(sent[..2], ["exchange x", "bind q to x by key"]);
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+}
+
+#[test]
+fn an_outcome_of_a_lost_connection_is_ignored() {
+    let mut peer = filtered(|_| false);
+    peer.runs_filters = false;
+    peer.again();
+    let stale = peer.machine.poll_filter().unwrap().run();
+    peer.again();
+    peer.machine.handle_filter(stale);
+    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
+    let step = peer.machine.poll_filter().expect("it is asked for each connection");
+    peer.machine.handle_loss(Broken::Eof);
+    peer.machine.handle_filter(step.run());
+    assert!(peer.machine.is_down() && peer.machine.poll_filter().is_none());
+}
+
+#[test]
+fn what_a_filter_panics_over_is_declared() {
+    let mut peer = filtered(|entity| match entity {
+        Entity::Queue(_) => panic!("the filter's own fault"),
+        _ => true,
+    });
+    let listener = peer.machine.listen();
+    peer.again();
+    assert_eq!(all_told(&peer.serve()), ["exchange x", "queue q", "bind q to x by key"]);
+    let report = report(&mut peer, listener);
+    let (what, error) = &report.failed[0];
+    assert_eq!((&**what, report.failed.len()), ("filter", 1));
+    assert!(matches!(error, Error::InvalidArgument { what: "filter", .. }), "{error:?}");
+}
+
 #[test]
 fn s30_s31_a_hundred_consumers_come_back_each_with_its_prefetch_count_and_tag() {
     let mut peer = dialled();

@@ -16,12 +16,14 @@ impl Connection {
         deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
-    /// Whether [`poll_event`](Self::poll_event) or [`poll_login`](Self::poll_login) may have something.
+    /// Whether [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or [`poll_filter`](Self::poll_filter) may have
+    /// something.
     #[must_use]
     pub fn has_event(&self) -> bool {
         self.untold_answers() > 0
             || self.consumers.has_announcement()
             || self.notices.has_announcement()
+            || self.filtering.is_some()
             || matches!(self.state, State::Handshake(_))
     }
 

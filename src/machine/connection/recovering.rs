@@ -238,6 +238,7 @@ impl Connection {
 
     /// Leaves out of the next recovery what ended this one, or has the next one find out.
     fn suspend_restoration(&mut self, error: &Error) {
+        self.filtering = None;
         let Some(mut restoration) = self.restoration.take() else { return };
         let is_alone = self.quarantine.one_at_a_time;
         if let Some((step, failed)) = restoration.blamed(error, &self.topology, is_alone) {

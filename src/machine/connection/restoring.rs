@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consumers::{Consumer, Phase};
 use crate::machine::deadline::Deadline;
+use crate::machine::filtering::{FilterOutcome, FilterStep};
 use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
 use crate::machine::topology::Step;
@@ -43,6 +44,11 @@ impl Connection {
             let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
             match restoration.next(&self.topology, &backoff.policy, &self.quarantine) {
                 Next::Declare(step) => self.declare(&step),
+                Next::Filter(steps) => {
+                    let filter = backoff.policy.filter.clone();
+                    self.filtering = filter.map(|filter| FilterStep { filter, steps, epoch: self.epoch });
+                    return;
+                }
                 Next::Wait => return,
                 Next::Done => break,
             }
@@ -54,6 +60,30 @@ impl Connection {
             self.channels.put_idle(number);
         }
         self.restore_consumers();
+    }
+
+    /// Returns entities for which the user's filter is to be asked, where no lock is held. The outcome is for
+    /// [`handle_filter`](Self::handle_filter). There is something only with
+    /// [`Recovery::filter`](crate::Recovery::filter), after any call that takes a `now`.
+    pub fn poll_filter(&mut self) -> Option<FilterStep> {
+        self.filtering.take()
+    }
+
+    /// Takes in what came of a [`FilterStep`].
+    pub fn handle_filter(&mut self, outcome: FilterOutcome) {
+        let FilterOutcome { wanted, panicked, epoch } = outcome;
+        // The connection may have gone meanwhile, and the filter be asked again for the next.
+        let Some(restoration) = self.restoration.as_mut().filter(|_| epoch == self.epoch) else { return };
+        restoration.filtered(wanted);
+        if let Some(entity) = panicked {
+            let error =
+                Error::invalid("filter", format!("it panicked over {entity}, which is declared again"));
+            self.quarantine.failed.push(("filter".into(), error));
+        }
+        self.restore_deadline = Deadline::In(self.options.deadlines.request);
+        self.attention = true;
+        self.go_on_restoring();
+        self.proceed();
     }
 
     fn declare(&mut self, step: &Step) {
