@@ -357,8 +357,11 @@ impl Connection {
         if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
             self.counters.unconfirmed += 1;
         }
-        // Disposing of it may answer further promises, so it is done in one place: completing a promise never recurses.
-        self.unwanted.extend(self.promises.answer(promise, outcome));
+        // Disposing of it may answer further promises, so it is done in one place: completing a promise never recurses. Of a
+        // connection that is closed nothing holds on to such a reply, and nobody would empty the queue any more.
+        let gives_back =
+            |reply: &Reply| matches!(reply, Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_));
+        self.unwanted.extend(self.promises.answer(promise, outcome).filter(gives_back));
     }
 
     /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.

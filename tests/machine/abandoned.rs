@@ -130,6 +130,19 @@ fn v02_a_declare_a_publish_a_cancel_a_qos_and_a_connect_that_are_abandoned_are_d
 }
 
 #[test]
+fn v02_an_abandoned_close_leaves_nothing_after_a_loss() {
+    let mut peer = Peer::open(Options::default());
+    for _ in 0..2 {
+        let closing = peer.machine.close();
+        peer.machine.abandon(closing);
+    }
+    peer.names();
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(peer.machine.is_closed());
+    assert!(peer.machine.is_idle(), "{:?}", peer.machine);
+}
+
+#[test]
 fn v01_promises_are_answered_once_and_fetched_once() {
     let mut peer = one_channel();
     let promise = peer.machine.request(declare("q")).unwrap();
