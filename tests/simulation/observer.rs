@@ -2,8 +2,8 @@
 
 use crate::frames::{Cutter, Frame};
 use crate::heard::{Heard, Publishes, attempt_of, copy_of};
-use puka::protocol::method::{basic, channel, connection, queue};
-use puka::protocol::{ContentHeader, Method};
+use puka::protocol::method::{Encode, basic, channel, connection, queue};
+use puka::protocol::{ContentHeader, Method, MethodId, ShortStr};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Something that was said.
@@ -21,14 +21,18 @@ pub(crate) enum Said {
     ChannelClosed(String),
     /// The broker closed the connection.
     Closed { code: u16, text: String },
+    /// The client sent a method whose empty queue name means the queue last declared on its channel.
+    Nameless(MethodId),
+    /// The client opened a channel whose number is above what was agreed upon.
+    Beyond { channel: u16, most: u16 },
     /// The broker agreed to the client's closing, so it has heard everything.
     CloseOk,
 }
 
 #[derive(Clone, Debug)]
 enum Content {
-    Left { queue: String },
-    Returned,
+    Left { queue: String, id: Option<u64> },
+    Returned { id: Option<u64> },
     Other,
 }
 
@@ -42,9 +46,11 @@ pub(crate) struct Observer {
     /// Queue and `no_ack` of each get that is not answered, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     contents: BTreeMap<u16, Content>,
-    /// How often the content under way was published before, by channel.
-    attempts: BTreeMap<u16, u64>,
+    /// How often the content under way was published before, and how much of its body is to come, by channel.
+    bodies: BTreeMap<u16, (u64, u64)>,
     pub(crate) publishes: Publishes,
+    /// What was agreed upon; 0 for no limit.
+    channel_max: u16,
     /// The broker has closed the connection, and hears nothing else.
     deaf: bool,
 }
@@ -61,7 +67,16 @@ impl Observer {
             if !frame.is_method() {
                 continue;
             }
-            match Method::decode(frame.payload()) {
+            let method = Method::decode(frame.payload());
+            said.extend(method.as_ref().ok().and_then(nameless));
+            match method {
+                Ok(Method::Connection(connection::Method::TuneOk(tune))) => {
+                    self.channel_max = tune.channel_max;
+                }
+                Ok(Method::Channel(channel::Method::Open(_))) => {
+                    let (channel, most) = (frame.channel(), self.channel_max);
+                    said.extend((most > 0 && channel > most).then_some(Said::Beyond { channel, most }));
+                }
                 Ok(Method::Queue(queue::Method::Purge(queue::Purge { queue, .. }))) => {
                     said.push(Said::Clears(queue.to_str_lossy().into_owned()));
                 }
@@ -92,26 +107,39 @@ impl Observer {
             } else if frame.is_header()
                 && let Ok(header) = ContentHeader::decode(frame.payload())
             {
-                self.attempts.insert(frame.channel(), attempt_of(&header.properties));
-            } else if frame.is_body()
-                && let Some(content) = self.contents.remove(&frame.channel())
-                && let Some(id) = id_of(frame.payload())
-            {
-                let copy = copy_of(id, self.attempts.remove(&frame.channel()).unwrap_or_default());
-                match content {
-                    Content::Left { queue } => said.push(Said::Left { queue, copy }),
-                    Content::Returned => said.push(Said::Returned(copy)),
-                    Content::Other => {}
-                }
+                let body = (attempt_of(&header.properties), header.body_size);
+                self.bodies.insert(frame.channel(), body);
+            } else if frame.is_body() {
+                said.extend(self.body(&frame));
             }
         }
         said
     }
 
+    /// A content that is cut off before its end has not come back.
+    fn body(&mut self, frame: &Frame) -> Option<Said> {
+        let channel = frame.channel();
+        let (attempt, left) = self.bodies.get_mut(&channel)?;
+        *left = left.saturating_sub(frame.payload().len() as u64);
+        let (attempt, is_whole) = (*attempt, *left == 0);
+        match self.contents.get_mut(&channel)? {
+            Content::Left { id, .. } | Content::Returned { id } => *id = id.or(id_of(frame.payload())),
+            Content::Other => {}
+        }
+        if !is_whole {
+            return None;
+        }
+        match self.contents.remove(&channel)? {
+            Content::Left { queue, id } => Some(Said::Left { queue, copy: copy_of(id?, attempt) }),
+            Content::Returned { id } => Some(Said::Returned(copy_of(id?, attempt))),
+            Content::Other => None,
+        }
+    }
+
     fn method(&mut self, frame: &Frame, said: &mut Vec<Said>) {
         let number = frame.channel();
         let left = |asked: Option<&(String, bool)>| match asked {
-            Some((queue, true)) => Content::Left { queue: queue.clone() },
+            Some((queue, true)) => Content::Left { queue: queue.clone(), id: None },
             _ => Content::Other,
         };
         match Method::decode(frame.payload()) {
@@ -127,7 +155,7 @@ impl Observer {
                 self.gets.entry(number).or_default().pop_front();
             }
             Ok(Method::Basic(basic::Method::Return(_))) => {
-                self.contents.insert(number, Content::Returned);
+                self.contents.insert(number, Content::Returned { id: None });
             }
             Ok(Method::Channel(channel::Method::Close(close))) => {
                 self.gets.remove(&number);
@@ -145,6 +173,20 @@ impl Observer {
             _ => {}
         }
     }
+}
+
+/// A method that names no queue, but for `queue.declare`, where that is how the broker is asked for a name.
+fn nameless(method: &Method<'_>) -> Option<Said> {
+    let queue = match method {
+        Method::Queue(queue::Method::Purge(method)) => method.queue,
+        Method::Queue(queue::Method::Delete(method)) => method.queue,
+        Method::Queue(queue::Method::Bind(method)) => method.queue,
+        Method::Queue(queue::Method::Unbind(method)) => method.queue,
+        Method::Basic(basic::Method::Get(method)) => method.queue,
+        Method::Basic(basic::Method::Consume(method)) => method.queue,
+        _ => return None,
+    };
+    (queue == ShortStr::EMPTY).then(|| Said::Nameless(method.id()))
 }
 
 /// The number at the start of a body.
