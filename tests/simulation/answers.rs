@@ -188,6 +188,10 @@ impl World {
             }
             Error::Timeout { .. } => plan.may_time_out() || excused,
             Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
+            // Its consumer could not be started again.
+            Error::ChannelLimit => {
+                plan.has(Feature::FewerChannels) && matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_))
+            }
             // The consumer was on its way to start again.
             Error::InvalidArgument { .. } => {
                 matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)

@@ -102,6 +102,8 @@ impl World {
                 let plan = &self.plan;
                 plan.has(Feature::OutsideDelete) || plan.has(Feature::Churn) || queue.starts_with(['a', 'x'])
             }
+            // It could not be started again, as there were fewer channels than consumers.
+            Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             // When its prefetch count was to be changed, and its queue was gone or another's.
             Ended::ChannelClosed(error) => {
                 (self.plan.has(Feature::Qos) || self.plan.has(Feature::Recover))

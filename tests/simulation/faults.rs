@@ -31,6 +31,13 @@ impl World {
                 self.blocked = true;
                 self.broker.block("low on memory");
             }
+            Operation::FewerChannels => {
+                let first = usize::from(self.plan.channel_max());
+                let most = if random.chance(20) { first } else { random.within(3..first.min(12) + 1) };
+                self.broker.set_channel_max(u16::try_from(most).unwrap());
+                // Only the next connection learns of it.
+                self.break_session(client, Operation::BrokerDrop, random);
+            }
             Operation::Restart => {
                 self.before_restart()?;
                 self.ledger.restart(&self.broker);

@@ -33,7 +33,7 @@ impl Line {
             down: Wire::new(plan.pace(), now),
             cut_end: End::Eof,
             observer: Observer::default(),
-            meddler: Meddler::new(plan.mischief, plan.random(1000 + number as u64)),
+            meddler: Meddler::new(plan, plan.random(1000 + number as u64)),
             doubtful: false,
         }
     }

@@ -1,9 +1,9 @@
 //! The layer that misbehaves on purpose, so that it shows that misbehaviour is noticed.
 
 use crate::frames::{Cutter, Frame};
-use crate::plan::Mischief;
+use crate::plan::{Mischief, Plan};
 use crate::random::Random;
-use puka::protocol::method::connection;
+use puka::protocol::method::{basic, connection};
 use puka::protocol::{ShortStr, frame};
 
 /// Sits on both directions of a connection.
@@ -17,6 +17,8 @@ pub(crate) struct Meddler {
     publish: Option<(Vec<u8>, u64)>,
     /// The login is refused: what comes of it.
     refusal: Refusal,
+    /// The `channel_max` of the first connection, and what the broker proposes to this one.
+    channel_max: (u16, u16),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +31,11 @@ enum Refusal {
 const BASIC: u16 = 60;
 
 impl Meddler {
-    pub(crate) fn new(mischief: Mischief, random: Random) -> Self {
+    pub(crate) fn new(plan: &Plan, random: Random) -> Self {
         let (client, broker) = (Cutter::default(), Cutter::default());
-        Self { mischief, client, broker, random, publish: None, refusal: Refusal::No }
+        let Plan { mischief, .. } = *plan;
+        let channel_max = (plan.channel_max(), 0);
+        Self { mischief, client, broker, random, publish: None, refusal: Refusal::No, channel_max }
     }
 
     /// Has the broker refuse the login.
@@ -70,6 +74,12 @@ impl Meddler {
                 octets[19] |= 1;
                 octets
             }
+            (Mischief::EmptyName, Some((BASIC, 70))) if self.random.chance(20) => get_without_name(&frame),
+            // The broker hears what it has proposed itself.
+            (Mischief::KeptChannelMax, Some((10, 31))) => {
+                octets[11..13].copy_from_slice(&self.channel_max.1.to_be_bytes());
+                octets
+            }
             (Mischief::RepeatedPublish, Some((BASIC, 40))) => {
                 self.publish = self.random.chance(20).then_some((octets.clone(), 0));
                 octets
@@ -105,6 +115,11 @@ impl Meddler {
                 octets[10] = if number == 80 { 120 } else { 80 };
                 octets
             }
+            (Mischief::KeptChannelMax, Some((10, 30))) => {
+                self.channel_max.1 = u16::from_be_bytes([octets[11], octets[12]]);
+                octets[11..13].copy_from_slice(&self.channel_max.0.to_be_bytes());
+                octets
+            }
             (Mischief::LostConfirm, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
             (Mischief::LostReply, Some((50, 11))) if self.random.chance(20) => Vec::new(),
             (Mischief::SwappedReturns, None) if octets[0] == 2 => {
@@ -133,6 +148,15 @@ impl Meddler {
             _ => octets,
         }
     }
+}
+
+/// The same `basic.get`, from the queue last declared on its channel.
+fn get_without_name(frame: &Frame) -> Vec<u8> {
+    let no_ack = frame.payload().last().is_some_and(|bits| bits & 1 == 1);
+    let get = basic::Get { queue: ShortStr::EMPTY, no_ack };
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, frame.channel(), u32::MAX, &get).unwrap_or_default();
+    bytes
 }
 
 /// The frame by which RabbitMQ refuses a login.

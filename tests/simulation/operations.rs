@@ -41,6 +41,8 @@ pub(crate) enum Operation {
     Internal,
     Wipe,
     Sleep,
+    Nameless,
+    FewerChannels,
 }
 
 /// How often each comes, of those that a seed has.
@@ -76,12 +78,15 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (1, Operation::Internal, Some(Feature::Internal)),
     (1, Operation::Wipe, Some(Feature::Wipe)),
     (1, Operation::Sleep, Some(Feature::Sleep)),
+    (4, Operation::Nameless, Some(Feature::Nameless)),
+    (2, Operation::FewerChannels, Some(Feature::FewerChannels)),
 ];
 
 impl Operation {
     fn is_fault(self) -> bool {
-        use Operation::{BrokerDrop, Cut, Force, Internal, Restart, Silence, Sleep, Wipe};
-        matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut | Silence | Sleep)
+        use Operation::{BrokerDrop, Cut, FewerChannels, Force, Internal, Restart, Silence, Sleep, Wipe};
+        let breaks = matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut);
+        breaks || matches!(self, Silence | Sleep | FewerChannels)
     }
 }
 
@@ -145,6 +150,7 @@ impl World {
             Operation::Transact => self.transact(client, random),
             Operation::Call => self.call(client, random),
             Operation::Unnamed => self.declare_unnamed(client),
+            Operation::Nameless => self.ask_without_name(client, random),
             Operation::Close => self.close(client),
             Operation::Wait => self.run_for(random.millis(0..4000)),
             fault => self.break_something(client, fault, random),

@@ -42,6 +42,10 @@ features! {
     Moves,
     // Some publishes ask for no confirm.
     Unconfirmed,
+    // Applications name queues by the empty name.
+    Nameless,
+    // The broker proposes fewer channels to the connections to come.
+    FewerChannels,
 }
 
 /// What the layer between machine and network does wrong on purpose.
@@ -63,6 +67,10 @@ pub(crate) enum Mischief {
     LostCancel,
     LateClose,
     LostOctet,
+    /// A `basic.get` names no queue.
+    EmptyName,
+    /// The client goes by the `channel_max` of an earlier connection.
+    KeptChannelMax,
 }
 
 /// A seed and what is left of it.
@@ -111,6 +119,7 @@ impl Plan {
                 | Feature::BrokerDrop
                 | Feature::Refused
                 | Feature::Internal
+                | Feature::FewerChannels
                 | Feature::Wipe => {
                     if faults {
                         30
@@ -188,11 +197,12 @@ impl Plan {
     /// Whether something may take longer than its deadline without anybody being at fault.
     pub(crate) fn may_time_out(&self) -> bool {
         // With small bounds reading pauses until the application takes what has come.
-        const SLOW: [Feature; 6] = [
+        const SLOW: [Feature; 7] = [
             Feature::Block,
             Feature::Stall,
             Feature::Silence,
             Feature::FewChannels,
+            Feature::FewerChannels,
             Feature::TinyReads,
             Feature::SmallBounds,
         ];
@@ -260,11 +270,15 @@ impl Plan {
         Config { seed: config.seed.wrapping_add(broker << 32), ..config }
     }
 
+    /// The `channel_max` that the broker proposes at first.
+    pub(crate) fn channel_max(&self) -> u16 {
+        if self.has(Feature::FewChannels) { self.random(3).within(3..9) as u16 } else { 2047 }
+    }
+
     pub(crate) fn config(&self) -> Config {
-        let mut random = self.random(3);
         let late = Duration::from_millis(if self.has(Feature::LateConfirms) { 700 } else { 0 });
         Config {
-            channel_max: if self.has(Feature::FewChannels) { random.within(3..9) as u16 } else { 2047 },
+            channel_max: self.channel_max(),
             heartbeat: Duration::from_secs(if self.has(Feature::Heartbeats) { 3 } else { 60 }),
             confirm_delay: Duration::ZERO..late,
             coalesce_confirms: !self.has(Feature::ApartConfirms),

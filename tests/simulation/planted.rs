@@ -26,7 +26,7 @@ macro_rules! planted {
 
 planted! {
     a_swapped_confirm_is_noticed: SwappedConfirm => "nacked | confirmed";
-    a_lost_confirm_is_noticed: LostConfirm => "Publish";
+    a_lost_confirm_is_noticed: LostConfirm => "Publish | nacked and";
     a_return_that_finds_another_publish_is_noticed: SwappedReturns => "I3 | refused";
     a_lost_reply_is_noticed: LostReply => "Queue | consumers";
     a_lost_ack_is_noticed: LostAck => "acknowledged | unsettled";
@@ -39,4 +39,6 @@ planted! {
     a_lost_cancel_is_noticed: LostCancel => "Cancel | reason | are wanted";
     a_close_that_is_not_sent_is_noticed: LateClose => "Close";
     a_lost_octet_is_noticed: LostOctet => "reason | panic | I9";
+    an_empty_queue_name_is_noticed: EmptyName => "empty queue name";
+    channels_beyond_a_fallen_limit_are_noticed: KeptChannelMax => "the channel_max is | 530";
 }

@@ -37,6 +37,30 @@ fn deliveries_without_ack_that_come_while_closing_are_not_rejected() {
 }
 
 #[test]
+fn many_consumers_find_fewer_channels_again() {
+    // A level of recursion for each consumer without a channel does not fit into this stack.
+    let thread = std::thread::Builder::new().stack_size(512 << 10);
+    let played = thread.spawn(|| {
+        play(Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]), |world| {
+            for _ in 0..1_000 {
+                world.consume_from(0, "q0", false, false, 1)?;
+            }
+            world.run_for(Duration::from_secs(1))?;
+            world.broker.set_channel_max(7);
+            let lost = world.session(0).and_then(|session| {
+                session.doubt("fewer channels");
+                session.line.as_ref().map(|line| line.broker)
+            });
+            world.broker.drop_connection(world.now, lost.unwrap());
+            world.run_for(Duration::from_secs(5))?;
+            let live = world.session(0).map_or(0, |session| session.live_consumers("q0"));
+            ensure((1..7).contains(&live), || format!("{live} consumers have one of 7 channels"))
+        });
+    });
+    played.unwrap().join().unwrap();
+}
+
+#[test]
 fn a_publish_that_was_held_back_and_sent_is_unconfirmed_when_its_time_runs_out() {
     play(Plan::bare(1, &[Feature::Block, Feature::Stall]), |world| {
         world.broker.block("low on memory");

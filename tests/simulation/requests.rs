@@ -1,6 +1,6 @@
 //! What applications ask for.
 
-use crate::ledger::{Checked, Fate, ensure};
+use crate::ledger::{Checked, Fate, Violation, ensure};
 use crate::observer::body_of;
 use crate::plan::Feature;
 use crate::random::Random;
@@ -49,6 +49,18 @@ pub(crate) fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: 
         properties: if persistent { &PERSISTENT } else { &Properties::NONE },
         headers: None,
         body,
+    }
+}
+
+fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) -> Consume<'_> {
+    Consume {
+        queue: short(name),
+        tag: "",
+        prefetch_count,
+        no_local: false,
+        no_ack,
+        exclusive,
+        arguments: TableRef::EMPTY,
     }
 }
 
@@ -220,6 +232,46 @@ impl World {
         }
     }
 
+    /// Asks for something without naming a queue, which would be done to the queue last declared on whatever channel it gets. It is
+    /// refused before anything is sent.
+    pub(crate) fn ask_without_name(&mut self, client: usize, random: &mut Random) -> Checked {
+        let Some(session) = self.session(client) else { return Ok(()) };
+        let (queue, exchange, nowait) = (ShortStr::EMPTY, short("fanout"), false);
+        let (routing_key, arguments) = (ShortStr::EMPTY, TableRef::EMPTY);
+        let machine = &mut session.machine;
+        let (sent, method) = match random.below(7) {
+            0 => (machine.request(queue::Purge { queue, nowait }), queue::Purge::ID),
+            1 => {
+                let delete = queue::Delete { queue, if_unused: false, if_empty: false, nowait };
+                (machine.request(delete), queue::Delete::ID)
+            }
+            2 => (machine.request(basic::Get { queue, no_ack: random.chance(50) }), basic::Get::ID),
+            3 => {
+                let bind = queue::Bind { queue, exchange, routing_key, nowait, arguments };
+                (machine.request(bind), queue::Bind::ID)
+            }
+            4 => {
+                let unbind = queue::Unbind { queue, exchange, routing_key, arguments };
+                (machine.request(unbind), queue::Unbind::ID)
+            }
+            5 => (machine.consume(&consume_of("", false, false, 5)), basic::Consume::ID),
+            _ => match session.transactions.first() {
+                Some(begun) => {
+                    (machine.get_in(begun.id, basic::Get { queue, no_ack: false }), basic::Get::ID)
+                }
+                None => return Ok(()),
+            },
+        };
+        self.note(client, || format!("asks for {method} without a name: {sent:?}"));
+        match sent {
+            Err(Error::InvalidArgument { .. }) => Ok(()),
+            Ok(_) => Err(Violation(format!("{method} with an empty queue name was accepted"))),
+            // There is another reason, as there would be with a name. A transaction may have ended.
+            Err(_) if method == basic::Get::ID => Ok(()),
+            Err(error) => self.asked(client, Err(error), Asked::Done(String::new()), method).map(|_| ()),
+        }
+    }
+
     pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
         let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         match random.below(8) {
@@ -351,15 +403,7 @@ impl World {
         exclusive: bool,
         prefetch: u16,
     ) -> Checked {
-        let consume = Consume {
-            queue: short(name),
-            tag: "",
-            prefetch_count: prefetch,
-            no_local: false,
-            no_ack,
-            exclusive,
-            arguments: TableRef::EMPTY,
-        };
+        let consume = consume_of(name, no_ack, exclusive, prefetch);
         let Some(session) = self.session(client) else { return Ok(()) };
         let prefetch = if no_ack { 0 } else { prefetch };
         let sent = session.machine.consume(&consume);

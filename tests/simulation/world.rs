@@ -1,7 +1,7 @@
 //! A broker, its clients, the network between them and the time, all from one seed.
 
 use crate::heard::id_of_copy;
-use crate::ledger::{Checked, Ledger, ensure};
+use crate::ledger::{Checked, Ledger, Violation, ensure};
 use crate::line::Line;
 use crate::observer::Said;
 use crate::plan::Plan;
@@ -287,7 +287,7 @@ impl World {
                     if let Some(line) = self.line(client, place)
                         && let Some(disorder) = line.observer.publishes.disorder.take()
                     {
-                        return Err(crate::ledger::Violation(disorder));
+                        return Err(Violation(disorder));
                     }
                     if let Some(session) = self.session(client) {
                         session.may_publish(heard.copy)?;
@@ -311,6 +311,13 @@ impl World {
                 Said::Closed { code, text } => {
                     let fair = code == 320 || code == 541 && text.contains("by chance");
                     ensure(fair, || format!("I6: the broker closes the connection: {code} {text}"))?;
+                }
+                Said::Nameless(method) => {
+                    return Err(Violation(format!("{method} reached the broker with an empty queue name")));
+                }
+                Said::Beyond { channel, most } => {
+                    let text = format!("channel {channel} was opened, and the channel_max is {most}");
+                    return Err(Violation(text));
                 }
                 Said::CloseOk => {
                     if self.session(client).and_then(|it| it.line_at(place)).is_some_and(|it| it.1) {

@@ -53,6 +53,12 @@ impl Broker {
         self.settle(now, None);
     }
 
+    /// Sets the `channel_max` that is proposed to connections from now on, as another node of a cluster may have it. Those that are
+    /// there keep theirs.
+    pub fn set_channel_max(&mut self, channel_max: u16) {
+        self.state.config.channel_max = channel_max;
+    }
+
     /// Deletes a queue as an operator does, whosever it is. Its consumers are told. Gives whether there was one.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.tell_time(now);

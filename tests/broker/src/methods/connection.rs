@@ -153,7 +153,7 @@ fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) 
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     connection.user = user;
     let tune = connection::Tune {
-        channel_max: state.config.channel_max,
+        channel_max: connection.channel_max,
         frame_max: state.config.frame_max,
         heartbeat: seconds(state.config.heartbeat),
     };
@@ -216,7 +216,9 @@ fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outco
     let connection::TuneOk { channel_max, frame_max, heartbeat } = method;
     // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a larger value."
     let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
-    if exceeds(channel_max.into(), state.config.channel_max.into())
+    // The limit that this connection was told of: the configured one may have changed since.
+    let proposed = state.connection(place)?.channel_max;
+    if exceeds(channel_max.into(), proposed.into())
         || exceeds(frame_max, state.config.frame_max)
         || (frame_max != 0 && frame_max < FRAME_MIN_SIZE)
     {
