@@ -17,7 +17,8 @@ pub struct Rpc<'a> {
 }
 
 impl Rpc<'_> {
-    /// How long the reply may take; [`Options::request_timeout`](crate::Options::request_timeout) by default.
+    /// How long the reply may take; [`Options::request_timeout`](crate::Options::request_timeout) by default. More than a
+    /// hundred years is a hundred years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

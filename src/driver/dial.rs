@@ -5,6 +5,7 @@
 use super::security::Security;
 use super::{Clock, Transport};
 use crate::error::Error;
+use crate::machine::later;
 use crate::options::Options;
 use crate::uri::Endpoint;
 use futures_lite::FutureExt;
@@ -127,7 +128,7 @@ async fn within<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let timeout = async {
-        clock.sleep_until(clock.now() + after).await;
+        clock.sleep_until(later(clock.now(), after)).await;
         Err(Error::Timeout { what, after })
     };
     work.or(timeout).await

@@ -8,6 +8,7 @@ use super::socket::{Address, Socket};
 use super::stream::Stream;
 use crate::driver::Security;
 use crate::error::Error;
+use crate::machine::later;
 use crate::options::Options;
 use crate::uri::Endpoint;
 use std::io;
@@ -97,7 +98,7 @@ impl Dial {
                         stream.set(socket);
                         self.is_connected = false;
                         // Looking up a name has taken its time.
-                        self.deadline = now.max(Instant::now()) + options.dial_deadline();
+                        self.deadline = later(now.max(Instant::now()), options.dial_deadline());
                         self.place = address.to_string();
                         return Ok(self.underway(false, true));
                     }
@@ -134,7 +135,7 @@ impl Dial {
             match stream.socket.is_connected() {
                 Ok(true) => {
                     self.is_connected = true;
-                    self.deadline = now + options.tls_deadline();
+                    self.deadline = later(now, options.tls_deadline());
                 }
                 Ok(false) if now < self.deadline => return Ok(self.underway(false, true)),
                 Ok(false) => {

@@ -142,7 +142,7 @@ impl Backoff {
         let longest = doubled.min(self.policy.longest_delay);
         Some(match verdict {
             // A login is not let in the sooner for being repeated, and brokers count refusals.
-            Verdict::Refused => longest / 2 + self.part_of(longest / 2),
+            Verdict::Refused => (longest / 2).saturating_add(self.part_of(longest / 2)),
             Verdict::Retry | Verdict::Stop => self.part_of(longest),
         })
     }

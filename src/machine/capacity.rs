@@ -1,5 +1,6 @@
 //! Tasks that wait for capacity on the outgoing side, and until when they wait.
 
+use super::deadline::later;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ impl Waits {
             return;
         }
         for (_, deadline) in self.deadlines.range_mut(self.stamped + 1..) {
-            *deadline = Some(now + timeout);
+            *deadline = Some(later(now, timeout));
         }
         self.stamped = self.issued;
     }

@@ -3,6 +3,7 @@
 //! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to its number. What it
 //! costs is proportional to what is confirmed, not to what is pending.
 
+use super::deadline::later;
 use super::ids::PromiseId;
 use super::overdue::Overdue;
 use std::collections::{BTreeMap, VecDeque};
@@ -156,8 +157,8 @@ impl Confirms {
         }
         let shared = timeout / 16;
         match self.deadlines.back_mut() {
-            Some((tag, deadline)) if now + timeout <= *deadline => *tag = last,
-            _ => self.deadlines.push_back((last, now + timeout + shared)),
+            Some((tag, deadline)) if later(now, timeout) <= *deadline => *tag = last,
+            _ => self.deadlines.push_back((last, later(later(now, timeout), shared))),
         }
         self.stamped = last;
     }

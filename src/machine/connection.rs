@@ -21,7 +21,7 @@ use super::call_ids::CallIds;
 use super::capacity::Waits;
 use super::channels::Channels;
 use super::consumers::Consumers;
-use super::deadline::Deadline;
+use super::deadline::{Deadline, later};
 use super::down::Down;
 use super::filtering::FilterStep;
 use super::handshake::Handshake;
@@ -200,7 +200,7 @@ impl Connection {
             server: ServerProperties::default(),
             username: options.login.username().map(str::to_owned),
             heartbeat: Heartbeat::none(now),
-            handshake_deadline: now + options.deadlines.handshake,
+            handshake_deadline: later(now, options.deadlines.handshake),
             drain_deadline: Deadline::None,
             close_deadline: Deadline::None,
             out,

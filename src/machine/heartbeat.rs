@@ -1,5 +1,6 @@
 //! Signs of life in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
 
+use super::deadline::later;
 use std::time::{Duration, Instant};
 
 /// Heartbeats at the negotiated interval.
@@ -67,13 +68,13 @@ impl Heartbeat {
 
     /// "Send at half the timeout", as the server does.
     fn send_at(&self) -> Option<Instant> {
-        self.timeout.map(|timeout| self.last_sent + timeout / 2)
+        self.timeout.map(|timeout| later(self.last_sent, timeout / 2))
     }
 
     /// When the server counts as gone: a quarter past the timeout, well before the two that it would take at the latest.
     fn dead_at(&self) -> Option<Instant> {
         let timeout = self.timeout.filter(|_| self.watching)?;
-        let dead_at = self.last_received + timeout + timeout / 4;
+        let dead_at = later(self.last_received, timeout.saturating_add(timeout / 4));
         Some(self.grace_until.map_or(dead_at, |grace| grace.max(dead_at)))
     }
 
@@ -94,8 +95,8 @@ impl Heartbeat {
             return None;
         }
         let dead_at = self.dead_at().filter(|at| *at <= now)?;
-        if self.grace_until.is_none() && now > dead_at + timeout / 2 {
-            self.grace_until = Some(now + timeout / 4);
+        if self.grace_until.is_none() && now > later(dead_at, timeout / 2) {
+            self.grace_until = Some(later(now, timeout / 4));
             return None;
         }
         Some(now.saturating_duration_since(self.last_received))

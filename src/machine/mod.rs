@@ -57,6 +57,7 @@ pub(crate) use capacity::Ticket;
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
 pub use content::{Delivered, Got};
+pub(crate) use deadline::later;
 pub use filtering::{FilterOutcome, FilterStep};
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;

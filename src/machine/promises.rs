@@ -4,6 +4,7 @@
 //! to be disposed of.
 
 use super::content::Got;
+use super::deadline::later;
 use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::server_properties::ServerProperties;
 use crate::error::Error;
@@ -264,7 +265,7 @@ impl Promises {
             if self.is_waiting(id)
                 && let Some(slot) = self.slot(id)
             {
-                let deadline = now + timeout;
+                let deadline = later(now, timeout);
                 slot.more = Some(More::Deadline(Deadline { at: deadline, timeout }).into());
                 self.deadlines.insert((deadline, id));
             }

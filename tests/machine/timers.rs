@@ -1,6 +1,6 @@
 //! Heartbeats and stalls, in virtual time.
 
-use crate::peer::{Peer, consume, declare, raw, tune};
+use crate::peer::{Peer, consume, declare, publish, raw, tune};
 use puka::machine::Outgoing;
 use puka::{Broken, Error, Options};
 use std::time::Duration;
@@ -174,4 +174,15 @@ fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
         peer.machine.handle_timeout(peer.now);
         assert!(peer.machine.why_closed().is_none());
     }
+}
+
+#[test]
+fn a_call_may_wait_for_ever() {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
+    peer.pump();
+    let call = peer.machine.call(&publish("", "x"), Some(Duration::MAX)).unwrap();
+    peer.pump();
+    peer.pass(SECOND);
+    assert!(peer.machine.why_closed().is_none());
+    assert!(peer.is_pending(call));
 }

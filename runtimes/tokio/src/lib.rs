@@ -9,6 +9,9 @@
 //! }
 //! ```
 
+// `Instant + Duration` panics when it overflows; `clippy.toml` exempts integers.
+#![warn(clippy::arithmetic_side_effects)]
+
 mod clock;
 mod dial;
 mod stream;

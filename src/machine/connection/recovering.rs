@@ -7,7 +7,7 @@ use crate::machine::backoff::{Backoff, Failure};
 use crate::machine::channel::{Awaited, Channel};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
-use crate::machine::deadline::Deadline;
+use crate::machine::deadline::{Deadline, later};
 use crate::machine::down::Down;
 use crate::machine::handshake::Handshake;
 use crate::machine::heartbeat::Heartbeat;
@@ -74,7 +74,7 @@ impl Connection {
         self.deaf = false;
         self.heartbeat = Heartbeat::none(now);
         self.close_deadline = Deadline::None;
-        self.handshake_deadline = now + self.options.deadlines.handshake;
+        self.handshake_deadline = later(now, self.options.deadlines.handshake);
         self.state = State::Handshake(Handshake::begin(&mut self.out));
         self.attention = true;
     }

@@ -4,6 +4,7 @@ use super::{Connection, State};
 use crate::error::{Broken, Error};
 use crate::machine::PromiseId;
 use crate::machine::capacity::Ticket;
+use crate::machine::deadline::later;
 use crate::machine::restoration::Restoration;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl Connection {
             handshake,
             self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
             self.heartbeat.deadline(self.wants_input()),
-            stall.map(|timeout| self.last_progress + 2 * timeout),
+            stall.map(|timeout| later(self.last_progress, 2 * timeout)),
             self.promises.deadline(),
             self.publishers.deadline(),
             self.waits.deadline(),
