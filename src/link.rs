@@ -12,7 +12,9 @@ use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{
@@ -86,6 +88,9 @@ enum UsersCode {
     Filter(FilterStep),
 }
 
+/// A panic of the user's code.
+type Panic = Box<dyn Any + Send>;
+
 /// Who is to be woken when the lock is released, and what of the user's is to be run then.
 #[derive(Debug, Default)]
 struct Woken {
@@ -105,12 +110,16 @@ impl Woken {
         }
     }
 
-    /// Gives back what is to be run.
-    fn wake(self) -> Option<UsersCode> {
+    /// Wakes the tasks. Returns the user's code that is run next, and the first panic of a waker, which is resumed at the end: a
+    /// waker that panics must not keep other tasks asleep.
+    fn wake(self) -> (Option<UsersCode>, Option<Panic>) {
+        let mut panic = None;
         for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
-            waker.wake();
+            if let Err(caught) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                panic.get_or_insert(caught);
+            }
         }
-        self.users
+        (self.users, panic)
     }
 }
 
@@ -211,7 +220,7 @@ impl Link {
     fn release_and_wake(&self, mut state: MutexGuard<'_, State>) {
         let woken = state.woken();
         drop(state);
-        let mut users = woken.wake();
+        let (mut users, mut panic) = woken.wake();
         while let Some(code) = users {
             let mut state = match code {
                 UsersCode::Login(step) => {
@@ -229,7 +238,12 @@ impl Link {
             };
             let woken = state.woken();
             drop(state);
-            users = woken.wake();
+            let (next, caught) = woken.wake();
+            users = next;
+            panic = panic.or(caught);
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 

@@ -7,8 +7,11 @@ use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
 use crate::options::Options;
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -82,20 +85,23 @@ where
                 }
                 Turn::Over(outcome) => Round::Over(outcome),
             },
-            Phase::Dialling(dialling) => match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok((transport, endpoint))) => {
-                    let is_private = transport.is_private();
-                    self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
-                    self.phase = Phase::Driving(Pump::new(transport, self.link.clone()).into());
-                    Round::Moved
+            Phase::Dialling(dialling) => {
+                match catch_unwind(AssertUnwindSafe(|| dialling.as_mut().poll(cx))) {
+                    Err(panic) => self.panicked(now, panic),
+                    Ok(Poll::Ready(Ok((transport, endpoint)))) => {
+                        let is_private = transport.is_private();
+                        self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
+                        self.phase = Phase::Driving(Pump::new(transport, self.link.clone()).into());
+                        Round::Moved
+                    }
+                    Ok(Poll::Ready(Err(error))) => {
+                        self.link.with(|machine| machine.handle_dial_failure(now, error));
+                        self.phase = Phase::Waiting;
+                        Round::Moved
+                    }
+                    Ok(Poll::Pending) => self.tend(now),
                 }
-                Poll::Ready(Err(error)) => {
-                    self.link.with(|machine| machine.handle_dial_failure(now, error));
-                    self.phase = Phase::Waiting;
-                    Round::Moved
-                }
-                Poll::Pending => self.tend(now),
-            },
+            }
             Phase::Waiting => match self.link.with(|machine| machine.poll_dial(now)) {
                 Some(wanted) => {
                     let (dialer, clock) = (self.dialer.clone(), self.clock.clone());
@@ -108,6 +114,15 @@ where
             },
             Phase::Finished => Round::Over(Ok(())),
         }
+    }
+
+    /// Records an attempt that ended in a panic of the dialer as failed, and resumes the panic. Whoever polls on gets the next
+    /// attempt: a future can't be polled after a panic.
+    fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Round {
+        self.phase = Phase::Waiting;
+        let error = io::Error::other("the dialer panicked").into();
+        self.link.with(|machine| machine.handle_dial_failure(now, error));
+        resume_unwind(panic)
     }
 
     /// Lets time pass for a connection without a transport.

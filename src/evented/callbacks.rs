@@ -23,6 +23,13 @@ pub(super) enum Left {
     Nothing,
 }
 
+/// Whether a callback stays after a panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runs {
+    Once,
+    AgainAfterPanic,
+}
+
 /// Polls what a callback waits for, and runs it when that is there.
 pub(super) type Step<C> = Box<dyn FnMut(&mut C, &mut Context<'_>) -> Poll<Left>>;
 
@@ -30,6 +37,7 @@ pub(super) type Step<C> = Box<dyn FnMut(&mut C, &mut Context<'_>) -> Poll<Left>>
 pub(super) struct Task<C> {
     pub(super) id: CallbackId,
     pub(super) waker: Waker,
+    pub(super) runs: Runs,
     pub(super) step: Step<C>,
 }
 
@@ -43,6 +51,7 @@ enum Place<C> {
 struct Slot<C> {
     generation: u64,
     waker: Waker,
+    runs: Runs,
     place: Place<C>,
 }
 
@@ -86,7 +95,7 @@ impl<C> Callbacks<C> {
     }
 
     /// Adds one, which is ready to find out what it waits for.
-    pub(super) fn add(&mut self, bell: &Arc<Bell>, step: Step<C>) -> CallbackId {
+    pub(super) fn add(&mut self, bell: &Arc<Bell>, runs: Runs, step: Step<C>) -> CallbackId {
         let index = self.free.pop().unwrap_or(self.slots.len());
         let waker = self.waker(index, bell);
         waker.wake_by_ref();
@@ -94,11 +103,11 @@ impl<C> Callbacks<C> {
         let generation = match self.slots.get_mut(index) {
             Some(slot) => {
                 let generation = slot.generation;
-                *slot = Slot { generation, waker, place };
+                *slot = Slot { generation, waker, runs, place };
                 generation
             }
             None => {
-                self.slots.push(Slot { generation: 0, waker, place });
+                self.slots.push(Slot { generation: 0, waker, runs, place });
                 0
             }
         };
@@ -116,7 +125,7 @@ impl<C> Callbacks<C> {
             match std::mem::replace(&mut slot.place, Place::Running) {
                 Place::Waiting(step) => {
                     let id = CallbackId { index, generation: slot.generation };
-                    return Some(Task { id, waker: slot.waker.clone(), step });
+                    return Some(Task { id, waker: slot.waker.clone(), runs: slot.runs, step });
                 }
                 other => slot.place = other,
             }

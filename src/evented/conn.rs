@@ -1,7 +1,7 @@
 //! The connection in hand: its stream, and what is to be done about it.
 
 use super::bell::Bell;
-use super::callbacks::{CallbackId, Callbacks, Left};
+use super::callbacks::{CallbackId, Callbacks, Left, Runs};
 use super::dialled::{Dialled, Dialler, Underway, tend};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
@@ -151,13 +151,11 @@ impl<S: Read + Write> Evented<S> {
     /// Moves what can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
-        self.more = false;
+        // If the stream panics, there is something left to do.
+        self.more = true;
         self.pump.begin_poll();
         for _ in 0..ROUNDS {
-            if self.ended.is_some() {
-                return self.outcome();
-            }
-            if self.pump.is_sated() {
+            if self.ended.is_some() || self.pump.is_sated() {
                 break;
             }
             let now = self.now();
@@ -166,6 +164,7 @@ impl<S: Read + Write> Evented<S> {
                 Turn::Still(wishes) => {
                     self.reading = wishes.input;
                     self.stuck = self.pump.has_output();
+                    self.more = false;
                     return Ok(());
                 }
                 Turn::Over(outcome) => {
@@ -301,7 +300,8 @@ impl<S: Read + Write + 'static> Evented<S> {
     /// [`run_any_callbacks`](Self::run_any_callbacks), never inside this call.
     ///
     /// The callback is lent the connection and may call anything. When it panics, the panic goes on to who runs callbacks,
-    /// and the connection and the other callbacks are as they were.
+    /// and the connection and the other callbacks are as they were. When the future panics, so it does, and the callback is
+    /// removed, because a future may not be polled again after a panic.
     #[doc(alias = "set_callback")]
     pub fn on<F: Future + 'static>(
         &mut self,
@@ -311,15 +311,13 @@ impl<S: Read + Write + 'static> Evented<S> {
         let mut promise = Box::pin(promise);
         let mut callback = Some(callback);
         let step = move |conn: &mut Self, cx: &mut Context<'_>| {
-            if callback.is_some() {
-                let output = ready!(promise.as_mut().poll(cx));
-                if let Some(callback) = callback.take() {
-                    callback(conn, output);
-                }
+            let output = ready!(promise.as_mut().poll(cx));
+            if let Some(callback) = callback.take() {
+                callback(conn, output);
             }
             Poll::Ready(Left::Nothing)
         };
-        self.callbacks.add(&self.bell, Box::new(step))
+        self.callbacks.add(&self.bell, Runs::Once, Box::new(step))
     }
 
     /// The same as [`on`](Self::on), by Puka's name.
@@ -351,7 +349,7 @@ impl<S: Read + Write + 'static> Evented<S> {
             }
             Poll::Ready(Left::Nothing)
         };
-        self.callbacks.add(&self.bell, Box::new(step))
+        self.callbacks.add(&self.bell, Runs::AgainAfterPanic, Box::new(step))
     }
 
     /// Takes a callback back. It is dropped with what it waits for: a promise's answer is absorbed, a consumer is
@@ -381,8 +379,17 @@ impl<S: Read + Write + 'static> Evented<S> {
             }
             Ok(Poll::Pending) => drop(self.callbacks.put_back(task)),
             Err(panic) => {
-                drop(self.callbacks.put_back(task));
-                waker.wake();
+                match task.runs {
+                    // Dropping the rest of it may panic, too; the first panic is the one to report.
+                    Runs::Once => {
+                        drop(self.callbacks.forget(task.id));
+                        drop(catch_unwind(AssertUnwindSafe(|| drop(task))));
+                    }
+                    Runs::AgainAfterPanic => {
+                        drop(self.callbacks.put_back(task));
+                        waker.wake();
+                    }
+                }
                 resume_unwind(panic);
             }
         }

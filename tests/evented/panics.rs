@@ -79,3 +79,47 @@ fn a_delivery_that_is_lost_in_a_panic_goes_back_to_its_queue() {
     settle(&mut conn).unwrap();
     assert_eq!(*log.borrow(), [false, true]);
 }
+
+/// Runs callbacks, and returns how many panics came out.
+fn panics(mut run: impl FnMut()) -> usize {
+    let mut panics = 0;
+    while catch_unwind(AssertUnwindSafe(&mut run)).is_err() {
+        panics += 1;
+        assert!(panics < 10, "it panics for ever");
+    }
+    panics
+}
+
+#[test]
+fn a_future_that_panics_is_removed() {
+    let (mut conn, client) = memory::connected();
+    let failing = conn.on(async { panic!("in the future") }, |_, ()| panic!("it has no output"));
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let seen = log.clone();
+    conn.on(client.queue_declare("q").send(), move |_, declared| seen.borrow_mut().push(declared));
+    assert_eq!(panics(|| settle(&mut conn).unwrap()), 1);
+    assert_eq!(log.borrow().len(), 1);
+    assert!(!conn.off(failing), "it is gone");
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "dropped");
+    }
+}
+
+#[test]
+fn a_callback_whose_drop_panics_is_removed() {
+    let (mut conn, client) = memory::connected();
+    let bomb = Bomb;
+    conn.on(async {}, move |_, ()| drop(bomb));
+    let bomb = Bomb;
+    let failing = conn.on(std::future::pending::<()>(), move |_, ()| drop(bomb));
+    assert_eq!(panics(|| settle(&mut conn).unwrap()), 1);
+    assert!(catch_unwind(AssertUnwindSafe(|| conn.off(failing))).is_err());
+    memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
+    settle(&mut conn).unwrap();
+}

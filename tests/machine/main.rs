@@ -36,6 +36,7 @@ mod losing;
 mod losses;
 mod memory;
 mod names;
+mod panics;
 mod peer;
 mod pipe;
 mod publishing;
