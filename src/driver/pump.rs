@@ -124,7 +124,7 @@ impl<Io> Pump<Io> {
         self.finished
     }
 
-    /// Brings the machine up to date and asks what it wants.
+    /// Brings the machine up to date and asks what it wants. A timeout that has passed is left to [`turn`](Self::turn).
     pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
         let Self { link, out, transmitted, .. } = self;
         link.with(|machine| {
@@ -133,15 +133,9 @@ impl<Io> Pump<Io> {
                 octets => machine.handle_transmitted(now, octets),
             }
             machine.poll_transmit(now, out);
-            let mut timeout = machine.poll_timeout();
-            if timeout.is_some_and(|timeout| timeout <= now) {
-                machine.handle_timeout(now);
-                machine.poll_transmit(now, out);
-                timeout = machine.poll_timeout();
-            }
             Wishes {
                 input: machine.wants_input(),
-                timeout,
+                timeout: machine.poll_timeout(),
                 closed: machine.is_closed() || machine.is_down(),
                 over: machine.is_over(),
             }
@@ -157,6 +151,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             drop(Pin::new(&mut self.io).poll_close(cx));
             return self.finish();
         }
+        // After a pause of the process, what the server sent lies in the socket, and the socket takes what it did not take before:
+        // the stream is asked before the server's silence is judged, even if it had nothing earlier in this poll.
+        let is_due = wishes.timeout.is_some_and(|timeout| timeout <= now);
+        self.is_read_dry &= !is_due;
+        let mut has_read = false;
         let mut progress = self.write(cx);
         if wishes.closed && (self.out.is_empty() && !self.unflushed || self.write_error.is_some()) {
             if Pin::new(&mut self.io).poll_close(cx).is_ready() {
@@ -164,8 +163,28 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             }
         } else if wishes.input || self.write_error.is_some() && !wishes.closed {
             progress |= self.read(cx, now);
+            has_read = true;
+        }
+        if is_due {
+            self.expire(now, has_read);
+            progress = true;
         }
         if progress { Turn::Moved } else { Turn::Still(wishes) }
+    }
+
+    /// Handles a timeout that has passed, unless the machine waits for input and has not been given the chance to get it: then the
+    /// next turn reads.
+    fn expire(&mut self, now: Instant, has_read: bool) {
+        let Self { link, transmitted, .. } = self;
+        link.with(|machine| {
+            match std::mem::take(transmitted) {
+                0 => {}
+                octets => machine.handle_transmitted(now, octets),
+            }
+            if has_read || !machine.wants_input() {
+                machine.handle_timeout(now);
+            }
+        });
     }
 
     /// Writes what there is. True when the stream took something.

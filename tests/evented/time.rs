@@ -76,3 +76,25 @@ fn time_never_goes_back() {
     conn.on_timeout(due).unwrap();
     assert!(matches!(answer(&mut conn, publish), Err(Error::Timeout { .. } | Error::Unconfirmed(_))));
 }
+
+#[test]
+fn a_pause_of_two_heartbeats_keeps_the_connection() {
+    // After 8 s, the broker has not heard from the client for two heartbeats, and closes.
+    for quarters in 1..8 {
+        let start = Instant::now();
+        let time = Arc::new(Mutex::new(start));
+        let shown = time.clone();
+        let server = Server::with_clock(Config::default(), move || *shown.lock().unwrap());
+        let mut conn = open(&server, Options::default().heartbeat(4));
+        let client = conn.client();
+        answer(&mut conn, client.connect()).unwrap();
+        let now = start + quarters * SECOND;
+        for half_heartbeat in 1..=quarters / 2 {
+            *time.lock().unwrap() = start + half_heartbeat * 2 * SECOND;
+            server.tick();
+        }
+        // The time is told first, as a loop may.
+        conn.on_timeout(now).unwrap();
+        assert!(!conn.is_over(), "{quarters} quarters of a heartbeat");
+    }
+}

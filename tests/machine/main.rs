@@ -25,6 +25,7 @@ mod contents;
 mod dialling;
 mod driver;
 mod driver_ends;
+mod driver_pauses;
 mod exceptions;
 mod flights;
 mod framing;

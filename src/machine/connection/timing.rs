@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 impl Connection {
-    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said.
+    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said. Before that, read and write once: the silence
+    /// of a server whose octets have not been read is not its own.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stamp(now);
         match self.state {

@@ -1,0 +1,56 @@
+//! The driver after the process was paused: what the stream has is read and written before its
+//! silence is judged.
+
+use crate::driver::Driven;
+use crate::peer::{raw, tune};
+use crate::pipe::{ManualClock, Pipe};
+use puka::{Broken, Error, Options};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A connection with a heartbeat of 4 seconds.
+fn opened() -> Driven {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let options = Options::default().request_timeout(3600 * SECOND);
+    let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
+    pipe.open_with(&mut driver, tune(2047, 131_072, 4));
+    (client, pipe, clock, driver)
+}
+
+#[test]
+fn a_pause_of_any_length_keeps_a_healthy_connection() {
+    for quarters in 1..20 {
+        let (client, pipe, clock, mut driver) = opened();
+        // What the server sent during the pause has not been read.
+        pipe.feed(&raw(8, 0, b""));
+        clock.pass(quarters * SECOND);
+        assert!(pipe.poll(&mut driver).is_none(), "{quarters} quarters of a heartbeat");
+        assert!(client.why_closed().is_none());
+    }
+}
+
+#[test]
+fn silence_is_judged_by_a_read_after_the_deadline() {
+    let (_client, pipe, clock, mut driver) = opened();
+    clock.pass(5 * SECOND - Duration::from_millis(1));
+    assert!(pipe.poll(&mut driver).is_none());
+    let before = pipe.script().polled_reads;
+    clock.pass(Duration::from_millis(1));
+    let ended = pipe.poll(&mut driver);
+    assert!(matches!(ended, Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))), "{ended:?}");
+    assert!(pipe.script().polled_reads > before);
+}
+
+#[test]
+fn a_stall_is_judged_by_a_write_after_the_deadline() {
+    let (client, pipe, clock, mut driver) = opened();
+    pipe.script().stalled = true;
+    let _publish = client.basic_publish("", "q", "x").send();
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.unstall();
+    pipe.feed(&raw(8, 0, b""));
+    clock.pass(9 * SECOND);
+    assert!(pipe.poll(&mut driver).is_none());
+    assert!(!pipe.written().is_empty());
+}
