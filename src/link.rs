@@ -401,8 +401,9 @@ impl Link {
     }
 
     /// Nobody holds that consumer any more.
-    pub(crate) fn drop_consumer(&self, consumer: ConsumerId) {
+    pub(crate) fn drop_consumer(&self, consumer: ConsumerId, taken: &VecDeque<Delivered>) {
         let unused = self.with_state(|state| {
+            taken.iter().for_each(|delivered| state.machine.return_later(delivered));
             state.machine.drop_consumer(consumer);
             state.consumers.get_mut(consumer.index()).and_then(Option::take)
         });

@@ -93,16 +93,14 @@ impl Consumer {
     /// # Cancel safety
     /// Dropping the promise does not stop it from ending.
     pub fn cancel(&mut self) -> Promise<String> {
-        let taken: Vec<_> = self.taken.drain(..).collect();
-        let (keep, give_back): (Vec<_>, Vec<_>) =
-            taken.into_iter().partition(|delivered| delivered.is_settled());
-        self.taken.extend(keep);
         let promise = self.handle().link().with(|machine| {
-            for delivered in &give_back {
-                machine.give_back(delivered);
-            }
-            machine.cancel(self.id)
+            let promise = machine.cancel(self.id)?;
+            self.taken.iter().for_each(|delivered| machine.return_later(delivered));
+            Ok(promise)
         });
+        if promise.is_ok() {
+            self.taken.retain(Delivered::is_settled);
+        }
         promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
     }
 
@@ -157,10 +155,6 @@ impl Stream for Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         let taken = std::mem::take(&mut self.taken);
-        let link = self.origin.handle.link();
-        if !taken.is_empty() {
-            link.with(|machine| taken.iter().for_each(|delivered| machine.give_back(delivered)));
-        }
-        link.drop_consumer(self.id);
+        self.origin.handle.link().drop_consumer(self.id, &taken);
     }
 }

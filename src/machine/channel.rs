@@ -144,6 +144,11 @@ pub(super) struct Channel {
     pub(super) close_answered: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(super) has_acks: bool,
+    /// What its consumer is delivered needs no ack, also what comes when the consumer has ended.
+    pub(super) no_ack: bool,
+    /// Deliveries that came for a consumer that does not exist. They are not settled, so the
+    /// channel is closed when it has no other use.
+    pub(super) strays: u32,
 }
 
 impl Channel {
@@ -160,6 +165,8 @@ impl Channel {
             discards_until_open: false,
             close_answered: false,
             has_acks: false,
+            no_ack: false,
+            strays: 0,
         }
     }
 
@@ -168,9 +175,15 @@ impl Channel {
         self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Recover { .. }))
     }
 
+    /// Returns `true` if `consume-ok` or `cancel-ok` is to come, so that the broker may deliver for
+    /// a consumer that has ended, and a cancel is written or will be.
+    pub(super) fn is_consumer_changing(&self) -> bool {
+        self.awaited.iter().any(Awaited::may_be_overtaken)
+    }
+
     /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes of it.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.consumer.is_none() && self.unsettled.held() == 0
+        self.consumer.is_none() && !self.unsettled.has_wanted()
     }
 
     /// Whether nothing is under way on it, so that anything may be.

@@ -68,6 +68,11 @@ impl Channels {
         }
     }
 
+    /// Takes a certain channel out of the pool. Its role is to be changed, too.
+    pub(super) fn leave_pool(&mut self, number: u16) {
+        self.idle.retain(|idle| *idle != number);
+    }
+
     /// Has a channel be used for something else. False when there is none.
     pub(super) fn set_role(&mut self, number: u16, role: Role) -> bool {
         let Some(channel) = self.get_mut(number) else { return false };
@@ -132,7 +137,7 @@ impl Channels {
     pub(super) fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
         let channel = self.slots.get_mut(usize::from(number))?.take()?;
         if channel.role == Role::Idle {
-            self.idle.retain(|idle| *idle != number);
+            self.leave_pool(number);
         }
         *self.count_mut(channel.role) -= 1;
         self.freed.push_back(number);

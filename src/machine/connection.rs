@@ -11,6 +11,7 @@ mod publishing;
 mod receiving;
 mod recovering;
 mod requesting;
+mod requeuing;
 mod restoring;
 mod settling;
 mod timing;

@@ -8,10 +8,18 @@ use std::collections::VecDeque;
 enum State {
     /// Its holder has not said.
     Held,
+    /// Held, and never handed out: it goes back to its queue.
+    Unwanted,
     /// Acknowledged, and the frame not written.
     Acked,
     /// Settled, and the frame written.
     Settled,
+}
+
+impl State {
+    fn is_held(self) -> bool {
+        matches!(self, Self::Held | Self::Unwanted)
+    }
 }
 
 /// Settled ones that may stand between those that are not.
@@ -21,7 +29,9 @@ const SPARSE: usize = 64;
 pub(super) struct Unsettled {
     /// By ascending tag. The first is held.
     deliveries: VecDeque<(u64, State)>,
+    /// How many are held, those that are unwanted included, and how many are unwanted.
     held: usize,
+    unwanted: usize,
     /// Everything up to this tag is settled.
     covered: u64,
     /// So many of those are acknowledged and the frame is not written.
@@ -48,8 +58,58 @@ impl Unsettled {
     }
 
     /// How many are held.
-    pub(super) fn held(&self) -> usize {
+    #[cfg(test)]
+    fn held(&self) -> usize {
         self.held
+    }
+
+    /// Returns `true` if one is held that is wanted.
+    pub(super) fn has_wanted(&self) -> bool {
+        self.held > self.unwanted
+    }
+
+    /// How many are to go back to their queues.
+    pub(super) fn unwanted(&self) -> usize {
+        self.unwanted
+    }
+
+    /// Marks a delivery that is held as one to go back to its queue.
+    pub(super) fn set_unwanted(&mut self, tag: u64) {
+        if let Some(place) = self.position(tag)
+            && let Some((_, state @ State::Held)) = self.deliveries.get_mut(place)
+        {
+            *state = State::Unwanted;
+            self.unwanted += 1;
+        }
+    }
+
+    /// Settles all that are unwanted, by as few refusals as say the same: each a tag and whether it
+    /// covers all before it. Acknowledgements have to be flushed before, or a refusal would cover
+    /// them.
+    pub(super) fn return_unwanted(&mut self, mut refuse: impl FnMut(u64, bool)) {
+        if self.unwanted == 0 {
+            return;
+        }
+        let is_done = |(_, state): &&(u64, State)| matches!(state, State::Unwanted | State::Settled);
+        let in_front = self.deliveries.iter().take_while(is_done);
+        let unwanted = in_front.filter(|(_, state)| *state == State::Unwanted);
+        let covered = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
+        if let Some((tag, multiple)) = covered {
+            refuse(tag, multiple);
+        }
+        let up_to = covered.map_or(0, |(tag, _)| tag);
+        for (tag, state) in &mut self.deliveries {
+            if *state == State::Unwanted {
+                *state = State::Settled;
+                if *tag > up_to {
+                    refuse(*tag, false);
+                }
+            }
+        }
+        self.held -= self.unwanted;
+        self.unwanted = 0;
+        self.cover();
+        self.trim();
     }
 
     fn position(&self, tag: u64) -> Option<usize> {
@@ -65,7 +125,7 @@ impl Unsettled {
 
     #[cfg(test)]
     fn is_held(&self, tag: u64) -> bool {
-        self.position(tag).is_some_and(|place| self.deliveries[place].1 == State::Held)
+        self.position(tag).is_some_and(|place| self.deliveries[place].1.is_held())
     }
 
     /// Holds nothing of what was delivered any more: the broker has taken it back, or will.
@@ -74,6 +134,7 @@ impl Unsettled {
         self.acked.clear();
         self.covering = 0;
         self.held = 0;
+        self.unwanted = 0;
     }
 
     /// Acknowledges a delivery, and with `multiple` all before it. False when it is not held.
@@ -82,6 +143,7 @@ impl Unsettled {
         // Most often they are acknowledged in their order.
         if let Some((first, state)) = self.deliveries.front_mut()
             && *first == tag
+            && *state == State::Held
         {
             *state = State::Acked;
             self.held -= 1;
@@ -113,7 +175,10 @@ impl Unsettled {
     }
 
     fn settle_at(&mut self, place: usize, state: State) -> bool {
-        let Some((tag, found @ State::Held)) = self.deliveries.get_mut(place) else { return false };
+        let Some((tag, found @ (State::Held | State::Unwanted))) = self.deliveries.get_mut(place) else {
+            return false;
+        };
+        self.unwanted -= usize::from(*found == State::Unwanted);
         *found = state;
         self.held -= 1;
         if state == State::Acked {
@@ -125,8 +190,7 @@ impl Unsettled {
     /// Takes off what is settled in front of the first that is held.
     #[inline]
     fn cover(&mut self) {
-        while let Some((tag, state)) =
-            self.deliveries.front().copied().filter(|(_, state)| *state != State::Held)
+        while let Some((tag, state)) = self.deliveries.front().copied().filter(|(_, state)| !state.is_held())
         {
             if state == State::Acked {
                 self.covered = tag;

@@ -25,7 +25,10 @@ fn v02_a_get_that_is_abandoned_gives_its_message_back() {
         }
         let sent = peer.take();
         assert_eq!(sent.len(), 1);
-        assert_eq!(sent[0].payload, method(1, &basic::Reject { delivery_tag: 1, requeue: true })[7..20]);
+        assert_eq!(
+            sent[0].payload,
+            method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: true })[7..20]
+        );
         assert!(peer.machine.is_idle());
         let request = peer.machine.request(declare("next")).unwrap();
         peer.serve();
@@ -55,13 +58,13 @@ fn v02_a_get_that_timed_out_gives_its_message_back() {
         }
         peer.content(1, &get_ok(if fetched { 2 } else { 1 }), b"x");
         if !fetched {
-            assert_eq!(peer.names(), ["1 basic.reject"]);
+            assert_eq!(peer.names(), ["1 basic.nack"]);
             let second = peer.get();
             peer.serve();
             peer.machine.abandon(second);
         }
     }
-    assert_eq!(peer.names(), ["1 basic.reject"]);
+    assert_eq!(peer.names(), ["1 basic.nack"]);
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn v02_a_consume_that_is_abandoned_is_cancelled_and_what_it_was_delivered_goes_b
         }
         let mut names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
         names.sort();
-        assert_eq!(names, ["1 basic.cancel", "1 basic.reject"]);
+        assert_eq!(names, ["1 basic.cancel", "1 basic.nack"]);
         assert!(peer.machine.is_idle());
     }
 }

@@ -44,6 +44,7 @@ mod publishing;
 mod random;
 mod recovering;
 mod requests;
+mod requeuing;
 mod resizing;
 mod restoring;
 mod sequences;

@@ -146,6 +146,9 @@ impl Connection {
     pub(super) fn write_consumes(&mut self, number: u16, id: ConsumerId, prefetch_count: u16) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let (count, is_shared) = (consumer.sources.len(), consumer.shared_prefetch_count.is_some());
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.no_ack = consumer.no_ack;
+        }
         if is_shared && prefetch_count != 0 {
             self.write_qos(number, prefetch_count, true, None);
         }
@@ -226,11 +229,27 @@ impl Connection {
         self.await_reply(number, Awaited::Consume { consumer: id, tag, resized, method });
     }
 
-    pub(super) fn consume_ok(&mut self, id: ConsumerId, tag: TagNumber, resized: Option<PromiseId>) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        if let Some(tag) = consumer.tags.iter_mut().find(|it| it.number == tag) {
-            tag.started = true;
+    /// A consumer has started under that tag, as the broker spells it.
+    pub(super) fn consume_ok(
+        &mut self,
+        number: u16,
+        id: ConsumerId,
+        (tag, name): (TagNumber, ShortStr<'_>),
+        resized: Option<PromiseId>,
+    ) {
+        let consumer = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended());
+        let known = consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
+        match known {
+            Some(tag) => tag.started = true,
+            // The broker or its holder ended it before it had started. The cancel could not be written before.
+            None => self.write_cancel(number, id, tag, name),
         }
+        let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
+            if let Some(promise) = resized {
+                self.answer(promise, Err(Error::Stale));
+            }
+            return;
+        };
         if let Phase::Starting(promise) = consumer.phase {
             consumer.starting = consumer.starting.saturating_sub(1);
             if consumer.starting > 0 {
@@ -373,13 +392,14 @@ impl Connection {
             return;
         }
         let consumer = recipient.and_then(|recipient| self.consumers.get(recipient.consumer));
-        let no_ack = consumer.is_some_and(|consumer| consumer.no_ack);
         let is_wanted = consumer.is_some_and(|consumer| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped
-                && (no_ack || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
+                && (consumer.no_ack
+                    || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
         });
         let Some(channel) = self.channels.get_mut(number) else { return };
+        let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
             let fault =
                 Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID);
@@ -404,9 +424,7 @@ impl Connection {
         };
         match recipient {
             Some(recipient) if is_wanted => self.consumers.push(recipient.consumer, delivered),
-            // A message that is given back comes straight again; at the end the broker takes back all there are.
-            _ if matches!(self.state, State::Draining) => {}
-            _ => self.give_back(&delivered),
+            _ => self.receive_unwanted(&delivered),
         }
     }
 

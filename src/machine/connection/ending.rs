@@ -11,7 +11,8 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 
 impl Connection {
-    /// Ends a consumer. What it has buffered goes back to the queue, unless it needs no ack and would be lost.
+    /// Ends a consumer. What it has buffered goes back to the queue once the broker has confirmed that, unless it needs no ack
+    /// and would be lost.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
@@ -37,9 +38,7 @@ impl Connection {
         let (is_live, is_restoring) =
             (matches!(consumer.phase, Phase::Live), matches!(consumer.phase, Phase::Restoring));
         if consumer.dropped || is_live && !consumer.no_ack {
-            for delivered in self.consumers.take_all(id) {
-                self.give_back(&delivered);
-            }
+            self.return_buffered(id);
         }
         if is_restoring {
             self.end_restoring(id);
@@ -65,7 +64,6 @@ impl Connection {
     /// Cancels what is to end of a consumer and has started: RabbitMQ 3.10 closes the connection over a cancel right behind
     /// its consume. A tag that another replaces stays until that has started.
     pub(super) fn write_cancels(&mut self, id: ConsumerId) {
-        let Ok(method) = info(basic::Cancel::ID) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         let all = matches!(consumer.phase, Phase::Cancelling);
@@ -82,9 +80,14 @@ impl Connection {
             }
         }
         for (tag, name) in ended {
-            self.write(number, &basic::Cancel { consumer_tag: ShortStr::cut(&name), nowait: false });
-            self.await_reply(number, Awaited::Cancel { consumer: id, tag, method });
+            self.write_cancel(number, id, tag, ShortStr::cut(&name));
         }
+    }
+
+    pub(super) fn write_cancel(&mut self, number: u16, id: ConsumerId, tag: TagNumber, name: ShortStr<'_>) {
+        let Ok(method) = info(basic::Cancel::ID) else { return };
+        self.write(number, &basic::Cancel { consumer_tag: name, nowait: false });
+        self.await_reply(number, Awaited::Cancel { consumer: id, tag, method });
     }
 
     fn cancel_all(&mut self, id: ConsumerId) {
@@ -102,11 +105,37 @@ impl Connection {
         self.answer_resized(id);
     }
 
+    /// Answers a cancel of the broker with one of ours, unless that is written or can't be yet.
+    ///
+    /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in time, and goes on to deliver to
+    /// it until the client cancels it as well. To cancel a consumer that is gone is no error with any broker.
+    fn confirm_server_cancel(&mut self, number: u16, name: ShortStr<'_>) {
+        let Some(channel) = self.channels.get(number) else { return };
+        let tag = TagNumber::of(name);
+        let is_of_tag = |awaited: &Awaited| match awaited {
+            // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over one that comes earlier.
+            Awaited::Consume { tag: of, .. } | Awaited::Cancel { tag: of, .. } => Some(*of) == tag,
+            _ => false,
+        };
+        if channel.awaited.iter().any(is_of_tag) {
+            return;
+        }
+        let id = channel.consumer;
+        let consumer = id.and_then(|id| self.consumers.get(id));
+        let found = tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
+        match (id, found) {
+            (Some(id), Some(tag)) => self.write_cancel(number, id, tag, name),
+            // A reply would be waited for in vain, and there may be any number of them.
+            _ => self.write(number, &basic::Cancel { consumer_tag: name, nowait: true }),
+        }
+    }
+
     /// The broker ends a consumer by itself. What it delivered before is still to be taken.
     pub(super) fn server_cancels(&mut self, number: u16, cancel: basic::Cancel<'_>) {
         if !cancel.nowait {
             self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
+        self.confirm_server_cancel(number, cancel.consumer_tag);
         let id = self.channels.get(number).and_then(|channel| channel.consumer);
         let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
@@ -187,10 +216,10 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         consumer.dropped = true;
         if consumer.has_ended() {
-            for delivered in self.consumers.take_all(id) {
-                self.give_back(&delivered);
-            }
+            let number = consumer.channel;
+            self.return_buffered(id);
             self.consumers.forget_if_over(id);
+            self.release(number);
         } else {
             self.begin_cancel(id);
         }
@@ -199,7 +228,7 @@ impl Connection {
     /// Gives back what nobody wants.
     pub(super) fn dispose(&mut self, reply: Reply) {
         match reply {
-            Reply::Delivery(Some(got)) => self.give_back(&got.delivered),
+            Reply::Delivery(Some(got)) => self.return_got(&got.delivered),
             Reply::Consumer(consumer) => self.let_go_of_consumer(consumer),
             Reply::Transaction(transaction) => self.drop_transaction(transaction),
             _ => {}

@@ -380,7 +380,9 @@ impl Connection {
             }
             Awaited::Restored(_) => self.step_done(&method),
             Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
-            Awaited::Consume { consumer, tag, resized, .. } => self.consume_ok(consumer, tag, resized),
+            Awaited::Consume { consumer, tag, resized, .. } => {
+                self.consume_ok(number, consumer, (tag, of_tag.unwrap_or_default()), resized);
+            }
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, tag),
             Awaited::Transaction { id, .. } => self.transaction_replied(id),
         }

@@ -171,12 +171,20 @@ impl Connection {
         if !matches!(channel.role, Role::Request | Role::Settling | Role::Consume) {
             return;
         }
+        if channel.unsettled.unwanted() > 0
+            && channel.strays == 0
+            && !channel.is_consumer_changing()
+        {
+            self.return_unwanted(number);
+        }
+        let Some(channel) = self.channels.get_mut(number) else { return };
         if !channel.is_at_rest() {
             if channel.awaited.is_empty() && channel.consumer.is_none() {
                 self.channels.set_role(number, Role::Settling);
             }
         } else {
             let keeps = !channel.shares_prefetch_count
+                && channel.strays == 0
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
             // Before anything else on the channel, which may fail and take the channel with it.
             self.flush_channel_acks(number);

@@ -69,6 +69,9 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
     pub(crate) outstanding: usize,
+    /// It was cancelled because it did not acknowledge in time, and stays until the client has
+    /// agreed.
+    pub(crate) timed_out: bool,
 }
 
 /// A delivery that is not settled.

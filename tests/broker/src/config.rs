@@ -58,6 +58,9 @@ pub struct Config {
     pub seed: u64,
     /// Seconds since 1970-01-01 UTC at the first moment the broker is told of: what `x-death` counts from.
     pub unix_time: u64,
+    /// How often a message may be requeued before it is dropped or dead-lettered, as by a quorum
+    /// queue; `None` for no limit.
+    pub delivery_limit: Option<u32>,
 }
 
 impl Default for Config {
@@ -82,6 +85,7 @@ impl Default for Config {
             refusal_delay: Duration::from_secs(3),
             confirm_delay: Duration::ZERO..Duration::ZERO,
             coalesce_confirms: true,
+            delivery_limit: None,
             seed: 0,
             unix_time: 1_700_000_000,
         }

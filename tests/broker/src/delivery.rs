@@ -117,7 +117,8 @@ fn ready_consumer(state: &mut State, id: QueueId) -> Option<usize> {
 fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
     let Some(queue) = state.queues.get_mut(&id) else { return };
     let Some(key) = queue.consumers.get(index).map(|subscription| subscription.key.clone()) else { return };
-    let Some(entry) = queue.pop() else { return };
+    let Some(mut entry) = queue.pop() else { return };
+    entry.deliveries = entry.deliveries.saturating_add(1);
     queue.rotate(index);
     let Some(connection) = state.connections.get_mut(&key.connection) else { return };
     let Some(channel) = connection.channels.get_mut(&key.channel) else { return };
@@ -144,7 +145,9 @@ pub(crate) fn take(state: &mut State, id: QueueId, now: Instant) -> Option<Entry
     expire(state, id, |at| at <= now);
     let queue = state.queues.get_mut(&id)?;
     queue.last_used = now;
-    queue.pop()
+    let mut entry = queue.pop()?;
+    entry.deliveries = entry.deliveries.saturating_add(1);
+    Some(entry)
 }
 
 /// The properties as they are delivered.

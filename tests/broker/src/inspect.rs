@@ -28,6 +28,7 @@ impl Broker {
             routing_key: entry.message.routing_keys.first().cloned().unwrap_or_default(),
             body: entry.message.body.clone(),
             redelivered: entry.redelivered,
+            deliveries: entry.deliveries,
             property_list: entry.message.property_list().clone(),
         };
         Some(QueueView {

@@ -16,6 +16,7 @@ pub(crate) enum Reason {
     Rejected,
     Expired,
     MaxLength,
+    DeliveryLimit,
 }
 
 impl Reason {
@@ -24,6 +25,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
             Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
         }
     }
 }

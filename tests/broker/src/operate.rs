@@ -2,10 +2,10 @@
 
 use crate::broker::Broker;
 use crate::connection::Phase;
-use crate::ids::{ConnectionId, QueueId};
+use crate::ids::{ConnectionId, ConsumerKey, QueueId};
 use crate::release;
 use crate::vhost::VHost;
-use puka::protocol::method::connection;
+use puka::protocol::method::{basic, connection};
 use puka::protocol::{ReplyCode, ShortStr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,6 +68,31 @@ impl Broker {
         }
         self.settle(now, None);
         id.is_some()
+    }
+
+    /// Ends the consumers of a queue as RabbitMQ 4.3 does those of a quorum queue that have not
+    /// acknowledged in time. Each is told by a `basic.cancel` without a reply, and stays and is
+    /// delivered to until the client cancels it, too, or sends
+    /// `cancel-ok`. Returns how many there are.
+    pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
+        let now = self.state.tell_time(now);
+        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name));
+        let queue = id.and_then(|id| self.state.queues.get(id));
+        let keys: Vec<ConsumerKey> = queue
+            .into_iter()
+            .flat_map(|queue| &queue.consumers)
+            .map(|subscription| subscription.key.clone())
+            .collect();
+        for ConsumerKey { connection, channel, tag } in &keys {
+            let Some(connection) = self.state.connections.get_mut(connection) else { continue };
+            let consumers = connection.channels.get_mut(channel).map(|channel| &mut channel.consumers);
+            if let Some(consumer) = consumers.and_then(|consumers| consumers.get_mut(tag)) {
+                consumer.timed_out = true;
+            }
+            connection.send(now, *channel, &basic::Cancel { consumer_tag: ShortStr::cut(tag), nowait: true });
+        }
+        self.settle(now, None);
+        keys.len()
     }
 
     /// The broker dies and comes back: transports drop without a word, durable exchanges and queues stay, and in them the

@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) message: Arc<Message>,
     pub(crate) position: Position,
     pub(crate) redelivered: bool,
+    /// How often it was delivered.
+    pub(crate) deliveries: u32,
     pub(crate) expires_at: Option<Instant>,
 }
 
@@ -108,7 +110,7 @@ impl Queue {
         // "The lower of queue and message TTL counts."
         let ttl = self.arguments.message_ttl.into_iter().chain(message.expiration).min();
         let expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
-        self.put_back(Entry { message, position, redelivered: false, expires_at });
+        self.put_back(Entry { message, position, redelivered: false, deliveries: 0, expires_at });
     }
 
     /// Puts a message where it was.

@@ -15,8 +15,12 @@ pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement
         Settlement::Ack => {}
         Settlement::Requeue => {
             entry.redelivered = true;
-            queue.put_back(entry);
-            queue.requeued = true;
+            if state.config.delivery_limit.is_some_and(|limit| entry.deliveries > limit) {
+                bury(state, id, entry.message, Reason::DeliveryLimit);
+            } else {
+                queue.put_back(entry);
+                queue.requeued = true;
+            }
         }
         Settlement::Reject => bury(state, id, entry.message, Reason::Rejected),
     }

@@ -37,6 +37,8 @@ pub struct QueuedMessage {
     pub body: Bytes,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// How often it was delivered.
+    pub deliveries: u32,
     pub(crate) property_list: Bytes,
 }
 

@@ -50,6 +50,46 @@ fn an_operator_deletes_a_queue() {
 }
 
 #[test]
+fn a_consumer_that_timed_out_stays_until_the_client_agrees() {
+    for with_cancel_ok in [false, true] {
+        let world = world();
+        let mut client = world.client();
+        client.queue(1, "q");
+        client.consume(1, "q", "tag");
+        assert_eq!(world.broker_mut(|broker, now| broker.time_out_consumers(now, "/", "q")), 1);
+        client.expect(1, basic::Cancel { consumer_tag: s("tag"), nowait: true });
+        client.publish(1, "", "q", "x");
+        assert_eq!(client.message().text(), "x");
+        if with_cancel_ok {
+            client.send(1, &basic::CancelOk { consumer_tag: s("tag") });
+        } else {
+            let cancel = basic::Cancel { consumer_tag: s("tag"), nowait: false };
+            client.call(1, &cancel, basic::CancelOk { consumer_tag: s("tag") });
+        }
+        client.publish(1, "", "q", "y");
+        client.quiet();
+        let queue = world.broker.borrow().queue("/", "q").unwrap();
+        assert_eq!((queue.consumers, queue.unacked, queue.ready.len()), (0, 1, 1));
+    }
+}
+
+#[test]
+fn a_message_requeued_too_often_is_dropped() {
+    let world = World::new(Config { delivery_limit: Some(2), ..Config::default() });
+    let mut client = world.client();
+    client.queue(1, "q");
+    client.publish(1, "", "q", "x");
+    client.consume(1, "q", "tag");
+    for delivery_tag in 1..=3 {
+        assert_eq!(client.message().text(), "x");
+        client.send(1, &basic::Reject { delivery_tag, requeue: true });
+    }
+    client.quiet();
+    let queue = world.broker.borrow().queue("/", "q").unwrap();
+    assert_eq!((queue.unacked, queue.ready.len()), (0, 0));
+}
+
+#[test]
 fn a_connection_that_publishes_during_an_alarm_is_blocked() {
     let world = world();
     let (mut publisher, mut consumer) = (world.client(), world.client());

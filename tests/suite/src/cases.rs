@@ -46,6 +46,8 @@ macro_rules! tests {
             a_cut_transport_ends_everything
             permissions_are_checked_request_by_request
             nothing_is_left_at_the_broker
+            an_ended_consumer_is_delivered_nothing_again
+            a_consumer_that_timed_out_empties_no_queue
         }
     };
     ($Runtime:ty, dialling) => {

@@ -1,10 +1,11 @@
 //! What a broker does that is in trouble, or does not want us: for the broker in memory, which does it when it is told to.
 
 use crate::cases::assert_error;
+use crate::taking::take;
 use crate::{Outcome, Runtime, World, ready_now};
 use futures_lite::future::yield_now;
 use puka::protocol::ReplyCode;
-use puka::{Broken, Client, Ended, Error, Notice, Promise};
+use puka::{Broken, Client, Delivery, Ended, Error, Notice, Promise};
 use puka_test_broker::Server;
 use std::time::Duration;
 
@@ -147,4 +148,61 @@ pub async fn nothing_is_left_at_the_broker<R: Runtime>(world: &World<R>) -> Outc
     }
     assert!(server.with(|broker| broker.queues().is_empty()));
     Ok(())
+}
+
+/// How often each message of a queue was delivered.
+fn deliveries(server: &Server, queue: &str) -> Vec<u32> {
+    let view = server.with(|broker| broker.queue("/", queue));
+    view.iter().flat_map(|view| &view.ready).map(|message| message.deliveries).collect()
+}
+
+/// A consumer that is cancelled or dropped is delivered nothing a second time.
+pub async fn an_ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, server) = (world.client().await?, server(world)?);
+    for is_dropped in [false, true] {
+        let queue = world.filled_queue(&client, 60).await?;
+        let mut consumer = client.basic_consume(&queue).prefetch_count(20).await?;
+        take(&mut consumer, 1).await?.remove(0).ack()?;
+        if is_dropped {
+            drop(consumer);
+        } else {
+            consumer.cancel().await?;
+        }
+        world.until_ready(&client, &queue, 59).await?;
+        let counts = deliveries(server, &queue);
+        assert!(counts.iter().all(|count| *count <= 1), "{counts:?}");
+    }
+    Ok(client.close().await?)
+}
+
+/// A consumer that RabbitMQ 4.3 ends for its late acks loses none of the queue's messages to the
+/// delivery limit.
+pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &World<R>) -> Outcome {
+    let (client, server) = (world.client().await?, server(world)?);
+    let queue = world.filled_queue(&client, 100).await?;
+    let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
+    let held = take(&mut consumer, 3).await?;
+    let now = server.now();
+    assert_eq!(server.with(|broker| broker.time_out_consumers(now, "/", &queue)), 1);
+    let mut rest = Vec::new();
+    let end = loop {
+        match consumer.next().await.ok_or("it ended without an error")? {
+            Ok(delivery) => rest.push(delivery),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&end, Error::ConsumerCancelled(_)), "{end:?}");
+    assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
+    // What was delivered before can be settled; what comes now is not wanted.
+    held.into_iter().chain(rest).try_for_each(Delivery::ack)?;
+    drop(consumer);
+    while server
+        .with(|broker| broker.queue("/", &queue))
+        .is_none_or(|view| view.unacked > 0 || view.consumers > 0)
+    {
+        yield_now().await;
+    }
+    let counts = deliveries(server, &queue);
+    assert!(counts.len() >= 80 && counts.iter().all(|count| *count <= 1), "{counts:?}");
+    Ok(client.close().await?)
 }

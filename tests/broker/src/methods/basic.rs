@@ -17,6 +17,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         Method::Qos(method) => qos(state, place, *method),
         Method::Consume(method) => consume(state, place, method),
         Method::Cancel(method) => cancel(state, place, method),
+        Method::CancelOk(method) => cancel_ok(state, place, method.consumer_tag),
         Method::Get(method) => get(state, place, method),
         Method::Ack(_)
         | Method::Nack(_)
@@ -27,7 +28,6 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         Method::Publish(_) => Ok(()),
         Method::QosOk(_)
         | Method::ConsumeOk(_)
-        | Method::CancelOk(_)
         | Method::Return(_)
         | Method::Deliver(_)
         | Method::GetOk(_)
@@ -90,7 +90,7 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
     queue.subscribe(Subscription { key, priority, exclusive: method.exclusive });
     let channel = state.channel(place)?;
     let prefetch = channel.prefetch;
-    let consumer = Consumer { queue: id, no_ack: method.no_ack, prefetch, outstanding: 0 };
+    let consumer = Consumer { queue: id, no_ack: method.no_ack, prefetch, outstanding: 0, timed_out: false };
     channel.consumers.insert(Arc::clone(&tag), consumer);
     // "consume-ok comes before the first delivery."
     state.reply(place, method.nowait, &basic::ConsumeOk { consumer_tag: ShortStr::cut(&tag) });
@@ -112,6 +112,17 @@ fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcom
     let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: tag.into() };
     release::remove_consumer(state, &key, place.now);
     state.reply(place, method.nowait, &basic::CancelOk { consumer_tag: method.consumer_tag });
+    Ok(())
+}
+
+/// The client agrees to the end of a consumer that timed out. No other is asked to.
+fn cancel_ok(state: &mut State, place: Place, tag: ShortStr<'_>) -> Outcome {
+    let tag = text(tag)?;
+    if !state.channel(place)?.consumers.get(tag).is_some_and(|consumer| consumer.timed_out) {
+        return Err(Fault::unimplemented());
+    }
+    let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: tag.into() };
+    release::remove_consumer(state, &key, place.now);
     Ok(())
 }
 

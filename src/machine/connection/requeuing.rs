@@ -1,0 +1,98 @@
+//! Deliveries that are never handed out: they go back to their queue once the broker delivers no
+//! more for their consumer.
+//!
+//! A message that is requeued while its consumer is still there is delivered to it again. Each turn
+//! counts towards the delivery limit of a quorum queue (20 by default), at which the broker drops
+//! the message. So the cancel is written first, the unwanted deliveries stay unsettled until
+//! `cancel-ok`, and then they leave by as few `basic.nack` as possible. Since 4.3 RabbitMQ counts a
+//! `basic.reject` as a failed delivery, and a `basic.nack` not.
+
+use super::Connection;
+use crate::error::Fault;
+use crate::machine::channel::Role;
+use crate::machine::content::Delivered;
+use crate::machine::{ConsumerId, Settle};
+use crate::protocol::ReplyCode;
+use crate::protocol::method::basic;
+
+/// Unwanted deliveries of a channel that are collected. More are returned before `cancel-ok`, which
+/// bounds the list (1 MiB) for a peer that never sends it.
+const MOST_UNWANTED: usize = 1 << 16;
+
+/// Stray deliveries of a channel, after which the broker is held to be broken.
+const MOST_STRAYS: u32 = 1 << 12;
+
+impl Connection {
+    /// Returns a delivery that is never handed out to its queue, as soon as the broker has
+    /// confirmed that its consumer is cancelled.
+    ///
+    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. One
+    /// that needs no ack is lost.
+    pub fn return_later(&mut self, delivered: &Delivered) {
+        if delivered.is_settled() {
+            return;
+        }
+        if delivered.is_of_stream() {
+            // A stream takes nothing back.
+            self.give_back(delivered);
+        } else if let Some(channel) = self.channels.get_mut(delivered.channel)
+            && channel.incarnation == delivered.incarnation
+        {
+            channel.unsettled.set_unwanted(delivered.tag);
+        }
+    }
+
+    /// Returns a message that was got and that nobody fetches. RabbitMQ 4.3 would count a reject as
+    /// a failed delivery.
+    pub(super) fn return_got(&mut self, delivered: &Delivered) {
+        let _ = self.settle(delivered, Settle::Nack { multiple: false, requeue: true });
+    }
+
+    /// Returns what a consumer has buffered, in the same way.
+    pub(super) fn return_buffered(&mut self, id: ConsumerId) {
+        for delivered in self.consumers.take_all(id) {
+            self.return_later(&delivered);
+        }
+    }
+
+    /// A delivery came for a consumer that is being cancelled, or that does not exist.
+    #[cold]
+    pub(super) fn receive_unwanted(&mut self, delivered: &Delivered) {
+        self.return_later(delivered);
+        let number = delivered.channel;
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if channel.is_consumer_changing() {
+            if channel.unsettled.unwanted() > MOST_UNWANTED {
+                self.return_unwanted(number);
+            }
+            return;
+        }
+        // Requeueing it would bring it again. It stays unsettled until the channel has no other use
+        // and is closed, by which the broker takes it back.
+        channel.strays += 1;
+        if channel.strays > MOST_STRAYS {
+            let text =
+                format!("{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist");
+            self.fail(Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into());
+            return;
+        }
+        if channel.role == Role::Idle {
+            self.channels.leave_pool(number);
+            self.channels.set_role(number, Role::Settling);
+        }
+        self.release(number);
+    }
+
+    /// Returns the unwanted deliveries of a channel to their queues.
+    pub(super) fn return_unwanted(&mut self, number: u16) {
+        // One nack of several would refuse what is acknowledged and not written.
+        self.flush_channel_acks(number);
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        let (out, frame_max) = (&mut self.out, self.frame_max);
+        channel.unsettled.return_unwanted(|delivery_tag, multiple| {
+            // A nack fits into any frame.
+            let _ = out.method(number, frame_max, &basic::Nack { delivery_tag, multiple, requeue: true });
+        });
+        self.attention = true;
+    }
+}

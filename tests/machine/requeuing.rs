@@ -1,0 +1,329 @@
+//! Deliveries that are never handed out: they go back behind the cancel, once, and never in a loop.
+
+use crate::peer::{Peer, Sent, consume, declare, deliver, method, short, tag_of};
+use puka::machine::{Consume, ConsumerId, Reply, Settle};
+use puka::protocol::method::{Encode, basic, channel};
+use puka::protocol::{FrameKind, Method, Properties, Table};
+use puka::{Ended, Error, Options};
+
+const ACK: Settle = Settle::Ack { multiple: false };
+
+/// The methods that were written, the tag and the flag of each nack and ack included.
+fn written(sent: &[Sent]) -> Vec<String> {
+    let mut all = Vec::new();
+    for one in sent.iter().filter(|sent| sent.kind == FrameKind::Method) {
+        all.push(match one.method() {
+            Method::Basic(basic::Method::Nack(basic::Nack { delivery_tag, multiple, requeue })) => {
+                assert!(requeue, "it would be lost");
+                format!("nack {delivery_tag}{}", if multiple { " multiple" } else { "" })
+            }
+            Method::Basic(basic::Method::Ack(basic::Ack { delivery_tag, multiple })) => {
+                format!("ack {delivery_tag}{}", if multiple { " multiple" } else { "" })
+            }
+            other => other.id().to_string(),
+        });
+    }
+    all
+}
+
+fn take(peer: &mut Peer) -> Vec<String> {
+    written(&peer.take())
+}
+
+fn cancel_ok(peer: &mut Peer, channel: u16, tag: &str) {
+    peer.method(channel, &basic::CancelOk { consumer_tag: short(tag) });
+}
+
+/// The server ends a consumer, as RabbitMQ does.
+fn server_cancel(peer: &mut Peer, channel: u16, tag: &str) {
+    peer.method(channel, &basic::Cancel { consumer_tag: short(tag), nowait: true });
+}
+
+fn consumer(deliveries: u64) -> (Peer, ConsumerId, u16, String) {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    for number in 1..=deliveries {
+        peer.deliver(channel, &tag, number, b"x");
+    }
+    (peer, id, channel, tag)
+}
+
+/// Whether a request goes out on this channel.
+fn reuses(peer: &mut Peer, channel: u16) -> bool {
+    let _request = peer.machine.request(declare("next")).unwrap();
+    let sent = peer.take();
+    sent.last().is_some_and(|sent| sent.channel == channel)
+}
+
+#[test]
+fn one_nack_follows_cancel_ok() {
+    for is_dropped in [false, true] {
+        let (mut peer, id, channel, tag) = consumer(3);
+        if is_dropped {
+            peer.machine.drop_consumer(id);
+        } else {
+            let _cancelled = peer.machine.cancel(id).unwrap();
+        }
+        peer.deliver(channel, &tag, 4, b"late");
+        assert_eq!(take(&mut peer), ["basic.cancel"], "the broker would deliver them again");
+        peer.deliver(channel, &tag, 5, b"later");
+        cancel_ok(&mut peer, channel, &tag);
+        assert_eq!(take(&mut peer), ["nack 5 multiple"]);
+        assert!(reuses(&mut peer, channel));
+    }
+}
+
+#[test]
+fn a_nack_does_not_cover_deliveries_in_hand() {
+    let (mut peer, id, channel, tag) = consumer(2);
+    let held = peer.taken(id);
+    for number in 3..=5 {
+        peer.deliver(channel, &tag, number, b"x");
+    }
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    peer.machine.settle(&held[0], ACK).unwrap();
+    assert_eq!(take(&mut peer), ["basic.cancel", "ack 1"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["nack 3", "nack 4", "nack 5"]);
+    assert!(!reuses(&mut peer, channel), "one is in hand");
+    peer.machine.settle(&held[1], ACK).unwrap();
+    assert_eq!(take(&mut peer), ["ack 2"]);
+    assert!(reuses(&mut peer, channel));
+}
+
+#[test]
+fn pending_acks_leave_before_the_nack() {
+    let (mut peer, id, channel, tag) = consumer(2);
+    let held = peer.taken(id);
+    peer.deliver(channel, &tag, 3, b"x");
+    peer.deliver(channel, &tag, 4, b"x");
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    held.iter().for_each(|held| peer.machine.settle(held, ACK).unwrap());
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["ack 2 multiple", "nack 4 multiple"]);
+}
+
+#[test]
+fn deliveries_that_a_holder_returns_join_the_nack() {
+    // A consumer has taken them of the machine and not handed them out.
+    let (mut peer, id, channel, tag) = consumer(2);
+    let taken = peer.taken(id);
+    peer.deliver(channel, &tag, 3, b"x");
+    taken.iter().for_each(|delivered| peer.machine.return_later(delivered));
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["nack 3 multiple"]);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_multiple_ack_covers_unwanted_deliveries_before_it() {
+    let (mut peer, id, channel, tag) = consumer(3);
+    let taken = peer.taken(id);
+    peer.machine.return_later(&taken[0]);
+    let cancelled = peer.machine.cancel(id).unwrap();
+    peer.machine.settle(&taken[2], Settle::Ack { multiple: true }).unwrap();
+    assert_eq!(take(&mut peer), ["basic.cancel", "ack 3 multiple"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert!(take(&mut peer).is_empty());
+    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
+    peer.machine.drop_consumer(id);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_resized_consumer_waits_for_every_tag() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, old) = peer.consumer(&Consume { prefetch_count: 10, ..consume("q") });
+    peer.deliver(channel, &old, 1, b"x");
+    let resized = peer.machine.qos(id, 5).unwrap();
+    peer.machine.abandon(resized);
+    let sent = peer.take();
+    let new = tag_of(sent.last().unwrap());
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    peer.method(channel, &basic::QosOk {});
+    cancel_ok(&mut peer, channel, &old);
+    assert!(take(&mut peer).is_empty(), "the other tag would get it again");
+    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&new) });
+    peer.deliver(channel, &new, 2, b"x");
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    cancel_ok(&mut peer, channel, &new);
+    assert_eq!(take(&mut peer), ["nack 2 multiple"]);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn what_a_stream_delivered_is_acknowledged() {
+    let mut peer = Peer::open(Options::default());
+    let mut arguments = Table::new();
+    arguments.insert("x-stream-offset", "first").unwrap();
+    let terms = Consume { arguments: arguments.as_ref(), ..consume("q") };
+    let (id, channel, tag) = peer.consumer(&terms);
+    let mut header = Table::new();
+    header.insert("x-stream-offset", 7_i64).unwrap();
+    let mut properties = Properties::default();
+    properties.headers = Some(header.as_ref().into());
+    for number in 1..=2 {
+        let octets = [
+            method(channel, &deliver(&tag, number)),
+            crate::peer::header(channel, 1, properties),
+            crate::peer::raw(3, channel, b"x"),
+        ];
+        peer.feed(&octets.concat());
+        if number == 1 {
+            let _cancelled = peer.machine.cancel(id).unwrap();
+        }
+    }
+    assert_eq!(take(&mut peer), ["basic.cancel", "ack 2 multiple"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert!(take(&mut peer).is_empty());
+}
+
+#[test]
+fn a_server_cancel_is_confirmed_before_its_channel_is_reused() {
+    for nowait in [true, false] {
+        let (mut peer, id, channel, tag) = consumer(1);
+        peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait });
+        let answers = if nowait { vec!["basic.cancel"] } else { vec!["basic.cancel-ok", "basic.cancel"] };
+        assert_eq!(take(&mut peer), answers);
+        assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
+        let held = peer.taken(id).remove(0);
+        peer.machine.settle(&held, ACK).unwrap();
+        assert_eq!(take(&mut peer), ["ack 1"]);
+        // RabbitMQ 4.3 delivers on until it has our cancel.
+        for number in 2..=4 {
+            peer.deliver(channel, &tag, number, b"x");
+        }
+        assert!(take(&mut peer).is_empty());
+        assert!(!reuses(&mut peer, channel));
+        cancel_ok(&mut peer, channel, &tag);
+        assert_eq!(take(&mut peer), ["nack 4 multiple"]);
+        assert!(reuses(&mut peer, channel));
+    }
+}
+
+#[test]
+fn a_consumer_dropped_after_a_server_cancel_waits_too() {
+    let (mut peer, id, channel, tag) = consumer(2);
+    server_cancel(&mut peer, channel, &tag);
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["nack 2 multiple"]);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_consumer_dropped_after_cancel_ok_returns_at_once() {
+    let (mut peer, id, channel, tag) = consumer(2);
+    server_cancel(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert!(take(&mut peer).is_empty(), "they can still be taken");
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["nack 2 multiple"]);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_server_cancel_before_consume_ok_is_answered_behind_it() {
+    let mut peer = Peer::open(Options::default());
+    let promise = peer.machine.consume(&consume("q")).unwrap();
+    let tag = tag_of(peer.take().last().unwrap());
+    peer.method(1, &channel::OpenOk {});
+    server_cancel(&mut peer, 1, &tag);
+    assert!(matches!(peer.error(promise), Error::ConsumerCancelled(_)));
+    assert!(take(&mut peer).is_empty(), "RabbitMQ 3.10 would close the connection");
+    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    peer.deliver(1, &tag, 1, b"x");
+    cancel_ok(&mut peer, 1, &tag);
+    assert_eq!(take(&mut peer), ["nack 1"]);
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_stray_delivery_closes_a_channel_without_other_use() {
+    let (mut peer, id, channel, tag) = consumer(0);
+    peer.machine.drop_consumer(id);
+    peer.serve();
+    peer.deliver(channel, &tag, 1, b"x");
+    assert_eq!(take(&mut peer), ["channel.close"], "requeueing it would bring it again");
+    peer.method(channel, &channel::CloseOk {});
+    assert!(peer.machine.is_idle() && peer.machine.open_channels() == 0);
+    assert!(!reuses(&mut peer, channel));
+}
+
+#[test]
+fn a_stray_delivery_during_a_request_closes_its_channel_afterwards() {
+    let mut peer = Peer::open(Options::default());
+    let declared = peer.machine.request(declare("q")).unwrap();
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.deliver(1, "nobody", 1, b"x");
+    assert!(take(&mut peer).is_empty());
+    let ok =
+        puka::protocol::method::queue::DeclareOk { queue: short("q"), message_count: 0, consumer_count: 0 };
+    peer.method(1, &ok);
+    assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+    assert_eq!(take(&mut peer), ["channel.close"]);
+}
+
+#[test]
+fn a_stray_delivery_is_never_settled_beside_others() {
+    let (mut peer, id, channel, tag) = consumer(1);
+    peer.deliver(channel, "nobody", 2, b"stray");
+    peer.deliver(channel, &tag, 3, b"x");
+    for delivered in peer.taken(id) {
+        peer.machine.settle(&delivered, ACK).unwrap();
+    }
+    assert_eq!(take(&mut peer), ["ack 1", "ack 3"], "an ack of several would cover the stray");
+    peer.deliver(channel, &tag, 4, b"x");
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["channel.close"], "the broker takes back all of them");
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn a_stray_delivery_does_not_cost_one_in_hand() {
+    let (mut peer, id, channel, tag) = consumer(1);
+    let held = peer.taken(id).remove(0);
+    peer.machine.drop_consumer(id);
+    peer.serve();
+    peer.deliver(channel, &tag, 2, b"stray");
+    assert!(take(&mut peer).is_empty());
+    peer.machine.settle(&held, ACK).unwrap();
+    let mut sent = take(&mut peer);
+    sent.sort();
+    assert_eq!(sent, ["ack 1", "channel.close"]);
+}
+
+#[test]
+fn late_deliveries_without_end_are_returned_in_batches() {
+    let (mut peer, id, channel, tag) = consumer(0);
+    peer.machine.drop_consumer(id);
+    assert_eq!(take(&mut peer), ["basic.cancel"]);
+    for number in 1..=150_000 {
+        peer.deliver(channel, &tag, number, b"");
+    }
+    let sent = take(&mut peer);
+    assert!(sent.len() == 2 && sent.iter().all(|sent| sent.ends_with("multiple")), "{sent:?}");
+    cancel_ok(&mut peer, channel, &tag);
+    assert_eq!(take(&mut peer), ["nack 150000 multiple"]);
+}
+
+#[test]
+fn stray_deliveries_without_end_break_the_connection() {
+    let (mut peer, _, channel, _) = consumer(0);
+    for number in 1..=5000 {
+        if peer.machine.why_closed().is_none() {
+            peer.deliver(channel, "nobody", number, b"");
+        }
+    }
+    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+}
