@@ -27,7 +27,8 @@
 //! ended. A queue that the broker names has another name then. Whatever this connection does with the first name it does to
 //! the queue, consumers, bindings and dead-letter arguments included; [`Client::current_name`](crate::Client::current_name)
 //! is for telling others. What can't be declared, or makes the broker close the connection, is left out and
-//! [told](crate::Notice::Recovered); a consumer that can't be started ends with the error.
+//! [told](crate::Notice::Recovered); a consumer that can't be started ends with the error, and one of
+//! several queues goes on without those that are gone.
 //!
 //! The connection is [`Open`](crate::ConnectionState::Open) when all that is done, and not before.
 //!

@@ -105,7 +105,7 @@ request!(BasicConsumeMulti, Request, Consumer, |it, machine| {
 impl Client {
     /// Starts one consumer of several queues, which share one channel and one prefetch count. Either all of them start, or
     /// none. [`Delivery::queue`](crate::Delivery::queue) says which one a message is from. It ends when the last of its
-    /// queues has gone.
+    /// queues has gone; [`Consumer::ended_queues`] has those that went before.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) when one of the queues is missing, [`AccessRefused`](crate::Error::AccessRefused)

@@ -20,7 +20,8 @@ use std::task::{Context, Poll};
 ///
 /// When its connection is lost and [recovered](crate::recovery) it goes on, with its prefetch count.
 ///
-/// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue.
+/// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue
+/// when the broker has confirmed that, so that the consumer is not delivered it again.
 #[derive(Debug)]
 #[must_use = "a consumer that is dropped is cancelled"]
 pub struct Consumer {
@@ -76,6 +77,21 @@ impl Consumer {
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
         self.handle().link().with(|machine| machine.lost_deliveries(self.id))
+    }
+
+    /// Returns the queues that a consumer of several lost while it went on with the others, each
+    /// with why: [`Ended::CancelledByServer`], most often because it was deleted, or
+    /// [`Ended::ChannelClosed`] with the error, because it was gone when the connection was
+    /// recovered.
+    ///
+    /// What was delivered of them before can still be taken.
+    /// [`Notice::QueueEnded`](crate::Notice::QueueEnded) tells of each when it happens.
+    #[must_use]
+    pub fn ended_queues(&self) -> Vec<(String, Ended)> {
+        self.handle().link().with(|machine| {
+            let queues = machine.ended_queues(self.id);
+            queues.map(|(queue, why)| (queue.to_str_lossy().into_owned(), why.clone())).collect()
+        })
     }
 
     /// Why it has ended; `None` until everything that was delivered before is handed out.

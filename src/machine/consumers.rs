@@ -48,6 +48,8 @@ pub(super) struct Terms {
     /// Whether the arguments say from which offset of a stream it reads.
     pub(super) by_offset: bool,
     pub(super) arguments: Table,
+    /// Why it is not consumed any more, while the other queues of its consumer are.
+    pub(super) ended: Option<Ended>,
 }
 
 impl Terms {
@@ -87,6 +89,42 @@ pub(super) struct Consumer {
 impl Consumer {
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// How many of its queues are consumed.
+    pub(super) fn live_sources(&self) -> usize {
+        self.sources.iter().filter(|terms| terms.ended.is_none()).count()
+    }
+
+    /// The queues that lose a consumer on the broker when this one ends: those for which it had
+    /// started. `was_lost` says that the connection was lost on which it had.
+    pub(super) fn consumed_queues(&self, was_lost: bool) -> Vec<Box<[u8]>> {
+        let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
+        let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
+        if has_started {
+            return sources.map(|terms| terms.queue.clone()).collect();
+        }
+        let started = self.tags.iter().filter(|tag| tag.started);
+        started
+            .filter_map(|tag| self.sources.get(tag.source as usize))
+            .map(|terms| terms.queue.clone())
+            .collect()
+    }
+
+    /// The queue over whose absence the broker refused to start the consumer: the one that its
+    /// words name, else the first of those that have not started, because it starts one after the
+    /// other.
+    pub(super) fn missing_source<'n>(
+        &'n self,
+        text: &str,
+        current: impl Fn(&'n [u8]) -> &'n [u8],
+    ) -> Option<usize> {
+        let is_named = |terms: &'n Terms| {
+            let name = String::from_utf8_lossy(current(&terms.queue));
+            terms.ended.is_none() && text.contains(&format!("'{name}'"))
+        };
+        let named = self.sources.iter().position(is_named);
+        named.or_else(|| self.tags.iter().find(|tag| !tag.started).map(|tag| tag.source as usize))
     }
 
     /// What its holder knows it by.
@@ -158,7 +196,7 @@ impl Consumers {
         let consumer = Consumer {
             turn: id.turn,
             channel,
-            starting: sources.len(),
+            starting: 0,
             sources,
             no_ack,
             shared_prefetch_count,
@@ -173,7 +211,8 @@ impl Consumers {
             announced: false,
         };
         if let Some(slot) = self.slots.get_mut(id.index()) {
-            *slot = Some(consumer);
+            let consumer = slot.insert(consumer);
+            consumer.starting = consumer.live_sources();
         }
         id
     }
@@ -320,7 +359,8 @@ impl Consumers {
     /// Whether a consumer that has not ended is for that queue.
     pub(super) fn is_consumed(&self, queue: &[u8]) -> bool {
         let live = self.slots.iter().flatten().filter(|consumer| !consumer.has_ended());
-        live.flat_map(|consumer| &consumer.sources).any(|terms| *terms.queue == *queue)
+        let mut sources = live.flat_map(|consumer| &consumer.sources);
+        sources.any(|terms| terms.ended.is_none() && *terms.queue == *queue)
     }
 
     /// Forgets a consumer that nobody holds yet.

@@ -1,5 +1,6 @@
 //! Notices: what happens to the connection and is nobody's answer, for those who listen.
 
+use super::consumers::Ended;
 use super::ids::ListenerId;
 use super::recovery::Recovered;
 use crate::error::Error;
@@ -16,6 +17,17 @@ pub enum Notice {
     Unblocked,
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
     ConsumerCancelled(Box<str>),
+    /// A consumer of several queues goes on without one of them, because the broker ended that part
+    /// of it, or because the queue was gone when the connection was recovered.
+    /// [`Consumer::ended_queues`](crate::Consumer::ended_queues) has them all.
+    QueueEnded {
+        /// What its holder knows the consumer by.
+        tag: Box<str>,
+        /// The queue, as it was named when the consumer was started.
+        queue: Box<str>,
+        /// Why.
+        why: Ended,
+    },
     /// The broker closed a channel. Whoever used it has the same error as an answer, but for those who published without a
     /// confirm: this is all that is told of the messages that the broker did not take then. Not told once the connection is being
     /// closed.

@@ -49,6 +49,7 @@ mod resizing;
 mod restoring;
 mod sequences;
 mod settling;
+mod sources;
 mod streams;
 mod timers;
 mod transacting;

@@ -64,6 +64,7 @@ impl Connection {
             exclusive: consume.exclusive,
             by_offset: consume.arguments.get(STREAM_OFFSET).is_some(),
             arguments: consume.arguments.to_table(),
+            ended: None,
         })
     }
 
@@ -145,14 +146,16 @@ impl Connection {
     /// Starts all queues of a consumer on its channel.
     pub(super) fn write_consumes(&mut self, number: u16, id: ConsumerId, prefetch_count: u16) {
         let Some(consumer) = self.consumers.get(id) else { return };
-        let (count, is_shared) = (consumer.sources.len(), consumer.shared_prefetch_count.is_some());
+        let is_shared = consumer.shared_prefetch_count.is_some();
+        let live = (0..).zip(&consumer.sources).filter(|(_, terms)| terms.ended.is_none());
+        let live: Vec<u32> = live.map(|(source, _)| source).collect();
         if let Some(channel) = self.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
         }
         if is_shared && prefetch_count != 0 {
             self.write_qos(number, prefetch_count, true, None);
         }
-        for source in 0..count as u32 {
+        for source in live {
             let own = if is_shared { 0 } else { prefetch_count };
             self.write_consume(number, id, source, own, None, false);
         }
@@ -241,7 +244,8 @@ impl Connection {
         let known = consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
         match known {
             Some(tag) => tag.started = true,
-            // The broker or its holder ended it before it had started. The cancel could not be written before.
+            // The broker or its holder ended it before it had started. The cancel could not be
+            // written before.
             None => self.write_cancel(number, id, tag, name),
         }
         let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
@@ -447,6 +451,15 @@ impl Connection {
             Phase::Ended(ended) => Some(ended),
             _ => None,
         }
+    }
+
+    /// The queues that a consumer of several lost while it went on with the others, each by the
+    /// first of its names and with why.
+    pub fn ended_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
+        let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
+        sources.iter().filter_map(|terms| {
+            Some((ShortStr::from_octets(&terms.queue).unwrap_or_default(), terms.ended.as_ref()?))
+        })
     }
 
     /// How many deliveries of a consumer were dropped with connections that went, because they could not be settled any

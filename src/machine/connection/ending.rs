@@ -1,7 +1,7 @@
 //! Consumers: how they end, by us, by the server, or with their channel (spec 1.8.3.5).
 
-use super::Connection;
 use super::requesting::info;
+use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::consumers::{Consumer, Phase};
@@ -11,8 +11,8 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 
 impl Connection {
-    /// Ends a consumer. What it has buffered goes back to the queue once the broker has confirmed that, unless it needs no ack
-    /// and would be lost.
+    /// Ends a consumer. What it has buffered goes back to the queue once the broker has confirmed
+    /// that, unless it needs no ack and would be lost.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
@@ -107,13 +107,15 @@ impl Connection {
 
     /// Answers a cancel of the broker with one of ours, unless that is written or can't be yet.
     ///
-    /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in time, and goes on to deliver to
-    /// it until the client cancels it as well. To cancel a consumer that is gone is no error with any broker.
+    /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in
+    /// time, and goes on to deliver to it until the client cancels it as well. To cancel a consumer
+    /// that is gone is no error with any broker.
     fn confirm_server_cancel(&mut self, number: u16, name: ShortStr<'_>) {
         let Some(channel) = self.channels.get(number) else { return };
         let tag = TagNumber::of(name);
         let is_of_tag = |awaited: &Awaited| match awaited {
-            // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over one that comes earlier.
+            // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over one that
+            // comes earlier.
             Awaited::Consume { tag: of, .. } | Awaited::Cancel { tag: of, .. } => Some(*of) == tag,
             _ => false,
         };
@@ -146,13 +148,26 @@ impl Connection {
             && let Some(terms) = consumer.sources.get(source as usize)
         {
             self.topology.forget_queue(&terms.queue);
+            if !has_ended {
+                self.end_source(id, source as usize, Ended::CancelledByServer);
+            }
         }
         if has_ended {
-            let tag = consumer.tag().into();
+            let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
             self.end_consumer(id, Ended::CancelledByServer);
             self.notices.tell(&Notice::ConsumerCancelled(tag));
             self.release(number);
         }
+    }
+
+    /// A consumer of several queues goes on without one of them.
+    pub(super) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let tag = consumer.tag().into();
+        let Some(terms) = consumer.sources.get_mut(source) else { return };
+        let queue = String::from_utf8_lossy(&terms.queue).into();
+        terms.ended = Some(why.clone());
+        self.notices.tell(&Notice::QueueEnded { tag, queue, why });
     }
 
     /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all is settled.
@@ -162,7 +177,9 @@ impl Connection {
         };
         let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
-        let queues: Vec<Box<[u8]>> = consumer.sources.iter().map(|terms| terms.queue.clone()).collect();
+        let was_lost =
+            matches!(ended, Ended::Cancelled) && !matches!(self.state, State::Open | State::Restoring);
+        let queues = consumer.consumed_queues(was_lost);
         let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
         let cancelling = std::mem::take(&mut consumer.cancelling);
         let resizing = std::mem::take(&mut consumer.resizing);
@@ -192,7 +209,7 @@ impl Connection {
             channel.consumer.take_if(|consumer| *consumer == id);
         }
         for queue in queues {
-            // "Auto-delete: when the last consumer is gone."
+            // "Auto-delete: when the last consumer is gone", and not for one that had not started.
             if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
                 self.topology.forget_queue(&queue);
             }

@@ -185,18 +185,28 @@ impl Connection {
         }
     }
 
-    /// Whether a consumer that could not be started is started once more, because its queue was there before.
+    /// Whether a consumer that could not be started is started once more: because its queue was
+    /// there before, or without the one of its queues that is gone.
     pub(super) fn misses_queues_of(&mut self, id: ConsumerId, error: &Error) -> bool {
         let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let (Error::NotFound(_), Some(consumer), Some(restoration)) =
+        let (Error::NotFound(fault), Some(consumer), Some(restoration)) =
             (error, consumer, &mut self.restoration)
         else {
             return false;
         };
-        let names = consumer.sources.iter().map(|terms| self.topology.current(&terms.queue));
-        let queues: Vec<Step> = names.map(|name| Step::Queue(name.into())).collect();
-        if !restoration.miss(&queues) {
+        let source = consumer.missing_source(&fault.text, |queue| self.topology.current(queue));
+        let Some((source, terms)) = source.and_then(|source| Some((source, consumer.sources.get(source)?)))
+        else {
             return false;
+        };
+        if !restoration.miss(&[Step::Queue(self.topology.current(&terms.queue).into())]) {
+            if consumer.live_sources() < 2 {
+                return false;
+            }
+            let queue = String::from_utf8_lossy(&terms.queue);
+            let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
+            restoration.report.failed.push((what.into(), error.clone()));
+            self.end_source(id, source, Ended::ChannelClosed(error.clone()));
         }
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.tags.clear();
@@ -215,7 +225,7 @@ impl Connection {
         }
         let Some(consumer) = self.consumers.get_mut(id) else { return true };
         consumer.channel = number;
-        consumer.starting = consumer.sources.len();
+        consumer.starting = consumer.live_sources();
         let prefetch_count = consumer.wanted_prefetch_count();
         if let Some(shared) = &mut consumer.shared_prefetch_count {
             *shared = prefetch_count;

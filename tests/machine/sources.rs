@@ -1,0 +1,189 @@
+//! The queues of a consumer: how each ends, and what is recorded of it.
+
+use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, short, tag_of, tune};
+use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply};
+use puka::protocol::method::{basic, queue};
+use puka::protocol::{FrameKind, Method};
+use puka::{Broken, Ended, Error, Options};
+
+fn dialled() -> Peer {
+    Peer::dialled(Options::default().recovery(puka::Recovery::default().seed(7)))
+}
+
+fn declare_auto_delete(peer: &mut Peer, name: &str) {
+    let _declared = peer.machine.request(queue::Declare { auto_delete: true, ..declare(name) }).unwrap();
+    peer.serve();
+}
+
+fn consume_multi(peer: &mut Peer, queues: &[&str]) -> (ConsumerId, u16, Vec<String>) {
+    let queues: Vec<Consume<'_>> = queues.iter().map(|queue| consume(queue)).collect();
+    let promise = peer.machine.consume_multi(&queues, 10, false).unwrap();
+    let sent = peer.serve();
+    let consumes: Vec<&Sent> = sent.iter().filter(|sent| sent.is(basic::Consume::ID)).collect();
+    let tags = consumes.iter().map(|sent| tag_of(sent)).collect();
+    match peer.machine.fetch(promise) {
+        Some(Ok(Reply::Consumer(id))) => (id, consumes[0].channel, tags),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The queues that were consumed or declared.
+fn queues(sent: &[Sent], of: puka::protocol::MethodId) -> Vec<String> {
+    let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method && sent.is(of));
+    methods
+        .filter_map(|sent| match sent.method() {
+            Method::Basic(basic::Method::Consume(it)) => Some(it.queue.to_string()),
+            Method::Queue(queue::Method::Declare(it)) => Some(it.queue.to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Answers as a broker does that has all queues but one.
+fn serve_without(peer: &mut Peer, missing: &str, names_it: bool) -> Vec<Sent> {
+    let mut all = Vec::new();
+    loop {
+        let sent = peer.take();
+        if sent.is_empty() {
+            return all;
+        }
+        let mut closed = Vec::new();
+        for one in &sent {
+            let is_missing = queues(std::slice::from_ref(one), basic::Consume::ID) == [missing];
+            if is_missing && !closed.contains(&one.channel) {
+                let text = format!("NOT_FOUND - no queue '{missing}' in vhost '/'");
+                let text = if names_it { text.as_str() } else { "NOT_FOUND" };
+                closed.push(one.channel);
+                peer.method(one.channel, &channel_close(404, text));
+            } else if !closed.contains(&one.channel)
+                && let Some(answer) = answer(one)
+            {
+                peer.feed(&answer);
+            }
+        }
+        all.extend(sent);
+    }
+}
+
+#[test]
+fn the_other_queues_of_a_consumer_are_restored() {
+    let mut peer = dialled();
+    let (id, channel, tags) = consume_multi(&mut peer, &["a", "b", "c"]);
+    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    peer.serve();
+    assert!(peer.machine.ended(id).is_none());
+    peer.again();
+    let sent = peer.serve();
+    assert_eq!(queues(&sent, basic::Consume::ID), ["a", "c"]);
+    assert!(peer.machine.ended(id).is_none());
+    let consumes: Vec<_> = sent.iter().filter(|sent| sent.is(basic::Consume::ID)).collect();
+    peer.deliver(consumes[1].channel, &tag_of(consumes[1]), 1, b"x");
+    let delivered = peer.taken(id);
+    assert_eq!(delivered[0].source, 2, "each queue keeps its place");
+}
+
+#[test]
+fn the_end_of_one_queue_is_told() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
+    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    let notice = peer.machine.take_notice(listener);
+    assert!(
+        matches!(&notice, Some(Notice::QueueEnded { tag, queue, why: Ended::CancelledByServer })
+            if **tag == tags[0] && &**queue == "b"),
+        "{notice:?}"
+    );
+    let ended: Vec<_> = peer.machine.ended_queues(id).map(|(queue, _)| queue.to_string()).collect();
+    assert_eq!(ended, ["b"]);
+    peer.serve();
+    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[0]), nowait: true });
+    assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
+    assert!(matches!(peer.machine.take_notice(listener), Some(Notice::ConsumerCancelled(_))));
+}
+
+#[test]
+fn late_deliveries_of_one_queue_are_returned() {
+    let mut peer = dialled();
+    let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
+    peer.deliver(channel, &tags[0], 1, b"held");
+    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    peer.deliver(channel, &tags[1], 2, b"late");
+    let sent = peer.serve();
+    let nack = basic::Nack { delivery_tag: 2, multiple: false, requeue: true };
+    assert_eq!(sent.last().unwrap().method(), nack.into());
+    assert_eq!(peer.taken(id).len(), 1);
+}
+
+#[test]
+fn a_queue_that_is_gone_after_a_loss_is_left_out() {
+    for names_it in [true, false] {
+        let mut peer = dialled();
+        let listener = peer.machine.listen();
+        let (id, ..) = consume_multi(&mut peer, &["a", "b", "c"]);
+        peer.again();
+        let sent = serve_without(&mut peer, "b", names_it);
+        assert_eq!(queues(&sent, basic::Consume::ID), ["a", "b", "c", "a", "c"]);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        assert!(peer.machine.ended(id).is_none());
+        let ended: Vec<_> = peer.machine.ended_queues(id).collect();
+        let [(queue, Ended::ChannelClosed(Error::NotFound(_)))] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!(queue.to_string(), "b");
+        let notices: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
+        let is_it = |notice: &Notice| matches!(notice, Notice::QueueEnded { queue, .. } if &**queue == "b");
+        assert!(notices.iter().any(is_it), "{notices:?}");
+        let reported = notices.iter().find_map(|notice| match notice {
+            Notice::Recovered(report) => Some((report.consumers, report.failed.len())),
+            _ => None,
+        });
+        assert_eq!(reported, Some((1, 1)));
+    }
+}
+
+#[test]
+fn a_consumer_whose_last_queue_is_gone_ends() {
+    let mut peer = dialled();
+    let (id, ..) = consume_multi(&mut peer, &["a", "b"]);
+    peer.again();
+    let sent = peer.take();
+    let channel = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap().channel;
+    peer.method(channel, &channel_close(404, "NOT_FOUND - no queue 'a' in vhost '/'"));
+    serve_without(&mut peer, "b", true);
+    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::NotFound(_)))));
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+}
+
+#[test]
+fn an_auto_delete_queue_outlives_a_consumer_not_restored() {
+    let mut peer = dialled();
+    declare_auto_delete(&mut peer, "kept");
+    let _other = peer.consumer(&consume("other"));
+    let (id, ..) = peer.consumer(&consume("kept"));
+    // The next broker has one channel for consumers.
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.shake_hands(tune(3, 131_072, 60));
+    peer.serve();
+    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::ChannelLimit))));
+    // It was declared there, and has not had a consumer.
+    peer.again();
+    assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
+}
+
+#[test]
+fn an_auto_delete_queue_outlives_a_refused_consumer() {
+    for started in [false, true] {
+        let mut peer = dialled();
+        declare_auto_delete(&mut peer, "kept");
+        let channel = if started {
+            peer.consumer(&consume("kept")).1
+        } else {
+            let _promise = peer.machine.consume(&consume("kept")).unwrap();
+            peer.take().last().unwrap().channel
+        };
+        peer.method(channel, &channel_close(403, "ACCESS_REFUSED - in exclusive use"));
+        peer.again();
+        let declared = queues(&peer.serve(), queue::Declare::ID);
+        assert_eq!(declared.is_empty(), started, "it goes with its last consumer, once there was one");
+    }
+}
