@@ -137,7 +137,8 @@ pub enum Error {
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
-    /// The broker allows no more channels.
+    /// The broker allows no more channels: other consumers have all that consumers and transactions
+    /// may have.
     #[error("the broker allows no more channels")]
     ChannelLimit,
     /// The connection was closed from this side.

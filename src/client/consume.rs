@@ -82,9 +82,12 @@ impl Client {
     /// Starts a consumer, which has its limits and its errors to itself.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue, [`AccessRefused`](crate::Error::AccessRefused) without
-    /// permission or when another consumer is exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) when the name is
-    /// empty.
+    /// [`NotFound`](crate::Error::NotFound) when there is no such queue,
+    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or when another consumer
+    /// is exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty,
+    /// [`ChannelLimit`](crate::Error::ChannelLimit) when other consumers have all the channels that
+    /// [`channel_max`](crate::Options::channel_max) and the broker allow, but for two that stay for
+    /// requests.
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1

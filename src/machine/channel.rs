@@ -26,6 +26,8 @@ pub(super) enum Role {
     Transaction,
     /// Has a consumer.
     Consume,
+    /// Has a consumer that is cancelled or has ended, which the broker has not confirmed.
+    Ending,
     /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
 }

@@ -98,7 +98,21 @@ impl Channels {
 
     /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
     pub(super) fn may_keep(&self) -> bool {
-        self.count(Role::Consume) + self.count(Role::Transaction) < self.may_be_kept()
+        let is_kept = [Role::Consume, Role::Ending, Role::Transaction];
+        is_kept.into_iter().map(|role| self.count(role)).sum::<usize>() < self.may_be_kept()
+    }
+
+    /// Returns `true` if consumers have all the channels that may be kept and none of them is about
+    /// to end, so that there can be no channel for another.
+    pub(super) fn are_consumed(&self) -> bool {
+        self.count(Role::Consume) >= self.may_be_kept()
+    }
+
+    /// Has the channel of a consumer be one that is about to be free.
+    pub(super) fn end_consumer(&mut self, number: u16) {
+        if self.get(number).is_some_and(|channel| channel.role == Role::Consume) {
+            self.set_role(number, Role::Ending);
+        }
     }
 
     /// How many may be kept for consumers and transactions.

@@ -207,16 +207,16 @@ fn s60_requests_and_publishes_find_a_channel_although_consumers_want_them_all() 
 }
 
 #[test]
-fn s60_a_consumer_that_waits_for_a_channel_does_not_close_publish_channels_that_do_not_help() {
+fn s60_a_consumer_without_channel_closes_no_publish_channel() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     let _consumers = [peer.consumer(&consume("a")), peer.consumer(&consume("b"))];
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();
     peer.method(3, &ack(1, false));
     peer.done(sent);
-    let waiting = peer.machine.consume(&consume("c")).unwrap();
+    let refused = peer.machine.consume(&consume("c")).unwrap();
     let names = peer.names();
-    assert!(peer.is_pending(waiting));
+    assert!(matches!(peer.error(refused), Error::ChannelLimit));
     assert!(names.is_empty(), "two channels are kept for requests and publishes: {names:?}");
 }
 

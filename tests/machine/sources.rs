@@ -187,3 +187,26 @@ fn an_auto_delete_queue_outlives_a_refused_consumer() {
         assert_eq!(declared.is_empty(), started, "it goes with its last consumer, once there was one");
     }
 }
+
+#[test]
+fn a_consumer_without_a_channel_is_refused_at_once() {
+    let mut peer = Peer::tuned(Options::default(), tune(5, 131_072, 60));
+    let consumers: Vec<_> = (0..3).map(|_| peer.consumer(&consume("q"))).collect();
+    let refused = peer.machine.consume(&consume("q")).unwrap();
+    assert!(matches!(peer.error(refused), Error::ChannelLimit));
+    let refused = peer.machine.transaction().unwrap();
+    assert!(matches!(peer.error(refused), Error::ChannelLimit));
+    // One that ends makes room, when the broker has confirmed it.
+    peer.machine.drop_consumer(consumers[0].0);
+    let waiting = peer.machine.consume(&consume("q")).unwrap();
+    assert!(peer.is_pending(waiting));
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Consumer(_)))));
+    let (id, channel, tag) = &consumers[1];
+    peer.method(*channel, &basic::Cancel { consumer_tag: short(tag), nowait: true });
+    peer.machine.drop_consumer(*id);
+    let waiting = peer.machine.consume(&consume("q")).unwrap();
+    assert!(peer.is_pending(waiting));
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Consumer(_)))));
+}

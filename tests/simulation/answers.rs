@@ -188,10 +188,15 @@ impl World {
             }
             Error::Timeout { .. } => plan.may_time_out() || excused,
             Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
-            // Its consumer could not be started again.
-            Error::ChannelLimit => {
-                plan.has(Feature::FewerChannels) && matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_))
-            }
+            Error::ChannelLimit => match waiting.asked {
+                // Other consumers have all the channels.
+                Asked::Consume { .. } | Asked::Begin => {
+                    plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
+                }
+                // Its consumer could not be started again.
+                Asked::Cancel(_) | Asked::Qos(_) => plan.has(Feature::FewerChannels),
+                _ => false,
+            },
             // The consumer was on its way to start again.
             Error::InvalidArgument { .. } => {
                 matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)

@@ -106,7 +106,8 @@ impl Connection {
         Ok(promise)
     }
 
-    /// Starts the consumers for which there are channels.
+    /// Starts the consumers for which there are channels, and refuses those for which there can't
+    /// be one.
     pub(super) fn start_consumes(&mut self) {
         while let Some(waiting) = self.consumes.front() {
             let promise = waiting.promise;
@@ -114,14 +115,16 @@ impl Connection {
                 return;
             }
             // The limit that was agreed upon may be lower than the one that was expected.
-            let fits = self.check_size(&waiting.sources);
+            let mut fits = self.check_size(&waiting.sources);
             let is_wanted = self.promises.is_waiting(promise);
-            let number = if is_wanted && fits.is_ok() {
-                let Some(number) = self.consumer_channel() else { return };
-                Some(number)
-            } else {
-                None
-            };
+            let number = if is_wanted && fits.is_ok() { self.consumer_channel() } else { None };
+            if is_wanted && fits.is_ok() && number.is_none() {
+                if !self.channels.are_consumed() {
+                    return;
+                }
+                // None of the others ends by itself.
+                fits = Err(Error::ChannelLimit);
+            }
             let Some(waiting) = self.consumes.pop_front() else { return };
             if waiting.is_suspected {
                 self.trial = Some(promise);

@@ -93,6 +93,7 @@ impl Connection {
     fn cancel_all(&mut self, id: ConsumerId) {
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.phase = Phase::Cancelling;
+            self.channels.end_consumer(consumer.channel);
         }
         self.write_cancels(id);
     }
@@ -205,8 +206,9 @@ impl Connection {
             // They can't be settled any more, and the broker delivers them again.
             self.consumers.discard_unsettled(id);
         }
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.consumer.take_if(|consumer| *consumer == id);
+        let channel = self.channels.get_mut(number);
+        if channel.is_some_and(|channel| channel.consumer.take_if(|consumer| *consumer == id).is_some()) {
+            self.channels.end_consumer(number);
         }
         for queue in queues {
             // "Auto-delete: when the last consumer is gone", and not for one that had not started.

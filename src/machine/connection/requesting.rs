@@ -168,13 +168,10 @@ impl Connection {
     /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
     pub(super) fn release(&mut self, number: u16) {
         let Some(channel) = self.channels.get_mut(number) else { return };
-        if !matches!(channel.role, Role::Request | Role::Settling | Role::Consume) {
+        if !matches!(channel.role, Role::Request | Role::Settling | Role::Consume | Role::Ending) {
             return;
         }
-        if channel.unsettled.unwanted() > 0
-            && channel.strays == 0
-            && !channel.is_consumer_changing()
-        {
+        if channel.unsettled.unwanted() > 0 && channel.strays == 0 && !channel.is_consumer_changing() {
             self.return_unwanted(number);
         }
         let Some(channel) = self.channels.get_mut(number) else { return };

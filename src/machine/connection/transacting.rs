@@ -46,8 +46,16 @@ impl Connection {
                 self.transactions.waiting.pop_front();
                 continue;
             }
-            let number = if self.channels.may_keep() { self.open_channel(Role::Transaction) } else { return };
-            let Some(number) = number else {
+            if !self.channels.may_keep() {
+                if !self.channels.are_consumed() {
+                    return;
+                }
+                // Consumers do not end by themselves, as other transactions do.
+                self.transactions.waiting.pop_front();
+                self.answer(promise, Err(Error::ChannelLimit));
+                continue;
+            }
+            let Some(number) = self.open_channel(Role::Transaction) else {
                 self.make_room();
                 return;
             };

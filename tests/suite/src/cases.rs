@@ -167,7 +167,7 @@ macro_rules! cases {
             s57_deleting_the_queue_ends_its_consumers
             consumers_of_a_queue_share_its_messages
             a_hundred_consumers_live_on_one_connection
-            a_consumer_beyond_the_channels_waits_for_one
+            a_consumer_beyond_the_channels_is_refused
         }
         $crate::theme! { $Runtime, $broker, consuming_multi:
             several_queues_share_a_consumer
