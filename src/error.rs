@@ -304,6 +304,11 @@ pub enum TlsFault {
 pub type TlsCause = Arc<dyn std::error::Error + Send + Sync>;
 
 impl TlsFault {
+    /// The error of the TLS library.
+    pub(crate) fn cause(&self) -> &TlsCause {
+        self.parts().1
+    }
+
     fn parts(&self) -> (&'static str, &TlsCause) {
         match self {
             Self::WrongName(cause) => ("the server's certificate is for another name", cause),

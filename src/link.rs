@@ -1,20 +1,27 @@
 //! The link between those who ask and what drives: one lock around the machine and the wakers of whoever waits on it.
 //!
-//! Nothing is awaited, woken or called back while the lock is held.
+//! Nothing is awaited, woken or called back while the lock is held, and nothing of the user's is cloned or dropped: not even a
+//! waker, whose functions may be the user's.
 
-use crate::error::Error;
+mod graveyard;
+mod spare;
+mod woken;
+
+use crate::error::{Broken, Error};
 use crate::machine::{
-    Answer, Connection, ConsumerId, Delivered, Ended, Event, FilterStep, ListenerId, LoginStep, Notice,
-    PromiseId, Ticket,
+    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId, Ticket,
 };
+use bytes::Bytes;
+use graveyard::{Causes, Graveyard, Remains};
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
-use std::any::Any;
+use spare::Spare;
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{
@@ -22,6 +29,8 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+use woken::{UsersCode, Woken};
 
 /// What a request needs room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +69,7 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// The machine's epoch, for those who only have to know whether it has changed.
     epoch: AtomicU32,
+    graveyard: Arc<Graveyard>,
 }
 
 #[derive(Debug)]
@@ -79,48 +89,9 @@ struct State {
     sent: usize,
     /// How many deliveries were taken since somebody gave way.
     taken: usize,
-}
-
-/// Code of the user's, to be run when the lock is released.
-#[derive(Debug)]
-enum UsersCode {
-    Login(LoginStep),
-    Filter(FilterStep),
-}
-
-/// A panic of the user's code.
-type Panic = Box<dyn Any + Send>;
-
-/// Who is to be woken when the lock is released, and what of the user's is to be run then.
-#[derive(Debug, Default)]
-struct Woken {
-    driver: Option<Waker>,
-    /// Most often there is one, which needs no allocation.
-    first: Option<Waker>,
-    others: Vec<Waker>,
-    users: Option<UsersCode>,
-}
-
-impl Woken {
-    fn add(&mut self, waker: Option<Waker>) {
-        if self.first.is_none() {
-            self.first = waker;
-        } else {
-            self.others.extend(waker);
-        }
-    }
-
-    /// Wakes the tasks. Returns the user's code that is run next, and the first panic of a waker, which is resumed at the end: a
-    /// waker that panics must not keep other tasks asleep.
-    fn wake(self) -> (Option<UsersCode>, Option<Panic>) {
-        let mut panic = None;
-        for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
-            if let Err(caught) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-                panic.get_or_insert(caught);
-            }
-        }
-        (self.users, panic)
-    }
+    causes: Causes,
+    /// What the graveyard has. Declared behind the machine, which is dropped first.
+    remains: Receiver<Remains>,
 }
 
 impl State {
@@ -187,6 +158,7 @@ impl State {
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
         let epoch = machine.epoch().into();
+        let (graveyard, remains) = Graveyard::new();
         let state = Mutex::new(State {
             machine,
             driver: None,
@@ -198,8 +170,10 @@ impl Link {
             transacting: BTreeMap::new(),
             sent: 0,
             taken: 0,
+            causes: Causes::default(),
+            remains,
         });
-        Arc::new(Self { state, epoch })
+        Arc::new(Self { state, epoch, graveyard })
     }
 
     #[inline]
@@ -211,21 +185,28 @@ impl Link {
     #[inline]
     fn release(&self, state: MutexGuard<'_, State>) {
         self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
-        if !state.is_quiet() {
+        if !state.is_quiet() || self.graveyard.has_some() {
             self.release_and_wake(state);
         }
     }
 
     #[cold]
     fn release_and_wake(&self, mut state: MutexGuard<'_, State>) {
-        let woken = state.woken();
+        let woken = self.woken(&mut state);
         drop(state);
         let (mut users, mut panic) = woken.wake();
         while let Some(code) = users {
             let mut state = match code {
                 UsersCode::Login(step) => {
-                    let outcome = step.run();
+                    let is_first = step.is_first();
+                    let mut outcome = step.run();
+                    if is_first {
+                        outcome = outcome.map_mechanism(|own| self.graveyard.guard_mechanism(own));
+                    }
                     let mut state = self.lock();
+                    if let Some(error) = outcome.error() {
+                        state.causes.keep(error, &self.graveyard);
+                    }
                     state.machine.handle_login(outcome);
                     state
                 }
@@ -236,7 +217,7 @@ impl Link {
                     state
                 }
             };
-            let woken = state.woken();
+            let woken = self.woken(&mut state);
             drop(state);
             let (next, caught) = woken.wake();
             users = next;
@@ -245,6 +226,12 @@ impl Link {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+
+    fn woken(&self, state: &mut State) -> Woken {
+        let mut woken = state.woken();
+        self.graveyard.take(&state.remains, &mut woken.remains);
+        woken
     }
 
     #[inline]
@@ -260,6 +247,28 @@ impl Link {
         self.with_state(|state| act(&mut state.machine))
     }
 
+    /// Returns a share of a body of the user's that the machine may drop.
+    pub(crate) fn guard(&self, body: &Bytes) -> Bytes {
+        self.graveyard.guard_body(body)
+    }
+
+    /// Tells the machine that the transport has gone.
+    pub(crate) fn handle_loss(&self, cause: Broken) {
+        self.with_state(|state| {
+            let error = Error::ConnectionBroken(cause.clone());
+            state.causes.keep(&error, &self.graveyard);
+            state.machine.handle_loss(cause);
+        });
+    }
+
+    /// Tells the machine that dialling has failed.
+    pub(crate) fn handle_dial_failure(&self, now: Instant, error: Error) {
+        self.with_state(|state| {
+            state.causes.keep(&error, &self.graveyard);
+            state.machine.handle_dial_failure(now, error);
+        });
+    }
+
     /// Which connection deliveries have to be of to be settled. It may be a moment late.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
@@ -267,26 +276,36 @@ impl Link {
 
     /// Puts the driver to sleep. False when there is something to do instead.
     pub(crate) fn sleep(&self, waker: &Waker) -> bool {
-        let mut state = self.lock();
-        if state.machine.wants_attention() {
-            return false;
+        let mut spare = Spare::new(waker);
+        loop {
+            let mut state = self.lock();
+            if state.machine.wants_attention() {
+                drop(state);
+                return false;
+            }
+            let is_kept = spare.replace(&mut state.driver);
+            drop(state);
+            if spare.is_done(is_kept) {
+                return true;
+            }
         }
-        let unused = replace(&mut state.driver, waker);
-        drop(state);
-        drop(unused);
-        true
     }
 
     /// The answer to a promise, once.
     pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Answer> {
-        let mut state = self.lock();
-        if let Some(answer) = state.machine.fetch_answer(promise) {
-            return Poll::Ready(answer);
+        let mut spare = Spare::new(cx.waker());
+        loop {
+            let mut state = self.lock();
+            if let Some(answer) = state.machine.fetch_answer(promise) {
+                drop(state);
+                return Poll::Ready(answer);
+            }
+            let is_kept = spare.keep(&mut state.promises, promise.index());
+            drop(state);
+            if spare.is_done(is_kept) {
+                return Poll::Pending;
+            }
         }
-        let unused = keep(&mut state.promises, promise.index(), cx.waker());
-        drop(state);
-        drop(unused);
-        Poll::Pending
     }
 
     /// Nobody waits for that promise any more.
@@ -304,14 +323,32 @@ impl Link {
         room: Room,
         ticket: &mut Option<Ticket>,
         cx: &mut Context<'_>,
-        send: impl FnOnce(&mut Connection) -> Result<PromiseId, Error>,
+        mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
+        let mut spare = Spare::new(cx.waker());
+        loop {
+            match self.try_poll_send(room, ticket, cx, &mut spare, &mut send) {
+                Some(polled) => return polled,
+                None => spare.clone_waker(),
+            }
+        }
+    }
+
+    /// Does the same; `None` if it would have to wait, and has no waker to keep.
+    fn try_poll_send(
+        &self,
+        room: Room,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+        spare: &mut Spare<'_>,
+        send: &mut impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
+    ) -> Option<Poll<Result<PromiseId, Error>>> {
         let mut state = self.lock();
         if state.sent > GIVE_WAY {
             state.sent = 0;
             self.release(state);
             cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Some(Poll::Pending);
         }
         let before = state.machine.outgoing_octets();
         let mut sent = send(&mut state.machine);
@@ -319,7 +356,13 @@ impl Link {
         let unused = if matches!(sent, Err(Error::Full)) {
             let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
             match state.machine.check_wait(place, room.wait()) {
-                Ok(()) => state.waiting_for(room).insert(place, cx.waker().clone()),
+                Ok(()) => match spare.insert(state.waiting_for(room), place) {
+                    Some(unused) => unused,
+                    None => {
+                        self.release(state);
+                        return None;
+                    }
+                },
                 Err(timeout) => {
                     sent = Err(timeout);
                     *ticket = None;
@@ -331,12 +374,12 @@ impl Link {
         };
         self.release(state);
         drop(unused);
-        match sent {
+        Some(match sent {
             // Most often, and far smaller than an error.
             Ok(promise) => Poll::Ready(Ok(promise)),
             Err(Error::Full) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
-        }
+        })
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
@@ -353,41 +396,47 @@ impl Link {
         into: &mut VecDeque<Delivered>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
-        let mut state = self.lock();
-        if state.taken >= GIVE_WAY_TAKING {
-            state.taken = 0;
-            if state.machine.wants_attention() {
-                self.release(state);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+        let mut spare = Spare::new(cx.waker());
+        loop {
+            let mut state = self.lock();
+            if state.taken >= GIVE_WAY_TAKING {
+                state.taken = 0;
+                if state.machine.wants_attention() {
+                    self.release(state);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+            state.machine.take_deliveries(consumer, most, into);
+            state.taken += into.len();
+            let polled = if !into.is_empty() {
+                Some(Poll::Ready(None))
+            } else {
+                state.machine.ended(consumer).map(|ended| Poll::Ready(Some(ended.clone())))
+            };
+            let is_kept = polled.is_some() || spare.keep(&mut state.consumers, consumer.index());
+            self.release(state);
+            if spare.is_done(is_kept) {
+                return polled.unwrap_or(Poll::Pending);
             }
         }
-        state.machine.take_deliveries(consumer, most, into);
-        state.taken += into.len();
-        let mut unused = None;
-        let polled = if !into.is_empty() {
-            Poll::Ready(None)
-        } else if let Some(ended) = state.machine.ended(consumer) {
-            Poll::Ready(Some(ended.clone()))
-        } else {
-            unused = keep(&mut state.consumers, consumer.index(), cx.waker());
-            Poll::Pending
-        };
-        self.release(state);
-        drop(unused);
-        polled
     }
 
     /// The next notice for a listener.
     pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
-        let mut state = self.lock();
-        if let Some(notice) = state.machine.take_notice(listener) {
-            return Poll::Ready(notice);
+        let mut spare = Spare::new(cx.waker());
+        loop {
+            let mut state = self.lock();
+            if let Some(notice) = state.machine.take_notice(listener) {
+                drop(state);
+                return Poll::Ready(notice);
+            }
+            let unused = spare.insert(&mut state.listeners, listener);
+            drop(state);
+            if spare.is_done(unused.is_some()) {
+                return Poll::Pending;
+            }
         }
-        let unused = state.listeners.insert(listener, cx.waker().clone());
-        drop(state);
-        drop(unused);
-        Poll::Pending
     }
 
     /// Nobody listens there any more.
@@ -408,24 +457,5 @@ impl Link {
             state.consumers.get_mut(consumer.index()).and_then(Option::take)
         });
         drop(unused);
-    }
-}
-
-/// Keeps a waker under a number. Gives the one before, to be dropped when the lock is released: with it the task that it would have
-/// woken may go.
-#[must_use]
-fn keep(wakers: &mut Vec<Option<Waker>>, number: usize, waker: &Waker) -> Option<Waker> {
-    if wakers.len() <= number {
-        wakers.resize_with(number + 1, || None);
-    }
-    replace(wakers.get_mut(number)?, waker)
-}
-
-/// Keeps a waker that wakes the same task, instead of cloning another. Gives the one before.
-#[must_use]
-fn replace(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
-    match place {
-        Some(kept) if kept.will_wake(waker) => None,
-        _ => place.replace(waker.clone()),
     }
 }

@@ -198,6 +198,9 @@ impl BasicPublish<'_> {
                 &expiring
             }
         };
+        // The machine's share of the body is dropped while the lock is held, and its owner is the user's.
+        let guarded = self.body.users_own().map(|body| self.client.handle().link().guard(body));
+        let body = guarded.as_ref().map_or_else(|| self.body.lend(), Body::Lent);
         let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
         ask(&Publish {
             exchange: name("exchange", &self.exchange)?,
@@ -206,7 +209,7 @@ impl BasicPublish<'_> {
             immediate: self.immediate,
             properties,
             headers,
-            body: self.body.lend(),
+            body,
         })
     }
 }

@@ -253,7 +253,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                 }
             },
         };
-        self.link.with(|machine| machine.handle_loss(broken));
+        self.link.handle_loss(broken);
         true
     }
 
@@ -285,8 +285,12 @@ fn poll_write_pieces(
 
 impl<Io> Drop for Pump<Io> {
     fn drop(&mut self) {
-        if !self.finished {
-            self.link.with(|machine| machine.handle_loss(Broken::DriverDropped));
+        // What the user owns of it is dropped with what the link does next.
+        self.out = Outgoing::default();
+        if self.finished {
+            self.link.with(|_| {});
+        } else {
+            self.link.handle_loss(Broken::DriverDropped);
         }
     }
 }

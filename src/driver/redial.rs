@@ -95,7 +95,7 @@ where
                         Round::Moved
                     }
                     Ok(Poll::Ready(Err(error))) => {
-                        self.link.with(|machine| machine.handle_dial_failure(now, error));
+                        self.link.handle_dial_failure(now, error);
                         self.phase = Phase::Waiting;
                         Round::Moved
                     }
@@ -121,7 +121,7 @@ where
     fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Round {
         self.phase = Phase::Waiting;
         let error = io::Error::other("the dialer panicked").into();
-        self.link.with(|machine| machine.handle_dial_failure(now, error));
+        self.link.handle_dial_failure(now, error);
         resume_unwind(panic)
     }
 
@@ -179,7 +179,7 @@ impl<D, C: Clock> Drop for DialDriver<D, C> {
     fn drop(&mut self) {
         // A pump tells itself.
         if matches!(self.phase, Phase::Waiting | Phase::Dialling(_)) {
-            self.link.with(|machine| machine.handle_loss(Broken::DriverDropped));
+            self.link.handle_loss(Broken::DriverDropped);
         }
     }
 }

@@ -95,7 +95,7 @@ impl<S> Dialled<S> {
             }
             Err(error) => {
                 self.hang_up(stream);
-                link.with(|machine| machine.handle_dial_failure(now, error));
+                link.handle_dial_failure(now, error);
                 Turn::Moved
             }
         })

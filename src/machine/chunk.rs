@@ -1,15 +1,11 @@
 //! Whole frames on their way out: small things copied one behind the other, large bodies kept as they are.
 
-use crate::machine::Body;
+use super::request::{Body, COPIED_BODY};
 use crate::protocol::frame::{self, FRAME_END};
 use crate::protocol::method::Encode;
 use crate::protocol::{EncodeError, Properties};
 use bytes::Bytes;
 use std::collections::VecDeque;
-
-/// Bodies from so many octets on are not copied but written from where they are: about where a copy begins to cost more
-/// than another piece in a vectored write.
-const COPIED_BODY: usize = 4 << 10;
 
 /// Octets that may be kept for the next use once they are written.
 const KEPT_CAPACITY: usize = 256 << 10;

@@ -3,6 +3,10 @@
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;
 
+/// Bodies from so many octets on are not copied but written from where they are: about where a copy begins to cost more
+/// than another piece in a vectored write.
+pub(super) const COPIED_BODY: usize = 4 << 10;
+
 /// The body of a message to publish: octets to copy, or to share when they are many.
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
@@ -10,6 +14,8 @@ pub enum Body<'a> {
     Borrowed(&'a [u8]),
     /// Shared until it is written, if it is large.
     Shared(Bytes),
+    /// As [`Shared`](Self::Shared), of a vector or a string: dropping it runs no code of the user's.
+    Owned(Bytes),
     /// As [`Shared`](Self::Shared), of somebody who keeps it.
     Lent(&'a Bytes),
 }
@@ -20,7 +26,7 @@ impl Body<'_> {
     pub fn as_octets(&self) -> &[u8] {
         match self {
             Self::Borrowed(octets) => octets,
-            Self::Shared(octets) => octets,
+            Self::Shared(octets) | Self::Owned(octets) => octets,
             Self::Lent(octets) => octets,
         }
     }
@@ -30,7 +36,7 @@ impl Body<'_> {
     pub(crate) fn lend(&self) -> Body<'_> {
         match self {
             Self::Borrowed(octets) => Body::Borrowed(octets),
-            Self::Shared(octets) => Body::Lent(octets),
+            Self::Shared(octets) | Self::Owned(octets) => Body::Lent(octets),
             Self::Lent(octets) => Body::Lent(octets),
         }
     }
@@ -40,13 +46,26 @@ impl Body<'_> {
     pub(super) fn as_bytes(&self) -> Option<&Bytes> {
         match self {
             Self::Borrowed(_) => None,
-            Self::Shared(octets) => Some(octets),
+            Self::Shared(octets) | Self::Owned(octets) => Some(octets),
             Self::Lent(octets) => Some(octets),
         }
     }
 
+    /// What the machine keeps: a copy if it is small, as when it is written, and else a share.
     pub(super) fn to_bytes(&self) -> Bytes {
-        self.as_bytes().map_or_else(|| Bytes::copy_from_slice(self.as_octets()), Bytes::clone)
+        let shared = self.as_bytes().filter(|octets| octets.len() >= COPIED_BODY);
+        shared.map_or_else(|| Bytes::copy_from_slice(self.as_octets()), Bytes::clone)
+    }
+
+    /// What the machine would keep a share of, if dropping that may run code of the user's: [`Bytes`] may have any owner.
+    #[inline]
+    pub(crate) fn users_own(&self) -> Option<&Bytes> {
+        let users = match self {
+            Self::Borrowed(_) | Self::Owned(_) => return None,
+            Self::Shared(octets) => octets,
+            Self::Lent(octets) => *octets,
+        };
+        (users.len() >= COPIED_BODY).then_some(users)
     }
 }
 
@@ -65,8 +84,8 @@ body_from! {
     &'a Vec<u8> => Borrowed Vec::as_slice;
     &'a str => Borrowed str::as_bytes;
     &'a String => Borrowed String::as_bytes;
-    Vec<u8> => Shared Bytes::from;
-    String => Shared Bytes::from;
+    Vec<u8> => Owned Bytes::from;
+    String => Owned Bytes::from;
     Bytes => Shared std::convert::identity;
     &'a Bytes => Lent std::convert::identity;
 }

@@ -19,6 +19,28 @@ pub struct LoginStep(Step);
 #[must_use = "the handshake waits for it"]
 pub struct LoginOutcome(pub(super) Result<Response, Error>);
 
+impl LoginOutcome {
+    /// Has a mechanism of the user's replaced by another that stands for it.
+    pub(crate) fn map_mechanism(
+        mut self,
+        map: impl FnOnce(Box<dyn SaslMechanism>) -> Box<dyn SaslMechanism>,
+    ) -> Self {
+        if let Ok(response) = &mut self.0
+            && let Session::Own(_) = response.session
+            && let Session::Own(own) =
+                std::mem::replace(&mut response.session, Session::Done(AuthMechanism::Plain))
+        {
+            response.session = Session::Own(map(own));
+        }
+        self
+    }
+
+    /// Returns why it failed.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.0.as_ref().err()
+    }
+}
+
 enum Step {
     Begin(Mechanism, CredentialSource),
     Answer(Session, Vec<u8>),
@@ -88,6 +110,11 @@ impl LoginStep {
 
     pub(super) fn answer(session: Session, challenge: &[u8]) -> Self {
         Self(Step::Answer(session, challenge.to_vec()))
+    }
+
+    /// Whether it begins a login.
+    pub(crate) fn is_first(&self) -> bool {
+        matches!(self.0, Step::Begin(..))
     }
 
     /// Whether it runs code of the user's.

@@ -37,6 +37,7 @@ mod losing;
 mod losses;
 mod memory;
 mod names;
+mod owners;
 mod panics;
 mod peer;
 mod pipe;

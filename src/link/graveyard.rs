@@ -1,0 +1,181 @@
+//! What the user owns and the machine has dropped while the lock was held.
+//!
+//! Dropping such a value may run code of the user's, and that may call the client. A value that the
+//! machine may drop last is wrapped in a guard, whose drop moves the value here instead, whichever
+//! path of the machine it is dropped on. The link drops what is here after it has released the lock.
+
+use crate::error::{Broken, Error, TlsCause};
+use crate::options::{Credentials, SaslMechanism};
+use bytes::Bytes;
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// A value to drop.
+pub(super) enum Remains {
+    Body(Bytes),
+    Mechanism(Box<dyn SaslMechanism>),
+    Cause(Cause),
+}
+
+impl Remains {
+    /// Drops the value.
+    pub(super) fn drop_now(self) {
+        match self {
+            Self::Body(body) => drop(body),
+            Self::Mechanism(mechanism) => drop(mechanism),
+            Self::Cause(cause) => cause.drop_now(),
+        }
+    }
+}
+
+/// Where guards move their values to, from any thread.
+#[derive(Debug)]
+pub(super) struct Graveyard {
+    sender: Sender<Remains>,
+    /// Values that were moved here and not taken. Reading it is all that it costs to find none.
+    count: AtomicUsize,
+}
+
+impl Graveyard {
+    /// Returns a graveyard, and what takes the values out.
+    pub(super) fn new() -> (Arc<Self>, Receiver<Remains>) {
+        let (sender, receiver) = channel();
+        (Arc::new(Self { sender, count: AtomicUsize::new(0) }), receiver)
+    }
+
+    fn bury(&self, remains: Remains) {
+        // Without a receiver there is no machine, and so no lock that could be held: it is dropped here.
+        if self.sender.send(remains).is_ok() {
+            self.count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Returns `true` if there is something to take out. A value that this thread has buried is seen.
+    #[inline]
+    pub(super) fn has_some(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes out what is there.
+    #[cold]
+    pub(super) fn take(&self, receiver: &Receiver<Remains>, into: &mut Vec<Remains>) {
+        while self.has_some()
+            && let Ok(remains) = receiver.try_recv()
+        {
+            self.count.fetch_sub(1, Ordering::Acquire);
+            into.push(remains);
+        }
+    }
+
+    /// Returns a share of a body that moves the user's share here when it is dropped.
+    pub(super) fn guard_body(self: &Arc<Self>, body: &Bytes) -> Bytes {
+        Bytes::from_owner(GuardedBody { body: body.clone(), graveyard: self.clone() })
+    }
+
+    /// Returns a mechanism that moves the user's here when it is dropped.
+    pub(super) fn guard_mechanism(
+        self: &Arc<Self>,
+        mechanism: Box<dyn SaslMechanism>,
+    ) -> Box<dyn SaslMechanism> {
+        Box::new(GuardedMechanism { mechanism: Some(mechanism), graveyard: self.clone() })
+    }
+}
+
+struct GuardedBody {
+    body: Bytes,
+    graveyard: Arc<Graveyard>,
+}
+
+impl AsRef<[u8]> for GuardedBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for GuardedBody {
+    fn drop(&mut self) {
+        self.graveyard.bury(Remains::Body(std::mem::take(&mut self.body)));
+    }
+}
+
+struct GuardedMechanism {
+    /// There until it is dropped.
+    mechanism: Option<Box<dyn SaslMechanism>>,
+    graveyard: Arc<Graveyard>,
+}
+
+impl SaslMechanism for GuardedMechanism {
+    fn initial_response(
+        &mut self,
+        credentials: &Credentials,
+    ) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
+        self.mechanism.as_mut().map_or(Ok(Vec::new()), |own| own.initial_response(credentials))
+    }
+
+    fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
+        self.mechanism.as_mut().map_or(Ok(Vec::new()), |own| own.answer(challenge))
+    }
+}
+
+impl Drop for GuardedMechanism {
+    fn drop(&mut self) {
+        if let Some(mechanism) = self.mechanism.take() {
+            self.graveyard.bury(Remains::Mechanism(mechanism));
+        }
+    }
+}
+
+/// The part of an error that may be the user's: of a stream, a dialer, a credential source, a
+/// mechanism or a certificate verifier.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    Io(Arc<io::Error>),
+    Other(TlsCause),
+}
+
+impl Cause {
+    fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::ConnectionBroken(Broken::Io(cause)) => Some(Self::Io(cause.clone())),
+            Error::CannotLogIn(cause) => Some(Self::Other(cause.clone())),
+            Error::Tls(fault) => Some(Self::Other(fault.cause().clone())),
+            _ => None,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Io(cause) => Arc::strong_count(cause) == 1,
+            Self::Other(cause) => Arc::strong_count(cause) == 1,
+        }
+    }
+
+    fn drop_now(self) {
+        match self {
+            Self::Io(cause) => drop(cause),
+            Self::Other(cause) => drop(cause),
+        }
+    }
+}
+
+/// Causes of the errors that the machine was given.
+///
+/// The machine clones, keeps and drops errors in many places. None of these can be the last share of
+/// a cause as long as there is one here, and one that is the last is moved to the graveyard. There is
+/// one for each error that the connection was given and that the machine, or the user, still has.
+#[derive(Debug, Default)]
+pub(super) struct Causes(Vec<Cause>);
+
+impl Causes {
+    /// Keeps the cause of an error that the machine is given next.
+    pub(super) fn keep(&mut self, error: &Error, graveyard: &Graveyard) {
+        let Some(cause) = Cause::of(error) else { return };
+        for last in self.0.extract_if(.., |cause| cause.is_last()) {
+            graveyard.bury(Remains::Cause(last));
+        }
+        self.0.push(cause);
+    }
+}

@@ -1,0 +1,275 @@
+//! Values of the user's whose drop asks the client: none is dropped while the lock is held.
+
+use crate::driver::opened;
+use crate::peer::{ack, close, method, rabbitmq, start, tune};
+use crate::pipe::{ManualClock, Pipe, Read};
+use bytes::Bytes;
+use futures_lite::future::{block_on, poll_once};
+use puka::protocol::method::{basic, channel, confirm, connection};
+use puka::{Client, Credentials, Dial, DialDriver, Options, Recovery, SaslMechanism, Transport};
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs a test on a thread of its own, so that a deadlock fails it.
+fn without_deadlock(test: impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = mpsc::channel();
+    let running = thread::spawn(move || {
+        test();
+        let _ = sender.send(());
+    });
+    if receiver.recv_timeout(20 * SECOND) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("deadlock");
+    }
+    if let Err(panic) = running.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Makes values whose drop asks the client, and counts those that were dropped.
+#[derive(Clone, Debug, Default)]
+struct Asking {
+    client: Arc<OnceLock<Client>>,
+    dropped: Arc<AtomicUsize>,
+}
+
+/// A value whose drop asks the client: the owner of a body, an error, a mechanism.
+#[derive(Debug)]
+struct Owner {
+    asking: Asking,
+    body: Vec<u8>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if let Some(client) = self.asking.client.get() {
+            let _ = client.blocked();
+        }
+        self.asking.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an owner")
+    }
+}
+
+impl Error for Owner {}
+
+impl SaslMechanism for Owner {
+    fn initial_response(&mut self, _: &Credentials) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        Ok(Vec::new())
+    }
+
+    fn answer(&mut self, _: &[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Asking {
+    fn of(client: &Client) -> Self {
+        let asking = Self::default();
+        asking.client.set(client.clone()).unwrap();
+        asking
+    }
+
+    fn owner(&self, len: usize) -> Owner {
+        Owner { asking: self.clone(), body: vec![7; len] }
+    }
+
+    fn body(&self, len: usize) -> Bytes {
+        Bytes::from_owner(self.owner(len))
+    }
+
+    fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::SeqCst)
+    }
+}
+
+/// A small body, which is copied, one that is shared, and one of several frames.
+const SIZES: [usize; 3] = [10, 8 << 10, 300 << 10];
+
+#[test]
+fn a_written_body_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        let (client, pipe, _clock, mut driver) = opened(Options::default());
+        let asking = Asking::of(&client);
+        for confirms in [true, false] {
+            for size in SIZES {
+                drop(client.basic_publish("", "q", asking.body(size)).confirm(confirms).send());
+            }
+        }
+        pipe.serve(&mut driver);
+        assert_eq!(asking.dropped(), 6);
+    });
+}
+
+#[test]
+fn a_held_body_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        // It expires, the connection is lost, and it is written after the handshake.
+        for end in 0..3 {
+            let (pipe, clock) = (Pipe::default(), ManualClock::default());
+            let options = Options::default().request_timeout(SECOND);
+            let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
+            let asking = Asking::of(&client);
+            let promises = SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+            let _ = pipe.poll(&mut driver);
+            match end {
+                0 => clock.pass(2 * SECOND),
+                1 => pipe.read(Read::Eof),
+                _ => pipe.open(&mut driver),
+            }
+            pipe.serve(&mut driver);
+            assert_eq!(asking.dropped(), SIZES.len(), "end {end}");
+            drop(promises);
+        }
+    });
+}
+
+#[test]
+fn a_queued_body_is_dropped_without_the_lock_at_a_loss() {
+    without_deadlock(|| {
+        for drops_driver in [false, true] {
+            let (client, pipe, clock, mut driver) = opened(Options::default());
+            let asking = Asking::of(&client);
+            pipe.script().stalled = true;
+            for _ in 0..10 {
+                drop(client.basic_publish("", "q", asking.body(300 << 10)).send());
+            }
+            assert!(pipe.poll(&mut driver).is_none());
+            if !drops_driver {
+                pipe.feed(&method(0, &close(320, "CONNECTION_FORCED - bye")));
+                pipe.read(Read::Eof);
+                assert!(pipe.poll(&mut driver).is_none());
+                clock.pass(2 * SECOND);
+                assert!(pipe.poll(&mut driver).is_some());
+            }
+            drop(driver);
+            assert_eq!(asking.dropped(), 10);
+        }
+    });
+}
+
+/// Dials to a pipe.
+struct Net(Pipe);
+
+impl Dial for Net {
+    async fn resolve(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(vec![([127, 0, 0, 1], 5672).into()])
+    }
+
+    async fn connect(&self, _: SocketAddr) -> io::Result<Transport> {
+        Ok(Transport::new(self.0.clone()))
+    }
+
+    #[cfg(unix)]
+    async fn connect_unix(&self, _: &Path) -> io::Result<Transport> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+fn poll(driver: &mut DialDriver<Net, ManualClock>) -> Poll<Result<(), puka::Error>> {
+    Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn shake_hands(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
+    pipe.feed(&start(&rabbitmq(), b"PLAIN"));
+    pipe.feed(&method(0, &tune(2047, 131_072, 60)));
+    pipe.feed(&method(0, &connection::OpenOk {}));
+    assert!(poll(driver).is_pending());
+    pipe.written();
+}
+
+#[test]
+fn a_body_kept_to_republish_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        // It is confirmed, refused, expires, and is given up after a loss.
+        for end in 0..4 {
+            let (pipe, clock) = (Pipe::default(), ManualClock::default());
+            let recovery = Recovery::default().republish_unconfirmed(1);
+            let options = Options::default().recovery(recovery);
+            let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
+            shake_hands(&pipe, &mut driver);
+            let asking = Asking::of(&client);
+            let promises = SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+            assert!(poll(&mut driver).is_pending());
+            pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+            assert!(poll(&mut driver).is_pending());
+            match end {
+                0 => pipe.feed(&method(1, &ack(3, true))),
+                1 => {
+                    let nack = basic::Nack { delivery_tag: 3, multiple: true, requeue: false };
+                    pipe.feed(&method(1, &nack));
+                }
+                2 => clock.pass(40 * SECOND),
+                _ => {
+                    drop(client.close());
+                    pipe.read(Read::Eof);
+                }
+            }
+            for _ in 0..3 {
+                let _ = poll(&mut driver);
+            }
+            assert_eq!(asking.dropped(), SIZES.len(), "end {end}");
+            for promise in promises {
+                assert!(block_on(poll_once(promise)).is_some(), "end {end}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_of_the_users_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        let asking = Asking::default();
+        let asked = asking.clone();
+        let (pipe, clock) = (Pipe::default(), ManualClock::default());
+        let options = Options::default()
+            .recovery(Recovery::default().first_connect(true))
+            .credentials_from(move || Err(asked.owner(0).into()));
+        let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
+        asking.client.set(client).unwrap();
+        for _ in 0..50 {
+            pipe.feed(&start(&rabbitmq(), b"PLAIN"));
+            let _ = poll(&mut driver);
+            pipe.script().reads.clear();
+            clock.pass(40 * SECOND);
+        }
+        assert!(asking.dropped() > 0);
+    });
+}
+
+#[test]
+fn a_mechanism_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        let asking = Asking::default();
+        let made = asking.clone();
+        let (pipe, clock) = (Pipe::default(), ManualClock::default());
+        let options = Options::default().own_mechanism("OWN", move || made.owner(0)).unwrap();
+        let (client, mut driver) = puka::open(pipe.clone(), clock, options);
+        asking.client.set(client).unwrap();
+        pipe.feed(&start(&rabbitmq(), b"OWN"));
+        assert!(pipe.poll(&mut driver).is_none());
+        pipe.read(Read::Eof);
+        assert!(pipe.poll(&mut driver).is_some());
+        assert_eq!(asking.dropped(), 1);
+    });
+}
