@@ -23,12 +23,12 @@ impl<C: Clock> Alarm<C> {
             return false;
         };
         // A sleep that ends too early costs a wake-up, a new one at each change costs more.
-        if self.0.as_ref().is_none_or(|(armed, _)| *armed > until) {
-            self.0 = Some((until, Box::pin(clock.sleep_until(until))));
-        }
-        let rings = self.0.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
-        if rings {
-            self.0 = None;
+        let armed = self.0.take().filter(|(armed, _)| *armed <= until);
+        let (at, mut sleep) = armed.unwrap_or_else(|| (until, Box::pin(clock.sleep_until(until))));
+        // It is out of its place while it is polled: one that panics, which is the user's, may not be polled again.
+        let rings = sleep.as_mut().poll(cx).is_ready();
+        if !rings {
+            self.0 = Some((at, sleep));
         }
         rings
     }

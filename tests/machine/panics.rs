@@ -3,7 +3,7 @@
 use crate::driver::opened;
 use crate::peer::{answer, rabbitmq, start};
 use crate::pipe::{ManualClock, Pipe, Wakes};
-use puka::{Dial, Error, Options, Recovery, Transport};
+use puka::{Clock, Dial, Error, Options, Recovery, Transport};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,38 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A clock whose first sleep panics when it is polled.
+struct PanickingClock(ManualClock, Arc<AtomicUsize>);
+
+impl Clock for PanickingClock {
+    type Sleep = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Self::Sleep {
+        let is_first = self.1.fetch_add(1, Ordering::SeqCst) == 0;
+        let sleep = self.0.sleep_until(deadline);
+        Box::pin(async move {
+            assert!(!is_first, "a sleep");
+            sleep.await;
+        })
+    }
+}
+
+#[test]
+fn a_sleep_that_panics_is_made_again() {
+    let sleeps = Arc::new(AtomicUsize::new(0));
+    let clock = PanickingClock(ManualClock::default(), sleeps.clone());
+    let (_client, mut driver) = puka::open(Pipe::default(), clock, Options::default());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(catch_unwind(AssertUnwindSafe(|| Pin::new(&mut driver).poll(&mut cx))).is_err());
+    assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+    assert_eq!(sleeps.load(Ordering::SeqCst), 2);
+}
 
 struct PanickingWaker;
 
