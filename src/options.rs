@@ -152,7 +152,7 @@ setters! {
     /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. 0 counts as 1.
     request_channels(channels: u16) => limits.request_channels;
     /// Channels for publishes, for each exchange one with confirms, one without, and one for calls, as they are used; 64 by
-    /// default. Beyond it, idle ones make room. 0 counts as 1.
+    /// default. Beyond it, idle ones make room, and when none is idle, exchanges take turns of at least 100 ms. 0 counts as 1.
     publish_channels(channels: u16) => limits.publish_channels;
     /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;

@@ -70,6 +70,11 @@ impl Confirms {
         self.pending.get_mut(usize::try_from(tag - self.before - 1).ok()?)
     }
 
+    /// Returns `true` if there are publishes whose deadline has passed without a confirm.
+    pub(super) fn has_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
     /// Takes the promise of a publish that is returned before its confirm has come.
     pub(super) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
         let state = self.state(tag)?;

@@ -27,7 +27,7 @@ use super::down::Down;
 use super::filtering::FilterStep;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
-use super::held::HeldPublish;
+use super::lanes::Lanes;
 use super::notices::Notices;
 use super::outbox::Outbox;
 use super::promises::{Answer, Promises};
@@ -145,8 +145,7 @@ pub struct Connection {
     requests: VecDeque<WaitingRequest>,
     request_octets: usize,
     consumes: VecDeque<WaitingConsume>,
-    held: VecDeque<HeldPublish>,
-    held_octets: usize,
+    held: Lanes,
     /// Tasks that wait for capacity.
     waits: Waits,
     /// Channels with acknowledgements to write.
@@ -222,8 +221,7 @@ impl Connection {
             requests: VecDeque::new(),
             request_octets: 0,
             consumes: VecDeque::new(),
-            held: VecDeque::new(),
-            held_octets: 0,
+            held: Lanes::default(),
             waits: Waits::default(),
             acking: Vec::new(),
             blocked: None,

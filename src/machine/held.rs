@@ -57,8 +57,8 @@ impl HeldPublish {
         if self.attempts > 0 { Error::Unconfirmed(error.into()) } else { error }
     }
 
-    pub(super) fn is_to(&self, exchange: &[u8]) -> bool {
-        *self.exchange == *exchange
+    pub(super) fn exchange(&self) -> &[u8] {
+        &self.exchange
     }
 
     pub(super) fn octets(&self) -> usize {

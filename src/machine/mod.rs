@@ -32,6 +32,7 @@ mod handshake;
 mod heartbeat;
 mod held;
 mod ids;
+mod lanes;
 mod notices;
 mod outbox;
 mod outgoing;

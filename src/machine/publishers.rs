@@ -24,6 +24,8 @@ pub(super) struct Publisher {
     kind: Kind,
     /// Whether content may flow on the channel.
     pub(super) flows: bool,
+    /// It takes no more publishes, so that it becomes idle and makes room for an exchange that waits.
+    is_retiring: bool,
     pub(super) confirms: Confirms,
     /// Whether the first publish has gone through. As long as not, an error is that publish's, and the broker has seen none
     /// of those behind it.
@@ -33,7 +35,35 @@ pub(super) struct Publisher {
     /// What is to be published again when the connection goes, by its number.
     pub(super) kept: Kept,
     exchange: Box<[u8]>,
+    /// Its place among the turns.
+    turn: u64,
+    /// When its turn began.
+    since: Instant,
 }
+
+impl Publisher {
+    /// Returns `true` if it may be published on.
+    #[inline]
+    pub(super) fn takes_more(&self) -> bool {
+        self.flows && !self.is_retiring
+    }
+
+    pub(super) fn exchange(&self) -> &[u8] {
+        &self.exchange
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn is_idle(&self) -> bool {
+        self.confirms.open() == 0 && self.calls.is_empty()
+    }
+}
+
+/// How long an exchange keeps its channel when all channels are busy and others wait for one. Without a
+/// minimum, exchanges that are busy all the time would take channels from each other after each publish.
+const TURN: Duration = Duration::from_millis(100);
 
 /// Hashes the name of an exchange. Names are the program's own, so nobody makes them collide on purpose, and a quick hash will do.
 #[derive(Debug, Default)]
@@ -79,6 +109,13 @@ pub(super) struct Publishers {
     pub(super) kept_octets: usize,
     /// Calls that wait for their reply.
     calls: usize,
+    /// The channels that do not retire, in the order in which their turns began.
+    turns: BTreeMap<u64, u16>,
+    retiring: usize,
+    /// A channel may have become idle since the last search found none, so that a search is worth while.
+    may_have_idle: bool,
+    /// Channels that are being closed and may have something on them that the broker has not seen, and their exchanges.
+    leaving: BTreeMap<u16, (Kind, Box<[u8]>)>,
 }
 
 impl Publishers {
@@ -98,7 +135,7 @@ impl Publishers {
         self.open
     }
 
-    pub(super) fn add(&mut self, exchange: &[u8], kind: Kind, channel: u16) {
+    pub(super) fn add(&mut self, exchange: &[u8], kind: Kind, channel: u16, now: Instant) {
         let place = usize::from(channel);
         if self.publishers.len() <= place {
             self.publishers.resize_with(place + 1, || None);
@@ -110,12 +147,17 @@ impl Publishers {
             confirms: Confirms::default(),
             is_proven: false,
             flows: true,
+            is_retiring: false,
             calls: BTreeMap::new(),
             kept: Kept::default(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
+            turn: self.uses,
+            since: now,
         };
+        self.turns.insert(self.uses, channel);
+        self.may_have_idle = true;
         if let Some(slot) = self.publishers.get_mut(place) {
             *slot = Some(publisher.into());
         }
@@ -132,15 +174,72 @@ impl Publishers {
     /// Takes out the publisher that has rested longest, of those that wait for no confirm and no reply. Confirms that come
     /// after their deadline are not waited for.
     pub(super) fn remove_idle(&mut self) -> Option<u16> {
-        let is_idle = |publisher: &&Publisher| publisher.confirms.open() == 0 && publisher.calls.is_empty();
-        let idle = self.all().filter(is_idle).min_by_key(|publisher| publisher.last_used)?;
-        let channel = idle.channel;
-        self.take(channel).map(|publisher| publisher.channel)
+        if !self.may_have_idle {
+            return None;
+        }
+        let idle = self.all().filter(|publisher| publisher.is_idle());
+        let Some(idle) = idle.min_by_key(|publisher| publisher.last_used) else {
+            self.may_have_idle = false;
+            return None;
+        };
+        let publisher = self.take(idle.channel)?;
+        // Of what has no confirm nobody knows whether the broker has seen it.
+        if publisher.kind == Kind::Unconfirmed || publisher.confirms.has_overdue() {
+            self.leaving.insert(publisher.channel, (publisher.kind, publisher.exchange));
+        }
+        Some(publisher.channel)
+    }
+
+    /// Returns `true` if the last channel of that exchange is being closed, and what is on it comes first.
+    pub(super) fn is_leaving(&self, exchange: &[u8], kind: Kind) -> bool {
+        self.leaving.values().any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
+    }
+
+    /// Returns the number of channels that are being closed and may have something on them that the broker has not seen.
+    pub(super) fn leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// A channel is closed.
+    pub(super) fn has_left(&mut self, channel: u16) {
+        self.leaving.remove(&channel);
+    }
+
+    /// Lets up to `most` channels become idle, those first whose turn began first.
+    pub(super) fn retire(&mut self, most: usize, now: Instant) {
+        while self.retiring < most
+            && let Some((turn, channel)) =
+                self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
+        {
+            let Some(publisher) = self.on(channel) else { return };
+            if now.saturating_duration_since(publisher.since) < TURN {
+                return;
+            }
+            publisher.is_retiring = true;
+            self.turns.remove(&turn);
+            self.retiring += 1;
+        }
+    }
+
+    /// Begins another turn of a channel that was to become idle. Returns it unless its content is stopped.
+    pub(super) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
+        self.uses += 1;
+        let turn = self.uses;
+        let publisher = self.on(channel)?;
+        let flows = publisher.flows;
+        if std::mem::replace(&mut publisher.is_retiring, false) {
+            (publisher.turn, publisher.since) = (turn, now);
+            self.turns.insert(turn, channel);
+            self.retiring -= 1;
+        }
+        flows.then_some(channel)
     }
 
     fn take(&mut self, channel: u16) -> Option<Box<Publisher>> {
         let publisher = self.publishers.get_mut(usize::from(channel))?.take()?;
         self.open -= 1;
+        self.retiring -= usize::from(publisher.is_retiring);
+        self.turns.remove(&publisher.turn);
         let exchange = &publisher.exchange;
         let channels =
             if exchange.is_empty() { Some(&mut self.default) } else { self.named.get_mut(exchange) };
@@ -197,6 +296,7 @@ impl Publishers {
     pub(super) fn replied(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
         let promise = self.on(channel)?.calls.remove(&call)?;
         self.calls -= 1;
+        self.may_have_idle = true;
         Some(promise)
     }
 
@@ -207,6 +307,7 @@ impl Publishers {
             publisher.calls.retain(|_, promise| promises.is_waiting(*promise));
             calls += publisher.calls.len();
         }
+        self.may_have_idle |= calls < self.calls;
         self.calls = calls;
     }
 
@@ -225,8 +326,9 @@ impl Publishers {
             return false;
         }
         let forgotten = publisher.kept.forget(tag, multiple);
-        let confirmed = before - publisher.confirms.open();
-        self.in_flight -= confirmed;
+        let open = publisher.confirms.open();
+        self.may_have_idle |= open == 0;
+        self.in_flight -= before - open;
         self.kept_octets -= forgotten;
         true
     }
@@ -243,6 +345,7 @@ impl Publishers {
 
     /// The channel has gone.
     pub(super) fn remove(&mut self, channel: u16) -> Option<Box<Publisher>> {
+        self.leaving.remove(&channel);
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
@@ -273,6 +376,7 @@ impl Publishers {
             });
             expired += before - confirms.open();
         }
+        self.may_have_idle |= expired > 0;
         self.in_flight -= expired;
         self.kept_octets -= forgotten;
     }

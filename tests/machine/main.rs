@@ -54,3 +54,4 @@ mod sources;
 mod streams;
 mod timers;
 mod transacting;
+mod turns;

@@ -9,7 +9,7 @@ impl Connection {
     /// Octets that the transport has not taken, those of publishes that are held back included.
     #[must_use]
     pub fn outgoing_octets(&self) -> usize {
-        self.held_octets + self.out.len() + self.in_hand
+        self.held.octets() + self.out.len() + self.in_hand
     }
 
     /// Whether something is to be done that a driver which sleeps does not know of.

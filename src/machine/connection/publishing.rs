@@ -6,18 +6,23 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::held::HeldPublish;
 use crate::machine::held::Kind;
+use crate::machine::lanes::LaneId;
 use crate::machine::publishers::{REPUBLISHED, STAMP};
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
 use crate::protocol::{Properties, ReplyCode, ShortStr, Table, TableRef, Value};
-use std::collections::VecDeque;
 
 /// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
 const LONGEST_EXPIRATION: u64 = 315_360_000_000;
 
-/// Exchanges whose publishes can't go on, before the rest is left for the next time.
-const STUCK_EXCHANGES: usize = 16;
+/// Why there is no channel for an exchange yet.
+enum NoChannel {
+    /// A channel is being closed, and there will be one when that is done.
+    Closing,
+    /// All channels are in use.
+    AllInUse,
+}
 
 impl Connection {
     /// Whether another publish would be accepted.
@@ -94,13 +99,25 @@ impl Connection {
     }
 
     /// The channel on which something can be published now.
+    #[inline]
     pub(super) fn ready_channel(&mut self, exchange: ShortStr<'_>, kind: Kind) -> Option<u16> {
         self.attention = true;
-        if self.may_publish() && !self.holds(exchange) { self.publish_channel(exchange, kind) } else { None }
+        let exchange = exchange.as_octets();
+        if !self.may_publish() || !self.held.is_empty() && self.held.has(exchange, kind) {
+            return None;
+        }
+        match self.publishers.find(exchange, kind) {
+            Some(publisher) if publisher.takes_more() => Some(publisher.channel),
+            _ if self.held.waiting() > 0 => None,
+            Some(publisher) => {
+                let channel = publisher.channel;
+                self.publishers.resume(channel, self.now)
+            }
+            None => self.open_publisher(exchange, kind).ok(),
+        }
     }
 
     pub(super) fn hold(&mut self, held: HeldPublish) {
-        self.held_octets += held.octets();
         self.held.push_back(held);
     }
 
@@ -108,36 +125,55 @@ impl Connection {
         self.blocked.is_none() && matches!(self.state, State::Open | State::Draining)
     }
 
-    /// Whether a publish to that exchange is held back, so that the next one has to stand behind it.
-    fn holds(&self, exchange: ShortStr<'_>) -> bool {
-        self.held.iter().any(|held| held.is_to(exchange.as_octets()))
-    }
-
     /// Writes what was held back, as far as it goes, and for each exchange in order.
     pub(super) fn release_held(&mut self) {
-        let mut kept = VecDeque::new();
-        let mut stuck: Vec<Box<[u8]>> = Vec::new();
-        while self.may_publish()
-            && stuck.len() < STUCK_EXCHANGES
-            && let Some(held) = self.held.pop_front()
-        {
+        if self.held.is_empty() || !self.may_publish() {
+            return;
+        }
+        while let Some(lane) = self.held.next_fresh() {
+            let Some((exchange, kind)) = self.held.get(lane) else { continue };
+            match self.publishers.find(exchange, kind) {
+                Some(publisher) if publisher.takes_more() => {
+                    let channel = publisher.channel;
+                    self.release_lane(lane, channel);
+                }
+                Some(publisher) if !publisher.flows => {}
+                Some(_) | None => self.held.wait(lane),
+            }
+        }
+        while let Some(lane) = self.held.first_waiting() {
+            let Some((exchange, kind)) = self.held.get(lane) else { break };
+            let opened = match self.publishers.find(exchange, kind) {
+                Some(publisher) => {
+                    let channel = publisher.channel;
+                    Ok(self.publishers.resume(channel, self.now))
+                }
+                None => {
+                    let exchange: Box<[u8]> = exchange.into();
+                    self.open_publisher(&exchange, kind).map(Some)
+                }
+            };
+            match opened {
+                Ok(Some(channel)) => self.release_lane(lane, channel),
+                // Its content is stopped.
+                Ok(None) => self.held.stop_waiting(lane),
+                Err(NoChannel::Closing) => return,
+                Err(NoChannel::AllInUse) => {
+                    self.publishers.retire(self.held.waiting(), self.now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the publishes of a lane.
+    fn release_lane(&mut self, lane: LaneId, channel: u16) {
+        while let Some(held) = self.held.pop(lane) {
             if !self.promises.is_waiting(held.promise) {
-                self.held_octets -= held.octets();
                 continue;
             }
             let properties = held.properties();
             let publish = held.to_publish(&properties);
-            let exchange = publish.exchange.as_octets();
-            if stuck.iter().any(|stuck| **stuck == *exchange) {
-                kept.push_back(held);
-                continue;
-            }
-            let Some(channel) = self.publish_channel(publish.exchange, held.kind) else {
-                stuck.push(exchange.into());
-                kept.push_back(held);
-                continue;
-            };
-            self.held_octets -= held.octets();
             let written = match held.kind {
                 Kind::Publish | Kind::Unconfirmed => self.write_publish(channel, &publish, held.attempts),
                 Kind::Call => self.write_call(channel, &publish),
@@ -154,8 +190,6 @@ impl Connection {
                 (Err(error), _) => self.answer(promise, Err(held.failed(error))),
             }
         }
-        kept.append(&mut self.held);
-        self.held = kept;
     }
 
     /// Forgets what has waited for too long.
@@ -172,14 +206,7 @@ impl Connection {
             is_waiting
         });
         self.transactions.waiting.retain(|promise| promises.is_waiting(*promise));
-        let octets = &mut self.held_octets;
-        self.held.retain(|held| {
-            let is_waiting = promises.is_waiting(held.promise);
-            if !is_waiting {
-                *octets -= held.octets();
-            }
-            is_waiting
-        });
+        self.held.retain(|held| promises.is_waiting(held.promise));
     }
 
     /// Finds, before an octet is written, what the broker would close the channel over.
@@ -215,36 +242,40 @@ impl Connection {
         publish.headers.map_or(Ok(()), check_headers)
     }
 
-    /// The channel for an exchange, if it has one or can have one, and content may flow on it.
-    fn publish_channel(&mut self, exchange: ShortStr<'_>, kind: Kind) -> Option<u16> {
-        if let Some(publisher) = self.publishers.find(exchange.as_octets(), kind) {
-            return publisher.flows.then_some(publisher.channel);
-        }
+    /// Opens the channel of an exchange that has none.
+    fn open_publisher(&mut self, exchange: &[u8], kind: Kind) -> Result<u16, NoChannel> {
         // Its channel may have made room for another a moment ago, and what is on that comes first.
-        if kind == Kind::Unconfirmed && self.channels.is_closing_one() {
-            return None;
+        if self.publishers.is_leaving(exchange, kind) {
+            return Err(NoChannel::Closing);
         }
         let limit = usize::from(self.options.limits.publish_channels.max(1));
         if self.publishers.len() >= limit {
+            // Channels without confirms are idle at once. They would be closed and opened faster than the broker does it.
+            if self.publishers.leaving() > 0 {
+                return Err(NoChannel::Closing);
+            }
             self.close_idle_publisher();
         }
         if self.publishers.len() >= limit {
-            return None;
+            return Err(NoChannel::AllInUse);
         }
         if !self.channels.has_room(Role::Publish) {
             self.make_room();
-            return None;
+            let is_closing = self.channels.is_closing_one();
+            return Err(if is_closing { NoChannel::Closing } else { NoChannel::AllInUse });
         }
-        let number = self.open_channel(Role::Publish)?;
+        let number = self.open_channel(Role::Publish).ok_or(NoChannel::AllInUse)?;
         if kind != Kind::Unconfirmed {
             self.write(number, &confirm::Select { nowait: false });
-            self.await_reply(number, Awaited::Nothing(info(confirm::Select::ID).ok()?));
+            if let Ok(method) = info(confirm::Select::ID) {
+                self.await_reply(number, Awaited::Nothing(method));
+            }
         }
         if kind == Kind::Call {
             self.await_replies(number);
         }
-        self.publishers.add(exchange.as_octets(), kind, number);
-        Some(number)
+        self.publishers.add(exchange, kind, number, self.now);
+        Ok(number)
     }
 
     /// Closes the channel of the exchange that has not been published to for longest.
@@ -362,6 +393,7 @@ impl Connection {
     /// answer to that.
     pub(super) fn publisher_closed(&mut self, channel: u16, error: &Error) {
         let Some(publisher) = self.publishers.remove(channel) else { return };
+        self.held.retry(publisher.exchange(), publisher.kind());
         let was_alone = publisher.confirms.has_one_unconfirmed();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();

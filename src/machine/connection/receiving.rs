@@ -190,6 +190,7 @@ impl Connection {
         match Method::decode(frame.payload()).map_err(Fault::from)? {
             Method::Channel(channels::Method::CloseOk(_)) => {
                 self.channels.remove(number);
+                self.publishers.has_left(number);
             }
             Method::Channel(channels::Method::Close(close)) => {
                 let channel = self.channels.get_mut(number);
@@ -224,6 +225,7 @@ impl Connection {
             Method::Channel(channels::Method::Flow(flow)) => {
                 if let Some(publisher) = self.publishers.on(number) {
                     publisher.flows = flow.active;
+                    self.held.retry(publisher.exchange(), publisher.kind());
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = flow.active;
                 }

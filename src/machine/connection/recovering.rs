@@ -223,6 +223,7 @@ impl Connection {
             }
         }
         self.channels.start_over();
+        self.held.retry_all();
         for request in again.into_iter().rev() {
             self.request_octets += request.payload.len();
             self.requests.push_front(request);
@@ -337,7 +338,6 @@ impl Connection {
         }
         for held in again.into_iter().rev() {
             self.promises.retime(held.promise, self.options.deadlines.request);
-            self.held_octets += held.octets();
             self.held.push_front(held);
         }
     }
@@ -398,8 +398,7 @@ impl Connection {
 
     /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
     pub(super) fn fail_held(&mut self, error: &Error) {
-        self.held_octets = 0;
-        for held in std::mem::take(&mut self.held) {
+        for held in self.held.drain() {
             self.answer(held.promise, Err(held.failed(error.clone())));
         }
     }

@@ -1,0 +1,190 @@
+//! More exchanges than publish channels: all have their turn, and each keeps its order.
+
+use crate::peer::{Peer, Sent, ack, answer, method, publish, tune};
+use puka::Options;
+use puka::protocol::method::basic;
+use puka::protocol::{FrameKind, Method};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// A broker that confirms what came before the last step, so that who publishes in each step is never idle.
+struct World {
+    peer: Peer,
+    /// The number of publishes of each channel.
+    published: BTreeMap<u16, u64>,
+    to_confirm: VecDeque<(u16, u64)>,
+    /// The bodies that came, for each exchange.
+    bodies: BTreeMap<String, Vec<String>>,
+    exchange: BTreeMap<u16, String>,
+    sent: BTreeMap<String, usize>,
+}
+
+impl World {
+    fn new(channels: u16) -> Self {
+        let options = Options::default().publish_channels(channels).heartbeat(0);
+        let peer = Peer::tuned(options, tune(0, 0, 0));
+        let to_confirm = VecDeque::new();
+        let (published, bodies, exchange, sent) = Default::default();
+        Self { peer, published, to_confirm, bodies, exchange, sent }
+    }
+
+    fn publish(&mut self, exchange: &str) {
+        let number = self.sent.entry(exchange.to_owned()).or_default();
+        let promise = self.peer.machine.publish(&publish(exchange, number.to_string().as_bytes())).unwrap();
+        *number += 1;
+        self.peer.machine.abandon(promise);
+    }
+
+    /// Publishes to each exchange, confirms what was there before, and lets 10 ms pass.
+    fn step(&mut self, busy: &[&str]) {
+        let before = self.to_confirm.len();
+        busy.iter().for_each(|exchange| self.publish(exchange));
+        self.serve();
+        for (channel, tag) in self.to_confirm.drain(..before).collect::<Vec<_>>() {
+            self.peer.method(channel, &ack(tag, false));
+        }
+        self.serve();
+        self.peer.pass(Duration::from_millis(10));
+        assert!(self.peer.machine.why_closed().is_none());
+    }
+
+    fn serve(&mut self) {
+        loop {
+            let sent = self.peer.take();
+            if sent.is_empty() {
+                return;
+            }
+            for one in &sent {
+                self.look_at(one);
+                if let Some(answer) = answer(one) {
+                    self.peer.feed(&answer);
+                }
+            }
+        }
+    }
+
+    fn look_at(&mut self, sent: &Sent) {
+        let channel = sent.channel;
+        if sent.kind == FrameKind::Body {
+            let exchange = self.exchange.get(&channel).unwrap().clone();
+            self.bodies.entry(exchange).or_default().push(String::from_utf8_lossy(&sent.payload).into());
+        } else if sent.name().ends_with("channel.close") {
+            // Confirms that cross a close are dropped by whoever closed.
+            self.published.remove(&channel);
+            self.to_confirm.retain(|(of, _)| *of != channel);
+        } else if sent.is(basic::Publish::ID) {
+            let Method::Basic(basic::Method::Publish(it)) = sent.method() else { panic!("{sent:?}") };
+            self.exchange.insert(channel, it.exchange.to_string());
+            let count = self.published.entry(channel).or_default();
+            *count += 1;
+            self.to_confirm.push_back((channel, *count));
+        }
+    }
+
+    fn came(&self, exchange: &str) -> usize {
+        self.bodies.get(exchange).map_or(0, Vec::len)
+    }
+
+    fn assert_order(&self) {
+        for (exchange, bodies) in &self.bodies {
+            let expected: Vec<_> = (0..bodies.len()).map(|number| number.to_string()).collect();
+            assert_eq!(*bodies, expected, "{exchange}");
+        }
+    }
+}
+
+#[test]
+fn an_exchange_gets_a_channel_among_busy_ones() {
+    let mut world = World::new(4);
+    let busy = ["a", "b", "c", "d"];
+    (0..5).for_each(|_| world.step(&busy));
+    world.publish("e");
+    let steps = (0..1000)
+        .take_while(|_| {
+            world.came("e") == 0 && {
+                world.step(&busy);
+                true
+            }
+        })
+        .count();
+    assert!((1..=20).contains(&steps), "{steps} steps of 10 ms");
+    // Who made room gets a channel again, and nobody falls behind.
+    (0..100).for_each(|_| world.step(&busy));
+    for exchange in busy {
+        let waiting = world.sent[exchange] - world.came(exchange);
+        assert!(waiting <= 30, "{waiting} publishes to {exchange} wait");
+    }
+    world.assert_order();
+}
+
+#[test]
+fn exchanges_that_wait_are_served_in_turn() {
+    let mut world = World::new(1);
+    world.step(&["a"]);
+    world.step(&["a", "b"]);
+    world.step(&["a", "b", "c"]);
+    let all = ["a", "b", "c"];
+    let mut order = vec!["a"];
+    let mut before = all.map(|exchange| world.came(exchange));
+    for _ in 0..200 {
+        world.step(&all);
+        let now = all.map(|exchange| world.came(exchange));
+        for (place, exchange) in all.iter().enumerate() {
+            if now[place] > before[place] && order.last() != Some(exchange) {
+                order.push(exchange);
+            }
+        }
+        before = now;
+    }
+    assert!(order.len() >= 12, "{order:?}");
+    let expected: Vec<_> = all.into_iter().cycle().take(order.len()).collect();
+    assert_eq!(order, expected);
+    world.assert_order();
+}
+
+#[test]
+fn an_overdue_publish_does_not_keep_its_channel() {
+    let mut world = World::new(1);
+    world.publish("stuck");
+    world.serve();
+    world.publish("other");
+    world.peer.pass(Duration::from_secs(29));
+    assert_eq!(world.came("other"), 0);
+    let mut times = 0;
+    while world.came("other") == 0 && times < 5 {
+        world.publish("other");
+        world.peer.pass(Duration::from_secs(1));
+        world.serve();
+        times += 1;
+    }
+    assert!(times <= 4, "the deadline of the first is 32 s");
+}
+
+#[test]
+fn a_channel_that_makes_room_for_nobody_goes_on() {
+    let mut world = World::new(1);
+    (0..5).for_each(|_| world.step(&["a"]));
+    // Who waits gives up before its turn comes.
+    let mut waits = publish("b", "0");
+    waits.mandatory = true;
+    let promise = world.peer.machine.call(&waits, Some(Duration::from_millis(105))).unwrap();
+    (0..11).for_each(|_| world.step(&["a"]));
+    world.peer.machine.abandon(promise);
+    let before = world.came("a");
+    (0..5).for_each(|_| world.step(&["a"]));
+    assert!(world.came("a") >= before + 5, "{} of {before} and 5", world.came("a"));
+    world.assert_order();
+}
+
+#[test]
+fn a_flow_stops_only_its_own_exchange() {
+    let mut world = World::new(4);
+    world.step(&["a", "b"]);
+    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: false }));
+    (0..3).for_each(|_| world.step(&["a", "b", "c"]));
+    assert_eq!((world.came("a"), world.came("b"), world.came("c")), (1, 4, 3));
+    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: true }));
+    world.serve();
+    assert_eq!(world.came("a"), 4);
+    world.assert_order();
+}
