@@ -89,7 +89,8 @@ enum More {
 
 #[derive(Debug)]
 struct Deadline {
-    at: Instant,
+    /// None before the next [`stamp`](Promises::stamp).
+    at: Option<Instant>,
     /// How much time there was.
     timeout: Duration,
 }
@@ -115,11 +116,11 @@ impl Slot {
         if let Some(More::Deadline(deadline)) = self.more.as_deref() { Some(deadline) } else { None }
     }
 
-    /// Takes its deadline off. Gives when that would have been.
+    /// Takes its deadline off. Gives when that would have been, if it has started.
     fn untime(&mut self) -> Option<Instant> {
         let at = self.deadline()?.at;
         self.more = None;
-        Some(at)
+        at
     }
 }
 
@@ -131,8 +132,9 @@ pub(super) struct Promises {
     free: Vec<u32>,
     waiting: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
-    /// Those whose deadline starts when the time is next known.
-    unstamped: Vec<(PromiseId, Duration)>,
+    /// Those whose deadline starts when the time is next known. One that has none any more, or has been started already, is
+    /// still in here: nothing is looked for, so that many can be timed anew.
+    unstamped: Vec<PromiseId>,
     answered: VecDeque<PromiseId>,
 }
 
@@ -172,7 +174,7 @@ impl Promises {
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
     pub(super) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
-        self.unstamped.push((id, timeout));
+        self.time(id, timeout);
         id
     }
 
@@ -261,12 +263,12 @@ impl Promises {
     /// Starts the deadlines that have not been started.
     pub(super) fn stamp(&mut self, now: Instant) {
         let mut unstamped = std::mem::take(&mut self.unstamped);
-        for (id, timeout) in unstamped.drain(..) {
-            if self.is_waiting(id)
-                && let Some(slot) = self.slot(id)
+        for id in unstamped.drain(..) {
+            if let Some(slot) = self.slot(id)
+                && let Some(More::Deadline(Deadline { at: at @ None, timeout })) = slot.more.as_deref_mut()
             {
-                let deadline = later(now, timeout);
-                slot.more = Some(More::Deadline(Deadline { at: deadline, timeout }).into());
+                let deadline = later(now, *timeout);
+                *at = Some(deadline);
                 self.deadlines.insert((deadline, id));
             }
         }
@@ -275,7 +277,6 @@ impl Promises {
 
     /// Takes the deadline off a promise that has another from here on.
     pub(super) fn untime(&mut self, id: PromiseId) {
-        self.unstamped.retain(|(unstamped, _)| *unstamped != id);
         if let Some(at) = self.slot(id).and_then(Slot::untime) {
             self.deadlines.remove(&(at, id));
         }
@@ -284,7 +285,16 @@ impl Promises {
     /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
     pub(super) fn retime(&mut self, id: PromiseId, timeout: Duration) {
         self.untime(id);
-        self.unstamped.push((id, timeout));
+        self.time(id, timeout);
+    }
+
+    fn time(&mut self, id: PromiseId, timeout: Duration) {
+        if self.is_waiting(id)
+            && let Some(slot) = self.slot(id)
+        {
+            slot.more = Some(More::Deadline(Deadline { at: None, timeout }).into());
+            self.unstamped.push(id);
+        }
     }
 
     /// The earliest deadline.
@@ -310,5 +320,53 @@ impl Promises {
     /// Whether nothing is waited for and nothing is left to be fetched.
     pub(super) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len() && self.deadlines.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_retimed_promise_has_one_deadline() {
+        let mut promises = Promises::default();
+        let now = Instant::now();
+        let [early, late] = [promises.open_timed(TIMEOUT), promises.open_timed(TIMEOUT)];
+        promises.stamp(now);
+        promises.retime(late, 2 * TIMEOUT);
+        promises.retime(late, 3 * TIMEOUT);
+        assert_eq!((promises.deadline(), promises.deadlines.len()), (Some(now + TIMEOUT), 1));
+        promises.stamp(now + TIMEOUT / 2);
+        promises.untime(early);
+        assert_eq!(promises.deadline(), Some(now + TIMEOUT / 2 + 3 * TIMEOUT));
+        assert_eq!(promises.expired(now + 4 * TIMEOUT), Some((late, 3 * TIMEOUT)));
+    }
+
+    #[test]
+    fn an_untimed_promise_is_not_started() {
+        let mut promises = Promises::default();
+        let now = Instant::now();
+        let untimed = promises.open_timed(TIMEOUT);
+        promises.untime(untimed);
+        let answered = promises.open_timed(TIMEOUT);
+        promises.done(answered);
+        assert!(promises.fetch(answered).is_some_and(|answer| answer.into_more().is_none()));
+        let reused = promises.open();
+        assert_eq!(reused.index, answered.index);
+        promises.stamp(now);
+        assert_eq!((promises.deadline(), promises.unstamped.len()), (None, 0));
+    }
+
+    #[test]
+    fn retiming_looks_at_no_other_promise() {
+        let mut promises = Promises::default();
+        let ids: Vec<_> = (0..65_535).map(|_| promises.open_timed(TIMEOUT)).collect();
+        // What is not looked for is not removed, either.
+        ids.iter().for_each(|id| promises.retime(*id, TIMEOUT));
+        assert_eq!(promises.unstamped.len(), 2 * ids.len());
+        promises.stamp(Instant::now());
+        assert_eq!((promises.unstamped.len(), promises.deadlines.len()), (0, ids.len()));
     }
 }
