@@ -1,7 +1,8 @@
 //! The channels of a connection, and their numbers.
 
 use super::channel::{Channel, Role};
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// Numbers kept for requests and publishes, which consumers and transactions can't take.
 const RESERVED: usize = 2;
@@ -10,9 +11,9 @@ const RESERVED: usize = 2;
 pub(super) struct Channels {
     /// By number; channel 0 is the connection's.
     slots: Vec<Option<Box<Channel>>>,
-    /// Numbers that are free again, the one that has rested longest in front: were a peer confused by a number's reuse,
-    /// it would show.
-    freed: VecDeque<u16>,
+    /// Numbers that are free again, the lowest first: what is kept by number stays small, and so does the work of who
+    /// goes through it. A peer that confuses a number's uses does so sooner, which `closed_by_server` is for.
+    freed: BinaryHeap<Reverse<u16>>,
     /// Numbers whose last channel the server closed: what it had sent already may come after its `close`.
     closed_by_server: BTreeSet<u16>,
     /// In the pool, the one used last behind.
@@ -132,12 +133,13 @@ impl Channels {
             return None;
         }
         self.slots.resize_with(self.slots.len().max(1), || None);
-        let number = match u16::try_from(self.slots.len()) {
-            Ok(fresh) if fresh <= self.max => {
+        let number = match self.freed.pop() {
+            Some(Reverse(number)) => number,
+            None => {
+                let fresh = u16::try_from(self.slots.len()).ok().filter(|fresh| *fresh <= self.max)?;
                 self.slots.push(None);
                 fresh
             }
-            _ => self.freed.pop_front()?,
         };
         self.incarnations += 1;
         let mut channel = Channel::new(self.incarnations, role);
@@ -154,7 +156,7 @@ impl Channels {
             self.leave_pool(number);
         }
         *self.count_mut(channel.role) -= 1;
-        self.freed.push_back(number);
+        self.freed.push(Reverse(number));
         Some(channel)
     }
 
@@ -192,16 +194,17 @@ mod tests {
     }
 
     #[test]
-    fn e29_numbers_are_used_again_as_late_as_possible() {
-        let mut channels = channels(3);
-        assert_eq!(channels.add(Role::Request), Some(1));
+    fn e29_the_lowest_free_number_is_used_first() {
+        let mut channels = channels(4);
+        assert_eq!([0; 3].map(|_| channels.add(Role::Request)), [Some(1), Some(2), Some(3)]);
         channels.remove(1);
-        assert_eq!(channels.add(Role::Request), Some(2));
-        assert_eq!(channels.add(Role::Request), Some(3));
+        assert_eq!(channels.add(Role::Request), Some(1));
         channels.remove(3);
-        channels.remove(2);
+        channels.remove_closed_by_server(2);
         let again: Vec<_> = (0..4).map(|_| channels.add(Role::Request)).collect();
-        assert_eq!(again, [Some(1), Some(3), Some(2), None]);
+        assert_eq!(again, [Some(2), Some(3), Some(4), None]);
+        let discards = |number| channels.get(number).is_some_and(|channel| channel.discards_until_open);
+        assert_eq!([1, 2, 3].map(discards), [false, true, false], "what comes late is of the last channel");
     }
 
     #[test]

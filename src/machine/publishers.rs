@@ -4,7 +4,7 @@ use super::confirms::Confirms;
 use super::held::{HeldPublish, Kept, Kind};
 use super::ids::PromiseId;
 use super::promises::Promises;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub(super) struct Publisher {
     pub(super) flows: bool,
     /// It takes no more publishes, so that it becomes idle and makes room for an exchange that waits.
     is_retiring: bool,
+    /// It was published to since the last [`stamp`](Publishers::stamp).
+    is_unstamped: bool,
     pub(super) confirms: Confirms,
     /// Whether the first publish has gone through. As long as not, an error is that publish's, and the broker has seen none
     /// of those behind it.
@@ -39,6 +41,8 @@ pub(super) struct Publisher {
     turn: u64,
     /// When its turn began.
     since: Instant,
+    /// Its entry among the deadlines, no later than its earliest deadline.
+    due: Option<Instant>,
 }
 
 impl Publisher {
@@ -116,6 +120,10 @@ pub(super) struct Publishers {
     may_have_idle: bool,
     /// Channels that are being closed and may have something on them that the broker has not seen, and their exchanges.
     leaving: BTreeMap<u16, (Kind, Box<[u8]>)>,
+    /// Channels that were published to since the last [`stamp`](Self::stamp).
+    unstamped: Vec<u16>,
+    /// Channels with deadlines, each no later than its earliest deadline: what is confirmed does not touch it.
+    deadlines: BTreeSet<(Instant, u16)>,
 }
 
 impl Publishers {
@@ -148,6 +156,7 @@ impl Publishers {
             is_proven: false,
             flows: true,
             is_retiring: false,
+            is_unstamped: false,
             calls: BTreeMap::new(),
             kept: Kept::default(),
             kind,
@@ -155,6 +164,7 @@ impl Publishers {
             last_used: self.uses,
             turn: self.uses,
             since: now,
+            due: None,
         };
         self.turns.insert(self.uses, channel);
         self.may_have_idle = true;
@@ -240,6 +250,9 @@ impl Publishers {
         self.open -= 1;
         self.retiring -= usize::from(publisher.is_retiring);
         self.turns.remove(&publisher.turn);
+        if let Some(due) = publisher.due {
+            self.deadlines.remove(&(due, channel));
+        }
         let exchange = &publisher.exchange;
         let channels =
             if exchange.is_empty() { Some(&mut self.default) } else { self.named.get_mut(exchange) };
@@ -276,6 +289,9 @@ impl Publishers {
             publisher.calls.insert(publisher.confirms.next(), promise);
         }
         publisher.confirms.push(promise);
+        if !std::mem::replace(&mut publisher.is_unstamped, true) {
+            self.unstamped.push(channel);
+        }
         self.calls += usize::from(is_call);
         self.kept_octets += kept_octets;
         self.in_flight += 1;
@@ -355,29 +371,119 @@ impl Publishers {
 
     /// Gives what was published since the last call a deadline.
     pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
-        for publisher in self.all_mut() {
+        let mut unstamped = std::mem::take(&mut self.unstamped);
+        for channel in unstamped.drain(..) {
+            let Some(publisher) = self.on(channel) else { continue };
+            publisher.is_unstamped = false;
             publisher.confirms.stamp(now, timeout);
+            if publisher.due.is_none() {
+                self.set_due(channel);
+            }
+        }
+        self.unstamped = unstamped;
+    }
+
+    /// Sets the entry of a channel among the deadlines, which has none there.
+    fn set_due(&mut self, channel: u16) {
+        let Some(publisher) = self.on(channel) else { return };
+        publisher.due = publisher.confirms.deadline();
+        if let Some(due) = publisher.due {
+            self.deadlines.insert((due, channel));
         }
     }
 
+    /// Returns the earliest deadline. Only the first entries are brought up to date, so the work does not depend on how many
+    /// channels there are.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        self.all_mut().filter_map(|publisher| publisher.confirms.deadline()).min()
+        while let Some(&(due, channel)) = self.deadlines.first() {
+            if self.on(channel).and_then(|publisher| publisher.confirms.deadline()) == Some(due) {
+                return Some(due);
+            }
+            self.deadlines.pop_first();
+            self.set_due(channel);
+        }
+        None
     }
 
     /// Takes the promises whose deadline has passed. Their publishes are not in flight any more.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
-        let (mut forgotten, mut expired) = (0, 0);
-        for publisher in self.publishers.iter_mut().flatten() {
-            let Publisher { confirms, kept, .. } = &mut **publisher;
-            let before = confirms.open();
+        while let Some(&(due, channel)) = self.deadlines.first()
+            && due <= now
+        {
+            self.deadlines.pop_first();
+            let Some(publisher) = self.on(channel) else { continue };
+            let Publisher { confirms, kept, .. } = publisher;
+            let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
                 forgotten += kept.forget(tag, false);
                 each(promise);
             });
-            expired += before - confirms.open();
+            let expired = before - confirms.open();
+            self.may_have_idle |= expired > 0;
+            self.in_flight -= expired;
+            self.kept_octets -= forgotten;
+            self.set_due(channel);
         }
-        self.may_have_idle |= expired > 0;
-        self.in_flight -= expired;
-        self.kept_octets -= forgotten;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(16);
+    const LATE: Duration = Duration::from_secs(17);
+
+    fn publish(publishers: &mut Publishers, promises: &mut Promises, channel: u16) -> PromiseId {
+        let promise = promises.open();
+        publishers.sent(channel, promise, None);
+        promise
+    }
+
+    fn expired(publishers: &mut Publishers, now: Instant) -> Vec<PromiseId> {
+        let mut expired = Vec::new();
+        publishers.expire(now, |promise| expired.push(promise));
+        expired
+    }
+
+    #[test]
+    fn deadlines_of_many_channels_come_in_order() {
+        let (mut publishers, mut promises) = (Publishers::default(), Promises::default());
+        let now = Instant::now();
+        let later = now + TIMEOUT / 2;
+        for channel in 1..=1000_u16 {
+            publishers.add(&channel.to_be_bytes(), Kind::Publish, channel, now);
+        }
+        let early: Vec<_> = (1..=3).map(|channel| publish(&mut publishers, &mut promises, channel)).collect();
+        publishers.stamp(now, TIMEOUT);
+        let again = publish(&mut publishers, &mut promises, 1);
+        assert_eq!(publishers.unstamped, [1], "no other channel is looked at");
+        publishers.stamp(later, TIMEOUT);
+        assert!(publishers.confirm(1, 1, false, |_| {}));
+        assert!(publishers.confirm(3, 1, false, |_| {}));
+        assert_eq!(publishers.deadline(), Some(now + LATE));
+        assert_eq!(expired(&mut publishers, now + LATE), [early[1]]);
+        assert_eq!(publishers.deadline(), Some(later + LATE));
+        assert_eq!(publishers.deadlines.len(), 1, "channels without a publish have no entry");
+        assert_eq!(expired(&mut publishers, later + LATE), [again]);
+        assert_eq!((publishers.deadline(), publishers.in_flight()), (None, 0));
+    }
+
+    #[test]
+    fn a_channel_that_goes_takes_its_deadline_along() {
+        let (mut publishers, mut promises) = (Publishers::default(), Promises::default());
+        let now = Instant::now();
+        publishers.add(b"a", Kind::Publish, 1, now);
+        publish(&mut publishers, &mut promises, 1);
+        publishers.stamp(now, TIMEOUT);
+        publish(&mut publishers, &mut promises, 1);
+        publishers.remove(1);
+        assert!(publishers.deadlines.is_empty() && publishers.turns.is_empty());
+        // Another has its number.
+        publishers.add(b"b", Kind::Publish, 1, now);
+        publish(&mut publishers, &mut promises, 1);
+        publishers.stamp(now + TIMEOUT, TIMEOUT);
+        assert_eq!(publishers.deadline(), Some(now + TIMEOUT + LATE));
+        assert_eq!(publishers.in_flight(), 1);
     }
 }

@@ -156,7 +156,7 @@ fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last()
 }
 
 #[test]
-fn e29_numbers_are_used_again_in_the_order_in_which_they_became_free() {
+fn e29_the_lowest_free_number_is_used_first() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     for _ in 0..4 {
         let _request = peer.machine.request(declare("q")).unwrap();
@@ -171,7 +171,7 @@ fn e29_numbers_are_used_again_in_the_order_in_which_they_became_free() {
         let _request = peer.machine.request(declare("q")).unwrap();
         opened.extend(peer.take().iter().filter(|sent| sent.is(channel::Open::ID)).map(|sent| sent.channel));
     }
-    assert_eq!(opened, [3, 1, 4, 2]);
+    assert_eq!(opened, [1, 2, 3, 4]);
 }
 
 #[test]

@@ -261,10 +261,10 @@ fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     assert_eq!(
         names[..4],
-        ["1 channel.close-ok", "3 channel.open", "3 confirm.select", "3 basic.publish"],
+        ["1 channel.close-ok", "1 channel.open", "1 confirm.select", "1 basic.publish"],
         "{names:?}"
     );
-    peer.method(3, &ack(1, false));
+    peer.method(1, &ack(1, false));
     peer.done(again);
 }
 
@@ -376,7 +376,7 @@ fn without_a_confirm_a_refusal_is_a_notice_and_the_next_has_another_channel() {
     let promise = unconfirmed(&mut peer, "a");
     peer.done(promise);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert_eq!(names[..3], ["1 channel.close-ok", "2 channel.open", "2 basic.publish"], "{names:?}");
+    assert_eq!(names[..3], ["1 channel.close-ok", "1 channel.open", "1 basic.publish"], "{names:?}");
     assert!(peer.machine.is_idle());
 }
 
