@@ -144,11 +144,18 @@ impl Stream for Consumer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let epoch = this.handle().link().epoch();
-        while let Some(delivered) = this.taken.pop_front() {
-            if delivered.is_settled() || delivered.epoch == epoch {
-                return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+        let mut lost = 0;
+        let next = loop {
+            match this.taken.pop_front() {
+                Some(delivered) if !delivered.is_settled() && delivered.epoch != epoch => lost += 1,
+                next => break next,
             }
-            this.handle().link().with(|machine| machine.lose_taken(this.id));
+        };
+        if lost > 0 {
+            this.handle().link().with(|machine| machine.lose_taken(this.id, lost));
+        }
+        if let Some(delivered) = next {
+            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
         }
         if this.ended.is_some() {
             return Poll::Ready(None);

@@ -472,9 +472,9 @@ impl Connection {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
     }
 
-    /// A delivery that was taken of a consumer was dropped and not handed out, because it could not be settled any more.
-    pub fn lose_taken(&mut self, consumer: ConsumerId) {
-        self.consumers.count_lost(consumer, 1);
+    /// Counts deliveries that were taken of a consumer and are not handed out, because they can't be settled any more.
+    pub fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
+        self.consumers.count_lost(consumer, count);
     }
 
     /// The tag that its holder knows a consumer by.
