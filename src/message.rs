@@ -70,7 +70,7 @@ impl Ends {
     }
 
     /// Where the body begins, if there is one.
-    fn body(self) -> usize {
+    pub(crate) fn body(self) -> usize {
         self.properties as usize + self.gap(BEFORE_BODY)
     }
 }

@@ -168,6 +168,8 @@ setters! {
     /// of them are taken, which holds up everything that the broker sends: set a prefetch.
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Octets of deliveries that may wait to be taken, 64 MiB by default, and not 0. At the bound reading pauses likewise.
+    /// Messages of which parts are still to come may take as much again, all channels together: above that, the largest of
+    /// them is not kept, as if it were above [`max_message_size`](Self::max_message_size).
     max_buffered_octets(octets: usize) => limits.buffered_octets;
     /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;

@@ -1,6 +1,7 @@
 //! The channels of a connection, and their numbers.
 
 use super::channel::{Channel, Role};
+use super::content::Assembly;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -22,6 +23,10 @@ pub(super) struct Channels {
     roles: [usize; Role::COUNT],
     max: u16,
     incarnations: u64,
+    /// Bytes of partly received contents.
+    partial: usize,
+    /// How many contents they are of.
+    partials: usize,
 }
 
 impl Channels {
@@ -157,7 +162,46 @@ impl Channels {
         }
         *self.count_mut(channel.role) -= 1;
         self.freed.push(Reverse(number));
+        self.resize_partial(channel.assembly.as_ref().map_or(0, Assembly::size), 0);
         Some(channel)
+    }
+
+    /// Takes the partly received content of a channel.
+    pub(super) fn take_assembly(&mut self, number: u16) -> Option<Assembly> {
+        let assembly = self.get_mut(number)?.assembly.take()?;
+        self.resize_partial(assembly.size(), 0);
+        Some(assembly)
+    }
+
+    /// Notes that a partly received content takes more or fewer bytes than before, none when it is whole.
+    #[inline]
+    pub(super) fn resize_partial(&mut self, before: usize, after: usize) {
+        self.partial = self.partial.saturating_sub(before).saturating_add(after);
+        self.partials = self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
+    }
+
+    /// Drains the largest partly received contents until they take at most `most` bytes together. One alone may be as large
+    /// as a message may be.
+    #[inline]
+    pub(super) fn bound_partial(&mut self, most: usize) {
+        if self.partial > most && self.partials > 1 {
+            self.drain_partial(most);
+        }
+    }
+
+    #[cold]
+    fn drain_partial(&mut self, most: usize) {
+        while self.partial > most && self.partials > 1 {
+            let assemblies = self.slots.iter_mut().flatten().filter_map(|channel| channel.assembly.as_mut());
+            let Some(largest) = assemblies.max_by_key(|assembly| assembly.size()) else { return };
+            let before = largest.size();
+            largest.drain();
+            let after = largest.size();
+            if after >= before {
+                return;
+            }
+            self.resize_partial(before, after);
+        }
     }
 
     /// Begins without channels, on another connection.

@@ -204,6 +204,35 @@ impl Assembly {
         Ok(self.left == 0)
     }
 
+    /// Returns the bytes that it takes in memory, from its content header on. Room that is reserved counts.
+    pub(super) fn size(&self) -> usize {
+        match &self.body {
+            Body::Unknown => 0,
+            Body::Parts(parts) => self.octets.capacity().saturating_add(parts.capacity()),
+            Body::Inline | Body::Whole(_) | Body::TooLarge(_) => self.octets.capacity(),
+        }
+    }
+
+    /// Drops the body, as if it were above the limit, and what still comes of it; the second time, the properties.
+    pub(super) fn drain(&mut self) {
+        let end = self.ends.body();
+        let received = match &self.body {
+            Body::Unknown => return,
+            Body::TooLarge(_) => {
+                self.ends = self.ends.with_properties(0);
+                self.octets.truncate(self.ends.body());
+                self.octets.shrink_to_fit();
+                return;
+            }
+            Body::Inline => self.octets.len().saturating_sub(end),
+            Body::Whole(body) => body.len(),
+            Body::Parts(parts) => parts.len(),
+        };
+        self.body = Body::TooLarge(self.left.saturating_add(received as u64));
+        self.octets.truncate(end);
+        self.octets.shrink_to_fit();
+    }
+
     /// The message, once it is whole.
     #[inline]
     pub(super) fn finish(&mut self) -> Message {

@@ -39,6 +39,7 @@ mod memory;
 mod names;
 mod owners;
 mod panics;
+mod partial;
 mod peer;
 mod pipe;
 mod publishing;

@@ -107,6 +107,64 @@ fn a02_nor_does_one_at_our_own_limit() {
     });
 }
 
+/// Consumers, each with the channel on which its first delivery has begun.
+fn begun(channels: usize, bound: usize) -> (Peer, Vec<u16>) {
+    let mut peer = Peer::open(Options::default().max_buffered_octets(bound));
+    let mut numbers = Vec::new();
+    for _ in 0..channels {
+        let (_, channel, tag) = peer.consumer(&consume("q"));
+        peer.method(channel, &crate::peer::deliver(&tag, 1));
+        numbers.push(channel);
+    }
+    (peer, numbers)
+}
+
+#[test]
+fn contents_that_never_end_stay_within_the_bound() {
+    const BOUND: usize = 4 << 20;
+    grows_by_at_most(
+        "contents_that_never_end_stay_within_the_bound",
+        // A body grows by twice its size, and what was there before is copied.
+        2 * BOUND as u64 + 4 * FRAME_MAX,
+        || {
+            let body = vec![7; 100_000];
+            (begun(20, BOUND), body)
+        },
+        |((peer, numbers), body)| {
+            for number in &*numbers {
+                peer.feed(&header(*number, 64 << 20, Properties::default()));
+            }
+            for _ in 0..600 {
+                numbers.iter().for_each(|number| peer.feed(&raw(3, *number, body)));
+            }
+            assert!(peer.machine.why_closed().is_none());
+        },
+    );
+}
+
+#[test]
+fn announced_sizes_and_properties_stay_within_the_bound() {
+    const BOUND: usize = 1 << 20;
+    grows_by_at_most(
+        "announced_sizes_and_properties_stay_within_the_bound",
+        BOUND as u64 + 8 * FRAME_MAX,
+        || begun(200, BOUND),
+        |(peer, numbers)| {
+            let mut headers = puka::protocol::Table::new();
+            headers.insert("large", &*vec![7_u8; 60_000]).unwrap();
+            for (place, number) in numbers.iter().enumerate() {
+                let mut properties = Properties::default();
+                if place % 2 == 0 {
+                    properties.headers = Some(headers.as_ref().into());
+                }
+                peer.feed(&header(*number, 16 << 10, properties));
+                peer.feed(&raw(3, *number, b"x"));
+            }
+            assert!(peer.machine.why_closed().is_none());
+        },
+    );
+}
+
 #[test]
 fn a05_the_head_of_a_frame_above_the_limit_allocates_nothing() {
     grows_by_at_most("a05_the_head_of_a_frame_above_the_limit_allocates_nothing", SLACK, got, |peer| {

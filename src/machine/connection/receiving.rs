@@ -171,14 +171,23 @@ impl Connection {
         let Some(assembly) = &mut channel.assembly else {
             return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content without its method", MethodId::NONE));
         };
+        let before = assembly.size();
         let is_whole = match frame.kind() {
-            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.spare)?,
-            _ => assembly.body(frame)?,
+            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.spare),
+            _ => assembly.body(frame),
         };
-        if is_whole && let Some(mut assembly) = channel.assembly.take() {
+        let after = assembly.size();
+        if matches!(is_whole, Ok(true))
+            && let Some(mut assembly) = channel.assembly.take()
+        {
+            self.channels.resize_partial(before, 0);
             let message = assembly.finish();
             self.receive_message(number, assembly.purpose, message);
+            return Ok(());
         }
+        self.channels.resize_partial(before, after);
+        is_whole?;
+        self.channels.bound_partial(self.options.limits.buffered_octets);
         Ok(())
     }
 

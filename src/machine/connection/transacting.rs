@@ -176,9 +176,10 @@ impl Connection {
         match transaction.phase {
             Phase::Open => {
                 let number = transaction.channel;
+                let assembly = self.channels.take_assembly(number);
                 if let Some(channel) = self.channels.get_mut(number) {
                     channel.unsettled.forget();
-                    let (assembly, awaited) = (channel.assembly.take(), std::mem::take(&mut channel.awaited));
+                    let awaited = std::mem::take(&mut channel.awaited);
                     self.answer_awaited(assembly, awaited, &Error::Stale);
                 }
                 self.close_channel(number);
