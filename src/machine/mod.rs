@@ -33,6 +33,7 @@ mod heartbeat;
 mod held;
 mod ids;
 mod lanes;
+mod name_hasher;
 mod notices;
 mod outbox;
 mod outgoing;

@@ -3,9 +3,10 @@
 use super::confirms::Confirms;
 use super::held::{HeldPublish, Kept, Kind};
 use super::ids::PromiseId;
+use super::name_hasher::NameHasher;
 use super::promises::Promises;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
 /// The header that a mandatory publish carries, so that a return finds its own publish and no other.
@@ -23,7 +24,7 @@ pub(super) struct Publisher {
     pub(super) channel: u16,
     kind: Kind,
     /// Whether content may flow on the channel.
-    pub(super) flows: bool,
+    flows: bool,
     /// It takes no more publishes, so that it becomes idle and makes room for an exchange that waits.
     is_retiring: bool,
     /// It was published to since the last [`stamp`](Publishers::stamp).
@@ -52,6 +53,11 @@ impl Publisher {
         self.flows && !self.is_retiring
     }
 
+    /// Returns `true` if the broker has stopped content.
+    pub(super) fn is_stopped(&self) -> bool {
+        !self.flows
+    }
+
     pub(super) fn exchange(&self) -> &[u8] {
         &self.exchange
     }
@@ -60,40 +66,15 @@ impl Publisher {
         self.kind
     }
 
+    /// Returns `true` if it may be closed. What waits for content to flow again would miss a stopped one.
     fn is_idle(&self) -> bool {
-        self.confirms.open() == 0 && self.calls.is_empty()
+        self.flows && self.confirms.open() == 0 && self.calls.is_empty()
     }
 }
 
 /// How long an exchange keeps its channel when all channels are busy and others wait for one. Without a
 /// minimum, exchanges that are busy all the time would take channels from each other after each publish.
 const TURN: Duration = Duration::from_millis(100);
-
-/// Hashes the name of an exchange. Names are the program's own, so nobody makes them collide on purpose, and a quick hash will do.
-#[derive(Debug, Default)]
-struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn write(&mut self, octets: &[u8]) {
-        let (chunks, rest) = octets.as_chunks();
-        for chunk in chunks {
-            self.write_u64(u64::from_ne_bytes(*chunk));
-        }
-        self.write_u64(rest.iter().fold(0, |number, octet| number << 8 | u64::from(*octet)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0xF135_7AEA_2E62_A9C5);
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
-    }
-}
 
 /// The channel of an exchange for each [`Kind`].
 type Channels = [Option<u16>; 3];
@@ -213,6 +194,14 @@ impl Publishers {
     /// A channel is closed.
     pub(super) fn has_left(&mut self, channel: u16) {
         self.leaving.remove(&channel);
+    }
+
+    /// Stops content or lets it flow again. Returns the exchange of the channel.
+    pub(super) fn flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], Kind)> {
+        self.may_have_idle = true;
+        let publisher = self.on(channel)?;
+        publisher.flows = active;
+        Some((&publisher.exchange, publisher.kind))
     }
 
     /// Lets up to `most` channels become idle, those first whose turn began first.

@@ -177,6 +177,21 @@ fn a_channel_that_makes_room_for_nobody_goes_on() {
 }
 
 #[test]
+fn a_stopped_channel_makes_no_room() {
+    let mut world = World::new(1);
+    world.step(&["a"]);
+    world.step(&[]);
+    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: false }));
+    world.publish("a");
+    world.publish("b");
+    (0..20).for_each(|_| world.step(&[]));
+    assert_eq!((world.came("a"), world.came("b")), (1, 0));
+    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: true }));
+    (0..20).for_each(|_| world.step(&[]));
+    assert_eq!((world.came("a"), world.came("b")), (2, 1));
+}
+
+#[test]
 fn a_flow_stops_only_its_own_exchange() {
     let mut world = World::new(4);
     world.step(&["a", "b"]);

@@ -137,7 +137,7 @@ impl Connection {
                     let channel = publisher.channel;
                     self.release_lane(lane, channel);
                 }
-                Some(publisher) if !publisher.flows => {}
+                Some(publisher) if publisher.is_stopped() => {}
                 Some(_) | None => self.held.wait(lane),
             }
         }

@@ -232,9 +232,8 @@ impl Connection {
             Method::Basic(basic::Method::Cancel(cancel)) => self.server_cancels(number, cancel),
             Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close),
             Method::Channel(channels::Method::Flow(flow)) => {
-                if let Some(publisher) = self.publishers.on(number) {
-                    publisher.flows = flow.active;
-                    self.held.retry(publisher.exchange(), publisher.kind());
+                if let Some((exchange, kind)) = self.publishers.flow(number, flow.active) {
+                    self.held.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = flow.active;
                 }
