@@ -5,7 +5,7 @@ use crate::connection::{Connection, Phase};
 use crate::ids::{ConnectionId, QueueId};
 use crate::state::State;
 use crate::timers::Timer;
-use crate::{delivery, dispatch, quiesce, release};
+use crate::{delivery, dispatch, quiesce, release, stuck};
 use bytes::Bytes;
 use puka::protocol::method::connection;
 use std::time::Instant;
@@ -148,6 +148,7 @@ impl Broker {
     /// Lets all that moves come to rest, and sets the timer of the connection that something was done with.
     pub(crate) fn settle(&mut self, now: Instant, id: Option<ConnectionId>) {
         loop {
+            stuck::resume(&mut self.state, now);
             quiesce::quiesce(&mut self.state, now);
             quiesce::confirm_all(&mut self.state, now);
             if !self.unblock_if_possible(now) {

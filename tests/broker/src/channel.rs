@@ -6,6 +6,7 @@ use crate::message::Message;
 use crate::queue::Entry;
 use crate::reply_to::ReplyConsumer;
 use bytes::Bytes;
+use puka::protocol::FrameKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub(crate) struct Channel {
     pub(crate) outstanding: usize,
     /// What an empty queue name stands for.
     pub(crate) last_queue: Option<Arc<str>>,
+    /// The stuck queue that the first frame of the backlog asks for something.
+    pub(crate) waits_for: Option<QueueId>,
+    pub(crate) backlog: Vec<(FrameKind, Bytes)>,
 }
 
 /// Whether publishes are confirmed, or wait for a commit, or neither.

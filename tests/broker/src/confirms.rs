@@ -1,6 +1,7 @@
 //! The confirms of a channel: which publishes are open, and when each is answered.
 
-use std::collections::BTreeMap;
+use crate::ids::QueueId;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// A confirm to send.
@@ -22,17 +23,28 @@ pub(crate) struct Confirms {
 struct Open {
     due: Instant,
     accepted: bool,
+    /// The queues that it went to and that do not answer.
+    stuck: BTreeSet<QueueId>,
 }
 
 impl Confirms {
-    /// Numbers a publish, which is to be answered at `due`.
-    pub(crate) fn add(&mut self, due: Instant, accepted: bool) {
+    /// Numbers a publish, which is to be answered at `due`, but not before the `stuck` queues are released.
+    pub(crate) fn add(&mut self, due: Instant, accepted: bool, stuck: BTreeSet<QueueId>) {
         self.published += 1;
-        self.open.insert(self.published, Open { due, accepted });
+        self.open.insert(self.published, Open { due, accepted, stuck });
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.open.values().map(|open| open.due).min()
+        self.open.values().filter(|open| open.stuck.is_empty()).map(|open| open.due).min()
+    }
+
+    /// A queue is not stuck any more. Returns `true` if publishes have waited for it.
+    pub(crate) fn release(&mut self, queue: QueueId) -> bool {
+        let mut waited = false;
+        for open in self.open.values_mut() {
+            waited |= open.stuck.remove(&queue);
+        }
+        waited
     }
 
     /// Takes those that are due. "multiple=true stands for all numbers up to it that are still open", so only those in
@@ -43,7 +55,7 @@ impl Confirms {
         let mut left = BTreeMap::new();
         for (tag, open) in std::mem::take(&mut self.open) {
             let accepted = open.accepted;
-            if open.due > now {
+            if open.due > now || !open.stuck.is_empty() {
                 left.insert(tag, open);
                 joining = false;
                 continue;
@@ -69,6 +81,7 @@ impl Confirms {
 #[cfg(test)]
 mod tests {
     use super::{Confirm, Confirms};
+    use std::collections::BTreeSet;
     use std::time::{Duration, Instant};
 
     const fn confirm(tag: u64, multiple: bool, accepted: bool) -> Confirm {
@@ -83,7 +96,7 @@ mod tests {
         for (due, accepted) in
             [(now, true), (now, true), (now, false), (later, true), (now, true), (now, true)]
         {
-            confirms.add(due, accepted);
+            confirms.add(due, accepted, BTreeSet::new());
         }
         let taken = confirms.take_due(now, true);
         let expected = [
@@ -102,8 +115,8 @@ mod tests {
     fn confirms_leave_in_the_order_in_which_they_are_due() {
         let now = Instant::now();
         let mut confirms = Confirms::default();
-        confirms.add(now + Duration::from_millis(5), true);
-        confirms.add(now, true);
+        confirms.add(now + Duration::from_millis(5), true, BTreeSet::new());
+        confirms.add(now, true, BTreeSet::new());
         let taken = confirms.take_due(now + Duration::from_secs(1), false);
         assert_eq!(taken, [confirm(2, false, true), confirm(1, false, true)]);
     }

@@ -32,6 +32,9 @@ pub(crate) fn enqueue(state: &mut State, id: QueueId, message: &Arc<Message>, no
 /// Moves whatever can move in a queue: what has expired goes, consumers get what they have credit for, and what is then
 /// too much goes, too. What has come back makes the queue too long before consumers get it, a new message after.
 pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
+    if state.stuck.contains(&id) {
+        return;
+    }
     if state.queues.get_mut(&id).is_some_and(|queue| std::mem::take(&mut queue.requeued)) {
         drop_excess(state, id);
     }

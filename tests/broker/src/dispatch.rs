@@ -5,7 +5,7 @@ use crate::connection::Phase;
 use crate::fault::{Fault, Outcome};
 use crate::ids::{ConnectionId, Place};
 use crate::state::State;
-use crate::{methods, publish, quiesce, release};
+use crate::{methods, publish, quiesce, release, stuck};
 use bytes::Bytes;
 use puka::protocol::method::{access, basic, channel, connection};
 use puka::protocol::wire::Reader;
@@ -52,11 +52,7 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
         match frame {
             Ok(None) => break,
             Ok(Some((kind, channel, payload))) => {
-                let place = Place { now, connection: id, channel };
-                if let Err((fault, method)) = frame_arrived(state, place, kind, payload) {
-                    fail(state, place, fault, method);
-                }
-                quiesce::quiesce(state, now);
+                arrived(state, Place { now, connection: id, channel }, kind, payload);
             }
             Err(error) => {
                 let place = Place { now, connection: id, channel: 0 };
@@ -66,6 +62,14 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
             }
         }
     }
+}
+
+/// Handles a frame.
+pub(crate) fn arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) {
+    if let Err((fault, method)) = frame_arrived(state, place, kind, payload) {
+        fail(state, place, fault, method);
+    }
+    quiesce::quiesce(state, place.now);
 }
 
 /// What went wrong, and with which method.
@@ -99,6 +103,7 @@ fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Byte
             let why = format!("channel {} before the connection is open", place.channel);
             Err(nobody(Fault::new(ReplyCode::CHANNEL_ERROR, why)))
         }
+        _ if stuck::keep(state, place, kind, &payload) => Ok(()),
         FrameKind::Method => method_arrived(state, place, payload),
         FrameKind::Header | FrameKind::Body => content_arrived(state, place, kind, payload),
     }
@@ -244,7 +249,7 @@ fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(),
 }
 
 /// Ends a channel or a connection for what its client did.
-fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
+pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
     let Some(connection) = state.connections.get_mut(&place.connection) else { return };
     let MethodId { class: class_id, method: method_id } = method;
     let Fault::Reply(code, text) = fault else {

@@ -74,8 +74,9 @@ pub(crate) fn publish(
     }
     let accepted = put_through(state, place, &publish)?;
     let due = place.now + state.random.within(&state.config.confirm_delay);
+    let stuck = publish.queues.intersection(&state.stuck).copied().collect();
     if let Mode::Confirm(confirms) = &mut state.channel(place)?.mode {
-        confirms.add(due, accepted);
+        confirms.add(due, accepted, stuck);
         state.unconfirmed.insert((place.connection, place.channel));
     }
     Ok(())

@@ -5,6 +5,7 @@ use crate::exchange::Destination;
 use crate::ids::{ConnectionId, ConsumerKey, QueueId};
 use crate::settle::settle;
 use crate::state::State;
+use crate::stuck;
 use crate::timers::Timer;
 use puka::protocol::ShortStr;
 use puka::protocol::method::basic;
@@ -15,6 +16,7 @@ use std::time::Instant;
 /// ready.
 pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 {
     let Some(queue) = state.queues.remove(&id) else { return 0 };
+    stuck::release(state, id);
     state.timers.disarm(Timer::Queue(id));
     state.dirty.remove(&id);
     if let Some(vhost) = state.vhosts.get_mut(&queue.vhost) {
@@ -95,6 +97,8 @@ pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, numbe
         }
     }
     channel.content = None;
+    channel.waits_for = None;
+    channel.backlog.clear();
     channel.reply_consumer = None;
     channel.outstanding = 0;
     state.unconfirmed.remove(&(connection, number));

@@ -32,6 +32,9 @@ pub(crate) struct State {
     pub(crate) timers: Timers,
     /// Queues in which something may have to move.
     pub(crate) dirty: BTreeSet<QueueId>,
+    /// Queues that answer nothing, and those that were among them until now.
+    pub(crate) stuck: BTreeSet<QueueId>,
+    pub(crate) released: Vec<QueueId>,
     /// Messages on their way to a dead-letter exchange.
     pub(crate) dead: VecDeque<DeadLetter>,
     /// Channels whose confirms are due.
@@ -77,6 +80,8 @@ impl State {
             alarm: None,
             timers: Timers::default(),
             dirty: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            released: Vec::new(),
             dead: VecDeque::new(),
             unconfirmed: BTreeSet::new(),
             published: VecDeque::new(),

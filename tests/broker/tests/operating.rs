@@ -241,6 +241,40 @@ fn a_forgotten_connection_is_closed_and_takes_anything() {
 }
 
 #[test]
+fn overdue_deliveries_close_their_channel() {
+    let world = world();
+    let mut client = world.client();
+    client.queue(1, "q");
+    client.publish(1, "", "q", "late");
+    client.open(2);
+    client.consume(2, "q", "tag");
+    client.expect_kind(2, basic::Deliver::ID);
+    while client.poll().is_some() {}
+    let bodies = world.broker_mut(|broker, now| broker.time_out_deliveries(now, "/", "q"));
+    assert_eq!(bodies, ["late"]);
+    let text = client.expect_channel_close(2, 406);
+    assert!(
+        text.starts_with("PRECONDITION_FAILED - delivery acknowledgement on channel 2 timed out"),
+        "{text}"
+    );
+    assert!(client.get(1, "q").unwrap().get_ok().redelivered);
+}
+
+#[test]
+fn a_changed_channel_max_is_for_later_connections() {
+    let world = world();
+    let (mut earlier, mut later) = (world.dial(), world.dial());
+    world.broker.borrow_mut().set_channel_max(7);
+    let mut last = world.dial();
+    for (client, channel_max) in [(&mut earlier, 2047), (&mut later, 2047), (&mut last, 7)] {
+        client.start(&all_capabilities(), "PLAIN", b"\0guest\0guest");
+        client.expect(0, connection::Tune { channel_max, frame_max: 131_072, heartbeat: 60 });
+        client.send(0, &connection::TuneOk { channel_max, frame_max: 131_072, heartbeat: 60 });
+        client.call(0, &connection::Open { virtual_host: s("/") }, connection::OpenOk {});
+    }
+}
+
+#[test]
 fn no_octets_whatever_make_it_panic() {
     let world = world();
     let mut state = 1_u64;

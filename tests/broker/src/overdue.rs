@@ -1,0 +1,41 @@
+//! Deliveries that are not acknowledged in time.
+
+use crate::broker::Broker;
+use crate::dispatch;
+use crate::fault::Fault;
+use crate::ids::Place;
+use bytes::Bytes;
+use puka::protocol::MethodId;
+use std::time::Instant;
+
+/// What the acknowledgement timeout does, at the moment that a test chooses.
+impl Broker {
+    /// Closes the channels that have an unsettled delivery of a queue, as RabbitMQ does up to 4.2 when one is not acknowledged in time.
+    /// Everything unsettled on them is requeued. Returns the bodies of that.
+    pub fn time_out_deliveries(&mut self, now: Instant, vhost: &str, name: &str) -> Vec<Bytes> {
+        let now = self.state.tell_time(now);
+        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let mut places: Vec<Place> = Vec::new();
+        let mut bodies: Vec<Bytes> = Vec::new();
+        for (connection, found) in &self.state.connections {
+            for (number, channel) in &found.channels {
+                let mut unacked = channel.unacked.values();
+                if unacked.any(|unacked| Some(unacked.queue) == id) {
+                    places.push(Place { now, connection: *connection, channel: *number });
+                    let all = channel.unacked.values();
+                    bodies.extend(all.map(|unacked| unacked.entry.message.body.clone()));
+                }
+            }
+        }
+        for place in places {
+            let why = format!(
+                "delivery acknowledgement on channel {} timed out. Timeout value used: 1800000 ms. This timeout value can be \
+                 configured, see consumers doc guide to learn more",
+                place.channel
+            );
+            dispatch::fail(&mut self.state, place, Fault::precondition(why), MethodId::NONE);
+        }
+        self.settle(now, None);
+        bodies
+    }
+}

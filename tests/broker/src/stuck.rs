@@ -1,0 +1,113 @@
+//! Queues that answer nothing, as a quorum queue without a majority does: what waits for them, and what goes on when they are released.
+
+use crate::broker::Broker;
+use crate::channel::Mode;
+use crate::dispatch;
+use crate::fault::text;
+use crate::ids::{ConnectionId, Place, QueueId};
+use crate::state::State;
+use bytes::Bytes;
+use puka::protocol::method::{basic, queue, tx};
+use puka::protocol::{FrameKind, Method, ShortStr};
+use std::time::Instant;
+
+/// What an operator, or bad luck, can do to a queue.
+impl Broker {
+    /// Stops a queue, as the loss of its majority stops a quorum queue. It takes messages and does not confirm them, and it delivers
+    /// none. `declare`, `purge`, `delete`, `consume`, `get` and commits of messages to it are not answered, and nothing behind them on their channel
+    /// is processed. All of that goes on after [`release_queue`](Self::release_queue). Returns whether there is such a queue.
+    pub fn stop_queue(&mut self, vhost: &str, name: &str) -> bool {
+        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        self.state.stuck.extend(id);
+        id.is_some()
+    }
+
+    /// Lets a queue go on that [`stop_queue`](Self::stop_queue) has stopped. Returns whether it was stopped.
+    pub fn release_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
+        let now = self.state.tell_time(now);
+        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let was_stuck = id.is_some_and(|id| release(&mut self.state, id));
+        self.settle(now, None);
+        was_stuck
+    }
+}
+
+/// Marks a queue as no longer stuck; [`resume`] does the rest. Returns whether it was.
+pub(crate) fn release(state: &mut State, id: QueueId) -> bool {
+    let was_stuck = state.stuck.remove(&id);
+    if was_stuck {
+        state.released.push(id);
+        state.dirty.insert(id);
+    }
+    was_stuck
+}
+
+/// Keeps a frame of a channel that waits for a stuck queue, or begins to by this frame. Returns `true` if it is kept.
+pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &Bytes) -> bool {
+    let is_waiting = state.channel(place).is_ok_and(|channel| channel.waits_for.is_some());
+    if !is_waiting && (state.stuck.is_empty() || kind != FrameKind::Method) {
+        return false;
+    }
+    let asked = if is_waiting { None } else { stuck_queue(state, place, payload) };
+    if !is_waiting && asked.is_none() {
+        return false;
+    }
+    let Ok(channel) = state.channel(place) else { return false };
+    channel.waits_for = channel.waits_for.or(asked);
+    channel.backlog.push((kind, payload.clone()));
+    true
+}
+
+/// The stuck queue that a method asks for something.
+fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueId> {
+    if let Ok(Method::Tx(tx::Method::Commit(_))) = Method::decode(payload) {
+        let Mode::Transaction(transaction) = &state.channel(place).ok()?.mode else { return None };
+        let queues: Vec<QueueId> =
+            transaction.publishes.iter().flat_map(|publish| &publish.queues).copied().collect();
+        return queues.into_iter().find(|id| state.stuck.contains(id));
+    }
+    let name: ShortStr<'_> = match Method::decode(payload).ok()? {
+        Method::Queue(queue::Method::Declare(declare)) => declare.queue,
+        Method::Queue(queue::Method::Purge(purge)) => purge.queue,
+        Method::Queue(queue::Method::Delete(delete)) => delete.queue,
+        Method::Basic(basic::Method::Consume(consume)) => consume.queue,
+        Method::Basic(basic::Method::Get(get)) => get.queue,
+        _ => return None,
+    };
+    // What is wrong with a channel is found where the method is handled.
+    let channel = state.channel(place).ok()?;
+    if channel.closing || channel.content.is_some() {
+        return None;
+    }
+    let name = state.queue_name(place, text(name).ok()?).ok()?;
+    let (_, vhost) = state.vhost(place).ok()?;
+    vhost.queues.get(&name).copied().filter(|id| state.stuck.contains(id))
+}
+
+/// Processes what has waited for the queues that are released, and confirms what was published to them.
+pub(crate) fn resume(state: &mut State, now: Instant) {
+    while let Some(id) = state.released.pop() {
+        let mut waiting: Vec<(ConnectionId, u16)> = Vec::new();
+        for (connection, found) in &mut state.connections {
+            for (number, channel) in &mut found.channels {
+                if channel.waits_for == Some(id) {
+                    waiting.push((*connection, *number));
+                }
+                if let Mode::Confirm(confirms) = &mut channel.mode
+                    && confirms.release(id)
+                {
+                    state.unconfirmed.insert((*connection, *number));
+                }
+            }
+        }
+        for (connection, channel) in waiting {
+            let place = Place { now, connection, channel };
+            let Ok(found) = state.channel(place) else { continue };
+            found.waits_for = None;
+            // A frame that waits for another queue that is stuck keeps all that follow it.
+            for (kind, payload) in std::mem::take(&mut found.backlog) {
+                dispatch::arrived(state, place, kind, payload);
+            }
+        }
+    }
+}
