@@ -5,8 +5,8 @@ use crate::plan::{Feature, Mischief};
 use crate::session::{Asked, Consumer, Waiting};
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
-use puka::protocol::ReplyCode;
 use puka::protocol::method::basic;
+use puka::protocol::{MethodId, ReplyCode};
 use puka::{Error, Peer};
 use std::time::Duration;
 
@@ -201,6 +201,10 @@ impl World {
             Error::InvalidArgument { .. } => {
                 matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)
             }
+            // It crossed the close of its channel, on which a get before it was acknowledged too late. It was not carried out.
+            Error::PreconditionFailed(fault) if fault.text.contains("delivery acknowledgement") => {
+                plan.has(Feature::Overdue) && fault.method == MethodId::NONE
+            }
             Error::ConsumerCancelled(_) => matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_)),
             error => match error.fault() {
                 Some(fault) => {
@@ -267,6 +271,8 @@ fn name_of(reply: &Reply) -> String {
             format!("delivery {} of message {id:?}", got.delivered.tag)
         }
         Reply::Connected(_) => "connected".into(),
+        // Its correlation id is another each time.
+        Reply::Message(reply) => format!("the reply {:?}", crate::observer::id_of(reply.body())),
         reply => format!("{reply:?}"),
     }
 }

@@ -100,13 +100,14 @@ impl World {
             Ended::Cancelled => true,
             Ended::CancelledByServer => {
                 let plan = &self.plan;
-                plan.has(Feature::OutsideDelete) || plan.has(Feature::Churn) || queue.starts_with(['a', 'x'])
+                let may_be = [Feature::OutsideDelete, Feature::Churn, Feature::Expel];
+                may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
             // It could not be started again, as there were fewer channels than consumers.
             Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             // When its prefetch count was to be changed, and its queue was gone or another's.
             Ended::ChannelClosed(error) => {
-                (self.plan.has(Feature::Qos) || self.plan.has(Feature::Recover))
+                [Feature::Qos, Feature::Recover, Feature::Overdue].iter().any(|it| self.plan.has(*it))
                     && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
@@ -148,7 +149,8 @@ impl World {
             }
             Err(Error::Stale) if is_old => return Ok(()),
             Err(Error::Stale) => {
-                let ended = self.may_be_stale(client, consumer);
+                let overdue = self.ledger.is_overdue(&held.queue, held.copy);
+                let ended = overdue || self.may_be_stale(client, consumer);
                 return ensure(held.stale || ended, || format!("message {id} is stale without a reason"));
             }
             Err(error) => return Err(Violation(format!("message {id} could not be settled: {error}"))),

@@ -1,6 +1,7 @@
 //! What operators and bad luck do.
 
 use crate::ledger::Checked;
+use crate::observer::id_of;
 use crate::operations::Operation;
 use crate::plan::Feature;
 use crate::random::Random;
@@ -25,11 +26,31 @@ impl World {
                 self.ledger.sync(&self.broker)?;
                 self.broker.delete_queue(self.now, "/", name);
                 self.ledger.clear(name);
+                self.released(name)?;
             }
             Operation::Block if self.blocked => self.unblock()?,
             Operation::Block => {
                 self.blocked = true;
                 self.broker.block("low on memory");
+            }
+            Operation::Stop => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                if self.ledger.stuck.contains(name) {
+                    self.release(name)?;
+                } else {
+                    self.ledger.sync(&self.broker)?;
+                    self.stop(name);
+                }
+            }
+            Operation::Overdue => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                self.ledger.sync(&self.broker)?;
+                let bodies = self.broker.time_out_deliveries(self.now, "/", name);
+                self.ledger.overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
+            }
+            Operation::Expel => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                self.broker.time_out_consumers(self.now, "/", name);
             }
             Operation::FewerChannels => {
                 let first = usize::from(self.plan.channel_max());
@@ -51,6 +72,37 @@ impl World {
             _ => self.break_session(client, fault, random),
         }
         self.events(client)
+    }
+
+    /// A queue stands still.
+    pub(crate) fn stop(&mut self, name: &str) {
+        let is_there = self.broker.stop_queue("/", name);
+        self.ledger.stuck.extend(is_there.then(|| name.to_owned()));
+    }
+
+    /// A queue that stood still goes on.
+    fn release(&mut self, name: &str) -> Checked {
+        self.ledger.sync(&self.broker)?;
+        self.broker.release_queue(self.now, "/", name);
+        self.released(name)
+    }
+
+    /// A queue goes on, or is not there any more, and what has waited for it was done.
+    fn released(&mut self, name: &str) -> Checked {
+        if self.ledger.stuck.remove(name) {
+            self.ledger.sync(&self.broker)?;
+            self.ledger.released(name);
+            self.clear_again();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn release_all(&mut self) -> Checked {
+        while let Some(name) = self.ledger.stuck.first().cloned() {
+            self.note(0, || format!("{name} goes on"));
+            self.release(&name)?;
+        }
+        Ok(())
     }
 
     fn away_for(&mut self, random: &mut Random) {
@@ -80,6 +132,7 @@ impl World {
         self.broker = Broker::new(self.plan.config_of(self.brokers));
         self.brokers += 1;
         self.blocked = false;
+        self.ledger.stuck.clear();
         self.clearing.clear();
         Ok(())
     }
@@ -121,6 +174,9 @@ impl World {
                 let (code, text) = (ReplyCode::INTERNAL_ERROR, "INTERNAL_ERROR - by chance");
                 self.broker.close_connection(now, line.broker, code, text);
             }
+            // The second time somebody has had enough of it.
+            Operation::Partial if line.meddler.withholds() => line.cut(now),
+            Operation::Partial => line.meddler.withhold(),
             Operation::BrokerDrop => self.broker.drop_connection(now, line.broker),
             Operation::Cut => {
                 line.cut_end = if random.chance(50) { End::Eof } else { End::Reset };

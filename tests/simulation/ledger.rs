@@ -41,6 +41,8 @@ struct Message {
     /// It was sent again, so that more than one thing may have become of it.
     again: bool,
     returned: bool,
+    /// The queues that it went to while they stood still, so that the broker has not confirmed it.
+    stuck: BTreeSet<String>,
     /// The call that it is the reply to.
     replies_to: Option<u64>,
 }
@@ -53,6 +55,8 @@ struct Copy {
     excused: bool,
     /// It was acknowledged for certain.
     gone: bool,
+    /// Its channel was closed before it was acknowledged, so that its next delivery crosses an acknowledgement.
+    overdue: bool,
 }
 
 /// A settlement of which it is not known yet whether the broker has heard it.
@@ -76,6 +80,8 @@ pub(crate) struct Ledger {
     heard: BTreeSet<u64>,
     /// The last message to an exchange that was heard on a line and one of its channels.
     last: BTreeMap<(usize, usize, String), u64>,
+    /// Queues that stand still.
+    pub(crate) stuck: BTreeSet<String>,
     pub(crate) handed: usize,
     pub(crate) confirmed: usize,
 }
@@ -103,6 +109,7 @@ impl Ledger {
             taken: false,
             again: false,
             returned: false,
+            stuck: BTreeSet::new(),
             replies_to: None,
         });
         self.messages.len() as u64 - 1
@@ -123,7 +130,10 @@ impl Ledger {
             let copy = copy_of(id, attempt);
             let is_first = self.places.insert(copy, place).is_none();
             ensure(is_first, || format!("message {id} reached the broker twice and is not flagged"))?;
+            let stuck = published.queues.iter().filter(|queue| self.stuck.contains(*queue)).cloned();
+            let stuck: Vec<String> = stuck.collect();
             let message = self.message(id)?;
+            message.stuck.extend(stuck);
             let octets = message.octets;
             ensure(published.body == body_of(id, octets), || {
                 format!("message {id} reached the broker changed")
@@ -178,6 +188,11 @@ impl Ledger {
     pub(crate) fn fate(&mut self, id: u64, fate: Fate) -> Checked {
         let message = self.message(id)?;
         ensure(message.fate.is_none(), || format!("message {id} was answered twice"))?;
+        // Another attempt may have gone elsewhere.
+        let too_early = fate == Fate::Confirmed && !message.again && !message.stuck.is_empty();
+        ensure(!too_early, || {
+            format!("I1: message {id} is confirmed, and {:?} has not confirmed it", message.stuck)
+        })?;
         message.fate = Some(fate);
         self.confirmed += 1;
         self.check_fate(id)
@@ -229,6 +244,11 @@ impl Ledger {
         all.for_each(|(_, copy)| copy.excused = true);
     }
 
+    /// A queue that stood still goes on.
+    pub(crate) fn released(&mut self, queue: &str) {
+        self.messages.iter_mut().for_each(|message| message.stuck.retain(|stuck| stuck != queue));
+    }
+
     /// The broker is started anew.
     pub(crate) fn restart(&mut self, broker: &Broker) {
         for queue in broker.queues().into_iter().filter(|queue| !queue.durable) {
@@ -243,7 +263,18 @@ impl Ledger {
     /// The broker has forgotten everything, and another takes its place.
     pub(crate) fn wipe(&mut self) {
         self.copies.values_mut().for_each(|copy| copy.excused = true);
+        self.messages.iter_mut().for_each(|message| message.stuck.clear());
         self.logged = 0;
+    }
+
+    /// Deliveries of those messages were given back by the broker.
+    pub(crate) fn overdue(&mut self, ids: BTreeSet<u64>) {
+        let copies = self.copies.iter_mut().filter(|((_, copy), _)| ids.contains(&id_of_copy(*copy)));
+        copies.for_each(|(_, copy)| copy.overdue = true);
+    }
+
+    pub(crate) fn is_overdue(&self, queue: &str, copy: u64) -> bool {
+        self.copies.get(&(queue.to_owned(), copy)).is_some_and(|copy| copy.overdue)
     }
 
     /// That copy may be gone from its queue.
@@ -279,7 +310,7 @@ impl Ledger {
             .entry((queue.to_owned(), number))
             .or_insert_with(|| Copy { excused: true, ..Copy::default() });
         ensure(!copy.gone, || format!("message {id} is acknowledged and came again from {queue}"))?;
-        ensure(copy.handed == 0 || redelivered, || {
+        ensure(copy.handed == 0 || redelivered || copy.overdue, || {
             format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
         })?;
         copy.handed += 1;
@@ -298,6 +329,9 @@ impl Ledger {
         let Settled { queue, copy: number, handed } = settled;
         let id = id_of_copy(*number);
         let copy = self.copies.entry((queue.clone(), *number)).or_default();
+        if copy.overdue {
+            return Ok(());
+        }
         copy.gone = true;
         ensure(copy.handed == *handed, || {
             format!("message {id} of {queue} was acknowledged, the broker heard it, and it came again")

@@ -1,10 +1,11 @@
 //! The layer that misbehaves on purpose, so that it shows that misbehaviour is noticed.
 
 use crate::frames::{Cutter, Frame};
-use crate::plan::{Mischief, Plan};
+use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
 use puka::protocol::method::{basic, connection};
 use puka::protocol::{ShortStr, frame};
+use std::collections::BTreeSet;
 
 /// Sits on both directions of a connection.
 #[derive(Debug)]
@@ -19,6 +20,12 @@ pub(crate) struct Meddler {
     refusal: Refusal,
     /// The `channel_max` of the first connection, and what the broker proposes to this one.
     channel_max: (u16, u16),
+    /// The broker's frames are cut apart from the first on, so that contents can be withheld.
+    may_withhold: bool,
+    /// Channels that begin a content are silent from its middle on, and those that already are.
+    withheld: Option<BTreeSet<u16>>,
+    /// The tags of consumers that the broker has cancelled.
+    expelled: BTreeSet<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +42,36 @@ impl Meddler {
         let (client, broker) = (Cutter::default(), Cutter::default());
         let Plan { mischief, .. } = *plan;
         let channel_max = (plan.channel_max(), 0);
-        Self { mischief, client, broker, random, publish: None, refusal: Refusal::No, channel_max }
+        let may_withhold = plan.has(Feature::Partial);
+        let withheld = (mischief == Mischief::EndlessContent).then(BTreeSet::new);
+        let (publish, refusal) = (None, Refusal::No);
+        let expelled = BTreeSet::new();
+        Self {
+            mischief,
+            client,
+            broker,
+            random,
+            publish,
+            refusal,
+            channel_max,
+            may_withhold,
+            withheld,
+            expelled,
+        }
     }
 
     /// Has the broker refuse the login.
     pub(crate) fn refuse(&mut self) {
         self.refusal = Refusal::Yes;
+    }
+
+    /// Has the broker begin contents that it does not end.
+    pub(crate) fn withhold(&mut self) {
+        self.withheld = Some(BTreeSet::new());
+    }
+
+    pub(crate) fn withholds(&self) -> bool {
+        self.withheld.is_some()
     }
 
     pub(crate) fn has_refused(&self) -> bool {
@@ -56,7 +87,7 @@ impl Meddler {
     }
 
     pub(crate) fn broker_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
-        if self.mischief == Mischief::None && self.refusal == Refusal::No {
+        if self.mischief == Mischief::None && self.refusal == Refusal::No && !self.may_withhold {
             return octets;
         }
         let frames = self.broker.cut(&octets);
@@ -68,6 +99,11 @@ impl Meddler {
         let Frame(mut octets) = frame.clone();
         match (self.mischief, method) {
             (Mischief::LostAck, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (Mischief::UnansweredCancel, Some((BASIC, 30 | 31)))
+                if self.expelled.contains(tag_of(&octets)) =>
+            {
+                Vec::new()
+            }
             (Mischief::LostCancel, Some((BASIC, 30))) if self.random.chance(50) => Vec::new(),
             (Mischief::LateClose, Some((10, 50))) => Vec::new(),
             (Mischief::WideAck, Some((BASIC, 80))) => {
@@ -109,8 +145,23 @@ impl Meddler {
             self.refusal = Refusal::Done;
             return refused();
         }
+        if let Some(withheld) = &mut self.withheld {
+            let channel = frame.channel();
+            if withheld.contains(&channel) {
+                return Vec::new();
+            }
+            if frame.is_body() {
+                withheld.insert(channel);
+                return half_of(&frame);
+            }
+        }
         let Frame(mut octets) = frame;
         match (self.mischief, method) {
+            (Mischief::UnansweredCancel, Some((BASIC, 30))) => {
+                self.expelled.insert(tag_of(&octets).to_vec());
+                octets
+            }
+            (Mischief::KeptChannel, Some((20, 40))) if is_overdue(&octets) => Vec::new(),
             (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120)))) if self.random.chance(20) => {
                 octets[10] = if number == 80 { 120 } else { 80 };
                 octets
@@ -118,6 +169,10 @@ impl Meddler {
             (Mischief::KeptChannelMax, Some((10, 30))) => {
                 self.channel_max.1 = u16::from_be_bytes([octets[11], octets[12]]);
                 octets[11..13].copy_from_slice(&self.channel_max.0.to_be_bytes());
+                octets
+            }
+            (Mischief::WideConfirm, Some((BASIC, 80))) => {
+                octets[19] |= 1;
                 octets
             }
             (Mischief::LostConfirm, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
@@ -148,6 +203,28 @@ impl Meddler {
             _ => octets,
         }
     }
+}
+
+/// Whether the broker closes a channel over a delivery that was not acknowledged in time.
+fn is_overdue(bytes: &[u8]) -> bool {
+    let text = b"delivery acknowledgement";
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// The consumer tag of a `basic.cancel` or `cancel-ok`.
+fn tag_of(frame: &[u8]) -> &[u8] {
+    let tag = frame.get(11..).unwrap_or_default();
+    tag.split_first().and_then(|(length, tag)| tag.get(..usize::from(*length))).unwrap_or_default()
+}
+
+/// A body frame with the first half of another.
+fn half_of(frame: &Frame) -> Vec<u8> {
+    let half = &frame.payload()[..frame.payload().len() / 2];
+    let mut bytes = frame.0[..3].to_vec();
+    bytes.extend(u32::try_from(half.len()).unwrap_or_default().to_be_bytes());
+    bytes.extend(half);
+    bytes.push(0xCE);
+    bytes
 }
 
 /// The same `basic.get`, from the queue last declared on its channel.

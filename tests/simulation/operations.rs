@@ -43,6 +43,10 @@ pub(crate) enum Operation {
     Sleep,
     Nameless,
     FewerChannels,
+    Stop,
+    Overdue,
+    Partial,
+    Expel,
 }
 
 /// How often each comes, of those that a seed has.
@@ -80,13 +84,19 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (1, Operation::Sleep, Some(Feature::Sleep)),
     (4, Operation::Nameless, Some(Feature::Nameless)),
     (2, Operation::FewerChannels, Some(Feature::FewerChannels)),
+    (2, Operation::Stop, Some(Feature::Stuck)),
+    (2, Operation::Overdue, Some(Feature::Overdue)),
+    (1, Operation::Partial, Some(Feature::Partial)),
+    (2, Operation::Expel, Some(Feature::Expel)),
 ];
 
 impl Operation {
     fn is_fault(self) -> bool {
-        use Operation::{BrokerDrop, Cut, FewerChannels, Force, Internal, Restart, Silence, Sleep, Wipe};
+        use Operation::{
+            BrokerDrop, Cut, FewerChannels, Force, Internal, Partial, Restart, Silence, Sleep, Wipe,
+        };
         let breaks = matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut);
-        breaks || matches!(self, Silence | Sleep | FewerChannels)
+        breaks || matches!(self, Silence | Sleep | FewerChannels | Partial)
     }
 }
 

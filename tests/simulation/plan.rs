@@ -46,6 +46,14 @@ features! {
     Nameless,
     // The broker proposes fewer channels to the connections to come.
     FewerChannels,
+    // Queues stand still: what is published to them is taken and not confirmed, and they answer nothing.
+    Stuck,
+    // Deliveries are not acknowledged in time: their channel is closed, as up to RabbitMQ 4.2.
+    Overdue,
+    // The broker begins contents and does not end them.
+    Partial,
+    // Consumers are cancelled by the broker and stay until the client agrees, as since RabbitMQ 4.3.
+    Expel,
 }
 
 /// What the layer between machine and network does wrong on purpose.
@@ -71,6 +79,14 @@ pub(crate) enum Mischief {
     EmptyName,
     /// The client goes by the `channel_max` of an earlier connection.
     KeptChannelMax,
+    /// Each confirm covers all publishes before its own.
+    WideConfirm,
+    /// The client does not hear that a channel was closed over a delivery.
+    KeptChannel,
+    /// Bodies do not come to their end.
+    EndlessContent,
+    /// The broker does not hear that the client agrees to the end of a consumer.
+    UnansweredCancel,
 }
 
 /// A seed and what is left of it.
@@ -108,6 +124,7 @@ impl Plan {
                 }
                 Feature::Strict => 15,
                 Feature::Transact | Feature::Call | Feature::FailFast => 25,
+                Feature::Stuck => 20,
                 Feature::Sleep | Feature::Loss => {
                     if faults {
                         15
@@ -120,6 +137,7 @@ impl Plan {
                 | Feature::Refused
                 | Feature::Internal
                 | Feature::FewerChannels
+                | Feature::Partial
                 | Feature::Wipe => {
                     if faults {
                         30
@@ -197,10 +215,12 @@ impl Plan {
     /// Whether something may take longer than its deadline without anybody being at fault.
     pub(crate) fn may_time_out(&self) -> bool {
         // With small bounds reading pauses until the application takes what has come.
-        const SLOW: [Feature; 7] = [
+        const SLOW: [Feature; 9] = [
             Feature::Block,
             Feature::Stall,
             Feature::Silence,
+            Feature::Stuck,
+            Feature::Partial,
             Feature::FewChannels,
             Feature::FewerChannels,
             Feature::TinyReads,
@@ -281,6 +301,8 @@ impl Plan {
             channel_max: self.channel_max(),
             heartbeat: Duration::from_secs(if self.has(Feature::Heartbeats) { 3 } else { 60 }),
             confirm_delay: Duration::ZERO..late,
+            // A loop of redeliveries gets there, and nothing else does.
+            delivery_limit: self.has(Feature::Expel).then_some(100),
             coalesce_confirms: !self.has(Feature::ApartConfirms),
             published_log: usize::MAX,
             published_log_octets: usize::MAX,

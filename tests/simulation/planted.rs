@@ -28,7 +28,7 @@ planted! {
     a_swapped_confirm_is_noticed: SwappedConfirm => "nacked | confirmed";
     a_lost_confirm_is_noticed: LostConfirm => "Publish | nacked and";
     a_return_that_finds_another_publish_is_noticed: SwappedReturns => "I3 | refused";
-    a_lost_reply_is_noticed: LostReply => "Queue | consumers";
+    a_lost_reply_is_noticed: LostReply => "Queue | consumers | bindings";
     a_lost_ack_is_noticed: LostAck => "acknowledged | unsettled";
     an_ack_that_covers_too_much_is_noticed: WideAck => "I4 | unknown delivery tag | prefetch";
     octets_that_come_twice_are_noticed: RepeatedOctets => "reason | I6 | answered";
@@ -40,5 +40,9 @@ planted! {
     a_close_that_is_not_sent_is_noticed: LateClose => "Close";
     a_lost_octet_is_noticed: LostOctet => "reason | panic | I9";
     an_empty_queue_name_is_noticed: EmptyName => "empty queue name";
+    a_confirm_that_covers_too_much_is_noticed: WideConfirm => "has not confirmed it | nacked";
+    a_channel_that_is_said_to_live_is_noticed: KeptChannel => "are wanted | had to succeed | reason | acknowledged | unsettled";
+    a_content_without_an_end_is_noticed: EndlessContent => "reason | had to succeed | waited for";
+    a_consumer_that_is_not_let_go_is_noticed: UnansweredCancel => "are wanted | reason | I4";
     channels_beyond_a_fallen_limit_are_noticed: KeptChannelMax => "the channel_max is | 530";
 }

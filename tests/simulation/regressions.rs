@@ -47,17 +47,39 @@ fn many_consumers_find_fewer_channels_again() {
             }
             world.run_for(Duration::from_secs(1))?;
             world.broker.set_channel_max(7);
-            let lost = world.session(0).and_then(|session| {
-                session.doubt("fewer channels");
-                session.line.as_ref().map(|line| line.broker)
-            });
-            world.broker.drop_connection(world.now, lost.unwrap());
+            lose(world);
             world.run_for(Duration::from_secs(5))?;
             let live = world.session(0).map_or(0, |session| session.live_consumers("q0"));
             ensure((1..7).contains(&live), || format!("{live} consumers have one of 7 channels"))
         });
     });
     played.unwrap().join().unwrap();
+}
+
+/// The broker lets go of the connection without a word.
+fn lose(world: &mut World) {
+    let lost = world.session(0).and_then(|session| {
+        session.doubt("lost");
+        session.line.as_ref().map(|line| line.broker)
+    });
+    world.broker.drop_connection(world.now, lost.unwrap());
+}
+
+#[test]
+fn publishes_to_a_stuck_queue_leave_capacity_for_others() {
+    let mut seeds = 0..1000;
+    let plan = seeds.find_map(|seed| {
+        let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Stuck]);
+        plan.has_small_counts().then_some(plan)
+    });
+    play(plan.unwrap(), |world| {
+        world.stop("q1");
+        for _ in 0..30 {
+            publish(world, "", "q1", 20)?;
+        }
+        world.run_for(Duration::from_secs(6))?;
+        world.probe(0)
+    });
 }
 
 #[test]

@@ -275,11 +275,7 @@ impl World {
     pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
         let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         match random.below(8) {
-            0 => {
-                let queue = short(name);
-                let method = queue::Delete { queue, if_unused: false, if_empty: false, nowait: false };
-                self.request(client, method, Asked::Count(name.into()))
-            }
+            0 => self.delete(client, name),
             1 => self.request(
                 client,
                 queue::Purge { queue: short(name), nowait: false },
@@ -303,6 +299,11 @@ impl World {
             }
             _ => self.declare(client, name, [false, true, false]),
         }
+    }
+
+    pub(crate) fn delete(&mut self, client: usize, name: &str) -> Checked {
+        let method = queue::Delete { queue: short(name), if_unused: false, if_empty: false, nowait: false };
+        self.request(client, method, Asked::Count(name.into()))
     }
 
     pub(crate) fn publish(&mut self, client: usize, random: &mut Random) -> Checked {
@@ -467,7 +468,9 @@ impl World {
         self.declare(client, "probe", [false, true, false])?;
         self.surely(client);
         self.run_for(Duration::from_secs(1))?;
-        self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
+        // Nothing is in flight any more that could be in its way.
+        let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
+        ensure(sent, || "there is no capacity for a publish when nothing is pending".into())?;
         self.surely(client);
         self.run_for(Duration::from_secs(1))?;
         self.get_from(client, "probe", false)?;

@@ -39,7 +39,7 @@ pub(crate) struct World {
     hash: u64,
     /// What has happened, if somebody wants to read it.
     pub(crate) trace: Option<Vec<String>>,
-    /// Queues that a blocked connection may have asked to be cleared.
+    /// Queues that a blocked connection, or a channel that waits for a queue that stands still, may have asked to be cleared.
     pub(crate) clearing: Vec<String>,
     pub(crate) blocked: bool,
     pub(crate) faults: usize,
@@ -297,7 +297,7 @@ impl World {
                 }
                 Said::Clears(queue) => {
                     self.ledger.clear(&queue);
-                    if self.blocked {
+                    if self.blocked || !self.ledger.stuck.is_empty() {
                         self.clearing.push(queue);
                     }
                 }
@@ -336,8 +336,10 @@ impl World {
         let broken = std::mem::take(&mut session.broken_consumers);
         let settled = std::mem::take(&mut session.settled);
         unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
+        // A channel that waits for a queue that stands still has not heard the acks behind that.
+        let all_heard = self.ledger.stuck.is_empty();
         for (consumer, settled) in settled {
-            if consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
+            if all_heard && consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
                 self.ledger.settled(&settled)?;
             }
         }
@@ -349,10 +351,18 @@ impl World {
         self.blocked = false;
         self.broker.unblock(self.now);
         self.ledger.sync(&self.broker)?;
-        for queue in std::mem::take(&mut self.clearing) {
-            self.ledger.clear(&queue);
-        }
+        self.clear_again();
         Ok(())
+    }
+
+    /// Some of what was asked to be cleared, and had to wait, was cleared.
+    pub(crate) fn clear_again(&mut self) {
+        for queue in &self.clearing {
+            self.ledger.clear(queue);
+        }
+        if !self.blocked && self.ledger.stuck.is_empty() {
+            self.clearing.clear();
+        }
     }
 
     /// A session is over.
