@@ -149,7 +149,7 @@ impl World {
             }
             Err(Error::Stale) if is_old => return Ok(()),
             Err(Error::Stale) => {
-                let overdue = self.ledger.is_overdue(&held.queue, held.copy);
+                let overdue = self.ledger.is_overdue(id);
                 let ended = overdue || self.may_be_stale(client, consumer);
                 return ensure(held.stale || ended, || format!("message {id} is stale without a reason"));
             }

@@ -63,6 +63,10 @@ impl World {
                 self.before_restart()?;
                 self.ledger.restart(&self.broker);
                 self.broker.restart(self.now);
+                // One that was not durable is gone, and another of its name answers.
+                let gone = |name: &&String| self.broker.queue("/", name).is_none();
+                let gone: Vec<String> = self.ledger.stuck.iter().filter(gone).cloned().collect();
+                gone.iter().try_for_each(|name| self.released(name))?;
                 self.away_for(random);
             }
             Operation::Wipe => {

@@ -55,8 +55,6 @@ struct Copy {
     excused: bool,
     /// It was acknowledged for certain.
     gone: bool,
-    /// Its channel was closed before it was acknowledged, so that its next delivery crosses an acknowledgement.
-    overdue: bool,
 }
 
 /// A settlement of which it is not known yet whether the broker has heard it.
@@ -80,6 +78,8 @@ pub(crate) struct Ledger {
     heard: BTreeSet<u64>,
     /// The last message to an exchange that was heard on a line and one of its channels.
     last: BTreeMap<(usize, usize, String), u64>,
+    /// Messages whose channel was closed before they were acknowledged, so that their next delivery crosses an acknowledgement.
+    overdue: BTreeSet<u64>,
     /// Queues that stand still.
     pub(crate) stuck: BTreeSet<String>,
     pub(crate) handed: usize,
@@ -268,13 +268,12 @@ impl Ledger {
     }
 
     /// Deliveries of those messages were given back by the broker.
-    pub(crate) fn overdue(&mut self, ids: BTreeSet<u64>) {
-        let copies = self.copies.iter_mut().filter(|((_, copy), _)| ids.contains(&id_of_copy(*copy)));
-        copies.for_each(|(_, copy)| copy.overdue = true);
+    pub(crate) fn overdue(&mut self, mut ids: BTreeSet<u64>) {
+        self.overdue.append(&mut ids);
     }
 
-    pub(crate) fn is_overdue(&self, queue: &str, copy: u64) -> bool {
-        self.copies.get(&(queue.to_owned(), copy)).is_some_and(|copy| copy.overdue)
+    pub(crate) fn is_overdue(&self, id: u64) -> bool {
+        self.overdue.contains(&id)
     }
 
     /// That copy may be gone from its queue.
@@ -310,7 +309,7 @@ impl Ledger {
             .entry((queue.to_owned(), number))
             .or_insert_with(|| Copy { excused: true, ..Copy::default() });
         ensure(!copy.gone, || format!("message {id} is acknowledged and came again from {queue}"))?;
-        ensure(copy.handed == 0 || redelivered || copy.overdue, || {
+        ensure(copy.handed == 0 || redelivered || self.overdue.contains(&id), || {
             format!("I5: message {id} of {queue} was handed out again and is not marked as redelivered")
         })?;
         copy.handed += 1;
@@ -329,7 +328,7 @@ impl Ledger {
         let Settled { queue, copy: number, handed } = settled;
         let id = id_of_copy(*number);
         let copy = self.copies.entry((queue.clone(), *number)).or_default();
-        if copy.overdue {
+        if self.overdue.contains(&id) {
             return Ok(());
         }
         copy.gone = true;
