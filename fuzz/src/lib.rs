@@ -12,6 +12,8 @@
 mod confirms;
 mod connection;
 mod content;
+#[cfg(test)]
+mod crossing;
 mod encoder;
 mod handshake;
 mod input;

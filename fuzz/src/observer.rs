@@ -15,11 +15,25 @@ struct Channel {
     closing: bool,
     /// The server has closed it; only `close-ok` may come.
     closed: bool,
+    /// Both sides have closed it, and one `close-ok` is still to come.
+    crossed: Crossed,
     content: Content,
     /// Tags of the consumers that the client has asked for and not cancelled.
     consumers: BTreeSet<Vec<u8>>,
     /// Deliveries that the server has begun, and how often each may be settled.
     delivered: BTreeMap<u64, u32>,
+}
+
+/// What is left of a channel that both sides have closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Crossed {
+    #[default]
+    No,
+    /// The client has answered the server's `close`, and has no more to say.
+    ClientAnswered,
+    /// The server has answered the client's `close`. The client's answer may be on its way: it was
+    /// written when the server's `close` came, which was before the server's answer.
+    ServerAnswered,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,20 +113,42 @@ impl Observer {
         let id = method.as_ref().map(|(id, _)| *id);
         if id == Some(OPEN) {
             let before = self.channels.insert(number, Channel::default());
-            assert!(before.is_none(), "channel {number} is opened twice: {before:?}");
+            // A `close` before `open-ok` may go unanswered.
+            let is_free = before
+                .as_ref()
+                .is_none_or(|channel| channel.crossed == Crossed::ServerAnswered && channel.closed_early);
+            assert!(is_free, "channel {number} is opened twice: {before:?}");
             return;
         }
+        // A `close-ok` on a channel that is not here would be answered by the server closing the
+        // connection. The machine writes one in two places only, each for a `close` on a channel
+        // that it has opened and not let go:
+        //
+        // - The server closes alone. The channel is let go in the same step, so there is no other.
+        // - The server's `close` crosses the client's. The first is answered, and no other
+        //   (`close_answered`). The channel is let go when the server's `close-ok` comes, behind
+        //   which a `close` is a frame on a channel that is not open.
+        //
+        // In both, `open` was queued before, and a channel's frames leave in order. So the channel
+        // is here when its `close-ok` is written, provided that the server's `close-ok` alone does
+        // not remove it while the server's own `close` is not answered. This is what the assertion
+        // below once broke on: a server may answer the client's `close` behind its own `close`, in
+        // one piece of bytes, before the client could write its answer. The other cause was in the
+        // machine, which answered each of several `close` on one channel.
         let channel = self.channels.get_mut(&number);
         let Some(channel) = channel else { panic!("channel {number} is not open: {frame:?}") };
-        if channel.closed_early && id == Some(CLOSE_OK) {
-            self.channels.remove(&number);
+        assert!(channel.crossed != Crossed::ClientAnswered, "channel {number} is closed: {frame:?}");
+        if id == Some(CLOSE_OK) && (channel.closed || channel.closed_early) {
+            if channel.closing && channel.crossed == Crossed::No {
+                channel.crossed = Crossed::ClientAnswered;
+            } else {
+                self.channels.remove(&number);
+            }
             return;
         }
         if channel.closed {
             // What was on its way when the server closed it may be there still.
-            if id == Some(CLOSE_OK) {
-                self.channels.remove(&number);
-            }
+            channel.closing |= id == Some(CLOSE);
             return;
         }
         assert!(!channel.closing || id == Some(CLOSE_OK), "channel {number} is closing: {frame:?}");
@@ -148,9 +184,14 @@ impl Observer {
             OPEN_OK => channel.open = true,
             CLOSE if !channel.open => channel.closed_early = true,
             CLOSE => channel.closed = true,
-            CLOSE_OK if channel.closing => {
-                self.channels.remove(&frame.channel);
-            }
+            CLOSE_OK if channel.closing => match channel.crossed {
+                Crossed::No if channel.closed || channel.closed_early => {
+                    channel.crossed = Crossed::ServerAnswered;
+                }
+                // One too many, which does not take back that the client has to answer.
+                Crossed::ServerAnswered => {}
+                _ => drop(self.channels.remove(&frame.channel)),
+            },
             (60, 60) => {
                 let at = frame.payload.get(4).map_or(5, |length| 5 + usize::from(*length));
                 channel.deliver(frame.payload.get(at..at + 8));
@@ -162,7 +203,8 @@ impl Observer {
 
     /// Whether a channel is open on both sides, so that an honest server may speak on it.
     pub fn is_open(&self, channel: u16) -> bool {
-        self.channels.get(&channel).is_some_and(|channel| channel.open && !channel.closed)
+        let channel = self.channels.get(&channel).filter(|channel| channel.crossed == Crossed::No);
+        channel.is_some_and(|channel| channel.open && !channel.closed)
     }
 
     /// The consumers that the client has asked for, each with its channel.
@@ -173,9 +215,10 @@ impl Observer {
             .collect()
     }
 
-    /// The channels there are.
+    /// The channels there are, without those that both sides have closed.
     pub fn channels(&self) -> Vec<u16> {
-        self.channels.keys().copied().collect()
+        let channels = self.channels.iter();
+        channels.filter(|(_, channel)| channel.crossed == Crossed::No).map(|(number, _)| *number).collect()
     }
 }
 
