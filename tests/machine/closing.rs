@@ -209,3 +209,27 @@ fn v01_the_driver_being_dropped_answers_everything() {
     peer.machine.drop_consumer(consumer);
     assert!(peer.machine.is_idle());
 }
+
+#[test]
+fn draining_lasts_until_its_deadline() {
+    let mut peer = Peer::open(Options::default());
+    let _pending = peer.machine.request(declare("q")).unwrap();
+    let _closing = peer.machine.close();
+    peer.names();
+    // Some other deadline has passed; half of the time to close has not.
+    peer.now += Duration::from_secs(1);
+    peer.machine.handle_timeout(peer.now);
+    assert_eq!(peer.names(), Vec::<String>::new());
+    peer.now += Duration::from_secs(5);
+    peer.machine.handle_timeout(peer.now);
+    assert_eq!(peer.names(), ["0 connection.close"]);
+}
+
+#[test]
+fn publishes_without_confirms_do_not_delay_closing() {
+    let mut peer = Peer::open(Options::default());
+    let _done = peer.machine.publish_unconfirmed(&publish("", "x")).unwrap();
+    peer.serve();
+    let _closing = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+}

@@ -1,7 +1,7 @@
 //! Consumers: starting, delivering, and every way to end.
 
 use crate::peer::{Peer, consume, declare, deliver, header, method, raw, short, tag_of};
-use puka::machine::{ConsumerId, Reply};
+use puka::machine::{ConsumerId, Event, Reply};
 use puka::protocol::Properties;
 use puka::protocol::method::{basic, channel};
 use puka::{Ended, Error, Options};
@@ -241,4 +241,23 @@ fn a_consume_ok_with_the_tag_of_another_answers_nobody() {
     peer.method(number, &channel::OpenOk {});
     peer.method(number, &basic::ConsumeOk { consumer_tag: short(&others) });
     assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+}
+
+#[test]
+fn deliveries_ends_and_notices_are_events() {
+    let mut peer = Peer::open(Options::default());
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    let listener = peer.machine.listen();
+    let events =
+        |peer: &mut Peer| -> Vec<Event> { std::iter::from_fn(|| peer.machine.poll_event()).collect() };
+    events(&mut peer);
+    for tag_number in 1..=2 {
+        peer.deliver(channel, &tag, tag_number, b"x");
+        assert!(matches!(events(&mut peer)[..], [Event::Deliveries(of)] if of == id));
+        peer.taken(id);
+    }
+    peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
+    let told = events(&mut peer);
+    assert!(told.iter().any(|event| matches!(event, Event::Deliveries(of) if *of == id)));
+    assert!(told.iter().any(|event| matches!(event, Event::Notices(of) if *of == listener)));
 }

@@ -4,7 +4,7 @@ use crate::peer::{ack, deliver, header, method, raw, tune};
 use crate::pipe::{ManualClock, Pipe, Read, Wakes};
 use futures_lite::future::{block_on, poll_once};
 use puka::protocol::Properties;
-use puka::protocol::method::{channel, confirm};
+use puka::protocol::method::{basic, channel, confirm};
 use puka::{Client, Consumer, Driver, Options};
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -396,4 +396,25 @@ fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
         acks.extend(pipe.frames().iter().map(|sent| (taken, sent.name())));
     }
     assert!(acks.len() >= 3 && acks.iter().all(|(_, name)| name.ends_with("basic.ack")), "{acks:?}");
+}
+
+#[test]
+fn clients_and_deliveries_know_what_the_broker_said() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    assert_eq!(client.server_properties().product(), "RabbitMQ");
+    let got = client.basic_get("q").send();
+    let asked = pipe.serve(&mut driver);
+    let asked = asked.iter().find_map(|name| name.strip_suffix(" basic.get")).unwrap();
+    let channel: u16 = asked.parse().unwrap();
+    let get_ok = basic::GetOk { message_count: 7, ..crate::peer::get_ok(1) };
+    pipe.feed(&[method(channel, &get_ok), header(channel, 0, Properties::default())].concat());
+    assert!(pipe.poll(&mut driver).is_none());
+    let got = block_on(poll_once(got)).unwrap().unwrap().unwrap();
+    assert_eq!((got.message_count(), got.queue(), got.consumer_tag()), (Some(7), None, None));
+    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
+    pipe.feed(&deliveries(&consumer, channel, 1..=1));
+    assert!(pipe.poll(&mut driver).is_none());
+    let delivery = block_on(poll_once(consumer.next())).unwrap().unwrap().unwrap();
+    assert_eq!(delivery.message_count(), None);
+    assert_eq!((delivery.queue(), delivery.consumer_tag()), (Some("q"), Some(consumer.tag())));
 }

@@ -3,7 +3,7 @@
 use crate::peer::{Peer, consume, declare, method, short};
 use puka::machine::{Reply, Settle};
 use puka::protocol::Table;
-use puka::protocol::method::{basic, channel, queue, tx};
+use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::{Error, Options};
 use std::time::Duration;
 
@@ -237,4 +237,31 @@ fn an_empty_queue_name_is_refused_before_it_is_sent() {
     }
     assert!(peer.names().is_empty(), "the broker sees none of it");
     assert!(peer.machine.request(declare("")).is_ok(), "the broker may name a queue that is declared");
+}
+
+#[test]
+fn a_full_pool_closes_no_other_channel() {
+    let mut peer = Peer::open(Options::default().request_channels(1));
+    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    peer.serve();
+    peer.method(1, &crate::peer::ack(1, false));
+    peer.done(sent);
+    let _requests = [declare("a"), declare("b")].map(|it| peer.machine.request(it).unwrap());
+    // The second waits for the first, although numbers are free and channel 1 is idle.
+    assert_eq!(peer.names(), ["2 channel.open", "2 queue.declare"]);
+}
+
+#[test]
+fn a_released_publish_leaves_other_deadlines_alone() {
+    let mut peer = Peer::open(Options::default().heartbeat(0));
+    let blocked = connection::Blocked { reason: short("low on memory") };
+    peer.method(0, &blocked);
+    let _sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let slow = peer.machine.request(declare("q")).unwrap();
+    // The publish leaves, and its first deadline with it, before either has started.
+    peer.method(0, &connection::Unblocked {});
+    peer.names();
+    peer.now += Duration::from_secs(31);
+    peer.machine.handle_timeout(peer.now);
+    assert!(matches!(peer.error(slow), Error::Timeout { .. }));
 }
