@@ -129,6 +129,9 @@ pub enum Error {
         /// The deadline that passed.
         after: std::time::Duration,
     },
+    /// Nothing came in time, and nothing could come: reading is paused because too many deliveries are buffered.
+    #[error("{0}")]
+    ReadingPaused(Arc<ReadingPaused>),
     /// The outgoing side is at its bound, so nothing was sent. Awaiting the request waits for capacity instead, which ends with
     /// [`Timeout`](Self::Timeout) after [`Options::request_timeout`](crate::Options::request_timeout).
     #[error("the outgoing side is full")]
@@ -172,6 +175,33 @@ pub struct Fault {
     pub method: MethodId,
     /// Who found it.
     pub found_by: Peer,
+}
+
+/// A timeout while reading was paused: the reply may lie unread behind deliveries that are not taken.
+///
+/// See [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) for when reading pauses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadingPaused {
+    /// What was waited for.
+    pub what: &'static str,
+    /// The deadline that passed.
+    pub after: std::time::Duration,
+    /// The buffered deliveries of all consumers.
+    pub deliveries: usize,
+    /// The bytes of those deliveries.
+    pub bytes: usize,
+}
+
+impl fmt::Display for ReadingPaused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, after, deliveries, bytes } = self;
+        write!(f, "{what} took longer than {} s; reading is paused: ", after.as_secs_f64())?;
+        match *bytes >> 20 {
+            0 => write!(f, "{deliveries} deliveries of {bytes} bytes are buffered"),
+            mebibytes => write!(f, "{deliveries} deliveries of {mebibytes} MiB are buffered"),
+        }
+    }
 }
 
 /// One of the two sides of a connection.
@@ -385,6 +415,16 @@ impl Error {
     pub(crate) fn is_a_verdict(&self) -> bool {
         self.fault()
             .is_some_and(|fault| fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED)
+    }
+
+    /// A timeout while reading is paused over that many buffered deliveries.
+    pub(crate) fn reading_paused(
+        what: &'static str,
+        after: std::time::Duration,
+        deliveries: usize,
+        bytes: usize,
+    ) -> Self {
+        Self::ReadingPaused(ReadingPaused { what, after, deliveries, bytes }.into())
     }
 
     pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

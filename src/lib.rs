@@ -74,7 +74,7 @@ pub use client::{
     QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
-pub use error::{Broken, Error, Fault, Peer, TlsCause, TlsFault};
+pub use error::{Broken, Error, Fault, Peer, ReadingPaused, TlsCause, TlsFault};
 pub use machine::{Body, ConnectionState, Counters, Ended, Notice, Queue, Recovered, ServerProperties};
 pub use message::{Message, Returned};
 pub use options::{

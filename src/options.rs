@@ -166,10 +166,21 @@ setters! {
     max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
     /// Deliveries of all consumers that may wait to be taken, 100 000 by default, and not 0. At the bound reading pauses until half
     /// of them are taken, which holds up everything that the broker sends: set a prefetch.
+    ///
+    /// Replies and confirms come in the same stream, so they are held up, too. When a pause has lasted for half a second
+    /// and something is waited for, consumers that have more than their share buffered get a prefetch count of 1 until it
+    /// is taken, and reading goes on up to four times the bound, for what is in flight. A consumer with a prefetch count
+    /// of its own keeps it, because programs rely on it. Consumers with `no_ack`, exclusive ones and those of streams are
+    /// not slowed down either, because that would take a second consumer beside them or a gap between two. In a queue with
+    /// a single active consumer, another one may become active.
+    ///
+    /// A pause that lasts is told by [`Notice::ReadingPaused`](crate::Notice::ReadingPaused), and what is not answered in
+    /// time meanwhile ends with [`Error::ReadingPaused`](crate::Error::ReadingPaused).
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
-    /// Octets of deliveries that may wait to be taken, 64 MiB by default, and not 0. At the bound reading pauses likewise.
-    /// Messages of which parts are still to come may take as much again, all channels together: above that, the largest of
-    /// them is not kept, as if it were above [`max_message_size`](Self::max_message_size).
+    /// Octets of deliveries that may wait to be taken, 64 MiB by default, and not 0. At the bound reading pauses as at
+    /// [`max_buffered_deliveries`](Self::max_buffered_deliveries), so up to 256 MiB may be buffered while something is waited for.
+    /// Messages of which parts are still to come may take as much as the bound again, all channels together: above that, the
+    /// largest of them is not kept, as if it were above [`max_message_size`](Self::max_message_size).
     max_buffered_octets(octets: usize) => limits.buffered_octets;
     /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;

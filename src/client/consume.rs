@@ -32,7 +32,9 @@ arguments!(BasicConsume);
 
 impl<'a> BasicConsume<'a> {
     /// Messages that may be unsettled at a time; 0, the default as in Puka, for no limit. Without one, a queue is poured
-    /// into memory up to [`Options::max_buffered_octets`](crate::Options::max_buffered_octets), so set one.
+    /// into memory up to [`Options::max_buffered_octets`](crate::Options::max_buffered_octets), so set one. A task that
+    /// takes deliveries and waits for something else, such as the confirm of a publish, then does so behind what is buffered
+    /// for up to half a second, as told there.
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self

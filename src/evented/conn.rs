@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
 ///
@@ -183,6 +183,11 @@ impl<S: Read + Write> Evented<S> {
 
     fn outcome(&self) -> Result<(), Error> {
         self.ended.clone().unwrap_or(Ok(()))
+    }
+
+    /// Returns the error for a wait that took too long, which says so if reading is paused.
+    pub(super) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
+        self.link.with(|machine| machine.timed_out(what, after))
     }
 
     /// Whether there may be more to be moved, so that there is nothing to wait for.

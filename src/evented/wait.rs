@@ -65,7 +65,8 @@ impl<S: Read + Write + Source> Evented<S> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Timeout`] when the answer was not there in time: it can be waited for again, and is not lost. What the
+    /// [`Error::Timeout`], or [`Error::ReadingPaused`] when it may lie behind deliveries that are not taken, when the answer
+    /// was not there in time: it can be waited for again, and is not lost. What the
     /// promise is answered with. [`Error::ConnectionBroken`] also when the system has nothing left to wait with.
     pub fn wait<A: Awaited>(
         &mut self,
@@ -138,7 +139,8 @@ impl<S: Read + Write + Source> Evented<S> {
                 return Ok(output);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(Error::Timeout { what: "waiting", after: timeout.unwrap_or_default() });
+                let after = timeout.unwrap_or_default();
+                return Err(self.timed_out("waiting", after));
             }
             if !self.has_more() {
                 sleep(&mut [self], deadline)?;

@@ -67,6 +67,12 @@ impl Batches {
         self.last.deliveries.push_back(delivered);
     }
 
+    /// The delivery that came last.
+    pub(super) fn last(&self) -> Option<&Delivered> {
+        // The place behind the full batches is never empty while there are some.
+        self.last.deliveries.back()
+    }
+
     /// Takes up to so many deliveries, behind those that are there. Gives how many, and their octets.
     pub(super) fn take(
         &mut self,

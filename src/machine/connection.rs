@@ -7,6 +7,7 @@ mod consuming;
 mod ending;
 mod inspection;
 mod listening;
+mod pausing;
 mod publishing;
 mod receiving;
 mod recovering;
@@ -33,6 +34,7 @@ use super::outbox::Outbox;
 use super::promises::{Answer, Promises};
 use super::publishers::Publishers;
 use super::quarantine::Quarantine;
+use super::reading::Reading;
 use super::requested::WaitingRequest;
 use super::restoration::Restoration;
 use super::resubscription::Resubscription;
@@ -151,8 +153,7 @@ pub struct Connection {
     /// Channels with acknowledgements to write.
     acking: Vec<u16>,
     blocked: Option<Box<str>>,
-    /// Whether deliveries are few enough to read on.
-    reading: bool,
+    reading: Reading,
     /// Whoever drives should look at what there is to do.
     attention: bool,
     scratch: Vec<u8>,
@@ -225,7 +226,7 @@ impl Connection {
             waits: Waits::default(),
             acking: Vec::new(),
             blocked: None,
-            reading: true,
+            reading: Reading::new(options.limits.buffered_deliveries, options.limits.buffered_octets),
             attention: true,
             scratch: Vec::new(),
             spare: Vec::new(),
@@ -305,7 +306,7 @@ impl Connection {
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
         let has_transport = !matches!(self.state, State::Closed | State::Down(_));
-        (self.reading || closing) && answers_leave && !self.deaf && has_transport
+        (self.reading.is_on() || closing) && answers_leave && !self.deaf && has_transport
     }
 
     /// Asks to be told when the connection is open.
@@ -398,21 +399,6 @@ impl Connection {
         if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
             self.send_close();
         }
-        let (count, octets) = self.consumers.buffered();
-        let limits = &self.options.limits;
-        let (most, most_octets) = (limits.buffered_deliveries, limits.buffered_octets);
-        let reading = if self.reading {
-            count < most && octets < most_octets
-        } else {
-            count <= most / 2 && octets <= most_octets / 2
-        };
-        if reading && !self.reading {
-            self.attention = true;
-            if matches!(self.state, State::Restoring) {
-                self.restore_deadline = Deadline::In(self.options.deadlines.request);
-            }
-            self.heartbeat.resume();
-        }
-        self.reading = reading;
+        self.update_reading();
     }
 }

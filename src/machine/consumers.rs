@@ -3,6 +3,7 @@
 use super::batches::{Batches, Spares};
 use super::content::{Delivered, Recipient};
 use super::ids::{ConsumerId, PromiseId};
+use super::reading::Buffered;
 use super::tags::{Tag, TagNumber, Tags};
 use crate::error::Error;
 use crate::protocol::Table;
@@ -59,6 +60,15 @@ impl Terms {
     }
 }
 
+/// How a consumer is throttled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Throttle {
+    /// Its tags have a prefetch count of 1 each, and this is its own.
+    Tags { prefetch_count: u16 },
+    /// The prefetch count that all queues of its channel share is 1.
+    Channel,
+}
+
 #[derive(Debug)]
 pub(super) struct Consumer {
     turn: u64,
@@ -75,12 +85,15 @@ pub(super) struct Consumer {
     pub(super) cancelling: Vec<PromiseId>,
     /// Who waits until another prefetch count is the only one that holds.
     pub(super) resizing: Vec<PromiseId>,
+    /// It is delivered little at a time until its holder has taken what is buffered.
+    pub(super) throttle: Option<Throttle>,
     /// Its holder has gone.
     pub(super) dropped: bool,
     /// The prefetch count with which it is to be started again.
     pub(super) wanted_prefetch: Option<u16>,
     /// How many deliveries were dropped with connections that went.
     pub(super) lost: u64,
+    pub(super) buffered: Buffered,
     deliveries: Batches,
     /// It was announced that there is something to take.
     announced: bool,
@@ -137,7 +150,15 @@ impl Consumer {
         if let Some(count) = self.shared_prefetch_count {
             return count;
         }
+        if let Some(Throttle::Tags { prefetch_count }) = self.throttle {
+            return prefetch_count;
+        }
         self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+    }
+
+    /// The delivery that was buffered last.
+    pub(super) fn last_buffered(&self) -> Option<&Delivered> {
+        self.deliveries.last()
     }
 
     /// The prefetch count that it is to have, whether it has started or not.
@@ -204,9 +225,11 @@ impl Consumers {
             phase: Phase::Starting(promise),
             cancelling: Vec::new(),
             resizing: Vec::new(),
+            throttle: None,
             dropped: false,
             wanted_prefetch: None,
             lost: 0,
+            buffered: Buffered::default(),
             deliveries: Batches::default(),
             announced: false,
         };
@@ -289,8 +312,11 @@ impl Consumers {
     #[inline]
     pub(super) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
         let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let octets = delivered.message.octets();
         self.buffered += 1;
-        self.buffered_octets += delivered.message.octets();
+        self.buffered_octets += octets;
+        consumer.buffered.deliveries += 1;
+        consumer.buffered.bytes += octets;
         consumer.deliveries.push(delivered, &mut self.spares);
         if !consumer.announced && !consumer.dropped {
             consumer.announced = true;
@@ -318,13 +344,16 @@ impl Consumers {
         self.announcements.pop_front()
     }
 
-    /// Takes up to so many deliveries.
-    pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
-        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+    /// Takes up to so many deliveries. Returns `true` if the consumer is throttled.
+    pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) -> bool {
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return false };
         consumer.announced = false;
         let (count, octets) = consumer.deliveries.take(most, into, &mut self.spares);
         self.buffered -= count;
         self.buffered_octets -= octets;
+        consumer.buffered.deliveries -= count;
+        consumer.buffered.bytes -= octets;
+        consumer.throttle.is_some()
     }
 
     /// Takes every delivery of a consumer.
@@ -376,7 +405,12 @@ impl Consumers {
         (self.buffered, self.buffered_octets)
     }
 
+    /// How many there are, those that have ended and are not forgotten included.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.len() == 0
     }
 }

@@ -74,10 +74,15 @@ impl Delivered {
         self.settled = Settled::Yes;
     }
 
+    /// Returns `true` if it says which offset of a stream it is from.
+    pub(super) fn has_stream_offset(&self) -> bool {
+        self.message.headers().is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+    }
+
     /// Whether it is from a stream. A queue may have messages that were copied from one, headers and all, and who consumes
     /// it may have said an offset, but hardly both.
     pub(super) fn is_of_stream(&self) -> bool {
-        self.by_offset && self.message.headers().is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+        self.by_offset && self.has_stream_offset()
     }
 }
 

@@ -41,6 +41,7 @@ mod overdue;
 mod promises;
 mod publishers;
 mod quarantine;
+mod reading;
 mod recovery;
 mod request;
 mod requested;

@@ -15,6 +15,15 @@ pub enum Notice {
     Blocked(Box<str>),
     /// The broker takes publishes again.
     Unblocked,
+    /// Reading is paused for longer than half a second, because that many deliveries are buffered and not taken. Replies
+    /// and confirms may lie unread behind them. See
+    /// [`Options::max_buffered_octets`](crate::Options::max_buffered_octets).
+    ReadingPaused {
+        /// The buffered deliveries of all consumers.
+        deliveries: usize,
+        /// The bytes of those deliveries.
+        bytes: usize,
+    },
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
     ConsumerCancelled(Box<str>),
     /// A consumer of several queues goes on without one of them, because the broker ended that part

@@ -58,8 +58,7 @@ impl Unsettled {
     }
 
     /// How many are held.
-    #[cfg(test)]
-    fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held
     }
 

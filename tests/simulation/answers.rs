@@ -187,6 +187,7 @@ impl World {
                 excused && plan.has(Feature::Refused)
             }
             Error::Timeout { .. } => plan.may_time_out() || excused,
+            Error::ReadingPaused(_) => plan.has(Feature::SmallBounds),
             Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
             Error::ChannelLimit => match waiting.asked {
                 // Other consumers have all the channels.

@@ -132,7 +132,7 @@ impl World {
                 self.ledger.fate(id, Fate::Returned)
             }
             // Nobody has to reply.
-            Err(Error::Timeout { .. }) => self.ledger.fate(id, Fate::Unknown),
+            Err(Error::Timeout { .. } | Error::ReadingPaused(_)) => self.ledger.fate(id, Fate::Unknown),
             Err(Error::Unconfirmed(cause)) => {
                 self.check_error(client, waiting, &cause)?;
                 self.ledger.fate(id, Fate::Unknown)

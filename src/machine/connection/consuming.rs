@@ -176,7 +176,7 @@ impl Connection {
     }
 
     /// Writes `qos`: for the consumers to come, or for all of the channel together.
-    fn write_qos(
+    pub(super) fn write_qos(
         &mut self,
         number: u16,
         prefetch_count: u16,
@@ -200,7 +200,7 @@ impl Connection {
     }
 
     /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any delivery can come.
-    fn write_consume(
+    pub(super) fn write_consume(
         &mut self,
         number: u16,
         id: ConsumerId,
@@ -276,6 +276,7 @@ impl Connection {
         consumer.resizing.extend(resized);
         self.write_cancels(id);
         self.answer_resized(id);
+        self.unthrottle(id);
     }
 
     /// Answers those who wait for another prefetch count, when it is the only one that holds.
@@ -325,6 +326,8 @@ impl Connection {
                 consumer.resizing.push(promise);
             }
             self.answer_resized(id);
+        } else if self.is_throttled(id) {
+            self.resize_throttled(id, prefetch_count, promise);
         } else if is_shared {
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.shared_prefetch_count = Some(prefetch_count);
@@ -375,6 +378,7 @@ impl Connection {
         }
         self.write(number, &basic::Recover { requeue: true });
         self.await_reply(number, Awaited::Recover { promise, method });
+        self.unthrottle(id);
         self.proceed_reading();
         Ok(promise)
     }
@@ -443,8 +447,11 @@ impl Connection {
     /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
     /// allocation afterwards, or none.
     pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
-        self.consumers.take(consumer, most, into);
+        let is_throttled = self.consumers.take(consumer, most, into);
         self.proceed_reading();
+        if is_throttled {
+            self.unthrottle(consumer);
+        }
     }
 
     /// Why a consumer has ended, if it has. Deliveries may still wait to be taken.
@@ -488,11 +495,5 @@ impl Connection {
     pub fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
-    }
-
-    pub(super) fn proceed_reading(&mut self) {
-        if !self.reading {
-            self.proceed();
-        }
     }
 }

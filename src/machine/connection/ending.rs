@@ -9,6 +9,7 @@ use crate::machine::tags::{Tag, TagNumber};
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
+use std::collections::BTreeMap;
 
 impl Connection {
     /// Ends a consumer. What it has buffered goes back to the queue once the broker has confirmed
@@ -67,11 +68,19 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         let all = matches!(consumer.phase, Phase::Cancelling);
+        // Once for all queues of a consumer that has many of them, and not once for each.
+        let are_many = consumer.sources.len() > 1;
+        if are_many && !all && consumer.tags.iter().any(|tag| !tag.started) {
+            return;
+        }
         let stays = |(_, tag): &(usize, &Tag)| tag.started && !tag.leaving;
-        let newest = consumer.tags.iter().enumerate().filter(stays).last().map(|(place, _)| place);
+        let staying = consumer.tags.iter().enumerate().filter(stays);
+        // For each queue, the place of the newest tag that stays.
+        let newest: BTreeMap<u32, usize> = staying.map(|(place, tag)| (tag.source, place)).collect();
         let mut ended = Vec::new();
         for (place, tag) in consumer.tags.iter_mut().enumerate() {
-            let ends = all || tag.leaving && newest.is_some_and(|newest| place < newest);
+            let is_replaced = newest.get(&tag.source).is_some_and(|newest| place < *newest);
+            let ends = all || tag.leaving && is_replaced;
             if ends && tag.started && !tag.cancelled {
                 tag.cancelled = true;
                 let users_tag =
@@ -104,6 +113,7 @@ impl Connection {
             self.end_consumer(id, Ended::Cancelled);
         }
         self.answer_resized(id);
+        self.unthrottle(id);
     }
 
     /// Answers a cancel of the broker with one of ours, unless that is written or can't be yet.

@@ -73,6 +73,7 @@ impl Connection {
         self.last_progress = now;
         self.deaf = false;
         self.heartbeat = Heartbeat::none(now);
+        self.reading.start_over();
         self.close_deadline = Deadline::None;
         self.handshake_deadline = later(now, self.options.deadlines.handshake);
         self.state = State::Handshake(Handshake::begin(&mut self.out));
@@ -375,6 +376,7 @@ impl Connection {
             Phase::Cancelling => self.end_consumer(id, Ended::Cancelled),
             Phase::Live | Phase::Restoring => {
                 consumer.wanted_prefetch = Some(consumer.wanted_prefetch_count());
+                consumer.throttle = None;
                 consumer.phase = Phase::Restoring;
                 consumer.tags.clear();
                 consumer.channel = 0;

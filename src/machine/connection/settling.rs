@@ -59,6 +59,7 @@ impl Connection {
         let Some(channel) = settled else { return self.stale() };
         let is_over = channel.holds_nothing();
         self.write(delivered.channel, refusal);
+        self.unthrottle_on(delivered.channel);
         if is_over {
             self.release(delivered.channel);
         }
@@ -94,6 +95,7 @@ impl Connection {
         let mut acking = std::mem::take(&mut self.acking);
         for number in acking.drain(..) {
             self.flush_channel_acks(number);
+            self.unthrottle_on(number);
         }
         self.acking = acking;
     }

@@ -50,12 +50,13 @@ impl Connection {
             self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
         }
         self.expire(now);
+        self.expire_pause(now);
         self.proceed();
     }
 
     /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
     fn waits_for_answers(&self) -> bool {
-        matches!(self.state, State::Restoring) && self.reading
+        matches!(self.state, State::Restoring) && self.reading.is_on()
     }
 
     fn restores_for_too_long(&self, now: Instant) -> bool {
@@ -72,7 +73,7 @@ impl Connection {
         let mut expired = false;
         let mut published_before = None;
         while let Some((promise, after)) = self.promises.expired(now) {
-            let timeout = Error::Timeout { what: "the request", after };
+            let timeout = self.timed_out("the request", after);
             let before = published_before.get_or_insert_with(|| self.published_before());
             let error = if before.contains(&promise) {
                 Error::Unconfirmed(timeout.into())
@@ -90,7 +91,7 @@ impl Connection {
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
         for promise in late {
-            let timeout = Error::Timeout { what: "the confirm", after };
+            let timeout = self.timed_out("the confirm", after);
             self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
         }
         self.waits.expire(now);
@@ -110,7 +111,7 @@ impl Connection {
     /// Returns an error if a wait for capacity has taken too long.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
-            return Err(Error::Timeout { what, after: self.options.deadlines.request });
+            return Err(self.timed_out(what, self.options.deadlines.request));
         }
         Ok(())
     }
@@ -150,6 +151,7 @@ impl Connection {
             self.promises.deadline(),
             self.publishers.deadline(),
             self.waits.deadline(),
+            self.pause_deadline(),
             self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
             self.restoration.as_ref().and_then(Restoration::deadline),
         ];
@@ -167,6 +169,7 @@ impl Connection {
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);
         self.restore_deadline.stamp(now);
+        self.reading.stamp(now);
         if let Some(restoration) = &mut self.restoration {
             restoration.stamp(now);
         }

@@ -1,0 +1,350 @@
+//! Reading pauses while too many deliveries are buffered: nothing else waits behind them for long.
+
+use crate::peer::{
+    Peer, Sent, answer, channel_close, consume, declare, deliver, header, method, publish, short, tag_of,
+};
+use puka::machine::{Consume, ConsumerId, Reply, Settle};
+use puka::protocol::method::{basic, queue};
+use puka::protocol::{Method, Properties, Table};
+use puka::{Error, Notice, Options, Recovery};
+use std::time::Duration;
+
+/// Longer than anything has to wait for deliveries that nobody takes.
+const BOUND: Duration = Duration::from_secs(1);
+
+/// What the machine wrote, without settling.
+fn names(sent: &[Sent]) -> Vec<String> {
+    sent.iter().filter(|sent| !sent.is(basic::Ack::ID)).map(Sent::name).collect()
+}
+
+/// The prefetch counts of what was written.
+fn prefetch_counts(sent: &[Sent]) -> Vec<u16> {
+    let counts = sent.iter().filter(|sent| sent.is(basic::Qos::ID)).map(|sent| match sent.method() {
+        Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
+        other => panic!("{other:?}"),
+    });
+    counts.collect()
+}
+
+#[test]
+fn reply_does_not_wait_behind_untaken_deliveries() {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    for delivery in 1..=10 {
+        peer.deliver(channel, &tag, delivery, b"x");
+    }
+    assert!(!peer.machine.wants_input());
+    let request = peer.machine.request(declare("other")).unwrap();
+    assert_eq!(names(&peer.take()), ["2 channel.open", "2 queue.declare"]);
+    peer.pass(BOUND);
+    assert!(peer.machine.wants_input(), "the reply is in the stream behind the deliveries");
+
+    // The consumer is throttled: another with a prefetch count of 1 takes its place.
+    let sent = peer.take();
+    assert_eq!(names(&sent), [format!("{channel} basic.qos"), format!("{channel} basic.consume")]);
+    assert_eq!(prefetch_counts(&sent), [1]);
+    let throttled = tag_of(&sent[1]);
+    // What was on its way still comes, and then the replies.
+    for delivery in 11..=15 {
+        peer.deliver(channel, &tag, delivery, b"x");
+    }
+    peer.method(channel, &basic::QosOk {});
+    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&throttled) });
+    peer.deliver(channel, &throttled, 16, b"x");
+    let sent = peer.take();
+    assert_eq!(names(&sent), [format!("{channel} basic.cancel")]);
+    assert_eq!(tag_of(&sent[0]), tag);
+    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    peer.method(2, &puka::protocol::method::channel::OpenOk {});
+    peer.method(2, &queue::DeclareOk { queue: short("other"), message_count: 0, consumer_count: 0 });
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+
+    // Nothing is lost, and the order is kept. When it is taken the consumer has its own terms again.
+    let taken = peer.taken(id);
+    assert_eq!(taken.iter().map(|it| it.tag).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
+    let sent = peer.take();
+    assert_eq!(names(&sent), [format!("{channel} basic.qos"), format!("{channel} basic.consume")]);
+    assert_eq!(prefetch_counts(&sent), [0]);
+    let resumed = tag_of(&sent[1]);
+    peer.method(channel, &basic::QosOk {});
+    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&resumed) });
+    assert_eq!(tag_of(&peer.take()[0]), throttled);
+    peer.method(channel, &basic::CancelOk { consumer_tag: short(&throttled) });
+    for delivery in &taken {
+        peer.machine.settle(delivery, Settle::Ack { multiple: false }).unwrap();
+    }
+    peer.deliver(channel, &resumed, 17, b"x");
+    assert_eq!(peer.taken(id).len(), 1);
+    assert!(peer.machine.ended(id).is_none() && peer.machine.why_closed().is_none());
+}
+
+/// A peer with one consumer that has so many deliveries of one byte buffered, where 10 are the limit.
+fn paused(it: &Consume<'_>, deliveries: u64) -> (Peer, ConsumerId, u16, String) {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let (id, channel, tag) = peer.consumer(it);
+    for delivery in 1..=deliveries {
+        peer.deliver(channel, &tag, delivery, b"x");
+    }
+    (peer, id, channel, tag)
+}
+
+/// Asks for something, which throttles the consumer. Gives what was written for it, all answered.
+fn throttled(peer: &mut Peer) -> Vec<Sent> {
+    let request = peer.machine.request(declare("other")).unwrap();
+    peer.pass(BOUND);
+    let sent = peer.serve();
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    sent.into_iter().filter(|sent| !sent.is(queue::Declare::ID)).collect()
+}
+
+/// The tags of the consumes, and of the cancels.
+fn tags(sent: &[Sent]) -> (Vec<String>, Vec<String>) {
+    let of = |id| sent.iter().filter(|sent| sent.is(id)).map(tag_of).collect();
+    (of(basic::Consume::ID), of(basic::Cancel::ID))
+}
+
+#[test]
+fn nothing_waited_for_throttles_nobody() {
+    let (mut peer, id, ..) = paused(&consume("q"), 10);
+    let listener = peer.machine.listen();
+    peer.names();
+    peer.pass(20 * BOUND);
+    assert!(!peer.machine.wants_input() && peer.names().is_empty());
+    // It is told, once.
+    let notice = peer.machine.take_notice(listener);
+    assert!(matches!(notice, Some(Notice::ReadingPaused { deliveries: 10, bytes: 330.. })), "{notice:?}");
+    assert!(peer.machine.take_notice(listener).is_none());
+    // What is asked for now has waited long enough.
+    let _request = peer.machine.request(declare("other")).unwrap();
+    peer.pass(Duration::ZERO);
+    assert!(peer.machine.wants_input());
+    assert_eq!(peer.taken(id).len(), 10);
+}
+
+#[test]
+fn short_pause_throttles_nobody() {
+    let (mut peer, id, ..) = paused(&consume("q"), 10);
+    let listener = peer.machine.listen();
+    let request = peer.machine.request(declare("other")).unwrap();
+    peer.pass(BOUND / 4);
+    assert_eq!(peer.taken(id).len(), 10);
+    peer.pass(BOUND);
+    assert!(tags(&peer.serve()).0.is_empty());
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(peer.machine.take_notice(listener).is_none());
+}
+
+#[test]
+fn second_pause_does_not_stall_again() {
+    let (mut peer, id, channel, _) = paused(&consume("q"), 10);
+    throttled(&mut peer);
+    assert_eq!(peer.taken(id).len(), 10);
+    let (started, _) = tags(&peer.serve());
+    (11..=20).for_each(|delivery| peer.deliver(channel, &started[0], delivery, b"x"));
+    assert!(!peer.machine.wants_input());
+    let _request = peer.machine.request(declare("other")).unwrap();
+    peer.pass(Duration::ZERO);
+    assert!(peer.machine.wants_input());
+    assert_eq!(tags(&peer.serve()).0.len(), 1);
+}
+
+#[test]
+fn timeouts_say_that_reading_is_paused() {
+    // Consumers that a prefetch count does not slow down, or that can't have a second beside them.
+    let mut offset = Table::new();
+    offset.insert("x-stream-offset", "first").unwrap();
+    let each = [
+        Consume { no_ack: true, ..consume("q") },
+        Consume { exclusive: true, ..consume("q") },
+        Consume { arguments: offset.as_ref(), ..consume("q") },
+    ];
+    for it in each {
+        let (mut peer, id, channel, tag) = paused(&it, 10);
+        let publish = peer.machine.publish(&publish("", "x")).unwrap();
+        let call = peer.machine.call(&crate::peer::publish("", "x"), None).unwrap();
+        let request = peer.machine.request(declare("other")).unwrap();
+        peer.pass(BOUND);
+        assert!(peer.machine.wants_input(), "up to the hard bound");
+        let consumed = peer.take().iter().any(|it| it.channel == channel && it.is(basic::Consume::ID));
+        assert!(!consumed, "{it:?}");
+        (11..=40).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
+        assert!(!peer.machine.wants_input(), "which is four times the limit");
+        peer.pass(60 * BOUND);
+        let error = peer.error(request);
+        let Error::ReadingPaused(paused) = &error else { panic!("{error:?}") };
+        assert_eq!((paused.what, paused.deliveries), ("the request", 40));
+        let bytes = paused.bytes;
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "the request took longer than 30 s; reading is paused: 40 deliveries of {bytes} bytes are buffered"
+            )
+        );
+        for (promise, what) in [(publish, "the confirm"), (call, "the request")] {
+            let error = peer.error(promise);
+            let cause = if let Error::Unconfirmed(cause) = &error { cause } else { &error };
+            assert!(matches!(cause, Error::ReadingPaused(paused) if paused.what == what), "{error:?}");
+        }
+        assert_eq!(peer.taken(id).len(), 40);
+        assert!(peer.machine.wants_input() && peer.machine.why_closed().is_none());
+    }
+}
+
+#[test]
+fn stream_without_an_offset_is_not_throttled() {
+    let (mut peer, _, channel, tag) = paused(&consume("q"), 9);
+    let mut headers = Table::new();
+    headers.insert("x-stream-offset", 7_i64).unwrap();
+    let mut octets = method(channel, &deliver(&tag, 10));
+    let mut properties = Properties::NONE;
+    properties.headers = Some(headers.as_ref().into());
+    octets.extend(header(channel, 0, properties));
+    peer.feed(&octets);
+    assert!(!peer.machine.wants_input());
+    let (started, _) = tags(&throttled(&mut peer));
+    assert!(started.is_empty(), "{started:?}");
+}
+
+#[test]
+fn only_greedy_consumers_are_throttled() {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let (_, greedy, tag) = peer.consumer(&consume("greedy"));
+    let (_, modest, modests_tag) = peer.consumer(&consume("modest"));
+    (1..=4).for_each(|delivery| peer.deliver(modest, &modests_tag, delivery, b"x"));
+    (1..=6).for_each(|delivery| peer.deliver(greedy, &tag, delivery, b"x"));
+    let sent = throttled(&mut peer);
+    assert_eq!(tags(&sent).1, [tag]);
+    // Until it has its share as well, and more comes.
+    (5..=10).for_each(|delivery| peer.deliver(modest, &modests_tag, delivery, b"x"));
+    assert_eq!(tags(&peer.serve()).1, [modests_tag]);
+}
+
+#[test]
+fn prefetch_count_of_its_own_is_kept() {
+    // A second tag would let more be unsettled than the count says.
+    for prefetch_count in [1, 19, 20, u16::MAX] {
+        let (mut peer, id, _, _) = paused(&Consume { prefetch_count, ..consume("q") }, 10);
+        let sent = throttled(&mut peer);
+        let (started, cancelled) = tags(&sent);
+        assert!(started.is_empty() && cancelled.is_empty(), "{prefetch_count}");
+        assert!(peer.machine.wants_input(), "reading goes on for what is in flight");
+        peer.taken(id);
+        assert!(prefetch_counts(&peer.serve()).is_empty());
+    }
+}
+
+#[test]
+fn unsettled_deliveries_hold_back_the_prefetch_count() {
+    let (mut peer, id, _, _) = paused(&consume("q"), 10);
+    let (throttled, _) = tags(&throttled(&mut peer));
+    assert_eq!(throttled.len(), 1);
+    let resized = peer.machine.qos(id, 10).unwrap();
+    peer.done(resized);
+    let taken = peer.taken(id);
+    assert!(prefetch_counts(&peer.serve()).is_empty(), "10 of 10 are unsettled");
+    peer.machine.settle(&taken[0], Settle::Ack { multiple: false }).unwrap();
+    assert_eq!(prefetch_counts(&peer.serve()), [10]);
+}
+
+#[test]
+fn all_queues_of_a_consumer_are_throttled() {
+    for (prefetch_count, counts) in [(0, vec![1]), (u16::MAX, vec![1])] {
+        let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+        let promise = peer.machine.consume_multi(&[consume("a"), consume("b")], prefetch_count, false);
+        let (tags_before, _) = tags(&peer.serve());
+        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise.unwrap()) else { panic!("started") };
+        for delivery in 1..=10 {
+            peer.deliver(1, &tags_before[usize::from(delivery % 2 == 0)], delivery, b"x");
+        }
+        let sent = throttled(&mut peer);
+        assert_eq!(prefetch_counts(&sent), counts);
+        let (started, cancelled) = tags(&sent);
+        if prefetch_count == 0 {
+            assert_eq!((started.len(), cancelled), (2, tags_before));
+        } else {
+            assert!(started.is_empty() && cancelled.is_empty(), "the channel's count is enough");
+        }
+        assert_eq!(peer.taken(id).len(), 10);
+        let sent = peer.serve();
+        assert_eq!(prefetch_counts(&sent), [prefetch_count]);
+        assert_eq!(tags(&sent).1, started);
+    }
+}
+
+#[test]
+fn throttled_consumer_can_be_ended_in_every_way() {
+    for way in 0..4 {
+        // Once while the second tag starts, once after it has.
+        for is_answered in [false, true] {
+            let (mut peer, id, channel, tag) = paused(&consume("q"), 10);
+            let _request = peer.machine.request(declare("other")).unwrap();
+            peer.pass(BOUND);
+            let mut tag = tag;
+            if is_answered {
+                tag = tags(&peer.serve()).0.remove(0);
+            }
+            match way {
+                0 => drop(peer.machine.cancel(id).unwrap()),
+                1 => peer.machine.drop_consumer(id),
+                2 => peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true }),
+                _ => peer.method(channel, &channel_close(404, "NOT_FOUND")),
+            }
+            peer.serve();
+            if way == 2 && !is_answered {
+                assert!(peer.machine.ended(id).is_none(), "the second tag is starting");
+                peer.machine.drop_consumer(id);
+                peer.serve();
+            }
+            assert!(peer.machine.wants_input() || way == 2);
+            assert!(peer.machine.ended(id).is_some() || way != 0 && way != 3, "{way}");
+            peer.taken(id);
+            assert!(peer.machine.why_closed().is_none(), "{:?}", peer.machine.why_closed());
+        }
+    }
+}
+
+#[test]
+fn throttled_consumer_keeps_its_prefetch_count() {
+    // Over a loss, a change and a `recover`.
+    for is_answered in [false, true] {
+        let recovery = Recovery::default().seed(7);
+        let mut peer = Peer::dialled(Options::default().max_buffered_deliveries(10).recovery(recovery));
+        let (id, channel, tag) = peer.consumer(&consume("q"));
+        (1..=10).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
+        let _request = peer.machine.request(declare("other")).unwrap();
+        peer.pass(BOUND);
+        if is_answered {
+            peer.serve();
+        }
+        let changed = peer.machine.qos(id, 50).unwrap();
+        peer.done(changed);
+        peer.again();
+        let sent = peer.serve();
+        assert_eq!(prefetch_counts(&sent), [50]);
+        assert_eq!(tags(&sent), (vec![tag], vec![]));
+        assert!(peer.taken(id).is_empty(), "they come again");
+    }
+    let (mut peer, id, channel, _) = paused(&consume("q"), 10);
+    throttled(&mut peer);
+    let recovered = peer.machine.recover(id).unwrap();
+    let sent = peer.take();
+    peer.method(channel, &basic::RecoverOk {});
+    sent.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+    peer.serve();
+    peer.done(recovered);
+    assert_eq!(prefetch_counts(&sent), [0]);
+    assert!(peer.taken(id).is_empty());
+}
+
+#[test]
+fn recovery_does_not_wait_behind_untaken_deliveries() {
+    let options = Options::default().max_buffered_deliveries(10).recovery(Recovery::default().seed(7));
+    let mut peer = Peer::dialled(options);
+    let (_, channel, tag) = peer.consumer(&Consume { no_ack: true, ..consume("q") });
+    (1..=10).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
+    peer.again();
+    peer.take();
+    assert!(!peer.machine.wants_input());
+    peer.pass(BOUND);
+    assert!(peer.machine.wants_input());
+}
