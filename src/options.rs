@@ -118,10 +118,10 @@ impl From<Uri> for Options {
 /// A hundred years, so that no deadline is beyond what the clock can count.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// An eighth of what a `usize` counts: 512 MiB on a 32-bit target. The sizes of queued bodies are
-/// added up, and bodies may share their memory, so without this bound 64 publishes of one body of
-/// 64 MiB would overflow the sum. A sum is at most the limits of queued, of unconfirmed and of
-/// requests' bytes, the first two exceeded by one body each.
+/// The largest limit: 512 MiB on a 32-bit target. The sizes of queued bodies are added up, and
+/// bodies may share their memory, so without this limit 64 publishes of one body of 64 MiB would
+/// overflow the sum. A sum is at most the limits of queued, of unconfirmed and of requests' bytes,
+/// and the first two may be exceeded by one body each.
 const MOST_BYTES: usize = usize::MAX / 8;
 
 macro_rules! setters {
@@ -151,18 +151,23 @@ setters! {
     /// Channels for requests such as `queue_declare` and `basic_get`, one request each at a time; 64 by default, which
     /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. 0 counts as 1.
     request_channels(channels: u16) => limits.request_channels;
-    /// Channels for publishes, for each exchange one with confirms, one without, and one for calls, as they are used; 64 by
-    /// default. Beyond it, idle ones make room, and when none is idle, exchanges take turns of at least 100 ms. 0 counts as 1.
+    /// Sets how many channels publishes may use; 64 by default, and 0 counts as 1. Each exchange
+    /// uses up to three of them, when needed: one with confirms, one without, and one for calls. At
+    /// the limit, idle channels are closed to make room. If none is idle, exchanges take turns of
+    /// at least 100 ms.
     publish_channels(channels: u16) => limits.publish_channels;
     /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
-    /// Octets that may wait to be written; 16 MiB by default, and not 0. At the bound awaiting waits, `try_send` says `Full`. What
-    /// the transport has in hand, at most as much again, is not counted. On a 32-bit target the largest limit is 512 MiB.
+    /// Sets how many bytes may be queued for writing; 16 MiB by default. The minimum is 1, the
+    /// maximum on a 32-bit target 512 MiB. At the limit, awaiting a request waits, and `try_send`
+    /// returns `Full`. Bytes that the transport has taken and not yet written, at most as many
+    /// again, are not counted.
     max_outgoing_octets(octets: usize) => limits.outgoing_octets, MOST_BYTES;
     /// Publishes that may be unconfirmed; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
-    /// Octets of a body, sent or received; 64 MiB by default. A larger one is refused before it is sent; one that is
-    /// delivered is not kept, and its delivery says so. On a 32-bit target the largest limit is 512 MiB.
+    /// Sets the largest body in bytes, sent or received; 64 MiB by default, and at most 512 MiB on
+    /// a 32-bit target. A larger one is refused before it is sent. A larger one that is received is
+    /// dropped, and its delivery reports that.
     max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
     /// Deliveries of all consumers that may wait to be taken, 100 000 by default, and not 0. At the bound reading pauses until half
     /// of them are taken, which holds up everything that the broker sends: set a prefetch.
@@ -177,10 +182,11 @@ setters! {
     /// A pause that lasts is told by [`Notice::ReadingPaused`](crate::Notice::ReadingPaused), and what is not answered in
     /// time meanwhile ends with [`Error::ReadingPaused`](crate::Error::ReadingPaused).
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
-    /// Octets of deliveries that may wait to be taken, 64 MiB by default, and not 0. At the bound reading pauses as at
-    /// [`max_buffered_deliveries`](Self::max_buffered_deliveries), so up to 256 MiB may be buffered while something is waited for.
-    /// Messages of which parts are still to come may take as much as the bound again, all channels together: above that, the
-    /// largest of them is not kept, as if it were above [`max_message_size`](Self::max_message_size).
+    /// Sets how many bytes of deliveries may be buffered; 64 MiB by default, and at least 1. At the
+    /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries), so up
+    /// to four times as many (256 MiB) may be buffered while a reply is pending. Partly received
+    /// messages of all channels may take as many bytes again as the limit. Above that, the largest
+    /// of them is dropped, as if it exceeded [`max_message_size`](Self::max_message_size).
     max_buffered_octets(octets: usize) => limits.buffered_octets;
     /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;
@@ -190,9 +196,9 @@ setters! {
     tls_timeout(time: Duration) => deadlines.tls, LONGEST;
     /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
     handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
-    /// How long a request may take, its wait for a channel included, and a publish until it is confirmed; 30 s by default,
-    /// because a broker that flushes to a slow disk takes seconds. Waiting for capacity to send something takes no longer,
-    /// either.
+    /// Sets how long a request may take, including its wait for a channel, and a publish until it
+    /// is confirmed; 30 s by default, because a broker that flushes to a slow disk takes seconds.
+    /// The same timeout limits each wait for outgoing capacity.
     request_timeout(time: Duration) => deadlines.request, LONGEST;
     /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
     close_timeout(time: Duration) => deadlines.close, LONGEST;

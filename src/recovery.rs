@@ -6,19 +6,23 @@
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
 //!
 //! # When
-//! Whenever it is lost, for whatever reason: once a connection has been open, only [`close`](crate::Client::close), which
-//! wins at any point, dropping the driver, or a limit that you set
-//! ([`max_attempts`](crate::Recovery::max_attempts), [`max_time`](crate::Recovery::max_time)) ends it. A refused login, a missing
-//! virtual host, credentials that can't be had, a wrong certificate, an answer that is not AMQP, a broker that closes the
-//! connection over what the program does: each is a failed attempt, [told](crate::Notice::Retrying) with its cause. A program
-//! that would rather end then has the notice. An error that closes a channel has nothing to do with it.
+//! A connection that has been open is recovered whatever the cause of the loss. Three things end it
+//! for good: [`close`](crate::Client::close), which takes precedence at any point; dropping the
+//! driver; and a limit that you set ([`max_attempts`](crate::Recovery::max_attempts),
+//! [`max_time`](crate::Recovery::max_time)). These are failed attempts, which
+//! [`Notice::Retrying`](crate::Notice::Retrying) reports with their cause: a refused login, a
+//! missing virtual host, unavailable credentials, an invalid certificate, a reply that is not AMQP,
+//! and a broker that closes the connection over a request of the program. A program that prefers to
+//! stop then can do so on the notice. An error that closes a channel does not close the connection.
 //!
-//! An attempt tries all endpoints, and all addresses of each, handshake included, beginning with the endpoint that worked last;
-//! host names are resolved and credentials are asked for again. Between two attempts it waits at random, up to twice as long
-//! each time, and after a refused login at least half of that. The delay starts over once a connection has been open for a
-//! minute.
+//! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
+//! with the endpoint that worked last, and resolves host names and asks for credentials again. The
+//! delay between two attempts is random, and its maximum doubles each time. After a refused login
+//! it is at least half of the maximum. The doubling starts over once a connection has been open for
+//! a minute.
 //!
-//! The first connection is one attempt, unless [`Recovery::first_connect`](crate::Recovery::first_connect) says otherwise.
+//! The first connection is one attempt, unless
+//! [`Recovery::first_connect`](crate::Recovery::first_connect) is set.
 //!
 //! # What comes back
 //! Exchanges, bindings between exchanges, queues, bindings of queues, in that order, as far as this connection has declared
@@ -26,21 +30,26 @@
 //! auto-delete queue after its last consumer, say, is not declared again, nor is a queue whose consumer the broker has
 //! ended. A queue that the broker names has another name then. Whatever this connection does with the first name it does to
 //! the queue, consumers, bindings and dead-letter arguments included; [`Client::current_name`](crate::Client::current_name)
-//! is for telling others. What can't be declared, or makes the broker close the connection, is left out and
-//! [told](crate::Notice::Recovered); a consumer that can't be started ends with the error, and one of
-//! several queues goes on without those that are gone.
+//! is for telling others. An entity that can't be declared, or over which the broker closes the
+//! connection, is skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports it. A
+//! consumer that can't be started ends with the error, and a consumer of several queues goes on
+//! without the missing ones.
 //!
 //! The connection is [`Open`](crate::ConnectionState::Open) when all that is done, and not before.
 //!
 //! # Requests
-//! Those that wait to be sent wait for the next connection, within their deadline; with
-//! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Those that were sent and not answered are sent again when
-//! doing them twice changes nothing: declaring, binding, unbinding, consuming, a `basic_get` that is to be acknowledged.
-//! Others, deleting and purging and a `basic_get` without acknowledgement, end as
-//! [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown). The request over which the broker closed the connection has that
-//! error as its answer and is not sent again. When it may have been one of several, those are sent again one at a time, so that
-//! the next close tells. A commit that was not answered, and a call, end as
-//! [`Unconfirmed`](crate::Error::Unconfirmed); a transaction that is open can't be committed any more.
+//! Unsent requests wait for the next connection, within their deadline; with
+//! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Requests without a reply are sent
+//! again if repeating them changes nothing: declaring, binding, unbinding, consuming, a `basic_get`
+//! with acknowledgement. Others (deleting, purging, a `basic_get` without acknowledgement) fail
+//! with [`Broken::OutcomeUnknown`](crate::Broken::OutcomeUnknown).
+//!
+//! The request over which the broker closed the connection fails with that error and is not sent
+//! again. If several requests may be the cause, they are sent again one at a time, so that the next
+//! close identifies it.
+//!
+//! A call, and a commit without a reply, fail with [`Unconfirmed`](crate::Error::Unconfirmed). An
+//! open transaction can't be committed any more.
 //!
 //! # Publishes
 //! A publish that resolved to `Ok` was confirmed by the broker, unless it [asked for no confirm](crate::BasicPublish::confirm),

@@ -26,15 +26,16 @@ pub enum Notice {
     },
     /// The broker ended the consumer of that tag, most often because its queue was deleted.
     ConsumerCancelled(Box<str>),
-    /// A consumer of several queues goes on without one of them, because the broker ended that part
-    /// of it, or because the queue was gone when the connection was recovered.
-    /// [`Consumer::ended_queues`](crate::Consumer::ended_queues) has them all.
+    /// A consumer of several queues has lost one of them and goes on with the others. Either the
+    /// broker ended that part of the consumer, or the queue was missing when the connection was
+    /// recovered. [`Consumer::ended_queues`](crate::Consumer::ended_queues) returns all such
+    /// queues.
     QueueEnded {
-        /// What its holder knows the consumer by.
+        /// The tag of the consumer, as [`Consumer::tag`](crate::Consumer::tag) returns it.
         tag: Box<str>,
-        /// The queue, as it was named when the consumer was started.
+        /// The name of the queue when the consumer was started.
         queue: Box<str>,
-        /// Why.
+        /// The reason.
         why: Ended,
     },
     /// The broker closed a channel. Whoever used it has the same error as an answer, but for those who published without a
@@ -45,8 +46,9 @@ pub enum Notice {
     Disconnected(Error),
     /// Another try begins after a while.
     Retrying {
-        /// Which one, counted from when the connection was last open. An attempt tries all endpoints, so the same number is told
-        /// again when one of them has failed in the handshake and the next one follows at once.
+        /// The number of the attempt, counted from when the connection was last open. An attempt
+        /// tries all endpoints. If one fails in the handshake and the next follows at once, the
+        /// same number is reported again.
         attempt: u32,
         /// Why the one before failed, or why the connection was lost.
         cause: Error,

@@ -106,25 +106,28 @@ impl fmt::Debug for Recovery {
 }
 
 impl Recovery {
-    /// Tries again, too, when the first connection can't be had. Off by default, because a wrong address would never be
-    /// noticed: then the first connection is one attempt, which tries all endpoints.
+    /// Sets whether a failed first connection is retried; `false` by default, because a wrong
+    /// address would never be noticed. Without it, the first connection is one attempt, which tries
+    /// all endpoints.
     #[must_use]
     pub fn first_connect(mut self, tries: bool) -> Self {
         self.first_connect = tries;
         self
     }
 
-    /// How long to wait between two tries: at random between nothing and the base delay, which doubles with each try up to
-    /// the longest, so that the clients of a broker that comes back do not all come at once. After a refused login it is at least
-    /// half of that. It starts over once a connection has been open for a minute. 100 ms and 30 s by default.
+    /// Sets the delays between attempts: 100 ms and 30 s by default. A delay is random, between
+    /// zero and the base delay, so that the clients of a restarted broker do not all reconnect at
+    /// once. The base delay doubles with each attempt up to the longest. After a refused login, a
+    /// delay is at least half of that maximum. Doubling starts over once a connection has been open
+    /// for a minute.
     #[must_use]
     pub fn delays(mut self, base: Duration, longest: Duration) -> Self {
         (self.base_delay, self.longest_delay) = (base, longest.max(base));
         self
     }
 
-    /// How many attempts in a row may fail before it is given up; without end by default. An attempt tries all endpoints. One
-    /// after which the connection is open starts the count over.
+    /// Sets how many attempts in a row may fail before the client gives up; unlimited by default.
+    /// An attempt tries all endpoints. A successful attempt resets the count.
     #[must_use]
     pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
         self.attempts = attempts.into();
@@ -145,9 +148,10 @@ impl Recovery {
         self
     }
 
-    /// Leaves out the entities for which the filter returns `false`, each time that they would be declared again. It runs where
-    /// the driver does, with no lock held: it may ask anything of the connection, but must not wait for it. An entity over which
-    /// it panics is declared again, and the report of the recovery [says so](crate::Recovered::failed).
+    /// Skips the entities for which the filter returns `false`, at each recovery. The driver calls
+    /// it with no lock held: it may send requests over the connection, but must not wait for their
+    /// replies. If it panics, the entity is declared again, and
+    /// [`Recovered::failed`](crate::Recovered::failed) reports that.
     #[must_use]
     pub fn filter(mut self, wanted: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));
