@@ -129,19 +129,21 @@ pub enum Error {
         /// The deadline that passed.
         after: std::time::Duration,
     },
-    /// Nothing came in time, and nothing could come: reading is paused because too many deliveries are buffered.
+    /// The reply did not arrive in time, because reading is paused: too many deliveries are
+    /// buffered.
     #[error("{0}")]
     ReadingPaused(Arc<ReadingPaused>),
-    /// The outgoing side is at its bound, so nothing was sent. Awaiting the request waits for capacity instead, which ends with
-    /// [`Timeout`](Self::Timeout) after [`Options::request_timeout`](crate::Options::request_timeout).
+    /// The outgoing capacity is used up, so nothing was sent. Awaiting the request waits for
+    /// capacity instead, and fails with [`Timeout`](Self::Timeout) after
+    /// [`Options::request_timeout`](crate::Options::request_timeout).
     #[error("the outgoing side is full")]
     Full,
     /// The delivery belongs to a channel that is gone: it can't be settled any more, and nothing was sent. The broker
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
-    /// The broker allows no more channels: other consumers have all that consumers and transactions
-    /// may have.
+    /// The channel limit is reached: other consumers use all channels that consumers and
+    /// transactions may have.
     #[error("the broker allows no more channels")]
     ChannelLimit,
     /// The connection was closed from this side.
@@ -334,7 +336,7 @@ pub enum TlsFault {
 pub type TlsCause = Arc<dyn std::error::Error + Send + Sync>;
 
 impl TlsFault {
-    /// The error of the TLS library.
+    /// Returns the error of the TLS library.
     pub(crate) fn cause(&self) -> &TlsCause {
         self.parts().1
     }

@@ -48,7 +48,8 @@
 //! Everything, by [`Options`]: octets that wait to be written, requests, publishes that wait for their confirm, deliveries that wait to
 //! be taken, sizes of frames and messages, channels. Every request has a deadline.
 
-// `Instant + Duration` panics when it overflows. `clippy.toml` exempts integers; instants are for `machine::later`.
+// `Instant + Duration` panics on overflow. `clippy.toml` exempts integers; `machine::later` adds to
+// instants.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 #![forbid(unsafe_code)]
 

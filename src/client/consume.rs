@@ -84,12 +84,12 @@ impl Client {
     /// Starts a consumer, which has its limits and its errors to itself.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue,
-    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or when another consumer
-    /// is exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty,
-    /// [`ChannelLimit`](crate::Error::ChannelLimit) when other consumers have all the channels that
-    /// [`channel_max`](crate::Options::channel_max) and the broker allow, but for two that stay for
-    /// requests.
+    /// [`NotFound`](crate::Error::NotFound) if the queue does not exist,
+    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or if another consumer is
+    /// exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty,
+    /// [`ChannelLimit`](crate::Error::ChannelLimit) if other consumers use all channels that
+    /// [`channel_max`](crate::Options::channel_max) and the broker allow. Two channels are reserved
+    /// for requests.
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1

@@ -20,8 +20,9 @@ use std::task::{Context, Poll};
 ///
 /// When its connection is lost and [recovered](crate::recovery) it goes on, with its prefetch count.
 ///
-/// Dropping it cancels it, and what it was delivered and has not handed out goes back to the queue
-/// when the broker has confirmed that, so that the consumer is not delivered it again.
+/// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue once
+/// the broker has confirmed the cancel, so that the broker does not deliver them to the same
+/// consumer again.
 #[derive(Debug)]
 #[must_use = "a consumer that is dropped is cancelled"]
 pub struct Consumer {
@@ -79,13 +80,33 @@ impl Consumer {
         self.handle().link().with(|machine| machine.lost_deliveries(self.id))
     }
 
-    /// Returns the queues that a consumer of several lost while it went on with the others, each
-    /// with why: [`Ended::CancelledByServer`], most often because it was deleted, or
-    /// [`Ended::ChannelClosed`] with the error, because it was gone when the connection was
-    /// recovered.
+    /// Returns the queues that a consumer of several queues has lost while it goes on with the
+    /// others, each with the reason.
     ///
-    /// What was delivered of them before can still be taken.
-    /// [`Notice::QueueEnded`](crate::Notice::QueueEnded) tells of each when it happens.
+    /// The reason is [`Ended::CancelledByServer`] if the broker ended that part of the consumer,
+    /// for example because the queue was deleted. It is [`Ended::ChannelClosed`] with the error if
+    /// the queue was missing when the connection was recovered.
+    ///
+    /// Deliveries received from such a queue can still be taken.
+    /// [`Notice::QueueEnded`](crate::Notice::QueueEnded) reports each queue when it is lost.
+    ///
+    /// ```
+    /// # puka_test_suite::example(async |client| {
+    /// client.queue_declare("orders").await?;
+    /// client.queue_declare("refunds").await?;
+    /// let mut both = client.basic_consume_multi(["orders", "refunds"]).await?;
+    ///
+    /// client.queue_delete("refunds").await?;
+    /// client.basic_publish("", "orders", "Hello world!").await?;
+    /// let delivery = both.next().await.expect("the consumer goes on with the other queue")?;
+    /// assert_eq!(delivery.queue(), Some("orders"));
+    ///
+    /// let [(queue, why)] = &both.ended_queues()[..] else { panic!("one queue has ended") };
+    /// assert_eq!(queue, "refunds");
+    /// assert!(matches!(why, puka::Ended::CancelledByServer));
+    /// # client.close().await
+    /// # });
+    /// ```
     #[must_use]
     pub fn ended_queues(&self) -> Vec<(String, Ended)> {
         self.handle().link().with(|machine| {

@@ -40,8 +40,8 @@ impl Client {
     /// Asks for one message of a queue; `None` when it has none.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue;
-    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty.
+    /// [`NotFound`](crate::Error::NotFound) if the queue does not exist;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty.
     ///
     /// # Spec
     /// `basic.get`, 1.8.3.10

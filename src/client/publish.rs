@@ -198,7 +198,8 @@ impl BasicPublish<'_> {
                 &expiring
             }
         };
-        // The machine's share of the body is dropped while the lock is held, and its owner is the user's.
+        // The state machine drops its share of the body under the lock. The body's owner may be a
+        // type of the user, whose `Drop` must not run there.
         let guarded = self.body.users_own().map(|body| self.client.handle().link().guard(body));
         let body = guarded.as_ref().map_or_else(|| self.body.lend(), Body::Lent);
         let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
@@ -233,9 +234,9 @@ impl Client {
     /// and nobody can know; [`Timeout`](Error::Timeout) when it was not sent in time, because the outgoing side was full;
     /// [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
     ///
-    /// A publish whose time ran out does not count any more for
-    /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue that confirms nothing does not
-    /// hold up others for longer. Its confirm, if it comes later, is ignored.
+    /// A publish whose deadline has passed no longer counts towards
+    /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue
+    /// that confirms nothing does not block other publishes for longer. A late confirm is ignored.
     ///
     /// When several publishes to an exchange are in flight and the broker refuses one, it says neither which nor what it has
     /// taken before. If the first publish since the channel was opened has not gone through, it took none, and an error

@@ -169,7 +169,7 @@ impl Client {
     /// Deletes a queue, and resolves to how many messages went with it. Deleting a missing one is no error.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty.
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty.
     ///
     /// # Spec
     /// `queue.delete`, 1.7.2.9
@@ -181,8 +181,8 @@ impl Client {
     /// not settled stay.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue;
-    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the name is empty.
+    /// [`NotFound`](crate::Error::NotFound) if the queue does not exist;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty.
     ///
     /// # Spec
     /// `queue.purge`, 1.7.2.7
@@ -193,8 +193,8 @@ impl Client {
     /// Binds a queue to an exchange. Binding it again alike is no error.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when there is no such queue or exchange;
-    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the queue's name is empty.
+    /// [`NotFound`](crate::Error::NotFound) if the queue or the exchange does not exist;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if the queue's name is empty.
     ///
     /// # Spec
     /// `queue.bind`, 1.7.2.3
@@ -215,7 +215,7 @@ impl Client {
     /// Removes a binding of a queue. Removing one that is not there is no error.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument) when the queue's name is empty.
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if the queue's name is empty.
     ///
     /// # Spec
     /// `queue.unbind`, 1.7.2.5

@@ -149,9 +149,10 @@ macro_rules! request {
             /// back-pressure.
             ///
             /// # Errors
-            /// What the promise would resolve to without the broker's doing;
-            /// [`Error::Timeout`](crate::Error::Timeout) when there is no room within
-            /// [`Options::request_timeout`](crate::Options::request_timeout). Then nothing was sent.
+            /// The errors that the promise would resolve to without a reply from the broker;
+            /// [`Error::Timeout`](crate::Error::Timeout) if there is no capacity within
+            /// [`Options::request_timeout`](crate::Options::request_timeout). Nothing was sent
+            /// then.
             ///
             /// # Cancel safety
             /// Dropped before it resolves, nothing was sent.

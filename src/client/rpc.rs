@@ -17,8 +17,8 @@ pub struct Rpc<'a> {
 }
 
 impl Rpc<'_> {
-    /// How long the reply may take; [`Options::request_timeout`](crate::Options::request_timeout) by default. More than a
-    /// hundred years is a hundred years.
+    /// Sets how long the reply may take. The default is
+    /// [`Options::request_timeout`](crate::Options::request_timeout), the maximum a hundred years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -37,10 +37,10 @@ impl<'a> BasicPublish<'a> {
 impl Client {
     /// Publishes a message, and resolves to the reply.
     ///
-    /// The reply is published to the default exchange, with the property `reply_to` of the call as its
-    /// routing key, and with the call's `correlation_id`, which cannot be guessed. Many calls may be
-    /// pending. Neither the call nor the reply is stored on disk, and a reply is dropped if its caller
-    /// has gone.
+    /// The reply is published to the default exchange. Its routing key is the property `reply_to`
+    /// of the call, and its `correlation_id` is that of the call, which cannot be guessed. Many
+    /// calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
+    /// dropped if its caller has gone.
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {

@@ -10,7 +10,7 @@
 //! # }
 //! ```
 
-// `Instant + Duration` panics when it overflows; `clippy.toml` exempts integers.
+// `Instant + Duration` panics on overflow; `clippy.toml` exempts integers.
 #![warn(clippy::arithmetic_side_effects)]
 
 mod clock;
