@@ -1,7 +1,7 @@
 //! The link between those who ask and what drives: one lock around the machine and the wakers of whoever waits on it.
 //!
-//! Nothing is awaited, woken or called back while the lock is held, and nothing of the user's is cloned or dropped: not even a
-//! waker, whose functions may be the user's.
+//! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
+//! or dropped under it either, not even a waker: its vtable may be the user's.
 
 mod graveyard;
 mod spare;
@@ -42,7 +42,7 @@ pub(crate) enum Room {
 }
 
 impl Room {
-    /// What is waited for, for the error when it takes too long.
+    /// Returns what is waited for, for the timeout error.
     fn wait(self) -> &'static str {
         match self {
             Self::Request => "waiting for capacity to send a request",
@@ -90,7 +90,8 @@ struct State {
     /// How many deliveries were taken since somebody gave way.
     taken: usize,
     causes: Causes,
-    /// What the graveyard has. Declared behind the machine, which is dropped first.
+    /// The receiving side of the graveyard. It is declared after the machine, so it is dropped
+    /// after it.
     remains: Receiver<Remains>,
 }
 
@@ -140,7 +141,8 @@ impl State {
         woken
     }
 
-    /// Ends a wait for capacity. Returns the waker, to be dropped when the lock is released.
+    /// Ends a wait for capacity. Returns the waker, which the caller drops after releasing the
+    /// lock.
     fn leave(&mut self, room: Room, ticket: Ticket) -> Option<Waker> {
         self.machine.end_wait(ticket);
         self.waiting_for(room).remove(&ticket)
@@ -247,12 +249,12 @@ impl Link {
         self.with_state(|state| act(&mut state.machine))
     }
 
-    /// Returns a share of a body of the user's that the machine may drop.
+    /// Returns a share of a user's body that the state machine may drop.
     pub(crate) fn guard(&self, body: &Bytes) -> Bytes {
         self.graveyard.guard_body(body)
     }
 
-    /// Tells the machine that the transport has gone.
+    /// Reports to the state machine that the transport is lost.
     pub(crate) fn handle_loss(&self, cause: Broken) {
         self.with_state(|state| {
             let error = Error::ConnectionBroken(cause.clone());
@@ -261,7 +263,7 @@ impl Link {
         });
     }
 
-    /// Tells the machine that dialling has failed.
+    /// Reports to the state machine that dialling has failed.
     pub(crate) fn handle_dial_failure(&self, now: Instant, error: Error) {
         self.with_state(|state| {
             state.causes.keep(&error, &self.graveyard);
@@ -334,7 +336,7 @@ impl Link {
         }
     }
 
-    /// Does the same; `None` if it would have to wait, and has no waker to keep.
+    /// Tries once. Returns `None` if it has to wait and the waker is not cloned yet.
     fn try_poll_send(
         &self,
         room: Room,

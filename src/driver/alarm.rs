@@ -25,7 +25,8 @@ impl<C: Clock> Alarm<C> {
         // A sleep that ends too early costs a wake-up, a new one at each change costs more.
         let armed = self.0.take().filter(|(armed, _)| *armed <= until);
         let (at, mut sleep) = armed.unwrap_or_else(|| (until, Box::pin(clock.sleep_until(until))));
-        // It is out of its place while it is polled: one that panics, which is the user's, may not be polled again.
+        // The sleep is moved out while it is polled: it is user code, and a future that panicked
+        // must not be polled again.
         let rings = sleep.as_mut().poll(cx).is_ready();
         if !rings {
             self.0 = Some((at, sleep));

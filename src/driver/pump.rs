@@ -124,7 +124,8 @@ impl<Io> Pump<Io> {
         self.finished
     }
 
-    /// Brings the machine up to date and asks what it wants. A timeout that has passed is left to [`turn`](Self::turn).
+    /// Writes and reads back the state machine's state: what it wants next. [`turn`](Self::turn)
+    /// handles a timeout that has passed.
     pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
         let Self { link, out, transmitted, .. } = self;
         link.with(|machine| {
@@ -151,8 +152,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             drop(Pin::new(&mut self.io).poll_close(cx));
             return self.finish();
         }
-        // After a pause of the process, what the server sent lies in the socket, and the socket takes what it did not take before:
-        // the stream is asked before the server's silence is judged, even if it had nothing earlier in this poll.
+        // After a pause of the process, the server's data is still in the socket, and the socket
+        // accepts writes again. So the driver reads and writes before it judges the server's
+        // silence, even if the stream had no data earlier in this poll.
         let is_due = wishes.timeout.is_some_and(|timeout| timeout <= now);
         self.is_read_dry &= !is_due;
         let mut has_read = false;
@@ -172,14 +174,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         if progress { Turn::Moved } else { Turn::Still(wishes) }
     }
 
-    /// Handles a timeout that has passed, unless the machine waits for input and has not been given the chance to get it: then the
-    /// next turn reads.
+    /// Handles a timeout that has passed. If the state machine wants input and the stream was not
+    /// read in this turn, the next turn reads first.
     fn expire(&mut self, now: Instant, has_read: bool) {
         let Self { link, transmitted, .. } = self;
         link.with(|machine| {
             match std::mem::take(transmitted) {
                 0 => {}
-                octets => machine.handle_transmitted(now, octets),
+                bytes => machine.handle_transmitted(now, bytes),
             }
             if has_read || !machine.wants_input() {
                 machine.handle_timeout(now);
@@ -285,7 +287,7 @@ fn poll_write_pieces(
 
 impl<Io> Drop for Pump<Io> {
     fn drop(&mut self) {
-        // What the user owns of it is dropped with what the link does next.
+        // The link's next call drops the user's bodies in it, without the lock.
         self.out = Outgoing::default();
         if self.finished {
             self.link.with(|_| {});

@@ -116,8 +116,8 @@ where
         }
     }
 
-    /// Records an attempt that ended in a panic of the dialer as failed, and resumes the panic. Whoever polls on gets the next
-    /// attempt: a future can't be polled after a panic.
+    /// Records an attempt that ended in a panic of the dialer as failed, and resumes the panic. The
+    /// next poll starts another attempt, because a future must not be polled after a panic.
     fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Round {
         self.phase = Phase::Waiting;
         let error = io::Error::other("the dialer panicked").into();

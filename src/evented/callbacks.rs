@@ -23,7 +23,7 @@ pub(super) enum Left {
     Nothing,
 }
 
-/// Whether a callback stays after a panic.
+/// Whether a callback is kept after a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runs {
     Once,

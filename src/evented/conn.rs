@@ -151,7 +151,7 @@ impl<S: Read + Write> Evented<S> {
     /// Moves what can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
-        // If the stream panics, there is something left to do.
+        // If the stream panics, work may be left.
         self.more = true;
         self.pump.begin_poll();
         for _ in 0..ROUNDS {
@@ -304,9 +304,10 @@ impl<S: Read + Write + 'static> Evented<S> {
     /// Has a callback run, once, when a promise is answered, or any future is ready. It runs in [`run`](Self::run) or
     /// [`run_any_callbacks`](Self::run_any_callbacks), never inside this call.
     ///
-    /// The callback is lent the connection and may call anything. When it panics, the panic goes on to who runs callbacks,
-    /// and the connection and the other callbacks are as they were. When the future panics, so it does, and the callback is
-    /// removed, because a future may not be polled again after a panic.
+    /// The callback receives the connection and may call any method of it. A panic of the callback
+    /// is passed on to the caller of these methods; the connection and the other callbacks stay
+    /// intact. So is a panic of the future, and the callback is removed, because a future must not
+    /// be polled after a panic.
     #[doc(alias = "set_callback")]
     pub fn on<F: Future + 'static>(
         &mut self,
@@ -385,7 +386,7 @@ impl<S: Read + Write + 'static> Evented<S> {
             Ok(Poll::Pending) => drop(self.callbacks.put_back(task)),
             Err(panic) => {
                 match task.runs {
-                    // Dropping the rest of it may panic, too; the first panic is the one to report.
+                    // Dropping the callback may panic, too. The first panic is the one to report.
                     Runs::Once => {
                         drop(self.callbacks.forget(task.id));
                         drop(catch_unwind(AssertUnwindSafe(|| drop(task))));

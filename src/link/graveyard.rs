@@ -1,8 +1,8 @@
-//! What the user owns and the machine has dropped while the lock was held.
+//! Values of the user that the state machine dropped while the lock was held.
 //!
-//! Dropping such a value may run code of the user's, and that may call the client. A value that the
-//! machine may drop last is wrapped in a guard, whose drop moves the value here instead, whichever
-//! path of the machine it is dropped on. The link drops what is here after it has released the lock.
+//! Dropping such a value may run the user's code, and that may call the client. So a value whose
+//! last share the state machine may drop is wrapped in a guard. The guard's drop moves the value
+//! here on every path, and the link drops it after it has released the lock.
 
 use crate::error::{Broken, Error, TlsCause};
 use crate::options::{Credentials, SaslMechanism};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// A value to drop.
+/// A value to drop without the lock.
 pub(super) enum Remains {
     Body(Bytes),
     Mechanism(Box<dyn SaslMechanism>),
@@ -31,35 +31,38 @@ impl Remains {
     }
 }
 
-/// Where guards move their values to, from any thread.
+/// The queue that guards move their values to, from any thread.
 #[derive(Debug)]
 pub(super) struct Graveyard {
     sender: Sender<Remains>,
-    /// Values that were moved here and not taken. Reading it is all that it costs to find none.
+    /// Number of values that were moved here and not taken. An empty graveyard costs one load of
+    /// it.
     count: AtomicUsize,
 }
 
 impl Graveyard {
-    /// Returns a graveyard, and what takes the values out.
+    /// Returns a graveyard and the receiver of its values.
     pub(super) fn new() -> (Arc<Self>, Receiver<Remains>) {
         let (sender, receiver) = channel();
         (Arc::new(Self { sender, count: AtomicUsize::new(0) }), receiver)
     }
 
     fn bury(&self, remains: Remains) {
-        // Without a receiver there is no machine, and so no lock that could be held: it is dropped here.
+        // Without a receiver there is no state machine, so no lock is held, and the value is
+        // dropped here.
         if self.sender.send(remains).is_ok() {
             self.count.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Returns `true` if there is something to take out. A value that this thread has buried is seen.
+    /// Returns `true` if there is a value to take. A value that this thread has moved here is
+    /// always seen.
     #[inline]
     pub(super) fn has_some(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes out what is there.
+    /// Takes all values.
     #[cold]
     pub(super) fn take(&self, receiver: &Receiver<Remains>, into: &mut Vec<Remains>) {
         while self.has_some()
@@ -70,12 +73,12 @@ impl Graveyard {
         }
     }
 
-    /// Returns a share of a body that moves the user's share here when it is dropped.
+    /// Returns a share of a body. Its drop moves the user's share here.
     pub(super) fn guard_body(self: &Arc<Self>, body: &Bytes) -> Bytes {
         Bytes::from_owner(GuardedBody { body: body.clone(), graveyard: self.clone() })
     }
 
-    /// Returns a mechanism that moves the user's here when it is dropped.
+    /// Returns a mechanism whose drop moves the user's mechanism here.
     pub(super) fn guard_mechanism(
         self: &Arc<Self>,
         mechanism: Box<dyn SaslMechanism>,
@@ -102,7 +105,7 @@ impl Drop for GuardedBody {
 }
 
 struct GuardedMechanism {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     mechanism: Option<Box<dyn SaslMechanism>>,
     graveyard: Arc<Graveyard>,
 }
@@ -128,8 +131,8 @@ impl Drop for GuardedMechanism {
     }
 }
 
-/// The part of an error that may be the user's: of a stream, a dialer, a credential source, a
-/// mechanism or a certificate verifier.
+/// The part of an error that may be a type of the user: the error of a stream, a dialer, a
+/// credential source, a mechanism or a certificate verifier.
 #[derive(Clone, Debug)]
 pub(super) enum Cause {
     Io(Arc<io::Error>),
@@ -161,16 +164,16 @@ impl Cause {
     }
 }
 
-/// Causes of the errors that the machine was given.
+/// The causes of the errors that were passed to the state machine.
 ///
-/// The machine clones, keeps and drops errors in many places. None of these can be the last share of
-/// a cause as long as there is one here, and one that is the last is moved to the graveyard. There is
-/// one for each error that the connection was given and that the machine, or the user, still has.
+/// The state machine clones, stores and drops errors in many places. While a cause is stored here,
+/// none of these drops the last share; when this one is the last, it is moved to the graveyard.
+/// There is one entry for each error that the state machine or the user still has.
 #[derive(Debug, Default)]
 pub(super) struct Causes(Vec<Cause>);
 
 impl Causes {
-    /// Keeps the cause of an error that the machine is given next.
+    /// Stores the cause of an error before it is passed to the state machine.
     pub(super) fn keep(&mut self, error: &Error, graveyard: &Graveyard) {
         let Some(cause) = Cause::of(error) else { return };
         for last in self.0.extract_if(.., |cause| cause.is_last()) {

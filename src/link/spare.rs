@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-/// A waker that may be kept while the lock is held, and was cloned before.
+/// A waker that may be stored while the lock is held, because its clone was made before.
 ///
-/// It is cloned only if one is needed, which is found out under the lock: most polls find their answer, or the same waker in its
-/// place. Then the lock is released, the waker cloned, and all looked at again.
+/// The clone is made only if it is needed, which is known only under the lock: most polls find a
+/// result, or the same waker already stored. Then the lock is released, the waker is cloned, and
+/// the state is checked again.
 pub(super) struct Spare<'w> {
     waker: &'w Waker,
     clone: Option<Waker>,
-    /// The waker that was in its place before. With it the task that it would have woken may go.
+    /// The waker that was stored before. Dropping it may drop the task that it would have woken.
     unused: Option<Waker>,
 }
 
@@ -20,12 +21,13 @@ impl<'w> Spare<'w> {
         Self { waker, clone: None, unused: None }
     }
 
-    /// Clones the waker. To be called without the lock, as the code that does it may be the user's.
+    /// Clones the waker. The lock must not be held, because cloning may run the user's code.
     pub(super) fn clone_waker(&mut self) {
         self.clone = Some(self.waker.clone());
     }
 
-    /// Returns `true` if the waker is kept, or need not be, and clones it otherwise. To be called without the lock.
+    /// Returns `true` if the waker is stored or not needed, and clones it otherwise. The lock must
+    /// not be held.
     #[inline]
     pub(super) fn is_done(&mut self, is_kept: bool) -> bool {
         if !is_kept {
@@ -34,8 +36,8 @@ impl<'w> Spare<'w> {
         is_kept
     }
 
-    /// Keeps the waker in a place, unless one that wakes the same task is there. Returns `false` if it has to be cloned first.
-    /// (Comparing wakers compares pointers.)
+    /// Stores the waker in a place, unless a waker of the same task is there. Returns `false` if it
+    /// has to be cloned first. Comparing wakers compares pointers and runs no code of the user.
     pub(super) fn replace(&mut self, place: &mut Option<Waker>) -> bool {
         if place.as_ref().is_some_and(|kept| kept.will_wake(self.waker)) {
             return true;
@@ -45,7 +47,7 @@ impl<'w> Spare<'w> {
         true
     }
 
-    /// Keeps the waker under a number.
+    /// Stores the waker under a number. Returns `false` if it has to be cloned first.
     pub(super) fn keep(&mut self, wakers: &mut Vec<Option<Waker>>, number: usize) -> bool {
         if wakers.len() <= number {
             wakers.resize_with(number + 1, || None);
@@ -53,7 +55,8 @@ impl<'w> Spare<'w> {
         wakers.get_mut(number).is_none_or(|place| self.replace(place))
     }
 
-    /// Keeps the waker under a key. Returns the one before, or `None` if it has to be cloned first.
+    /// Stores the waker under a key. Returns the previous one, or `None` if it has to be cloned
+    /// first.
     pub(super) fn insert<K: Ord>(
         &mut self,
         wakers: &mut BTreeMap<K, Waker>,

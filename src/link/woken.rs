@@ -1,4 +1,4 @@
-//! What is done when the lock is released.
+//! The work to do after the lock is released.
 
 use super::graveyard::Remains;
 use crate::machine::{FilterStep, LoginStep};
@@ -6,7 +6,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// Code of the user's, to be run when the lock is released.
+/// The user's code, to run after the lock is released.
 #[derive(Debug)]
 pub(super) enum UsersCode {
     Login(LoginStep),
@@ -16,15 +16,15 @@ pub(super) enum UsersCode {
 /// A panic of the user's code.
 pub(super) type Panic = Box<dyn Any + Send>;
 
-/// Who is to be woken when the lock is released, and what of the user's is to be run then.
+/// The tasks to wake and the user's code to run after the lock is released.
 #[derive(Default)]
 pub(super) struct Woken {
     pub(super) driver: Option<Waker>,
-    /// Most often there is one, which needs no allocation.
+    /// The first task, stored without an allocation.
     first: Option<Waker>,
     others: Vec<Waker>,
     pub(super) users: Option<UsersCode>,
-    /// What is to be dropped.
+    /// The values to drop.
     pub(super) remains: Vec<Remains>,
 }
 
@@ -37,8 +37,9 @@ impl Woken {
         }
     }
 
-    /// Wakes the tasks and drops what is to be dropped. Returns the user's code that is run next, and the first panic, which is
-    /// resumed at the end: a waker that panics must not keep other tasks asleep.
+    /// Wakes the tasks and drops the values. Returns the user's code to run next, and the first
+    /// panic. The caller resumes the panic at the end, so that a waker that panics does not keep
+    /// other tasks from being woken.
     pub(super) fn wake(self) -> (Option<UsersCode>, Option<Panic>) {
         let mut panic = None;
         for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
