@@ -189,12 +189,13 @@ pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
     Some((frame, length))
 }
 
-/// Returns the first frame, whatever is in it, its length, and its last byte; `None` when it is not whole.
-pub fn cut(octets: &[u8]) -> Option<(LittleFrame, usize, u8)> {
-    let (header, rest) = octets.split_first_chunk::<7>()?;
+/// Returns the first frame without checking it, its length, and its last byte; `None` if it is
+/// incomplete.
+pub fn cut(bytes: &[u8]) -> Option<(LittleFrame, usize, u8)> {
+    let (header, rest) = bytes.split_first_chunk::<7>()?;
     let &[kind, channel, low_channel, ref size @ ..] = header;
-    // On a 32-bit target the size and the bytes around it may be more than a `usize` holds, so the
-    // size is checked before anything is added to it.
+    // On a 32-bit target the length of the frame may exceed `usize`, so the size is checked before
+    // anything is added to it.
     let (payload, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
     let channel = u16::from_be_bytes([channel, low_channel]);
     Some((LittleFrame { kind, channel, payload: payload.to_vec() }, 8 + payload.len(), *rest.first()?))

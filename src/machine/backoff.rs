@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 /// How long a connection has to stand before its loss is a new one.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// What an error says about the next attempt.
+/// What an error implies for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Retry,
     /// The login, or the virtual host, is refused.
     Refused,
-    /// It was ended from this side.
+    /// This side ended the connection.
     Stop,
 }
 
-/// Only this side ends a connection that has been open: whatever a peer answers may be different at the next attempt, because
-/// a user is being imported, a certificate renewed, or a load balancer has no node behind it.
+/// Returns what an error implies for the next attempt. Only this side ends a connection that has
+/// been open. Any reply of a peer may be different at the next attempt: a user is being imported, a
+/// certificate is renewed, a load balancer has no node behind it.
 fn verdict(error: &Error, in_handshake: bool) -> Verdict {
     match error {
         Error::Closed | Error::ConnectionBroken(Broken::DriverDropped) => Verdict::Stop,
@@ -37,9 +38,10 @@ fn verdict(error: &Error, in_handshake: bool) -> Verdict {
 #[derive(Debug)]
 pub(super) struct Failure<'e> {
     pub(super) error: &'e Error,
-    /// With a handshake that failed: the endpoint with which dialling began, and the one that it reached.
+    /// For a failed handshake: the endpoint at which dialling began, and the endpoint that was
+    /// reached.
     pub(super) handshake: Option<(usize, usize)>,
-    /// How many endpoints there are.
+    /// The number of endpoints.
     pub(super) endpoints: usize,
 }
 
@@ -47,12 +49,12 @@ pub(super) struct Failure<'e> {
 #[derive(Debug)]
 pub(super) struct Backoff {
     pub(super) policy: Recovery,
-    /// Attempts since the connection was last open, the pending one included.
+    /// The number of attempts since the connection was last open, including a pending one.
     pub(super) attempt: u32,
-    /// How often the delay has doubled. Only a connection that stands for a while resets it, so that one which is lost as soon
-    /// as it is open is no hot loop.
+    /// How often the delay has doubled. Only a connection that stays open for a while resets it.
+    /// Otherwise a connection that is lost as soon as it is open would cause a hot loop.
     growth: u32,
-    /// The endpoints that have failed in this attempt: it is over when all of them have.
+    /// The endpoints that have failed in this attempt. The attempt ends when all have failed.
     failed: BTreeSet<usize>,
     /// Since when it is tried.
     since: Option<Instant>,
@@ -95,7 +97,7 @@ impl Backoff {
     /// Returns `true` if this attempt has endpoints left after a failed handshake.
     fn has_endpoints_left(&mut self, first: usize, reached: usize, endpoints: usize) -> bool {
         let is_repeated = self.failed.contains(&reached);
-        // Those between the two could not be dialled.
+        // The endpoints between the two could not be dialled.
         let mut endpoint = first;
         while endpoint != reached && endpoint < endpoints {
             self.failed.insert(endpoint);
@@ -141,7 +143,7 @@ impl Backoff {
         let doubled = self.policy.base_delay.saturating_mul(1 << (self.growth - 1).min(30));
         let longest = doubled.min(self.policy.longest_delay);
         Some(match verdict {
-            // A login is not let in the sooner for being repeated, and brokers count refusals.
+            // Repeating a login sooner does not make it succeed, and brokers count refusals.
             Verdict::Refused => (longest / 2).saturating_add(self.part_of(longest / 2)),
             Verdict::Retry | Verdict::Stop => self.part_of(longest),
         })

@@ -1,31 +1,31 @@
-//! Correlation ids of calls, which only those who have seen a call can know.
+//! Correlation ids of calls, known only to those who have seen the call.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 /// Makes correlation ids and checks those of replies.
 ///
-/// Replies are told apart by nothing but their correlation id: brokers exist that key the consumers of
-/// direct reply-to by their tag, and let a reply end up at another client. If ids could be guessed
-/// (they were 1, 2, 3, ..), a program that serves one call could answer the others of its caller. An id
-/// is therefore the call's number followed by 128 bits that depend on a secret key.
+/// The correlation id is the only check on a reply: some brokers key the consumers of direct
+/// reply-to by their tag, and may route a reply to another client. If ids could be guessed (they
+/// were 1, 2, 3, ..), a program that serves one call could reply to other calls of the same caller.
+/// An id is therefore the call's number followed by 128 bits that depend on a secret key.
 ///
-/// The bits are two outputs of the standard library's SipHash, a keyed hash made for input that an
-/// attacker chooses, under a key that the operating system drew. That needs no further dependency,
-/// nothing has to be stored beside the number, and each id costs two hashes of 24 bytes.
+/// The bits are two outputs of the standard library's SipHash, a keyed hash designed for input that
+/// an attacker chooses, with a key from the operating system. It needs no further dependency and no
+/// storage per call, and each id costs two hashes of 24 bytes.
 #[derive(Debug, Default)]
 pub(super) struct CallIds {
     key: RandomState,
 }
 
 impl CallIds {
-    /// Returns the id of the call with that number on that incarnation of a channel.
+    /// Returns the id of a call, by the incarnation of its channel and its number.
     pub(super) fn id(&self, incarnation: u64, number: u64) -> String {
         let [high, low] = [0_u64, 1].map(|half| self.key.hash_one((half, incarnation, number)));
         format!("{number}.{high:016x}{low:016x}")
     }
 
-    /// Returns the number of the call that has this id; `None` for an id that was not made here.
+    /// Returns the number of the call with this id, or `None` if the id was not made here.
     pub(super) fn number(&self, incarnation: u64, id: &[u8]) -> Option<u64> {
         let (number, _) = std::str::from_utf8(id).ok()?.split_once('.')?;
         let number = number.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Tasks that wait for capacity on the outgoing side, and until when they wait.
+//! Tasks that wait for outgoing capacity, and their deadlines.
 
 use super::deadline::later;
 use std::collections::{BTreeMap, VecDeque};
@@ -10,18 +10,18 @@ pub(crate) type Ticket = u64;
 /// The deadlines of the tasks that wait for capacity.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    /// By ticket, none before the next [`stamp`](Self::stamp). All have the same timeout, so tickets are
-    /// in the order of their deadlines.
+    /// The deadlines by ticket; `None` before the next [`stamp`](Self::stamp). All waits have the
+    /// same timeout, so the order of the tickets is the order of the deadlines.
     deadlines: BTreeMap<Ticket, Option<Instant>>,
     issued: Ticket,
-    /// Tickets up to this have a deadline.
+    /// The last ticket with a deadline.
     stamped: Ticket,
-    /// Tasks to wake, because their deadline has passed.
+    /// Tasks to wake because their deadline has passed.
     expired: VecDeque<Ticket>,
 }
 
 impl Waits {
-    /// Begins a wait, whose deadline starts at the next [`stamp`](Self::stamp).
+    /// Begins a wait. Its deadline starts at the next [`stamp`](Self::stamp).
     pub(super) fn begin(&mut self) -> Ticket {
         self.issued += 1;
         self.deadlines.insert(self.issued, None);

@@ -26,7 +26,7 @@ pub(super) enum Role {
     Transaction,
     /// Has a consumer.
     Consume,
-    /// Has a consumer that is cancelled or has ended, which the broker has not confirmed.
+    /// Has a consumer that is cancelled or has ended. The broker has not confirmed that.
     Ending,
     /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
@@ -146,9 +146,9 @@ pub(super) struct Channel {
     pub(super) close_answered: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(super) has_acks: bool,
-    /// What its consumer is delivered needs no ack, also what comes when the consumer has ended.
+    /// Deliveries of its consumer need no ack. This is kept after the consumer has ended.
     pub(super) no_ack: bool,
-    /// Deliveries that came for a consumer that does not exist. They are not settled, so the
+    /// Number of deliveries for a consumer that does not exist. They are never settled, so the
     /// channel is closed when it has no other use.
     pub(super) strays: u32,
 }
@@ -177,8 +177,8 @@ impl Channel {
         self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Recover { .. }))
     }
 
-    /// Returns `true` if `consume-ok` or `cancel-ok` is to come, so that the broker may deliver for
-    /// a consumer that has ended, and a cancel is written or will be.
+    /// Returns `true` if `consume-ok` or `cancel-ok` is pending. The broker may then deliver for a
+    /// consumer that has ended, and its cancel is written or will be.
     pub(super) fn is_consumer_changing(&self) -> bool {
         self.awaited.iter().any(Awaited::may_be_overtaken)
     }

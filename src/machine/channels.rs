@@ -12,8 +12,9 @@ const RESERVED: usize = 2;
 pub(super) struct Channels {
     /// By number; channel 0 is the connection's.
     slots: Vec<Option<Box<Channel>>>,
-    /// Numbers that are free again, the lowest first: what is kept by number stays small, and so does the work of who
-    /// goes through it. A peer that confuses a number's uses does so sooner, which `closed_by_server` is for.
+    /// Free numbers, the lowest first. Tables indexed by channel number stay small, and so does the
+    /// work of iterating over them. Numbers are reused sooner this way; `closed_by_server` handles
+    /// frames that are late.
     freed: BinaryHeap<Reverse<u16>>,
     /// Numbers whose last channel the server closed: what it had sent already may come after its `close`.
     closed_by_server: BTreeSet<u16>,
@@ -23,9 +24,9 @@ pub(super) struct Channels {
     roles: [usize; Role::COUNT],
     max: u16,
     incarnations: u64,
-    /// Bytes of partly received contents.
+    /// Bytes of all partly received contents.
     partial: usize,
-    /// How many contents they are of.
+    /// Number of partly received contents.
     partials: usize,
 }
 
@@ -74,7 +75,7 @@ impl Channels {
         }
     }
 
-    /// Takes a certain channel out of the pool. Its role is to be changed, too.
+    /// Removes a channel from the pool. The caller changes its role, too.
     pub(super) fn leave_pool(&mut self, number: u16) {
         self.idle.retain(|idle| *idle != number);
     }
@@ -108,13 +109,13 @@ impl Channels {
         is_kept.into_iter().map(|role| self.count(role)).sum::<usize>() < self.may_be_kept()
     }
 
-    /// Returns `true` if consumers have all the channels that may be kept and none of them is about
-    /// to end, so that there can be no channel for another.
+    /// Returns `true` if consumers use all channels that may be kept and none of them is about to
+    /// end, so no channel can become free for another consumer.
     pub(super) fn are_consumed(&self) -> bool {
         self.count(Role::Consume) >= self.may_be_kept()
     }
 
-    /// Has the channel of a consumer be one that is about to be free.
+    /// Marks a consumer's channel as about to be free.
     pub(super) fn end_consumer(&mut self, number: u16) {
         if self.get(number).is_some_and(|channel| channel.role == Role::Consume) {
             self.set_role(number, Role::Ending);
@@ -173,15 +174,15 @@ impl Channels {
         Some(assembly)
     }
 
-    /// Notes that a partly received content takes more or fewer bytes than before, none when it is whole.
+    /// Records that a partly received content changed its size in memory; 0 when it is complete.
     #[inline]
     pub(super) fn resize_partial(&mut self, before: usize, after: usize) {
         self.partial = self.partial.saturating_sub(before).saturating_add(after);
         self.partials = self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
     }
 
-    /// Drains the largest partly received contents until they take at most `most` bytes together. One alone may be as large
-    /// as a message may be.
+    /// Drains the largest partly received contents until all together use at most `most` bytes. A
+    /// single one may use as much as the message size limit.
     #[inline]
     pub(super) fn bound_partial(&mut self, most: usize) {
         if self.partial > most && self.partials > 1 {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug)]
 enum State {
     Open(PromiseId),
-    /// It was returned, so its promise is completed, but its confirm is still to come.
+    /// The message was returned, so its promise is completed. Its confirm is pending.
     Answered,
     Confirmed,
 }
@@ -35,7 +35,8 @@ pub(super) struct Confirms {
     deadlines: VecDeque<(u64, Instant)>,
     /// Numbers up to this have a deadline.
     stamped: u64,
-    /// Those whose deadline has passed. They are not counted as open, and their confirms may still come.
+    /// Publishes whose deadline has passed. They are not counted as open. Their confirms may still
+    /// arrive.
     overdue: Overdue,
 }
 
@@ -53,12 +54,13 @@ impl Confirms {
         self.open += 1;
     }
 
-    /// How many are not confirmed, those whose deadline has passed apart.
+    /// Returns the number of unconfirmed publishes without those whose deadline has passed.
     pub(super) fn open(&self) -> usize {
         self.open
     }
 
-    /// Returns `true` if exactly one publish is not confirmed, so that an error can be about no other.
+    /// Returns `true` if exactly one publish is unconfirmed, so an error can only be about that
+    /// one.
     pub(super) fn has_one_unconfirmed(&self) -> bool {
         self.open == 1 && self.overdue.is_empty()
     }
@@ -70,12 +72,12 @@ impl Confirms {
         self.pending.get_mut(usize::try_from(tag - self.before - 1).ok()?)
     }
 
-    /// Returns `true` if there are publishes whose deadline has passed without a confirm.
+    /// Returns `true` if there are publishes whose deadline passed without a confirm.
     pub(super) fn has_overdue(&self) -> bool {
         !self.overdue.is_empty()
     }
 
-    /// Takes the promise of a publish that is returned before its confirm has come.
+    /// Takes the promise of a publish that is returned before its confirm.
     pub(super) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
         let state = self.state(tag)?;
         let State::Open(promise) = *state else { return None };
@@ -121,7 +123,7 @@ impl Confirms {
                     let state = std::mem::replace(state, State::Confirmed);
                     done(state, &mut self.open);
                 }
-                // A late confirm has nothing to add.
+                // The promise is already completed, so a late confirm changes nothing.
                 _ => return if self.overdue.remove(tag) { Ok(()) } else { Err(UnknownTag) },
             }
         }
@@ -177,8 +179,9 @@ impl Confirms {
         self.deadlines.front().map(|(_, deadline)| *deadline)
     }
 
-    /// Takes the promises whose deadline has passed, each with its number. Their confirms may still come, but they are not
-    /// open any more: a queue that never confirms would otherwise fill the limit on publishes in flight for ever.
+    /// Takes the promises whose deadline has passed, each with its number. Their confirms may still
+    /// arrive, but they no longer count as open: a queue that never confirms would otherwise use up
+    /// the limit on publishes in flight for ever.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
         while let Some(&(last, _)) = self.deadlines.front().filter(|(_, deadline)| *deadline <= now) {
             self.deadlines.pop_front();

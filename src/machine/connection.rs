@@ -96,15 +96,16 @@ pub struct Connection {
     restoration: Option<Restoration>,
     resubscription: Resubscription,
     quarantine: Quarantine,
-    /// Entities for which the user's filter is to be asked.
+    /// Entities to pass to the user's filter.
     filtering: Option<FilterStep>,
-    /// A request that may have closed an earlier connection, sent while no other of that kind is pending.
+    /// A request that may have closed an earlier connection. While it is pending, no other such
+    /// request is sent.
     trial: Option<PromiseId>,
     /// When bringing everything back has gone on for too long without an answer.
     restore_deadline: Deadline,
     /// Which of the endpoints it is connected to, or is to begin with.
     endpoint: usize,
-    /// The endpoint with which dialling began.
+    /// The endpoint at which dialling began.
     first_endpoint: usize,
     /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
     epoch: u32,
@@ -357,8 +358,9 @@ impl Connection {
         if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
             self.counters.unconfirmed += 1;
         }
-        // Disposing of it may answer further promises, so it is done in one place: completing a promise never recurses. Of a
-        // connection that is closed nothing holds on to such a reply, and nobody would empty the queue any more.
+        // Disposing of a reply may complete further promises, so only `proceed` does it, and
+        // completing a promise never recurses. On a closed connection such a reply holds no
+        // resources, and `proceed` would no longer empty the queue.
         let gives_back =
             |reply: &Reply| matches!(reply, Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_));
         self.unwanted.extend(self.promises.answer(promise, outcome).filter(gives_back));
@@ -388,7 +390,8 @@ impl Connection {
         while let Some(reply) = self.unwanted.pop_front() {
             self.dispose(reply);
         }
-        // First, because the connection may become open by it, and what waits for that can start at once.
+        // This comes first, because it may open the connection, and pending requests can then start
+        // at once.
         self.restore_consumers();
         if matches!(self.state, State::Open | State::Draining) {
             self.start_requests();

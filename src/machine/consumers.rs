@@ -49,7 +49,7 @@ pub(super) struct Terms {
     /// Whether the arguments say from which offset of a stream it reads.
     pub(super) by_offset: bool,
     pub(super) arguments: Table,
-    /// Why it is not consumed any more, while the other queues of its consumer are.
+    /// Why this queue is no longer consumed while the consumer's other queues are.
     pub(super) ended: Option<Ended>,
 }
 
@@ -104,13 +104,13 @@ impl Consumer {
         matches!(self.phase, Phase::Ended(_))
     }
 
-    /// How many of its queues are consumed.
+    /// Returns the number of queues that are consumed.
     pub(super) fn live_sources(&self) -> usize {
         self.sources.iter().filter(|terms| terms.ended.is_none()).count()
     }
 
-    /// The queues that lose a consumer on the broker when this one ends: those for which it had
-    /// started. `was_lost` says that the connection was lost on which it had.
+    /// Returns the queues for which this consumer had started, and which lose a consumer on the
+    /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
     pub(super) fn consumed_queues(&self, was_lost: bool) -> Vec<Box<[u8]>> {
         let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
         let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
@@ -124,9 +124,9 @@ impl Consumer {
             .collect()
     }
 
-    /// The queue over whose absence the broker refused to start the consumer: the one that its
-    /// words name, else the first of those that have not started, because it starts one after the
-    /// other.
+    /// Returns the queue whose absence made the broker refuse to start the consumer: the queue that
+    /// the error text names, else the first that has not started, because they are started one
+    /// after another.
     pub(super) fn missing_source<'n>(
         &'n self,
         text: &str,

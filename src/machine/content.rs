@@ -209,7 +209,7 @@ impl Assembly {
         Ok(self.left == 0)
     }
 
-    /// Returns the bytes that it takes in memory, from its content header on. Room that is reserved counts.
+    /// Returns the size in memory, in bytes, from the content header on. Reserved capacity counts.
     pub(super) fn size(&self) -> usize {
         match &self.body {
             Body::Unknown => 0,
@@ -218,7 +218,8 @@ impl Assembly {
         }
     }
 
-    /// Drops the body, as if it were above the limit, and what still comes of it; the second time, the properties.
+    /// Drops the body as if it exceeded the limit, and ignores the rest of it. A second call drops
+    /// the properties.
     pub(super) fn drain(&mut self) {
         let end = self.ends.body();
         let received = match &self.body {

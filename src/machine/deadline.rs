@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// The longest timeout. Timers of runtimes overflow at instants that [`Instant`] can represent, and
-/// nobody waits for a hundred years.
+/// The longest timeout, a hundred years. Timers of some runtimes overflow at instants that
+/// [`Instant`] can represent.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Returns the instant `time` after `now`, but not later than a hundred years after it.
+/// Returns the instant `time` after `now`, and at most a hundred years after it.
 ///
-/// `Instant + Duration` panics at what can't be represented, and both may be the user's: timeouts, and
-/// the clock. If even a hundred years are too much for the clock, it is the latest instant it can tell,
-/// give or take a factor of two.
+/// `Instant + Duration` panics on overflow, and both operands may come from the user: the timeout
+/// and the clock. If the clock cannot represent a hundred years more, the result is near its latest
+/// instant, within a factor of two of the remaining time.
 pub(crate) fn later(now: Instant, time: Duration) -> Instant {
     let mut time = time.min(LONGEST);
     loop {

@@ -1,28 +1,28 @@
-//! Asking the user's filter what is to be declared again.
+//! Running the user's filter of entities to declare again.
 //!
-//! The machine only hands a [`FilterStep`] out, and takes in what came of it, because the filter is the user's code: it may ask
-//! the connection anything, take its time, and panic.
+//! The state machine only returns a [`FilterStep`] and receives its outcome. The filter is the
+//! user's code: it may call the connection, take long, and panic.
 
 use super::topology::Step;
 use crate::options::Filter;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Entities for which the filter of [`Recovery::filter`](crate::Recovery::filter) is to be asked.
+/// Entities to pass to the filter of [`Recovery::filter`](crate::Recovery::filter).
 #[must_use = "the recovery waits for it"]
 pub struct FilterStep {
     pub(super) filter: Filter,
     pub(super) steps: Vec<Step>,
-    /// The connection that is recovered.
+    /// The epoch of the connection that is being recovered.
     pub(super) epoch: u32,
 }
 
-/// What came of a [`FilterStep`].
+/// The outcome of a [`FilterStep`].
 #[derive(Debug)]
 #[must_use = "the recovery waits for it"]
 pub struct FilterOutcome {
     pub(super) wanted: Vec<Step>,
-    /// The first entity over which the filter panicked.
+    /// The first entity for which the filter panicked.
     pub(super) panicked: Option<Box<str>>,
     pub(super) epoch: u32,
 }
@@ -34,8 +34,9 @@ impl fmt::Debug for FilterStep {
 }
 
 impl FilterStep {
-    /// Asks the filter. Call it without holding a lock. An entity over which the filter panics is declared again: leaving it out
-    /// could lose messages, and declaring it changes nothing for one that exists.
+    /// Runs the filter. The caller must not hold a lock. An entity for which the filter panics is
+    /// declared again: skipping it could lose messages, and declaring an existing entity changes
+    /// nothing.
     pub fn run(self) -> FilterOutcome {
         let Self { filter, mut steps, epoch } = self;
         let mut panicked = None;

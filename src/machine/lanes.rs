@@ -1,12 +1,12 @@
-//! Publishes that can't be written yet, and whose turn it is for a channel.
+//! Publishes that can't be written yet, and the order in which exchanges get a channel.
 
 use super::held::{HeldPublish, Kind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// Identifies a lane. A lane that is older has a lower number.
+/// Identifies a lane. Older lanes have lower numbers.
 pub(super) type LaneId = u64;
 
-/// The publishes of one kind to one exchange, which leave in order.
+/// The publishes of one kind to one exchange, which are written in order.
 #[derive(Debug)]
 struct Lane {
     exchange: Box<[u8]>,
@@ -16,20 +16,22 @@ struct Lane {
 
 /// All publishes that can't be written yet.
 ///
-/// A lane is tried once. If its exchange has no channel and none can be opened, it waits for its turn,
-/// and the lane that has waited longest is the next: so the work does not depend on how many wait.
+/// A lane is tried once. If its exchange has no channel and none can be opened, the lane waits for
+/// its turn, and the lane that has waited longest comes next. So the work does not depend on the
+/// number of waiting lanes.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<LaneId, Lane>,
-    /// For each [`Kind`], by exchange.
+    /// The lanes by exchange, for each [`Kind`].
     ids: [HashMap<Box<[u8]>, LaneId>; 3],
     /// Lanes to try.
     fresh: BTreeSet<LaneId>,
-    /// Lanes that wait for a channel. A lane in neither set has a channel whose content the broker has stopped.
+    /// Lanes that wait for a channel. A lane in neither set has a channel on which the broker has
+    /// stopped content.
     waiting: BTreeSet<LaneId>,
     issued: LaneId,
     len: usize,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Lanes {
@@ -42,12 +44,13 @@ impl Lanes {
         self.len
     }
 
-    /// Returns the size of all publishes.
-    pub(super) fn octets(&self) -> usize {
-        self.octets
+    /// Returns the size of all publishes in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Returns `true` if there is a publish of that kind to that exchange, so that the next one has to follow it.
+    /// Returns `true` if a publish of that kind to that exchange is queued, so the next one has to
+    /// follow it.
     pub(super) fn has(&self, exchange: &[u8], kind: Kind) -> bool {
         self.id(exchange, kind).is_some()
     }
@@ -82,7 +85,7 @@ impl Lanes {
             queue: VecDeque::new(),
         });
         self.len += 1;
-        self.octets += held.octets();
+        self.bytes += held.octets();
         add(&mut lane.queue, held);
     }
 
@@ -91,12 +94,12 @@ impl Lanes {
         self.lanes.get(&id).map(|lane| (&*lane.exchange, lane.kind))
     }
 
-    /// Returns the next lane to try, once.
+    /// Takes the next lane to try.
     pub(super) fn next_fresh(&mut self) -> Option<LaneId> {
         self.fresh.pop_first()
     }
 
-    /// Lets a lane wait for its turn for a channel.
+    /// Makes a lane wait for a channel.
     pub(super) fn wait(&mut self, id: LaneId) {
         self.waiting.insert(id);
     }
@@ -140,7 +143,7 @@ impl Lanes {
         }
         let held = held?;
         self.len -= 1;
-        self.octets -= held.octets();
+        self.bytes -= held.octets();
         Some(held)
     }
 
@@ -155,14 +158,14 @@ impl Lanes {
 
     /// Removes the publishes that `keeps` returns `false` for.
     pub(super) fn retain(&mut self, mut keeps: impl FnMut(&HeldPublish) -> bool) {
-        let (len, octets) = (&mut self.len, &mut self.octets);
+        let (len, bytes) = (&mut self.len, &mut self.bytes);
         let mut empty = Vec::new();
         for (id, lane) in &mut self.lanes {
             lane.queue.retain(|held| {
                 let is_kept = keeps(held);
                 if !is_kept {
                     *len -= 1;
-                    *octets -= held.octets();
+                    *bytes -= held.octets();
                 }
                 is_kept
             });

@@ -6,11 +6,12 @@
 //!
 //! 1. reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`], unless
 //!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
-//! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed, but after it has read: the server's
-//!    silence is judged then, and after a pause of the process what it sent is still in the socket;
+//! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed, but reads
+//!    first: the server's silence is judged then, and after a pause of the process its data is
+//!    still in the socket;
 //! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
-//! 4. passes on what [`Connection::poll_event`] tells, and runs what [`Connection::poll_login`] and
-//!    [`Connection::poll_filter`] give.
+//! 4. passes on the events of [`Connection::poll_event`], and runs the steps that
+//!    [`Connection::poll_login`] and [`Connection::poll_filter`] return.
 //!
 //! The parts, each in its file, know nothing of the connection that they are parts of.
 

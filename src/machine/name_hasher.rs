@@ -1,18 +1,19 @@
-//! A quick hash for names of exchanges.
+//! A fast hash for exchange names.
 
 use std::hash::Hasher;
 
-/// Hashes the name of an exchange. Names are the program's own, so nobody makes them collide on purpose, and a quick hash will do.
+/// Hashes the name of an exchange. The names come from the program itself, so no attacker chooses
+/// them to collide, and a fast hash is enough.
 #[derive(Debug, Default)]
 pub(super) struct NameHasher(u64);
 
 impl Hasher for NameHasher {
-    fn write(&mut self, octets: &[u8]) {
-        let (chunks, rest) = octets.as_chunks();
+    fn write(&mut self, bytes: &[u8]) {
+        let (chunks, rest) = bytes.as_chunks();
         for chunk in chunks {
             self.write_u64(u64::from_ne_bytes(*chunk));
         }
-        self.write_u64(rest.iter().fold(0, |number, octet| number << 8 | u64::from(*octet)));
+        self.write_u64(rest.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
     }
 
     fn write_u64(&mut self, number: u64) {

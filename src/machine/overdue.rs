@@ -1,19 +1,20 @@
-//! Publishes whose deadline has passed before their confirm came.
+//! Publishes whose deadline passed before their confirm arrived.
 
 use std::collections::BTreeMap;
 
-/// The tags of publishes of one channel that may still be confirmed, although their deadline has passed.
+/// The delivery tags of one channel's publishes that may still be confirmed after their deadline.
 ///
-/// A queue without a majority may confirm nothing for hours, so the memory is bounded: consecutive tags
-/// share a range, and above [`MOST_RANGES`] the two lowest ranges become one. A second confirm of a
-/// publish between those two then goes unnoticed, which does no harm: its promise is completed.
+/// A queue without a majority may confirm nothing for hours, so the memory is bounded: consecutive
+/// tags share a range, and above [`MOST_RANGES`] the two lowest ranges are merged. A second confirm
+/// of a publish between the two is not noticed then. That is harmless, because its promise is
+/// completed.
 #[derive(Debug, Default)]
 pub(super) struct Overdue {
-    /// The last tag of each range, by its first.
+    /// The last tag of each range by its first.
     ranges: BTreeMap<u64, u64>,
 }
 
-/// The most ranges of one channel. They take about 32 KiB.
+/// The largest number of ranges of one channel. They use about 32 KiB.
 const MOST_RANGES: usize = 1024;
 
 impl Overdue {
@@ -21,7 +22,7 @@ impl Overdue {
         self.ranges.is_empty()
     }
 
-    /// Adds a tag, which has to be higher than all that were added before.
+    /// Adds a tag, which must be higher than all tags added before.
     pub(super) fn add(&mut self, tag: u64) {
         match self.ranges.last_entry() {
             Some(mut range) if range.get().checked_add(1) == Some(tag) => *range.get_mut() = tag,

@@ -89,7 +89,7 @@ enum More {
 
 #[derive(Debug)]
 struct Deadline {
-    /// None before the next [`stamp`](Promises::stamp).
+    /// `None` before the next [`stamp`](Promises::stamp).
     at: Option<Instant>,
     /// How much time there was.
     timeout: Duration,
@@ -116,7 +116,7 @@ impl Slot {
         if let Some(More::Deadline(deadline)) = self.more.as_deref() { Some(deadline) } else { None }
     }
 
-    /// Takes its deadline off. Gives when that would have been, if it has started.
+    /// Removes the deadline. Returns when it would have been, if it has started.
     fn untime(&mut self) -> Option<Instant> {
         let at = self.deadline()?.at;
         self.more = None;
@@ -132,8 +132,9 @@ pub(super) struct Promises {
     free: Vec<u32>,
     waiting: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
-    /// Those whose deadline starts when the time is next known. One that has none any more, or has been started already, is
-    /// still in here: nothing is looked for, so that many can be timed anew.
+    /// Promises whose deadline starts when the time is next known. A promise stays in the list if
+    /// its deadline was removed or has started already. Searching the list would make timing many
+    /// promises again quadratic.
     unstamped: Vec<PromiseId>,
     answered: VecDeque<PromiseId>,
 }

@@ -25,7 +25,7 @@ pub(super) struct Publisher {
     kind: Kind,
     /// Whether content may flow on the channel.
     flows: bool,
-    /// It takes no more publishes, so that it becomes idle and makes room for an exchange that waits.
+    /// It takes no more publishes, so that it becomes idle and makes room for another exchange.
     is_retiring: bool,
     /// It was published to since the last [`stamp`](Publishers::stamp).
     is_unstamped: bool,
@@ -38,16 +38,16 @@ pub(super) struct Publisher {
     /// What is to be published again when the connection goes, by its number.
     pub(super) kept: Kept,
     exchange: Box<[u8]>,
-    /// Its place among the turns.
+    /// Its position in the order of turns.
     turn: u64,
     /// When its turn began.
     since: Instant,
-    /// Its entry among the deadlines, no later than its earliest deadline.
+    /// Its entry in `deadlines`, which is no later than its earliest deadline.
     due: Option<Instant>,
 }
 
 impl Publisher {
-    /// Returns `true` if it may be published on.
+    /// Returns `true` if it takes more publishes.
     #[inline]
     pub(super) fn takes_more(&self) -> bool {
         self.flows && !self.is_retiring
@@ -66,14 +66,15 @@ impl Publisher {
         self.kind
     }
 
-    /// Returns `true` if it may be closed. What waits for content to flow again would miss a stopped one.
+    /// Returns `true` if it may be closed. A channel with stopped content is kept: the queued
+    /// publishes wait for its `channel.flow`.
     fn is_idle(&self) -> bool {
         self.flows && self.confirms.open() == 0 && self.calls.is_empty()
     }
 }
 
-/// How long an exchange keeps its channel when all channels are busy and others wait for one. Without a
-/// minimum, exchanges that are busy all the time would take channels from each other after each publish.
+/// How long an exchange keeps its channel when all channels are busy and others wait for one.
+/// Without a minimum, busy exchanges would take channels from each other after each publish.
 const TURN: Duration = Duration::from_millis(100);
 
 /// The channel of an exchange for each [`Kind`].
@@ -97,13 +98,15 @@ pub(super) struct Publishers {
     /// The channels that do not retire, in the order in which their turns began.
     turns: BTreeMap<u64, u16>,
     retiring: usize,
-    /// A channel may have become idle since the last search found none, so that a search is worth while.
+    /// A channel may have become idle since the last search found none.
     may_have_idle: bool,
-    /// Channels that are being closed and may have something on them that the broker has not seen, and their exchanges.
+    /// Channels that are being closed and may have publishes that the broker has not seen, with
+    /// their exchanges.
     leaving: BTreeMap<u16, (Kind, Box<[u8]>)>,
     /// Channels that were published to since the last [`stamp`](Self::stamp).
     unstamped: Vec<u16>,
-    /// Channels with deadlines, each no later than its earliest deadline: what is confirmed does not touch it.
+    /// Channels with deadlines, by an instant no later than the channel's earliest deadline. A
+    /// confirm does not update the entry.
     deadlines: BTreeSet<(Instant, u16)>,
 }
 
@@ -162,8 +165,8 @@ impl Publishers {
         }
     }
 
-    /// Takes out the publisher that has rested longest, of those that wait for no confirm and no reply. Confirms that come
-    /// after their deadline are not waited for.
+    /// Removes the publisher that has been idle longest: no confirm and no reply is pending.
+    /// Confirms whose deadline has passed do not count as pending.
     pub(super) fn remove_idle(&mut self) -> Option<u16> {
         if !self.may_have_idle {
             return None;
@@ -174,29 +177,30 @@ impl Publishers {
             return None;
         };
         let publisher = self.take(idle.channel)?;
-        // Of what has no confirm nobody knows whether the broker has seen it.
+        // Without confirms it is unknown whether the broker has seen the publishes.
         if publisher.kind == Kind::Unconfirmed || publisher.confirms.has_overdue() {
             self.leaving.insert(publisher.channel, (publisher.kind, publisher.exchange));
         }
         Some(publisher.channel)
     }
 
-    /// Returns `true` if the last channel of that exchange is being closed, and what is on it comes first.
+    /// Returns `true` if the exchange's last channel is being closed, and its publishes come first.
     pub(super) fn is_leaving(&self, exchange: &[u8], kind: Kind) -> bool {
         self.leaving.values().any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
     }
 
-    /// Returns the number of channels that are being closed and may have something on them that the broker has not seen.
+    /// Returns the number of channels that are being closed and may have publishes that the broker
+    /// has not seen.
     pub(super) fn leaving(&self) -> usize {
         self.leaving.len()
     }
 
-    /// A channel is closed.
+    /// Records that a channel is closed.
     pub(super) fn has_left(&mut self, channel: u16) {
         self.leaving.remove(&channel);
     }
 
-    /// Stops content or lets it flow again. Returns the exchange of the channel.
+    /// Stops content or resumes it. Returns the exchange of the channel.
     pub(super) fn flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], Kind)> {
         self.may_have_idle = true;
         let publisher = self.on(channel)?;
@@ -204,7 +208,7 @@ impl Publishers {
         Some((&publisher.exchange, publisher.kind))
     }
 
-    /// Lets up to `most` channels become idle, those first whose turn began first.
+    /// Marks up to `most` channels to become idle, those first whose turn began first.
     pub(super) fn retire(&mut self, most: usize, now: Instant) {
         while self.retiring < most
             && let Some((turn, channel)) =
@@ -220,7 +224,8 @@ impl Publishers {
         }
     }
 
-    /// Begins another turn of a channel that was to become idle. Returns it unless its content is stopped.
+    /// Begins another turn of a channel that was marked to become idle. Returns it unless its
+    /// content is stopped.
     pub(super) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
         self.uses += 1;
         let turn = self.uses;
@@ -326,7 +331,7 @@ impl Publishers {
     ) -> bool {
         let Some(publisher) = self.on(channel) else { return false };
         let before = publisher.confirms.open();
-        // A tag that is not valid says nothing of the messages that are kept to be published again.
+        // An invalid tag must not remove the messages that are stored to be republished.
         if publisher.confirms.confirm(tag, multiple, each).is_err() {
             return false;
         }
@@ -372,7 +377,7 @@ impl Publishers {
         self.unstamped = unstamped;
     }
 
-    /// Sets the entry of a channel among the deadlines, which has none there.
+    /// Inserts the channel's entry in `deadlines`. The channel must not have one.
     fn set_due(&mut self, channel: u16) {
         let Some(publisher) = self.on(channel) else { return };
         publisher.due = publisher.confirms.deadline();
@@ -381,8 +386,8 @@ impl Publishers {
         }
     }
 
-    /// Returns the earliest deadline. Only the first entries are brought up to date, so the work does not depend on how many
-    /// channels there are.
+    /// Returns the earliest deadline. It updates only the first entries, so the work does not
+    /// depend on the number of channels.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         while let Some(&(due, channel)) = self.deadlines.first() {
             if self.on(channel).and_then(|publisher| publisher.confirms.deadline()) == Some(due) {
@@ -394,7 +399,7 @@ impl Publishers {
         None
     }
 
-    /// Takes the promises whose deadline has passed. Their publishes are not in flight any more.
+    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
         while let Some(&(due, channel)) = self.deadlines.first()
             && due <= now
@@ -468,7 +473,7 @@ mod tests {
         publish(&mut publishers, &mut promises, 1);
         publishers.remove(1);
         assert!(publishers.deadlines.is_empty() && publishers.turns.is_empty());
-        // Another has its number.
+        // Another publisher uses its number.
         publishers.add(b"b", Kind::Publish, 1, now);
         publish(&mut publishers, &mut promises, 1);
         publishers.stamp(now + TIMEOUT, TIMEOUT);

@@ -28,7 +28,8 @@ pub enum ConnectionState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialling {
-    /// How many attempts there were since the connection was last open, this one included; 0 for the very first.
+    /// The number of attempts since the connection was last open, including this one; 0 for the
+    /// very first.
     pub attempt: u32,
     /// Which of the endpoints to begin with.
     pub first: usize,

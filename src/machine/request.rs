@@ -3,8 +3,8 @@
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;
 
-/// Bodies from so many octets on are not copied but written from where they are: about where a copy begins to cost more
-/// than another piece in a vectored write.
+/// The smallest body in bytes that is written from its own memory instead of being copied: about
+/// where a copy costs more than another piece in a vectored write.
 pub(super) const COPIED_BODY: usize = 4 << 10;
 
 /// The body of a message to publish: octets to copy, or to share when they are many.
@@ -14,7 +14,8 @@ pub enum Body<'a> {
     Borrowed(&'a [u8]),
     /// Shared until it is written, if it is large.
     Shared(Bytes),
-    /// As [`Shared`](Self::Shared), of a vector or a string: dropping it runs no code of the user's.
+    /// As [`Shared`](Self::Shared), made of a vector or a string. Dropping it runs no code of the
+    /// user.
     Owned(Bytes),
     /// As [`Shared`](Self::Shared), of somebody who keeps it.
     Lent(&'a Bytes),
@@ -25,8 +26,8 @@ impl Body<'_> {
     #[must_use]
     pub fn as_octets(&self) -> &[u8] {
         match self {
-            Self::Borrowed(octets) => octets,
-            Self::Shared(octets) | Self::Owned(octets) => octets,
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(bytes) | Self::Owned(bytes) => bytes,
             Self::Lent(octets) => octets,
         }
     }
@@ -35,8 +36,8 @@ impl Body<'_> {
     #[inline]
     pub(crate) fn lend(&self) -> Body<'_> {
         match self {
-            Self::Borrowed(octets) => Body::Borrowed(octets),
-            Self::Shared(octets) | Self::Owned(octets) => Body::Lent(octets),
+            Self::Borrowed(bytes) => Body::Borrowed(bytes),
+            Self::Shared(bytes) | Self::Owned(bytes) => Body::Lent(bytes),
             Self::Lent(octets) => Body::Lent(octets),
         }
     }
@@ -46,24 +47,26 @@ impl Body<'_> {
     pub(super) fn as_bytes(&self) -> Option<&Bytes> {
         match self {
             Self::Borrowed(_) => None,
-            Self::Shared(octets) | Self::Owned(octets) => Some(octets),
+            Self::Shared(bytes) | Self::Owned(bytes) => Some(bytes),
             Self::Lent(octets) => Some(octets),
         }
     }
 
-    /// What the machine keeps: a copy if it is small, as when it is written, and else a share.
+    /// Returns the bytes that the state machine stores: a copy of a small body, as when it is
+    /// written, else a share.
     pub(super) fn to_bytes(&self) -> Bytes {
-        let shared = self.as_bytes().filter(|octets| octets.len() >= COPIED_BODY);
+        let shared = self.as_bytes().filter(|bytes| bytes.len() >= COPIED_BODY);
         shared.map_or_else(|| Bytes::copy_from_slice(self.as_octets()), Bytes::clone)
     }
 
-    /// What the machine would keep a share of, if dropping that may run code of the user's: [`Bytes`] may have any owner.
+    /// Returns the body that the state machine would share, if dropping it may run the user's code:
+    /// [`Bytes`] may have any owner.
     #[inline]
     pub(crate) fn users_own(&self) -> Option<&Bytes> {
         let users = match self {
             Self::Borrowed(_) | Self::Owned(_) => return None,
-            Self::Shared(octets) => octets,
-            Self::Lent(octets) => *octets,
+            Self::Shared(bytes) => bytes,
+            Self::Lent(bytes) => *bytes,
         };
         (users.len() >= COPIED_BODY).then_some(users)
     }

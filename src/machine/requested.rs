@@ -14,7 +14,7 @@ pub(super) struct WaitingRequest {
     pub(super) payload: Box<[u8]>,
     /// It is a part of a transaction.
     pub(super) in_transaction: bool,
-    /// It may have closed a connection: no other such request is sent before it is answered.
+    /// It may have closed a connection. Until it is answered, no other such request is sent.
     pub(super) is_suspected: bool,
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Restoration {
     /// The next of the topology's four parts, each of which needs those before it.
     part: usize,
     steps: VecDeque<Step>,
-    /// The user's filter is asked for the steps of this part.
+    /// The steps of this part are with the user's filter.
     is_filtering: bool,
     under_way: VecDeque<Step>,
     /// Those that are locked, and when to try them again.
@@ -58,7 +58,7 @@ pub(super) struct Restoration {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Declare(Step),
-    /// The user's filter is to be asked for these.
+    /// The steps to pass to the user's filter.
     Filter(Vec<Step>),
     /// Answers are to come, or time is to pass.
     Wait,
@@ -121,7 +121,7 @@ impl Restoration {
         }
     }
 
-    /// Takes in what the user's filter wants of the steps that it was asked for.
+    /// Continues with the steps that the user's filter returned.
     pub(super) fn filtered(&mut self, wanted: Vec<Step>) {
         self.is_filtering = false;
         self.steps = wanted.into();
@@ -167,8 +167,9 @@ impl Restoration {
             && self.locked.is_empty()
     }
 
-    /// Returns the step over which the broker closed the connection, if it is one: the oldest that is pending, when the close
-    /// names its method, or names none and no other step was pending.
+    /// Returns the step over which the broker closed the connection, if there is one: the oldest
+    /// pending step, if the close names its method, or if it names none and no other step was
+    /// pending.
     pub(super) fn blamed(
         &mut self,
         error: &Error,

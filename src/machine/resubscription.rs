@@ -1,12 +1,12 @@
-//! Consumers that are to be started again after a loss: which are next, which wait for their `consume-ok`.
+//! Consumers to start again after a loss: the next one, and those whose `consume-ok` is pending.
 
 use super::ids::ConsumerId;
 use std::collections::{BTreeSet, VecDeque};
 
-/// The consumers of a connection that was lost, on their way back.
+/// The consumers of a lost connection that are being restored.
 #[derive(Debug, Default)]
 pub(super) struct Resubscription {
-    /// In the order in which they are started.
+    /// The consumers to start, in order.
     waiting: VecDeque<ConsumerId>,
     /// Those whose `consume-ok` is pending.
     starting: BTreeSet<ConsumerId>,
@@ -18,22 +18,22 @@ impl Resubscription {
         *self = Self { waiting: consumers.into(), ..Self::default() };
     }
 
-    /// Returns the consumer that is to be started next.
+    /// Returns the next consumer to start.
     pub(super) fn next(&self) -> Option<ConsumerId> {
         self.waiting.front().copied()
     }
 
-    /// Removes the next consumer: it need not be started any more.
+    /// Removes the next consumer, which no longer has to be started.
     pub(super) fn skip(&mut self) {
         self.waiting.pop_front();
     }
 
-    /// Records that the next consumer's `consume` is sent.
+    /// Records that the next consumer's `basic.consume` was sent.
     pub(super) fn started(&mut self) {
         self.starting.extend(self.waiting.pop_front());
     }
 
-    /// Records that a consumer has started, or has ended.
+    /// Records that a consumer has started or ended.
     pub(super) fn done(&mut self, consumer: ConsumerId) {
         self.starting.remove(&consumer);
     }

@@ -20,7 +20,7 @@ pub struct LoginStep(Step);
 pub struct LoginOutcome(pub(super) Result<Response, Error>);
 
 impl LoginOutcome {
-    /// Has a mechanism of the user's replaced by another that stands for it.
+    /// Replaces the user's mechanism with another that wraps it.
     pub(crate) fn map_mechanism(
         mut self,
         map: impl FnOnce(Box<dyn SaslMechanism>) -> Box<dyn SaslMechanism>,
@@ -35,7 +35,7 @@ impl LoginOutcome {
         self
     }
 
-    /// Returns why it failed.
+    /// Returns the error of a failed login step.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.0.as_ref().err()
     }
@@ -112,7 +112,7 @@ impl LoginStep {
         Self(Step::Answer(session, challenge.to_vec()))
     }
 
-    /// Whether it begins a login.
+    /// Returns `true` if this step begins a login.
     pub(crate) fn is_first(&self) -> bool {
         matches!(self.0, Step::Begin(..))
     }
@@ -128,8 +128,9 @@ impl LoginStep {
         }
     }
 
-    /// Does it. Call it where the user's code may take its time, and may call whatever it likes: hold no lock. A panic of the
-    /// user's code is an error of this login, so that no driver ends and no handshake waits for its deadline.
+    /// Runs the step. The caller must not hold a lock: the user's code may take long and may call
+    /// the client. A panic of the user's code becomes the error of this login, so that it does not
+    /// end the driver and the handshake does not wait for its deadline.
     pub fn run(self) -> LoginOutcome {
         let outcome = catch_unwind(AssertUnwindSafe(|| match self.0 {
             Step::Begin(mechanism, credentials) => begin(mechanism, &credentials),

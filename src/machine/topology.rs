@@ -294,8 +294,9 @@ impl Topology {
         self.exchanges.get(name).is_some_and(|exchange| !exchange.durable)
     }
 
-    /// Returns a part of everything that is to be declared, in the order in which one thing needs another, or `None` behind the
-    /// last part. Queues that the broker names stand before the others, which may name them.
+    /// Returns one part of the entities to declare, in the order of their dependencies, or `None`
+    /// after the last part. Queues that the broker names come before the others, which may refer to
+    /// them.
     pub(super) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<Step>> {
         let (all, transient) = match which {
             RecoverTopology::All => (true, true),
@@ -435,7 +436,7 @@ impl Step {
         vec![Self::Exchange(binding.source.clone()), destination]
     }
 
-    /// Passes on what it declares, as a user's filter knows it.
+    /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
     pub(super) fn with_entity<R>(&self, ask: impl FnOnce(&Entity<'_>) -> R) -> R {
         match self {
             Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 enum State {
     /// Its holder has not said.
     Held,
-    /// Held, and never handed out: it goes back to its queue.
+    /// Unsettled, and the program does not receive it: it goes back to its queue.
     Unwanted,
     /// Acknowledged, and the frame not written.
     Acked,
@@ -29,7 +29,7 @@ const SPARSE: usize = 64;
 pub(super) struct Unsettled {
     /// By ascending tag. The first is held.
     deliveries: VecDeque<(u64, State)>,
-    /// How many are held, those that are unwanted included, and how many are unwanted.
+    /// The number of unsettled deliveries including unwanted ones, and of unwanted ones alone.
     held: usize,
     unwanted: usize,
     /// Everything up to this tag is settled.
@@ -62,17 +62,17 @@ impl Unsettled {
         self.held
     }
 
-    /// Returns `true` if one is held that is wanted.
+    /// Returns `true` if there is an unsettled delivery that is wanted.
     pub(super) fn has_wanted(&self) -> bool {
         self.held > self.unwanted
     }
 
-    /// How many are to go back to their queues.
+    /// Returns the number of deliveries that are to go back to their queues.
     pub(super) fn unwanted(&self) -> usize {
         self.unwanted
     }
 
-    /// Marks a delivery that is held as one to go back to its queue.
+    /// Marks an unsettled delivery as unwanted.
     pub(super) fn set_unwanted(&mut self, tag: u64) {
         if let Some(place) = self.position(tag)
             && let Some((_, state @ State::Held)) = self.deliveries.get_mut(place)
@@ -82,9 +82,9 @@ impl Unsettled {
         }
     }
 
-    /// Settles all that are unwanted, by as few refusals as say the same: each a tag and whether it
-    /// covers all before it. Acknowledgements have to be flushed before, or a refusal would cover
-    /// them.
+    /// Settles all unwanted deliveries with as few refusals as possible. Each is a tag and whether
+    /// it covers all tags before it. Queued acks must be flushed first, because a refusal would
+    /// cover them.
     pub(super) fn return_unwanted(&mut self, mut refuse: impl FnMut(u64, bool)) {
         if self.unwanted == 0 {
             return;
@@ -114,7 +114,7 @@ impl Unsettled {
     fn position(&self, tag: u64) -> Option<usize> {
         // Most often no tag is missing, so the place can be computed.
         let first = self.deliveries.front()?.0;
-        // On a 32-bit target a gap may be more than a `usize` holds; no place is that far.
+        // On a 32-bit target a gap may exceed `usize`, and no position is that large.
         let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
         if self.deliveries.get(guess).is_some_and(|(found, _)| *found == tag) {
             return Some(guess);

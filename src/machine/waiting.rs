@@ -12,7 +12,7 @@ pub(super) struct WaitingConsume {
     pub(super) prefetch_count: u16,
     /// The prefetch count is one for all queues together.
     pub(super) shares_prefetch_count: bool,
-    /// As that of a [`WaitingRequest`](super::requested::WaitingRequest).
+    /// As in [`WaitingRequest`](super::requested::WaitingRequest).
     pub(super) is_suspected: bool,
 }
 

@@ -1,7 +1,8 @@
-//! Over which pending request the broker closed the connection.
+//! Finding the pending request over which the broker closed the connection.
 //!
-//! `connection.close` names a method at best (class-id and method-id), and no channel. Where that leaves one request, it is
-//! that one's answer. Where it leaves several, those that can be repeated are, one at a time, so that the next close tells.
+//! `connection.close` names at most a method (class-id and method-id), and no channel. If one
+//! pending request matches, it fails with that error. If several match, those that can be repeated
+//! are sent again one at a time, so that the next close identifies it.
 
 use super::Connection;
 use crate::error::Error;
@@ -22,18 +23,18 @@ pub(super) enum Blame {
 }
 
 impl Blame {
-    /// Returns `true` if it was over that request.
+    /// Returns `true` if this request is the cause.
     pub(super) fn is_on(&self, promise: PromiseId) -> bool {
         matches!(self, Self::One(one) if *one == promise)
     }
 
-    /// Returns `true` if it may have been over that request or another.
+    /// Returns `true` if this request is one of several possible causes.
     pub(super) fn suspects(&self, promise: PromiseId) -> bool {
         matches!(self, Self::Several(several) if several.contains(&promise))
     }
 }
 
-/// The pending requests of a channel, each with its method.
+/// Collects the pending requests of a channel, each with its method.
 fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, MethodId)>) {
     if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
         into.push((request.promise, basic::Get::ID));
@@ -77,7 +78,7 @@ impl Connection {
         if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
             return Blame::One(trial);
         }
-        // Without a name, it may also have been over a publish.
+        // If the close names no method, a publish may be the cause, too.
         let is_only_kind = !names_none || self.publishers.in_flight() == 0;
         match (suspects.len(), suspects.first()) {
             (1, Some(only)) if is_only_kind => Blame::One(*only),

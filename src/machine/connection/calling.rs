@@ -47,7 +47,7 @@ impl Connection {
         Ok(promise)
     }
 
-    /// Writes a call with a correlation id of its own.
+    /// Writes a call with its own correlation id.
     pub(super) fn write_call(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
         let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next());
         let id = self.call_ids.id(self.incarnation(channel), number);
@@ -61,8 +61,8 @@ impl Connection {
         let Ok(method) = info(basic::Consume::ID) else { return };
         let consume = basic::Consume {
             queue: REPLY_TO,
-            // The broker makes the tag. One that all clients had in common would bring their replies
-            // together on a broker that keys the consumers of direct reply-to by tag.
+            // The broker makes the tag. Some brokers key the consumers of direct reply-to by tag,
+            // so a tag that all clients share would mix up their replies.
             consumer_tag: ShortStr::EMPTY,
             no_local: false,
             no_ack: true,
@@ -74,7 +74,8 @@ impl Connection {
         self.await_reply(channel, Awaited::Nothing(method));
     }
 
-    /// Completes the call that a reply belongs to. A late reply, or one to no call, is dropped.
+    /// Completes the call that a reply belongs to. Drops a late reply and a reply to an unknown
+    /// call.
     pub(super) fn reply(&mut self, channel: u16, message: Message) {
         let incarnation = self.incarnation(channel);
         let correlation_id = message.properties().correlation_id;

@@ -21,8 +21,8 @@ impl Connection {
     /// Starts a consumer on a channel of its own.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame, or
-    /// names no queue.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
+    /// does not fit into a frame, or the queue name is empty.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
         let sources = vec![self.terms(consume)?];
         self.wait_to_consume(sources, consume.no_ack, consume.prefetch_count, false)
@@ -32,7 +32,7 @@ impl Connection {
     /// `no_ack` of each are not looked at.
     ///
     /// # Errors
-    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] without a queue.
+    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
     pub fn consume_multi(
         &mut self,
         queues: &[Consume<'_>],
@@ -106,8 +106,8 @@ impl Connection {
         Ok(promise)
     }
 
-    /// Starts the consumers for which there are channels, and refuses those for which there can't
-    /// be one.
+    /// Starts waiting consumers while there are free channels, and refuses those for which no
+    /// channel can become free.
     pub(super) fn start_consumes(&mut self) {
         while let Some(waiting) = self.consumes.front() {
             let promise = waiting.promise;
@@ -122,7 +122,7 @@ impl Connection {
                 if !self.channels.are_consumed() {
                     return;
                 }
-                // None of the others ends by itself.
+                // No other consumer is about to end, so no channel becomes free.
                 fits = Err(Error::ChannelLimit);
             }
             let Some(waiting) = self.consumes.pop_front() else { return };
@@ -235,7 +235,7 @@ impl Connection {
         self.await_reply(number, Awaited::Consume { consumer: id, tag, resized, method });
     }
 
-    /// A consumer has started under that tag, as the broker spells it.
+    /// Handles `consume-ok`: a consumer has started under that tag, as the broker spells it.
     pub(super) fn consume_ok(
         &mut self,
         number: u16,
@@ -247,8 +247,8 @@ impl Connection {
         let known = consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
         match known {
             Some(tag) => tag.started = true,
-            // The broker or its holder ended it before it had started. The cancel could not be
-            // written before.
+            // The broker or the program ended it before it had started, when the cancel could not
+            // be written.
             None => self.write_cancel(number, id, tag, name),
         }
         let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
@@ -463,8 +463,8 @@ impl Connection {
         }
     }
 
-    /// The queues that a consumer of several lost while it went on with the others, each by the
-    /// first of its names and with why.
+    /// Returns the queues that a consumer of several queues has lost while it goes on with the
+    /// others. Each comes with the name at the start of the consumer and the reason.
     pub fn ended_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().filter_map(|terms| {
@@ -479,7 +479,8 @@ impl Connection {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
     }
 
-    /// Counts deliveries that were taken of a consumer and are not handed out, because they can't be settled any more.
+    /// Counts deliveries that were taken from a consumer and dropped, because they can't be settled
+    /// any more.
     pub fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
         self.consumers.count_lost(consumer, count);
     }

@@ -12,8 +12,8 @@ use crate::protocol::method::basic;
 use std::collections::BTreeMap;
 
 impl Connection {
-    /// Ends a consumer. What it has buffered goes back to the queue once the broker has confirmed
-    /// that, unless it needs no ack and would be lost.
+    /// Ends a consumer. Its buffered deliveries go back to the queue once the broker has confirmed
+    /// the cancel. Deliveries that need no ack stay buffered, because they would be lost.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
@@ -116,17 +116,18 @@ impl Connection {
         self.unthrottle(id);
     }
 
-    /// Answers a cancel of the broker with one of ours, unless that is written or can't be yet.
+    /// Replies to the broker's cancel with a cancel, unless that is already written or can't be
+    /// written yet.
     ///
     /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in
-    /// time, and goes on to deliver to it until the client cancels it as well. To cancel a consumer
-    /// that is gone is no error with any broker.
+    /// time, and continues to deliver to it until the client cancels it as well. No broker treats
+    /// the cancel of an ended consumer as an error.
     fn confirm_server_cancel(&mut self, number: u16, name: ShortStr<'_>) {
         let Some(channel) = self.channels.get(number) else { return };
         let tag = TagNumber::of(name);
         let is_of_tag = |awaited: &Awaited| match awaited {
-            // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over one that
-            // comes earlier.
+            // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over an earlier
+            // one.
             Awaited::Consume { tag: of, .. } | Awaited::Cancel { tag: of, .. } => Some(*of) == tag,
             _ => false,
         };
@@ -138,7 +139,7 @@ impl Connection {
         let found = tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
         match (id, found) {
             (Some(id), Some(tag)) => self.write_cancel(number, id, tag, name),
-            // A reply would be waited for in vain, and there may be any number of them.
+            // No consumer waits for a reply, and a peer may cause any number of these.
             _ => self.write(number, &basic::Cancel { consumer_tag: name, nowait: true }),
         }
     }
@@ -171,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// A consumer of several queues goes on without one of them.
+    /// Ends one queue of a consumer that goes on with its other queues.
     pub(super) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let tag = consumer.tag().into();
@@ -221,7 +222,8 @@ impl Connection {
             self.channels.end_consumer(number);
         }
         for queue in queues {
-            // "Auto-delete: when the last consumer is gone", and not for one that had not started.
+            // "If set, the queue is deleted when all consumers have finished using it. [..] If
+            // there was no consumer ever on the queue, it won't be deleted" (1.7.2.1, auto-delete).
             if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
                 self.topology.forget_queue(&queue);
             }
@@ -254,7 +256,8 @@ impl Connection {
         }
     }
 
-    /// Gives back what nobody wants.
+    /// Disposes of the reply of an abandoned promise: settles its delivery, ends its consumer or
+    /// transaction.
     pub(super) fn dispose(&mut self, reply: Reply) {
         match reply {
             Reply::Delivery(Some(got)) => self.return_got(&got.delivered),

@@ -1,4 +1,4 @@
-//! What can be read of a connection: whether it lives, how it ended, how much is pending.
+//! Read access to a connection: its state, its outcome, how much is pending.
 
 use super::{Connection, State};
 use crate::error::Error;
@@ -6,40 +6,43 @@ use crate::machine::ServerProperties;
 use crate::machine::deadline::Deadline;
 
 impl Connection {
-    /// Octets that the transport has not taken, those of publishes that are held back included.
+    /// Returns the number of bytes that the transport has not taken, including those of queued
+    /// publishes.
     #[must_use]
     pub fn outgoing_octets(&self) -> usize {
-        self.held.octets() + self.out.len() + self.in_hand
+        self.held.bytes() + self.out.len() + self.in_hand
     }
 
-    /// Whether something is to be done that a driver which sleeps does not know of.
+    /// Returns `true` if there is work that a sleeping driver does not know of.
     #[must_use]
     pub fn wants_attention(&self) -> bool {
         self.attention
     }
 
-    /// Whether nothing more comes in. When what there is to write is written, too, the transport can be closed.
+    /// Returns `true` if no more input is accepted. The transport can be closed once all output is
+    /// written.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
-    /// Whether even the last octets have had their time, and the transport is to be dropped as it is.
+    /// Returns `true` if the time for the last output is over, too, and the transport is to be
+    /// dropped.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.is_closed() && matches!(self.close_deadline, Deadline::None) || self.is_down_and_over()
     }
 
-    /// Why it is closing or closed.
+    /// Returns the reason why the connection is closing or closed.
     #[must_use]
     pub fn why_closed(&self) -> Option<&Error> {
         self.why.as_ref()
     }
 
-    /// How it has ended, once it is closed: as was asked for from this side, or over an error.
+    /// Returns the outcome of a closed connection: `Ok` if this side closed it as requested.
     ///
     /// # Errors
-    /// Why it ended otherwise.
+    /// The reason, if it ended otherwise.
     pub fn outcome(&self) -> Result<(), Error> {
         match &self.why {
             None | Some(Error::Closed) => Ok(()),
@@ -47,19 +50,19 @@ impl Connection {
         }
     }
 
-    /// Why the broker holds back publishes, if it does.
+    /// Returns the broker's reason for blocking publishes, or `None` if it does not.
     #[must_use]
     pub fn blocked(&self) -> Option<&str> {
         self.blocked.as_deref()
     }
 
-    /// What the server says of itself; empty until the connection is open.
+    /// Returns the properties that the server sent; empty until the connection is open.
     #[must_use]
     pub fn server_properties(&self) -> &ServerProperties {
         &self.server
     }
 
-    /// Whether nothing is under way and nothing is kept for anybody: no promise, no consumer, no message.
+    /// Returns `true` if nothing is pending or stored: no promise, no consumer, no message.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.promises.is_empty()
@@ -77,13 +80,14 @@ impl Connection {
                 .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
     }
 
-    /// Which transport this is, or will be, counted from 1. What another brought can't be settled any more.
+    /// Returns the connection epoch, the counter of transports from 1. Deliveries of another epoch
+    /// can't be settled.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// How many channels are open.
+    /// Returns the number of open channels.
     #[must_use]
     pub fn open_channels(&self) -> usize {
         self.channels.open()

@@ -16,8 +16,8 @@ impl Connection {
         deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
     }
 
-    /// Whether [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or [`poll_filter`](Self::poll_filter) may have
-    /// something.
+    /// Returns `true` if [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or
+    /// [`poll_filter`](Self::poll_filter) may return something.
     #[must_use]
     pub fn has_event(&self) -> bool {
         self.untold_answers() > 0

@@ -18,7 +18,7 @@ const LONGEST_EXPIRATION: u64 = 315_360_000_000;
 
 /// Why there is no channel for an exchange yet.
 enum NoChannel {
-    /// A channel is being closed, and there will be one when that is done.
+    /// A channel is being closed and makes room.
     Closing,
     /// All channels are in use.
     AllInUse,
@@ -155,7 +155,7 @@ impl Connection {
             };
             match opened {
                 Ok(Some(channel)) => self.release_lane(lane, channel),
-                // Its content is stopped.
+                // The broker has stopped content on the lane's channel.
                 Ok(None) => self.held.stop_waiting(lane),
                 Err(NoChannel::Closing) => return,
                 Err(NoChannel::AllInUse) => {
@@ -166,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// Writes the publishes of a lane.
+    /// Writes the queued publishes of a lane.
     fn release_lane(&mut self, lane: LaneId, channel: u16) {
         while let Some(held) = self.held.pop(lane) {
             if !self.promises.is_waiting(held.promise) {
@@ -250,7 +250,8 @@ impl Connection {
         }
         let limit = usize::from(self.options.limits.publish_channels.max(1));
         if self.publishers.len() >= limit {
-            // Channels without confirms are idle at once. They would be closed and opened faster than the broker does it.
+            // Channels without confirms are idle at once, so they would be closed and opened faster
+            // than the broker can handle.
             if self.publishers.leaving() > 0 {
                 return Err(NoChannel::Closing);
             }

@@ -238,7 +238,7 @@ impl Connection {
         }
     }
 
-    /// Leaves out of the next recovery what ended this one, or has the next one find out.
+    /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
     fn suspend_restoration(&mut self, error: &Error) {
         self.filtering = None;
         let Some(mut restoration) = self.restoration.take() else { return };

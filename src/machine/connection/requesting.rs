@@ -26,12 +26,13 @@ fn is_nowait(method: &Method<'_>) -> bool {
     }
 }
 
-/// Refuses an empty queue name. AMQP gives it a meaning of its own: "If the queue name is empty, the server
-/// uses the last declared queue on the channel" (1.7.2.3 and others). Channels are pooled, so that would be
-/// whatever queue another task of the program declared.
+/// Refuses an empty queue name. "In methods where the queue name may be blank, and that has no
+/// specific significance, this refers to the 'current' queue for the channel, meaning the last
+/// queue that the client declared on the channel" (domain `queue-name`). Channels are pooled, so
+/// that could be a queue which another task of the program declared.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`].
+/// [`Error::InvalidArgument`] if the name is empty.
 pub(super) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
     if queue.is_empty() {
         return Err(Error::invalid("queue", "an empty name is allowed only where a queue is declared"));
@@ -39,7 +40,8 @@ pub(super) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The queue that a method is about, but for `queue.declare`, which may leave its name to the broker.
+/// Returns the queue of a method. `None` for `queue.declare`, whose empty name asks the broker for
+/// one.
 fn queue_of<'a>(method: &Method<'a>) -> Option<ShortStr<'a>> {
     match method {
         Method::Queue(queue::Method::Bind(it)) => Some(it.queue),
@@ -68,8 +70,8 @@ impl Connection {
     /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it does not fit into a frame, or
-    /// names no queue.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
+    /// does not fit into a frame, or the queue name is empty.
     pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
         let method = method.into();
         self.check_open()?;

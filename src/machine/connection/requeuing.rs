@@ -1,11 +1,11 @@
-//! Deliveries that are never handed out: they go back to their queue once the broker delivers no
-//! more for their consumer.
+//! Deliveries that the program never receives: they go back to their queue once the broker has
+//! stopped to deliver to their consumer.
 //!
-//! A message that is requeued while its consumer is still there is delivered to it again. Each turn
-//! counts towards the delivery limit of a quorum queue (20 by default), at which the broker drops
-//! the message. So the cancel is written first, the unwanted deliveries stay unsettled until
-//! `cancel-ok`, and then they leave by as few `basic.nack` as possible. Since 4.3 RabbitMQ counts a
-//! `basic.reject` as a failed delivery, and a `basic.nack` not.
+//! A message that is requeued before its consumer is cancelled is delivered to the same consumer
+//! again. Each delivery counts towards the delivery limit of a quorum queue (20 by default), at
+//! which the broker drops the message. So the cancel is written first, the unwanted deliveries stay
+//! unsettled until `cancel-ok`, and then as few `basic.nack` as possible settle them. Since 4.3,
+//! RabbitMQ counts a `basic.reject` as a failed delivery, but not a `basic.nack`.
 
 use super::Connection;
 use crate::error::Fault;
@@ -15,25 +15,25 @@ use crate::machine::{ConsumerId, Settle};
 use crate::protocol::ReplyCode;
 use crate::protocol::method::basic;
 
-/// Unwanted deliveries of a channel that are collected. More are returned before `cancel-ok`, which
-/// bounds the list (1 MiB) for a peer that never sends it.
+/// The largest number of unwanted deliveries to collect per channel. More are returned before
+/// `cancel-ok`. This limits the list to 1 MiB if a peer never sends `cancel-ok`.
 const MOST_UNWANTED: usize = 1 << 16;
 
-/// Stray deliveries of a channel, after which the broker is held to be broken.
+/// The number of stray deliveries on a channel after which the broker is considered faulty.
 const MOST_STRAYS: u32 = 1 << 12;
 
 impl Connection {
-    /// Returns a delivery that is never handed out to its queue, as soon as the broker has
-    /// confirmed that its consumer is cancelled.
+    /// Returns a delivery that the program does not receive to its queue, once the broker has
+    /// confirmed the cancel of its consumer.
     ///
-    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. One
-    /// that needs no ack is lost.
+    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
+    /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
         if delivered.is_settled() {
             return;
         }
         if delivered.is_of_stream() {
-            // A stream takes nothing back.
+            // A stream does not take messages back.
             self.give_back(delivered);
         } else if let Some(channel) = self.channels.get_mut(delivered.channel)
             && channel.incarnation == delivered.incarnation
@@ -42,20 +42,20 @@ impl Connection {
         }
     }
 
-    /// Returns a message that was got and that nobody fetches. RabbitMQ 4.3 would count a reject as
-    /// a failed delivery.
+    /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
+    /// reject as a failed delivery.
     pub(super) fn return_got(&mut self, delivered: &Delivered) {
         let _ = self.settle(delivered, Settle::Nack { multiple: false, requeue: true });
     }
 
-    /// Returns what a consumer has buffered, in the same way.
+    /// Returns the buffered deliveries of a consumer in the same way.
     pub(super) fn return_buffered(&mut self, id: ConsumerId) {
         for delivered in self.consumers.take_all(id) {
             self.return_later(&delivered);
         }
     }
 
-    /// A delivery came for a consumer that is being cancelled, or that does not exist.
+    /// Handles a delivery for a consumer that is being cancelled or does not exist.
     #[cold]
     pub(super) fn receive_unwanted(&mut self, delivered: &Delivered) {
         self.return_later(delivered);
@@ -67,8 +67,8 @@ impl Connection {
             }
             return;
         }
-        // Requeueing it would bring it again. It stays unsettled until the channel has no other use
-        // and is closed, by which the broker takes it back.
+        // The broker would deliver a requeued message again. So it stays unsettled until the
+        // channel has no other use and is closed, and the broker requeues it then.
         channel.strays += 1;
         if channel.strays > MOST_STRAYS {
             let text =
@@ -85,7 +85,8 @@ impl Connection {
 
     /// Returns the unwanted deliveries of a channel to their queues.
     pub(super) fn return_unwanted(&mut self, number: u16) {
-        // One nack of several would refuse what is acknowledged and not written.
+        // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
+        // written.
         self.flush_channel_acks(number);
         let Some(channel) = self.channels.get_mut(number) else { return };
         let (out, frame_max) = (&mut self.out, self.frame_max);

@@ -62,17 +62,18 @@ impl Connection {
         self.restore_consumers();
     }
 
-    /// Returns entities for which the user's filter is to be asked, where no lock is held. The outcome is for
-    /// [`handle_filter`](Self::handle_filter). There is something only with
-    /// [`Recovery::filter`](crate::Recovery::filter), after any call that takes a `now`.
+    /// Returns the entities to pass to the user's filter, to be run with no lock held. Pass the
+    /// outcome to [`handle_filter`](Self::handle_filter). Returns `None` unless
+    /// [`Recovery::filter`](crate::Recovery::filter) is set. Call it after any call that takes a
+    /// `now`.
     pub fn poll_filter(&mut self) -> Option<FilterStep> {
         self.filtering.take()
     }
 
-    /// Takes in what came of a [`FilterStep`].
+    /// Handles the outcome of a [`FilterStep`].
     pub fn handle_filter(&mut self, outcome: FilterOutcome) {
         let FilterOutcome { wanted, panicked, epoch } = outcome;
-        // The connection may have gone meanwhile, and the filter be asked again for the next.
+        // The connection may be lost meanwhile. The filter then runs again for the next one.
         let Some(restoration) = self.restoration.as_mut().filter(|_| epoch == self.epoch) else { return };
         restoration.filtered(wanted);
         if let Some(entity) = panicked {
@@ -185,8 +186,8 @@ impl Connection {
         }
     }
 
-    /// Whether a consumer that could not be started is started once more: because its queue was
-    /// there before, or without the one of its queues that is gone.
+    /// Returns `true` if a consumer that could not be started is started once more: because its
+    /// queue was there before, or without its missing queue.
     pub(super) fn misses_queues_of(&mut self, id: ConsumerId, error: &Error) -> bool {
         let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
         let (Error::NotFound(fault), Some(consumer), Some(restoration)) =

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 impl Connection {
-    /// Tells that the time has come which [`poll_timeout`](Self::poll_timeout) said. Before that, read and write once: the silence
-    /// of a server whose octets have not been read is not its own.
+    /// Handles the timeout that [`poll_timeout`](Self::poll_timeout) returned. Read and write once
+    /// before this call: a server is not silent if its bytes have not been read yet.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stamp(now);
         match self.state {
@@ -97,7 +97,7 @@ impl Connection {
         self.waits.expire(now);
     }
 
-    /// Begins to wait for capacity, for as long as for the reply to a request.
+    /// Begins a wait for capacity. Its timeout is that of a request.
     pub(crate) fn begin_wait(&mut self) -> Ticket {
         self.attention = true;
         self.waits.begin()
@@ -108,7 +108,7 @@ impl Connection {
         self.waits.end(ticket);
     }
 
-    /// Returns an error if a wait for capacity has taken too long.
+    /// Returns an error if the timeout of a wait for capacity has passed.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
             return Err(self.timed_out(what, self.options.deadlines.request));
@@ -116,7 +116,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the next wait for capacity that has taken too long, so that its task is woken.
+    /// Returns the next wait for capacity whose timeout has passed, so that its task is woken.
     pub(crate) fn poll_expired_wait(&mut self) -> Option<Ticket> {
         self.waits.poll_expired()
     }

@@ -50,7 +50,7 @@ impl Connection {
                 if !self.channels.are_consumed() {
                     return;
                 }
-                // Consumers do not end by themselves, as other transactions do.
+                // No other transaction is about to end, and consumers do not end by themselves.
                 self.transactions.waiting.pop_front();
                 self.answer(promise, Err(Error::ChannelLimit));
                 continue;
@@ -107,8 +107,8 @@ impl Connection {
     /// Gets a message within a transaction, so that its acknowledgement is a part of it.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`]; [`Error::InvalidArgument`] when no
-    /// queue is named.
+    /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
+    /// [`Error::InvalidArgument`] if the queue name is empty.
     pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
         let number = self.transaction_channel(id)?;

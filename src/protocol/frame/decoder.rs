@@ -222,7 +222,7 @@ impl Decoder {
     /// Octets of the buffer that the frame which has begun needs, if it is a large one and more of it is to come.
     fn needed(&self) -> usize {
         let pending = self.pending().len();
-        // Bounded as in `make_room`: a size alone must not make a buffer.
+        // Bounded as in `make_room`: a frame's size alone must not allocate a buffer.
         let missing = self.missing().min(pending.max(LARGEST));
         let whole = pending.saturating_add(missing);
         if whole < FITTED { 0 } else { whole.saturating_add(ROOM) }
