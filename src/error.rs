@@ -143,7 +143,7 @@ pub enum Error {
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
     /// The channel limit is reached: other consumers use all channels that consumers and
-    /// transactions may have.
+    /// transactions may have, or unsettled messages of `basic_get` use all that they may have.
     #[error("the broker allows no more channels")]
     ChannelLimit,
     /// The connection was closed from this side.

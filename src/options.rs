@@ -140,7 +140,10 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Channels that may be open at once; 2047 by default, as RabbitMQ's. The server may lower it.
+    /// Channels that may be open at once; 2047 by default, as RabbitMQ's. The server may lower it. Each consumer, each
+    /// transaction, each exchange that is published to and each message of a `basic_get` that is not settled takes one; two
+    /// are left to requests and publishes, and an eighth of the others is not taken by such messages: a `basic_get` beyond
+    /// that fails with [`Error::ChannelLimit`].
     channel_max(channels: u16) => limits.channel_max;
     /// Octets of a whole frame; 131 072 by default, as RabbitMQ's. The server may lower it. Less than 4096 is refused
     /// when the connection is opened, because AMQP does not allow it; 0 leaves it to the server.
@@ -149,7 +152,9 @@ setters! {
     /// wishes holds.
     heartbeat(seconds: u16) => limits.heartbeat;
     /// Channels for requests such as `queue_declare` and `basic_get`, one request each at a time; 64 by default, which
-    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. 0 counts as 1.
+    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. The channel of a
+    /// request that timed out is closed and replaced; until the broker has closed such channels, too, the pool is up to four
+    /// times as large. 0 counts as 1.
     request_channels(channels: u16) => limits.request_channels;
     /// Sets how many channels publishes may use; 64 by default, and 0 counts as 1. Each exchange
     /// uses up to three of them, when needed: one with confirms, one without, and one for calls. At

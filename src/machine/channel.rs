@@ -1,6 +1,6 @@
 //! One channel: what it is used for, which replies it waits for, what was delivered on it.
 
-use super::content::Assembly;
+use super::content::{Assembly, Purpose};
 use super::ids::{ConsumerId, PromiseId, TransactionId};
 use super::requested::WaitingRequest;
 use super::tags::TagNumber;
@@ -16,6 +16,8 @@ pub(super) enum Role {
     Idle,
     /// A request is under way.
     Request,
+    /// A get is under way whose message is to be settled.
+    Get,
     /// A message was got, or consumed by a consumer that has ended, and is not settled.
     Settling,
     /// Publishes to one exchange.
@@ -28,6 +30,9 @@ pub(super) enum Role {
     Consume,
     /// Has a consumer that is cancelled or has ended. The broker has not confirmed that.
     Ending,
+    /// We have closed it because its request timed out, and wait for `close-ok`. Until that comes a late
+    /// reply may come, too.
+    Overdue,
     /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
 }
@@ -170,6 +175,19 @@ impl Channel {
             no_ack: false,
             strays: 0,
         }
+    }
+
+    /// The requests that wait for their reply, or for the rest of it.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &WaitingRequest> {
+        let got = self.assembly.as_ref().and_then(|assembly| match &assembly.purpose {
+            Purpose::Got { request, .. } => Some(request),
+            Purpose::Deliver { .. } | Purpose::Returned { .. } => None,
+        });
+        let awaited = self.awaited.iter().filter_map(|awaited| match awaited {
+            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request),
+            _ => None,
+        });
+        got.into_iter().chain(awaited)
     }
 
     /// Whether the broker takes back what it has delivered, and what it delivers is to be taken back, too.

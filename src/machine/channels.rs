@@ -8,6 +8,25 @@ use std::collections::{BTreeSet, BinaryHeap};
 /// Numbers kept for requests and publishes, which consumers and transactions can't take.
 const RESERVED: usize = 2;
 
+/// Of the numbers that can be taken for long, one in so many is not taken by gets whose messages are not
+/// settled. A program that forgets to settle can then still publish to another exchange and consume.
+const KEPT_FROM_GETS: usize = 8;
+
+/// How large the pool may become, as a multiple of what it is allowed, while channels of requests that
+/// timed out are not closed. They are replaced, or a queue that answers nothing would hold up every
+/// other request; but not without end, or a broker that answers nothing would get channels until there
+/// are no more numbers.
+const OVERDUE_POOLS: usize = 4;
+
+/// Whether the message of another get may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RoomToHold {
+    Yes,
+    /// That depends on what the gets under way bring.
+    Later,
+    No,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     /// By number; channel 0 is the connection's.
@@ -53,7 +72,37 @@ impl Channels {
     /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
     /// are held would hold up requests.
     pub(super) fn pooled(&self) -> usize {
-        self.count(Role::Idle) + self.count(Role::Request)
+        self.count(Role::Idle) + self.busy()
+    }
+
+    /// Returns how many pooled channels wait for the reply to a request.
+    pub(super) fn busy(&self) -> usize {
+        self.count(Role::Request) + self.count(Role::Get)
+    }
+
+    /// Returns `true` if a pool of at most so many channels may open another. A channel whose request
+    /// timed out is replaced although the broker has not closed it.
+    pub(super) fn may_pool(&self, most: usize) -> bool {
+        let pooled = self.pooled();
+        let numbers = usize::from(self.max);
+        let with_overdue = (most.saturating_mul(OVERDUE_POOLS)).min(numbers - numbers / 4).max(most);
+        pooled < most && pooled + self.count(Role::Overdue) < with_overdue
+    }
+
+    /// Returns whether another message may be got that keeps its channel until it is settled.
+    pub(super) fn room_to_hold(&self) -> RoomToHold {
+        let numbers = self.may_be_kept().min(usize::from(self.max).saturating_sub(1));
+        let taken = [Role::Consume, Role::Ending, Role::Transaction];
+        let taken: usize = taken.into_iter().map(|role| self.count(role)).sum();
+        let most = (numbers - numbers / KEPT_FROM_GETS).saturating_sub(taken).max(1);
+        let held = self.count(Role::Settling);
+        if held >= most {
+            RoomToHold::No
+        } else if held + self.count(Role::Get) >= most {
+            RoomToHold::Later
+        } else {
+            RoomToHold::Yes
+        }
     }
 
     /// How many wait in the pool.

@@ -1,7 +1,7 @@
 //! A request as octets: it waits for its channel, then for its answer, and may be asked again on another connection.
 
 use super::PromiseId;
-use crate::protocol::method::{Encode, MethodInfo};
+use crate::protocol::method::{Encode, MethodInfo, basic};
 use crate::protocol::wire::Writer;
 use crate::protocol::{Method, MethodId};
 
@@ -26,6 +26,12 @@ impl WaitingRequest {
         out.short(info.id.method);
         method.encode_fields(&mut out);
         Self { promise, info, payload: payload.into(), in_transaction: false, is_suspected: false }
+    }
+
+    /// Returns `true` if it is a get whose message keeps its channel until it is settled.
+    pub(super) fn is_get_to_settle(&self) -> bool {
+        let is_get = self.info.id == basic::Get::ID;
+        is_get && matches!(self.method(), Some(Method::Basic(basic::Method::Get(get))) if !get.no_ack)
     }
 
     pub(super) fn method(&self) -> Option<Method<'_>> {

@@ -38,6 +38,7 @@ mod losses;
 mod memory;
 mod names;
 mod owners;
+mod overdue;
 mod panics;
 mod partial;
 mod pausing;

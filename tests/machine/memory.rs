@@ -408,7 +408,7 @@ fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
         |peer| {
             let held: Vec<_> = (0..2000)
                 .map(|_| {
-                    let promise = peer.get();
+                    let promise = peer.machine.request(crate::peer::declare("q")).unwrap();
                     peer.machine.abandon(promise);
                     promise
                 })

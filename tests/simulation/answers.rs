@@ -196,6 +196,10 @@ impl World {
                 }
                 // Its consumer could not be started again.
                 Asked::Cancel(_) | Asked::Qos(_) => plan.has(Feature::FewerChannels),
+                // The channels left are needed for other requests.
+                Asked::Get { no_ack, .. } => {
+                    !no_ack && (plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels))
+                }
                 _ => false,
             },
             // The consumer was on its way to start again.

@@ -136,7 +136,7 @@ impl Connection {
             let text = format!("a frame on channel {number}, which is not open");
             return Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
         };
-        if channel.role == Role::Closing {
+        if matches!(channel.role, Role::Closing | Role::Overdue) {
             return self.receive_on_closing(number, &frame);
         }
         if channel.discards_until_open {
@@ -203,13 +203,19 @@ impl Connection {
             }
             Method::Channel(channels::Method::Close(close)) => {
                 let channel = self.channels.get_mut(number);
-                if channel.is_some_and(|channel| !std::mem::replace(&mut channel.close_answered, true)) {
+                let channel = channel.filter(|channel| !channel.close_answered);
+                if let Some(channel) = channel {
+                    channel.close_answered = true;
+                    let awaited = std::mem::take(&mut channel.awaited);
                     self.write(number, &channels::CloseOk {});
+                    let error = Error::from(fault_of(&close));
+                    // Of a request that timed out. What it was refused for may be gone.
+                    self.answer_awaited(None, awaited, &error);
                     // What was published without a confirm may be what it is about.
-                    self.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
+                    self.notices.tell(&Notice::ChannelClosed(error));
                 }
             }
-            _ => {}
+            reply => self.absorb_late_reply(number, &reply),
         }
         Ok(())
     }

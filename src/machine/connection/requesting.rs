@@ -3,6 +3,7 @@
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
+use crate::machine::channels::RoomToHold;
 use crate::machine::requested::WaitingRequest;
 use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
@@ -102,17 +103,31 @@ impl Connection {
 
     /// Starts the requests for which there are channels.
     pub(super) fn start_requests(&mut self) {
-        while let Some(next) = self.requests.front() {
-            if next.is_suspected && self.is_trying() {
+        while let Some(request) = self.requests.front() {
+            if request.is_suspected && self.is_trying() {
                 return;
             }
-            let Some(number) = self.pooled_channel() else { return };
+            let is_held = request.is_get_to_settle();
+            // What took too long already is better not sent at all.
+            let is_waiting = self.promises.is_waiting(request.promise);
+            let room = if is_held { self.channels.room_to_hold() } else { RoomToHold::Yes };
+            let number = match room {
+                _ if !is_waiting => None,
+                RoomToHold::No => None,
+                RoomToHold::Later => return,
+                RoomToHold::Yes => {
+                    let Some(number) = self.pooled_channel() else { return };
+                    Some(number)
+                }
+            };
             let Some(request) = self.requests.pop_front() else { return };
             self.request_octets -= request.payload.len();
-            if !self.promises.is_waiting(request.promise) {
-                // It took too long already, so it is better not sent at all.
-                self.channels.put_idle(number);
+            let Some(number) = number else {
+                self.answer(request.promise, Err(Error::ChannelLimit));
                 continue;
+            };
+            if is_held {
+                self.channels.set_role(number, Role::Get);
             }
             if request.is_suspected {
                 self.trial = Some(request.promise);
@@ -133,7 +148,7 @@ impl Connection {
         if let Some(number) = self.channels.take_idle(Role::Request) {
             return Some(number);
         }
-        if self.channels.pooled() < usize::from(self.options.limits.request_channels.max(1))
+        if self.channels.may_pool(usize::from(self.options.limits.request_channels.max(1)))
             && let Some(number) = self.open_channel(Role::Request)
         {
             return Some(number);
@@ -170,7 +185,8 @@ impl Connection {
     /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
     pub(super) fn release(&mut self, number: u16) {
         let Some(channel) = self.channels.get_mut(number) else { return };
-        if !matches!(channel.role, Role::Request | Role::Settling | Role::Consume | Role::Ending) {
+        if !matches!(channel.role, Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending)
+        {
             return;
         }
         if channel.unsettled.unwanted() > 0 && channel.strays == 0 && !channel.is_consumer_changing() {
@@ -197,6 +213,42 @@ impl Connection {
             self.start_requests();
             self.start_consumes();
             self.start_transactions();
+        }
+    }
+
+    /// Closes the channels of requests that timed out, so that the pool can replace them.
+    pub(super) fn close_overdue(&mut self) {
+        let promises = &self.promises;
+        let (mut busy, mut overdue) = (self.channels.busy(), Vec::new());
+        for number in self.channels.numbers() {
+            if busy == 0 {
+                break;
+            }
+            let Some(channel) = self.channels.get(number) else { continue };
+            if matches!(channel.role, Role::Request | Role::Get) {
+                busy -= 1;
+                if channel.requests().any(|request| !promises.is_waiting(request.promise)) {
+                    overdue.push(number);
+                }
+            }
+        }
+        for number in overdue {
+            if let Some(channel) = self.channels.get_mut(number) {
+                channel.assembly = None;
+            }
+            self.close_channel(number);
+            self.channels.set_role(number, Role::Overdue);
+        }
+    }
+
+    /// Takes note of what came of a request that timed out, when its reply comes on the closed channel.
+    pub(super) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if channel.awaited.front().is_none_or(|awaited| !awaited.is_answered_by(reply.id(), None)) {
+            return;
+        }
+        if let Some(Awaited::Request(request)) = channel.awaited.pop_front() {
+            self.note(&request, reply);
         }
     }
 

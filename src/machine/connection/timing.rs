@@ -86,6 +86,7 @@ impl Connection {
         if expired {
             self.drop_expired();
             self.publishers.forget_answered_calls(&self.promises);
+            self.close_overdue();
         }
         let after = self.options.deadlines.request;
         let mut late = Vec::new();
