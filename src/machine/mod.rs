@@ -35,6 +35,7 @@ mod held;
 mod ids;
 mod lanes;
 mod name_hasher;
+mod names;
 mod notices;
 mod outbox;
 mod outgoing;

@@ -3,9 +3,10 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
+use super::names::{Names, dead_letter_queue, with_dead_letter_queue};
 use crate::options::{Entity, RecoverTopology};
-use crate::protocol::method::{exchange, queue};
-use crate::protocol::{Method, ShortStr, TableRef};
+use crate::protocol::method::{basic, exchange, queue};
+use crate::protocol::{Method, ShortStr, Table, TableRef};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,8 +62,7 @@ pub(super) struct Topology {
     exchanges: BTreeMap<Name, Exchange>,
     queues: BTreeMap<Name, Queue>,
     bindings: BTreeSet<Binding>,
-    /// From the first name that a broker made for a queue to the one that it has now.
-    renamed: BTreeMap<Name, Name>,
+    names: Names,
     most: usize,
 }
 
@@ -141,8 +141,9 @@ impl Topology {
                     durable: it.durable,
                     exclusive: it.exclusive,
                     auto_delete: it.auto_delete,
-                    arguments: it.arguments.as_octets().into(),
+                    arguments: self.lasting_arguments(it.arguments),
                 };
+                self.names.take_over(&declared);
                 if has_room || self.queues.contains_key(&declared) {
                     self.queues.insert(declared, record);
                     return true;
@@ -215,9 +216,8 @@ impl Topology {
     /// A queue is gone, and the bindings to it with it. Any of its names will do.
     pub(super) fn forget_queue(&mut self, queue: &[u8]) {
         let queue: Name = self.current(queue).into();
-        if let Some(original) = self.queues.remove(&queue).and_then(|queue| queue.original_name) {
-            self.renamed.remove(&original);
-        }
+        self.queues.remove(&queue);
+        self.names.forget(&queue);
         let is_to =
             |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if *name == queue);
         let sources = self.sources_of(is_to);
@@ -235,13 +235,31 @@ impl Topology {
     }
 
     /// Whether a queue has another name than the one that the broker made first.
+    #[inline]
     pub(super) fn has_renamed(&self) -> bool {
-        !self.renamed.is_empty()
+        !self.names.is_empty()
     }
 
-    /// The name that a queue has now, by the one that the broker made first.
+    /// The name that a queue has now, by one that it had earlier.
     pub(super) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
-        if self.renamed.is_empty() { name } else { self.renamed.get(name).map_or(name, |name| name) }
+        if self.names.is_empty() { name } else { self.names.get(name).unwrap_or(name) }
+    }
+
+    /// Addresses a publish by the names that queues have now. Returns its headers if they change.
+    pub(super) fn address<'n>(
+        &'n self,
+        publish: &mut basic::Publish<'n>,
+        headers: Option<TableRef<'_>>,
+    ) -> Option<Table> {
+        self.names.address(publish, headers)
+    }
+
+    /// Returns the arguments of a queue under first names, which lead to the current ones for as long as
+    /// their queues are known.
+    fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
+        let original = dead_letter_queue(arguments).filter(|queue| self.original(queue) != *queue);
+        let Some(queue) = original else { return arguments.as_octets().into() };
+        with_dead_letter_queue(arguments, self.original(queue)).as_ref().as_octets().into()
     }
 
     /// The name that the broker made first for a queue, by the one that it has now.
@@ -249,11 +267,24 @@ impl Topology {
         self.queues.get(name).and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
     }
 
-    /// The same request under the names that queues have now; `None` when they have not changed.
-    pub(super) fn renamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
-        let queue = queue_of(&mut request)?;
-        *queue = short(self.renamed.get(queue.as_octets())?);
-        Some(request)
+    /// Encodes a request under the names that queues have now; `None` when they have not changed.
+    pub(super) fn renamed<R>(&self, request: Method<'_>, encode: impl FnOnce(&Method<'_>) -> R) -> Option<R> {
+        let arguments = match &request {
+            Method::Queue(queue::Method::Declare(it)) => self.names.dead_letter_arguments(it.arguments),
+            _ => None,
+        };
+        let mut request = request;
+        let current = queue_of(&mut request).and_then(|queue| self.names.get(queue.as_octets()));
+        if current.is_none() && arguments.is_none() {
+            return None;
+        }
+        if let (Some(current), Some(queue)) = (current, queue_of(&mut request)) {
+            *queue = short(current);
+        }
+        if let (Some(arguments), Method::Queue(queue::Method::Declare(it))) = (&arguments, &mut request) {
+            it.arguments = arguments.as_ref();
+        }
+        Some(encode(&request))
     }
 
     /// The same request under the first names of queues that have another; `None` when it has none of them.
@@ -266,8 +297,8 @@ impl Topology {
     /// The broker has made another name for a queue.
     pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) {
         let Some(queue) = self.queues.remove(from) else { return };
-        if let Some(original) = &queue.original_name {
-            self.renamed.insert(original.clone(), to.into());
+        if queue.original_name.is_some() {
+            self.names.rename(from, to);
         }
         self.queues.insert(to.into(), queue);
         let all = std::mem::take(&mut self.bindings);
@@ -280,10 +311,6 @@ impl Topology {
                 binding
             })
             .collect();
-        // Messages that die in a queue go on to another by its name.
-        for queue in self.queues.values_mut() {
-            queue.rename_dead_letters(from, to);
-        }
     }
 
     fn is_transient_queue(&self, name: &[u8]) -> bool {
@@ -371,7 +398,6 @@ impl Topology {
 
 /// The queue that a request is about.
 fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>> {
-    use crate::protocol::method::basic;
     match request {
         Method::Queue(queue::Method::Declare(it)) => Some(&mut it.queue),
         Method::Queue(queue::Method::Bind(it)) => Some(&mut it.queue),
@@ -380,26 +406,6 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
         Method::Queue(queue::Method::Delete(it)) => Some(&mut it.queue),
         Method::Basic(basic::Method::Get(it)) => Some(&mut it.queue),
         _ => None,
-    }
-}
-
-impl Queue {
-    fn rename_dead_letters(&mut self, from: &[u8], to: &[u8]) {
-        use crate::protocol::{Table, Value};
-        let arguments = table(&self.arguments);
-        let goes_by_name = arguments.get("x-dead-letter-exchange") == Some(Value::String(b""))
-            && arguments.get("x-dead-letter-routing-key") == Some(Value::String(from));
-        if !goes_by_name {
-            return;
-        }
-        let mut renamed = Table::new();
-        for (name, value) in arguments {
-            let is_it = name.as_octets() == b"x-dead-letter-routing-key";
-            let value = if is_it { Value::String(to) } else { value };
-            // It was in a table before, and is not nested any deeper.
-            let _ = renamed.push(name, value);
-        }
-        self.arguments = renamed.as_ref().as_octets().into();
     }
 }
 

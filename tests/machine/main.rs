@@ -48,6 +48,7 @@ mod pipeline;
 mod publishing;
 mod random;
 mod recovering;
+mod renaming;
 mod requests;
 mod requeuing;
 mod resizing;

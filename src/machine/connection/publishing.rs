@@ -313,10 +313,11 @@ impl Connection {
         attempts: u32,
     ) -> Result<(), Error> {
         let mut method = self.publish_method(publish)?;
-        if self.topology.has_renamed() && method.exchange.is_empty() {
-            let current = self.topology.current(method.routing_key.as_octets());
-            method.routing_key = ShortStr::from_octets(current).unwrap_or_default();
+        let mut renamed = None;
+        if self.topology.has_renamed() {
+            renamed = self.topology.address(&mut method, publish.headers);
         }
+        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let comes_back = publish.mandatory || publish.immediate;
         let (out, frame_max) = (&mut self.out, self.frame_max);
         if (comes_back || attempts > 0)
@@ -332,11 +333,11 @@ impl Connection {
             }
             self.scratch.clear();
             self.scratch.extend_from_slice(stamp.as_ref().as_octets());
-            self.scratch.extend_from_slice(publish.headers.unwrap_or_default().as_octets());
+            self.scratch.extend_from_slice(headers.unwrap_or_default().as_octets());
             let stamped = TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
             let properties = Properties { headers: Some(stamped.into()), ..*publish.properties };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
-        } else if let Some(headers) = publish.headers {
+        } else if let Some(headers) = headers {
             let properties = Properties { headers: Some(headers.into()), ..*publish.properties };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else {

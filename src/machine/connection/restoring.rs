@@ -96,6 +96,8 @@ impl Connection {
         let info = super::requesting::info(request.id());
         let number = self.restoration.as_ref().and_then(|restoration| restoration.channel);
         let request = info.map(|info| WaitingRequest::new(self.promises.nobody(), info, &request));
+        // Where dead letters go by a queue's name, that may have changed.
+        let request = request.map(|request| self.with_current_names(request));
         let number = number.or_else(|| self.open_channel(Role::Restore));
         let (Ok(request), Some(number)) = (request, number) else {
             self.skip_step(Error::ChannelLimit);
@@ -324,12 +326,13 @@ impl Connection {
 
     /// The same request under the names that queues have now, for one that was made under the names that they had.
     pub(super) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
-        let Some(method) = request.method() else { return request };
-        let Some(renamed) = self.topology.renamed(method) else { return request };
-        WaitingRequest {
-            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
-            ..request
+        if !self.topology.has_renamed() {
+            return request;
         }
+        let Some(method) = request.method() else { return request };
+        let encode = |method: &Method<'_>| WaitingRequest::new(request.promise, request.info, method).payload;
+        let Some(payload) = self.topology.renamed(method, encode) else { return request };
+        WaitingRequest { payload, ..request }
     }
 
     /// The same request under the first names of queues, under which it can be asked again on any connection.

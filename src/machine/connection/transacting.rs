@@ -10,7 +10,7 @@ use crate::machine::requested::WaitingRequest;
 use crate::machine::transactions::Phase;
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
-use crate::protocol::MethodId;
+use crate::protocol::{MethodId, Table};
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
 
 impl Connection {
@@ -93,9 +93,14 @@ impl Connection {
             return Err(Error::Full);
         }
         self.check_publish(publish)?;
+        let mut method = self.publish_method(publish)?;
+        let mut renamed = None;
+        if self.topology.has_renamed() {
+            renamed = self.topology.address(&mut method, publish.headers);
+        }
+        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let mut properties = *publish.properties;
-        properties.headers = publish.headers.map(Into::into).or(properties.headers);
-        let method = self.publish_method(publish)?;
+        properties.headers = headers.map(Into::into).or(properties.headers);
         self.out.content(number, self.frame_max, &method, &properties, &publish.body)?;
         self.attention = true;
         if let Some(transaction) = self.transactions.get_mut(id).filter(|_| publish.mandatory) {

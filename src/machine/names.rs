@@ -1,0 +1,198 @@
+//! Names of queues that the broker makes: each recovery gives such a queue another one.
+//!
+//! Everything that leaves under a name which a queue had earlier is mapped here to the current one.
+
+use crate::protocol::method::basic;
+use crate::protocol::{Array, ShortStr, Table, TableRef, Value};
+use std::collections::{BTreeMap, VecDeque};
+
+type Name = Box<[u8]>;
+
+/// How many earlier names of a queue are known beside its first. A connection that is lost again and again
+/// would otherwise collect them without end.
+const RECENT: usize = 16;
+
+/// Maps earlier names of queues to current ones.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// From each earlier name to the current one.
+    current: BTreeMap<Name, Name>,
+    /// The earlier names by the current one, the first name in front.
+    earlier: BTreeMap<Name, VecDeque<Name>>,
+}
+
+impl Names {
+    /// Returns `true` if no queue has another name than its first.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+
+    /// Returns the current name of a queue that had this name earlier.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.current.get(name).map(|name| &**name)
+    }
+
+    /// Notes that the broker has made another name for a queue.
+    pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) {
+        let mut earlier = self.earlier.remove(from).unwrap_or_default();
+        self.take_over(to);
+        earlier.retain(|name| **name != *to);
+        earlier.push_back(from.into());
+        if earlier.len() > RECENT + 1
+            && let Some(oldest) = earlier.remove(1)
+        {
+            self.current.remove(&oldest);
+        }
+        for name in &earlier {
+            self.current.insert(name.clone(), to.into());
+        }
+        self.earlier.insert(to.into(), earlier);
+    }
+
+    /// Notes that a queue has this name now, whichever had it earlier.
+    pub(super) fn take_over(&mut self, name: &[u8]) {
+        if let Some(owner) = self.current.remove(name)
+            && let Some(earlier) = self.earlier.get_mut(&owner)
+        {
+            earlier.retain(|earlier| **earlier != *name);
+        }
+    }
+
+    /// Forgets the earlier names of a queue that is gone.
+    pub(super) fn forget(&mut self, current: &[u8]) {
+        for name in self.earlier.remove(current).unwrap_or_default() {
+            self.current.remove(&name);
+        }
+    }
+
+    /// Addresses a publish to the default exchange by current names, since there a routing key is the name
+    /// of a queue. Returns the headers when they change: `CC` and `BCC` hold routing keys, too.
+    pub(super) fn address<'n>(
+        &'n self,
+        publish: &mut basic::Publish<'n>,
+        headers: Option<TableRef<'_>>,
+    ) -> Option<Table> {
+        if !publish.exchange.is_empty() {
+            return None;
+        }
+        if let Some(current) = self.get(publish.routing_key.as_octets()) {
+            publish.routing_key = ShortStr::from_octets(current).unwrap_or_default();
+        }
+        let headers = headers?;
+        let is_renamed = |value| matches!(value, Value::String(key) if self.get(key).is_some());
+        let copies = ["CC", "BCC"].into_iter().filter_map(|name| headers.get(name)?.as_array());
+        if !copies.flatten().any(is_renamed) {
+            return None;
+        }
+        Some(replaced(headers, |name, value| match value {
+            Value::Array(keys) if matches!(name, b"CC" | b"BCC") => {
+                let mut renamed = Array::new();
+                for key in keys {
+                    // It was in an array before, and is not nested any deeper.
+                    let _ = renamed.push(self.mapped(key));
+                }
+                Some(renamed)
+            }
+            _ => None,
+        }))
+    }
+
+    /// Returns the arguments of a queue that dead-letters to a queue by one of its earlier names, under the
+    /// current one.
+    pub(super) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
+        let current = self.get(dead_letter_queue(arguments)?)?;
+        Some(with_dead_letter_queue(arguments, current))
+    }
+
+    fn mapped<'n>(&'n self, key: Value<'n>) -> Value<'n> {
+        match key {
+            Value::String(name) => Value::String(self.get(name).unwrap_or(name)),
+            key => key,
+        }
+    }
+}
+
+/// The key under which a queue's dead letters go on.
+const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
+
+/// Returns the queue to which a queue with these arguments dead-letters, if it names one.
+pub(super) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]> {
+    let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else { return None };
+    if let Value::String(queue) = arguments.get(DEAD_LETTER_KEY)? { Some(queue) } else { None }
+}
+
+/// Returns the same arguments with another queue to which the dead letters go.
+pub(super) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
+    let mut replaced = Table::new();
+    for (name, value) in arguments {
+        let is_it = name.as_octets() == DEAD_LETTER_KEY.as_bytes();
+        // It was in a table before, and is not nested any deeper.
+        let _ = replaced.push(name, if is_it { Value::String(queue) } else { value });
+    }
+    replaced
+}
+
+/// Returns the same table with other arrays in the place of some values.
+fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Option<Array>) -> Table {
+    let mut replaced = Table::new();
+    for (name, value) in table {
+        let pushed = match replace(name.as_octets(), value) {
+            Some(array) => replaced.push(name, Value::from(&array)),
+            None => replaced.push(name, value),
+        };
+        // It was in a table before, and is not nested any deeper.
+        let _ = pushed;
+    }
+    replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recent_name_leads_to_the_current() {
+        let mut names = Names::default();
+        names.rename(b"1", b"2");
+        names.rename(b"2", b"3");
+        for name in [b"1", b"2"] {
+            assert_eq!(names.get(name), Some(&b"3"[..]));
+        }
+        assert_eq!(names.get(b"3"), None);
+        names.forget(b"3");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+
+    #[test]
+    fn earlier_names_are_bounded() {
+        let mut names = Names::default();
+        for n in 0..1000 {
+            names.rename(format!("{n}").as_bytes(), format!("{}", n + 1).as_bytes());
+        }
+        assert_eq!(names.current.len(), RECENT + 1);
+        assert_eq!(names.get(b"0"), Some(&b"1000"[..]), "the first name is kept");
+        assert_eq!(names.get(b"999"), Some(&b"1000"[..]));
+        assert_eq!(names.get(b"500"), None);
+        names.forget(b"1000");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+
+    #[test]
+    fn name_belongs_to_who_has_it_now() {
+        let mut names = Names::default();
+        names.rename(b"a", b"b");
+        names.rename(b"b", b"a");
+        assert_eq!((names.get(b"a"), names.get(b"b")), (None, Some(&b"a"[..])));
+        // Another broker gives the name to another queue.
+        names.rename(b"x", b"b");
+        assert_eq!((names.get(b"b"), names.get(b"x")), (None, Some(&b"b"[..])));
+        names.rename(b"a", b"c");
+        assert_eq!((names.get(b"b"), names.get(b"a")), (None, Some(&b"c"[..])));
+        names.take_over(b"a");
+        assert_eq!(names.get(b"a"), None);
+        names.forget(b"c");
+        names.forget(b"b");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+}

@@ -1,0 +1,256 @@
+//! Queues that the broker names: every name that one has had leads to it.
+
+use crate::peer::{Peer, Sent, ack, answer, consume, declare, get_ok, method, publish, short, tune};
+use puka::machine::{PromiseId, Publish, Reply, TransactionId};
+use puka::protocol::method::{basic, queue, tx};
+use puka::protocol::{Array, ContentHeader, FrameKind, Method, Table, TableRef, Value};
+use puka::{Broken, Options, Recovery};
+
+fn dialled() -> Peer {
+    let recovery = Recovery::default().seed(1).republish_unconfirmed(5);
+    Peer::dialled(Options::default().recovery(recovery).heartbeat(0))
+}
+
+/// Answers everything, with that name for every queue that the broker names.
+fn serve(peer: &mut Peer, name: &str) -> Vec<Sent> {
+    let mut all = Vec::new();
+    loop {
+        let sent = peer.take();
+        if sent.is_empty() {
+            return all;
+        }
+        for one in &sent {
+            let is_method = one.kind == FrameKind::Method;
+            let reply = match is_method.then(|| one.method()) {
+                Some(Method::Queue(queue::Method::Declare(it))) if it.queue.is_empty() => {
+                    let ok = queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 };
+                    Some(method(one.channel, &ok))
+                }
+                Some(Method::Tx(tx::Method::Select(_))) => Some(method(one.channel, &tx::SelectOk {})),
+                _ => answer(one),
+            };
+            reply.into_iter().for_each(|reply| peer.feed(&reply));
+        }
+        all.extend(sent);
+    }
+}
+
+/// A connection whose queue was named `first`, and is named `second` since its first loss.
+fn renamed() -> Peer {
+    let mut peer = dialled();
+    let mut own = declare("");
+    own.exclusive = true;
+    peer.machine.request(own).unwrap();
+    serve(&mut peer, "first");
+    again(&mut peer, "second");
+    peer
+}
+
+fn again(peer: &mut Peer, name: &str) -> Vec<Sent> {
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 0));
+    serve(peer, name)
+}
+
+/// The queues that methods name, and the routing keys of publishes.
+fn names(sent: &[Sent]) -> Vec<String> {
+    let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method);
+    let names = methods.filter_map(|sent| match sent.method() {
+        Method::Queue(queue::Method::Bind(it)) => Some(it.queue.to_string()),
+        Method::Queue(queue::Method::Unbind(it)) => Some(it.queue.to_string()),
+        Method::Queue(queue::Method::Purge(it)) => Some(it.queue.to_string()),
+        Method::Queue(queue::Method::Delete(it)) => Some(it.queue.to_string()),
+        Method::Basic(basic::Method::Get(it)) => Some(it.queue.to_string()),
+        Method::Basic(basic::Method::Consume(it)) => Some(it.queue.to_string()),
+        Method::Basic(basic::Method::Publish(it)) => Some(it.routing_key.to_string()),
+        _ => None,
+    });
+    names.filter(|name| name != "amq.rabbitmq.reply-to").collect()
+}
+
+fn to(queue: &str) -> Publish<'_> {
+    Publish { routing_key: short(queue), ..publish("", "x") }
+}
+
+fn transaction(peer: &mut Peer) -> TransactionId {
+    let begun = peer.machine.transaction().unwrap();
+    serve(peer, "");
+    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else { panic!("it begins") };
+    id
+}
+
+/// Keys of publishes that name `first` and something else.
+fn copies() -> Table {
+    let mut keys = Array::new();
+    for key in ["first", "elsewhere"] {
+        keys.push(key).unwrap();
+    }
+    let mut headers = Table::new();
+    headers.insert("before", 1).unwrap();
+    headers.insert("CC", &keys).unwrap();
+    headers.insert("BCC", &keys).unwrap();
+    headers
+}
+
+/// The routing keys in the headers of what was published.
+fn keys(sent: &[Sent]) -> Vec<Vec<String>> {
+    let text = |value: Value<'_>| value.as_str().unwrap().to_owned();
+    let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
+    let keys = headers.flat_map(|sent| {
+        let headers = ContentHeader::decode(&sent.payload).unwrap().properties.headers.unwrap();
+        let headers = headers.table().unwrap();
+        assert_eq!(headers.get("before"), Some(Value::I32(1)));
+        ["CC", "BCC"].map(|name| {
+            let keys = headers.get(name).and_then(Value::as_array).unwrap();
+            keys.iter().map(text).collect()
+        })
+    });
+    keys.collect()
+}
+
+#[test]
+fn all_requests_reach_a_renamed_queue() {
+    let mut peer = renamed();
+    let (queue, exchange, routing_key) = (short("first"), short("e"), short("k"));
+    let arguments = TableRef::EMPTY;
+    let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments };
+    peer.machine.request(bind).unwrap();
+    peer.machine.request(queue::Unbind { queue, exchange, routing_key, arguments }).unwrap();
+    peer.machine.request(queue::Purge { queue, nowait: false }).unwrap();
+    peer.machine.request(basic::Get { queue, no_ack: false }).unwrap();
+    peer.machine.consume(&consume("first")).unwrap();
+    peer.machine.publish(&to("first")).unwrap();
+    peer.machine.publish_unconfirmed(&to("first")).unwrap();
+    peer.machine.call(&to("first"), None).unwrap();
+    let sent = serve(&mut peer, "");
+    assert_eq!(names(&sent), ["second"; 8]);
+}
+
+#[test]
+fn transaction_reaches_a_renamed_queue() {
+    let mut peer = renamed();
+    let id = transaction(&mut peer);
+    peer.machine.get_in(id, basic::Get { queue: short("first"), no_ack: false }).unwrap();
+    peer.machine.publish_in(id, &to("first")).unwrap();
+    assert_eq!(names(&peer.take()), ["second"; 2]);
+}
+
+#[test]
+fn copies_reach_a_renamed_queue() {
+    let headers = copies();
+    let copied = Publish { headers: Some(headers.as_ref()), ..to("elsewhere") };
+    let mandatory = Publish { mandatory: true, ..copied.clone() };
+    let mut peer = renamed();
+    let id = transaction(&mut peer);
+    peer.machine.publish(&copied).unwrap();
+    peer.machine.publish(&mandatory).unwrap();
+    peer.machine.publish_unconfirmed(&copied).unwrap();
+    peer.machine.publish_in(id, &copied).unwrap();
+    let sent = serve(&mut peer, "");
+    assert_eq!(keys(&sent), vec![["second", "elsewhere"]; 8]);
+}
+
+#[test]
+fn keys_of_other_exchanges_are_left_alone() {
+    let headers = copies();
+    let mut peer = renamed();
+    let other = Publish { routing_key: short("first"), ..publish("e", "x") };
+    peer.machine.publish(&Publish { headers: Some(headers.as_ref()), ..other }).unwrap();
+    let sent = serve(&mut peer, "");
+    assert_eq!(names(&sent), ["first"]);
+    assert_eq!(keys(&sent), vec![["first", "elsewhere"]; 2]);
+}
+
+fn dead_letters_to(queue: &str) -> Table {
+    let mut arguments = Table::new();
+    arguments.insert("x-dead-letter-exchange", "").unwrap();
+    arguments.insert("x-dead-letter-routing-key", queue).unwrap();
+    arguments.insert("x-max-length", 1).unwrap();
+    arguments
+}
+
+/// Where the dead letters of the queue `mortal` go.
+fn dead_letters(sent: &[Sent]) -> Vec<String> {
+    let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method);
+    let keys = methods.filter_map(|sent| match sent.method() {
+        Method::Queue(queue::Method::Declare(it)) if it.queue.as_str() == Some("mortal") => {
+            assert_eq!(it.arguments.get("x-max-length"), Some(Value::I32(1)));
+            it.arguments.get("x-dead-letter-routing-key")?.as_str().map(str::to_owned)
+        }
+        _ => None,
+    });
+    keys.collect()
+}
+
+#[test]
+fn dead_letters_reach_a_renamed_queue() {
+    let mut peer = renamed();
+    let arguments = dead_letters_to("first");
+    let mut mortal = declare("mortal");
+    mortal.arguments = arguments.as_ref();
+    peer.machine.request(mortal).unwrap();
+    assert_eq!(dead_letters(&serve(&mut peer, "")), ["second"]);
+    for name in ["third", "fourth"] {
+        assert_eq!(dead_letters(&again(&mut peer, name)), [name]);
+    }
+}
+
+#[test]
+fn dead_letters_survive_more_names_than_are_kept() {
+    let mut peer = renamed();
+    let arguments = dead_letters_to("second");
+    let mut mortal = declare("mortal");
+    mortal.arguments = arguments.as_ref();
+    peer.machine.request(mortal).unwrap();
+    assert_eq!(dead_letters(&serve(&mut peer, "")), ["second"]);
+    for number in 3..40 {
+        let name = format!("name {number}");
+        assert_eq!(dead_letters(&again(&mut peer, &name)), [name]);
+    }
+}
+
+#[test]
+fn waiting_publish_follows_the_queue() {
+    let mut peer = renamed();
+    peer.machine.handle_loss(Broken::Eof);
+    let waiting: [PromiseId; 2] = ["first", "second"].map(|name| peer.machine.publish(&to(name)).unwrap());
+    for name in ["third", "fourth"] {
+        peer.dial();
+        peer.shake_hands(tune(2047, 131_072, 0));
+        assert_eq!(names(&serve(&mut peer, name)), [name; 2]);
+        if name == "third" {
+            // They are published again, as nothing has confirmed them.
+            peer.machine.handle_loss(Broken::Eof);
+        }
+    }
+    peer.method(2, &ack(2, true));
+    waiting.into_iter().for_each(|promise| peer.done(promise));
+}
+
+#[test]
+fn current_name_of_any_name_is_the_last() {
+    let mut peer = renamed();
+    again(&mut peer, "third");
+    for name in ["first", "second", "third"] {
+        assert_eq!(&*peer.machine.current_name(name.as_bytes()), b"third");
+    }
+    // The queue is gone by any of its names, and so are they.
+    let delete = queue::Delete { queue: short("second"), if_unused: false, if_empty: false, nowait: false };
+    peer.machine.request(delete).unwrap();
+    assert_eq!(names(&serve(&mut peer, "")), ["third"]);
+    assert_eq!(&*peer.machine.current_name(b"first"), b"first");
+    assert!(again(&mut peer, "fourth").iter().all(|sent| !sent.is(queue::Declare::ID)));
+}
+
+#[test]
+fn get_that_waits_follows_the_queue() {
+    let mut peer = renamed();
+    let get = peer.machine.request(basic::Get { queue: short("second"), no_ack: false }).unwrap();
+    peer.take();
+    let sent = again(&mut peer, "third");
+    assert_eq!(names(&sent), ["third"], "it is asked again");
+    let channel = sent.iter().find(|sent| sent.is(basic::Get::ID)).unwrap().channel;
+    peer.content(channel, &get_ok(1), b"x");
+    assert!(matches!(peer.machine.fetch(get), Some(Ok(Reply::Delivery(Some(_))))));
+}
