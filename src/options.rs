@@ -161,7 +161,8 @@ setters! {
     /// the limit, idle channels are closed to make room. If none is idle, exchanges take turns of
     /// at least 100 ms.
     publish_channels(channels: u16) => limits.publish_channels;
-    /// Requests that may be under way or waiting; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
+    /// Requests, transactions to begin and consumers to start that may wait for their turn; 65 536 by default, and not 0. At the
+    /// bound awaiting waits, `try_send` says `Full`.
     max_requests(requests: usize) => limits.requests;
     /// Sets how many bytes may be queued for writing; 16 MiB by default. The minimum is 1, the
     /// maximum on a 32-bit target 512 MiB. At the limit, awaiting a request waits, and `try_send`

@@ -146,6 +146,8 @@ pub struct Connection {
     connecting: Vec<PromiseId>,
     closing: Vec<PromiseId>,
     requests: VecDeque<WaitingRequest>,
+    /// From so many on, those whose holders have gone are looked for.
+    most_connecting: usize,
     request_octets: usize,
     consumes: VecDeque<WaitingConsume>,
     held: Lanes,
@@ -221,6 +223,7 @@ impl Connection {
             updating_secret: VecDeque::new(),
             closing: Vec::new(),
             requests: VecDeque::new(),
+            most_connecting: 0,
             request_octets: 0,
             consumes: VecDeque::new(),
             held: Lanes::default(),
@@ -318,7 +321,10 @@ impl Connection {
                 let error = error.clone();
                 self.answer(promise, Err(error));
             }
-            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => self.connecting.push(promise),
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
+                self.forget_abandoned_connects();
+                self.connecting.push(promise);
+            }
             (_, None) => {
                 let server = Box::new(self.server.clone());
                 self.answer(promise, Ok(Reply::Connected(server)));
@@ -357,6 +363,31 @@ impl Connection {
     fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
         if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
             self.counters.unconfirmed += 1;
+    /// A promise with a deadline that counts among `max_requests`, for what is written at once but may be
+    /// asked for any number of times before the broker answers.
+    fn counted_promise(&mut self) -> PromiseId {
+        self.attention = true;
+        self.promises.open_request(self.options.deadlines.request)
+    }
+
+    /// Completes the promises to be told of an open connection that were dropped: a program that asks again
+    /// and again while there is no broker would collect them without end. Waits until there are twice as many
+    /// as the last time, so that each call looks at two on average.
+    fn forget_abandoned_connects(&mut self) {
+        if self.connecting.len() < self.most_connecting {
+            return;
+        }
+        let promises = &self.promises;
+        let (wanted, abandoned) =
+            std::mem::take(&mut self.connecting).into_iter().partition(|it| promises.is_wanted(*it));
+        self.connecting = wanted;
+        self.most_connecting = 2 * self.connecting.len().max(8);
+        let abandoned: Vec<PromiseId> = abandoned;
+        for promise in abandoned {
+            self.answer(promise, Ok(Reply::Done));
+        }
+    }
+
         }
         // Disposing of a reply may complete further promises, so only `proceed` does it, and
         // completing a promise never recurses. On a closed connection such a reply holds no

@@ -99,6 +99,8 @@ struct Deadline {
 struct Slot {
     generation: u32,
     state: State,
+    /// It counts as a pending request.
+    is_request: bool,
     /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have no deadline here, and
     /// most are answered with [`Reply::Done`].
     more: Option<Box<More>>,
@@ -131,6 +133,7 @@ pub(super) struct Promises {
     /// tells it from what it was before.
     free: Vec<u32>,
     waiting: usize,
+    requests: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
     /// Promises whose deadline starts when the time is next known. A promise stays in the list if
     /// its deadline was removed or has started already. Searching the list would make timing many
@@ -152,7 +155,7 @@ impl Promises {
             return PromiseId { index, generation: slot.generation };
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, state: waiting, more: None });
+        self.slots.push(Slot { generation: 0, state: waiting, is_request: false, more: None });
         PromiseId { index, generation: 0 }
     }
 
@@ -177,6 +180,21 @@ impl Promises {
         let id = self.open();
         self.time(id, timeout);
         id
+    }
+
+    /// Opens a promise with a deadline that counts as a pending request until it is answered.
+    pub(super) fn open_request(&mut self, timeout: Duration) -> PromiseId {
+        let id = self.open_timed(timeout);
+        self.requests += 1;
+        if let Some(slot) = self.slot(id) {
+            slot.is_request = true;
+        }
+        id
+    }
+
+    /// Returns how many pending requests there are of those that [`open_request`](Self::open_request) opened.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
     }
 
     fn slot(&mut self, id: PromiseId) -> Option<&mut Slot> {
@@ -220,6 +238,7 @@ impl Promises {
             self.deadlines.remove(&(at, id));
         }
         self.waiting -= 1;
+        self.requests -= usize::from(std::mem::take(&mut slot.is_request));
         if abandoned {
             slot.free();
             self.free.push(id.index);
@@ -307,6 +326,12 @@ impl Promises {
     pub(super) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
         let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
         Some((id, self.slots.get(id.index())?.deadline()?.timeout))
+    }
+
+    /// Returns `true` if it is still to be answered and its holder waits for it.
+    pub(super) fn is_wanted(&self, id: PromiseId) -> bool {
+        let slot = self.slots.get(id.index()).filter(|slot| slot.generation == id.generation);
+        slot.is_some_and(|slot| slot.state == State::Waiting { abandoned: false })
     }
 
     /// Those that are to be answered, when all have to be.

@@ -3,8 +3,8 @@
 use crate::driver::opened;
 use crate::peer::{Peer, ack, consume, declare, method, publish, raw};
 use bytes::Bytes;
-use puka::machine::{Body, Outgoing, Publish, Settle};
-use puka::protocol::method::{basic, channel};
+use puka::machine::{Body, Outgoing, PromiseId, Publish, Reply, Settle};
+use puka::protocol::method::{basic, channel, tx};
 use puka::{Error, Options, Recovery};
 use std::time::Duration;
 
@@ -245,4 +245,75 @@ fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered
     assert_eq!(fill(&mut peer, &body), 10);
     peer.pass(Duration::from_secs(60));
     assert_eq!(fill(&mut peer, &body), 10, "their time has run out");
+}
+
+/// How many of a hundred calls are accepted.
+fn accepted(mut ask: impl FnMut() -> Result<PromiseId, Error>) -> usize {
+    (0..100).filter(|_| ask().is_ok()).count()
+}
+
+#[test]
+fn waiting_transactions_count_among_the_requests() {
+    let options = Options::default().max_requests(10).channel_max(1);
+    let mut peer = Peer::open(options.clone());
+    assert_eq!(accepted(|| peer.machine.transaction()), 11, "one has its channel and ten wait");
+    assert!(matches!(peer.machine.request(declare("q")), Err(Error::Full)));
+    assert!(!peer.machine.has_room_to_request());
+    let mut peer = Peer::open(options.request_channels(1));
+    for _ in 0..3 {
+        peer.machine.transaction().unwrap();
+    }
+    assert_eq!(accepted(|| peer.machine.request(declare("q"))), 8, "two transactions wait");
+    assert!(matches!(peer.machine.consume(&consume("q")), Err(Error::Full)));
+}
+
+#[test]
+fn transactions_begun_without_a_connection_are_bounded() {
+    let mut peer = Peer::new(Options::default().max_requests(10));
+    assert_eq!(accepted(|| peer.machine.transaction()), 10);
+}
+
+#[test]
+fn unanswered_requests_on_one_channel_are_bounded() {
+    let mut peer = Peer::open(Options::default().max_requests(10));
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    peer.pump();
+    let machine = &mut peer.machine;
+    assert_eq!(accepted(|| machine.cancel(id)), 10);
+    assert_eq!(accepted(|| machine.update_secret(b"secret", crate::peer::short(""))), 0);
+    peer.method(channel, &basic::CancelOk { consumer_tag: crate::peer::short(&tag) });
+    assert!(peer.machine.has_room_to_request());
+    let (id, ..) = peer.consumer(&consume("q"));
+    let machine = &mut peer.machine;
+    let counts = [5, 6].map(|count| accepted(|| machine.qos(id, count)));
+    assert_eq!(counts, [10, 0]);
+    assert_eq!(accepted(|| machine.recover(id)), 0);
+    let mut peer = Peer::open(Options::default().max_requests(10));
+    let begun = peer.machine.transaction().unwrap();
+    peer.take();
+    let ok = [method(1, &channel::OpenOk {}), method(1, &tx::SelectOk {})];
+    peer.feed(&ok.concat());
+    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else { panic!() };
+    let get = basic::Get { queue: crate::peer::short("q"), no_ack: false };
+    assert_eq!(accepted(|| peer.machine.get_in(id, get)), 10);
+    peer.take();
+    peer.method(1, &basic::GetEmpty {});
+    assert_eq!(accepted(|| peer.machine.get_in(id, get)), 1);
+}
+
+#[test]
+fn abandoned_connects_are_forgotten() {
+    let mut peer = Peer::undialled(Options::default());
+    let kept = peer.machine.connect();
+    let first = peer.machine.connect();
+    peer.machine.abandon(first);
+    for _ in 0..10_000 {
+        let promise = peer.machine.connect();
+        assert!(promise.index() < 64, "its number is used again");
+        peer.machine.abandon(promise);
+    }
+    peer.dial();
+    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    assert!(matches!(peer.machine.fetch(kept), Some(Ok(Reply::Connected(_)))));
+    assert!(peer.machine.is_idle());
 }

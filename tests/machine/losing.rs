@@ -210,7 +210,7 @@ fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
 #[test]
 fn another_prefetch_count_for_a_consumer_that_is_starting_again_is_dealt_with() {
     let options = |set: fn(Recovery) -> Recovery| {
-        Options::default().max_requests(1).recovery(set(Recovery::default().seed(7)))
+        Options::default().max_requests(2).recovery(set(Recovery::default().seed(7)))
     };
     let exclusive = Consume { exclusive: true, ..consume("q") };
     let each: [(&str, Consume<'_>, bool); 2] =

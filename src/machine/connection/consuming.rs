@@ -310,7 +310,7 @@ impl Connection {
             return Ok(self.qos_when_restored(id, prefetch_count));
         }
         consumer.check_resize(prefetch_count)?;
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         self.resize(id, prefetch_count, promise);
         Ok(promise)
     }
@@ -342,7 +342,7 @@ impl Connection {
 
     /// The consumer starts again with that prefetch count, or gets it right behind.
     fn qos_when_restored(&mut self, id: ConsumerId, prefetch_count: u16) -> PromiseId {
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.wanted_prefetch = Some(prefetch_count);
             consumer.resizing.push(promise);
@@ -370,7 +370,7 @@ impl Connection {
             self.answer(promise, Ok(Reply::Done));
             return Ok(promise);
         }
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         self.flush_channel_acks(number);
         self.consumers.discard_unsettled(id);
         if let Some(channel) = self.channels.get_mut(number) {

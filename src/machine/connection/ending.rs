@@ -25,7 +25,7 @@ impl Connection {
         if self.consumers.get(id).is_none_or(Consumer::has_ended) {
             return Err(Error::Stale);
         }
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.cancelling.push(promise);
         }

@@ -70,7 +70,7 @@ impl Connection {
             EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
             error => error.into(),
         })?;
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         self.updating_secret.push_back(promise);
         Ok(promise)
     }

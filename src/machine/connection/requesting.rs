@@ -64,7 +64,8 @@ impl Connection {
     #[must_use]
     pub fn has_room_to_request(&self) -> bool {
         let limits = &self.options.limits;
-        self.requests.len() + self.consumes.len() < limits.requests
+        let pending = self.requests.len() + self.consumes.len() + self.transactions.waiting.len();
+        pending + self.promises.requests() < limits.requests
             && self.request_octets + self.out.len() + self.in_hand < limits.outgoing_octets
     }
 

@@ -10,8 +10,8 @@ use crate::machine::requested::WaitingRequest;
 use crate::machine::transactions::Phase;
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
-use crate::protocol::{MethodId, Table};
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
+use crate::protocol::{MethodId, Table};
 
 impl Connection {
     /// Whether another publish of a transaction would be accepted.
@@ -122,7 +122,7 @@ impl Connection {
             return Err(Error::Full);
         }
         let info = info(basic::Get::ID)?;
-        let promise = self.timed_promise();
+        let promise = self.counted_promise();
         let request = WaitingRequest { in_transaction: true, ..WaitingRequest::new(promise, info, &get) };
         let request = self.with_current_names(request);
         self.write(number, &request);
