@@ -292,6 +292,18 @@ pub enum Broken {
     /// Reading, writing or dialling failed.
     #[error(transparent)]
     Io(#[from] Arc<std::io::Error>),
+    /// The transport went right after both sides had agreed on a small `frame_max`. RabbitMQ since 4.1 does
+    /// that to clients that ask for less than 8192 bytes ([`Options::frame_max`](crate::Options::frame_max)).
+    #[error(
+        "the transport went when frame_max {frame_max} was agreed; RabbitMQ since 4.1 requires at least 8192"
+    )]
+    SmallFrameMax {
+        /// What was agreed, in bytes.
+        frame_max: u32,
+        /// How the transport went.
+        #[source]
+        cause: Arc<Broken>,
+    },
     /// No octet came for longer than the negotiated heartbeat allows.
     #[error("the server gave no sign of life for {seconds} s", seconds = .0.as_secs_f64())]
     HeartbeatMissed(std::time::Duration),

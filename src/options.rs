@@ -146,7 +146,9 @@ setters! {
     /// that fails with [`Error::ChannelLimit`].
     channel_max(channels: u16) => limits.channel_max;
     /// Octets of a whole frame; 131 072 by default, as RabbitMQ's. The server may lower it. Less than 4096 is refused
-    /// when the connection is opened, because AMQP does not allow it; 0 leaves it to the server.
+    /// when the connection is opened, because AMQP does not allow it; 0 leaves it to the server. RabbitMQ since 4.1
+    /// requires at least 8192: it closes the transport of a client that asks for less, after some seconds and without
+    /// giving a reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
     frame_max(octets: u32) => limits.frame_max;
     /// Seconds between signs of life, 60 by default as RabbitMQ's; 0 leaves it to the server. The smaller of both sides'
     /// wishes holds.

@@ -6,7 +6,7 @@
 use super::outbox::Outbox;
 use super::sasl::{self, LoginOutcome, LoginStep, Session};
 use super::{ServerProperties, tuning};
-use crate::error::{Error, Fault};
+use crate::error::{Broken, Error, Fault};
 use crate::options::Options;
 use crate::protocol::frame::INITIAL_FRAME_MAX;
 use crate::protocol::method::{Encode, connection as methods};
@@ -71,6 +71,10 @@ pub(super) struct AwaitOpenOk {
     properties: ServerProperties,
 }
 
+/// The least `frame_max` of RabbitMQ since 4.1, which needs room for tokens in `start-ok`. It closes the
+/// transport over a lower one without saying why.
+const LEAST_OF_RABBITMQ: u32 = 8192;
+
 const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 
 impl Handshake {
@@ -116,8 +120,15 @@ impl Handshake {
     }
 
     /// What the end of the transport means here.
-    pub(super) fn at_eof(&self) -> Option<Error> {
-        matches!(self, Self::Tune(_)).then_some(Error::LoginRefused)
+    pub(super) fn at_end(&self, cause: &Broken) -> Option<Error> {
+        match self {
+            Self::Tune(_) => Some(Error::LoginRefused),
+            Self::OpenOk(state) if state.limits.frame_max < LEAST_OF_RABBITMQ => {
+                let (frame_max, cause) = (state.limits.frame_max, cause.clone().into());
+                Some(Error::ConnectionBroken(Broken::SmallFrameMax { frame_max, cause }))
+            }
+            _ => None,
+        }
     }
 
     /// What is to be run outside, if anything is. Given out once.

@@ -245,3 +245,22 @@ fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
     assert_eq!(properties.get("connection_name").and_then(Value::as_str), Some("orders"));
     assert_eq!(properties.get("customer").and_then(Value::as_str), Some("somebody"));
 }
+
+#[test]
+fn small_frame_max_is_named_when_the_transport_goes() {
+    for (frame_max, is_named) in [(4096, true), (8191, true), (8192, false), (0, false)] {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for cause in [puka::Broken::Eof, puka::Broken::from(std::sync::Arc::new(reset))] {
+            let mut peer = Peer::new(Options::default().frame_max(frame_max));
+            let promise = peer.machine.connect();
+            peer.feed(&start(&rabbitmq(), b"PLAIN"));
+            peer.method(0, &tune(2047, 131_072, 60));
+            peer.machine.handle_loss(cause);
+            let error = peer.error(promise);
+            let text = error.to_string();
+            assert_eq!(text.contains(&format!("frame_max {frame_max}")), is_named, "{text}");
+            assert_eq!(text.contains("8192"), is_named, "{text}");
+            assert!(matches!(error, Error::ConnectionBroken(_)), "it is tried again");
+        }
+    }
+}

@@ -170,7 +170,7 @@ impl Connection {
             return;
         }
         let error = match (&self.state, &cause) {
-            (State::Handshake(handshake), Broken::Eof | Broken::Io(_)) => handshake.at_eof(),
+            (State::Handshake(handshake), Broken::Eof | Broken::Io(_)) => handshake.at_end(&cause),
             _ => None,
         };
         self.lose(error.unwrap_or(Error::ConnectionBroken(cause)));
