@@ -91,6 +91,8 @@ pub struct Connection {
     /// When and whether to dial again; none when there is but one transport.
     backoff: Option<Backoff>,
     topology: Topology,
+    /// Listeners were told that it is closed.
+    is_closed_told: bool,
     /// It was told that not all is remembered.
     is_full_told: bool,
     restoration: Option<Restoration>,
@@ -144,10 +146,10 @@ pub struct Connection {
     updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
     connecting: Vec<PromiseId>,
-    closing: Vec<PromiseId>,
-    requests: VecDeque<WaitingRequest>,
     /// From so many on, those whose holders have gone are looked for.
     most_connecting: usize,
+    closing: Vec<PromiseId>,
+    requests: VecDeque<WaitingRequest>,
     request_octets: usize,
     consumes: VecDeque<WaitingConsume>,
     held: Lanes,
@@ -187,6 +189,7 @@ impl Connection {
             cause: None,
             backoff: None,
             topology: Topology::default(),
+            is_closed_told: false,
             is_full_told: false,
             restoration: None,
             resubscription: Resubscription::default(),
@@ -220,10 +223,10 @@ impl Connection {
             notices: Notices::default(),
             unwanted: VecDeque::new(),
             connecting: Vec::new(),
+            most_connecting: 0,
             updating_secret: VecDeque::new(),
             closing: Vec::new(),
             requests: VecDeque::new(),
-            most_connecting: 0,
             request_octets: 0,
             consumes: VecDeque::new(),
             held: Lanes::default(),
@@ -360,9 +363,6 @@ impl Connection {
         self.promises.open_timed(self.options.deadlines.request)
     }
 
-    fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
-        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
-            self.counters.unconfirmed += 1;
     /// A promise with a deadline that counts among `max_requests`, for what is written at once but may be
     /// asked for any number of times before the broker answers.
     fn counted_promise(&mut self) -> PromiseId {
@@ -388,6 +388,9 @@ impl Connection {
         }
     }
 
+    fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
+        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
+            self.counters.unconfirmed += 1;
         }
         // Disposing of a reply may complete further promises, so only `proceed` does it, and
         // completing a promise never recurses. On a closed connection such a reply holds no

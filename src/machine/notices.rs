@@ -39,8 +39,7 @@ pub enum Notice {
         why: Ended,
     },
     /// The broker closed a channel. Whoever used it has the same error as an answer, but for those who published without a
-    /// confirm: this is all that is told of the messages that the broker did not take then. Not told once the connection is being
-    /// closed.
+    /// confirm: this is all that is told of the messages that the broker did not take then, until the connection is closed.
     ChannelClosed(Error),
     /// The connection is lost, and will be dialled again.
     Disconnected(Error),

@@ -5,6 +5,7 @@ use puka::machine::{Notice, Publish};
 use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
 use puka::{Error, Options, Recovery};
+use std::time::Duration;
 
 /// The headers of the last publish that was written.
 fn headers(sent: &[Sent]) -> Table {
@@ -486,4 +487,38 @@ fn a_return_behind_its_confirm_answers_the_call() {
     peer.method(1, &ack(1, false));
     returned(&mut peer, &headers(&sent), b"x");
     assert!(matches!(peer.error(call), Error::NoRoute(_)));
+}
+
+#[test]
+fn refusal_while_the_connection_closes_is_told() {
+    let mut peer = Peer::open(Options::default());
+    let listener = peer.machine.listen();
+    unconfirmed(&mut peer, "a");
+    peer.serve();
+    let closed = peer.machine.close();
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    assert!(peer.machine.take_notice(listener).is_none(), "the last notice comes last");
+    let late = peer.machine.listen();
+    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
+    assert!(peer.names().is_empty(), "while it closes nothing is answered");
+    peer.method(0, &puka::protocol::method::connection::CloseOk {});
+    peer.done(closed);
+    for listener in [listener, late] {
+        let notice = peer.machine.take_notice(listener);
+        assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
+        assert!(matches!(peer.machine.take_notice(listener), Some(Notice::Closed(Error::Closed))));
+        assert!(peer.machine.take_notice(listener).is_none());
+    }
+    let after = peer.machine.listen();
+    assert!(matches!(peer.machine.take_notice(after), Some(Notice::Closed(Error::Closed))));
+}
+
+#[test]
+fn listeners_are_told_of_a_close_without_an_answer() {
+    let mut peer = Peer::open(Options::default());
+    let listener = peer.machine.listen();
+    let _closed = peer.machine.close();
+    peer.pass(Duration::from_secs(60));
+    assert!(matches!(peer.machine.take_notice(listener), Some(Notice::Closed(Error::Closed))));
+    assert!(peer.machine.take_notice(listener).is_none());
 }

@@ -160,6 +160,7 @@ impl Connection {
         } else {
             self.become_closed();
         }
+        self.tell_closed();
     }
 
     /// Tells that the transport is gone, or that no octet will come from it: closed by the server, an error, or the driver
@@ -196,9 +197,6 @@ impl Connection {
 
     /// Answers everything that waits, but for those who wait for the end itself.
     fn give_up(&mut self, error: Error) {
-        if self.why.is_none() {
-            self.notices.tell(&Notice::Closed(error.clone()));
-        }
         let error = self.why.get_or_insert(error).clone();
         self.attention = true;
         self.requests.clear();
@@ -231,6 +229,18 @@ impl Connection {
             for promise in std::mem::take(&mut self.closing) {
                 self.answer(promise, outcome.clone().map(|()| Reply::Done));
             }
+        }
+        self.tell_closed();
+    }
+
+    /// Tells the last notice, once. Not before the broker has confirmed the close: what it refuses of
+    /// publishes without confirms comes before that.
+    fn tell_closed(&mut self) {
+        if matches!(self.state, State::Closed)
+            && !std::mem::replace(&mut self.is_closed_told, true)
+            && let Some(error) = &self.why
+        {
+            self.notices.tell(&Notice::Closed(error.clone()));
         }
     }
 }

@@ -35,7 +35,7 @@ impl Connection {
     /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
     pub fn listen(&mut self) -> ListenerId {
         let id = self.notices.listen();
-        if let Some(error) = &self.why {
+        if let Some(error) = self.why.as_ref().filter(|_| matches!(self.state, State::Closed)) {
             self.notices.tell_one(id, &Notice::Closed(error.clone()));
         }
         id

@@ -35,12 +35,25 @@ impl Connection {
             (FrameKind::Header | FrameKind::Body, 0) => {
                 Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content on channel 0", MethodId::NONE))
             }
-            (_, _) if matches!(self.state, State::Closing) => Ok(()),
+            (kind, _) if matches!(self.state, State::Closing) => {
+                if kind == FrameKind::Method {
+                    self.tell_refusal(frame.payload());
+                }
+                Ok(())
+            }
             (_, number) if matches!(self.state, State::Handshake(_)) => {
                 let text = format!("a frame on channel {number} before the connection was open");
                 Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
             }
             (_, number) => self.receive_on_channel(number, frame),
+        }
+    }
+
+    /// Tells of a channel that the server closes while the connection is being closed. It is not answered,
+    /// but it may be all that is known of publishes without confirms.
+    fn tell_refusal(&mut self, payload: &[u8]) {
+        if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
+            self.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
         }
     }
 
