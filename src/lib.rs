@@ -70,9 +70,10 @@ mod uri;
 
 pub use client::{
     BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, BeginTransaction, Client,
-    ConsumeQueue, Consumer, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare,
-    ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind,
-    QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
+    ConsumeQueue, Consumer, DeadLetterKey, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind,
+    ExchangeDeclare, ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise,
+    QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset,
+    Transaction,
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, ReadingPaused, TlsCause, TlsFault};

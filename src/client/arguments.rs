@@ -9,6 +9,7 @@ use super::publish::BasicPublish;
 use super::queue::{QueueBind, QueueDeclare, QueueUnbind};
 use crate::error::Error;
 use crate::protocol::{Array, Value};
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 macro_rules! choices {
@@ -112,6 +113,38 @@ pub enum StreamOffset {
     Ago(Duration),
 }
 
+/// The routing key of dead letters: a text, or `None` for the one that each message has.
+///
+/// ```
+/// # fn declare<'a>(client: &'a puka::Client, errors: &'a puka::Queue) -> [puka::QueueDeclare<'a>; 3] {
+/// [
+///     client.queue_declare("a").dead_letter("", &errors.name),
+///     client.queue_declare("b").dead_letter("", "errors"),
+///     client.queue_declare("c").dead_letter("errors", None),
+/// ]
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetterKey<'k>(Option<Cow<'k, str>>);
+
+macro_rules! dead_letter_key_from {
+    ($($ty:ty)*) => {
+        $(impl<'k> From<$ty> for DeadLetterKey<'k> {
+            fn from(key: $ty) -> Self {
+                Self(Some(key.into()))
+            }
+        })*
+    };
+}
+
+dead_letter_key_from! { &'k str &'k String String Cow<'k, str> }
+
+impl<'k> From<Option<&'k str>> for DeadLetterKey<'k> {
+    fn from(key: Option<&'k str>) -> Self {
+        Self(key.map(Cow::Borrowed))
+    }
+}
+
 /// Methods that add one entry each.
 macro_rules! typed {
     ($Request:ident.$field:ident in $what:literal:
@@ -195,11 +228,11 @@ typed! { QueueDeclare.arguments in "arguments":
 
 impl QueueDeclare<'_> {
     /// Where messages go that are rejected, expire, are pushed out or are delivered too often: the exchange, and the routing
-    /// key if it is not to stay theirs. Classic and quorum queues.
-    pub fn dead_letter<'k>(mut self, exchange: &str, routing_key: impl Into<Option<&'k str>>) -> Self {
+    /// key, or `None` if it is to stay theirs. Classic and quorum queues.
+    pub fn dead_letter<'k>(mut self, exchange: &str, routing_key: impl Into<DeadLetterKey<'k>>) -> Self {
         self.arguments.add("arguments", "x-dead-letter-exchange", exchange);
-        if let Some(key) = routing_key.into() {
-            self.arguments.add("arguments", "x-dead-letter-routing-key", key);
+        if let Some(key) = routing_key.into().0 {
+            self.arguments.add("arguments", "x-dead-letter-routing-key", &*key);
         }
         self
     }

@@ -127,6 +127,9 @@ fn arguments_of_queues_have_rabbitmqs_names_and_types() {
         argument("x-anything", ()) => "x-anything" = Value::Void;
     }
     let both = table(|client| drop(client.queue_declare("q").dead_letter("", "grave").send()));
+    let name = String::from("grave");
+    let owned = table(|client| drop(client.queue_declare("q").dead_letter("", &name).send()));
+    assert_eq!(owned, both);
     assert_eq!(both.get("x-dead-letter-exchange"), Some(text("")));
     assert_eq!(both.get("x-dead-letter-routing-key"), Some(text("grave")));
 }
