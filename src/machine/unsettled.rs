@@ -136,7 +136,8 @@ impl Unsettled {
         self.unwanted = 0;
     }
 
-    /// Acknowledges a delivery, and with `multiple` all before it. False when it is not held.
+    /// Acknowledges a delivery, and with `multiple` all before it but those that are unwanted, which nobody has seen. False when
+    /// it is not held.
     #[inline]
     pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
         // Most often they are acknowledged in their order.
@@ -152,9 +153,20 @@ impl Unsettled {
         self.settle(tag, multiple, State::Acked)
     }
 
-    /// Settles a delivery, and with `multiple` all before it, by a frame that is written right away. False when it is not held.
-    pub(super) fn refuse(&mut self, tag: u64, multiple: bool) -> bool {
+    /// Settles a delivery, and with `multiple` all before it but those that are unwanted, by refusals that are written right away:
+    /// each a tag and whether it covers all before it. False when it is not held. Acknowledgements have to be flushed before
+    /// several are refused, or a refusal would cover them.
+    pub(super) fn refuse(&mut self, tag: u64, multiple: bool, mut refuse: impl FnMut(u64, bool)) -> bool {
+        let place = self.position(tag).unwrap_or(0);
+        let before = || self.deliveries.iter().take(place);
+        let is_mixed = multiple && self.unwanted > 0 && before().any(|(_, state)| *state == State::Unwanted);
+        let held = before().filter(|(_, state)| is_mixed && *state == State::Held);
+        let held: Vec<u64> = held.map(|(tag, _)| *tag).collect();
         let was_held = self.settle(tag, multiple, State::Settled);
+        if was_held {
+            held.into_iter().for_each(|tag| refuse(tag, false));
+            refuse(tag, multiple && !is_mixed);
+        }
         self.trim();
         was_held
     }
@@ -166,7 +178,9 @@ impl Unsettled {
         }
         if multiple {
             for place in 0..last {
-                self.settle_at(place, state);
+                if matches!(self.deliveries.get(place), Some((_, State::Held))) {
+                    self.settle_at(place, state);
+                }
             }
         }
         self.cover();
@@ -237,6 +251,8 @@ mod tests {
     enum Step {
         Deliver { gap: u64 },
         Settle { back: u64, multiple: bool, acks: bool },
+        Unwant { back: u64 },
+        ReturnUnwanted,
         Flush,
         Forget,
     }
@@ -247,18 +263,23 @@ mod tests {
             20 => (1..3_u64).prop_map(|gap| Step::Deliver { gap }),
             20 => (0..30_u64, multiple, prop::bool::weighted(0.8))
                 .prop_map(|(back, multiple, acks)| Step::Settle { back, multiple, acks }),
+            3 => (0..30_u64).prop_map(|back| Step::Unwant { back }),
+            1 => Just(Step::ReturnUnwanted),
             3 => Just(Step::Flush),
             1 => Just(Step::Forget),
         ];
         prop::collection::vec(step, 1..400)
     }
 
+    /// Takes in, as the broker does, what settles a delivery or all up to it.
+    fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
+        assert!(awaited.contains(&tag), "{tag} is settled already");
+        awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });
+    }
+
     /// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
     fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, held: &BTreeSet<u64>) {
-        unsettled.flush(|tag, multiple| {
-            assert!(awaited.contains(&tag), "an ack of {tag}, which is settled");
-            awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });
-        });
+        unsettled.flush(|tag, multiple| settled(awaited, tag, multiple));
         assert_eq!(awaited, held);
     }
 
@@ -268,6 +289,7 @@ mod tests {
         fn after_a_flush_the_broker_waits_for_what_is_held(steps in steps()) {
             let mut unsettled = Unsettled::default();
             let (mut last, mut awaited, mut held) = (0, BTreeSet::new(), BTreeSet::new());
+            let mut unwanted = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Deliver { gap } => {
@@ -278,28 +300,43 @@ mod tests {
                     }
                     Step::Settle { back, multiple, acks } => {
                         let tag = last.saturating_sub(back);
+                        if unwanted.contains(&tag) {
+                            continue;
+                        }
                         if multiple && !acks {
                             // As the connection does, or it would refuse what is acknowledged and not written.
                             flush(&mut unsettled, &mut awaited, &held);
                         }
-                        let was_held = if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple) };
+                        let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
+                        let was_held =
+                            if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple, refuse) };
                         prop_assert_eq!(was_held, held.contains(&tag));
-                        let settled = |other: &u64| *other == tag || multiple && *other < tag;
                         if was_held {
-                            held.retain(|held| !settled(held));
+                            let is_settled = |other: &u64| *other == tag || multiple && *other < tag;
+                            held.retain(|held| unwanted.contains(held) || !is_settled(held));
                         }
-                        if was_held && !acks {
-                            awaited.retain(|awaited| !settled(awaited));
-                        }
+                    }
+                    Step::Unwant { back } => {
+                        let tag = last.saturating_sub(back);
+                        unsettled.set_unwanted(tag);
+                        unwanted.extend(Some(tag).filter(|tag| held.contains(tag)));
+                    }
+                    Step::ReturnUnwanted => {
+                        flush(&mut unsettled, &mut awaited, &held);
+                        unsettled.return_unwanted(|tag, multiple| settled(&mut awaited, tag, multiple));
+                        held.retain(|held| !unwanted.contains(held));
+                        unwanted.clear();
+                        prop_assert_eq!(&awaited, &held);
                     }
                     Step::Flush => flush(&mut unsettled, &mut awaited, &held),
                     Step::Forget => {
                         unsettled.forget();
                         held.clear();
+                        unwanted.clear();
                         awaited.clear();
                     }
                 }
-                prop_assert_eq!(unsettled.held(), held.len());
+                prop_assert_eq!((unsettled.held(), unsettled.unwanted()), (held.len(), unwanted.len()));
             }
             flush(&mut unsettled, &mut awaited, &held);
         }
@@ -351,7 +388,7 @@ mod tests {
     fn a_refused_delivery_does_not_keep_acks_apart() {
         let mut unsettled = delivered(1..=4);
         unsettled.ack(1, false);
-        unsettled.refuse(2, false);
+        unsettled.refuse(2, false, |_, _| {});
         unsettled.ack(3, false);
         assert_eq!(flushed(&mut unsettled), [(3, true)]);
         assert!(unsettled.is_held(4) && !unsettled.is_held(3));
@@ -387,7 +424,7 @@ mod tests {
         for tag in 2..10_000 {
             assert!(unsettled.deliver(tag, false));
             if tag % 2 == 0 {
-                unsettled.refuse(tag, false);
+                unsettled.refuse(tag, false, |_, _| {});
             } else {
                 unsettled.ack(tag, false);
                 assert_eq!(flushed(&mut unsettled), [(tag, false)]);

@@ -1,10 +1,11 @@
 //! The queues of a consumer: how each ends, and what is recorded of it.
 
 use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, short, tag_of, tune};
-use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply};
+use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply, Settle};
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{FrameKind, Method};
 use puka::{Broken, Ended, Error, Options};
+use std::collections::BTreeSet;
 
 fn dialled() -> Peer {
     Peer::dialled(Options::default().recovery(puka::Recovery::default().seed(7)))
@@ -209,4 +210,33 @@ fn a_consumer_without_a_channel_is_refused_at_once() {
     assert!(peer.is_pending(waiting));
     peer.serve();
     assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Consumer(_)))));
+}
+
+#[test]
+fn settling_several_leaves_late_deliveries_alone() {
+    let nack = |requeue| Settle::Nack { multiple: true, requeue };
+    for how in [Settle::Ack { multiple: true }, nack(false), nack(true)] {
+        let mut peer = dialled();
+        let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
+        peer.deliver(channel, &tags[0], 1, b"first");
+        peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+        peer.deliver(channel, &tags[1], 2, b"never handed out");
+        peer.deliver(channel, &tags[0], 3, b"last");
+        let taken = peer.taken(id);
+        peer.machine.settle(&taken[1], how).unwrap();
+        assert_eq!(peer.machine.settle(&taken[0], how).ok(), None, "it is settled with the last");
+        let mut unsettled = BTreeSet::from([1, 2, 3]);
+        let mut returned = Vec::new();
+        for one in peer.serve().iter().filter(|sent| sent.kind == FrameKind::Method) {
+            let (tag, multiple) = match one.method() {
+                Method::Basic(basic::Method::Ack(it)) => (it.delivery_tag, it.multiple),
+                Method::Basic(basic::Method::Nack(it)) => (it.delivery_tag, it.multiple),
+                _ => continue,
+            };
+            let covered = unsettled.extract_if(.., |one| *one == tag || multiple && *one < tag);
+            returned.push((covered.collect::<Vec<_>>(), one.is(basic::Nack::ID)));
+        }
+        assert!(unsettled.is_empty(), "{how:?}: {unsettled:?} are left");
+        assert!(returned.contains(&(vec![2], true)), "{how:?}: {returned:?}");
+    }
 }

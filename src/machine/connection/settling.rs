@@ -30,11 +30,14 @@ impl Connection {
                     // Or it would refuse what is acknowledged and not written.
                     self.flush_channel_acks(delivered.channel);
                 }
-                let nack = basic::Nack { delivery_tag: delivered.tag, multiple, requeue };
-                self.refuse(delivered, multiple, &nack)
+                self.refuse(delivered, multiple, |delivery_tag, multiple| basic::Nack {
+                    delivery_tag,
+                    multiple,
+                    requeue,
+                })
             }
             Settle::Reject { requeue } => {
-                self.refuse(delivered, false, &basic::Reject { delivery_tag: delivered.tag, requeue })
+                self.refuse(delivered, false, |delivery_tag, _| basic::Reject { delivery_tag, requeue })
             }
         }
     }
@@ -54,14 +57,27 @@ impl Connection {
         Ok(())
     }
 
-    fn refuse(&mut self, delivered: &Delivered, multiple: bool, refusal: &impl Encode) -> Result<(), Error> {
-        let settled = self.settle_on(delivered, |unsettled| unsettled.refuse(delivered.tag, multiple));
-        let Some(channel) = settled else { return self.stale() };
-        let is_over = channel.holds_nothing();
-        self.write(delivered.channel, refusal);
-        self.unthrottle_on(delivered.channel);
+    fn refuse<R: Encode>(
+        &mut self,
+        delivered: &Delivered,
+        multiple: bool,
+        refusal: impl Fn(u64, bool) -> R,
+    ) -> Result<(), Error> {
+        let number = delivered.channel;
+        let Self { channels, out, frame_max, .. } = self;
+        let channel = channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
+        let is_over = channel.and_then(|channel| {
+            let write = |tag, multiple| {
+                // It fits into any frame.
+                let _ = out.method(number, *frame_max, &refusal(tag, multiple));
+            };
+            channel.unsettled.refuse(delivered.tag, multiple, write).then(|| channel.holds_nothing())
+        });
+        let Some(is_over) = is_over else { return self.stale() };
+        self.attention = true;
+        self.unthrottle_on(number);
         if is_over {
-            self.release(delivered.channel);
+            self.release(number);
         }
         Ok(())
     }
