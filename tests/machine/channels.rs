@@ -282,3 +282,19 @@ fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_fir
         assert!(peer.machine.open_channels() <= 4, "{}", peer.machine.open_channels());
     }
 }
+
+#[test]
+fn a_settled_get_makes_room_for_a_publish() {
+    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(3, 0, 0));
+    let _consumer = peer.consumer(&consume("q"));
+    let held = peer.got(1, b"x");
+    let _stuck = peer.machine.request(declare("stuck")).unwrap();
+    assert_eq!(peer.names(), ["3 channel.open", "3 queue.declare"]);
+    let publishing = peer.machine.publish(&publish("", "x")).unwrap();
+    assert!(peer.serve().is_empty(), "there is no channel");
+    peer.machine.settle(&held, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    let sent = peer.serve();
+    assert!(sent.iter().any(|sent| sent.is(basic::Publish::ID)), "{sent:?}");
+    peer.method(2, &ack(1, false));
+    peer.done(publishing);
+}

@@ -214,6 +214,8 @@ impl Connection {
             self.start_requests();
             self.start_consumes();
             self.start_transactions();
+            // An exchange without a channel makes room by closing one of the pool.
+            self.release_held();
         }
     }
 
