@@ -98,6 +98,8 @@ pub(super) struct Publishers {
     /// The channels that do not retire, in the order in which their turns began.
     turns: BTreeMap<u64, u16>,
     retiring: usize,
+    /// When the last one began to retire.
+    retired: Option<Instant>,
     /// A channel may have become idle since the last search found none.
     may_have_idle: bool,
     /// Channels that are being closed and may have publishes that the broker has not seen, with
@@ -208,12 +210,17 @@ impl Publishers {
         Some((&publisher.exchange, publisher.kind))
     }
 
-    /// Marks up to `most` channels to become idle, those first whose turn began first.
+    /// Marks up to `most` channels to become idle, those first whose turn began first, and one more
+    /// for each [`TURN`] without one. A channel may not become idle soon: a queue without a majority
+    /// confirms nothing, and a channel whose content is stopped is not closed.
     pub(super) fn retire(&mut self, most: usize, now: Instant) {
-        while self.retiring < most
-            && let Some((turn, channel)) =
-                self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
+        while let Some((turn, channel)) =
+            self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
         {
+            let is_late = self.retired.is_some_and(|at| now.saturating_duration_since(at) >= TURN);
+            if self.retiring >= most && !is_late {
+                return;
+            }
             let Some(publisher) = self.on(channel) else { return };
             if now.saturating_duration_since(publisher.since) < TURN {
                 return;
@@ -221,6 +228,7 @@ impl Publishers {
             publisher.is_retiring = true;
             self.turns.remove(&turn);
             self.retiring += 1;
+            self.retired = Some(now);
         }
     }
 

@@ -203,3 +203,22 @@ fn a_flow_stops_only_its_own_exchange() {
     assert_eq!(world.came("a"), 4);
     world.assert_order();
 }
+
+#[test]
+fn a_stuck_exchange_does_not_hold_up_turns() {
+    for is_stopped in [false, true] {
+        let mut world = World::new(4);
+        world.publish("stuck");
+        world.serve();
+        world.to_confirm.clear();
+        if is_stopped {
+            world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+        }
+        let busy = ["b", "c", "d"];
+        (0..20).for_each(|_| world.step(&busy));
+        world.publish("e");
+        (0..100).for_each(|_| world.step(&busy));
+        assert_eq!(world.came("e"), 1, "it waits for a publish that is never confirmed");
+        world.assert_order();
+    }
+}
