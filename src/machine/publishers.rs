@@ -407,18 +407,21 @@ impl Publishers {
         None
     }
 
-    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight.
+    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight. The
+    /// promises of calls are left out: a call has its own deadline, and needs no confirm.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
         while let Some(&(due, channel)) = self.deadlines.first()
             && due <= now
         {
             self.deadlines.pop_first();
             let Some(publisher) = self.on(channel) else { continue };
-            let Publisher { confirms, kept, .. } = publisher;
+            let Publisher { confirms, kept, kind, .. } = publisher;
             let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
                 forgotten += kept.forget(tag, false);
-                each(promise);
+                if *kind != Kind::Call {
+                    each(promise);
+                }
             });
             let expired = before - confirms.open();
             self.may_have_idle |= expired > 0;

@@ -145,3 +145,19 @@ fn opened_without_heartbeats(options: Options) -> crate::driver::Driven {
     pipe.open_with(&mut driver, tune(0, 0, 0));
     (client, pipe, clock, driver)
 }
+
+#[test]
+fn a_call_without_a_confirm_keeps_its_own_deadline() {
+    let options = Options::default().heartbeat(0).max_publishes_in_flight(2);
+    let mut peer = Peer::tuned(options, tune(0, 0, 0));
+    let call = peer.machine.call(&publish("", "x"), Some(3600 * SECOND)).unwrap();
+    peer.serve();
+    assert!(!peer.machine.has_room_to_publish());
+    peer.pass(3500 * SECOND);
+    assert!(peer.is_pending(call));
+    assert!(peer.machine.has_room_to_publish(), "the confirm is not waited for any more");
+    peer.pass(200 * SECOND);
+    assert!(matches!(peer.error(call), Error::Timeout { .. }));
+    let _room_for_two = peer.machine.call(&publish("", "x"), None).unwrap();
+    assert!(!peer.machine.has_room_to_publish());
+}

@@ -356,12 +356,21 @@ impl Connection {
             }
             // That a call has arrived is not the reply to it.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
+            // It may be refused after the deadline of its confirm, before its own.
+            (false, true) if !multiple => {
+                let is_known = self.publishers.confirm(channel, tag, false, |_| {});
+                let call = if is_known { self.publishers.replied(channel, tag) } else { None };
+                if let Some(call) = call {
+                    self.answer(call, Err(Error::Nacked));
+                }
+                is_known
+            }
             (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
                 // A publish is answered without anything to dispose of.
                 let _ = promises.answer(promise, Err(Error::Nacked));
             }),
         };
-        if is_called && !accepted {
+        if is_called && !accepted && multiple {
             self.publishers.forget_answered_calls(&self.promises);
         }
         self.attention |= !self.held.is_empty();
