@@ -68,3 +68,22 @@ fn contents_that_end_count_no_longer() {
     assert_eq!(body(&mut peer, first.0), Ok(60 * KIB));
     assert_eq!(body(&mut peer, second.0), Ok(60 * KIB));
 }
+
+#[test]
+fn a_content_of_an_overdue_get_counts_no_longer() {
+    let options = Options::default().max_buffered_octets(100 * KIB).heartbeat(0);
+    let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
+    let (id, channel, tag) = peer.consumer(&consume("q"));
+    let get = peer.get();
+    let got = peer.serve().last().unwrap().channel;
+    peer.feed(&method(got, &crate::peer::get_ok(1)));
+    peer.feed(&header(got, 90 * KIB as u64, Properties::default()));
+    peer.feed(&raw(3, got, &[1; 80 * KIB]));
+    peer.pass(std::time::Duration::from_secs(31));
+    assert!(matches!(peer.error(get), puka::Error::Timeout { .. }));
+    peer.serve();
+    peer.feed(&method(channel, &crate::peer::deliver(&tag, 1)));
+    peer.feed(&header(channel, 60 * KIB as u64, Properties::default()));
+    (0..2).for_each(|_| peer.feed(&raw(3, channel, &[1; 30 * KIB])));
+    assert_eq!(body(&mut peer, id), Ok(60 * KIB));
+}

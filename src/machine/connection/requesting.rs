@@ -236,9 +236,7 @@ impl Connection {
             }
         }
         for number in overdue {
-            if let Some(channel) = self.channels.get_mut(number) {
-                channel.assembly = None;
-            }
+            self.channels.take_assembly(number);
             self.close_channel(number);
             self.channels.set_role(number, Role::Overdue);
         }
