@@ -129,8 +129,7 @@ pub enum Error {
         /// The deadline that passed.
         after: std::time::Duration,
     },
-    /// The reply did not arrive in time, because reading is paused: too many deliveries are
-    /// buffered.
+    /// The reply did not arrive in time while reading was paused: too many deliveries are buffered.
     #[error("{0}")]
     ReadingPaused(Arc<ReadingPaused>),
     /// The outgoing capacity is used up, so nothing was sent. Awaiting the request waits for
@@ -179,19 +178,55 @@ pub struct Fault {
     pub found_by: Peer,
 }
 
-/// A timeout while reading was paused: the reply may lie unread behind deliveries that are not taken.
+/// The error of a timeout while reading was paused. The reply may be unread behind deliveries that
+/// are not taken.
 ///
-/// See [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) for when reading pauses.
+/// See [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries) for when
+/// reading pauses.
+///
+/// ```
+/// use puka::{Error, Notice, Options};
+/// use std::time::Duration;
+///
+/// let broker = puka_test_broker::Server::new(Default::default());
+/// let options = Options::default()
+///     .max_buffered_deliveries(1)
+///     .request_timeout(Duration::from_secs(1));
+/// let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, options);
+/// smol::spawn(driver).detach();
+/// smol::block_on(async {
+///     client.queue_declare("orders").await?;
+///     for _ in 0..8 {
+///         client.basic_publish("", "orders", vec![0; 1 << 18]).await?;
+///     }
+///     let mut notices = client.notices();
+///     let orders = client.basic_consume("orders").no_ack(true).await?;
+///     // The program takes no deliveries, and a consumer without acks can't be throttled.
+///     assert!(matches!(notices.next().await, Some(Notice::ReadingPaused { .. })));
+///
+///     // Reading continues for pending requests until 4 deliveries are buffered.
+///     let error = loop {
+///         if let Err(error) = client.queue_declare("refunds").await {
+///             break error;
+///         }
+///     };
+///     let Error::ReadingPaused(paused) = error else { panic!("{error}") };
+///     assert!(paused.deliveries >= 4);
+///     drop(orders);
+///     client.close().await
+/// })?;
+/// # Ok::<(), puka::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadingPaused {
-    /// What was waited for.
+    /// What was waited for, such as "the request".
     pub what: &'static str,
-    /// The deadline that passed.
+    /// The timeout that passed.
     pub after: std::time::Duration,
-    /// The buffered deliveries of all consumers.
+    /// The number of buffered deliveries of all consumers.
     pub deliveries: usize,
-    /// The bytes of those deliveries.
+    /// The size of those deliveries in bytes.
     pub bytes: usize,
 }
 

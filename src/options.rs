@@ -177,18 +177,21 @@ setters! {
     /// a 32-bit target. A larger one is refused before it is sent. A larger one that is received is
     /// dropped, and its delivery reports that.
     max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
-    /// Deliveries of all consumers that may wait to be taken, 100 000 by default, and not 0. At the bound reading pauses until half
-    /// of them are taken, which holds up everything that the broker sends: set a prefetch.
+    /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and
+    /// at least 1. At the limit, reading pauses until half of them are taken. This delays
+    /// everything that the broker sends, so set a prefetch count for each consumer.
     ///
-    /// Replies and confirms come in the same stream, so they are held up, too. When a pause has lasted for half a second
-    /// and something is waited for, consumers that have more than their share buffered get a prefetch count of 1 until it
-    /// is taken, and reading goes on up to four times the bound, for what is in flight. A consumer with a prefetch count
-    /// of its own keeps it, because programs rely on it. Consumers with `no_ack`, exclusive ones and those of streams are
-    /// not slowed down either, because that would take a second consumer beside them or a gap between two. In a queue with
-    /// a single active consumer, another one may become active.
+    /// Replies and confirms use the same stream, so they are delayed, too. If a pause has lasted
+    /// half a second and a reply is pending, reading continues up to four times the limit.
+    /// Consumers that have more than their share buffered get a prefetch count of 1 until their
+    /// deliveries are taken. These consumers are not throttled: a consumer with its own prefetch
+    /// count, because programs rely on it, and consumers that use `no_ack`, are exclusive or read a
+    /// stream, because that would take a second consumer beside them or leave a gap between two. In
+    /// a queue with a single active consumer, another consumer may become active.
     ///
-    /// A pause that lasts is told by [`Notice::ReadingPaused`](crate::Notice::ReadingPaused), and what is not answered in
-    /// time meanwhile ends with [`Error::ReadingPaused`](crate::Error::ReadingPaused).
+    /// [`Notice::ReadingPaused`](crate::Notice::ReadingPaused) reports a pause of half a second. A
+    /// request that is not answered in time during a pause fails with
+    /// [`Error::ReadingPaused`](crate::Error::ReadingPaused).
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Sets how many bytes of deliveries may be buffered; 64 MiB by default, and at least 1. At the
     /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries), so up

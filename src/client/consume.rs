@@ -31,10 +31,12 @@ flags! { BasicConsume:
 arguments!(BasicConsume);
 
 impl<'a> BasicConsume<'a> {
-    /// Messages that may be unsettled at a time; 0, the default as in Puka, for no limit. Without one, a queue is poured
-    /// into memory up to [`Options::max_buffered_octets`](crate::Options::max_buffered_octets), so set one. A task that
-    /// takes deliveries and waits for something else, such as the confirm of a publish, then does so behind what is buffered
-    /// for up to half a second, as told there.
+    /// Sets how many messages may be unsettled at a time; 0, the default as in Puka, means no
+    /// limit. Without a limit, the broker sends the whole queue, and up to
+    /// [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) of it are buffered, so
+    /// set one. A task that takes deliveries and also waits for replies, such as the confirm of a
+    /// publish, may otherwise be delayed by half a second each time the buffer is full, as
+    /// described at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self

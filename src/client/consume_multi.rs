@@ -103,15 +103,18 @@ request!(BasicConsumeMulti, Request, Consumer, |it, machine| {
 });
 
 impl Client {
-    /// Starts one consumer of several queues, which share one channel and one prefetch count. Either all of them start, or
-    /// none. [`Delivery::queue`](crate::Delivery::queue) says which one a message is from. It ends when the last of its
-    /// queues has gone; [`Consumer::ended_queues`] has those that went before.
+    /// Starts one consumer of several queues, which share one channel and one prefetch count.
+    /// Either all of them start, or none. [`Delivery::queue`](crate::Delivery::queue) returns the
+    /// queue of a message. The consumer ends when its last queue has ended;
+    /// [`Consumer::ended_queues`] returns those that ended before, and has an example.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when one of the queues is missing, [`AccessRefused`](crate::Error::AccessRefused)
-    /// without permission or when another consumer is exclusive. With a prefetch count, RabbitMQ closes the connection over a
-    /// quorum queue or a stream ([`NotImplemented`](crate::Error::NotImplemented)), and since 4.3 takes the count for each
-    /// queue by itself. [`InvalidArgument`](crate::Error::InvalidArgument) when the name of a queue is empty.
+    /// [`NotFound`](crate::Error::NotFound) if one of the queues does not exist,
+    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or if another consumer is
+    /// exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) if the name of a queue is
+    /// empty. With a prefetch count, RabbitMQ closes the connection over a quorum queue or a stream
+    /// ([`NotImplemented`](crate::Error::NotImplemented)), and since 4.3 applies the count to each
+    /// queue separately.
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos` with `global`, 1.8.3.1

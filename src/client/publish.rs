@@ -228,11 +228,13 @@ impl Client {
     /// there, or when no queue wants it.
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound) when there is no such exchange, [`AccessRefused`](Error::AccessRefused) without
-    /// permission, [`NoRoute`](Error::NoRoute) when it is mandatory and no queue is bound for it, [`Nacked`](Error::Nacked) when
-    /// a queue refused it, [`Unconfirmed`](Error::Unconfirmed) when the connection or channel went first, or the time ran out,
-    /// and nobody can know; [`Timeout`](Error::Timeout) when it was not sent in time, because the outgoing side was full;
-    /// [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse.
+    /// [`NotFound`](Error::NotFound) if the exchange does not exist,
+    /// [`AccessRefused`](Error::AccessRefused) without permission, [`NoRoute`](Error::NoRoute) if
+    /// it is mandatory and no queue is bound for it, [`Nacked`](Error::Nacked) if a queue refused
+    /// it, [`Unconfirmed`](Error::Unconfirmed) if the outcome is unknown because the connection or
+    /// channel was lost or the deadline passed; [`Timeout`](Error::Timeout) if it was not sent in
+    /// time because there was no outgoing capacity; [`InvalidArgument`](Error::InvalidArgument) if
+    /// the broker would refuse it.
     ///
     /// A publish whose deadline has passed no longer counts towards
     /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue

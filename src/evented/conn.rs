@@ -185,7 +185,7 @@ impl<S: Read + Write> Evented<S> {
         self.ended.clone().unwrap_or(Ok(()))
     }
 
-    /// Returns the error for a wait that took too long, which says so if reading is paused.
+    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
     pub(super) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
         self.link.with(|machine| machine.timed_out(what, after))
     }

@@ -65,9 +65,10 @@ impl<S: Read + Write + Source> Evented<S> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Timeout`], or [`Error::ReadingPaused`] when it may lie behind deliveries that are not taken, when the answer
-    /// was not there in time: it can be waited for again, and is not lost. What the
-    /// promise is answered with. [`Error::ConnectionBroken`] also when the system has nothing left to wait with.
+    /// [`Error::Timeout`] if the result is not there in time, or [`Error::ReadingPaused`] if
+    /// reading is paused then. The result is not lost and can be waited for again. Otherwise the
+    /// error of the promise. [`Error::ConnectionBroken`] also if the system has no resources left
+    /// for waiting.
     pub fn wait<A: Awaited>(
         &mut self,
         awaited: &mut A,

@@ -67,7 +67,7 @@ impl Batches {
         self.last.deliveries.push_back(delivered);
     }
 
-    /// The delivery that came last.
+    /// Returns the last delivery.
     pub(super) fn last(&self) -> Option<&Delivered> {
         // The place behind the full batches is never empty while there are some.
         self.last.deliveries.back()

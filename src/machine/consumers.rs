@@ -63,7 +63,7 @@ impl Terms {
 /// How a consumer is throttled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Throttle {
-    /// Its tags have a prefetch count of 1 each, and this is its own.
+    /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
     Tags { prefetch_count: u16 },
     /// The prefetch count that all queues of its channel share is 1.
     Channel,
@@ -85,7 +85,7 @@ pub(super) struct Consumer {
     pub(super) cancelling: Vec<PromiseId>,
     /// Who waits until another prefetch count is the only one that holds.
     pub(super) resizing: Vec<PromiseId>,
-    /// It is delivered little at a time until its holder has taken what is buffered.
+    /// Set while the consumer is throttled: until the program has taken its buffered deliveries.
     pub(super) throttle: Option<Throttle>,
     /// Its holder has gone.
     pub(super) dropped: bool,
@@ -156,7 +156,7 @@ impl Consumer {
         self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
     }
 
-    /// The delivery that was buffered last.
+    /// Returns the last buffered delivery.
     pub(super) fn last_buffered(&self) -> Option<&Delivered> {
         self.deliveries.last()
     }
@@ -344,7 +344,7 @@ impl Consumers {
         self.announcements.pop_front()
     }
 
-    /// Takes up to so many deliveries. Returns `true` if the consumer is throttled.
+    /// Takes up to `most` deliveries. Returns `true` if the consumer is throttled.
     pub(super) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) -> bool {
         let Some(consumer) = find_mut(&mut self.slots, id) else { return false };
         consumer.announced = false;
@@ -405,7 +405,7 @@ impl Consumers {
         (self.buffered, self.buffered_octets)
     }
 
-    /// How many there are, those that have ended and are not forgotten included.
+    /// Returns the number of consumers, including ended ones that are not yet removed.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -15,9 +15,10 @@ pub enum Notice {
     Blocked(Box<str>),
     /// The broker takes publishes again.
     Unblocked,
-    /// Reading is paused for longer than half a second, because that many deliveries are buffered and not taken. Replies
-    /// and confirms may lie unread behind them. See
-    /// [`Options::max_buffered_octets`](crate::Options::max_buffered_octets).
+    /// Reading has been paused for half a second, because this many deliveries are buffered and not
+    /// taken. Replies and confirms may be unread behind them. See
+    /// [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries) for the rules
+    /// and [`ReadingPaused`](crate::ReadingPaused) for an example.
     ReadingPaused {
         /// The buffered deliveries of all consumers.
         deliveries: usize,

@@ -1,19 +1,19 @@
-//! Back-pressure on the incoming side: when reading pauses over buffered deliveries, and for how long.
+//! Back-pressure on input: when reading pauses, and for how long.
 
 use super::deadline::Deadline;
 use std::time::{Duration, Instant};
 
-/// How long replies and confirms may wait behind deliveries that are not taken.
+/// How long a pause may delay replies and confirms.
 ///
-/// Less than a second, so that a publish in a consumer's loop takes less than that. A consumer that
-/// takes its deliveries empties half of the buffer in a fraction of it.
+/// It is below a second, so that a publish in a consumer's loop takes less than that. A consumer
+/// that takes its deliveries empties half of the buffer in a fraction of it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The hard bound, in multiples of the limits.
+/// The hard limit, as a multiple of the limits.
 ///
-/// What is in flight to a consumer when it is throttled has to fit between the limit and this: for two
-/// round trips RabbitMQ's classic queues have at most 200 messages each in flight behind what the
-/// sockets hold. For messages of 64 KiB, that is some 30 MiB of the 192 MiB there are by default.
+/// The space between the two is for deliveries in flight when a consumer is throttled: during two
+/// round trips, RabbitMQ's classic queues have at most 200 messages each in flight, in addition to
+/// the socket buffers. For messages of 64 KiB that is about 30 MiB of 192 MiB by default.
 const HARD: usize = 4;
 
 /// A number of deliveries and their bytes.
@@ -24,12 +24,12 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    /// Returns `true` if one of both is at least what `limit` says.
+    /// Returns `true` if the number or the size is at least that of `limit`.
     pub(super) fn reaches(self, limit: Self) -> bool {
         self.deliveries >= limit.deliveries || self.bytes >= limit.bytes
     }
 
-    /// Returns `true` if one of both is more than what `limit` says.
+    /// Returns `true` if the number or the size is above that of `limit`.
     pub(super) fn exceeds(self, limit: Self) -> bool {
         self.deliveries > limit.deliveries || self.bytes > limit.bytes
     }
@@ -51,25 +51,25 @@ impl Buffered {
     }
 }
 
-/// Whether to read, which depends on how many deliveries are buffered.
+/// Whether to read, according to the buffered deliveries.
 ///
-/// Reading pauses at the limit and goes on at half of it. When a pause lasts longer than [`PATIENCE`]
-/// and something is waited for, it is relieved: greedy consumers are throttled, and reading goes on up
-/// to the hard bound, until no more than half of the limit is buffered.
+/// Reading pauses at the limit and resumes at half of it. If a pause lasts longer than [`PATIENCE`]
+/// and a reply is pending, it is relieved: greedy consumers are throttled, and reading continues up
+/// to the hard limit, until at most half of the limit is buffered.
 #[derive(Debug)]
 pub(super) struct Reading {
     limit: Buffered,
     is_on: bool,
-    /// The hard bound applies instead of the limit.
+    /// The hard limit applies instead of the limit.
     is_relieved: bool,
-    /// A pause was relieved before, so the next one is relieved without patience. Otherwise a loop
-    /// that publishes as it consumes would stall once per filled buffer.
+    /// A pause was relieved before, so the next one is relieved at once. Otherwise a loop that
+    /// publishes and consumes would stall each time the buffer is full.
     is_eager: bool,
-    /// When the pause is relieved.
+    /// When to relieve the pause.
     relief: Deadline,
-    /// When the pause is told.
+    /// When to report the pause.
     notice: Deadline,
-    /// What was buffered when greedy consumers were last looked for, or less.
+    /// The buffered deliveries at the last search for greedy consumers, or fewer.
     searched: Buffered,
 }
 
@@ -86,7 +86,7 @@ impl Reading {
         }
     }
 
-    /// Forgets what was about the transport that is gone.
+    /// Resets the state that belongs to a lost transport.
     pub(super) fn start_over(&mut self) {
         self.is_relieved = false;
         self.is_eager = false;
@@ -96,7 +96,7 @@ impl Reading {
         self.is_on
     }
 
-    /// Returns `true` if taking deliveries may change whether to read, or up to which bound.
+    /// Returns `true` if taking deliveries may change whether to read, or the limit that applies.
     pub(super) fn depends_on_taking(&self) -> bool {
         !self.is_on || self.is_relieved
     }
@@ -110,7 +110,7 @@ impl Reading {
         self.limit
     }
 
-    /// Takes in what is buffered. Returns `true` if reading goes on after a pause.
+    /// Updates the state for the buffered deliveries. Returns `true` if reading resumes.
     pub(super) fn update(&mut self, buffered: Buffered) -> bool {
         self.is_relieved &= buffered.exceeds(self.limit.divided(2));
         self.searched.deliveries = self.searched.deliveries.min(buffered.deliveries);
@@ -127,10 +127,9 @@ impl Reading {
         self.is_on && !was_on
     }
 
-    /// Returns `true` once whenever so much more is buffered that greedy consumers are to be looked for.
-    ///
-    /// That takes half of the limit each time, so that the search, which walks over all consumers, is
-    /// not done for every delivery.
+    /// Returns `true` if a search for greedy consumers is due: once for each half of the limit that
+    /// is buffered in addition. The search iterates over all consumers, so it does not run for
+    /// every delivery.
     pub(super) fn wants_search(&mut self, buffered: Buffered) -> bool {
         let wants = self.is_relieved && buffered.exceeds(self.searched.plus(self.limit.divided(2)));
         if wants {
@@ -144,13 +143,13 @@ impl Reading {
         self.notice.stamp(now);
     }
 
-    /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) has something to do.
+    /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) is due.
     pub(super) fn deadline(&self, is_waited_for: bool) -> Option<Instant> {
         let relief = self.relief.instant().filter(|_| is_waited_for && !self.is_relieved);
         relief.into_iter().chain(self.notice.instant()).min()
     }
 
-    /// Ends a pause that lasts too long. Returns `true` if reading goes on.
+    /// Ends a pause that has lasted too long. Returns `true` if it did.
     pub(super) fn relieve(&mut self, now: Instant, buffered: Buffered) -> bool {
         if self.is_relieved || !self.relief.has_passed(now) {
             return false;
@@ -165,7 +164,7 @@ impl Reading {
         true
     }
 
-    /// Returns `true` once for each pause that lasts too long.
+    /// Returns `true` once for each pause that has lasted too long, so that it is reported.
     pub(super) fn tell(&mut self, now: Instant) -> bool {
         let is_due = self.notice.has_passed(now);
         if is_due {

@@ -137,7 +137,9 @@ impl LoginStep {
             Step::Answer(session, challenge) => answer(session, &challenge),
         }));
         LoginOutcome(
-            outcome.unwrap_or_else(|_| Err(Error::cannot_log_in("the source of the login panicked"))),
+            outcome.unwrap_or_else(|_| {
+                Err(Error::cannot_log_in("the credential source or the mechanism panicked"))
+            }),
         )
     }
 }

@@ -68,7 +68,7 @@ impl Connection {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         let all = matches!(consumer.phase, Phase::Cancelling);
-        // Once for all queues of a consumer that has many of them, and not once for each.
+        // A consumer of several queues does this once for all of them.
         let are_many = consumer.sources.len() > 1;
         if are_many && !all && consumer.tags.iter().any(|tag| !tag.started) {
             return;

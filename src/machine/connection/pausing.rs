@@ -1,14 +1,15 @@
-//! Reading pauses while too many deliveries are buffered, and what waits behind them.
+//! Pauses of reading while too many deliveries are buffered.
 //!
-//! Replies and confirms come in the same stream as deliveries. When a pause lasts too long and
-//! something is waited for, greedy consumers are throttled: a second tag with a prefetch count of 1
-//! takes the place of the first, on the same channel, as for `basic.qos`. The consumer does not notice:
-//! what is buffered can be taken, and the rest of what is in flight is buffered too. When most of it is
-//! taken, a tag with the consumer's own prefetch count takes the place of the throttled one.
+//! Replies and confirms use the same stream as deliveries. If a pause lasts too long and a reply is
+//! pending, greedy consumers are throttled: on the same channel, a second tag with a prefetch count
+//! of 1 replaces the first, as for `basic.qos`. The program does not notice: it takes the buffered
+//! deliveries, and those in flight are buffered as well. When it has taken most of them, a tag with
+//! the consumer's own prefetch count replaces the throttled one.
 //!
-//! A plain `basic.cancel` would do as well to stop the deliveries, but it would delete an auto-delete
-//! queue with everything in it, and `channel.flow` from a client is not implemented by RabbitMQ. The
-//! second tag also keeps a consumer alive whose holder waits for one more message before it settles.
+//! Two alternatives were rejected. A `basic.cancel` alone would stop the deliveries, too, but it
+//! deletes an auto-delete queue with all its messages. RabbitMQ does not implement `channel.flow`
+//! from a client. A second tag also serves a program that waits for one more message before it
+//! settles any.
 
 use super::{Connection, State};
 use crate::error::Error;
@@ -24,7 +25,7 @@ impl Connection {
         Buffered { deliveries, bytes }
     }
 
-    /// Pauses reading, or goes on, as what is buffered says.
+    /// Pauses or resumes reading, according to what is buffered.
     pub(super) fn update_reading(&mut self) {
         let buffered = self.buffered();
         if self.reading.update(buffered) {
@@ -35,7 +36,7 @@ impl Connection {
         }
     }
 
-    /// Goes on reading if what was taken allows it.
+    /// Resumes reading if the deliveries that were taken allow it.
     pub(super) fn proceed_reading(&mut self) {
         if self.reading.depends_on_taking() {
             self.proceed();
@@ -50,18 +51,18 @@ impl Connection {
         self.heartbeat.resume();
     }
 
-    /// Returns `true` if a reply or a confirm may lie behind what is not read.
+    /// Returns `true` if a reply or a confirm may be unread.
     fn waits_for_input(&self) -> bool {
         self.promises.waiting() > 0 || matches!(self.state, State::Restoring)
     }
 
-    /// Returns when the pause has lasted too long.
+    /// Returns when the current pause becomes too long.
     pub(super) fn pause_deadline(&self) -> Option<Instant> {
         let reads = matches!(self.state, State::Open | State::Restoring);
         self.reading.deadline(self.waits_for_input()).filter(|_| reads)
     }
 
-    /// Tells of a pause that has lasted too long, and ends it if something is waited for.
+    /// Reports a pause that has become too long, and ends it if a reply is pending.
     pub(super) fn expire_pause(&mut self, now: Instant) {
         if self.pause_deadline().is_none_or(|deadline| deadline > now) {
             return;
@@ -77,7 +78,7 @@ impl Connection {
         }
     }
 
-    /// Returns the error for something that took too long, which says so if reading is paused.
+    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
     pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
         if self.reading.is_on() {
             return Error::Timeout { what, after };
@@ -86,8 +87,8 @@ impl Connection {
         Error::reading_paused(what, after, deliveries, bytes)
     }
 
-    /// Throttles the consumers that have more than their share buffered. As the limit is reached, there
-    /// is at least one of them.
+    /// Throttles the consumers that have more than their share buffered. At the limit, there is at
+    /// least one such consumer.
     fn throttle_greedy(&mut self) {
         let limit = self.reading.limit();
         let share = limit.divided(self.consumers.len());
@@ -102,14 +103,14 @@ impl Connection {
         if !consumer.can_be_throttled() || !consumer.buffered.reaches(share) {
             return false;
         }
-        // A second consumer of a stream does not begin where the first ends. Its deliveries say what
-        // they are from, whether an offset was asked for or not.
+        // A second consumer of a stream would not continue where the first ends. Deliveries of a
+        // stream have an offset, even if the consumer asked for none.
         if consumer.last_buffered().is_none_or(|delivered| delivered.has_stream_offset()) {
             return false;
         }
-        // A broker counts for each tag by itself. Another tag beside the first would let more be
-        // unsettled than a prefetch count allows, which programs rely on. What is still to come of such
-        // a consumer is bounded by that count, and reading goes on for it up to the hard bound.
+        // The broker counts for each tag. A second tag would allow more unsettled deliveries than
+        // the prefetch count, which programs rely on. The count limits the deliveries in flight to
+        // such a consumer, and reading continues for them up to the hard limit.
         consumer.prefetch_count() == 0 || consumer.shared_prefetch_count.is_some()
     }
 
@@ -125,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// Starts a tag with that prefetch count for each queue of a consumer, in the place of those it has.
+    /// Starts a tag with that prefetch count for each queue of a consumer, to replace its tags.
     fn replace_tags(&mut self, id: ConsumerId, prefetch_count: u16) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
@@ -141,10 +142,10 @@ impl Connection {
         self.consumers.get(id).is_some_and(|consumer| consumer.throttle.is_some())
     }
 
-    /// Changes the prefetch count of a consumer that is throttled.
+    /// Changes the prefetch count of a throttled consumer.
     pub(super) fn resize_throttled(&mut self, id: ConsumerId, prefetch_count: u16, promise: PromiseId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
-        // It holds as soon as the consumer is not throttled any more, which is less until then.
+        // The new count applies once the consumer is no longer throttled; until then it is lower.
         match &mut consumer.shared_prefetch_count {
             Some(shared) => *shared = prefetch_count,
             None => consumer.throttle = Some(Throttle::Tags { prefetch_count }),
@@ -153,7 +154,7 @@ impl Connection {
         self.unthrottle(id);
     }
 
-    /// Gives the consumer of a channel its own prefetch count again, if it has been throttled and may go on.
+    /// Restores the prefetch count of a channel's consumer, if it is throttled and may continue.
     pub(super) fn unthrottle_on(&mut self, number: u16) {
         if self.reading.has_been_relieved()
             && let Some(id) = self.channels.get(number).and_then(|channel| channel.consumer)
@@ -162,7 +163,7 @@ impl Connection {
         }
     }
 
-    /// Gives a consumer its own prefetch count again, if it has been throttled and may go on.
+    /// Restores the prefetch count of a consumer, if it is throttled and may continue.
     pub(super) fn unthrottle(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else { return };
@@ -171,8 +172,8 @@ impl Connection {
         if !is_drained && self.buffered().exceeds(half) {
             return;
         }
-        // The broker counts for each tag, so what is unsettled does not count for the next one: a
-        // holder that has all it may have waits until it settles some of it.
+        // The broker counts for each tag, so unsettled deliveries would not count for the new tag.
+        // A consumer whose deliveries are all unsettled waits until some are settled.
         let (number, shared) = (consumer.channel, consumer.shared_prefetch_count);
         let most = usize::from(consumer.prefetch_count());
         let unsettled = self.channels.get(number).map_or(0, |channel| channel.unsettled.held());
@@ -192,15 +193,16 @@ impl Connection {
 }
 
 impl Consumer {
-    /// Returns `true` if its prefetch count can be changed now: it is live, and no other change is pending.
+    /// Returns `true` if the prefetch count can be changed now: the consumer is live, and no change
+    /// is pending.
     fn can_be_resized(&self) -> bool {
         matches!(self.phase, Phase::Live) && self.tags.iter().all(|tag| tag.started && !tag.leaving)
     }
 
-    /// Returns `true` if a second tag may take the place of those it has, and would slow it down.
+    /// Returns `true` if a second tag can replace the consumer's tags and slows it down.
     ///
-    /// Brokers ignore the prefetch count of consumers without acknowledgements, let no second consumer
-    /// start beside an exclusive one, and start one with an offset over again.
+    /// Brokers ignore the prefetch count of consumers without acknowledgements, refuse a second
+    /// consumer beside an exclusive one, and start a consumer with an offset at that offset again.
     fn can_be_throttled(&self) -> bool {
         let is_unsuitable = self.sources.iter().any(|terms| terms.exclusive || terms.by_offset);
         !self.no_ack

@@ -77,8 +77,7 @@ impl Connection {
         let Some(restoration) = self.restoration.as_mut().filter(|_| epoch == self.epoch) else { return };
         restoration.filtered(wanted);
         if let Some(entity) = panicked {
-            let error =
-                Error::invalid("filter", format!("it panicked over {entity}, which is declared again"));
+            let error = Error::invalid("filter", format!("panicked for {entity}, which is declared again"));
             self.quarantine.failed.push(("filter".into(), error));
         }
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
