@@ -354,6 +354,8 @@ impl Connection {
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.promises.abandon(promise) {
             self.dispose(reply);
+            // A consumer that was not fetched may have had all that is buffered.
+            self.proceed_reading();
         }
     }
 

@@ -166,3 +166,16 @@ fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
     peer.serve();
     assert!(matches!(peer.machine.fetch(new), Some(Ok(Reply::Queue(_)))));
 }
+
+#[test]
+fn reading_goes_on_without_a_consumer_that_nobody_fetched() {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(2));
+    let promise = peer.machine.consume(&consume("q")).unwrap();
+    let sent = peer.serve();
+    let started = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
+    let (channel, tag) = (started.channel, tag_of(started));
+    (1..=2).for_each(|number| peer.deliver(channel, &tag, number, b"x"));
+    assert!(!peer.machine.wants_input());
+    peer.machine.abandon(promise);
+    assert!(peer.machine.wants_input(), "nothing that is buffered is left");
+}
