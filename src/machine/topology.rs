@@ -262,9 +262,10 @@ impl Topology {
         with_dead_letter_queue(arguments, self.original(queue)).as_ref().as_octets().into()
     }
 
-    /// The name that the broker made first for a queue, by the one that it has now.
+    /// Returns the name that the broker made first for a queue, by any name that it has had.
     pub(super) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
-        self.queues.get(name).and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
+        let queue = self.queues.get(self.current(name));
+        queue.and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
     }
 
     /// Encodes a request under the names that queues have now; `None` when they have not changed.

@@ -254,3 +254,21 @@ fn get_that_waits_follows_the_queue() {
     peer.content(channel, &get_ok(1), b"x");
     assert!(matches!(peer.machine.fetch(get), Some(Ok(Reply::Delivery(Some(_))))));
 }
+
+#[test]
+fn consumer_by_an_intermediate_name_keeps_its_queue() {
+    let mut peer = dialled();
+    peer.machine.request(queue::Declare { auto_delete: true, ..declare("") }).unwrap();
+    serve(&mut peer, "first");
+    again(&mut peer, "second");
+    again(&mut peer, "third");
+    let (by_first, ..) = peer.consumer(&consume("first"));
+    let _by_second = peer.consumer(&consume("second"));
+    peer.machine.cancel(by_first).unwrap();
+    serve(&mut peer, "");
+    // More names than are kept.
+    for number in 4..30 {
+        let sent = again(&mut peer, &number.to_string());
+        assert_eq!(names(&sent), [number.to_string()], "it is declared, and consumed again");
+    }
+}
