@@ -71,7 +71,7 @@ fn hours_without_confirms_leave_room() {
 }
 
 #[test]
-fn an_error_of_an_overdue_first_publish_is_its_own() {
+fn overdue_first_publish_keeps_its_own_error() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
     let first = fill(&mut peer, 1);
     peer.take();
@@ -91,7 +91,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>, wakes: &Arc<Wakes>) -> Poll<F:
 }
 
 #[test]
-fn waiting_for_capacity_ends_at_the_request_timeout() {
+fn waiting_for_capacity_ends_at_request_timeout() {
     // The stream takes nothing, and there are no heartbeats to find out.
     let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);
@@ -147,7 +147,7 @@ fn opened_without_heartbeats(options: Options) -> crate::driver::Driven {
 }
 
 #[test]
-fn a_call_without_a_confirm_keeps_its_own_deadline() {
+fn call_without_confirm_keeps_its_own_deadline() {
     let options = Options::default().heartbeat(0).max_publishes_in_flight(2);
     let mut peer = Peer::tuned(options, tune(0, 0, 0));
     let call = peer.machine.call(&publish("", "x"), Some(3600 * SECOND)).unwrap();

@@ -19,7 +19,7 @@ fn opened() -> Driven {
 }
 
 #[test]
-fn a_pause_of_any_length_keeps_a_healthy_connection() {
+fn any_pause_keeps_a_healthy_connection() {
     for quarters in 1..20 {
         let (client, pipe, clock, mut driver) = opened();
         // What the server sent during the pause has not been read.
@@ -31,7 +31,7 @@ fn a_pause_of_any_length_keeps_a_healthy_connection() {
 }
 
 #[test]
-fn silence_is_judged_by_a_read_after_the_deadline() {
+fn silence_is_judged_by_a_late_read() {
     let (_client, pipe, clock, mut driver) = opened();
     clock.pass(5 * SECOND - Duration::from_millis(1));
     assert!(pipe.poll(&mut driver).is_none());
@@ -43,7 +43,7 @@ fn silence_is_judged_by_a_read_after_the_deadline() {
 }
 
 #[test]
-fn a_stall_is_judged_by_a_write_after_the_deadline() {
+fn stall_is_judged_by_a_late_write() {
     let (client, pipe, clock, mut driver) = opened();
     pipe.script().stalled = true;
     let _publish = client.basic_publish("", "q", "x").send();

@@ -247,7 +247,7 @@ fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
 }
 
 #[test]
-fn small_frame_max_is_named_when_the_transport_goes() {
+fn small_frame_max_is_named_after_a_loss() {
     for (frame_max, is_named) in [(4096, true), (8191, true), (8192, false), (0, false)] {
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         for cause in [puka::Broken::Eof, puka::Broken::from(std::sync::Arc::new(reset))] {

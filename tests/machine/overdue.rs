@@ -50,7 +50,7 @@ fn stuck_gets_hold_up_no_other_request() {
 }
 
 #[test]
-fn late_message_of_a_get_is_left_to_the_broker() {
+fn late_message_of_a_get_stays_unsettled() {
     for has_begun in [false, true] {
         let mut peer = pool_of(4);
         let get = peer.get();

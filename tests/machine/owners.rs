@@ -145,7 +145,7 @@ fn a_held_body_is_dropped_without_the_lock() {
 }
 
 #[test]
-fn a_queued_body_is_dropped_without_the_lock_at_a_loss() {
+fn lost_body_is_dropped_without_the_lock() {
     without_deadlock(|| {
         for drops_driver in [false, true] {
             let (client, pipe, clock, mut driver) = opened(Options::default());
@@ -199,7 +199,7 @@ fn shake_hands(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
 }
 
 #[test]
-fn a_body_kept_to_republish_is_dropped_without_the_lock() {
+fn body_to_republish_is_dropped_without_the_lock() {
     without_deadlock(|| {
         // It is confirmed, refused, expires, and is given up after a loss.
         for end in 0..4 {
@@ -237,7 +237,7 @@ fn a_body_kept_to_republish_is_dropped_without_the_lock() {
 }
 
 #[test]
-fn an_error_of_the_users_is_dropped_without_the_lock() {
+fn users_error_is_dropped_without_the_lock() {
     without_deadlock(|| {
         let asking = Asking::default();
         let asked = asking.clone();

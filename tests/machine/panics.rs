@@ -55,7 +55,7 @@ impl Wake for PanickingWaker {
 }
 
 #[test]
-fn a_waker_that_panics_keeps_nobody_asleep() {
+fn panicking_waker_leaves_other_tasks_woken() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let names = ["a", "b", "c"];
     let mut promises = names.map(|name| client.queue_declare(name).send());

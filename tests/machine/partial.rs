@@ -45,7 +45,7 @@ fn the_largest_partly_received_content_is_drained() {
 }
 
 #[test]
-fn one_content_alone_may_be_as_large_as_a_message() {
+fn single_content_may_reach_the_message_size() {
     let (mut peer, consumers) = begun(Options::default().max_buffered_octets(10 * KIB), 1, 90 * KIB as u64);
     (0..3).for_each(|_| peer.feed(&raw(3, consumers[0].1, &[1; 30 * KIB])));
     assert_eq!(body(&mut peer, consumers[0].0), Ok(90 * KIB));
@@ -70,7 +70,7 @@ fn contents_that_end_count_no_longer() {
 }
 
 #[test]
-fn a_content_of_an_overdue_get_counts_no_longer() {
+fn content_of_an_overdue_get_counts_no_longer() {
     let options = Options::default().max_buffered_octets(100 * KIB).heartbeat(0);
     let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
     let (id, channel, tag) = peer.consumer(&consume("q"));

@@ -514,7 +514,7 @@ fn refusal_while_the_connection_closes_is_told() {
 }
 
 #[test]
-fn listeners_are_told_of_a_close_without_an_answer() {
+fn listeners_are_told_of_an_unanswered_close() {
     let mut peer = Peer::open(Options::default());
     let listener = peer.machine.listen();
     let _closed = peer.machine.close();

@@ -581,7 +581,7 @@ fn a_hard_error_answers_its_own_request_only() {
 }
 
 #[test]
-fn one_of_several_suspects_is_found_by_sending_them_apart() {
+fn suspects_sent_one_by_one_reveal_the_cause() {
     for over in [close_over(0, 0), close_over(50, 10)] {
         let mut peer = dialled();
         let names = ["a", "b", "poison", "c"];
@@ -662,7 +662,7 @@ fn consumers_that_start_with_a_poisoned_one_live() {
 }
 
 #[test]
-fn a_step_that_closes_the_connection_is_left_out() {
+fn step_that_closes_the_connection_is_skipped() {
     // How often it closes before the step is known.
     for (over, closes) in [(close_over(50, 10), 1), (close_over(0, 0), 2)] {
         let mut peer = dialled();

@@ -213,7 +213,7 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn an_empty_queue_name_is_refused_before_it_is_sent() {
+fn empty_queue_name_is_refused_before_sending() {
     let mut peer = Peer::open(Options::default());
     let transaction = peer.machine.transaction().unwrap();
     peer.take();

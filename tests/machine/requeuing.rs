@@ -157,7 +157,7 @@ fn a_resized_consumer_waits_for_every_tag() {
 }
 
 #[test]
-fn what_a_stream_delivered_is_acknowledged() {
+fn stream_deliveries_are_acknowledged() {
     let mut peer = Peer::open(Options::default());
     let mut arguments = Table::new();
     arguments.insert("x-stream-offset", "first").unwrap();
@@ -184,7 +184,7 @@ fn what_a_stream_delivered_is_acknowledged() {
 }
 
 #[test]
-fn a_server_cancel_is_confirmed_before_its_channel_is_reused() {
+fn server_cancel_is_confirmed_before_channel_reuse() {
     for nowait in [true, false] {
         let (mut peer, id, channel, tag) = consumer(1);
         peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait });
@@ -207,7 +207,7 @@ fn a_server_cancel_is_confirmed_before_its_channel_is_reused() {
 }
 
 #[test]
-fn a_consumer_dropped_after_a_server_cancel_waits_too() {
+fn consumer_dropped_after_server_cancel_waits_for_cancel_ok() {
     let (mut peer, id, channel, tag) = consumer(2);
     server_cancel(&mut peer, channel, &tag);
     peer.machine.drop_consumer(id);
@@ -218,7 +218,7 @@ fn a_consumer_dropped_after_a_server_cancel_waits_too() {
 }
 
 #[test]
-fn a_consumer_dropped_after_cancel_ok_returns_at_once() {
+fn consumer_dropped_after_cancel_ok_returns_at_once() {
     let (mut peer, id, channel, tag) = consumer(2);
     server_cancel(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["basic.cancel"]);
@@ -230,7 +230,7 @@ fn a_consumer_dropped_after_cancel_ok_returns_at_once() {
 }
 
 #[test]
-fn a_server_cancel_before_consume_ok_is_answered_behind_it() {
+fn server_cancel_before_consume_ok_is_answered_afterwards() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.consume(&consume("q")).unwrap();
     let tag = tag_of(peer.take().last().unwrap());
@@ -247,7 +247,7 @@ fn a_server_cancel_before_consume_ok_is_answered_behind_it() {
 }
 
 #[test]
-fn a_stray_delivery_closes_a_channel_without_other_use() {
+fn stray_delivery_closes_an_otherwise_unused_channel() {
     let (mut peer, id, channel, tag) = consumer(0);
     peer.machine.drop_consumer(id);
     peer.serve();
@@ -259,7 +259,7 @@ fn a_stray_delivery_closes_a_channel_without_other_use() {
 }
 
 #[test]
-fn a_stray_delivery_during_a_request_closes_its_channel_afterwards() {
+fn stray_delivery_closes_the_channel_after_its_request() {
     let mut peer = Peer::open(Options::default());
     let declared = peer.machine.request(declare("q")).unwrap();
     peer.take();
@@ -291,7 +291,7 @@ fn a_stray_delivery_is_never_settled_beside_others() {
 }
 
 #[test]
-fn a_stray_delivery_does_not_cost_one_in_hand() {
+fn stray_delivery_keeps_unsettled_deliveries_valid() {
     let (mut peer, id, channel, tag) = consumer(1);
     let held = peer.taken(id).remove(0);
     peer.machine.drop_consumer(id);

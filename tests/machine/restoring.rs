@@ -623,7 +623,7 @@ fn an_outcome_of_a_lost_connection_is_ignored() {
 }
 
 #[test]
-fn what_a_filter_panics_over_is_declared() {
+fn entity_whose_filter_panics_is_declared() {
     let mut peer = filtered(|entity| match entity {
         Entity::Queue(_) => panic!("the filter's own fault"),
         _ => true,
@@ -697,7 +697,7 @@ fn with_consumers(options: Options, count: usize) -> (Peer, Vec<puka::machine::C
 }
 
 #[test]
-fn a_falling_channel_max_ends_consumers_one_after_another() {
+fn falling_channel_max_ends_consumers_without_recursion() {
     on_a_small_stack(|| {
         let (mut peer, consumers) = with_consumers(options(|recovery| recovery), 10_000);
         peer.machine.handle_loss(Broken::Eof);

@@ -117,7 +117,7 @@ fn late_deliveries_of_one_queue_are_returned() {
 }
 
 #[test]
-fn a_queue_that_is_gone_after_a_loss_is_left_out() {
+fn queue_missing_after_a_loss_is_skipped() {
     for names_it in [true, false] {
         let mut peer = dialled();
         let listener = peer.machine.listen();
@@ -155,7 +155,7 @@ fn a_consumer_whose_last_queue_is_gone_ends() {
 }
 
 #[test]
-fn an_auto_delete_queue_outlives_a_consumer_not_restored() {
+fn auto_delete_queue_outlives_an_unrestored_consumer() {
     let mut peer = dialled();
     declare_auto_delete(&mut peer, "kept");
     let _other = peer.consumer(&consume("other"));
@@ -190,7 +190,7 @@ fn an_auto_delete_queue_outlives_a_refused_consumer() {
 }
 
 #[test]
-fn a_consumer_without_a_channel_is_refused_at_once() {
+fn consumer_without_a_channel_is_refused_at_once() {
     let mut peer = Peer::tuned(Options::default(), tune(5, 131_072, 60));
     let consumers: Vec<_> = (0..3).map(|_| peer.consumer(&consume("q"))).collect();
     let refused = peer.machine.consume(&consume("q")).unwrap();

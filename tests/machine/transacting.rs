@@ -174,7 +174,7 @@ fn a_call_and_all_that_it_needs_leave_at_once() {
 }
 
 #[test]
-fn one_call_tells_nothing_of_the_next_ones_id() {
+fn call_ids_are_not_guessable_from_others() {
     let mut peer = Peer::open(Options::default());
     let seen = peer.machine.call(&publish("", "seen"), None).unwrap();
     let hidden = peer.machine.call(&publish("", "hidden"), None).unwrap();

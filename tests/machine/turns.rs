@@ -161,7 +161,7 @@ fn an_overdue_publish_does_not_keep_its_channel() {
 }
 
 #[test]
-fn a_channel_that_makes_room_for_nobody_goes_on() {
+fn unneeded_room_leaves_a_channel_in_use() {
     let mut world = World::new(1);
     (0..5).for_each(|_| world.step(&["a"]));
     // Who waits gives up before its turn comes.

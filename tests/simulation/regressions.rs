@@ -66,7 +66,7 @@ fn lose(world: &mut World) {
 }
 
 #[test]
-fn publishes_to_a_stuck_queue_leave_capacity_for_others() {
+fn publishes_to_stuck_queues_leave_capacity_for_others() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
         let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Stuck]);

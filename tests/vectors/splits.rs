@@ -94,7 +94,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
 }
 
 #[test]
-fn a_size_makes_no_buffer_behind_a_kept_payload() {
+fn frame_size_alone_allocates_no_buffer() {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(u32::MAX);
     // A whole frame, whose payload keeps the buffer, and the start of one of 4 GiB.

@@ -50,7 +50,7 @@ fn an_operator_deletes_a_queue() {
 }
 
 #[test]
-fn a_consumer_that_timed_out_stays_until_the_client_agrees() {
+fn timed_out_consumer_stays_until_the_client_agrees() {
     for with_cancel_ok in [false, true] {
         let world = world();
         let mut client = world.client();

@@ -37,7 +37,7 @@ fn a_stuck_queue_takes_messages_without_confirming() {
 }
 
 #[test]
-fn requests_to_a_stuck_queue_hold_up_their_channel() {
+fn requests_to_stuck_queues_block_their_channel() {
     let world = stuck("q");
     let mut client = world.client();
     client.open(2);
