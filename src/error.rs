@@ -141,8 +141,8 @@ pub enum Error {
     /// delivers the message again.
     #[error("the delivery can't be settled any more; the broker delivers the message again")]
     Stale,
-    /// The channel limit is reached: other consumers use all channels that consumers and
-    /// transactions may have, or unsettled messages of `basic_get` use all that they may have.
+    /// The channel limit is reached: consumers, transactions or unsettled messages of `basic_get`
+    /// use all channels that they may use.
     #[error("the broker allows no more channels")]
     ChannelLimit,
     /// The connection was closed from this side.
@@ -327,15 +327,16 @@ pub enum Broken {
     /// Reading, writing or dialling failed.
     #[error(transparent)]
     Io(#[from] Arc<std::io::Error>),
-    /// The transport went right after both sides had agreed on a small `frame_max`. RabbitMQ since 4.1 does
-    /// that to clients that ask for less than 8192 bytes ([`Options::frame_max`](crate::Options::frame_max)).
+    /// The transport was lost right after both sides had agreed on a small `frame_max`. RabbitMQ
+    /// since 4.1 closes the transport of clients that ask for less than 8192 bytes
+    /// ([`Options::frame_max`](crate::Options::frame_max)).
     #[error(
-        "the transport went when frame_max {frame_max} was agreed; RabbitMQ since 4.1 requires at least 8192"
+        "transport lost after agreeing on frame_max {frame_max}; RabbitMQ since 4.1 requires at least 8192"
     )]
     SmallFrameMax {
-        /// What was agreed, in bytes.
+        /// The negotiated `frame_max` in bytes.
         frame_max: u32,
-        /// How the transport went.
+        /// The cause of the loss.
         #[source]
         cause: Arc<Broken>,
     },

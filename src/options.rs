@@ -140,31 +140,35 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Channels that may be open at once; 2047 by default, as RabbitMQ's. The server may lower it. Each consumer, each
-    /// transaction, each exchange that is published to and each message of a `basic_get` that is not settled takes one; two
-    /// are left to requests and publishes, and an eighth of the others is not taken by such messages: a `basic_get` beyond
-    /// that fails with [`Error::ChannelLimit`].
+    /// Sets how many channels may be open at once; 2047 by default, as in RabbitMQ. The server may
+    /// lower it. Each consumer, each transaction, each exchange that is published to and each
+    /// unsettled message of a `basic_get` uses one. Two channels are reserved for requests and
+    /// publishes, and an eighth of the others is reserved from messages of `basic_get`. A
+    /// `basic_get` above that fails with [`Error::ChannelLimit`].
     channel_max(channels: u16) => limits.channel_max;
-    /// Octets of a whole frame; 131 072 by default, as RabbitMQ's. The server may lower it. Less than 4096 is refused
-    /// when the connection is opened, because AMQP does not allow it; 0 leaves it to the server. RabbitMQ since 4.1
-    /// requires at least 8192: it closes the transport of a client that asks for less, after some seconds and without
-    /// giving a reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
+    /// Sets the largest frame in bytes, including its header and end; 131 072 by default, as in
+    /// RabbitMQ. The server may lower it, and 0 leaves it to the server. Opening a connection fails
+    /// if it is below 4096, which AMQP does not allow. RabbitMQ since 4.1 requires at least 8192:
+    /// it closes the transport of a client that asks for less, after some seconds and without a
+    /// reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
     frame_max(octets: u32) => limits.frame_max;
     /// Seconds between signs of life, 60 by default as RabbitMQ's; 0 leaves it to the server. The smaller of both sides'
     /// wishes holds.
     heartbeat(seconds: u16) => limits.heartbeat;
-    /// Channels for requests such as `queue_declare` and `basic_get`, one request each at a time; 64 by default, which
-    /// hides the way to the broker and back without being a burden to it. Further requests wait their turn. The channel of a
-    /// request that timed out is closed and replaced; until the broker has closed such channels, too, the pool is up to four
-    /// times as large. 0 counts as 1.
+    /// Sets how many channels are used for requests such as `queue_declare` and `basic_get`, each
+    /// for one request at a time; 64 by default, which hides the round-trip time and is a small
+    /// load for the broker. 0 counts as 1. Further requests are queued. The channel of a request
+    /// that timed out is closed and replaced. Until the broker has closed such channels, the pool
+    /// may be up to four times as large.
     request_channels(channels: u16) => limits.request_channels;
     /// Sets how many channels publishes may use; 64 by default, and 0 counts as 1. Each exchange
     /// uses up to three of them, when needed: one with confirms, one without, and one for calls. At
     /// the limit, idle channels are closed to make room. If none is idle, exchanges take turns of
     /// at least 100 ms.
     publish_channels(channels: u16) => limits.publish_channels;
-    /// Requests, transactions to begin and consumers to start that may wait for their turn; 65 536 by default, and not 0. At the
-    /// bound awaiting waits, `try_send` says `Full`.
+    /// Sets how many requests, new transactions and new consumers may be pending; 65 536 by
+    /// default, and at least 1. At the limit, awaiting a request waits, and `try_send` returns
+    /// `Full`.
     max_requests(requests: usize) => limits.requests;
     /// Sets how many bytes may be queued for writing; 16 MiB by default. The minimum is 1, the
     /// maximum on a 32-bit target 512 MiB. At the limit, awaiting a request waits, and `try_send`

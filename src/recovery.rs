@@ -29,12 +29,13 @@
 //! them and has not deleted them since; then consumers, with their prefetch counts and tags. What went by itself, an
 //! auto-delete queue after its last consumer, say, is not declared again, nor is a queue whose consumer the broker has
 //! ended. A queue that the broker names has another name then. Whatever this connection does with the first name it does to
-//! the queue: publishes with their `CC` and `BCC`, transactions, consumers, bindings and dead-letter
-//! arguments. The last sixteen later names lead to it as well.
-//! [`Client::current_name`](crate::Client::current_name) is for telling others. An entity that can't be
-//! declared, or over which the broker closes the connection, is skipped, and
-//! [`Notice::Recovered`](crate::Notice::Recovered) reports it. A consumer that can't be started ends
-//! with the error, and a consumer of several queues goes on without the missing ones.
+//! the queue: publishes with their `CC` and `BCC`, transactions, consumers, bindings and
+//! dead-letter arguments. The last sixteen names of such a queue are mapped as well.
+//! [`Client::current_name`](crate::Client::current_name) returns the name to pass to other
+//! programs. An entity that can't be declared, or over which the broker closes the connection, is
+//! skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports it. A consumer that can't
+//! be started ends with the error, and a consumer of several queues goes on without the missing
+//! ones.
 //!
 //! The connection is [`Open`](crate::ConnectionState::Open) when all that is done, and not before.
 //!

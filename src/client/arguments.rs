@@ -113,7 +113,7 @@ pub enum StreamOffset {
     Ago(Duration),
 }
 
-/// The routing key of dead letters: a text, or `None` for the one that each message has.
+/// The routing key of dead letters: a text, or `None` to keep the key of each message.
 ///
 /// ```
 /// # fn declare<'a>(client: &'a puka::Client, errors: &'a puka::Queue) -> [puka::QueueDeclare<'a>; 3] {
@@ -227,8 +227,9 @@ typed! { QueueDeclare.arguments in "arguments":
 }
 
 impl QueueDeclare<'_> {
-    /// Where messages go that are rejected, expire, are pushed out or are delivered too often: the exchange, and the routing
-    /// key, or `None` if it is to stay theirs. Classic and quorum queues.
+    /// Sets where messages go that are rejected, expire, exceed a length limit or are delivered too
+    /// often: the exchange, and the routing key, or `None` to keep the key of each message. For
+    /// classic and quorum queues.
     pub fn dead_letter<'k>(mut self, exchange: &str, routing_key: impl Into<DeadLetterKey<'k>>) -> Self {
         self.arguments.add("arguments", "x-dead-letter-exchange", exchange);
         if let Some(key) = routing_key.into().0 {

@@ -39,15 +39,15 @@ impl BasicGet<'_> {
 impl Client {
     /// Asks for one message of a queue; `None` when it has none.
     ///
-    /// Each unsettled message keeps a channel of its own, of which the broker allows a limited number
-    /// ([`Options::channel_max`](crate::Options::channel_max)), so settle each message before the next
-    /// get. To read many messages, use [`basic_consume`](Self::basic_consume).
+    /// Each unsettled message uses a channel of its own, and the broker limits their number
+    /// ([`Options::channel_max`](crate::Options::channel_max)). So settle each message before the
+    /// next get. To read many messages, use [`basic_consume`](Self::basic_consume).
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the queue does not exist;
     /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty;
-    /// [`ChannelLimit`](crate::Error::ChannelLimit) if so many messages are unsettled that the remaining
-    /// channels are needed for other requests, publishes and consumers.
+    /// [`ChannelLimit`](crate::Error::ChannelLimit) if too many messages are unsettled. The other
+    /// channels are reserved for other requests, publishes and consumers.
     ///
     /// # Spec
     /// `basic.get`, 1.8.3.10

@@ -16,7 +16,7 @@ pub(super) enum Role {
     Idle,
     /// A request is under way.
     Request,
-    /// A get is under way whose message is to be settled.
+    /// A `basic.get` is pending whose message is to be settled.
     Get,
     /// A message was got, or consumed by a consumer that has ended, and is not settled.
     Settling,
@@ -30,8 +30,8 @@ pub(super) enum Role {
     Consume,
     /// Has a consumer that is cancelled or has ended. The broker has not confirmed that.
     Ending,
-    /// We have closed it because its request timed out, and wait for `close-ok`. Until that comes a late
-    /// reply may come, too.
+    /// We have closed it because its request timed out, and wait for `close-ok`. A late reply may
+    /// arrive before that.
     Overdue,
     /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
     Closing,
@@ -177,7 +177,7 @@ impl Channel {
         }
     }
 
-    /// The requests that wait for their reply, or for the rest of it.
+    /// Returns the requests whose reply, or a part of it, is pending.
     pub(super) fn requests(&self) -> impl Iterator<Item = &WaitingRequest> {
         let got = self.assembly.as_ref().and_then(|assembly| match &assembly.purpose {
             Purpose::Got { request, .. } => Some(request),

@@ -8,21 +8,22 @@ use std::collections::{BTreeSet, BinaryHeap};
 /// Numbers kept for requests and publishes, which consumers and transactions can't take.
 const RESERVED: usize = 2;
 
-/// Of the numbers that can be taken for long, one in so many is not taken by gets whose messages are not
-/// settled. A program that forgets to settle can then still publish to another exchange and consume.
+/// One in this many of the channels that can be used for long is reserved from unsettled messages
+/// of `basic.get`. A program that forgets to settle can then still publish to another exchange and
+/// consume.
 const KEPT_FROM_GETS: usize = 8;
 
-/// How large the pool may become, as a multiple of what it is allowed, while channels of requests that
-/// timed out are not closed. They are replaced, or a queue that answers nothing would hold up every
-/// other request; but not without end, or a broker that answers nothing would get channels until there
-/// are no more numbers.
+/// The largest size of the pool, as a multiple of its limit, while channels of requests that timed
+/// out are not closed. Such channels are replaced. Otherwise a queue that does not reply would
+/// block every other request. The multiple is bounded, because a broker that does not reply at all
+/// would use up all channel numbers.
 const OVERDUE_POOLS: usize = 4;
 
-/// Whether the message of another get may be kept.
+/// Whether the message of another `basic.get` may stay unsettled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoomToHold {
     Yes,
-    /// That depends on what the gets under way bring.
+    /// It depends on the replies to the pending gets.
     Later,
     No,
 }
@@ -75,13 +76,13 @@ impl Channels {
         self.count(Role::Idle) + self.busy()
     }
 
-    /// Returns how many pooled channels wait for the reply to a request.
+    /// Returns the number of pooled channels that wait for the reply to a request.
     pub(super) fn busy(&self) -> usize {
         self.count(Role::Request) + self.count(Role::Get)
     }
 
-    /// Returns `true` if a pool of at most so many channels may open another. A channel whose request
-    /// timed out is replaced although the broker has not closed it.
+    /// Returns `true` if a pool limited to `most` channels may open another one. A channel whose
+    /// request timed out is replaced before the broker has closed it.
     pub(super) fn may_pool(&self, most: usize) -> bool {
         let pooled = self.pooled();
         let numbers = usize::from(self.max);
@@ -89,7 +90,7 @@ impl Channels {
         pooled < most && pooled + self.count(Role::Overdue) < with_overdue
     }
 
-    /// Returns whether another message may be got that keeps its channel until it is settled.
+    /// Returns whether another message may be fetched that uses its channel until it is settled.
     pub(super) fn room_to_hold(&self) -> RoomToHold {
         let numbers = self.may_be_kept().min(usize::from(self.max).saturating_sub(1));
         let taken = [Role::Consume, Role::Ending, Role::Transaction];

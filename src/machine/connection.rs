@@ -91,7 +91,7 @@ pub struct Connection {
     /// When and whether to dial again; none when there is but one transport.
     backoff: Option<Backoff>,
     topology: Topology,
-    /// Listeners were told that it is closed.
+    /// Listeners have received the last notice.
     is_closed_told: bool,
     /// It was told that not all is remembered.
     is_full_told: bool,
@@ -146,7 +146,7 @@ pub struct Connection {
     updating_secret: VecDeque<PromiseId>,
     /// Who waits for the connection to be open, and to be closed.
     connecting: Vec<PromiseId>,
-    /// From so many on, those whose holders have gone are looked for.
+    /// The number of entries at which abandoned ones are removed.
     most_connecting: usize,
     closing: Vec<PromiseId>,
     requests: VecDeque<WaitingRequest>,
@@ -354,7 +354,7 @@ impl Connection {
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.promises.abandon(promise) {
             self.dispose(reply);
-            // A consumer that was not fetched may have had all that is buffered.
+            // A consumer that was not fetched may have had all buffered deliveries.
             self.proceed_reading();
         }
     }
@@ -365,16 +365,16 @@ impl Connection {
         self.promises.open_timed(self.options.deadlines.request)
     }
 
-    /// A promise with a deadline that counts among `max_requests`, for what is written at once but may be
-    /// asked for any number of times before the broker answers.
+    /// Opens a promise with a deadline that counts towards `max_requests`. It is for requests that
+    /// are written at once and may be repeated any number of times before the broker replies.
     fn counted_promise(&mut self) -> PromiseId {
         self.attention = true;
         self.promises.open_request(self.options.deadlines.request)
     }
 
-    /// Completes the promises to be told of an open connection that were dropped: a program that asks again
-    /// and again while there is no broker would collect them without end. Waits until there are twice as many
-    /// as the last time, so that each call looks at two on average.
+    /// Completes abandoned promises of `connect`. Otherwise a program that calls it again and again
+    /// while there is no broker would add promises without limit. It runs when their number has
+    /// doubled since the last time, so each call looks at two of them on average.
     fn forget_abandoned_connects(&mut self) {
         if self.connecting.len() < self.most_connecting {
             return;

@@ -71,8 +71,8 @@ pub(super) struct AwaitOpenOk {
     properties: ServerProperties,
 }
 
-/// The least `frame_max` of RabbitMQ since 4.1, which needs room for tokens in `start-ok`. It closes the
-/// transport over a lower one without saying why.
+/// The smallest `frame_max` that RabbitMQ accepts since 4.1, because `start-ok` may contain long
+/// tokens. It closes the transport over a lower one without a reason.
 const LEAST_OF_RABBITMQ: u32 = 8192;
 
 const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");

@@ -1,6 +1,6 @@
-//! Names of queues that the broker makes: each recovery gives such a queue another one.
+//! Names of server-named queues: each recovery gives such a queue another name.
 //!
-//! Everything that leaves under a name which a queue had earlier is mapped here to the current one.
+//! Every earlier name of a queue in an outgoing method is replaced with the current one here.
 
 use crate::protocol::method::basic;
 use crate::protocol::{Array, ShortStr, Table, TableRef, Value};
@@ -8,32 +8,32 @@ use std::collections::{BTreeMap, VecDeque};
 
 type Name = Box<[u8]>;
 
-/// How many earlier names of a queue are known beside its first. A connection that is lost again and again
-/// would otherwise collect them without end.
+/// How many earlier names of a queue are stored in addition to its first. Without a limit, a
+/// connection that is lost repeatedly would collect them without end.
 const RECENT: usize = 16;
 
 /// Maps earlier names of queues to current ones.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// From each earlier name to the current one.
+    /// The current name by each earlier name.
     current: BTreeMap<Name, Name>,
-    /// The earlier names by the current one, the first name in front.
+    /// The earlier names by the current name, the first name in front.
     earlier: BTreeMap<Name, VecDeque<Name>>,
 }
 
 impl Names {
-    /// Returns `true` if no queue has another name than its first.
+    /// Returns `true` if every queue has its first name.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.current.is_empty()
     }
 
-    /// Returns the current name of a queue that had this name earlier.
+    /// Returns the current name of a queue, by one of its earlier names.
     pub(super) fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.current.get(name).map(|name| &**name)
     }
 
-    /// Notes that the broker has made another name for a queue.
+    /// Records that the broker has given a queue another name.
     pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) {
         let mut earlier = self.earlier.remove(from).unwrap_or_default();
         self.take_over(to);
@@ -50,7 +50,7 @@ impl Names {
         self.earlier.insert(to.into(), earlier);
     }
 
-    /// Notes that a queue has this name now, whichever had it earlier.
+    /// Records that a queue has this name now, even if another queue had it earlier.
     pub(super) fn take_over(&mut self, name: &[u8]) {
         if let Some(owner) = self.current.remove(name)
             && let Some(earlier) = self.earlier.get_mut(&owner)
@@ -59,15 +59,16 @@ impl Names {
         }
     }
 
-    /// Forgets the earlier names of a queue that is gone.
+    /// Removes the earlier names of a deleted queue.
     pub(super) fn forget(&mut self, current: &[u8]) {
         for name in self.earlier.remove(current).unwrap_or_default() {
             self.current.remove(&name);
         }
     }
 
-    /// Addresses a publish to the default exchange by current names, since there a routing key is the name
-    /// of a queue. Returns the headers when they change: `CC` and `BCC` hold routing keys, too.
+    /// Replaces earlier queue names in a publish to the default exchange, where a routing key is
+    /// the name of a queue. Returns the headers if they change: `CC` and `BCC` hold routing keys,
+    /// too.
     pub(super) fn address<'n>(
         &'n self,
         publish: &mut basic::Publish<'n>,
@@ -89,7 +90,7 @@ impl Names {
             Value::Array(keys) if matches!(name, b"CC" | b"BCC") => {
                 let mut renamed = Array::new();
                 for key in keys {
-                    // It was in an array before, and is not nested any deeper.
+                    // The key was in an array before, at the same depth, so it fits.
                     let _ = renamed.push(self.mapped(key));
                 }
                 Some(renamed)
@@ -98,8 +99,8 @@ impl Names {
         }))
     }
 
-    /// Returns the arguments of a queue that dead-letters to a queue by one of its earlier names, under the
-    /// current one.
+    /// Returns the changed arguments of a queue that dead-letters to a queue by one of its earlier
+    /// names, or `None` if they do not change.
     pub(super) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
         let current = self.get(dead_letter_queue(arguments)?)?;
         Some(with_dead_letter_queue(arguments, current))
@@ -113,27 +114,27 @@ impl Names {
     }
 }
 
-/// The key under which a queue's dead letters go on.
+/// The argument with the routing key of a queue's dead letters.
 const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
 
-/// Returns the queue to which a queue with these arguments dead-letters, if it names one.
+/// Returns the queue to which a queue with these arguments dead-letters, if they name one.
 pub(super) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]> {
     let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else { return None };
     if let Value::String(queue) = arguments.get(DEAD_LETTER_KEY)? { Some(queue) } else { None }
 }
 
-/// Returns the same arguments with another queue to which the dead letters go.
+/// Returns the same arguments with another dead-letter queue.
 pub(super) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
     let mut replaced = Table::new();
     for (name, value) in arguments {
         let is_it = name.as_octets() == DEAD_LETTER_KEY.as_bytes();
-        // It was in a table before, and is not nested any deeper.
+        // The value was in a table before, at the same depth, so it fits.
         let _ = replaced.push(name, if is_it { Value::String(queue) } else { value });
     }
     replaced
 }
 
-/// Returns the same table with other arrays in the place of some values.
+/// Returns the same table with some values replaced by other arrays.
 fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Option<Array>) -> Table {
     let mut replaced = Table::new();
     for (name, value) in table {
@@ -141,7 +142,7 @@ fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Optio
             Some(array) => replaced.push(name, Value::from(&array)),
             None => replaced.push(name, value),
         };
-        // It was in a table before, and is not nested any deeper.
+        // The value was in a table before, at the same depth, so it fits.
         let _ = pushed;
     }
     replaced
@@ -184,7 +185,7 @@ mod tests {
         names.rename(b"a", b"b");
         names.rename(b"b", b"a");
         assert_eq!((names.get(b"a"), names.get(b"b")), (None, Some(&b"a"[..])));
-        // Another broker gives the name to another queue.
+        // Another broker gives this name to another queue.
         names.rename(b"x", b"b");
         assert_eq!((names.get(b"b"), names.get(b"x")), (None, Some(&b"b"[..])));
         names.rename(b"a", b"c");

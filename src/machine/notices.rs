@@ -39,8 +39,9 @@ pub enum Notice {
         /// The reason.
         why: Ended,
     },
-    /// The broker closed a channel. Whoever used it has the same error as an answer, but for those who published without a
-    /// confirm: this is all that is told of the messages that the broker did not take then, until the connection is closed.
+    /// The broker closed a channel. Pending requests on it fail with the same error. For publishes
+    /// without a confirm, this notice is the only report that the broker did not take some of them.
+    /// No such notice follows once the connection is closed.
     ChannelClosed(Error),
     /// The connection is lost, and will be dialled again.
     Disconnected(Error),

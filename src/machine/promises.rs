@@ -182,7 +182,7 @@ impl Promises {
         id
     }
 
-    /// Opens a promise with a deadline that counts as a pending request until it is answered.
+    /// Opens a promise with a deadline. It counts as a pending request until it is completed.
     pub(super) fn open_request(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open_timed(timeout);
         self.requests += 1;
@@ -192,7 +192,7 @@ impl Promises {
         id
     }
 
-    /// Returns how many pending requests there are of those that [`open_request`](Self::open_request) opened.
+    /// Returns the number of pending requests that [`open_request`](Self::open_request) opened.
     pub(super) fn requests(&self) -> usize {
         self.requests
     }
@@ -328,7 +328,7 @@ impl Promises {
         Some((id, self.slots.get(id.index())?.deadline()?.timeout))
     }
 
-    /// Returns `true` if it is still to be answered and its holder waits for it.
+    /// Returns `true` if the promise is pending and not abandoned.
     pub(super) fn is_wanted(&self, id: PromiseId) -> bool {
         let slot = self.slots.get(id.index()).filter(|slot| slot.generation == id.generation);
         slot.is_some_and(|slot| slot.state == State::Waiting { abandoned: false })

@@ -98,7 +98,7 @@ pub(super) struct Publishers {
     /// The channels that do not retire, in the order in which their turns began.
     turns: BTreeMap<u64, u16>,
     retiring: usize,
-    /// When the last one began to retire.
+    /// When the last channel began to retire.
     retired: Option<Instant>,
     /// A channel may have become idle since the last search found none.
     may_have_idle: bool,
@@ -211,8 +211,8 @@ impl Publishers {
     }
 
     /// Marks up to `most` channels to become idle, those first whose turn began first, and one more
-    /// for each [`TURN`] without one. A channel may not become idle soon: a queue without a majority
-    /// confirms nothing, and a channel whose content is stopped is not closed.
+    /// for each [`TURN`] in which none was marked. A marked channel may take long to become idle: a
+    /// queue without a majority confirms nothing, and a channel with stopped content is not closed.
     pub(super) fn retire(&mut self, most: usize, now: Instant) {
         while let Some((turn, channel)) =
             self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
@@ -407,8 +407,8 @@ impl Publishers {
         None
     }
 
-    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight. The
-    /// promises of calls are left out: a call has its own deadline, and needs no confirm.
+    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight.
+    /// Promises of calls stay: a call has its own deadline and needs no confirm.
     pub(super) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
         while let Some(&(due, channel)) = self.deadlines.first()
             && due <= now

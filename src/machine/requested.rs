@@ -28,7 +28,7 @@ impl WaitingRequest {
         Self { promise, info, payload: payload.into(), in_transaction: false, is_suspected: false }
     }
 
-    /// Returns `true` if it is a get whose message keeps its channel until it is settled.
+    /// Returns `true` for a `basic.get` whose message uses its channel until it is settled.
     pub(super) fn is_get_to_settle(&self) -> bool {
         let is_get = self.info.id == basic::Get::ID;
         is_get && matches!(self.method(), Some(Method::Basic(basic::Method::Get(get))) if !get.no_ack)

@@ -240,12 +240,12 @@ impl Topology {
         !self.names.is_empty()
     }
 
-    /// The name that a queue has now, by one that it had earlier.
+    /// Returns the current name of a queue, by an earlier one.
     pub(super) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
         if self.names.is_empty() { name } else { self.names.get(name).unwrap_or(name) }
     }
 
-    /// Addresses a publish by the names that queues have now. Returns its headers if they change.
+    /// Replaces earlier queue names in a publish. Returns its headers if they change.
     pub(super) fn address<'n>(
         &'n self,
         publish: &mut basic::Publish<'n>,
@@ -254,21 +254,21 @@ impl Topology {
         self.names.address(publish, headers)
     }
 
-    /// Returns the arguments of a queue under first names, which lead to the current ones for as long as
-    /// their queues are known.
+    /// Returns the arguments of a queue with first names in them, which lead to the current names
+    /// as long as the queues are known.
     fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
         let original = dead_letter_queue(arguments).filter(|queue| self.original(queue) != *queue);
         let Some(queue) = original else { return arguments.as_octets().into() };
         with_dead_letter_queue(arguments, self.original(queue)).as_ref().as_octets().into()
     }
 
-    /// Returns the name that the broker made first for a queue, by any name that it has had.
+    /// Returns the first name of a queue, by any of its names.
     pub(super) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
         let queue = self.queues.get(self.current(name));
         queue.and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
     }
 
-    /// Encodes a request under the names that queues have now; `None` when they have not changed.
+    /// Encodes a request with the current names of queues. Returns `None` if no name has changed.
     pub(super) fn renamed<R>(&self, request: Method<'_>, encode: impl FnOnce(&Method<'_>) -> R) -> Option<R> {
         let arguments = match &request {
             Method::Queue(queue::Method::Declare(it)) => self.names.dead_letter_arguments(it.arguments),

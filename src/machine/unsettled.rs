@@ -136,8 +136,9 @@ impl Unsettled {
         self.unwanted = 0;
     }
 
-    /// Acknowledges a delivery, and with `multiple` all before it but those that are unwanted, which nobody has seen. False when
-    /// it is not held.
+    /// Acknowledges a delivery, and with `multiple` all earlier ones. Unwanted deliveries are
+    /// excluded, because the program has not seen them. Returns `false` if the delivery is not
+    /// unsettled.
     #[inline]
     pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
         // Most often they are acknowledged in their order.
@@ -153,9 +154,10 @@ impl Unsettled {
         self.settle(tag, multiple, State::Acked)
     }
 
-    /// Settles a delivery, and with `multiple` all before it but those that are unwanted, by refusals that are written right away:
-    /// each a tag and whether it covers all before it. False when it is not held. Acknowledgements have to be flushed before
-    /// several are refused, or a refusal would cover them.
+    /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones, with refusals
+    /// that are written at once: each is a tag and whether it covers all tags before it. Returns
+    /// `false` if the delivery is not unsettled. Queued acks must be flushed first, because a
+    /// refusal of several would cover them.
     pub(super) fn refuse(&mut self, tag: u64, multiple: bool, mut refuse: impl FnMut(u64, bool)) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
@@ -271,7 +273,7 @@ mod tests {
         prop::collection::vec(step, 1..400)
     }
 
-    /// Takes in, as the broker does, what settles a delivery or all up to it.
+    /// Settles a delivery or all up to it, as the broker does.
     fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
         assert!(awaited.contains(&tag), "{tag} is settled already");
         awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });

@@ -233,8 +233,8 @@ impl Connection {
         self.tell_closed();
     }
 
-    /// Tells the last notice, once. Not before the broker has confirmed the close: what it refuses of
-    /// publishes without confirms comes before that.
+    /// Sends the last notice, once. It is sent after the broker has confirmed the close, because
+    /// errors about publishes without confirms come before that.
     fn tell_closed(&mut self) {
         if matches!(self.state, State::Closed)
             && !std::mem::replace(&mut self.is_closed_told, true)

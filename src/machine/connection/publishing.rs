@@ -356,7 +356,8 @@ impl Connection {
             }
             // That a call has arrived is not the reply to it.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
-            // It may be refused after the deadline of its confirm, before its own.
+            // The broker may refuse a call after the deadline of its confirm and before its own
+            // deadline.
             (false, true) if !multiple => {
                 let is_known = self.publishers.confirm(channel, tag, false, |_| {});
                 let call = if is_known { self.publishers.replied(channel, tag) } else { None };

@@ -49,8 +49,8 @@ impl Connection {
         }
     }
 
-    /// Tells of a channel that the server closes while the connection is being closed. It is not answered,
-    /// but it may be all that is known of publishes without confirms.
+    /// Reports a channel that the server closes while the connection is being closed. The close is
+    /// not answered, but it may be the only report about publishes without confirms.
     fn tell_refusal(&mut self, payload: &[u8]) {
         if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
             self.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
@@ -222,7 +222,7 @@ impl Connection {
                     let awaited = std::mem::take(&mut channel.awaited);
                     self.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
-                    // Of a request that timed out. What it was refused for may be gone.
+                    // The request timed out, and the cause of the error may be gone.
                     self.answer_awaited(None, awaited, &error);
                     // What was published without a confirm may be what it is about.
                     self.notices.tell(&Notice::ChannelClosed(error));

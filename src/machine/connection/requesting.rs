@@ -109,7 +109,7 @@ impl Connection {
                 return;
             }
             let is_held = request.is_get_to_settle();
-            // What took too long already is better not sent at all.
+            // A request whose deadline has passed is not sent.
             let is_waiting = self.promises.is_waiting(request.promise);
             let room = if is_held { self.channels.room_to_hold() } else { RoomToHold::Yes };
             let number = match room {
@@ -214,7 +214,7 @@ impl Connection {
             self.start_requests();
             self.start_consumes();
             self.start_transactions();
-            // An exchange without a channel makes room by closing one of the pool.
+            // An exchange without a channel can close one of the pool to make room.
             self.release_held();
         }
     }
@@ -242,7 +242,7 @@ impl Connection {
         }
     }
 
-    /// Takes note of what came of a request that timed out, when its reply comes on the closed channel.
+    /// Handles a late reply, on a closed channel, to a request that timed out.
     pub(super) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
         let Some(channel) = self.channels.get_mut(number) else { return };
         if channel.awaited.front().is_none_or(|awaited| !awaited.is_answered_by(reply.id(), None)) {

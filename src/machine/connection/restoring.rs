@@ -95,7 +95,7 @@ impl Connection {
         let info = super::requesting::info(request.id());
         let number = self.restoration.as_ref().and_then(|restoration| restoration.channel);
         let request = info.map(|info| WaitingRequest::new(self.promises.nobody(), info, &request));
-        // Where dead letters go by a queue's name, that may have changed.
+        // The name of a dead-letter queue may have changed.
         let request = request.map(|request| self.with_current_names(request));
         let number = number.or_else(|| self.open_channel(Role::Restore));
         let (Ok(request), Some(number)) = (request, number) else {

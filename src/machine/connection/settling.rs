@@ -68,7 +68,7 @@ impl Connection {
         let channel = channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
         let is_over = channel.and_then(|channel| {
             let write = |tag, multiple| {
-                // It fits into any frame.
+                // A refusal fits into any frame.
                 let _ = out.method(number, *frame_max, &refusal(tag, multiple));
             };
             channel.unsettled.refuse(delivered.tag, multiple, write).then(|| channel.holds_nothing())
