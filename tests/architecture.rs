@@ -218,7 +218,7 @@ fn no_file_is_longer_than_people_read() {
     }
 }
 
-/// Which methods of `Connection` each of them calls on itself.
+/// Returns the methods that each method of `Connection` calls on itself.
 fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
     let mut calls: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in files.values() {
@@ -243,7 +243,7 @@ fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTr
     calls
 }
 
-/// The cycles among the methods of `Connection`.
+/// Returns the cycles among the methods of `Connection`.
 fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
     let calls = calls_among_methods(files);
     let lent =
@@ -252,7 +252,8 @@ fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
     cycles.into_iter().map(|cycle| cycle.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// How many consumers, requests or messages there are is decided by users and peers, so the depth of any recursion would be, too.
+/// Users and peers decide how many consumers, requests or messages there are, so they would decide
+/// the depth of a recursion, too.
 #[test]
 fn no_method_of_the_connection_recurses() {
     let mut files = sources();

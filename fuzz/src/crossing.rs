@@ -1,4 +1,4 @@
-//! Every interleaving in which both sides close a channel, as the observer sees it.
+//! Every interleaving in which both sides close a channel, checked with the observer.
 
 use super::peer::{Peer, method, short};
 use puka::Options;
@@ -6,7 +6,7 @@ use puka::machine::{Body, Publish};
 use puka::protocol::method::{basic, channel, queue};
 use puka::protocol::{Properties, TableRef};
 
-/// What the server says on the channel.
+/// What the server sends on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     Close,
@@ -41,12 +41,12 @@ fn publish(peer: &mut Peer, exchange: &[u8]) {
     let _promise = peer.machine.publish(&publish).expect("there is room");
 }
 
-/// Returns how many `close-ok` the client has written on channel 1 since the last call.
+/// Returns the number of `close-ok` that the client has written on channel 1 since the last call.
 fn answers(peer: &mut Peer) -> usize {
     peer.unanswered.drain(..).filter(|frame| frame.channel == 1 && frame.id() == (20, 41)).count()
 }
 
-/// A connection that has queued `close` on channel 1, to use another exchange.
+/// Returns a connection that has queued `close` on channel 1, to use another exchange.
 fn closing() -> Peer {
     let mut peer = Peer::new(Options::default().publish_channels(1));
     publish(&mut peer, b"a");
@@ -56,9 +56,9 @@ fn closing() -> Peer {
     peer
 }
 
-/// The observer panics when the client writes on a channel that is closed. The client writes after
-/// those arrivals whose bit is set in `writes`; `early` is what the server said before it knew that
-/// the client closes.
+/// Checks one interleaving: the observer panics if the client writes on a closed channel. The
+/// client writes after the arrivals whose bit is set in `writes`. `early` is what the server sends
+/// before it has received the client's close.
 fn cross(early: &[Says], late: &[Says], writes: u32, in_one_piece: bool) {
     let mut peer = closing();
     let mut step = 0;
@@ -84,7 +84,7 @@ fn cross(early: &[Says], late: &[Says], writes: u32, in_one_piece: bool) {
     let said = [early, late].concat();
     let until_ok = said.iter().take_while(|says| **says == Close).count();
     assert_eq!(answers(&mut peer), usize::from(until_ok > 0), "{said:?}");
-    // What comes behind `close-ok` is a frame on a channel that is not open.
+    // A frame after `close-ok` is on a channel that is not open.
     let is_wrong = said.len() > until_ok + 1;
     assert_eq!(peer.machine.why_closed().is_some(), is_wrong, "{said:?}");
 }
@@ -130,7 +130,7 @@ fn closes_of_the_server_alone_are_answered_once() {
             };
             let _promise = peer.machine.request(declare).expect("there is room");
             peer.drain();
-            // Left over from the channel that had the number before; but for the first there is one.
+            // It belongs to the previous channel of this number; the first one has none before it.
             if peer.machine.open_channels() > 0 && answers(&mut peer) == 0 {
                 peer.feed(&method(1, &channel::OpenOk {}));
             }

@@ -15,7 +15,7 @@ struct Channel {
     closing: bool,
     /// The server has closed it; only `close-ok` may come.
     closed: bool,
-    /// Both sides have closed it, and one `close-ok` is still to come.
+    /// Both sides have closed it, and one `close-ok` is pending.
     crossed: Crossed,
     content: Content,
     /// Tags of the consumers that the client has asked for and not cancelled.
@@ -24,15 +24,15 @@ struct Channel {
     delivered: BTreeMap<u64, u32>,
 }
 
-/// What is left of a channel that both sides have closed.
+/// The state of a channel that both sides have closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Crossed {
     #[default]
     No,
-    /// The client has answered the server's `close`, and has no more to say.
+    /// The client has replied to the server's `close`, and sends no more.
     ClientAnswered,
-    /// The server has answered the client's `close`. The client's answer may be on its way: it was
-    /// written when the server's `close` came, which was before the server's answer.
+    /// The server has replied to the client's `close`. The client's reply may be in flight: it was
+    /// written when the server's `close` arrived, which was before the server's reply.
     ServerAnswered,
 }
 
@@ -113,28 +113,29 @@ impl Observer {
         let id = method.as_ref().map(|(id, _)| *id);
         if id == Some(OPEN) {
             let before = self.channels.insert(number, Channel::default());
-            // A `close` before `open-ok` may go unanswered.
+            // A `close` before `open-ok` may get no reply.
             let is_free = before
                 .as_ref()
                 .is_none_or(|channel| channel.crossed == Crossed::ServerAnswered && channel.closed_early);
             assert!(is_free, "channel {number} is opened twice: {before:?}");
             return;
         }
-        // A `close-ok` on a channel that is not here would be answered by the server closing the
-        // connection. The machine writes one in two places only, each for a `close` on a channel
-        // that it has opened and not let go:
+        // The server would close the connection over a `close-ok` on a channel that is not here.
+        // The client writes one in two places only, each for a `close` on a channel that it has
+        // opened and not released:
         //
-        // - The server closes alone. The channel is let go in the same step, so there is no other.
-        // - The server's `close` crosses the client's. The first is answered, and no other
-        //   (`close_answered`). The channel is let go when the server's `close-ok` comes, behind
-        //   which a `close` is a frame on a channel that is not open.
+        // - The server closes alone. The channel is released in the same step, so there is no
+        //   other.
+        // - The server's `close` crosses the client's. The first gets a reply, and no other
+        //   (`close_answered`). The channel is released when the server's `close-ok` arrives. A
+        //   `close` after that is a frame on a channel that is not open.
         //
-        // In both, `open` was queued before, and a channel's frames leave in order. So the channel
-        // is here when its `close-ok` is written, provided that the server's `close-ok` alone does
-        // not remove it while the server's own `close` is not answered. This is what the assertion
-        // below once broke on: a server may answer the client's `close` behind its own `close`, in
-        // one piece of bytes, before the client could write its answer. The other cause was in the
-        // machine, which answered each of several `close` on one channel.
+        // In both cases `open` was queued before, and a channel's frames are written in order. So
+        // the channel is here when its `close-ok` is written, if the server's `close-ok` alone does
+        // not remove it while the server's own `close` has no reply. The assertion below has failed
+        // for two reasons: a server may reply to the client's `close` right after its own `close`,
+        // in one piece of bytes, before the client can write its reply; and the client replied to
+        // each of several `close` on one channel.
         let channel = self.channels.get_mut(&number);
         let Some(channel) = channel else { panic!("channel {number} is not open: {frame:?}") };
         assert!(channel.crossed != Crossed::ClientAnswered, "channel {number} is closed: {frame:?}");
@@ -188,7 +189,7 @@ impl Observer {
                 Crossed::No if channel.closed || channel.closed_early => {
                     channel.crossed = Crossed::ServerAnswered;
                 }
-                // One too many, which does not take back that the client has to answer.
+                // An additional `close`. The client still has to reply to the first.
                 Crossed::ServerAnswered => {}
                 _ => drop(self.channels.remove(&frame.channel)),
             },
@@ -215,7 +216,7 @@ impl Observer {
             .collect()
     }
 
-    /// The channels there are, without those that both sides have closed.
+    /// Returns the channels without those that both sides have closed.
     pub fn channels(&self) -> Vec<u16> {
         let channels = self.channels.iter();
         channels.filter(|(_, channel)| channel.crossed == Crossed::No).map(|(number, _)| *number).collect()

@@ -195,7 +195,8 @@ impl Peer {
             return true;
         }
         let Some(frame) = self.unanswered.pop_front() else { return false };
-        // A broker that waits for `close-ok` discards everything but a `close`, which it answers.
+        // A broker that waits for `close-ok` discards everything but a `close`, to which it
+        // replies.
         if !self.closed.contains(&frame.channel) || frame.kind == 1 && frame.id() == (20, 40) {
             self.say(&answer(&frame));
             if frame.kind == 1 {

@@ -80,7 +80,7 @@ fn a_delivery_that_is_lost_in_a_panic_goes_back_to_its_queue() {
     assert_eq!(*log.borrow(), [false, true]);
 }
 
-/// Runs callbacks, and returns how many panics came out.
+/// Runs callbacks. Returns the number of panics.
 fn panics(mut run: impl FnMut()) -> usize {
     let mut panics = 0;
     while catch_unwind(AssertUnwindSafe(&mut run)).is_err() {

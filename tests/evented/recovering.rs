@@ -231,7 +231,7 @@ fn connected_once(recovery: impl Into<Option<Recovery>>) -> (Evented<Stream>, Cl
     (conn, client)
 }
 
-/// Recovers once, with a filter that gets the client.
+/// Recovers once, with a filter that receives the client.
 fn recovered_with_filter(
     filter: impl Fn(&Client) -> bool + Send + Sync + 'static,
 ) -> (Evented<Stream>, Client) {

@@ -79,7 +79,7 @@ fn time_never_goes_back() {
 
 #[test]
 fn a_pause_of_two_heartbeats_keeps_the_connection() {
-    // After 8 s, the broker has not heard from the client for two heartbeats, and closes.
+    // After 8 s, the broker has received nothing for two heartbeats, and closes.
     for quarters in 1..8 {
         let start = Instant::now();
         let time = Arc::new(Mutex::new(start));
@@ -93,7 +93,7 @@ fn a_pause_of_two_heartbeats_keeps_the_connection() {
             *time.lock().unwrap() = start + half_heartbeat * 2 * SECOND;
             server.tick();
         }
-        // The time is told first, as a loop may.
+        // The loop may pass the time first.
         conn.on_timeout(now).unwrap();
         assert!(!conn.is_over(), "{quarters} quarters of a heartbeat");
     }

@@ -45,7 +45,7 @@ fn e36_what_was_held_back_follows_in_order_when_the_broker_takes_it_again() {
     assert!(peer.names().is_empty());
     peer.method(0, &connection::Unblocked {});
     let names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
-    // The order is that of each exchange; channels are independent of each other.
+    // The order is kept for each exchange; channels are independent of each other.
     let bodies: Vec<_> = names.iter().filter(|name| name.contains("body")).collect();
     assert_eq!(bodies, ["1 body 1", "1 body 3", "2 body 2"]);
     peer.method(1, &ack(2, true));

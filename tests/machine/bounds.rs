@@ -52,7 +52,7 @@ fn e47_at_the_bound_publishes_are_full_and_acks_heartbeats_and_close_are_not() {
 
 #[test]
 fn sums_of_shared_bodies_do_not_overflow() {
-    // On a 32-bit target, 100 times 64 MiB is more than a `usize` counts.
+    // On a 32-bit target, 100 times 64 MiB exceeds `usize`.
     let mut peer = Peer::open(Options::default().max_outgoing_octets(usize::MAX));
     let body = Bytes::from(vec![7; 64 << 20]);
     let mut accepted = 0;
@@ -247,7 +247,7 @@ fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered
     assert_eq!(fill(&mut peer, &body), 10, "their time has run out");
 }
 
-/// How many of a hundred calls are accepted.
+/// Returns how many of a hundred calls are accepted.
 fn accepted(mut ask: impl FnMut() -> Result<PromiseId, Error>) -> usize {
     (0..100).filter(|_| ask().is_ok()).count()
 }

@@ -1,4 +1,4 @@
-//! Waiting for capacity on the outgoing side: how it ends, and how long it takes at most.
+//! Waiting for outgoing capacity: how it ends, and how long it takes at most.
 
 use crate::peer::{Peer, ack, channel_close, publish, tune};
 use crate::pipe::Wakes;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A connection with so many publishes that no confirm came for in time.
+/// Returns a connection with this many publishes that were not confirmed in time.
 fn overdue(publishes: usize) -> (Peer, Vec<PromiseId>) {
     let options = Options::default().heartbeat(0).max_publishes_in_flight(publishes);
     let mut peer = Peer::tuned(options, tune(0, 0, 0));
@@ -37,7 +37,7 @@ fn an_overdue_publish_gives_its_place_back() {
     let promises = fill(&mut peer, 10);
     assert!(!peer.machine.has_room_to_publish());
     peer.serve();
-    // Late confirms, alone and together, complete nothing else and make no room.
+    // Late confirms, single and multiple, complete nothing else and add no capacity.
     peer.method(1, &ack(7, false));
     peer.method(1, &ack(5, true));
     assert!(!peer.machine.has_room_to_publish());
@@ -85,14 +85,14 @@ fn overdue_first_publish_keeps_its_own_error() {
     assert!(matches!(peer.error(second[0]), Error::Unconfirmed(_)), "the first is at fault");
 }
 
-/// Polls with a waker that counts.
+/// Polls with a waker that counts its wakes.
 fn poll<F: Future>(future: std::pin::Pin<&mut F>, wakes: &Arc<Wakes>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(&Waker::from(wakes.clone())))
 }
 
 #[test]
 fn waiting_for_capacity_ends_at_request_timeout() {
-    // The stream takes nothing, and there are no heartbeats to find out.
+    // The stream takes nothing, and there are no heartbeats that would detect it.
     let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;

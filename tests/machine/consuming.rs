@@ -77,7 +77,7 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
         assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag));
         assert!(peer.machine.ended(id).is_some());
         peer.machine.drop_consumer(id);
-        // One more cancel is no error.
+        // A second cancel is no error.
         let again: &[String] = if server_first { &[] } else { &[format!("{channel} basic.cancel")] };
         assert_eq!(peer.names(), again);
         assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());

@@ -1,5 +1,4 @@
-//! The driver after the process was paused: what the stream has is read and written before its
-//! silence is judged.
+//! The driver after a pause of the process: it reads and writes before it judges silence.
 
 use crate::driver::Driven;
 use crate::peer::{raw, tune};
@@ -22,7 +21,7 @@ fn opened() -> Driven {
 fn any_pause_keeps_a_healthy_connection() {
     for quarters in 1..20 {
         let (client, pipe, clock, mut driver) = opened();
-        // What the server sent during the pause has not been read.
+        // The server's data from the time of the pause has not been read.
         pipe.feed(&raw(8, 0, b""));
         clock.pass(quarters * SECOND);
         assert!(pipe.poll(&mut driver).is_none(), "{quarters} quarters of a heartbeat");

@@ -191,7 +191,7 @@ fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
     let mut unacked = consume("q");
     unacked.no_ack = true;
     let (consumer, number, tag) = peer.consumer(&unacked);
-    // As many as the hard bound, up to which it would read while something is waited for.
+    // As many as the hard limit, up to which it reads while a reply is pending.
     (1..=8).for_each(|delivery| peer.deliver(number, &tag, delivery, b"x"));
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();

@@ -107,7 +107,7 @@ fn a02_nor_does_one_at_our_own_limit() {
     });
 }
 
-/// Consumers, each with the channel on which its first delivery has begun.
+/// Returns consumers, each with the channel on which its first delivery has begun.
 fn begun(channels: usize, bound: usize) -> (Peer, Vec<u16>) {
     let mut peer = Peer::open(Options::default().max_buffered_octets(bound));
     let mut numbers = Vec::new();
@@ -124,7 +124,7 @@ fn contents_that_never_end_stay_within_the_bound() {
     const BOUND: usize = 4 << 20;
     grows_by_at_most(
         "contents_that_never_end_stay_within_the_bound",
-        // A body grows by twice its size, and what was there before is copied.
+        // A body's buffer grows to twice its size, and the old buffer is copied.
         2 * BOUND as u64 + 4 * FRAME_MAX,
         || {
             let body = vec![7; 100_000];

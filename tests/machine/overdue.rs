@@ -1,4 +1,4 @@
-//! Requests that time out on their channel, and gets that keep theirs.
+//! Requests that time out on their channel, and gets that keep their channel.
 
 use crate::peer::{Peer, answer, channel_close, consume, declare, get_ok, method, publish, short, tune};
 use puka::machine::{Delivered, PromiseId, Reply, Settle};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A connection whose pool has so many channels, and that sends no heartbeats.
+/// Returns a connection with a pool of this many channels and no heartbeats.
 fn pool_of(channels: u16) -> Peer {
     Peer::tuned(Options::default().request_channels(channels).heartbeat(0), tune(2047, 0, 0))
 }
@@ -116,7 +116,7 @@ fn broker_that_answers_nothing_gets_few_channels() {
     }
     let names: Vec<_> = sent.iter().map(crate::peer::Sent::name).collect();
     assert_eq!((count(&names, "channel.open"), count(&names, "channel.close")), (16, 16));
-    // The broker goes on, and answers all of it.
+    // The broker continues and replies to everything.
     sent.iter().filter_map(answer).for_each(|answer| peer.feed(&answer));
     declared(&mut peer);
     assert_eq!(peer.machine.open_channels(), 1);
@@ -138,7 +138,7 @@ fn overdue_channels_leave_numbers_for_others() {
     assert_eq!(count(&peer.names(), "basic.publish"), 1);
 }
 
-/// Gets messages until no more may be held.
+/// Gets messages until no more may stay unsettled.
 fn hold(peer: &mut Peer) -> Vec<Delivered> {
     let mut held = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Values of the user's whose drop asks the client: none is dropped while the lock is held.
+//! Values of the user whose drop calls the client: none is dropped while the lock is held.
 
 use crate::driver::opened;
 use crate::peer::{ack, close, method, rabbitmq, start, tune};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs a test on a thread of its own, so that a deadlock fails it.
+/// Runs a test on its own thread, so that a deadlock fails it.
 fn without_deadlock(test: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let running = thread::spawn(move || {
@@ -36,14 +36,14 @@ fn without_deadlock(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Makes values whose drop asks the client, and counts those that were dropped.
+/// Makes values whose drop calls the client, and counts the dropped ones.
 #[derive(Clone, Debug, Default)]
 struct Asking {
     client: Arc<OnceLock<Client>>,
     dropped: Arc<AtomicUsize>,
 }
 
-/// A value whose drop asks the client: the owner of a body, an error, a mechanism.
+/// A value whose drop calls the client: the owner of a body, an error, a mechanism.
 #[derive(Debug)]
 struct Owner {
     asking: Asking,
@@ -103,7 +103,7 @@ impl Asking {
     }
 }
 
-/// A small body, which is copied, one that is shared, and one of several frames.
+/// A small body that is copied, one that is shared, and one of several frames.
 const SIZES: [usize; 3] = [10, 8 << 10, 300 << 10];
 
 #[test]

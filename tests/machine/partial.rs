@@ -1,4 +1,4 @@
-//! Contents of which parts are still to come, on many channels at once.
+//! Partly received contents on many channels at once.
 
 use crate::peer::{Peer, consume, header, method, raw, tune};
 use puka::Options;
@@ -7,7 +7,8 @@ use puka::protocol::Properties;
 
 const KIB: usize = 1 << 10;
 
-/// A consumer on each of so many channels, whose first delivery has begun with a content of so many bytes.
+/// Returns a consumer on each of this many channels, whose first delivery has begun with a content
+/// of this size in bytes.
 fn begun(options: Options, channels: usize, size: u64) -> (Peer, Vec<(ConsumerId, u16)>) {
     let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
     let mut consumers = Vec::new();
@@ -20,7 +21,7 @@ fn begun(options: Options, channels: usize, size: u64) -> (Peer, Vec<(ConsumerId
     (peer, consumers)
 }
 
-/// The size of the body that came, or of the one that was too large.
+/// Returns the size of the received body, or of the one that was too large.
 fn body(peer: &mut Peer, consumer: ConsumerId) -> Result<usize, u64> {
     let taken = peer.taken(consumer);
     assert_eq!(taken.len(), 1);

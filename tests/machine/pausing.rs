@@ -1,4 +1,4 @@
-//! Reading pauses while too many deliveries are buffered: nothing else waits behind them for long.
+//! Pauses of reading while too many deliveries are buffered: nothing else is delayed for long.
 
 use crate::peer::{
     Peer, Sent, answer, channel_close, consume, declare, deliver, header, method, publish, short, tag_of,
@@ -9,15 +9,15 @@ use puka::protocol::{Method, Properties, Table};
 use puka::{Error, Notice, Options, Recovery};
 use std::time::Duration;
 
-/// Longer than anything has to wait for deliveries that nobody takes.
+/// Longer than anything may be delayed by untaken deliveries.
 const BOUND: Duration = Duration::from_secs(1);
 
-/// What the machine wrote, without settling.
+/// Returns the frames that were written, without settling.
 fn names(sent: &[Sent]) -> Vec<String> {
     sent.iter().filter(|sent| !sent.is(basic::Ack::ID)).map(Sent::name).collect()
 }
 
-/// The prefetch counts of what was written.
+/// Returns the prefetch counts that were written.
 fn prefetch_counts(sent: &[Sent]) -> Vec<u16> {
     let counts = sent.iter().filter(|sent| sent.is(basic::Qos::ID)).map(|sent| match sent.method() {
         Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
@@ -39,12 +39,12 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     peer.pass(BOUND);
     assert!(peer.machine.wants_input(), "the reply is in the stream behind the deliveries");
 
-    // The consumer is throttled: another with a prefetch count of 1 takes its place.
+    // The consumer is throttled: another tag with a prefetch count of 1 replaces it.
     let sent = peer.take();
     assert_eq!(names(&sent), [format!("{channel} basic.qos"), format!("{channel} basic.consume")]);
     assert_eq!(prefetch_counts(&sent), [1]);
     let throttled = tag_of(&sent[1]);
-    // What was on its way still comes, and then the replies.
+    // Deliveries in flight arrive, and then the replies.
     for delivery in 11..=15 {
         peer.deliver(channel, &tag, delivery, b"x");
     }
@@ -59,7 +59,8 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     peer.method(2, &queue::DeclareOk { queue: short("other"), message_count: 0, consumer_count: 0 });
     assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
 
-    // Nothing is lost, and the order is kept. When it is taken the consumer has its own terms again.
+    // Nothing is lost, and the order is kept. The consumer has its own terms again once all is
+    // taken.
     let taken = peer.taken(id);
     assert_eq!(taken.iter().map(|it| it.tag).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
     let sent = peer.take();
@@ -78,7 +79,8 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     assert!(peer.machine.ended(id).is_none() && peer.machine.why_closed().is_none());
 }
 
-/// A peer with one consumer that has so many deliveries of one byte buffered, where 10 are the limit.
+/// Returns a peer with one consumer that has this many deliveries of one byte buffered, at a limit
+/// of 10.
 fn paused(it: &Consume<'_>, deliveries: u64) -> (Peer, ConsumerId, u16, String) {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
     let (id, channel, tag) = peer.consumer(it);
@@ -88,7 +90,8 @@ fn paused(it: &Consume<'_>, deliveries: u64) -> (Peer, ConsumerId, u16, String) 
     (peer, id, channel, tag)
 }
 
-/// Asks for something, which throttles the consumer. Gives what was written for it, all answered.
+/// Sends a request, which throttles the consumer. Returns the frames written for it, after replying
+/// to all.
 fn throttled(peer: &mut Peer) -> Vec<Sent> {
     let request = peer.machine.request(declare("other")).unwrap();
     peer.pass(BOUND);
@@ -97,7 +100,7 @@ fn throttled(peer: &mut Peer) -> Vec<Sent> {
     sent.into_iter().filter(|sent| !sent.is(queue::Declare::ID)).collect()
 }
 
-/// The tags of the consumes, and of the cancels.
+/// Returns the tags of the consumes and of the cancels.
 fn tags(sent: &[Sent]) -> (Vec<String>, Vec<String>) {
     let of = |id| sent.iter().filter(|sent| sent.is(id)).map(tag_of).collect();
     (of(basic::Consume::ID), of(basic::Cancel::ID))
@@ -110,11 +113,11 @@ fn nothing_waited_for_throttles_nobody() {
     peer.names();
     peer.pass(20 * BOUND);
     assert!(!peer.machine.wants_input() && peer.names().is_empty());
-    // It is told, once.
+    // It is reported once.
     let notice = peer.machine.take_notice(listener);
     assert!(matches!(notice, Some(Notice::ReadingPaused { deliveries: 10, bytes: 330.. })), "{notice:?}");
     assert!(peer.machine.take_notice(listener).is_none());
-    // What is asked for now has waited long enough.
+    // A new request does not have to wait again.
     let _request = peer.machine.request(declare("other")).unwrap();
     peer.pass(Duration::ZERO);
     assert!(peer.machine.wants_input());
@@ -150,7 +153,7 @@ fn second_pause_does_not_stall_again() {
 
 #[test]
 fn timeouts_say_that_reading_is_paused() {
-    // Consumers that a prefetch count does not slow down, or that can't have a second beside them.
+    // Consumers that a prefetch count does not slow down, or that can't have a second tag.
     let mut offset = Table::new();
     offset.insert("x-stream-offset", "first").unwrap();
     let each = [
@@ -214,14 +217,14 @@ fn only_greedy_consumers_are_throttled() {
     (1..=6).for_each(|delivery| peer.deliver(greedy, &tag, delivery, b"x"));
     let sent = throttled(&mut peer);
     assert_eq!(tags(&sent).1, [tag]);
-    // Until it has its share as well, and more comes.
+    // Until it has its share buffered as well, and more arrives.
     (5..=10).for_each(|delivery| peer.deliver(modest, &modests_tag, delivery, b"x"));
     assert_eq!(tags(&peer.serve()).1, [modests_tag]);
 }
 
 #[test]
 fn prefetch_count_of_its_own_is_kept() {
-    // A second tag would let more be unsettled than the count says.
+    // A second tag would allow more unsettled deliveries than the count.
     for prefetch_count in [1, 19, 20, u16::MAX] {
         let (mut peer, id, _, _) = paused(&Consume { prefetch_count, ..consume("q") }, 10);
         let sent = throttled(&mut peer);
@@ -274,7 +277,7 @@ fn all_queues_of_a_consumer_are_throttled() {
 #[test]
 fn throttled_consumer_can_be_ended_in_every_way() {
     for way in 0..4 {
-        // Once while the second tag starts, once after it has.
+        // Once while the second tag starts, once after it has started.
         for is_answered in [false, true] {
             let (mut peer, id, channel, tag) = paused(&consume("q"), 10);
             let _request = peer.machine.request(declare("other")).unwrap();
@@ -305,7 +308,7 @@ fn throttled_consumer_can_be_ended_in_every_way() {
 
 #[test]
 fn throttled_consumer_keeps_its_prefetch_count() {
-    // Over a loss, a change and a `recover`.
+    // After a loss, a change of the count and a `recover`.
     for is_answered in [false, true] {
         let recovery = Recovery::default().seed(7);
         let mut peer = Peer::dialled(Options::default().max_buffered_deliveries(10).recovery(recovery));

@@ -54,7 +54,7 @@ pub(crate) struct Peer {
     sent: Decoder,
     /// Frames that the machine wrote and the test has not looked at.
     pub(crate) inbox: VecDeque<Sent>,
-    /// Whether filters are run as soon as they are to be, as a driver does.
+    /// Runs filters as soon as they are due, as a driver does.
     pub(crate) runs_filters: bool,
 }
 

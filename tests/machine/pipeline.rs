@@ -1,4 +1,4 @@
-//! A pipeline without a prefetch count over the broker in memory: its driver and its publishes.
+//! A pipeline without a prefetch count on the broker in memory: its driver and its publishes.
 
 use crate::pipe::{ManualClock, Wakes};
 use puka::{Client, Clock, Driver, Error, Options};
@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How far the clock is turned when nothing else moves.
+/// The step of the clock when nothing else changes.
 const STEP: Duration = Duration::from_millis(50);
 
-/// Steps that a publish may take: less than a second.
+/// The number of steps that a publish may take: less than a second.
 const STEPS: usize = 20;
 
 struct World {
     client: Client,
     driver: Driver<Stream, ManualClock>,
     clock: ManualClock,
-    /// How often the clock was turned.
+    /// The number of steps of the clock.
     steps: usize,
 }
 
@@ -32,7 +32,7 @@ impl World {
         Self { client, driver, clock, steps: 0 }
     }
 
-    /// Runs the driver until a future is ready. The clock is turned when nothing else moves.
+    /// Runs the driver until a future is ready. Advances the clock when nothing else changes.
     fn wait<T>(&mut self, future: impl Future<Output = Result<T, Error>>) -> T {
         let mut future = pin!(future);
         let wakes = Arc::new(Wakes::default());
@@ -52,7 +52,7 @@ impl World {
     }
 }
 
-/// Publishes what it consumes, and acknowledges it when that is confirmed.
+/// Publishes each message that it consumes, and acknowledges it after the confirm.
 fn pipeline(messages: u64, options: Options) -> usize {
     let mut world = World::new(options);
     let client = world.client.clone();

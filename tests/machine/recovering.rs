@@ -53,7 +53,7 @@ fn r1_the_states_can_be_seen() {
     assert!(matches!(peer.machine.state(), ConnectionState::Closed(Error::Closed)));
 }
 
-/// The server refuses the login, or the virtual host.
+/// The server refuses the login or the virtual host.
 fn refuse(peer: &mut Peer, code: u16) {
     peer.dial();
     assert_eq!(peer.names(), ["protocol header"]);
@@ -147,7 +147,7 @@ fn s4_an_attempt_tries_every_endpoint_at_once() {
     let mut peer = Peer::undialled(of_three(|recovery| recovery));
     let connected = peer.machine.connect();
     let start = peer.now;
-    // The first can't be dialled, and the second is no broker.
+    // The first can't be dialled, and the second is not a broker.
     assert_eq!(peer.until_dialling().first, 0);
     peer.machine.handle_dialled(peer.now, 1, false);
     peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -340,7 +340,8 @@ fn r3_delays_grow_are_random_and_begin_anew_with_a_connection_that_stood() {
     }
     assert!(longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20), "{longest:?}");
 
-    // How long it waits after so many connections that went at once, and then one that stood.
+    // Returns the delay after this many connections that were lost at once, and then one that
+    // stayed open.
     let after = |losses: u32, stands: bool| {
         let mut delays = (0..50_u64).map(|seed| {
             let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 1_000_003 + 17)));
@@ -548,7 +549,7 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
 }
 
-/// RabbitMQ does not always say over which method it closes: then class and method are 0.
+/// RabbitMQ does not always name the method over which it closes: then class and method are 0.
 fn close_over(class_id: u16, method_id: u16) -> connection::Close<'static> {
     connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") }
 }
@@ -589,7 +590,7 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
         peer.take();
         peer.method(0, &over);
         reconnect(&mut peer);
-        // Each alone, those before it with their answers.
+        // Each is sent alone, after the reply to the one before.
         for name in ["a", "b", "poison", "c"] {
             let declares: Vec<_> = peer.take().into_iter().filter(|it| it.is(queue::Declare::ID)).collect();
             assert_eq!(declares.len(), 1, "{name}");
@@ -605,7 +606,7 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
                 peer.method(channel, &ok);
             }
             if name == "poison" {
-                // What was declared comes back first.
+                // The declared entities are restored first.
                 for _ in 0..2 {
                     let sent = peer.take();
                     let opened = sent.iter().find(|it| it.is(channel::Open::ID)).map(|it| it.channel);
@@ -663,7 +664,7 @@ fn consumers_that_start_with_a_poisoned_one_live() {
 
 #[test]
 fn step_that_closes_the_connection_is_skipped() {
-    // How often it closes before the step is known.
+    // The number of closes before the step is identified.
     for (over, closes) in [(close_over(50, 10), 1), (close_over(0, 0), 2)] {
         let mut peer = dialled();
         let listener = peer.machine.listen();

@@ -1,4 +1,4 @@
-//! Queues that the broker names: every name that one has had leads to it.
+//! Server-named queues: every earlier name is mapped to the current one.
 
 use crate::peer::{Peer, Sent, ack, answer, consume, declare, get_ok, method, publish, short, tune};
 use puka::machine::{PromiseId, Publish, Reply, TransactionId};
@@ -11,7 +11,7 @@ fn dialled() -> Peer {
     Peer::dialled(Options::default().recovery(recovery).heartbeat(0))
 }
 
-/// Answers everything, with that name for every queue that the broker names.
+/// Replies to everything, with this name for every server-named queue.
 fn serve(peer: &mut Peer, name: &str) -> Vec<Sent> {
     let mut all = Vec::new();
     loop {
@@ -35,7 +35,7 @@ fn serve(peer: &mut Peer, name: &str) -> Vec<Sent> {
     }
 }
 
-/// A connection whose queue was named `first`, and is named `second` since its first loss.
+/// Returns a connection whose queue was named `first`, and is named `second` since its first loss.
 fn renamed() -> Peer {
     let mut peer = dialled();
     let mut own = declare("");
@@ -53,7 +53,7 @@ fn again(peer: &mut Peer, name: &str) -> Vec<Sent> {
     serve(peer, name)
 }
 
-/// The queues that methods name, and the routing keys of publishes.
+/// Returns the queues that methods name, and the routing keys of publishes.
 fn names(sent: &[Sent]) -> Vec<String> {
     let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method);
     let names = methods.filter_map(|sent| match sent.method() {
@@ -80,7 +80,7 @@ fn transaction(peer: &mut Peer) -> TransactionId {
     id
 }
 
-/// Keys of publishes that name `first` and something else.
+/// Returns the keys of publishes that name `first` and something else.
 fn copies() -> Table {
     let mut keys = Array::new();
     for key in ["first", "elsewhere"] {
@@ -93,7 +93,7 @@ fn copies() -> Table {
     headers
 }
 
-/// The routing keys in the headers of what was published.
+/// Returns the routing keys in the headers of the publishes.
 fn keys(sent: &[Sent]) -> Vec<Vec<String>> {
     let text = |value: Value<'_>| value.as_str().unwrap().to_owned();
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
@@ -170,7 +170,7 @@ fn dead_letters_to(queue: &str) -> Table {
     arguments
 }
 
-/// Where the dead letters of the queue `mortal` go.
+/// Returns the dead-letter target of the queue `mortal`.
 fn dead_letters(sent: &[Sent]) -> Vec<String> {
     let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method);
     let keys = methods.filter_map(|sent| match sent.method() {
@@ -220,7 +220,7 @@ fn waiting_publish_follows_the_queue() {
         peer.shake_hands(tune(2047, 131_072, 0));
         assert_eq!(names(&serve(&mut peer, name)), [name; 2]);
         if name == "third" {
-            // They are published again, as nothing has confirmed them.
+            // They are republished, because they are unconfirmed.
             peer.machine.handle_loss(Broken::Eof);
         }
     }
@@ -235,7 +235,7 @@ fn current_name_of_any_name_is_the_last() {
     for name in ["first", "second", "third"] {
         assert_eq!(&*peer.machine.current_name(name.as_bytes()), b"third");
     }
-    // The queue is gone by any of its names, and so are they.
+    // The queue is deleted under each of its names, and the names are removed.
     let delete = queue::Delete { queue: short("second"), if_unused: false, if_empty: false, nowait: false };
     peer.machine.request(delete).unwrap();
     assert_eq!(names(&serve(&mut peer, "")), ["third"]);
@@ -266,7 +266,7 @@ fn consumer_by_an_intermediate_name_keeps_its_queue() {
     let _by_second = peer.consumer(&consume("second"));
     peer.machine.cancel(by_first).unwrap();
     serve(&mut peer, "");
-    // More names than are kept.
+    // More names than are stored.
     for number in 4..30 {
         let sent = again(&mut peer, &number.to_string());
         assert_eq!(names(&sent), [number.to_string()], "it is declared, and consumed again");

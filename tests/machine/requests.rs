@@ -250,7 +250,8 @@ fn a_full_pool_closes_no_other_channel() {
     peer.method(1, &crate::peer::ack(1, false));
     peer.done(sent);
     let _requests = [declare("a"), declare("b")].map(|it| peer.machine.request(it).unwrap());
-    // The second waits for the first, although numbers are free and channel 1 is idle.
+    // The second request waits for the first, although channel numbers are free and channel 1 is
+    // idle.
     assert_eq!(peer.names(), ["2 channel.open", "2 queue.declare"]);
 }
 
@@ -261,7 +262,7 @@ fn a_released_publish_leaves_other_deadlines_alone() {
     peer.method(0, &blocked);
     let _sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
     let slow = peer.machine.request(declare("q")).unwrap();
-    // The publish leaves, and its first deadline with it, before either has started.
+    // The publish is written and its first deadline removed before either deadline has started.
     peer.method(0, &connection::Unblocked {});
     peer.names();
     peer.now += Duration::from_secs(31);

@@ -1,4 +1,5 @@
-//! Deliveries that are never handed out: they go back behind the cancel, once, and never in a loop.
+//! Deliveries that the program never receives: they are requeued once, after the cancel, and never
+//! in a loop.
 
 use crate::peer::{Peer, Sent, consume, declare, deliver, method, short, tag_of};
 use puka::machine::{Consume, ConsumerId, Reply, Settle};
@@ -8,7 +9,7 @@ use puka::{Ended, Error, Options};
 
 const ACK: Settle = Settle::Ack { multiple: false };
 
-/// The methods that were written, the tag and the flag of each nack and ack included.
+/// Returns the methods that were written, with the tag and the flag of each nack and ack.
 fn written(sent: &[Sent]) -> Vec<String> {
     let mut all = Vec::new();
     for one in sent.iter().filter(|sent| sent.kind == FrameKind::Method) {
@@ -48,11 +49,11 @@ fn consumer(deliveries: u64) -> (Peer, ConsumerId, u16, String) {
     (peer, id, channel, tag)
 }
 
-/// Whether a request goes out on this channel.
+/// Returns `true` if a request is sent on this channel.
 fn reuses(peer: &mut Peer, channel: u16) -> bool {
     let _request = peer.machine.request(declare("next")).unwrap();
     let sent = peer.take();
-    // The number alone is free once the close is answered.
+    // The number is free once the close has a reply.
     sent.first().is_some_and(|sent| sent.channel == channel && !sent.is(channel::Open::ID))
 }
 
@@ -107,7 +108,7 @@ fn pending_acks_leave_before_the_nack() {
 
 #[test]
 fn deliveries_that_a_holder_returns_join_the_nack() {
-    // A consumer has taken them of the machine and not handed them out.
+    // A consumer handle has taken them and not returned them to the program.
     let (mut peer, id, channel, tag) = consumer(2);
     let taken = peer.taken(id);
     peer.deliver(channel, &tag, 3, b"x");
@@ -194,7 +195,7 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
         let held = peer.taken(id).remove(0);
         peer.machine.settle(&held, ACK).unwrap();
         assert_eq!(take(&mut peer), ["ack 1"]);
-        // RabbitMQ 4.3 delivers on until it has our cancel.
+        // RabbitMQ 4.3 continues to deliver until it has our cancel.
         for number in 2..=4 {
             peer.deliver(channel, &tag, number, b"x");
         }

@@ -578,7 +578,7 @@ fn s26_a_filter_and_a_mode_choose_what_comes_back() {
     );
 }
 
-/// A connection with an exchange and a queue that is bound to it, and a filter.
+/// Returns a connection with an exchange, a queue that is bound to it, and a filter.
 fn filtered(filter: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Peer {
     let mut peer = Peer::dialled(options(|recovery| recovery.filter(filter)));
     ask(&mut peer, exchange_declare("x"));
@@ -598,7 +598,7 @@ fn a_filter_runs_outside_of_the_machine() {
         let step = peer.machine.poll_filter().expect("it is to be asked");
         assert!(peer.machine.poll_filter().is_none(), "once");
         assert!(peer.names().is_empty(), "nothing is declared meanwhile");
-        // Any other call may come before its outcome.
+        // Any other call may come before the outcome.
         peer.machine.request(declare("late")).unwrap();
         peer.machine.handle_filter(step.run());
         sent.extend(all_told(&peer.serve()));
@@ -682,12 +682,12 @@ fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
     ));
 }
 
-/// Runs a test on a stack that a recursion over thousands of consumers overflows.
+/// Runs a test on a stack too small for a recursion over thousands of consumers.
 fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
     std::thread::Builder::new().stack_size(256 << 10).spawn(test).unwrap().join().unwrap();
 }
 
-/// A connection with so many consumers, and those.
+/// Returns a connection with this many consumers, and their ids.
 fn with_consumers(options: Options, count: usize) -> (Peer, Vec<puka::machine::ConsumerId>) {
     let mut peer = Peer::undialled(options.channel_max(u16::MAX));
     peer.dial();

@@ -1,4 +1,4 @@
-//! The queues of a consumer: how each ends, and what is recorded of it.
+//! The queues of a consumer: how each ends, and what is recorded about it.
 
 use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, short, tag_of, tune};
 use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply, Settle};
@@ -28,7 +28,7 @@ fn consume_multi(peer: &mut Peer, queues: &[&str]) -> (ConsumerId, u16, Vec<Stri
     }
 }
 
-/// The queues that were consumed or declared.
+/// Returns the queues that were consumed or declared.
 fn queues(sent: &[Sent], of: puka::protocol::MethodId) -> Vec<String> {
     let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method && sent.is(of));
     methods
@@ -40,7 +40,7 @@ fn queues(sent: &[Sent], of: puka::protocol::MethodId) -> Vec<String> {
         .collect()
 }
 
-/// Answers as a broker does that has all queues but one.
+/// Replies as a broker that has all queues but one.
 fn serve_without(peer: &mut Peer, missing: &str, names_it: bool) -> Vec<Sent> {
     let mut all = Vec::new();
     loop {
@@ -160,13 +160,13 @@ fn auto_delete_queue_outlives_an_unrestored_consumer() {
     declare_auto_delete(&mut peer, "kept");
     let _other = peer.consumer(&consume("other"));
     let (id, ..) = peer.consumer(&consume("kept"));
-    // The next broker has one channel for consumers.
+    // The next broker allows one channel for consumers.
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     peer.shake_hands(tune(3, 131_072, 60));
     peer.serve();
     assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::ChannelLimit))));
-    // It was declared there, and has not had a consumer.
+    // It was declared there and has had no consumer.
     peer.again();
     assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
 }
@@ -197,7 +197,7 @@ fn consumer_without_a_channel_is_refused_at_once() {
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
     let refused = peer.machine.transaction().unwrap();
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
-    // One that ends makes room, when the broker has confirmed it.
+    // A consumer that ends makes room once the broker has confirmed it.
     peer.machine.drop_consumer(consumers[0].0);
     let waiting = peer.machine.consume(&consume("q")).unwrap();
     assert!(peer.is_pending(waiting));

@@ -125,7 +125,7 @@ fn e37_a_transaction_honours_flow() {
     );
 }
 
-/// Feeds a reply with that correlation id.
+/// Feeds a reply with this correlation id.
 fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
     let deliver = basic::Deliver {
         consumer_tag: short("amq.ctag-made-by-the-broker"),
@@ -142,7 +142,7 @@ fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
     peer.feed(&octets);
 }
 
-/// The correlation ids of the calls among what was sent.
+/// Returns the correlation ids of the calls that were sent.
 fn correlation_ids(sent: &[Sent]) -> Vec<String> {
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
     let ids = headers.map(|sent| ContentHeader::decode(&sent.payload).unwrap().properties.correlation_id);

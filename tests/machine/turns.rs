@@ -1,4 +1,4 @@
-//! More exchanges than publish channels: all have their turn, and each keeps its order.
+//! More exchanges than publish channels: each gets its turn and keeps its order.
 
 use crate::peer::{Peer, Sent, ack, answer, method, publish, tune};
 use puka::Options;
@@ -7,13 +7,14 @@ use puka::protocol::{FrameKind, Method};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// A broker that confirms what came before the last step, so that who publishes in each step is never idle.
+/// A broker that confirms the publishes before the last step, so an exchange that publishes in each
+/// step is never idle.
 struct World {
     peer: Peer,
     /// The number of publishes of each channel.
     published: BTreeMap<u16, u64>,
     to_confirm: VecDeque<(u16, u64)>,
-    /// The bodies that came, for each exchange.
+    /// The bodies that arrived, for each exchange.
     bodies: BTreeMap<String, Vec<String>>,
     exchange: BTreeMap<u16, String>,
     sent: BTreeMap<String, usize>,
@@ -69,7 +70,7 @@ impl World {
             let exchange = self.exchange.get(&channel).unwrap().clone();
             self.bodies.entry(exchange).or_default().push(String::from_utf8_lossy(&sent.payload).into());
         } else if sent.name().ends_with("channel.close") {
-            // Confirms that cross a close are dropped by whoever closed.
+            // The side that has sent a close drops confirms that cross it.
             self.published.remove(&channel);
             self.to_confirm.retain(|(of, _)| *of != channel);
         } else if sent.is(basic::Publish::ID) {
@@ -108,7 +109,7 @@ fn an_exchange_gets_a_channel_among_busy_ones() {
         })
         .count();
     assert!((1..=20).contains(&steps), "{steps} steps of 10 ms");
-    // Who made room gets a channel again, and nobody falls behind.
+    // An exchange that made room gets a channel again, and none falls behind.
     (0..100).for_each(|_| world.step(&busy));
     for exchange in busy {
         let waiting = world.sent[exchange] - world.came(exchange);
@@ -164,7 +165,7 @@ fn an_overdue_publish_does_not_keep_its_channel() {
 fn unneeded_room_leaves_a_channel_in_use() {
     let mut world = World::new(1);
     (0..5).for_each(|_| world.step(&["a"]));
-    // Who waits gives up before its turn comes.
+    // The waiting publish gives up before its turn comes.
     let mut waits = publish("b", "0");
     waits.mandatory = true;
     let promise = world.peer.machine.call(&waits, Some(Duration::from_millis(105))).unwrap();

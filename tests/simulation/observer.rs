@@ -23,7 +23,7 @@ pub(crate) enum Said {
     Closed { code: u16, text: String },
     /// The client sent a method whose empty queue name means the queue last declared on its channel.
     Nameless(MethodId),
-    /// The client opened a channel whose number is above what was agreed upon.
+    /// The client opened a channel whose number is above the negotiated limit.
     Beyond { channel: u16, most: u16 },
     /// The broker agreed to the client's closing, so it has heard everything.
     CloseOk,
@@ -46,10 +46,11 @@ pub(crate) struct Observer {
     /// Queue and `no_ack` of each get that is not answered, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     contents: BTreeMap<u16, Content>,
-    /// How often the content under way was published before, and how much of its body is to come, by channel.
+    /// How often the current content was published before, and how much of its body is pending, by
+    /// channel.
     bodies: BTreeMap<u16, (u64, u64)>,
     pub(crate) publishes: Publishes,
-    /// What was agreed upon; 0 for no limit.
+    /// The negotiated limit; 0 for no limit.
     channel_max: u16,
     /// The broker has closed the connection, and hears nothing else.
     deaf: bool,
@@ -175,7 +176,8 @@ impl Observer {
     }
 }
 
-/// A method that names no queue, but for `queue.declare`, where that is how the broker is asked for a name.
+/// Returns the error for a method without a queue name. `queue.declare` is excluded, because its
+/// empty name asks the broker for one.
 fn nameless(method: &Method<'_>) -> Option<Said> {
     let queue = match method {
         Method::Queue(queue::Method::Purge(method)) => method.queue,

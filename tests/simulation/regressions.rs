@@ -38,7 +38,7 @@ fn deliveries_without_ack_that_come_while_closing_are_not_rejected() {
 
 #[test]
 fn many_consumers_find_fewer_channels_again() {
-    // A level of recursion for each consumer without a channel does not fit into this stack.
+    // A level of recursion for each consumer without a channel overflows this stack.
     let thread = std::thread::Builder::new().stack_size(512 << 10);
     let played = thread.spawn(|| {
         play(Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]), |world| {
@@ -56,7 +56,7 @@ fn many_consumers_find_fewer_channels_again() {
     played.unwrap().join().unwrap();
 }
 
-/// The broker lets go of the connection without a word.
+/// The broker drops the connection without a close.
 fn lose(world: &mut World) {
     let lost = world.session(0).and_then(|session| {
         session.doubt("lost");

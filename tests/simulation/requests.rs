@@ -232,8 +232,8 @@ impl World {
         }
     }
 
-    /// Asks for something without naming a queue, which would be done to the queue last declared on whatever channel it gets. It is
-    /// refused before anything is sent.
+    /// Sends a request without a queue name. The broker would apply it to the queue last declared
+    /// on the same channel. The client refuses it before anything is sent.
     pub(crate) fn ask_without_name(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else { return Ok(()) };
         let (queue, exchange, nowait) = (ShortStr::EMPTY, short("fanout"), false);
@@ -266,7 +266,7 @@ impl World {
         match sent {
             Err(Error::InvalidArgument { .. }) => Ok(()),
             Ok(_) => Err(Violation(format!("{method} with an empty queue name was accepted"))),
-            // There is another reason, as there would be with a name. A transaction may have ended.
+            // There is another reason, as with a name. A transaction may have ended.
             Err(_) if method == basic::Get::ID => Ok(()),
             Err(error) => self.asked(client, Err(error), Asked::Done(String::new()), method).map(|_| ()),
         }

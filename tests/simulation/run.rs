@@ -61,7 +61,7 @@ impl World {
         self.calm_down()?;
         self.stand()?;
         if !self.ledger.stuck.is_empty() {
-            // What one queue keeps waiting is in nobody else's way, unless it has all channels that there are: the broker does not
+            // A stuck queue delays nobody else, unless it has all channels: the broker does not
             // even close them.
             let has_few = self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
             if !has_few {

@@ -278,7 +278,8 @@ impl Session {
 
     pub(crate) fn hash(&mut self, octets: &[u8]) {
         for octet in octets {
-            // The correlation id of a call has hexadecimal digits that nobody can predict, so one digit counts as any other.
+            // The correlation id of a call has unpredictable hexadecimal digits, so each digit
+            // counts as the same.
             let octet = if octet.is_ascii_hexdigit() { b'0' } else { *octet };
             self.hash = (self.hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
         }

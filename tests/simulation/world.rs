@@ -39,7 +39,8 @@ pub(crate) struct World {
     hash: u64,
     /// What has happened, if somebody wants to read it.
     pub(crate) trace: Option<Vec<String>>,
-    /// Queues that a blocked connection, or a channel that waits for a queue that stands still, may have asked to be cleared.
+    /// Queues that a blocked connection, or a channel that waits for a stuck queue, may have asked
+    /// to clear.
     pub(crate) clearing: Vec<String>,
     pub(crate) blocked: bool,
     pub(crate) faults: usize,
@@ -336,7 +337,7 @@ impl World {
         let broken = std::mem::take(&mut session.broken_consumers);
         let settled = std::mem::take(&mut session.settled);
         unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
-        // A channel that waits for a queue that stands still has not heard the acks behind that.
+        // A channel that waits for a stuck queue has not processed the acks behind that.
         let all_heard = self.ledger.stuck.is_empty();
         for (consumer, settled) in settled {
             if all_heard && consumer.is_none_or(|consumer| !broken.contains(&consumer)) {

@@ -97,7 +97,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
 fn frame_size_alone_allocates_no_buffer() {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(u32::MAX);
-    // A whole frame, whose payload keeps the buffer, and the start of one of 4 GiB.
+    // A whole frame, whose payload shares the buffer, and the start of one of 4 GiB.
     let size = 100_000_u32.to_be_bytes();
     let stream = [&[3, 0, 1][..], &size, &[7; 100_000], &[0xCE, 3, 0, 1, 0xFF, 0xFF, 0xFF, 0xF0]].concat();
     decoder.extend(&stream);

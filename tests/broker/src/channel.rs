@@ -29,7 +29,7 @@ pub(crate) struct Channel {
     pub(crate) outstanding: usize,
     /// What an empty queue name stands for.
     pub(crate) last_queue: Option<Arc<str>>,
-    /// The stuck queue that the first frame of the backlog asks for something.
+    /// The stuck queue that the first frame of the backlog is for.
     pub(crate) waits_for: Option<QueueId>,
     pub(crate) backlog: Vec<(FrameKind, Bytes)>,
 }
@@ -73,8 +73,7 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
     pub(crate) outstanding: usize,
-    /// It was cancelled because it did not acknowledge in time, and stays until the client has
-    /// agreed.
+    /// It was cancelled because it did not acknowledge in time. It stays until the client confirms.
     pub(crate) timed_out: bool,
 }
 

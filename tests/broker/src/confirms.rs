@@ -23,12 +23,13 @@ pub(crate) struct Confirms {
 struct Open {
     due: Instant,
     accepted: bool,
-    /// The queues that it went to and that do not answer.
+    /// The stuck queues that it was routed to.
     stuck: BTreeSet<QueueId>,
 }
 
 impl Confirms {
-    /// Numbers a publish, which is to be answered at `due`, but not before the `stuck` queues are released.
+    /// Numbers a publish that is confirmed at `due`, but not before its `stuck` queues are
+    /// released.
     pub(crate) fn add(&mut self, due: Instant, accepted: bool, stuck: BTreeSet<QueueId>) {
         self.published += 1;
         self.open.insert(self.published, Open { due, accepted, stuck });
@@ -38,7 +39,7 @@ impl Confirms {
         self.open.values().filter(|open| open.stuck.is_empty()).map(|open| open.due).min()
     }
 
-    /// A queue is not stuck any more. Returns `true` if publishes have waited for it.
+    /// Removes a queue that is no longer stuck. Returns `true` if publishes have waited for it.
     pub(crate) fn release(&mut self, queue: QueueId) -> bool {
         let mut waited = false;
         for open in self.open.values_mut() {

@@ -53,8 +53,8 @@ impl Broker {
         self.settle(now, None);
     }
 
-    /// Sets the `channel_max` that is proposed to connections from now on, as another node of a cluster may have it. Those that are
-    /// there keep theirs.
+    /// Sets the `channel_max` to propose to later connections, as another node of a cluster may
+    /// have it. Existing connections keep theirs.
     pub fn set_channel_max(&mut self, channel_max: u16) {
         self.state.config.channel_max = channel_max;
     }
@@ -70,10 +70,10 @@ impl Broker {
         id.is_some()
     }
 
-    /// Ends the consumers of a queue as RabbitMQ 4.3 does those of a quorum queue that have not
-    /// acknowledged in time. Each is told by a `basic.cancel` without a reply, and stays and is
-    /// delivered to until the client cancels it, too, or sends
-    /// `cancel-ok`. Returns how many there are.
+    /// Ends the consumers of a queue as RabbitMQ 4.3 does for a quorum queue whose deliveries were
+    /// not acknowledged in time. Each gets a `basic.cancel` that needs no reply. Its deliveries
+    /// continue until the client sends `basic.cancel` or `cancel-ok`. Returns the number of
+    /// consumers.
     pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
         let now = self.state.tell_time(now);
         let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name));

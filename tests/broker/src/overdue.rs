@@ -8,10 +8,11 @@ use bytes::Bytes;
 use puka::protocol::MethodId;
 use std::time::Instant;
 
-/// What the acknowledgement timeout does, at the moment that a test chooses.
+/// The acknowledgement timeout, applied when a test asks for it.
 impl Broker {
-    /// Closes the channels that have an unsettled delivery of a queue, as RabbitMQ does up to 4.2 when one is not acknowledged in time.
-    /// Everything unsettled on them is requeued. Returns the bodies of that.
+    /// Closes the channels that have an unsettled delivery of a queue, as RabbitMQ up to 4.2 does
+    /// when one is not acknowledged in time. Requeues everything unsettled on them. Returns the
+    /// bodies of the requeued messages.
     pub fn time_out_deliveries(&mut self, now: Instant, vhost: &str, name: &str) -> Vec<Bytes> {
         let now = self.state.tell_time(now);
         let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();

@@ -21,7 +21,7 @@ pub(crate) struct Entry {
     pub(crate) message: Arc<Message>,
     pub(crate) position: Position,
     pub(crate) redelivered: bool,
-    /// How often it was delivered.
+    /// The number of deliveries so far.
     pub(crate) deliveries: u32,
     pub(crate) expires_at: Option<Instant>,
 }

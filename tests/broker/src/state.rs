@@ -32,7 +32,7 @@ pub(crate) struct State {
     pub(crate) timers: Timers,
     /// Queues in which something may have to move.
     pub(crate) dirty: BTreeSet<QueueId>,
-    /// Queues that answer nothing, and those that were among them until now.
+    /// Stuck queues, and those that were stuck until now.
     pub(crate) stuck: BTreeSet<QueueId>,
     pub(crate) released: Vec<QueueId>,
     /// Messages on their way to a dead-letter exchange.

@@ -1,4 +1,5 @@
-//! Queues that answer nothing, as a quorum queue without a majority does: what waits for them, and what goes on when they are released.
+//! Stuck queues, as a quorum queue without a majority: what waits for them, and what continues when
+//! they are released.
 
 use crate::broker::Broker;
 use crate::channel::Mode;
@@ -11,18 +12,21 @@ use puka::protocol::method::{basic, queue, tx};
 use puka::protocol::{FrameKind, Method, ShortStr};
 use std::time::Instant;
 
-/// What an operator, or bad luck, can do to a queue.
+/// Failures of a queue, caused by a test.
 impl Broker {
-    /// Stops a queue, as the loss of its majority stops a quorum queue. It takes messages and does not confirm them, and it delivers
-    /// none. `declare`, `purge`, `delete`, `consume`, `get` and commits of messages to it are not answered, and nothing behind them on their channel
-    /// is processed. All of that goes on after [`release_queue`](Self::release_queue). Returns whether there is such a queue.
+    /// Stops a queue, as the loss of its majority stops a quorum queue. It takes messages without
+    /// confirming them, and delivers none. `declare`, `purge`, `delete`, `consume`, `get` and
+    /// commits of messages to it get no reply, and later frames on their channel are not processed.
+    /// [`release_queue`](Self::release_queue) continues all of that. Returns `true` if the queue
+    /// exists.
     pub fn stop_queue(&mut self, vhost: &str, name: &str) -> bool {
         let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
         self.state.stuck.extend(id);
         id.is_some()
     }
 
-    /// Lets a queue go on that [`stop_queue`](Self::stop_queue) has stopped. Returns whether it was stopped.
+    /// Releases a queue that [`stop_queue`](Self::stop_queue) has stopped. Returns `true` if it was
+    /// stopped.
     pub fn release_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.tell_time(now);
         let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
@@ -32,7 +36,7 @@ impl Broker {
     }
 }
 
-/// Marks a queue as no longer stuck; [`resume`] does the rest. Returns whether it was.
+/// Marks a queue as no longer stuck; [`resume`] does the rest. Returns `true` if it was stuck.
 pub(crate) fn release(state: &mut State, id: QueueId) -> bool {
     let was_stuck = state.stuck.remove(&id);
     if was_stuck {
@@ -42,7 +46,8 @@ pub(crate) fn release(state: &mut State, id: QueueId) -> bool {
     was_stuck
 }
 
-/// Keeps a frame of a channel that waits for a stuck queue, or begins to by this frame. Returns `true` if it is kept.
+/// Stores a frame of a channel that waits for a stuck queue, or that starts to wait with this
+/// frame. Returns `true` if the frame is stored.
 pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &Bytes) -> bool {
     let is_waiting = state.channel(place).is_ok_and(|channel| channel.waits_for.is_some());
     if !is_waiting && (state.stuck.is_empty() || kind != FrameKind::Method) {
@@ -58,7 +63,7 @@ pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &B
     true
 }
 
-/// The stuck queue that a method asks for something.
+/// Returns the stuck queue that a method needs.
 fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueId> {
     if let Ok(Method::Tx(tx::Method::Commit(_))) = Method::decode(payload) {
         let Mode::Transaction(transaction) = &state.channel(place).ok()?.mode else { return None };
@@ -74,7 +79,7 @@ fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueI
         Method::Basic(basic::Method::Get(get)) => get.queue,
         _ => return None,
     };
-    // What is wrong with a channel is found where the method is handled.
+    // Errors of a channel are found where the method is handled.
     let channel = state.channel(place).ok()?;
     if channel.closing || channel.content.is_some() {
         return None;
@@ -84,7 +89,7 @@ fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueI
     vhost.queues.get(&name).copied().filter(|id| state.stuck.contains(id))
 }
 
-/// Processes what has waited for the queues that are released, and confirms what was published to them.
+/// Processes the frames that waited for released queues, and confirms the publishes to them.
 pub(crate) fn resume(state: &mut State, now: Instant) {
     while let Some(id) = state.released.pop() {
         let mut waiting: Vec<(ConnectionId, u16)> = Vec::new();
@@ -104,7 +109,7 @@ pub(crate) fn resume(state: &mut State, now: Instant) {
             let place = Place { now, connection, channel };
             let Ok(found) = state.channel(place) else { continue };
             found.waits_for = None;
-            // A frame that waits for another queue that is stuck keeps all that follow it.
+            // A frame that waits for another stuck queue delays all that follow it.
             for (kind, payload) in std::mem::take(&mut found.backlog) {
                 dispatch::arrived(state, place, kind, payload);
             }

@@ -37,7 +37,7 @@ pub struct QueuedMessage {
     pub body: Bytes,
     /// Whether it was delivered before.
     pub redelivered: bool,
-    /// How often it was delivered.
+    /// The number of deliveries so far.
     pub deliveries: u32,
     pub(crate) property_list: Bytes,
 }

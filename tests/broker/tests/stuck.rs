@@ -1,4 +1,4 @@
-//! Queues that answer nothing until they are released.
+//! Queues that do not reply until they are released.
 
 #![cfg(test)]
 
@@ -27,7 +27,7 @@ fn a_stuck_queue_takes_messages_without_confirming() {
     client.publish(1, "", "q", "stuck");
     client.quiet();
     assert_eq!(world.broker.borrow().queue("/", "q").unwrap().ready.len(), 1);
-    // Another queue is confirmed meanwhile.
+    // A publish to another queue is confirmed meanwhile.
     client.open(2);
     client.queue(2, "other");
     client.publish(1, "", "other", "other");

@@ -179,7 +179,7 @@ pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &Worl
     Ok(client.close().await?)
 }
 
-/// A consumer beyond the channels that there are is refused, and waits when one is about to end.
+/// A consumer above the channel limit is refused. It waits if another consumer is about to end.
 pub async fn a_consumer_beyond_the_channels_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(5)).await?;
     let queue = world.queue(&client).await?;

@@ -150,13 +150,13 @@ pub async fn nothing_is_left_at_the_broker<R: Runtime>(world: &World<R>) -> Outc
     Ok(())
 }
 
-/// How often each message of a queue was delivered.
+/// Returns how often each message of a queue was delivered.
 fn deliveries(server: &Server, queue: &str) -> Vec<u32> {
     let view = server.with(|broker| broker.queue("/", queue));
     view.iter().flat_map(|view| &view.ready).map(|message| message.deliveries).collect()
 }
 
-/// A consumer that is cancelled or dropped is delivered nothing a second time.
+/// A consumer that is cancelled or dropped receives no message a second time.
 pub async fn an_ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     for is_dropped in [false, true] {
@@ -175,7 +175,7 @@ pub async fn an_ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &Wo
     Ok(client.close().await?)
 }
 
-/// A consumer that RabbitMQ 4.3 ends for its late acks loses none of the queue's messages to the
+/// A consumer that RabbitMQ 4.3 ends for its late acks loses no message of the queue to the
 /// delivery limit.
 pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
@@ -193,7 +193,7 @@ pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &Worl
     };
     assert!(matches!(&end, Error::ConsumerCancelled(_)), "{end:?}");
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
-    // What was delivered before can be settled; what comes now is not wanted.
+    // Earlier deliveries can be settled; later ones are unwanted.
     held.into_iter().chain(rest).try_for_each(Delivery::ack)?;
     drop(consumer);
     while server

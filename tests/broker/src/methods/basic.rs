@@ -115,7 +115,8 @@ fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcom
     Ok(())
 }
 
-/// The client agrees to the end of a consumer that timed out. No other is asked to.
+/// Handles the client's confirmation that a timed-out consumer has ended. Only such consumers need
+/// it.
 fn cancel_ok(state: &mut State, place: Place, tag: ShortStr<'_>) -> Outcome {
     let tag = text(tag)?;
     if !state.channel(place)?.consumers.get(tag).is_some_and(|consumer| consumer.timed_out) {

@@ -216,7 +216,7 @@ fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outco
     let connection::TuneOk { channel_max, frame_max, heartbeat } = method;
     // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a larger value."
     let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
-    // The limit that this connection was told of: the configured one may have changed since.
+    // The limit that was negotiated for this connection. The configured one may have changed since.
     let proposed = state.connection(place)?.channel_max;
     if exceeds(channel_max.into(), proposed.into())
         || exceeds(frame_max, state.config.frame_max)
