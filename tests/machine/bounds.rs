@@ -1,11 +1,11 @@
 //! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of it.
 
 use crate::driver::opened;
-use crate::peer::{Peer, ack, consume, declare, method, publish, raw};
+use crate::peer::{Peer, ack, consume, declare, method, publish, raw, short, tune};
 use bytes::Bytes;
 use puka::machine::{Body, Outgoing, PromiseId, Publish, Reply, Settle};
-use puka::protocol::method::{basic, channel, tx};
-use puka::{Error, Options, Recovery};
+use puka::protocol::method::{basic, channel, queue, tx};
+use puka::{Broken, Error, Options, Recovery};
 use std::time::Duration;
 
 #[test]
@@ -316,4 +316,66 @@ fn abandoned_connects_are_forgotten() {
     peer.shake_hands(crate::peer::tune(0, 0, 0));
     assert!(matches!(peer.machine.fetch(kept), Some(Ok(Reply::Connected(_)))));
     assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn expired_requests_free_their_bytes() {
+    let seconds = Duration::from_secs;
+    let options = Options::default()
+        .max_outgoing_octets(10_000)
+        .request_timeout(seconds(5))
+        .handshake_timeout(seconds(600));
+    let mut peer = Peer::new(options);
+    let name = "q".repeat(200);
+    peer.pump();
+    let declares = accepted(|| peer.machine.request(declare(&name)));
+    assert!((10..100).contains(&declares));
+    peer.pass(seconds(6));
+    let consumes = accepted(|| peer.machine.consume(&consume(&name)));
+    assert!((10..100).contains(&consumes));
+    for _ in 0..3 {
+        peer.pass(seconds(6));
+        assert_eq!(accepted(|| peer.machine.request(declare(&name))), declares);
+        peer.pass(seconds(6));
+        assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), consumes);
+    }
+}
+
+#[test]
+fn a_consumer_that_starts_frees_its_bytes() {
+    let options = Options::default().max_outgoing_octets(10_000).request_channels(2);
+    let mut peer = Peer::tuned(options, tune(2, 131_072, 60));
+    let name = "q".repeat(200);
+    for queue in ["a", "b"] {
+        peer.machine.request(declare(queue)).unwrap();
+    }
+    peer.pump();
+    assert!(accepted(|| peer.machine.consume(&consume(&name))) > 10);
+    peer.method(1, &channel::OpenOk {});
+    let ok = queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 };
+    peer.method(1, &ok);
+    peer.pump();
+    assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), 1);
+}
+
+#[test]
+fn consumers_waiting_for_a_reconnect_count_once() {
+    let mut peer = Peer::undialled(Options::default().max_outgoing_octets(10_000));
+    let name = "q".repeat(200);
+    let limit = accepted(|| peer.machine.consume(&consume(&name)));
+    assert!((10..100).contains(&limit));
+    for _ in 0..2 {
+        peer.dial();
+        peer.shake_hands(tune(2047, 131_072, 60));
+        peer.pump();
+        assert!(peer.machine.has_room_to_request());
+        // None of them has started, so all of them wait again.
+        peer.machine.handle_loss(Broken::Eof);
+        assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), 0);
+    }
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.serve();
+    peer.machine.handle_loss(Broken::Eof);
+    assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), limit);
 }

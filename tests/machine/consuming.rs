@@ -261,3 +261,16 @@ fn deliveries_ends_and_notices_are_events() {
     assert!(told.iter().any(|event| matches!(event, Event::Deliveries(of) if *of == id)));
     assert!(told.iter().any(|event| matches!(event, Event::Notices(of) if *of == listener)));
 }
+
+#[test]
+fn a_connection_with_an_ended_consumer_is_busy() {
+    let mut peer = Peer::open(Options::default());
+    let (id, ..) = peer.consumer(&consume("q"));
+    assert!(!peer.machine.is_idle());
+    let cancelled = peer.machine.cancel(id).unwrap();
+    peer.serve();
+    assert!(peer.machine.fetch(cancelled).is_some_and(|outcome| outcome.is_ok()));
+    assert!(!peer.machine.is_idle(), "its holder may still ask why it ended");
+    peer.machine.drop_consumer(id);
+    assert!(peer.machine.is_idle());
+}

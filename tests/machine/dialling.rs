@@ -1,11 +1,12 @@
 //! Dialling, in virtual time: which endpoint, which address, which deadline.
 
 use crate::pipe::{ManualClock, Pipe};
+use futures_lite::AsyncWriteExt;
 use futures_lite::future::{block_on, pending, poll_once};
 use puka::{Broken, Dial, Endpoint, Error, Options, Transport};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
@@ -194,4 +195,32 @@ fn dialling_can_be_spawned_on_any_thread() {
     fn spawn(_: impl Future<Output = Result<Transport, Error>> + Send) {}
     let (net, clock, options) = (Net::default(), ManualClock::default(), Options::default());
     spawn(puka::dial(&net, &clock, &options));
+}
+
+#[test]
+fn a_dropped_driver_ends_the_attempt_to_connect() {
+    for polls in 0..2 {
+        let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Hangs)]);
+        let options = options([Endpoint::tcp("one", 1)]);
+        let (client, mut driver) = puka::connect(net, ManualClock::default(), options);
+        let connecting = client.connect();
+        for _ in 0..polls {
+            assert!(block_on(poll_once(&mut driver)).is_none());
+        }
+        drop(driver);
+        let end = block_on(poll_once(connecting)).expect("it has ended");
+        assert!(matches!(end, Err(Error::ConnectionBroken(Broken::DriverDropped))), "{end:?}");
+        let why = client.why_closed();
+        assert!(matches!(why, Some(Error::ConnectionBroken(Broken::DriverDropped))), "{why:?}");
+    }
+}
+
+#[test]
+fn a_transport_writes_what_it_is_given() {
+    let pipe = Pipe::default();
+    let mut transport = Transport::new(pipe.clone());
+    assert_eq!(block_on(transport.write(b"abc")).unwrap(), 3);
+    let pieces = [IoSlice::new(b"de"), IoSlice::new(b"f")];
+    assert_eq!(block_on(transport.write_vectored(&pieces)).unwrap(), 3);
+    assert_eq!(pipe.written(), b"abcdef");
 }

@@ -1,14 +1,17 @@
 //! The driver: what one poll does, what it costs, and when it is woken.
 
-use crate::peer::{ack, deliver, header, method, raw, tune};
+use crate::peer::{ack, deliver, header, method, raw, short, tune};
 use crate::pipe::{ManualClock, Pipe, Read, Wakes};
 use futures_lite::future::{block_on, poll_once};
+use puka::machine::Notice;
 use puka::protocol::Properties;
-use puka::protocol::method::{basic, channel, confirm};
+use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::{Client, Consumer, Driver, Options};
+use std::future::Future;
 use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -417,4 +420,44 @@ fn clients_and_deliveries_know_what_the_broker_said() {
     let delivery = block_on(poll_once(consumer.next())).unwrap().unwrap().unwrap();
     assert_eq!(delivery.message_count(), None);
     assert_eq!((delivery.queue(), delivery.consumer_tag()), (Some("q"), Some(consumer.tag())));
+}
+
+#[test]
+fn a_notice_wakes_who_listens() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let mut notices = client.notices();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(pin!(notices.next()).poll(&mut cx).is_pending());
+    pipe.feed(&method(0, &connection::Blocked { reason: short("low on memory") }));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(wakes.count(), 1);
+    let next = block_on(poll_once(notices.next())).flatten();
+    assert!(matches!(next, Some(Notice::Blocked(reason)) if &*reason == "low on memory"));
+}
+
+#[test]
+fn a_delivery_wakes_its_consumer() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(pin!(consumer.next()).poll(&mut cx).is_pending());
+    pipe.feed(&deliveries(&consumer, channel, 1..=1));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(wakes.count(), 1);
+}
+
+#[test]
+fn a_promise_shows_its_state() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let mut declared = client.queue_declare("q").send();
+    assert_eq!(format!("{declared:?}"), "Promise(\"waiting\")");
+    pipe.serve(&mut driver);
+    block_on(poll_once(&mut declared)).unwrap().unwrap();
+    assert_eq!(format!("{declared:?}"), "Promise(\"done\")");
+    let refused = client.queue_declare("q".repeat(300)).send();
+    assert_eq!(format!("{refused:?}"), "Promise(\"failed\")");
 }

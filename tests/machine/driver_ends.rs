@@ -216,3 +216,16 @@ fn e50_a_server_that_stands_still_ends_the_driver_by_the_clock() {
     assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))));
     drop(client);
 }
+
+#[test]
+fn a_read_error_ends_the_driver() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let declared = client.queue_declare("q").send();
+    pipe.read(Read::Error(ErrorKind::ConnectionReset));
+    let ended = pipe.poll(&mut driver).expect("it has ended");
+    let reset = ErrorKind::ConnectionReset;
+    let is_it =
+        |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == reset);
+    assert!(ended.is_err_and(|error| is_it(&error)));
+    assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
+}

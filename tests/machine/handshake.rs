@@ -264,3 +264,14 @@ fn small_frame_max_is_named_after_a_loss() {
         }
     }
 }
+
+#[test]
+fn a_connection_that_is_waited_for_is_not_idle() {
+    let mut peer = Peer::new(Options::default());
+    assert!(peer.machine.is_idle());
+    let promise = peer.machine.connect();
+    assert!(!peer.machine.is_idle());
+    peer.machine.abandon(promise);
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert!(peer.machine.is_idle());
+}

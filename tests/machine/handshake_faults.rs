@@ -177,3 +177,13 @@ fn e22_our_own_frame_max_below_the_floor_is_refused_before_an_octet_is_written()
     assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "frame_max", .. }));
     assert!(peer.names().is_empty() && peer.machine.is_over());
 }
+
+#[test]
+fn a_channel_used_before_open_is_named() {
+    let (mut peer, promise) = after(1);
+    peer.method(7, &channel::OpenOk {});
+    let error = peer.error(promise);
+    assert!(matches!(error, Error::ChannelError(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("a frame on channel 7 before the connection was open"), "{text}");
+}

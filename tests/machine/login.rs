@@ -328,3 +328,24 @@ fn v9_no_lock_is_held_while_the_users_code_is_asked() {
     assert!(pipe.poll(&mut driver).is_none());
     assert!(pipe.written().windows(11).any(|octets| octets == b"guest\0guest"), "logged in at once");
 }
+
+#[test]
+fn a_private_or_encrypted_transport_takes_any_login() {
+    let strict = Options::default().refuse_unencrypted_login(true);
+    for (is_private, says_encrypted, logs_in) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+    {
+        let mut peer = Peer::undialled(strict.clone().encrypted_transport(says_encrypted));
+        let promise = peer.machine.connect();
+        let endpoint = peer.until_dialling().first;
+        peer.machine.handle_dialled(peer.now, endpoint, is_private);
+        assert_eq!(peer.names(), ["protocol header"]);
+        peer.feed(&start(&rabbitmq(), b"PLAIN"));
+        if logs_in {
+            assert_eq!(peer.names(), ["0 connection.start-ok"]);
+        } else {
+            assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
+            assert!(peer.names().is_empty());
+        }
+    }
+}

@@ -48,6 +48,7 @@ mod pipeline;
 mod publishing;
 mod random;
 mod recovering;
+mod redialling;
 mod renaming;
 mod requests;
 mod requeuing;

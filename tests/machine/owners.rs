@@ -169,7 +169,7 @@ fn lost_body_is_dropped_without_the_lock() {
 }
 
 /// Dials to a pipe.
-struct Net(Pipe);
+pub(crate) struct Net(pub(crate) Pipe);
 
 impl Dial for Net {
     async fn resolve(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
@@ -186,11 +186,11 @@ impl Dial for Net {
     }
 }
 
-fn poll(driver: &mut DialDriver<Net, ManualClock>) -> Poll<Result<(), puka::Error>> {
+pub(crate) fn poll(driver: &mut DialDriver<Net, ManualClock>) -> Poll<Result<(), puka::Error>> {
     Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn shake_hands(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
+pub(crate) fn shake_hands(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
     pipe.feed(&start(&rabbitmq(), b"PLAIN"));
     pipe.feed(&method(0, &tune(2047, 131_072, 60)));
     pipe.feed(&method(0, &connection::OpenOk {}));

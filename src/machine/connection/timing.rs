@@ -177,3 +177,21 @@ impl Connection {
         self.stamp_down(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    #[test]
+    fn an_ended_wait_has_no_deadline() {
+        let (now, timeout) = (Instant::now(), Duration::from_secs(5));
+        let mut connection = Connection::new(now, Options::default().request_timeout(timeout));
+        let before = connection.poll_timeout();
+        let ticket = connection.begin_wait();
+        connection.stamp(now);
+        assert_eq!(connection.poll_timeout(), Some(now + timeout));
+        connection.end_wait(ticket);
+        assert_eq!(connection.poll_timeout(), before);
+    }
+}

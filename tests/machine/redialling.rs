@@ -1,0 +1,35 @@
+//! The driver that dials, and what clients see when it connects again.
+
+use crate::owners::{Net, poll, shake_hands};
+use crate::peer::{answer, deliver, header, method, raw};
+use crate::pipe::{ManualClock, Pipe, Read};
+use futures_lite::future::{block_on, poll_once};
+use puka::Options;
+use puka::protocol::Properties;
+
+#[test]
+fn deliveries_taken_before_a_loss_are_dropped() {
+    let (pipe, clock) = (Pipe::default(), ManualClock::default());
+    let (client, mut driver) = puka::connect(Net(pipe.clone()), clock, Options::default());
+    shake_hands(&pipe, &mut driver);
+    let consuming = client.basic_consume("q").prefetch_count(10).send();
+    for _ in 0..3 {
+        assert!(poll(&mut driver).is_pending());
+        pipe.frames().iter().filter_map(answer).for_each(|bytes| pipe.feed(&bytes));
+    }
+    let mut consumer = block_on(poll_once(consuming)).expect("it has started").unwrap();
+    for tag in 1..=3 {
+        let delivery = method(1, &deliver(consumer.tag(), tag));
+        let content = [header(1, 1, Properties::default()), raw(3, 1, b"x")].concat();
+        pipe.feed(&[delivery, content].concat());
+    }
+    assert!(poll(&mut driver).is_pending());
+    // The consumer has taken all three from the connection and returns the first.
+    let first = block_on(poll_once(consumer.next())).flatten().unwrap().unwrap();
+    assert_eq!(client.counters().lost_deliveries, 0);
+    pipe.read(Read::Eof);
+    assert!(poll(&mut driver).is_pending());
+    assert!(block_on(poll_once(consumer.next())).is_none());
+    assert_eq!(client.counters().lost_deliveries, 2);
+    assert!(first.ack().is_err());
+}
