@@ -255,9 +255,11 @@ impl Channels {
         }
     }
 
-    /// Begins without channels, on another connection.
-    pub(super) fn start_over(&mut self) {
-        *self = Self { incarnations: self.incarnations, ..Self::default() };
+    /// Takes all channels with their numbers, and begins without any, on another connection.
+    pub(super) fn start_over(&mut self) -> impl Iterator<Item = (u16, Box<Channel>)> + use<> {
+        let next = Self { incarnations: self.incarnations, ..Self::default() };
+        let slots = std::mem::replace(self, next).slots;
+        (0..=u16::MAX).zip(slots).filter_map(|(number, slot)| Some((number, slot?)))
     }
 
     /// Takes out a channel that the server has closed, and frees its number.

@@ -7,7 +7,7 @@ use super::reading::Buffered;
 use super::tags::{Tag, TagNumber, Tags};
 use crate::error::Error;
 use crate::protocol::Table;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Why a consumer has ended.
 #[derive(Clone, Debug)]
@@ -182,11 +182,36 @@ fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consu
     slots.get_mut(id.index())?.as_mut().filter(|consumer| consumer.turn == id.turn)
 }
 
+/// The number of consumers that each queue has, by the queue's first name.
+#[derive(Debug, Default)]
+struct Consumed(BTreeMap<Box<[u8]>, usize>);
+
+impl Consumed {
+    fn add(&mut self, terms: &Terms) {
+        if terms.ended.is_none() {
+            *self.0.entry(terms.queue.clone()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, terms: &Terms) {
+        if terms.ended.is_none()
+            && let Some(count) = self.0.get_mut(&terms.queue)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&terms.queue);
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     /// By the number of the consumer, so that one is found as fast as the other however many there are.
     slots: Vec<Option<Consumer>>,
     free: Vec<u32>,
+    /// Of consumers and sources that have not ended.
+    consumed: Consumed,
     made: u64,
     tags: u64,
     spares: Spares,
@@ -214,6 +239,7 @@ impl Consumers {
             self.slots.len() as u32 - 1
         });
         let id = ConsumerId { turn: self.made, index };
+        sources.iter().for_each(|terms| self.consumed.add(terms));
         let consumer = Consumer {
             turn: id.turn,
             channel,
@@ -385,11 +411,27 @@ impl Consumers {
         }
     }
 
-    /// Whether a consumer that has not ended is for that queue.
+    /// Returns `true` if a consumer that has not ended consumes this queue.
     pub(super) fn is_consumed(&self, queue: &[u8]) -> bool {
-        let live = self.slots.iter().flatten().filter(|consumer| !consumer.has_ended());
-        let mut sources = live.flat_map(|consumer| &consumer.sources);
-        sources.any(|terms| terms.ended.is_none() && *terms.queue == *queue)
+        self.consumed.0.contains_key(queue)
+    }
+
+    /// Ends the consuming of one of a consumer's queues.
+    pub(super) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let has_ended = consumer.has_ended();
+        let Some(terms) = consumer.sources.get_mut(source) else { return };
+        if !has_ended {
+            self.consumed.remove(terms);
+        }
+        terms.ended = Some(why);
+    }
+
+    /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
+    pub(super) fn end(&mut self, id: ConsumerId, why: Ended) -> Option<Phase> {
+        let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
+        consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+        Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
     }
 
     /// Forgets a consumer that nobody holds yet.
@@ -397,6 +439,9 @@ impl Consumers {
         self.take_all(id);
         let consumer = self.slots.get_mut(id.index())?.take_if(|consumer| consumer.turn == id.turn)?;
         self.free.push(id.index);
+        if !consumer.has_ended() {
+            consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+        }
         Some(consumer)
     }
 
@@ -412,5 +457,42 @@ impl Consumers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::promises::Promises;
+
+    fn terms(queue: &str) -> Terms {
+        Terms {
+            queue: queue.as_bytes().into(),
+            users_tag: "".into(),
+            tag: "".into(),
+            number: None,
+            no_local: false,
+            exclusive: false,
+            by_offset: false,
+            arguments: Table::new(),
+            ended: None,
+        }
+    }
+
+    #[test]
+    fn queue_is_consumed_until_its_last_consumer_ends() {
+        let (promises, mut consumers) = (Promises::default(), Consumers::default());
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
+            .map(|queues| consumers.add(1, queues.map(terms).into(), false, None, promises.nobody()));
+        let consumed = |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
+        consumers.end_source(ids[0], 1, Ended::CancelledByServer);
+        assert_eq!(consumed(&consumers), [true, false, true]);
+        assert!(consumers.end(ids[0], Ended::Cancelled).is_some());
+        assert!(consumers.end(ids[0], Ended::Cancelled).is_none());
+        assert_eq!(consumed(&consumers), [true, false, true]);
+        assert!(consumers.remove(ids[1]).is_some());
+        assert_eq!(consumed(&consumers), [false, false, true]);
+        assert!(consumers.end(ids[2], Ended::Cancelled).is_some());
+        assert!(consumers.consumed.0.is_empty());
     }
 }

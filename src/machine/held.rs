@@ -109,11 +109,12 @@ impl Kept {
         if !multiple {
             return self.take(tag).map_or(0, |held| held.octets());
         }
-        let rest = match tag.checked_add(1) {
-            Some(next) if tag != 0 => self.0.split_off(&next),
-            _ => BTreeMap::new(),
-        };
-        Self(std::mem::replace(&mut self.0, rest)).octets()
+        // `split_off` would count what is left, each time.
+        let mut octets = 0;
+        while let Some(entry) = self.0.first_entry().filter(|entry| tag == 0 || *entry.key() <= tag) {
+            octets += entry.remove().octets();
+        }
+        octets
     }
 
     pub(super) fn octets(&self) -> usize {

@@ -17,6 +17,7 @@
 
 mod backoff;
 mod batches;
+mod bindings;
 mod call_ids;
 mod capacity;
 mod channel;

@@ -43,8 +43,11 @@ pub(super) struct Restoration {
     retry: Deadline,
     /// Until when what is locked is tried again.
     patience: Deadline,
-    /// What is declared, and what could not be.
+    /// The exchanges and queues that are declared.
     made: BTreeSet<Step>,
+    /// The number of bindings that are declared in this round.
+    bound: usize,
+    /// What could not be declared.
     failures: Vec<(Box<str>, Error)>,
     /// Something that was declared is gone.
     is_missing: bool,
@@ -78,6 +81,7 @@ impl Restoration {
             retry: Deadline::None,
             patience: Deadline::In(patience),
             made: BTreeSet::new(),
+            bound: 0,
             failures: Vec::new(),
             is_missing: false,
             rounds: ROUNDS,
@@ -93,7 +97,6 @@ impl Restoration {
                 return Next::Wait;
             }
             if let Some(step) = self.steps.pop_front() {
-                self.under_way.push_back(step.clone());
                 return Next::Declare(step);
             }
             if !self.under_way.is_empty() || !self.locked.is_empty() || self.is_filtering {
@@ -128,7 +131,7 @@ impl Restoration {
     }
 
     fn start_over(&mut self) {
-        (self.part, self.is_missing) = (0, false);
+        (self.part, self.is_missing, self.bound) = (0, false, 0);
         self.failures.clear();
     }
 
@@ -152,7 +155,7 @@ impl Restoration {
 
     /// What came of it.
     pub(super) fn into_report(mut self) -> Recovered {
-        self.report.entities = self.made.len();
+        self.report.entities = self.made.len() + self.bound;
         self.report.failed.splice(0..0, self.failures);
         self.report
     }
@@ -182,11 +185,14 @@ impl Restoration {
         is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 
+    /// Records that the request of a step is sent.
+    pub(super) fn sent(&mut self, step: Step) {
+        self.under_way.push_back(step);
+    }
+
     /// A step can't even be written.
-    pub(super) fn skip(&mut self, error: Error) {
-        if let Some(step) = self.under_way.pop_back() {
-            self.failures.push((step.describe().into(), error));
-        }
+    pub(super) fn skip(&mut self, step: &Step, error: Error) {
+        self.failures.push((step.describe().into(), error));
     }
 
     /// The oldest step that is under way is done.
@@ -196,7 +202,11 @@ impl Restoration {
 
     /// So it is there, under the name that it has now.
     pub(super) fn made(&mut self, step: Step) {
-        self.made.insert(step);
+        match step {
+            // Nothing needs a binding, so it is only counted.
+            Step::Binding(_) => self.bound += 1,
+            Step::Exchange(_) | Step::Queue(_) => _ = self.made.insert(step),
+        }
     }
 
     /// The broker has closed the channel over the oldest step that is under way.

@@ -3,17 +3,16 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
+use super::bindings::{Binding, Bindings, Destination, Name, short, table};
 use super::names::{Names, dead_letter_queue, with_dead_letter_queue};
 use crate::options::{Entity, RecoverTopology};
 use crate::protocol::method::{basic, exchange, queue};
 use crate::protocol::{Method, ShortStr, Table, TableRef};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
 pub(super) const PARTS: usize = 4;
-
-pub(super) type Name = Box<[u8]>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
@@ -34,21 +33,6 @@ pub(super) struct Queue {
     arguments: Box<[u8]>,
 }
 
-/// The end of a binding at which messages arrive.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Destination {
-    Queue(Name),
-    Exchange(Name),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Binding {
-    pub(super) destination: Destination,
-    pub(super) source: Name,
-    routing_key: Name,
-    arguments: Box<[u8]>,
-}
-
 /// What is to be declared, in the order in which one thing needs another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
@@ -61,21 +45,13 @@ pub(super) enum Step {
 pub(super) struct Topology {
     exchanges: BTreeMap<Name, Exchange>,
     queues: BTreeMap<Name, Queue>,
-    bindings: BTreeSet<Binding>,
+    bindings: Bindings,
     names: Names,
     most: usize,
 }
 
 fn name(text: ShortStr<'_>) -> Name {
     text.as_octets().into()
-}
-
-fn short(name: &[u8]) -> ShortStr<'_> {
-    ShortStr::from_octets(name).unwrap_or_default()
-}
-
-fn table(octets: &[u8]) -> TableRef<'_> {
-    TableRef::new(octets).unwrap_or_default()
 }
 
 fn text(name: &[u8]) -> Cow<'_, str> {
@@ -191,7 +167,7 @@ impl Topology {
     fn forget_unused(&mut self, mut sources: Vec<Name>) {
         while let Some(source) = sources.pop() {
             let is_gone = self.exchanges.get(&source).is_some_and(|exchange| exchange.auto_delete)
-                && !self.bindings.iter().any(|binding| binding.source == source);
+                && !self.bindings.has_source(&source);
             if is_gone {
                 sources.extend(self.take_exchange(&source));
             }
@@ -207,9 +183,8 @@ impl Topology {
     /// Forgets an exchange and its bindings, and gives those from which it was bound.
     fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
         self.exchanges.remove(exchange);
-        let is_to = |binding: &Binding| matches!(&binding.destination, Destination::Exchange(name) if **name == *exchange);
-        let sources = self.sources_of(is_to);
-        self.bindings.retain(|binding| *binding.source != *exchange && !is_to(binding));
+        let sources = self.bindings.remove_to(&Destination::Exchange(exchange.into()));
+        self.bindings.remove_from(exchange);
         sources
     }
 
@@ -218,15 +193,8 @@ impl Topology {
         let queue: Name = self.current(queue).into();
         self.queues.remove(&queue);
         self.names.forget(&queue);
-        let is_to =
-            |binding: &Binding| matches!(&binding.destination, Destination::Queue(name) if *name == queue);
-        let sources = self.sources_of(is_to);
-        self.bindings.retain(|binding| !is_to(binding));
+        let sources = self.bindings.remove_to(&Destination::Queue(queue));
         self.forget_unused(sources);
-    }
-
-    fn sources_of(&self, is_it: impl Fn(&Binding) -> bool) -> Vec<Name> {
-        self.bindings.iter().filter(|binding| is_it(binding)).map(|binding| binding.source.clone()).collect()
     }
 
     /// Whether a queue goes with its last consumer. Any of its names will do.
@@ -302,16 +270,7 @@ impl Topology {
             self.names.rename(from, to);
         }
         self.queues.insert(to.into(), queue);
-        let all = std::mem::take(&mut self.bindings);
-        self.bindings = all
-            .into_iter()
-            .map(|mut binding| {
-                if matches!(&binding.destination, Destination::Queue(name) if **name == *from) {
-                    binding.destination = Destination::Queue(to.into());
-                }
-                binding
-            })
-            .collect();
+        self.bindings.redirect(&Destination::Queue(from.into()), &Destination::Queue(to.into()));
     }
 
     fn is_transient_queue(&self, name: &[u8]) -> bool {
@@ -410,28 +369,6 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
     }
 }
 
-impl Binding {
-    fn request(&self) -> Method<'_> {
-        let (routing_key, arguments) = (short(&self.routing_key), table(&self.arguments));
-        match &self.destination {
-            Destination::Queue(queue) => Method::Queue(queue::Method::Bind(queue::Bind {
-                queue: short(queue),
-                exchange: short(&self.source),
-                routing_key,
-                nowait: false,
-                arguments,
-            })),
-            Destination::Exchange(destination) => Method::Exchange(exchange::Method::Bind(exchange::Bind {
-                destination: short(destination),
-                source: short(&self.source),
-                routing_key,
-                nowait: false,
-                arguments,
-            })),
-        }
-    }
-}
-
 impl Step {
     /// What has to be there for it.
     pub(super) fn needs(&self) -> Vec<Self> {
@@ -477,6 +414,74 @@ impl Step {
                     Destination::Exchange(name) => format!("exchange {:?}", text(name)),
                 };
                 format!("{to} bound to {:?} by {:?}", text(&binding.source), text(&binding.routing_key))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::bindings::tests::visited;
+
+    const BINDINGS: usize = 10;
+
+    fn declare(topology: &mut Topology, queue: &str) {
+        let table = TableRef::EMPTY;
+        let declare = queue::Declare {
+            queue: ShortStr::EMPTY,
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: false,
+            nowait: false,
+            arguments: table,
+        };
+        let ok = queue::DeclareOk { queue: short(queue.as_bytes()), message_count: 0, consumer_count: 0 };
+        let ok = Method::Queue(queue::Method::DeclareOk(ok));
+        assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
+        for key in 0..BINDINGS {
+            let key = key.to_string();
+            let (exchange, routing_key) = (short(queue.as_bytes()), short(key.as_bytes()));
+            let queue = exchange;
+            let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments: table };
+            let ok = Method::Queue(queue::Method::BindOk(queue::BindOk {}));
+            assert!(topology.note(&Method::Queue(queue::Method::Bind(bind)), &ok));
+        }
+    }
+
+    /// Returns how many bindings are looked at when so many queues are renamed and forgotten.
+    fn visits(queues: usize) -> [usize; 3] {
+        let mut topology = Topology::new(usize::MAX);
+        for n in 0..queues {
+            declare(&mut topology, &format!("old-{n}"));
+        }
+        visited();
+        for n in 0..queues {
+            topology.rename(format!("old-{n}").as_bytes(), format!("new-{n}").as_bytes());
+        }
+        let renaming = visited();
+        for n in 0..queues / 2 {
+            topology.forget_queue(format!("old-{n}").as_bytes());
+        }
+        let forgetting = visited();
+        for n in 0..queues {
+            topology.forget_exchange(format!("old-{n}").as_bytes());
+        }
+        assert_eq!(topology.len(), queues - queues / 2);
+        [renaming, forgetting, visited()]
+    }
+
+    #[test]
+    fn entities_cost_only_their_own_bindings() {
+        for queues in [20, 200] {
+            // Each range ends with a look at the binding behind it.
+            let most = queues * (BINDINGS + 1);
+            for count in visits(queues) {
+                assert!(
+                    (queues / 2 * BINDINGS..=most * 3 / 2).contains(&count),
+                    "{count} for {queues} queues"
+                );
             }
         }
     }

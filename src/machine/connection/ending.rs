@@ -174,11 +174,11 @@ impl Connection {
 
     /// Ends one queue of a consumer that goes on with its other queues.
     pub(super) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get(id) else { return };
         let tag = consumer.tag().into();
-        let Some(terms) = consumer.sources.get_mut(source) else { return };
+        let Some(terms) = consumer.sources.get(source) else { return };
         let queue = String::from_utf8_lossy(&terms.queue).into();
-        terms.ended = Some(why.clone());
+        self.consumers.end_source(id, source, why.clone());
         self.notices.tell(&Notice::QueueEnded { tag, queue, why });
     }
 
@@ -192,9 +192,9 @@ impl Connection {
         let was_lost =
             matches!(ended, Ended::Cancelled) && !matches!(self.state, State::Open | State::Restoring);
         let queues = consumer.consumed_queues(was_lost);
-        let phase = std::mem::replace(&mut consumer.phase, Phase::Ended(ended.clone()));
         let cancelling = std::mem::take(&mut consumer.cancelling);
         let resizing = std::mem::take(&mut consumer.resizing);
+        let Some(phase) = self.consumers.end(id, ended.clone()) else { return };
         let is_lost = matches!(ended, Ended::ChannelClosed(_) | Ended::ConnectionBroken(_));
         let error = match ended {
             Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error),

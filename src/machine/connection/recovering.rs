@@ -214,16 +214,13 @@ impl Connection {
         for promise in std::mem::take(&mut self.updating_secret) {
             self.answer(promise, Err(error.clone()));
         }
-        let numbers: Vec<u16> = self.channels.numbers().collect();
         let mut again = Vec::new();
-        for number in numbers {
-            let Some(mut channel) = self.channels.remove(number) else { continue };
+        for (number, mut channel) in self.channels.start_over() {
             self.suspend_channel(&mut channel, error, &blame, &mut again);
             if let Some(publisher) = self.publishers.remove(number) {
                 self.suspend_publisher(*publisher, error);
             }
         }
-        self.channels.start_over();
         self.held.retry_all();
         for request in again.into_iter().rev() {
             self.request_octets += request.payload.len();

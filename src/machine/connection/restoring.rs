@@ -10,7 +10,7 @@ use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
 use crate::machine::topology::Step;
 use crate::machine::{ConsumerId, Ended, Notice, Recovered, Reply};
-use crate::protocol::method::{Encode, queue};
+use crate::protocol::method::{Encode, MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Connection {
         loop {
             let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
             match restoration.next(&self.topology, &backoff.policy, &self.quarantine) {
-                Next::Declare(step) => self.declare(&step),
+                Next::Declare(step) => self.declare(step),
                 Next::Filter(steps) => {
                     let filter = backoff.policy.filter.clone();
                     self.filtering = filter.map(|filter| FilterStep { filter, steps, epoch: self.epoch });
@@ -86,36 +86,41 @@ impl Connection {
         self.proceed();
     }
 
-    fn declare(&mut self, step: &Step) {
-        let Some(request) = self.topology.request(step) else {
-            // It was forgotten in the meantime.
-            self.skip_step(Error::Stale);
-            return;
-        };
-        let info = super::requesting::info(request.id());
-        let number = self.restoration.as_ref().and_then(|restoration| restoration.channel);
-        let request = info.map(|info| WaitingRequest::new(self.promises.nobody(), info, &request));
-        // The name of a dead-letter queue may have changed.
-        let request = request.map(|request| self.with_current_names(request));
-        let number = number.or_else(|| self.open_channel(Role::Restore));
-        let (Ok(request), Some(number)) = (request, number) else {
-            self.skip_step(Error::ChannelLimit);
-            return;
-        };
-        if let Some(restoration) = &mut self.restoration {
-            restoration.channel = Some(number);
-        }
-        match self.out.method(number, self.frame_max, &request) {
-            Ok(()) => self.await_reply(number, Awaited::Restored(request.info)),
-            Err(error) => self.skip_step(error.into()),
+    fn declare(&mut self, step: Step) {
+        let outcome = self.send_step(&step);
+        let Some(restoration) = &mut self.restoration else { return };
+        match outcome {
+            Ok(()) => restoration.sent(step),
+            Err(error) => restoration.skip(&step, error),
         }
         self.attention = true;
     }
 
-    fn skip_step(&mut self, error: Error) {
-        if let Some(restoration) = &mut self.restoration {
-            restoration.skip(error);
+    fn send_step(&mut self, step: &Step) -> Result<(), Error> {
+        if self.topology.request(step).is_none() {
+            // It was forgotten in the meantime.
+            return Err(Error::Stale);
         }
+        let number = self.restoration.as_ref().and_then(|restoration| restoration.channel);
+        let number = number.or_else(|| self.open_channel(Role::Restore)).ok_or(Error::ChannelLimit)?;
+        if let Some(restoration) = &mut self.restoration {
+            restoration.channel = Some(number);
+        }
+        let info = self.write_step(number, step)?;
+        self.await_reply(number, Awaited::Restored(info));
+        Ok(())
+    }
+
+    /// Writes a step's request, without a copy of it: there may be 100 000 of them.
+    fn write_step(&mut self, number: u16, step: &Step) -> Result<&'static MethodInfo, Error> {
+        let Self { topology, out, frame_max, .. } = self;
+        let request = topology.request(step).ok_or(Error::Stale)?;
+        let info = super::requesting::info(request.id())?;
+        let mut write = |request: &Method<'_>| out.method(number, *frame_max, request);
+        // The name of a dead-letter queue may have changed.
+        let written = topology.renamed(request, &mut write);
+        written.unwrap_or_else(|| write(&request))?;
+        Ok(info)
     }
 
     /// Something is declared again.
