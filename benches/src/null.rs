@@ -4,7 +4,7 @@
 //! the bodies of its deliveries have. Its confirms are `multiple`, one for all that came in a read.
 
 use puka::protocol::frame::{self, FRAME_END};
-use puka::protocol::method::{Encode, basic, channel, confirm, connection, queue};
+use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{ContentHeader, Method, Properties, ShortStr, TableRef};
 
 /// Octets that are delivered in one piece.
@@ -96,6 +96,8 @@ pub struct Null {
     given: usize,
     written: usize,
     closed: bool,
+    /// The number of queues that it has named.
+    named: u64,
     /// Seconds, as it proposes them.
     heartbeat: u16,
 }
@@ -105,6 +107,11 @@ impl Null {
     #[must_use]
     pub fn with_heartbeat(heartbeat: u16) -> Self {
         Self { heartbeat, ..Self::default() }
+    }
+
+    /// Loses its connection and everything in it.
+    pub fn restart(&mut self) {
+        *self = Self { heartbeat: self.heartbeat, named: self.named, ..Self::default() };
     }
 
     /// Gives a sign of life.
@@ -250,8 +257,11 @@ impl Null {
                 self.answer(number, &confirm::SelectOk {});
             }
             Method::Queue(queue::Method::Declare(declare)) => {
-                let ok = queue::DeclareOk { queue: declare.queue, message_count: 0, consumer_count: 0 };
-                self.answer(number, &ok);
+                self.declare(number, declare.queue);
+            }
+            Method::Queue(queue::Method::Bind(_)) => self.answer(number, &queue::BindOk {}),
+            Method::Exchange(exchange::Method::Declare(_)) => {
+                self.answer(number, &exchange::DeclareOk {});
             }
             Method::Basic(basic::Method::Qos(qos)) => {
                 self.slot(number).prefetch_count = qos.prefetch_count.into();
@@ -266,6 +276,15 @@ impl Null {
             }
             _ => {}
         }
+    }
+
+    fn declare(&mut self, number: u16, queue: ShortStr<'_>) {
+        let named = format!("amq.gen-{}", self.named);
+        self.named += u64::from(queue.is_empty());
+        // It is short enough.
+        let named = ShortStr::new(&named).unwrap_or_default();
+        let queue = if queue.is_empty() { named } else { queue };
+        self.answer(number, &queue::DeclareOk { queue, message_count: 0, consumer_count: 0 });
     }
 
     fn consume(&mut self, number: u16, consume: basic::Consume<'_>) {

@@ -1,9 +1,9 @@
 //! The machine and the null broker, without a driver: nothing but what a message costs the connection.
 
 use crate::Null;
-use puka::machine::{Body, Connection, Event, Outgoing, Publish};
+use puka::machine::{Body, Connection, ConnectionState, Event, Outgoing, Publish};
 use puka::protocol::{Decoder, Properties, ShortStr};
-use puka::{Error, Options};
+use puka::{Broken, Error, Options, Recovery};
 use std::time::{Duration, Instant};
 
 /// Octets that come back at a time, about.
@@ -38,6 +38,38 @@ impl Default for World {
 }
 
 impl World {
+    /// A connection that comes back when it is lost, with whatever it had.
+    #[must_use]
+    pub fn recovering() -> Self {
+        let recovery = Recovery::default().first_connect(true).max_records(1 << 20).republish_unconfirmed(1);
+        let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
+        let options = options.max_requests(1 << 20).channel_max(u16::MAX).recovery(recovery);
+        let now = Instant::now();
+        let mut world = Self { now, machine: Connection::dialled(now, options), ..Self::default() };
+        world.dial();
+        world
+    }
+
+    /// Loses the connection and has it back.
+    pub fn lose(&mut self) {
+        self.machine.handle_loss(Broken::Eof);
+        self.null.restart();
+        self.decoder = Decoder::new();
+        self.out = Outgoing::default();
+        self.dial();
+    }
+
+    fn dial(&mut self) {
+        while self.machine.poll_dial(self.now).is_none() {
+            self.now = self.machine.tend(self.now).map_or(self.now, |next| next.max(self.now));
+            self.machine.handle_timeout(self.now);
+        }
+        self.machine.handle_dialled(self.now, 0, true);
+        while !matches!(self.machine.state(), ConnectionState::Open) {
+            self.fly();
+        }
+    }
+
     /// There and back.
     pub fn fly(&mut self) {
         self.go();

@@ -1,11 +1,13 @@
 //! What a message costs the connection, in nanoseconds, as consumers, publishes in flight and channels grow:
 //! `cargo run --release -p puka-benches --bin growth`. The broker is in memory, and the time that it takes does not count.
+//! Then what a recovery costs the connection, in milliseconds, as what it brings back grows.
 //!
 //! Arguments: `--only TEXT` in the name of the row.
 #![expect(clippy::print_stdout, reason = "it shows what it measured")]
 
 use puka::Error;
 use puka::machine::{Consume, Event, Reply};
+use puka::protocol::method::queue;
 use puka::protocol::{ShortStr, TableRef};
 use puka_benches::{World, argument};
 use std::collections::VecDeque;
@@ -107,13 +109,109 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
     Ok(span.spent(&world).as_nanos() as f64 / count as f64)
 }
 
+/// What is lost and brought back.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    /// Named by the broker, so that each recovery renames all of them and leads their bindings to the new name.
+    queues: usize,
+    /// Of each queue.
+    bindings: usize,
+    /// One of each queue in turn, or of one queue if there are none.
+    consumers: usize,
+    /// Sent and not confirmed.
+    publishes: usize,
+}
+
+fn answers(world: &mut World, mut left: usize, mut each: impl FnMut(Reply)) -> Result<(), Error> {
+    while left > 0 {
+        world.fly();
+        while let Some(event) = world.machine.poll_event() {
+            if let Event::Answered(promise) = event
+                && let Some(outcome) = world.machine.fetch(promise)
+            {
+                each(outcome?);
+                left -= 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Load {
+    fn world(self) -> Result<World, Error> {
+        let mut world = World::recovering();
+        for _ in 0..self.queues {
+            let _promise = world.machine.request(queue::Declare {
+                queue: ShortStr::EMPTY,
+                passive: false,
+                durable: false,
+                exclusive: true,
+                auto_delete: false,
+                nowait: false,
+                arguments: TableRef::EMPTY,
+            })?;
+        }
+        let mut names = Vec::new();
+        answers(&mut world, self.queues, |reply| {
+            if let Reply::Queue(queue) = reply {
+                names.push(queue.name);
+            }
+        })?;
+        let keys: Vec<String> = (0..self.bindings).map(|key| format!("key-{key}")).collect();
+        for (queue, key) in names.iter().flat_map(|name| keys.iter().map(move |key| (name, key))) {
+            let _promise = world.machine.request(queue::Bind {
+                queue: ShortStr::new(queue)?,
+                exchange: ShortStr::literal("amq.topic"),
+                routing_key: ShortStr::new(key)?,
+                nowait: false,
+                arguments: TableRef::EMPTY,
+            })?;
+        }
+        answers(&mut world, names.len() * keys.len(), drop)?;
+        names.resize(names.len().max(1), "queue".into());
+        for queue in names.iter().cycle().take(self.consumers) {
+            let _promise = world.machine.consume(&Consume {
+                queue: ShortStr::new(queue)?,
+                tag: "",
+                prefetch_count: 100,
+                no_local: false,
+                no_ack: false,
+                exclusive: false,
+                arguments: TableRef::EMPTY,
+            })?;
+        }
+        answers(&mut world, self.consumers, drop)?;
+        for number in 0..self.publishes {
+            world.publish("exchange")?;
+            if number % AT_ONCE == AT_ONCE - 1 {
+                world.go();
+            }
+        }
+        world.go();
+        Ok(world)
+    }
+
+    /// Loses the connection and returns the milliseconds until everything is back.
+    fn recovery(self) -> Result<f64, Error> {
+        let mut world = self.world()?;
+        let span = Span::start(&world);
+        world.lose();
+        let mut left = self.publishes;
+        while left > 0 {
+            world.fly();
+            left -= world.fetch();
+        }
+        Ok(span.spent(&world).as_secs_f64() * 1e3)
+    }
+}
+
 fn row(what: &str, measure: impl Fn() -> Result<f64, Error>) -> Result<(), Error> {
     if !what.contains(&argument("--only").unwrap_or_default()) {
         return Ok(());
     }
     let mut figures = (0..5).map(|_| measure()).collect::<Result<Vec<_>, _>>()?;
     figures.sort_by(f64::total_cmp);
-    println!("| {what} | {:.0} |", figures[0]);
+    println!("| {what} | {:.1} |", figures[0]);
     Ok(())
 }
 
@@ -127,6 +225,21 @@ fn main() -> Result<(), Error> {
     }
     for consumers in [1, 100, 2000] {
         row(&format!("{consumers} consumers"), || deliveries(consumers))?;
+    }
+    println!("\n| recovery of many | ms, the best of 5 |\n| --- | --- |");
+    for queues in [1000, 10_000] {
+        let load = Load { queues, ..Load::default() };
+        row(&format!("recovery of {queues} queues"), || load.recovery())?;
+        let load = Load { bindings: 10, ..load };
+        row(&format!("recovery of these with {} bindings", 10 * queues), || load.recovery())?;
+    }
+    for consumers in [1000, 10_000] {
+        let load = Load { consumers, ..Load::default() };
+        row(&format!("recovery of {consumers} consumers"), || load.recovery())?;
+    }
+    for publishes in [6553, 65_535] {
+        let load = Load { publishes, ..Load::default() };
+        row(&format!("recovery of {publishes} unconfirmed publishes"), || load.recovery())?;
     }
     Ok(())
 }
