@@ -198,8 +198,8 @@ setters! {
     /// [`Error::ReadingPaused`](crate::Error::ReadingPaused).
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Sets how many bytes of deliveries may be buffered; 64 MiB by default, and at least 1. At the
-    /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries), so up
-    /// to four times as many (256 MiB) may be buffered while a reply is pending. Partly received
+    /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries), so
+    /// up to four times as many (256 MiB) may be buffered while a reply is pending. Partly received
     /// messages of all channels may take as many bytes again as the limit. Above that, the largest
     /// of them is dropped, as if it exceeded [`max_message_size`](Self::max_message_size).
     max_buffered_octets(octets: usize) => limits.buffered_octets;

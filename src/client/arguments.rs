@@ -116,13 +116,13 @@ pub enum StreamOffset {
 /// The routing key of dead letters: a text, or `None` to keep the key of each message.
 ///
 /// ```
-/// # fn declare<'a>(client: &'a puka::Client, errors: &'a puka::Queue) -> [puka::QueueDeclare<'a>; 3] {
-/// [
-///     client.queue_declare("a").dead_letter("", &errors.name),
-///     client.queue_declare("b").dead_letter("", "errors"),
-///     client.queue_declare("c").dead_letter("errors", None),
-/// ]
-/// # }
+/// # puka_test_suite::example(async |client| {
+/// let errors = client.queue_declare("").exclusive(true).await?; // the broker names it
+/// client.queue_declare("a").dead_letter("", &errors.name).await?;
+/// client.queue_declare("b").dead_letter("", "errors").await?;
+/// client.queue_declare("c").dead_letter("errors", None).await?;
+/// # client.close().await
+/// # });
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetterKey<'k>(Option<Cow<'k, str>>);

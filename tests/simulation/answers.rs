@@ -206,7 +206,8 @@ impl World {
             Error::InvalidArgument { .. } => {
                 matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)
             }
-            // It crossed the close of its channel, on which a get before it was acknowledged too late. It was not carried out.
+            // It crossed the close of its channel, caused by the late ack of an earlier get, and
+            // was not executed.
             Error::PreconditionFailed(fault) if fault.text.contains("delivery acknowledgement") => {
                 plan.has(Feature::Overdue) && fault.method == MethodId::NONE
             }

@@ -21,7 +21,8 @@ pub(crate) enum Said {
     ChannelClosed(String),
     /// The broker closed the connection.
     Closed { code: u16, text: String },
-    /// The client sent a method whose empty queue name means the queue last declared on its channel.
+    /// The client sent a method with an empty queue name, which means the queue last declared on
+    /// its channel.
     Nameless(MethodId),
     /// The client opened a channel whose number is above the negotiated limit.
     Beyond { channel: u16, most: u16 },

@@ -46,13 +46,13 @@ features! {
     Nameless,
     // The broker proposes fewer channels to the connections to come.
     FewerChannels,
-    // Queues stand still: what is published to them is taken and not confirmed, and they answer nothing.
+    // Stuck queues: they take publishes without confirming them, and do not reply.
     Stuck,
-    // Deliveries are not acknowledged in time: their channel is closed, as up to RabbitMQ 4.2.
+    // Late acks: the broker closes the channel, as RabbitMQ up to 4.2.
     Overdue,
     // The broker begins contents and does not end them.
     Partial,
-    // Consumers are cancelled by the broker and stay until the client agrees, as since RabbitMQ 4.3.
+    // The broker cancels consumers, which stay until the client confirms, as since RabbitMQ 4.3.
     Expel,
 }
 
