@@ -112,7 +112,8 @@ impl Client {
     ///
     /// A broker fixes the limit of a consumer when it starts. A higher one therefore starts another consumer beside it for
     /// the difference, and a lower one starts another in its place; the deliveries of all of them come out here. The first
-    /// tag is the one that [`Consumer::tag`] has.
+    /// tag is the one that [`Consumer::tag`] has. If the broker closes the connection over the change, that is the answer,
+    /// and a consumer that recovers has its limit of before.
     ///
     /// # Errors
     /// [`Stale`](crate::Error::Stale) when the consumer has ended, [`InvalidArgument`](crate::Error::InvalidArgument) when it is

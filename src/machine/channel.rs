@@ -42,6 +42,14 @@ impl Role {
     pub(super) const COUNT: usize = Self::Closing as usize + 1;
 }
 
+/// A change of a consumer's prefetch count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resize {
+    pub(super) promise: PromiseId,
+    /// The count before the change. A refused change leaves the consumer with it.
+    pub(super) before: u16,
+}
+
 /// A reply that is to come.
 #[derive(Debug)]
 pub(super) enum Awaited {
@@ -57,16 +65,16 @@ pub(super) enum Awaited {
     /// Another prefetch count for all queues of a consumer together.
     Qos {
         consumer: ConsumerId,
-        promise: PromiseId,
+        resize: Resize,
         method: &'static MethodInfo,
     },
     /// A step of declaring everything again.
     Restored(&'static MethodInfo),
-    /// `resized` is who waits for another prefetch count.
+    /// `resized` is the change of a prefetch count that this is for.
     Consume {
         consumer: ConsumerId,
         tag: TagNumber,
-        resized: Option<PromiseId>,
+        resized: Option<Resize>,
         method: &'static MethodInfo,
     },
     Cancel {

@@ -50,6 +50,7 @@ mod random;
 mod recovering;
 mod redialling;
 mod renaming;
+mod reports;
 mod requests;
 mod requeuing;
 mod resizing;

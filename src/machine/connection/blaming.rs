@@ -7,7 +7,7 @@
 use super::Connection;
 use crate::error::Error;
 use crate::machine::PromiseId;
-use crate::machine::channel::{Awaited, Channel};
+use crate::machine::channel::{Awaited, Channel, Resize};
 use crate::machine::consumers::{Consumers, Phase};
 use crate::machine::content::Purpose;
 use crate::protocol::MethodId;
@@ -39,11 +39,18 @@ fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, 
     if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
         into.push((request.promise, basic::Get::ID));
     }
+    // `qos` in front of a `consume` is a part of the same request.
+    let mut prefetch = None;
     for awaited in &channel.awaited {
         let promise = match awaited {
             Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
-            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => Some(*promise),
-            Awaited::Consume { resized: Some(promise), .. } => Some(*promise),
+            Awaited::Nothing(method) if method.id == basic::Qos::ID => {
+                prefetch = Some(method.id);
+                None
+            }
+            Awaited::Qos { resize: Resize { promise, .. }, .. }
+            | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+            | Awaited::Recover { promise, .. } => Some(*promise),
             Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase) {
                 Some(Phase::Starting(promise)) => Some(*promise),
                 _ => None,
@@ -54,7 +61,9 @@ fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, 
             | Awaited::Nothing(_)
             | Awaited::Proof(_) => None,
         };
-        into.extend(promise.map(|promise| (promise, awaited.method().id)));
+        let Some(promise) = promise else { continue };
+        into.push((promise, awaited.method().id));
+        into.extend(prefetch.take().map(|method| (promise, method)));
     }
 }
 

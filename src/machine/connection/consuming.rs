@@ -3,7 +3,7 @@
 use super::requesting::{check_queue_name, info};
 use super::{Connection, State};
 use crate::error::{Error, Fault};
-use crate::machine::channel::{Awaited, Role};
+use crate::machine::channel::{Awaited, Resize, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::{Delivered, Recipient, STREAM_OFFSET};
 use crate::machine::tags::TagNumber;
@@ -181,7 +181,7 @@ impl Connection {
         number: u16,
         prefetch_count: u16,
         global: bool,
-        asked: Option<(ConsumerId, PromiseId)>,
+        asked: Option<(ConsumerId, Resize)>,
     ) {
         let Ok(method) = info(basic::Qos::ID) else { return };
         if let Some(channel) = self.channels.get_mut(number) {
@@ -193,7 +193,7 @@ impl Connection {
         }
         self.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
         let awaited = match asked {
-            Some((consumer, promise)) => Awaited::Qos { consumer, promise, method },
+            Some((consumer, resize)) => Awaited::Qos { consumer, resize, method },
             None => Awaited::Nothing(method),
         };
         self.await_reply(number, awaited);
@@ -206,7 +206,7 @@ impl Connection {
         id: ConsumerId,
         source: u32,
         prefetch_count: u16,
-        resized: Option<PromiseId>,
+        resized: Option<Resize>,
         replaces: bool,
     ) {
         let Ok(method) = info(basic::Consume::ID) else { return };
@@ -317,14 +317,13 @@ impl Connection {
 
     /// Changes the prefetch count of a live consumer for which that can be done.
     pub(super) fn resize(&mut self, id: ConsumerId, prefetch_count: u16, promise: PromiseId) {
-        let Some(consumer) = self.consumers.get(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
         let (number, current) = (consumer.channel, consumer.prefetch_count());
         let is_shared = consumer.shared_prefetch_count.is_some();
+        let resize = Resize { promise, before: current };
         if current == prefetch_count || consumer.no_ack {
             // An earlier change to the same count may be under way.
-            if let Some(consumer) = self.consumers.get_mut(id) {
-                consumer.resizing.push(promise);
-            }
+            consumer.resizing.push(promise);
             self.answer_resized(id);
         } else if self.is_throttled(id) {
             self.resize_throttled(id, prefetch_count, promise);
@@ -332,11 +331,11 @@ impl Connection {
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.shared_prefetch_count = Some(prefetch_count);
             }
-            self.write_qos(number, prefetch_count, true, Some((id, promise)));
+            self.write_qos(number, prefetch_count, true, Some((id, resize)));
         } else if current != 0 && prefetch_count > current {
-            self.write_consume(number, id, 0, prefetch_count - current, Some(promise), false);
+            self.write_consume(number, id, 0, prefetch_count - current, Some(resize), false);
         } else {
-            self.write_consume(number, id, 0, prefetch_count, Some(promise), true);
+            self.write_consume(number, id, 0, prefetch_count, Some(resize), true);
         }
     }
 

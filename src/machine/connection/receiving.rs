@@ -2,7 +2,7 @@
 
 use super::{Connection, State};
 use crate::error::{Error, Fault};
-use crate::machine::channel::{Awaited, Role};
+use crate::machine::channel::{Awaited, Resize, Role};
 use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose};
 use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
@@ -404,12 +404,13 @@ impl Connection {
                 self.note(&request, &method);
                 self.answer(request.promise, Ok(Self::reply_of(method)));
             }
-            Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
+            Awaited::Qos { resize: Resize { promise, .. }, .. } | Awaited::Recover { promise, .. } => {
                 self.answer(promise, Ok(Reply::Done));
             }
             Awaited::Restored(_) => self.step_done(&method),
             Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => {
+                let resized = resized.map(|resize| resize.promise);
                 self.consume_ok(number, consumer, (tag, of_tag.unwrap_or_default()), resized);
             }
             Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, tag),
@@ -458,10 +459,9 @@ impl Connection {
                     self.note_refusal(&request, error);
                     self.answer(request.promise, Err(error.clone()));
                 }
-                Awaited::Qos { promise, .. } | Awaited::Recover { promise, .. } => {
-                    self.answer(promise, Err(error.clone()));
-                }
-                Awaited::Consume { resized: Some(promise), .. } => self.answer(promise, Err(error.clone())),
+                Awaited::Qos { resize: Resize { promise, .. }, .. }
+                | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+                | Awaited::Recover { promise, .. } => self.answer(promise, Err(error.clone())),
                 // Those of a consumer or a transaction are answered when it ends.
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }

@@ -4,7 +4,7 @@ use super::blaming::Blame;
 use super::{Connection, LAST_OCTETS, State};
 use crate::error::{Broken, Error};
 use crate::machine::backoff::{Backoff, Failure};
-use crate::machine::channel::{Awaited, Channel};
+use crate::machine::channel::{Awaited, Channel, Resize};
 use crate::machine::consumers::Phase;
 use crate::machine::content::Purpose;
 use crate::machine::deadline::{Deadline, later};
@@ -264,17 +264,12 @@ impl Connection {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.ask_again(request, error, blame, again);
                 }
-                Awaited::Qos { promise, .. } | Awaited::Consume { resized: Some(promise), .. }
-                    if blame.is_on(promise) =>
-                {
-                    self.answer(promise, Err(error.clone()));
+                Awaited::Qos { consumer, resize, .. }
+                | Awaited::Consume { consumer, resized: Some(resize), .. } => {
+                    self.suspend_resize(consumer, resize, error, blame);
                 }
                 // The connection that went took back everything itself.
                 Awaited::Recover { promise, .. } => self.answer(promise, Ok(Reply::Done)),
-                Awaited::Qos { consumer, promise, .. } => self.resize_later(consumer, promise),
-                Awaited::Consume { consumer, resized: Some(promise), .. } => {
-                    self.resize_later(consumer, promise);
-                }
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
@@ -285,12 +280,20 @@ impl Connection {
         }
     }
 
-    /// The consumer starts anew with the prefetch count that was wanted last.
-    fn resize_later(&mut self, consumer: ConsumerId, promise: PromiseId) {
-        match self.consumers.get_mut(consumer) {
-            Some(consumer) => consumer.resizing.push(promise),
-            None => self.answer(promise, Err(Error::Stale)),
+    /// Starts the consumer again with the prefetch count that was wanted last. A change that the broker
+    /// closed the connection over is not repeated: the count before it holds.
+    fn suspend_resize(&mut self, id: ConsumerId, resize: Resize, error: &Error, blame: &Blame) {
+        let is_refused = blame.is_on(resize.promise);
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            // Changes come in the order in which they were sent, so that a later one wins.
+            consumer.wanted_prefetch = is_refused.then_some(resize.before);
+            if !is_refused {
+                consumer.resizing.push(resize.promise);
+                return;
+            }
         }
+        let refusal = if is_refused { error.clone() } else { Error::Stale };
+        self.answer(resize.promise, Err(refusal));
     }
 
     /// A request that was sent and not answered is asked again when that can't do anything twice.
@@ -343,7 +346,9 @@ impl Connection {
     /// A consumer that has started goes on with the next connection; one that has not starts with it.
     fn suspend_consumer(&mut self, id: ConsumerId, error: &Error, blame: &Blame) {
         let is_alone = self.resubscription.is_starting_one();
-        let is_known = error.blames(basic::Consume::ID) || self.quarantine.one_at_a_time;
+        // A consumer is started by `consume`, and by `qos` in front of it.
+        let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
+        let is_known = is_named || self.quarantine.one_at_a_time;
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         match consumer.phase {
             // The broker ended it. What it had delivered can't be settled any more, either.
