@@ -30,12 +30,20 @@ pub(super) struct Transaction {
     pub(super) returned: Vec<Returned>,
 }
 
+/// A transaction that waits for its channel.
+#[derive(Debug)]
+pub(super) struct WaitingTransaction {
+    pub(super) promise: PromiseId,
+    /// As that of a [`WaitingRequest`](super::requested::WaitingRequest).
+    pub(super) is_suspected: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     transactions: BTreeMap<TransactionId, Transaction>,
     made: u64,
     /// Who waits for a channel.
-    pub(super) waiting: VecDeque<PromiseId>,
+    pub(super) waiting: VecDeque<WaitingTransaction>,
 }
 
 impl Transactions {

@@ -9,7 +9,7 @@ use crate::pipe::{ManualClock, Pipe, Read};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
 use futures_lite::future::{block_on, poll_once};
 use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, PromiseId, Reply};
-use puka::protocol::method::{basic, channel, connection, queue};
+use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::protocol::{FrameKind, Method, Properties, frame};
 use puka::{Broken, Consumer, Dial, DialDriver, Ended, Error, Options, Recovery, Transport};
 use std::collections::{BTreeMap, BTreeSet};
@@ -634,5 +634,83 @@ fn a_changed_prefetch_count_is_restored() {
             let consumes = seen.iter().filter(|it| it.is(basic::Consume::ID)).map(tag_of).count();
             assert_eq!(consumes, 3);
         }
+    }
+}
+
+/// Closes the connection over `channel.open`, by name or not, and lets the client connect again.
+fn refuse_channel(peer: &mut Peer, is_named: bool) {
+    let (class_id, method_id) = if is_named { (20, 10) } else { (0, 0) };
+    let over = close(530, "NOT_ALLOWED - number of channels opened has reached the limit");
+    peer.method(0, &connection::Close { class_id, method_id, ..over });
+    peer.pump();
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+}
+
+/// Answers as a broker does that lets a user open only `most` channels. Returns how often it closes
+/// the connection.
+fn serve_few_channels(peer: &mut Peer, most: usize, is_named: bool) -> usize {
+    let mut closes = 0;
+    let mut open = BTreeSet::new();
+    for _ in 0..100 {
+        for one in peer.take() {
+            if one.is(channel::Open::ID) {
+                open.insert(one.channel);
+                if open.len() > most {
+                    closes += 1;
+                    open.clear();
+                    refuse_channel(peer, is_named);
+                    break;
+                }
+            } else if one.is(channel::Close::ID) {
+                open.remove(&one.channel);
+            } else if one.is(tx::Select::ID) {
+                peer.method(one.channel, &tx::SelectOk {});
+            }
+            peer.feed(&answer(&one).unwrap_or_default());
+        }
+    }
+    closes
+}
+
+#[test]
+fn what_needs_a_refused_channel_fails_once() {
+    for is_named in [false, true] {
+        for what in 0..4 {
+            let mut peer = dialled();
+            let ids = ["a", "b", "c"].map(|queue| peer.consumer(&consume(queue)).0);
+            let promise = match what {
+                0 => peer.machine.publish(&publish("", "x")),
+                1 => peer.machine.request(declare("q")),
+                2 => peer.machine.consume(&consume("d")),
+                _ => peer.machine.transaction(),
+            };
+            let promise = promise.unwrap();
+            assert!(peer.take().iter().any(|it| it.is(channel::Open::ID)));
+            refuse_channel(&mut peer, is_named);
+            assert_eq!(serve_few_channels(&mut peer, 3, is_named), 0, "{is_named} {what}");
+            let error = peer.error(promise);
+            assert!(matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)), "{what} {error:?}");
+            assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
+            assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        }
+    }
+}
+
+#[test]
+fn requests_that_share_a_refused_channel_are_tried_apart() {
+    for is_named in [false, true] {
+        let mut peer = dialled();
+        let ids = ["a", "b"].map(|queue| peer.consumer(&consume(queue)).0);
+        let begun = [peer.machine.transaction().unwrap(), peer.machine.transaction().unwrap()];
+        let declared = peer.machine.request(declare("q")).unwrap();
+        peer.take();
+        refuse_channel(&mut peer, is_named);
+        let closes = serve_few_channels(&mut peer, 4, is_named);
+        let outcomes = [begun[0], begun[1], declared].map(|promise| peer.machine.fetch(promise));
+        let done = outcomes.iter().filter(|outcome| matches!(outcome, Some(Ok(_)))).count();
+        let refused = |outcome: &&Option<_>| matches!(outcome, Some(Err(Error::NotAllowed(_))));
+        assert_eq!((done, outcomes.iter().filter(refused).count(), closes), (2, 1, 1), "{outcomes:?}");
+        assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
     }
 }

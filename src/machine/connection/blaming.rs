@@ -10,6 +10,7 @@ use crate::machine::PromiseId;
 use crate::machine::channel::{Awaited, Channel, Resize};
 use crate::machine::consumers::{Consumers, Phase};
 use crate::machine::content::Purpose;
+use crate::machine::transactions::{Phase as TransactionPhase, Transactions};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
 use std::collections::BTreeSet;
@@ -34,20 +35,23 @@ impl Blame {
     }
 }
 
-/// Collects the pending requests of a channel, each with its method.
-fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, MethodId)>) {
+/// Collects the pending requests of a channel, each with its methods, and the methods that belong
+/// to none.
+fn pending(
+    channel: &Channel,
+    consumers: &Consumers,
+    transactions: &Transactions,
+    into: &mut Vec<(Option<PromiseId>, MethodId)>,
+) {
     if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
-        into.push((request.promise, basic::Get::ID));
+        into.push((Some(request.promise), basic::Get::ID));
     }
-    // `qos` in front of a `consume` is a part of the same request.
-    let mut prefetch = None;
+    // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of it,
+    // and is a part of it: it is repeated whenever the request is.
+    let mut needed = into.len();
     for awaited in &channel.awaited {
         let promise = match awaited {
             Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
-            Awaited::Nothing(method) if method.id == basic::Qos::ID => {
-                prefetch = Some(method.id);
-                None
-            }
             Awaited::Qos { resize: Resize { promise, .. }, .. }
             | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
             | Awaited::Recover { promise, .. } => Some(*promise),
@@ -55,15 +59,21 @@ fn pending(channel: &Channel, consumers: &Consumers, into: &mut Vec<(PromiseId, 
                 Some(Phase::Starting(promise)) => Some(*promise),
                 _ => None,
             },
-            Awaited::Cancel { .. }
-            | Awaited::Transaction { .. }
-            | Awaited::Restored(_)
-            | Awaited::Nothing(_)
-            | Awaited::Proof(_) => None,
+            Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
+                Some(TransactionPhase::Starting(promise)) => Some(*promise),
+                _ => None,
+            },
+            Awaited::Cancel { .. } | Awaited::Restored(_) | Awaited::Proof(_) => None,
+            Awaited::Nothing(method) => {
+                into.push((None, method.id));
+                None
+            }
         };
-        let Some(promise) = promise else { continue };
-        into.push((promise, awaited.method().id));
-        into.extend(prefetch.take().map(|method| (promise, method)));
+        if promise.is_some() {
+            into.push((promise, awaited.method().id));
+            into.iter_mut().skip(needed).for_each(|(of, _)| *of = promise);
+            needed = into.len();
+        }
     }
 }
 
@@ -79,16 +89,21 @@ impl Connection {
         let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else { return Blame::Nobody };
         let mut all = Vec::new();
         for channel in self.channels.numbers().filter_map(|number| self.channels.get(number)) {
-            pending(channel, &self.consumers, &mut all);
+            pending(channel, &self.consumers, &self.transactions, &mut all);
         }
         let names_none = fault.method == MethodId::NONE;
-        let suspects = all.into_iter().filter(|(_, method)| names_none || *method == fault.method);
-        let suspects: BTreeSet<PromiseId> = suspects.map(|(promise, _)| promise).collect();
+        all.retain(|(_, method)| names_none || *method == fault.method);
+        let suspects: BTreeSet<PromiseId> = all.iter().filter_map(|(promise, _)| *promise).collect();
         if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
             return Blame::One(trial);
         }
-        // If the close names no method, a publish may be the cause, too.
-        let is_only_kind = !names_none || self.publishers.in_flight() == 0;
+        // If the close names no method, a publish may be the cause, too. If it names one, so may a
+        // method that belongs to no request, such as the `channel.open` of a publish channel.
+        let is_only_kind = if names_none {
+            self.publishers.in_flight() == 0
+        } else {
+            all.iter().all(|(promise, _)| promise.is_some())
+        };
         match (suspects.len(), suspects.first()) {
             (1, Some(only)) if is_only_kind => Blame::One(*only),
             (0, _) => Blame::Nobody,

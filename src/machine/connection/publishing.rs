@@ -205,7 +205,7 @@ impl Connection {
             *octets -= if is_waiting { 0 } else { consume.octets() };
             is_waiting
         });
-        self.transactions.waiting.retain(|promise| promises.is_waiting(*promise));
+        self.transactions.waiting.retain(|waiting| promises.is_waiting(waiting.promise));
         self.held.retain(|held| promises.is_waiting(held.promise));
     }
 

@@ -15,7 +15,7 @@ use crate::machine::outbox::Outbox;
 use crate::machine::publishers::Publisher;
 use crate::machine::requested::WaitingRequest;
 use crate::machine::topology::Topology;
-use crate::machine::transactions::Phase as TransactionPhase;
+use crate::machine::transactions::{Phase as TransactionPhase, WaitingTransaction};
 use crate::machine::waiting::WaitingConsume;
 use crate::machine::{ConnectionState, ConsumerId, Counters, Dialling, Ended, Notice, PromiseId, Reply};
 use crate::options::Options;
@@ -229,7 +229,7 @@ impl Connection {
         for id in self.consumers.ids().into_iter().rev() {
             self.suspend_consumer(id, error, &blame);
         }
-        self.suspend_transactions(error);
+        self.suspend_transactions(error, &blame);
         if let Some(error) = self.fails_fast().cloned() {
             self.fail_waiting(&error);
         }
@@ -387,10 +387,16 @@ impl Connection {
         }
     }
 
-    fn suspend_transactions(&mut self, error: &Error) {
+    fn suspend_transactions(&mut self, error: &Error, blame: &Blame) {
         for phase in self.transactions.suspend(error) {
             match phase {
-                TransactionPhase::Starting(promise) => self.transactions.waiting.push_back(promise),
+                TransactionPhase::Starting(promise) if blame.is_on(promise) => {
+                    self.answer(promise, Err(error.clone()));
+                }
+                TransactionPhase::Starting(promise) => {
+                    let is_suspected = blame.suspects(promise);
+                    self.transactions.waiting.push_back(WaitingTransaction { promise, is_suspected });
+                }
                 TransactionPhase::Committing(promise) => {
                     self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
                 }
@@ -411,7 +417,7 @@ impl Connection {
     fn fail_waiting(&mut self, error: &Error) {
         let requests = self.requests.drain(..).map(|request| request.promise);
         let consumes = self.consumes.drain(..).map(|consume| consume.promise);
-        let begun = self.transactions.waiting.drain(..);
+        let begun = self.transactions.waiting.drain(..).map(|waiting| waiting.promise);
         let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
         self.request_octets = 0;
         for promise in promises {

@@ -7,7 +7,7 @@ use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::requested::WaitingRequest;
-use crate::machine::transactions::Phase;
+use crate::machine::transactions::{Phase, WaitingTransaction};
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
@@ -32,7 +32,7 @@ impl Connection {
             return Err(Error::Full);
         }
         let promise = self.timed_promise();
-        self.transactions.waiting.push_back(promise);
+        self.transactions.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
         if matches!(self.state, State::Open) {
             self.start_transactions();
         }
@@ -41,7 +41,10 @@ impl Connection {
 
     /// Starts the transactions for which there are channels.
     pub(super) fn start_transactions(&mut self) {
-        while let Some(&promise) = self.transactions.waiting.front() {
+        while let Some(&WaitingTransaction { promise, is_suspected }) = self.transactions.waiting.front() {
+            if is_suspected && self.is_trying() {
+                return;
+            }
             if !self.promises.is_waiting(promise) {
                 self.transactions.waiting.pop_front();
                 continue;
@@ -60,6 +63,9 @@ impl Connection {
                 return;
             };
             self.transactions.waiting.pop_front();
+            if is_suspected {
+                self.trial = Some(promise);
+            }
             let id = self.transactions.add(number, promise);
             self.transact(id, number, tx::Select::ID, &tx::Select {});
         }
