@@ -66,6 +66,18 @@ fn lose(world: &mut World) {
 }
 
 #[test]
+fn requests_to_a_stuck_queue_leave_channels_for_others() {
+    play(Plan::bare(1, &[Feature::Stuck]), |world| {
+        world.stop("q1");
+        for _ in 0..100 {
+            world.get_from(0, "q1", false)?;
+        }
+        world.run_for(Duration::from_secs(6))?;
+        world.probe(0)
+    });
+}
+
+#[test]
 fn publishes_to_stuck_queues_leave_capacity_for_others() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
