@@ -106,7 +106,10 @@ impl World {
         self.ledger.sync(&self.broker)?;
         let meddles = self.plan.mischief == Mischief::WrongOutcome;
         let error = match outcome {
-            Ok(Reply::Done) => return self.ledger.fate(id, Fate::Confirmed),
+            Ok(Reply::Done) => {
+                self.ledger.fate(id, Fate::Confirmed)?;
+                return self.reached(id);
+            }
             Ok(reply) => return Err(Violation(format!("a publish was answered by {}", name_of(&reply)))),
             Err(Error::Nacked | Error::NotFound(_)) if meddles => {
                 return self.ledger.fate(id, Fate::Confirmed);
@@ -116,7 +119,8 @@ impl World {
         match &error {
             Error::NoRoute(returned) => {
                 self.ledger.came_back(id, &returned.message)?;
-                self.ledger.fate(id, Fate::Returned)
+                self.ledger.fate(id, Fate::Returned)?;
+                self.reached(id)
             }
             Error::Nacked => {
                 ensure(self.plan.has(Feature::Full), || format!("message {id} is nacked without a reason"))?;

@@ -43,6 +43,8 @@ struct Message {
     returned: bool,
     /// The queues that it went to while they stood still, so that the broker has not confirmed it.
     stuck: BTreeSet<String>,
+    /// A broker accepted it and routed it to no queue.
+    unrouted: bool,
     /// The call that it is the reply to.
     replies_to: Option<u64>,
 }
@@ -91,9 +93,13 @@ pub(crate) fn is_loose(queue: &str) -> bool {
     queue.starts_with(['a', 'x', 'd', 't']) || queue.contains("reply-to") || queue.starts_with("amq.")
 }
 
-/// A reply goes to an address that its caller's broker has made.
+/// Returns `true` for the name of a server-named queue, which changes with each recovery.
+pub(crate) fn is_made(name: &[u8]) -> bool {
+    name.starts_with(b"amq.gen-")
+}
+
 fn is_key(key: &[u8], expected: &str) -> bool {
-    key == expected.as_bytes()
+    key == expected.as_bytes() || is_made(key) && is_made(expected.as_bytes())
 }
 
 impl Ledger {
@@ -110,6 +116,7 @@ impl Ledger {
             again: false,
             returned: false,
             stuck: BTreeSet::new(),
+            unrouted: false,
             replies_to: None,
         });
         self.messages.len() as u64 - 1
@@ -134,6 +141,7 @@ impl Ledger {
             let stuck: Vec<String> = stuck.collect();
             let message = self.message(id)?;
             message.stuck.extend(stuck);
+            message.unrouted = published.queues.is_empty();
             let octets = message.octets;
             ensure(published.body == body_of(id, octets), || {
                 format!("message {id} reached the broker changed")
@@ -182,6 +190,14 @@ impl Ledger {
         let of = self.message(id)?.replies_to;
         ensure(of == Some(call), || format!("the call {call} was answered by the reply to {of:?}"))?;
         self.message(call)?.taken.then_some(()).ok_or_else(|| Violation(format!("I1: the call {call}")))
+    }
+
+    /// Checks that an accepted message to a server-named queue was routed to it.
+    pub(crate) fn reached(&mut self, id: u64) -> Checked {
+        let Message { key, unrouted, .. } = self.message(id)?;
+        ensure(!(*unrouted && is_made(key.as_bytes())), || {
+            format!("message {id} to the server-named queue {key} was accepted and reached no queue")
+        })
     }
 
     /// A publisher is told what has become of a message.

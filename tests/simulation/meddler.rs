@@ -116,6 +116,12 @@ impl Meddler {
                 octets[11..13].copy_from_slice(&self.channel_max.1.to_be_bytes());
                 octets
             }
+            (Mischief::OtherName, Some((BASIC, 40))) => {
+                if let Some(place) = octets.windows(8).position(|window| window == b"amq.gen-") {
+                    octets[place + 8] = b'?';
+                }
+                octets
+            }
             (Mischief::RepeatedPublish, Some((BASIC, 40))) => {
                 self.publish = self.random.chance(20).then_some((octets.clone(), 0));
                 octets

@@ -48,6 +48,8 @@ features! {
     FewerChannels,
     // Stuck queues: they take publishes without confirming them, and do not reply.
     Stuck,
+    // Messages are published to server-named queues under all their names, in transactions too.
+    Renamed,
     // Late acks: the broker closes the channel, as RabbitMQ up to 4.2.
     Overdue,
     // The broker begins contents and does not end them.
@@ -81,6 +83,8 @@ pub(crate) enum Mischief {
     KeptChannelMax,
     /// Each confirm covers all publishes before its own.
     WideConfirm,
+    /// A message to a server-named queue goes to another name.
+    OtherName,
     /// The client does not hear that a channel was closed over a delivery.
     KeptChannel,
     /// Bodies do not come to their end.

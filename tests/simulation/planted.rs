@@ -41,6 +41,7 @@ planted! {
     a_lost_octet_is_noticed: LostOctet => "reason | panic | I9";
     an_empty_queue_name_is_noticed: EmptyName => "empty queue name";
     a_confirm_that_covers_too_much_is_noticed: WideConfirm => "has not confirmed it | nacked";
+    a_message_to_another_name_is_noticed: OtherName => "reached no queue";
     a_channel_that_is_said_to_live_is_noticed: KeptChannel => "are wanted | had to succeed | reason | acknowledged | unsettled";
     a_content_without_an_end_is_noticed: EndlessContent => "reason | had to succeed | waited for";
     a_consumer_that_is_not_let_go_is_noticed: UnansweredCancel => "are wanted | reason | I4";

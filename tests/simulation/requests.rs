@@ -318,6 +318,9 @@ impl World {
         };
         let queues = self.queues(client);
         let key = if random.chance(10) { "nowhere" } else { random.pick(&queues).copied().unwrap_or("q0") };
+        let renames = self.plan.has(Feature::Renamed) && exchange.is_empty() && random.chance(20);
+        let unnamed = if renames { self.unnamed(client, random) } else { None };
+        let key = unnamed.as_deref().unwrap_or(key);
         let confirms = !(plan.has(Feature::Unconfirmed) && random.chance(30));
         let mandatory = confirms && plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);

@@ -2,6 +2,7 @@
 
 use crate::ledger::{Checked, Fate, Violation, ensure};
 use crate::observer::body_of;
+use crate::plan::Feature;
 use crate::random::Random;
 use crate::requests::publish_of;
 use crate::session::{Asked, Begun, Waiting};
@@ -32,10 +33,13 @@ impl World {
     }
 
     fn publish_in(&mut self, client: usize, index: usize, random: &mut Random) -> Checked {
-        let queue = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
-        let id = self.ledger.publishes(("", queue), (false, true), 20);
+        let named = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+        let renames = self.plan.has(Feature::Renamed) && random.chance(50);
+        let unnamed = if renames { self.unnamed(client, random) } else { None };
+        let queue = unnamed.unwrap_or_else(|| named.to_owned());
+        let id = self.ledger.publishes(("", &queue), (false, true), 20);
         let body = body_of(id, 20);
-        let publish = publish_of(("", queue), (false, true), Body::Borrowed(&body));
+        let publish = publish_of(("", &queue), (false, true), Body::Borrowed(&body));
         let Some(session) = self.session(client) else { return Ok(()) };
         let Some(begun) = session.transactions.get_mut(index) else { return Ok(()) };
         let sent = session.machine.publish_in(begun.id, &publish);
@@ -49,6 +53,22 @@ impl World {
             }
             Err(_) => self.ledger.fate(id, Fate::Refused("not sent".into())),
         }
+    }
+
+    /// Returns the first or the current name of a server-named queue.
+    pub(crate) fn unnamed(&mut self, client: usize, random: &mut Random) -> Option<String> {
+        let session = self.session(client)?;
+        let first = random.pick(&session.unnamed)?;
+        let current = session.machine.current_name(first.as_bytes());
+        let name = if random.chance(50) { first.as_bytes() } else { &current };
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Checks that an accepted message to a server-named queue was routed to it. The queue lives as
+    /// long as its connection and is declared again before the next one is open, unless recovery
+    /// skips it because the broker closed the connection over it.
+    pub(crate) fn reached(&mut self, id: u64) -> Checked {
+        if self.plan.has(Feature::Internal) { Ok(()) } else { self.ledger.reached(id) }
     }
 
     pub(crate) fn finish_transaction(&mut self, client: usize, index: usize, commits: bool) -> Checked {
@@ -85,7 +105,8 @@ impl World {
         match outcome {
             Ok(Reply::Committed(returned)) if *commits => {
                 ensure(returned.is_empty(), || "nothing was mandatory, and something came back".into())?;
-                each(self, Fate::Confirmed)
+                each(self, Fate::Confirmed)?;
+                ids.iter().try_for_each(|id| self.reached(*id))
             }
             Ok(Reply::Done) if !*commits => each(self, Fate::Refused("rolled back".into())),
             Ok(reply) => Err(Violation(format!("{:?} was answered by {reply:?}", waiting.asked))),
