@@ -125,6 +125,10 @@ impl World {
             return Ok(());
         }
         let index = if random.chance(60) { 0 } else { random.below(session.held.len()) };
+        let is_got = session.held.get(index).is_some_and(|held| held.consumer.is_none());
+        if plan.has(Feature::Hoard) && is_got && random.chance(90) {
+            return Ok(());
+        }
         let multiple = plan.has(Feature::Multiple) && random.chance(40);
         let requeue = !plan.has(Feature::Refuse) || random.chance(50);
         let how = match random.below(10) {

@@ -5,7 +5,7 @@ use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
 use puka::protocol::method::{basic, connection};
 use puka::protocol::{ShortStr, frame};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Sits on both directions of a connection.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub(crate) struct Meddler {
     withheld: Option<BTreeSet<u16>>,
     /// The tags of consumers that the broker has cancelled.
     expelled: BTreeSet<Vec<u8>>,
+    /// Channels of gets to be settled, and whether their message has arrived.
+    gets: BTreeMap<u16, bool>,
+    /// Channels that the broker has not opened.
+    crowded: BTreeSet<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ impl Meddler {
             may_withhold,
             withheld,
             expelled,
+            gets: BTreeMap::new(),
+            crowded: BTreeSet::new(),
         }
     }
 
@@ -96,6 +102,9 @@ impl Meddler {
 
     fn of_client(&mut self, frame: Frame) -> Vec<u8> {
         let method = frame.method();
+        if self.mischief == Mischief::CrowdedChannels && self.crowds_out(&frame) {
+            return Vec::new();
+        }
         let Frame(mut octets) = frame.clone();
         match (self.mischief, method) {
             (Mischief::LostAck, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
@@ -131,6 +140,26 @@ impl Meddler {
         }
     }
 
+    /// Returns `true` for frames of channels that are opened while five messages of gets are unsettled.
+    fn crowds_out(&mut self, frame: &Frame) -> bool {
+        let channel = frame.channel();
+        match frame.method() {
+            Some((BASIC, 70)) if frame.payload().last().is_some_and(|bits| bits & 1 == 0) => {
+                self.gets.insert(channel, false);
+            }
+            // Settlements, closes, and all that is sent when the channel is used again.
+            Some(_) => {
+                self.gets.remove(&channel);
+            }
+            None => {}
+        }
+        let unsettled = self.gets.values().filter(|has_arrived| **has_arrived).count();
+        if frame.method() == Some((20, 10)) && unsettled >= 5 {
+            self.crowded.insert(channel);
+        }
+        self.crowded.contains(&channel)
+    }
+
     fn repeat(&mut self, frame: &Frame) -> Vec<u8> {
         let Some((mut publish, left)) = self.publish.take() else { return frame.0.clone() };
         publish.extend_from_slice(&frame.0);
@@ -160,6 +189,11 @@ impl Meddler {
                 withheld.insert(channel);
                 return half_of(&frame);
             }
+        }
+        if method == Some((BASIC, 71))
+            && let Some(has_arrived) = self.gets.get_mut(&frame.channel())
+        {
+            *has_arrived = true;
         }
         let Frame(mut octets) = frame;
         match (self.mischief, method) {

@@ -47,6 +47,7 @@ pub(crate) enum Operation {
     Overdue,
     Partial,
     Expel,
+    Hoard,
 }
 
 /// How often each comes, of those that a seed has.
@@ -88,6 +89,7 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (2, Operation::Overdue, Some(Feature::Overdue)),
     (1, Operation::Partial, Some(Feature::Partial)),
     (2, Operation::Expel, Some(Feature::Expel)),
+    (2, Operation::Hoard, Some(Feature::Hoard)),
 ];
 
 impl Operation {
@@ -160,6 +162,7 @@ impl World {
             Operation::Transact => self.transact(client, random),
             Operation::Call => self.call(client, random),
             Operation::Unnamed => self.declare_unnamed(client),
+            Operation::Hoard => (0..random.within(5..20)).try_for_each(|_| self.get(client, random)),
             Operation::Nameless => self.ask_without_name(client, random),
             Operation::Close => self.close(client),
             Operation::Wait => self.run_for(random.millis(0..4000)),

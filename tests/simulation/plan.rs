@@ -56,6 +56,8 @@ features! {
     Partial,
     // The broker cancels consumers, which stay until the client confirms, as since RabbitMQ 4.3.
     Expel,
+    // The messages of many gets stay unsettled for long.
+    Hoard,
 }
 
 /// What the layer between machine and network does wrong on purpose.
@@ -87,6 +89,8 @@ pub(crate) enum Mischief {
     OtherName,
     /// The client does not hear that a channel was closed over a delivery.
     KeptChannel,
+    /// The broker opens no channels while messages of gets are unsettled.
+    CrowdedChannels,
     /// Bodies do not come to their end.
     EndlessContent,
     /// The broker does not hear that the client agrees to the end of a consumer.

@@ -480,4 +480,27 @@ impl World {
         self.surely(client);
         self.run_for(Duration::from_secs(1))
     }
+
+    /// Checks that requests and publishes find channels although as many messages of gets are
+    /// unsettled as the client allows.
+    pub(crate) fn probe_hoarding(&mut self, client: usize) -> Checked {
+        for _ in 0..12 {
+            self.publish_this(client, ("", "probe"), (false, false), 20, true)?;
+        }
+        self.run_for(Duration::from_secs(2))?;
+        for _ in 0..12 {
+            self.get_from(client, "probe", false)?;
+        }
+        self.run_for(Duration::from_secs(2))?;
+        self.declare(client, "probe", [false, true, false])?;
+        self.surely(client);
+        self.run_for(Duration::from_secs(1))?;
+        let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
+        ensure(sent, || "there is no capacity for a publish while messages are unsettled".into())?;
+        self.surely(client);
+        self.run_for(Duration::from_secs(1))?;
+        self.get_from(client, "probe", true)?;
+        self.surely(client);
+        self.run_for(Duration::from_secs(1))
+    }
 }

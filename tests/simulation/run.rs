@@ -149,7 +149,8 @@ impl World {
             return Ok(());
         }
         self.note(client, || "proves that it works".into());
-        self.probe(client)
+        self.probe(client)?;
+        if self.plan.has(Feature::Hoard) { self.probe_hoarding(client) } else { Ok(()) }
     }
 
     /// What recovers has come to stand, and nobody waits for anything.
