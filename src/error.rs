@@ -455,6 +455,11 @@ impl Error {
         }
     }
 
+    /// Returns the error of a message that the broker may have all the same.
+    pub(crate) fn into_unconfirmed(self) -> Self {
+        if matches!(self, Self::Unconfirmed(_)) { self } else { Self::Unconfirmed(self.into()) }
+    }
+
     /// Whether the server closed the connection over a method of that kind, so that repeating it would have it do so again.
     pub(crate) fn blames(&self, method: MethodId) -> bool {
         self.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)

@@ -45,7 +45,7 @@ use super::{ConsumerId, Counters, ListenerId, Outgoing, PromiseId, Reply, Server
 use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Something that whoever waits should know.
@@ -137,6 +137,9 @@ pub struct Connection {
     call_ids: CallIds,
     consumers: Consumers,
     transactions: Transactions,
+    /// Publishes that are sent again. An earlier attempt may have been taken, so an error does not
+    /// prove that the broker does not have the message.
+    republished: BTreeSet<PromiseId>,
     notices: Notices,
     /// Replies whose promise was abandoned. `proceed` disposes of them.
     unwanted: VecDeque<Reply>,
@@ -220,6 +223,7 @@ impl Connection {
             consumers: Consumers::default(),
             counters: Counters::default(),
             transactions: Transactions::default(),
+            republished: BTreeSet::new(),
             notices: Notices::default(),
             unwanted: VecDeque::new(),
             connecting: Vec::new(),
@@ -390,7 +394,13 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, promise: PromiseId, outcome: Result<Reply, Error>) {
+    fn answer(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
+        if !self.republished.is_empty()
+            && self.republished.remove(&promise)
+            && let Err(error) = outcome
+        {
+            outcome = Err(error.into_unconfirmed());
+        }
         if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
             self.counters.unconfirmed += 1;
         }

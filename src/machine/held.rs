@@ -1,7 +1,6 @@
 //! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
 
 use super::{Body, PromiseId, Publish};
-use crate::error::Error;
 use crate::protocol::{Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -50,11 +49,6 @@ impl HeldPublish {
             headers: publish.headers.map(TableRef::to_table),
             body: publish.body.to_bytes(),
         }
-    }
-
-    /// What it is answered with when it is not sent any more: an error that says so, unless it was sent before.
-    pub(super) fn failed(&self, error: Error) -> Error {
-        if self.attempts > 0 { Error::Unconfirmed(error.into()) } else { error }
     }
 
     pub(super) fn exchange(&self) -> &[u8] {

@@ -176,11 +176,6 @@ impl Lanes {
         empty.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Returns all publishes, lane by lane.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldPublish> {
-        self.lanes.values().flat_map(|lane| &lane.queue)
-    }
-
     /// Takes all publishes, lane by lane.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = HeldPublish> + use<> {
         std::mem::take(self).lanes.into_values().flat_map(|lane| lane.queue)

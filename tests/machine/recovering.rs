@@ -522,6 +522,58 @@ fn r8_at_least_once_publishes_again_in_order_and_says_so() {
 }
 
 #[test]
+fn a_republished_message_never_fails_for_certain() {
+    type Refusal = fn(&mut Peer);
+    let refusals: [(Refusal, bool); 4] = [
+        (|peer| peer.method(1, &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'x'")), true),
+        (|peer| peer.method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: false }), true),
+        (
+            |peer| {
+                let mut stamp = puka::protocol::Table::new();
+                stamp.insert("x-puka-publish", 1).unwrap();
+                let mut properties = puka::protocol::Properties::default();
+                properties.headers = Some(stamp.as_ref().into());
+                let returned = basic::Return {
+                    reply_code: 312,
+                    reply_text: short("NO_ROUTE"),
+                    exchange: short("x"),
+                    routing_key: short("key"),
+                };
+                peer.feed(&[method(1, &returned), crate::peer::header(1, 0, properties)].concat());
+            },
+            true,
+        ),
+        (|peer| peer.method(1, &ack(1, false)), false),
+    ];
+    for (place, (refuse, fails)) in refusals.into_iter().enumerate() {
+        let mut peer = Peer::dialled(options(|recovery| recovery.republish_unconfirmed(2)));
+        let message = puka::machine::Publish { mandatory: true, ..publish("x", "") };
+        let promise = peer.machine.publish(&message).unwrap();
+        peer.serve();
+        peer.again();
+        peer.serve();
+        refuse(&mut peer);
+        if fails {
+            let error = peer.error(promise);
+            let is_told = matches!(
+                &error,
+                Error::Unconfirmed(cause)
+                    if matches!(**cause, Error::NotFound(_) | Error::Nacked | Error::NoRoute(_))
+            );
+            assert!(is_told, "{place}: {error:?}");
+            assert_eq!(peer.machine.counters().unconfirmed, 1, "{place}");
+        } else {
+            peer.done(promise);
+        }
+        // The first attempt of another is certain again.
+        let promise = peer.machine.publish(&publish("gone", "")).unwrap();
+        let channel = peer.serve().iter().find(|it| it.is(basic::Publish::ID)).unwrap().channel;
+        peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'gone'"));
+        assert!(matches!(peer.error(promise), Error::NotFound(_)), "{place}");
+    }
+}
+
+#[test]
 fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     let mut peer = dialled();
     let declared = peer.machine.request(declare("q")).unwrap();

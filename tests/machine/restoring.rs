@@ -578,6 +578,53 @@ fn s26_a_filter_and_a_mode_choose_what_comes_back() {
     );
 }
 
+#[test]
+fn what_was_being_deleted_is_not_declared_again() {
+    let mut peer = dialled();
+    for name in ["x", "y"] {
+        ask(&mut peer, exchange_declare(name));
+    }
+    for name in ["q", "kept"] {
+        ask(&mut peer, declare(name));
+    }
+    ask(&mut peer, bind("q", "x", "key"));
+    ask(&mut peer, bind("kept", "y", "key"));
+    ask(&mut peer, bind("kept", "y", "other"));
+    let deletes: [Method<'_>; 3] = [
+        queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false }.into(),
+        exchange::Delete { exchange: short("x"), if_unused: false, nowait: false }.into(),
+        unbind("kept", "y", "key").into(),
+    ];
+    let promises = deletes.map(|it| peer.machine.request(it).unwrap());
+    peer.machine.abandon(promises[1]);
+    peer.take();
+    peer.again();
+    let declared: Vec<_> = all_told(&peer.serve());
+    assert_eq!(declared[..3], ["exchange y", "queue kept", "bind kept to y by other"]);
+    assert!(declared[3..].iter().all(|it| it == "queue.unbind"), "{declared:?}");
+    let unknown = peer.error(promises[0]);
+    assert!(matches!(unknown, Error::ConnectionBroken(Broken::OutcomeUnknown(_))), "{unknown:?}");
+}
+
+#[test]
+fn what_the_broker_refused_to_delete_comes_back() {
+    let mut peer = dialled();
+    ask(&mut peer, declare("q"));
+    let delete = queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false };
+    let deleted = peer.machine.request(delete).unwrap();
+    peer.take();
+    let close = puka::protocol::method::connection::Close {
+        class_id: 50,
+        method_id: 40,
+        ..crate::peer::close(530, "NOT_ALLOWED - told")
+    };
+    peer.method(0, &close);
+    assert!(matches!(peer.error(deleted), Error::NotAllowed(_)));
+    peer.dial();
+    peer.shake_hands(tune(2047, 131_072, 60));
+    assert_eq!(all_told(&peer.serve()), ["queue q"]);
+}
+
 /// Returns a connection with an exchange, a queue that is bound to it, and a filter.
 fn filtered(filter: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Peer {
     let mut peer = Peer::dialled(options(|recovery| recovery.filter(filter)));

@@ -127,7 +127,15 @@ impl World {
                 self.ledger.fate(id, Fate::Nacked)
             }
             Error::Unconfirmed(cause) => {
-                self.check_error(client, waiting, cause)?;
+                // A republished message that is refused may have been taken at its first attempt.
+                let is_refusal = match **cause {
+                    Error::Nacked => self.plan.has(Feature::Full),
+                    Error::NoRoute(_) => true,
+                    _ => false,
+                };
+                if !(is_refusal && self.plan.has(Feature::Republish)) {
+                    self.check_error(client, waiting, cause)?;
+                }
                 self.ledger.fate(id, Fate::Unknown)
             }
             error => {

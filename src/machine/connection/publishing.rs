@@ -187,7 +187,7 @@ impl Connection {
                 }
                 (Ok(()), Kind::Call) => self.sent(channel, promise, None),
                 (Ok(()), Kind::Unconfirmed) => self.promises.done(promise),
-                (Err(error), _) => self.answer(promise, Err(held.failed(error))),
+                (Err(error), _) => self.answer(promise, Err(error)),
             }
         }
     }
@@ -349,11 +349,15 @@ impl Connection {
     /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
     pub(super) fn confirm(&mut self, channel: u16, tag: u64, multiple: bool, accepted: bool) -> bool {
         let is_called = self.publishers.is_called_on(channel);
-        let promises = &mut self.promises;
+        let (promises, republished) = (&mut self.promises, &mut self.republished);
         let known = match (accepted, is_called) {
-            (true, false) => {
+            (true, false) if republished.is_empty() => {
                 self.publishers.confirm(channel, tag, multiple, |promise| promises.done(promise))
             }
+            (true, false) => self.publishers.confirm(channel, tag, multiple, |promise| {
+                republished.remove(&promise);
+                promises.done(promise);
+            }),
             // That a call has arrived is not the reply to it.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
             // The broker may refuse a call after the deadline of its confirm and before its own
@@ -367,8 +371,11 @@ impl Connection {
                 is_known
             }
             (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
+                let is_unknown = republished.remove(&promise) && promises.is_waiting(promise);
+                self.counters.unconfirmed += u64::from(is_unknown);
+                let error = if is_unknown { Error::Nacked.into_unconfirmed() } else { Error::Nacked };
                 // A publish is answered without anything to dispose of.
-                let _ = promises.answer(promise, Err(Error::Nacked));
+                let _ = promises.answer(promise, Err(error));
             }),
         };
         if is_called && !accepted && multiple {

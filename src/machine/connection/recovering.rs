@@ -304,6 +304,9 @@ impl Connection {
         blame: &Blame,
         again: &mut Vec<WaitingRequest>,
     ) {
+        if !blame.is_on(request.promise) {
+            self.forget_what_may_be_gone(&request);
+        }
         if request.in_transaction || blame.is_on(request.promise) {
             self.answer(request.promise, Err(error.clone()));
         } else if !self.promises.is_waiting(request.promise) {
@@ -316,6 +319,19 @@ impl Connection {
                 request.promise,
                 Err(Error::ConnectionBroken(Broken::OutcomeUnknown(error.clone().into()))),
             );
+        }
+    }
+
+    /// Removes what a pending request was to delete or unbind from the record. The broker may have
+    /// done so, and declaring it again would restore what the user wants to be gone.
+    fn forget_what_may_be_gone(&mut self, request: &WaitingRequest) {
+        if let Some(
+            method @ (Method::Exchange(exchange::Method::Delete(_) | exchange::Method::Unbind(_))
+            | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
+        ) = request.method()
+        {
+            // As if the broker had agreed. The reply says nothing more, so any method will do.
+            self.topology.note(&method, &method);
         }
     }
 
@@ -339,6 +355,7 @@ impl Connection {
         }
         for held in again.into_iter().rev() {
             self.promises.retime(held.promise, self.options.deadlines.request);
+            self.republished.insert(held.promise);
             self.held.push_front(held);
         }
     }
@@ -409,7 +426,7 @@ impl Connection {
     /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
     pub(super) fn fail_held(&mut self, error: &Error) {
         for held in self.held.drain() {
-            self.answer(held.promise, Err(held.failed(error.clone())));
+            self.answer(held.promise, Err(error.clone()));
         }
     }
 

@@ -2,11 +2,9 @@
 
 use super::{Connection, State};
 use crate::error::{Broken, Error};
-use crate::machine::PromiseId;
 use crate::machine::capacity::Ticket;
 use crate::machine::deadline::later;
 use crate::machine::restoration::Restoration;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 impl Connection {
@@ -63,23 +61,12 @@ impl Connection {
         self.waits_for_answers() && self.restore_deadline.has_passed(now)
     }
 
-    /// What waits to be published again. Of that nobody knows what became of it the first time.
-    fn published_before(&self) -> BTreeSet<PromiseId> {
-        self.held.iter().filter(|held| held.attempts > 0).map(|held| held.promise).collect()
-    }
-
     /// Answers the promises whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         let mut expired = false;
-        let mut published_before = None;
         while let Some((promise, after)) = self.promises.expired(now) {
             let timeout = self.timed_out("the request", after);
-            let before = published_before.get_or_insert_with(|| self.published_before());
-            let error = if before.contains(&promise) {
-                Error::Unconfirmed(timeout.into())
-            } else {
-                self.of_unknown_outcome(promise, timeout)
-            };
+            let error = self.of_unknown_outcome(promise, timeout);
             self.answer(promise, Err(error));
             expired = true;
         }
