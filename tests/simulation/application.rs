@@ -100,7 +100,7 @@ impl World {
             Ended::Cancelled => true,
             Ended::CancelledByServer => {
                 let plan = &self.plan;
-                let may_be = [Feature::OutsideDelete, Feature::Churn, Feature::Expel];
+                let may_be = [Feature::OutsideDelete, Feature::Churn, Feature::DeletedAtLoss, Feature::Expel];
                 may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
             // It could not be started again, as there were fewer channels than consumers.

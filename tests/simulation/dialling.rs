@@ -2,7 +2,7 @@
 
 use crate::ledger::Checked;
 use crate::line::Line;
-use crate::plan::Feature;
+use crate::plan::{Feature, Mischief};
 use crate::session::reset;
 use crate::world::World;
 use puka::Error;
@@ -65,6 +65,9 @@ impl World {
         if let Some(session) = self.session(client) {
             session.link(line);
             session.machine.handle_dialled(now, home, false);
+        }
+        if self.plan.mischief == Mischief::Resurrection {
+            self.resurrect(client);
         }
         if !self.calm {
             self.bewitch(client);

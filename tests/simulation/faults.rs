@@ -52,6 +52,13 @@ impl World {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
                 self.broker.time_out_consumers(self.now, "/", name);
             }
+            Operation::DeletedAtLoss => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                self.delete(client, name)?;
+                // The broker has done it, has heard nothing of it, or the answer is on its way.
+                self.run_for(random.micros(0..3000))?;
+                self.break_session(client, Operation::BrokerDrop, random);
+            }
             Operation::FewerChannels => {
                 let first = usize::from(self.plan.channel_max());
                 let most = if random.chance(20) { first } else { random.within(3..first.min(12) + 1) };

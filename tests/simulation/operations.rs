@@ -45,6 +45,7 @@ pub(crate) enum Operation {
     FewerChannels,
     Stop,
     Overdue,
+    DeletedAtLoss,
     Partial,
     Expel,
     Hoard,
@@ -87,6 +88,7 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (2, Operation::FewerChannels, Some(Feature::FewerChannels)),
     (2, Operation::Stop, Some(Feature::Stuck)),
     (2, Operation::Overdue, Some(Feature::Overdue)),
+    (1, Operation::DeletedAtLoss, Some(Feature::DeletedAtLoss)),
     (1, Operation::Partial, Some(Feature::Partial)),
     (2, Operation::Expel, Some(Feature::Expel)),
     (2, Operation::Hoard, Some(Feature::Hoard)),
@@ -95,10 +97,11 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
 impl Operation {
     fn is_fault(self) -> bool {
         use Operation::{
-            BrokerDrop, Cut, FewerChannels, Force, Internal, Partial, Restart, Silence, Sleep, Wipe,
+            BrokerDrop, Cut, DeletedAtLoss, FewerChannels, Force, Internal, Partial, Restart, Silence, Sleep,
+            Wipe,
         };
         let breaks = matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut);
-        breaks || matches!(self, Silence | Sleep | FewerChannels | Partial)
+        breaks || matches!(self, Silence | Sleep | FewerChannels | DeletedAtLoss | Partial)
     }
 }
 

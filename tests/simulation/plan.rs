@@ -52,6 +52,8 @@ features! {
     Renamed,
     // Late acks: the broker closes the channel, as RabbitMQ up to 4.2.
     Overdue,
+    // A queue is deleted at the moment of a loss.
+    DeletedAtLoss,
     // The broker begins contents and does not end them.
     Partial,
     // The broker cancels consumers, which stay until the client confirms, as since RabbitMQ 4.3.
@@ -91,6 +93,8 @@ pub(crate) enum Mischief {
     KeptChannel,
     /// The broker opens no channels while messages of gets are unsettled.
     CrowdedChannels,
+    /// What was deleted is declared again on every connection.
+    Resurrection,
     /// Bodies do not come to their end.
     EndlessContent,
     /// The broker does not hear that the client agrees to the end of a consumer.
@@ -145,6 +149,7 @@ impl Plan {
                 | Feature::Refused
                 | Feature::Internal
                 | Feature::FewerChannels
+                | Feature::DeletedAtLoss
                 | Feature::Partial
                 | Feature::Wipe => {
                     if faults {

@@ -44,6 +44,7 @@ planted! {
     a_message_to_another_name_is_noticed: OtherName => "reached no queue";
     a_channel_that_is_said_to_live_is_noticed: KeptChannel => "are wanted | had to succeed | reason | acknowledged | unsettled";
     channels_that_gets_use_up_are_noticed: CrowdedChannels => "had to succeed | reason | waited for";
+    a_queue_that_is_back_is_noticed: Resurrection => "is back";
     a_content_without_an_end_is_noticed: EndlessContent => "reason | had to succeed | waited for";
     a_consumer_that_is_not_let_go_is_noticed: UnansweredCancel => "are wanted | reason | I4";
     channels_beyond_a_fallen_limit_are_noticed: KeptChannelMax => "the channel_max is | 530";

@@ -47,6 +47,12 @@ impl Record {
 
     /// What was asked for is not done, or nobody knows.
     pub(crate) fn failed(&mut self, method: MethodId, name: &str, error: &Error) {
+        // It was to go, and whether it has gone or not, it is not declared again.
+        if method == queue::Delete::ID && matches!(error, Error::ConnectionBroken(_)) {
+            self.set(name, Known::Gone);
+            self.set_bindings(name, Known::Gone);
+            return;
+        }
         let refused =
             error.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method);
         if !refused || matches!(error, Error::NotFound(_)) {

@@ -66,6 +66,19 @@ fn lose(world: &mut World) {
 }
 
 #[test]
+fn a_queue_deleted_at_a_loss_stays_deleted() {
+    // The broker has heard nothing of it, or has done it.
+    for pause in [Duration::ZERO, Duration::from_micros(1_500)] {
+        play(Plan::bare(1, &[Feature::Recover, Feature::Wipe, Feature::DeletedAtLoss]), |world| {
+            world.delete(0, "q0")?;
+            world.run_for(pause)?;
+            lose(world);
+            world.run_for(Duration::from_secs(5))
+        });
+    }
+}
+
+#[test]
 fn requests_to_a_stuck_queue_leave_channels_for_others() {
     play(Plan::bare(1, &[Feature::Stuck]), |world| {
         world.stop("q1");

@@ -188,6 +188,20 @@ impl World {
         self.request(client, method, Asked::Queue(String::new()))
     }
 
+    /// Declares a queue, and the application knows nothing of that.
+    pub(crate) fn resurrect(&mut self, client: usize) {
+        let arguments = TableRef::EMPTY;
+        let (durable, nowait) = (true, false);
+        let (passive, exclusive, auto_delete) = (false, false, false);
+        let queue = short("q0");
+        let Some(session) = self.session(client) else { return };
+        let method = queue::Declare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+        if let Ok(promise) = session.machine.request(method) {
+            session.machine.abandon(promise);
+            session.abandoned.insert(promise);
+        }
+    }
+
     /// It is bound, and half of the time consumed.
     pub(crate) fn has_unnamed(&mut self, client: usize, name: String) -> Checked {
         self.bind(client, &name, "fanout")?;
