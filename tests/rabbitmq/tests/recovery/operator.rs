@@ -13,51 +13,43 @@ fn hasty(options: Options) -> Options {
     options.recovery(Recovery::default().delays(Duration::from_millis(50), Duration::from_millis(100)))
 }
 
-/// Why each try failed, until it was given up, and with what.
-async fn gives_up(notices: &mut Notices) -> Result<(Vec<Error>, Error), Failure> {
-    within(STEP, "giving up", async {
-        let mut tries = Vec::new();
-        while let Some(notice) = notices.next().await {
-            match notice {
-                Notice::Retrying { cause, .. } => tries.push(cause),
-                Notice::Closed(error) => return Ok((tries, error)),
-                Notice::Disconnected(_) | Notice::ConsumerCancelled(_) => {}
-                other => return Err(format!("{other:?}").into()),
+/// Returns the causes of that many attempts to reconnect.
+async fn attempts(notices: &mut Notices, count: usize) -> Result<Vec<Error>, Failure> {
+    within(STEP, "reconnecting", async {
+        let mut causes = Vec::new();
+        while causes.len() < count {
+            match notices.next().await {
+                Some(Notice::Retrying { cause, .. }) => causes.push(cause),
+                Some(Notice::Disconnected(_) | Notice::ConsumerCancelled(_)) => {}
+                other => return Err(Failure::from(format!("{other:?}"))),
             }
         }
-        Err("it ended without saying why".into())
+        Ok(causes)
     })
     .await?
 }
 
 #[test]
-fn a_deleted_virtual_host_is_tried_three_times_and_given_up() -> Outcome {
+fn a_deleted_virtual_host_is_tried_until_it_is_back() -> Outcome {
     beside(async |stage| {
         let vhost = unique("deleted");
-        let options = hasty(virtual_host(&stage, &vhost).await?);
-        let client = puka_smol::connect_with(options.clone()).await?;
+        let client = puka_smol::connect_with(hasty(virtual_host(&stage, &vhost).await?)).await?;
         let queue = client.queue_declare("q").durable(true).await?.name;
-        let mut consumer = client.basic_consume(&queue).await?;
         let mut notices = client.notices();
         let name = vhost.clone();
         stage.node(move |node| node.delete_vhost(&name)).await?;
-        let (tries, end) = gives_up(&mut notices).await?;
-        let [Error::ConnectionForced(why), Error::NotAllowed(_), Error::NotAllowed(_)] = &tries[..] else {
-            return Err(format!("{tries:?}").into());
+        let causes = attempts(&mut notices, 6).await?;
+        let Some((Error::ConnectionForced(why), refusals)) = causes.split_first() else {
+            return Err(format!("{causes:?}").into());
         };
         assert!(why.text.contains("is down") || why.text.contains("is deleted"), "{why:?}");
-        assert!(matches!(end, Error::NotAllowed(_)), "{end:?}");
-        assert!(matches!(client.state(), ConnectionState::Closed(Error::NotAllowed(_))));
-        // The queue went before the connection, and most often there was time to say so.
-        let ended = consumer.next().await;
-        assert!(matches!(ended, Some(Err(Error::NotAllowed(_) | Error::ConsumerCancelled(_)))), "{ended:?}");
-        let late = client.basic_publish("", &queue, "late").await;
-        assert!(matches!(late, Err(Error::NotAllowed(_))), "{late:?}");
+        assert!(refusals.iter().all(|cause| matches!(cause, Error::NotAllowed(_))), "{refusals:?}");
+        assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
 
-        // Back again, it can be connected to anew.
-        let options = hasty(virtual_host(&stage, &vhost).await?);
-        let client = puka_smol::connect_with(options).await?;
-        client.queue_declare("q").durable(true).await?;
+        let late = client.basic_publish("", &queue, "late").mandatory(true).send();
+        virtual_host(&stage, &vhost).await?;
+        recovered(&mut notices).await?;
+        late.await?;
         Ok(client.close().await?)
     })
 }
@@ -162,19 +154,27 @@ async fn someone(stage: &Stage) -> Result<(String, Client, Notices), Failure> {
 }
 
 #[test]
-fn a_deleted_user_is_refused_three_times_and_given_up() -> Outcome {
+fn a_deleted_user_is_refused_until_it_is_back() -> Outcome {
     beside(async |stage| {
         let (user, client, mut notices) = someone(&stage).await?;
-        stage.node(move |node| node.delete_user(&user)).await?;
-        let (tries, end) = gives_up(&mut notices).await?;
-        let [Error::ConnectionForced(why), Error::AccessRefused(_), Error::AccessRefused(_)] = &tries[..]
-        else {
-            return Err(format!("{tries:?}").into());
+        let who = user.clone();
+        stage.node(move |node| node.delete_user(&who)).await?;
+        let causes = attempts(&mut notices, 6).await?;
+        let Some((Error::ConnectionForced(why), refusals)) = causes.split_first() else {
+            return Err(format!("{causes:?}").into());
         };
         assert!(why.text.contains("is deleted"), "{why:?}");
-        assert!(matches!(end, Error::AccessRefused(_)), "{end:?}");
-        assert!(matches!(client.close().await, Err(Error::AccessRefused(_))));
-        Ok(())
+        assert!(refusals.iter().all(|cause| matches!(cause, Error::AccessRefused(_))), "{refusals:?}");
+
+        stage
+            .node(move |node| {
+                node.add_user(&user, "secret")?;
+                node.set_permissions("/", &user, ".*", ".*", ".*")
+            })
+            .await?;
+        recovered(&mut notices).await?;
+        client.queue_declare("").exclusive(true).await?;
+        Ok(client.close().await?)
     })
 }
 
