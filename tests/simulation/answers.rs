@@ -242,7 +242,11 @@ impl World {
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
             Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
-            Asked::Qos(_) => matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED),
+            // Its consumer could not start again: the queue is gone, another consumer is exclusive, or
+            // the lost connection still owns the queue when patience ends.
+            Asked::Qos(_) => {
+                matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED)
+            }
             Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
             Asked::Call(_) => code == ReplyCode::NOT_FOUND,
             Asked::Finish { .. } | Asked::Unconfirmed(_) => false,
