@@ -84,6 +84,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn a_million_scattered_tags_take_bounded_memory() {
         let mut overdue = Overdue::default();
         (0..1_000_000).for_each(|tag| overdue.add(2 * tag));
