@@ -386,6 +386,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn retiming_looks_at_no_other_promise() {
         let mut promises = Promises::default();
         let ids: Vec<_> = (0..65_535).map(|_| promises.open_timed(TIMEOUT)).collect();
