@@ -93,9 +93,7 @@ impl Channels {
     /// Returns whether another message may be fetched that uses its channel until it is settled.
     pub(super) fn room_to_hold(&self) -> RoomToHold {
         let numbers = self.may_be_kept().min(usize::from(self.max).saturating_sub(1));
-        let taken = [Role::Consume, Role::Ending, Role::Transaction];
-        let taken: usize = taken.into_iter().map(|role| self.count(role)).sum();
-        let most = (numbers - numbers / KEPT_FROM_GETS).saturating_sub(taken).max(1);
+        let most = (numbers - numbers / KEPT_FROM_GETS).saturating_sub(self.kept()).max(1);
         let held = self.count(Role::Settling);
         if held >= most {
             RoomToHold::No
@@ -155,8 +153,12 @@ impl Channels {
 
     /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
     pub(super) fn may_keep(&self) -> bool {
-        let is_kept = [Role::Consume, Role::Ending, Role::Transaction];
-        is_kept.into_iter().map(|role| self.count(role)).sum::<usize>() < self.may_be_kept()
+        self.kept() < self.may_be_kept()
+    }
+
+    /// Returns the number of channels that consumers and transactions use.
+    fn kept(&self) -> usize {
+        self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
     /// Returns `true` if consumers use all channels that may be kept and none of them is about to
