@@ -2,19 +2,17 @@
 //!
 //! Knows no AMQP: the stream that it gives has not said a word.
 
+use super::dial_plan::{Address, DialPlan, DialStep};
 use super::security::Security;
 use super::{Clock, Transport};
 use crate::error::Error;
-use crate::machine::later;
 use crate::options::Options;
-use crate::uri::Endpoint;
 use futures_lite::FutureExt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
-use std::time::Duration;
 
 /// What a runtime offers to those who dial. Deadlines and the order of things are [`dial`]'s.
 pub trait Dial {
@@ -47,7 +45,7 @@ pub async fn dial(dialer: &impl Dial, clock: &impl Clock, options: &Options) -> 
     dial_from(0, dialer, clock, options).await.map(|(stream, _)| stream)
 }
 
-/// The same, but begins with that endpoint, goes round to the one before it, and says which one it is.
+/// Dials as [`dial`], beginning at the endpoint with this index. Returns its stream and index.
 pub(crate) async fn dial_from(
     first: usize,
     dialer: &impl Dial,
@@ -55,81 +53,67 @@ pub(crate) async fn dial_from(
     options: &Options,
 ) -> Result<(Transport, usize), Error> {
     let security = Security::new(options)?;
-    let dialling = Dialling { dialer, clock, options, security };
-    let mut error = Error::invalid("endpoints", "there is none");
-    let (before, from_first) = options.endpoints().split_at(first.min(options.endpoints().len()));
-    let turn = (first..).zip(from_first).chain((0..).zip(before));
-    for (number, endpoint) in turn {
-        match dialling.endpoint(endpoint).await {
-            Ok(stream) => return Ok((stream, number)),
-            Err(failed) => error = failed,
-        }
+    let mut plan = DialPlan::new(options, first, clock.now());
+    let mut step = plan.start(clock.now())?;
+    loop {
+        let failure = match step {
+            DialStep::Resolve { host, port } => {
+                match within(clock, &plan, named(&plan, dialer.resolve(&host, port))).await {
+                    Ok(addresses) => {
+                        step = plan.resolved(addresses, clock.now())?;
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            }
+            DialStep::Connect(address) => {
+                match connect(&mut plan, address, &security, dialer, clock, options).await {
+                    Ok(stream) => return Ok((stream, plan.endpoint())),
+                    Err(error) => error,
+                }
+            }
+        };
+        step = plan.failed(failure, clock.now())?;
     }
-    Err(error)
 }
 
-struct Dialling<'a, D, C> {
-    dialer: &'a D,
-    clock: &'a C,
-    options: &'a Options,
-    security: Security,
-}
-
-impl<D: Dial, C: Clock> Dialling<'_, D, C> {
-    async fn endpoint(&self, endpoint: &Endpoint) -> Result<Transport, Error> {
-        match endpoint {
-            Endpoint::Tcp { host, port } => self.host(host, *port).await,
+/// Connects to an address, and performs the TLS handshake if the options ask for it.
+async fn connect(
+    plan: &mut DialPlan,
+    address: Address,
+    security: &Security,
+    dialer: &impl Dial,
+    clock: &impl Clock,
+    options: &Options,
+) -> Result<Transport, Error> {
+    let connecting = named(plan, async {
+        match address {
+            Address::Tcp(address) => dialer.connect(address).await,
             #[cfg(unix)]
-            Endpoint::Unix(path) => {
-                let after = self.options.dial_deadline();
-                let dialled = named(endpoint, self.dialer.connect_unix(path));
-                within(self.clock, "dialling", after, dialled).await.map(Transport::private)
-            }
-            #[cfg(not(unix))]
-            Endpoint::Unix(_) => Err(Error::invalid("endpoints", "this system has no Unix sockets")),
+            Address::Unix(path) => dialer.connect_unix(&path).await,
         }
-    }
-
-    async fn host(&self, host: &str, port: u16) -> Result<Transport, Error> {
-        let after = self.options.resolve_deadline();
-        let resolved = named(&host, self.dialer.resolve(host, port));
-        let addresses = within(self.clock, "resolving the host", after, resolved).await?;
-        let mut error = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")).into();
-        for address in addresses {
-            match self.address(address, host).await {
-                Ok(stream) => return Ok(stream),
-                Err(failed) => error = failed,
-            }
-        }
-        Err(error)
-    }
-
-    async fn address(&self, address: SocketAddr, host: &str) -> Result<Transport, Error> {
-        let after = self.options.dial_deadline();
-        let dialled = named(&address, self.dialer.connect(address));
-        let stream = within(self.clock, "dialling", after, dialled).await?;
-        let after = self.options.tls_deadline();
-        within(self.clock, "the TLS handshake", after, self.security.secure(stream, host, self.options)).await
+    });
+    let stream = within(clock, plan, connecting).await?;
+    match plan.connected(clock.now()).map(str::to_owned) {
+        Some(host) => within(clock, plan, security.secure(stream, &host, options)).await,
+        None => Ok(stream.private()),
     }
 }
 
-/// An error says where it happened.
-async fn named<T>(
-    place: &impl std::fmt::Display,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, Error> {
-    work.await.map_err(|error| io::Error::new(error.kind(), format!("{place}: {error}")).into())
+/// Adds the host or address to the error.
+async fn named<T>(plan: &DialPlan, work: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+    work.await.map_err(|error| plan.io_error(&error))
 }
 
+/// Fails at the deadline of the plan's current step.
 async fn within<T>(
     clock: &impl Clock,
-    what: &'static str,
-    after: Duration,
+    plan: &DialPlan,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let timeout = async {
-        clock.sleep_until(later(clock.now(), after)).await;
-        Err(Error::Timeout { what, after })
+        clock.sleep_until(plan.deadline()).await;
+        Err(plan.timed_out())
     };
     work.or(timeout).await
 }

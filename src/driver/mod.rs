@@ -3,6 +3,7 @@
 mod alarm;
 mod clock;
 mod dial;
+mod dial_plan;
 mod pump;
 mod redial;
 mod security;
@@ -11,6 +12,8 @@ mod transport;
 
 pub use clock::Clock;
 pub use dial::{Dial, dial};
+#[cfg(feature = "evented")]
+pub(crate) use dial_plan::{Address, DialPlan, DialStep};
 #[cfg(feature = "evented")]
 pub(crate) use pump::{Pump, ROUNDS, Turn, Wishes};
 pub use redial::DialDriver;

@@ -1,165 +1,141 @@
-//! From endpoints to a socket that is connected, without waiting for more than names: each endpoint in turn, each address of
-//! a host in turn, over TLS when the options say so.
+//! Executes the dial plan with sockets that do not block. Only looking up a name does.
 
 use super::dialled::{Dialler, Progress, Underway};
 #[cfg(feature = "tls")]
 use super::secured::Secured;
-use super::socket::{Address, Socket};
+use super::socket::Socket;
 use super::stream::Stream;
-use crate::driver::Security;
+use crate::driver::{DialPlan, DialStep, Security};
 use crate::error::Error;
-use crate::machine::later;
 use crate::options::Options;
-use crate::uri::Endpoint;
-use std::io;
 use std::net::ToSocketAddrs;
 use std::time::Instant;
 
-/// Dials what the options say, as often as it is to be dialled.
+/// Dials the endpoints of the options, as often as needed.
 pub(super) struct Endpoints {
     options: Options,
-    dial: Option<Dial>,
+    attempt: Option<Attempt>,
 }
 
 impl Endpoints {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, dial: None }
+        Self { options, attempt: None }
     }
 }
 
 impl Dialler<Stream> for Endpoints {
     fn begin(&mut self, stream: &mut Stream, first: usize, now: Instant) -> Result<Progress, Error> {
-        let dial = self.dial.insert(Dial::new(&self.options, first, now)?);
-        let none = Error::invalid("endpoints", "there is none");
-        dial.next(stream, &self.options, none, now)
+        let attempt = self.attempt.insert(Attempt {
+            security: Security::new(&self.options)?,
+            plan: DialPlan::new(&self.options, first, now),
+            is_connected: false,
+        });
+        let step = attempt.plan.start(now)?;
+        attempt.begin(step, stream, &self.options, now)
     }
 
     fn go_on(&mut self, stream: &mut Stream, now: Instant) -> Result<Progress, Error> {
-        match &mut self.dial {
-            Some(dial) => dial.go_on(stream, &self.options, now),
+        match &mut self.attempt {
+            Some(attempt) => attempt.go_on(stream, &self.options, now),
             None => self.begin(stream, 0, now),
         }
     }
 
     fn hang_up(&mut self, stream: &mut Stream) {
-        self.dial = None;
+        self.attempt = None;
         stream.hang_up();
     }
 }
 
-/// What is left to try.
-struct Dial {
+/// One round over the endpoints.
+struct Attempt {
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "it can only refuse"))]
     security: Security,
-    /// Each with its place.
-    endpoints: std::vec::IntoIter<(usize, Endpoint)>,
-    addresses: std::vec::IntoIter<Address>,
-    /// What is being tried.
-    endpoint: usize,
-    host: String,
-    /// Its address, for errors.
-    place: String,
-    /// Whether it is connected, so that hands are being shaken.
+    plan: DialPlan,
+    /// The TCP connection is established, and the TLS handshake is under way.
     is_connected: bool,
-    /// When what is being tried is given up.
-    deadline: Instant,
 }
 
-impl Dial {
-    fn new(options: &Options, first: usize, now: Instant) -> Result<Self, Error> {
-        let mut endpoints: Vec<_> = options.endpoints().iter().cloned().enumerate().collect();
-        let places = endpoints.len();
-        endpoints.rotate_left(first.min(places));
-        Ok(Self {
-            security: Security::new(options)?,
-            endpoints: endpoints.into_iter(),
-            addresses: Vec::new().into_iter(),
-            endpoint: first,
-            host: String::new(),
-            place: String::new(),
-            is_connected: false,
-            deadline: now,
-        })
-    }
-
-    /// Begins with the next address that is not refused at once, as the one before has failed.
-    fn next(
+impl Attempt {
+    /// Begins to connect to the first address that does not fail at once.
+    fn begin(
         &mut self,
+        mut step: DialStep,
         stream: &mut Stream,
         options: &Options,
-        mut failed: Error,
         now: Instant,
     ) -> Result<Progress, Error> {
+        self.is_connected = false;
+        let mut now = now;
         loop {
-            if let Some(address) = self.addresses.next() {
-                let begun = Socket::begin(&address).map_err(|error| named(&address, &error).into());
-                match begun.and_then(|socket| self.secured(socket, options)) {
-                    Ok(socket) => {
-                        stream.set(socket);
-                        self.is_connected = false;
-                        // Looking up a name has taken its time.
-                        self.deadline = later(now.max(Instant::now()), options.dial_deadline());
-                        self.place = address.to_string();
-                        return Ok(self.underway(false, true));
+            let failure = match step {
+                DialStep::Resolve { host, port } => {
+                    let resolved = (&*host, port).to_socket_addrs();
+                    // Looking up a name blocks, so time has passed.
+                    now = now.max(Instant::now());
+                    match resolved {
+                        Ok(addresses) => {
+                            step = self.plan.resolved(addresses, now)?;
+                            continue;
+                        }
+                        Err(error) => self.plan.io_error(&error),
                     }
-                    Err(error) => failed = error,
                 }
-            } else if let Some((place, endpoint)) = self.endpoints.next() {
-                self.endpoint = place;
-                if let Endpoint::Tcp { host, .. } = &endpoint {
-                    self.host.clone_from(host);
+                DialStep::Connect(address) => {
+                    let socket = Socket::begin(&address).map_err(|error| self.plan.io_error(&error));
+                    match socket.and_then(|socket| self.secured(socket, options)) {
+                        Ok(socket) => {
+                            stream.set(socket);
+                            return Ok(self.underway(false, true));
+                        }
+                        Err(error) => error,
+                    }
                 }
-                match addresses(endpoint) {
-                    Ok(addresses) => self.addresses = addresses.into_iter(),
-                    Err(error) => failed = error,
-                }
-            } else {
-                return Err(failed);
+            };
+            step = self.plan.failed(failure, now)?;
+        }
+    }
+
+    /// Continues with the current address, or with the next one if it has failed.
+    fn go_on(&mut self, stream: &mut Stream, options: &Options, now: Instant) -> Result<Progress, Error> {
+        match self.go_on_with_address(stream, now) {
+            Ok(progress) => Ok(progress),
+            Err(failure) => {
+                let step = self.plan.failed(failure, now)?;
+                self.begin(step, stream, options, now)
             }
         }
     }
 
-    /// Goes on with the address that is being tried, and with the next one when it has failed.
-    fn go_on(&mut self, stream: &mut Stream, options: &Options, now: Instant) -> Result<Progress, Error> {
-        self.go_on_with_address(stream, options, now)
-            .or_else(|failed| self.next(stream, options, failed, now))
-    }
-
-    fn go_on_with_address(
-        &mut self,
-        stream: &mut Stream,
-        options: &Options,
-        now: Instant,
-    ) -> Result<Progress, Error> {
+    fn go_on_with_address(&mut self, stream: &mut Stream, now: Instant) -> Result<Progress, Error> {
         if !self.is_connected {
             match stream.socket.is_connected() {
                 Ok(true) => {
                     self.is_connected = true;
-                    self.deadline = later(now, options.tls_deadline());
+                    // The socket knows itself whether there is a TLS handshake.
+                    self.plan.connected(now);
                 }
-                Ok(false) if now < self.deadline => return Ok(self.underway(false, true)),
-                Ok(false) => {
-                    return Err(Error::Timeout { what: "dialling", after: options.dial_deadline() });
-                }
-                Err(error) => return Err(named(&self.place, &error).into()),
+                Ok(false) if now < self.plan.deadline() => return Ok(self.underway(false, true)),
+                Ok(false) => return Err(self.plan.timed_out()),
+                Err(error) => return Err(self.plan.io_error(&error)),
             }
         }
         if stream.socket.shake_hands()? {
             let is_private = stream.socket.is_private();
-            return Ok(Progress::Ready { endpoint: self.endpoint, is_private });
+            return Ok(Progress::Ready { endpoint: self.plan.endpoint(), is_private });
         }
-        if now < self.deadline {
+        if now < self.plan.deadline() {
             return Ok(self.underway(true, stream.socket.wants_write()));
         }
-        Err(Error::Timeout { what: "the TLS handshake", after: options.tls_deadline() })
+        Err(self.plan.timed_out())
     }
 
-    /// The socket with TLS over it, if the options say so.
+    /// Returns the socket with TLS over it, if the options ask for TLS.
     #[cfg(feature = "tls")]
     fn secured(&self, socket: Socket, options: &Options) -> Result<Socket, Error> {
         match (self.security.config(), socket) {
             (Some(config), Socket::Tcp(socket)) => {
-                let name = crate::tls::server_name(options, &self.host)?;
+                let name = crate::tls::server_name(options, self.plan.host())?;
                 Ok(Socket::Tls(Secured::new(socket, config.clone(), name)?.into()))
             }
             (_, socket) => Ok(socket),
@@ -172,31 +148,7 @@ impl Dial {
     }
 
     fn underway(&self, readable: bool, writable: bool) -> Progress {
-        Progress::Underway(Underway { until: self.deadline, readable, writable })
-    }
-}
-
-/// An error says where it happened.
-fn named(place: &impl std::fmt::Display, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{place}: {error}"))
-}
-
-/// The addresses of an endpoint, at least one.
-fn addresses(endpoint: Endpoint) -> Result<Vec<Address>, Error> {
-    match endpoint {
-        Endpoint::Tcp { host, port } => {
-            let found = (&*host, port).to_socket_addrs().map_err(|error| named(&host, &error))?;
-            let addresses: Vec<_> = found.map(Address::Tcp).collect();
-            if addresses.is_empty() {
-                let none = format!("{host} has no address");
-                return Err(io::Error::new(io::ErrorKind::NotFound, none).into());
-            }
-            Ok(addresses)
-        }
-        #[cfg(unix)]
-        Endpoint::Unix(path) => Ok(vec![Address::Unix(path)]),
-        #[cfg(not(unix))]
-        Endpoint::Unix(_) => Err(Error::invalid("endpoints", "this system has no Unix sockets")),
+        Progress::Underway(Underway { until: self.plan.deadline(), readable, writable })
     }
 }
 
@@ -204,6 +156,7 @@ fn addresses(endpoint: Endpoint) -> Result<Vec<Address>, Error> {
 #[cfg(not(miri))] // It has no sockets.
 mod tests {
     use super::*;
+    use crate::uri::Endpoint;
     use socket2::{Domain, Type};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::time::Duration;

@@ -2,35 +2,15 @@
 
 #[cfg(feature = "tls")]
 use super::secured::Secured;
+use crate::driver::Address;
 use crate::error::Error;
 use socket2::{Domain, SockAddr, Type};
-use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-#[cfg(unix)]
-use std::path::PathBuf;
-
-/// Where to connect to.
-#[derive(Clone, Debug)]
-pub(super) enum Address {
-    Tcp(SocketAddr),
-    #[cfg(unix)]
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            #[cfg(unix)]
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Socket {
