@@ -16,9 +16,6 @@ use std::time::Instant;
 /// Pieces that one vectored write takes at most.
 const PIECES: usize = 128;
 
-/// Rounds in one poll before others have their turn.
-pub(crate) const ROUNDS: usize = 64;
-
 /// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
 /// processor's cache.
 const TURN: usize = 256 << 10;

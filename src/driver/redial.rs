@@ -2,7 +2,8 @@
 
 use super::alarm::Alarm;
 use super::dial::dial_from;
-use super::pump::{Pump, ROUNDS, Turn};
+use super::pump::{Pump, Turn, Wishes};
+use super::rounds::{Polled, Rounds, turn_without_stream};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -56,13 +57,6 @@ impl<D, C: Clock> fmt::Debug for DialDriver<D, C> {
 }
 
 /// What one round came to.
-enum Round {
-    Moved,
-    /// Until then, or until somebody asks for something.
-    Still(Option<Instant>),
-    Over(Result<(), Error>),
-}
-
 impl<D, C> DialDriver<D, C>
 where
     D: Dial + Send + Sync + 'static,
@@ -74,16 +68,42 @@ where
         Self { dialer, clock, options, link, phase: Phase::Waiting, alarm: Alarm::default() }
     }
 
-    fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Round {
+    fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Turn {
+        self.phase = Phase::Waiting;
+        let error = io::Error::other("the dialer panicked").into();
+        self.link.handle_dial_failure(now, error);
+        resume_unwind(panic)
+    }
+}
+
+impl<D, C> Rounds for DialDriver<D, C>
+where
+    D: Dial + Send + Sync + 'static,
+    C: Clock + Send + Sync + 'static,
+    C::Sleep: Send,
+{
+    fn now(&mut self) -> Instant {
+        self.clock.now()
+    }
+
+    fn begin_poll(&mut self) {
+        if let Phase::Driving(pump) = &mut self.phase {
+            pump.begin_poll();
+        }
+    }
+
+    fn is_sated(&self) -> bool {
+        matches!(&self.phase, Phase::Driving(pump) if pump.is_sated())
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         match &mut self.phase {
             Phase::Driving(pump) => match pump.turn(cx, now) {
-                Turn::Moved => Round::Moved,
-                Turn::Still(wishes) => Round::Still(wishes.timeout),
                 Turn::Down => {
                     self.phase = Phase::Waiting;
-                    Round::Moved
+                    Turn::Moved
                 }
-                Turn::Over(outcome) => Round::Over(outcome),
+                turn => turn,
             },
             Phase::Dialling(dialling) => {
                 match catch_unwind(AssertUnwindSafe(|| dialling.as_mut().poll(cx))) {
@@ -92,14 +112,14 @@ where
                         let is_private = transport.is_private();
                         self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
                         self.phase = Phase::Driving(Pump::new(transport, self.link.clone()).into());
-                        Round::Moved
+                        Turn::Moved
                     }
                     Ok(Poll::Ready(Err(error))) => {
                         self.link.handle_dial_failure(now, error);
                         self.phase = Phase::Waiting;
-                        Round::Moved
+                        Turn::Moved
                     }
-                    Ok(Poll::Pending) => self.tend(now),
+                    Ok(Poll::Pending) => turn_without_stream(&self.link, now),
                 }
             }
             Phase::Waiting => match self.link.with(|machine| machine.poll_dial(now)) {
@@ -108,33 +128,17 @@ where
                     let options = self.options.clone();
                     let dialling = async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
                     self.phase = Phase::Dialling(Box::pin(dialling));
-                    Round::Moved
+                    Turn::Moved
                 }
-                None => self.tend(now),
+                None => turn_without_stream(&self.link, now),
             },
-            Phase::Finished => Round::Over(Ok(())),
+            Phase::Finished => Turn::Over(Ok(())),
         }
     }
 
-    /// Records an attempt that ended in a panic of the dialer as failed, and resumes the panic. The
-    /// next poll starts another attempt, because a future must not be polled after a panic.
-    fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Round {
-        self.phase = Phase::Waiting;
-        let error = io::Error::other("the dialer panicked").into();
-        self.link.handle_dial_failure(now, error);
-        resume_unwind(panic)
-    }
-
-    /// Lets time pass for a connection without a transport.
-    fn tend(&self, now: Instant) -> Round {
-        self.link.with(|machine| {
-            let mut timeout = machine.tend(now);
-            if timeout.is_some_and(|timeout| timeout <= now) {
-                machine.handle_timeout(now);
-                timeout = machine.tend(now);
-            }
-            if machine.is_closed() { Round::Over(machine.outcome()) } else { Round::Still(timeout) }
-        })
+    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool {
+        let Self { alarm, clock, link, .. } = self;
+        !alarm.has_rung(clock, cx, wishes.timeout) && link.sleep(cx.waker())
     }
 }
 
@@ -148,30 +152,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if let Phase::Driving(pump) = &mut this.phase {
-            pump.begin_poll();
-        }
-        for _ in 0..ROUNDS {
-            if matches!(&this.phase, Phase::Driving(pump) if pump.is_sated()) {
-                break;
+        match this.poll_rounds(cx) {
+            Polled::Idle => Poll::Pending,
+            Polled::Busy => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            let now = this.clock.now();
-            match this.round(cx, now) {
-                Round::Moved => {}
-                Round::Still(timeout) => {
-                    let DialDriver { alarm, clock, link, .. } = this;
-                    if !alarm.has_rung(clock, cx, timeout) && link.sleep(cx.waker()) {
-                        return Poll::Pending;
-                    }
-                }
-                Round::Over(outcome) => {
-                    this.phase = Phase::Finished;
-                    return Poll::Ready(outcome);
-                }
+            Polled::Over(outcome) => {
+                this.phase = Phase::Finished;
+                Poll::Ready(outcome)
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::Clock;
 use super::alarm::Alarm;
-use super::pump::{Pump, ROUNDS, Turn};
+use super::pump::{Pump, Turn, Wishes};
+use super::rounds::{Polled, Rounds};
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -11,6 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 /// Moves octets between a stream and the connection, for as long as the connection lives.
 ///
@@ -39,31 +41,40 @@ impl<Io, C: Clock> Driver<Io, C> {
     }
 }
 
+impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Rounds for Driver<Io, C> {
+    fn now(&mut self) -> Instant {
+        self.clock.now()
+    }
+
+    fn begin_poll(&mut self) {
+        self.pump.begin_poll();
+    }
+
+    fn is_sated(&self) -> bool {
+        self.pump.is_sated()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        self.pump.turn(cx, now)
+    }
+
+    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool {
+        let Self { alarm, clock, pump } = self;
+        !alarm.has_rung(clock, cx, wishes.timeout) && pump.link().sleep(cx.waker())
+    }
+}
+
 impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io, C> {
     type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        this.pump.begin_poll();
-        for _ in 0..ROUNDS {
-            if this.pump.is_sated() {
-                break;
+        match self.get_mut().poll_rounds(cx) {
+            Polled::Idle => Poll::Pending,
+            Polled::Busy => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            let now = this.clock.now();
-            match this.pump.turn(cx, now) {
-                Turn::Moved => {}
-                Turn::Still(wishes) => {
-                    let Driver { alarm, clock, pump } = &mut *this;
-                    if !alarm.has_rung(clock, cx, wishes.timeout) && pump.link().sleep(cx.waker()) {
-                        return Poll::Pending;
-                    }
-                }
-                Turn::Over(result) => return Poll::Ready(result),
-                // It can't be dialled, so there is no next one.
-                Turn::Down => return Poll::Ready(Ok(())),
-            }
+            Polled::Over(outcome) => Poll::Ready(outcome),
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }

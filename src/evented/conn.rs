@@ -2,10 +2,10 @@
 
 use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left, Runs};
-use super::dialled::{Dialled, Dialler, Underway, tend};
+use super::dialled::{Dialled, Dialler, Underway};
 use super::nonblocking::NonBlocking;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Pump, ROUNDS, Turn, Wishes};
+use crate::driver::{Polled, Pump, Rounds, Turn, Wishes, tend};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended};
@@ -73,7 +73,7 @@ impl<S: Read + Write> Evented<S> {
             dialled: Some(Dialled::new(dialler)),
             ..Self::over(stream, Connection::dialled(latest, options), latest)
         };
-        conn.turn(latest);
+        conn.turn(&mut Context::from_waker(Waker::noop()), latest);
         conn.link.with(|machine| if machine.is_closed() { machine.outcome() } else { Ok(()) })?;
         Ok(conn)
     }
@@ -115,11 +115,6 @@ impl<S: Read + Write> Evented<S> {
         &mut self.pump.io.0
     }
 
-    fn now(&mut self) -> Instant {
-        self.latest = self.latest.max(Instant::now());
-        self.latest
-    }
-
     /// Whether there is a stream to move octets over.
     fn has_stream(&self) -> bool {
         self.dialled.as_ref().is_none_or(Dialled::is_standing)
@@ -130,54 +125,24 @@ impl<S: Read + Write> Evented<S> {
         self.dialled.as_ref().and_then(Dialled::underway)
     }
 
-    /// Does what there is to do, once.
-    fn turn(&mut self, now: Instant) -> Turn {
-        let Self { dialled, pump, link, .. } = self;
-        if let Some(dialled) = dialled
-            && let Some(turn) = dialled.turn(&mut pump.io.0, link, now)
-        {
-            return turn;
-        }
-        match (pump.turn(&mut Context::from_waker(Waker::noop()), now), dialled) {
-            (Turn::Down, Some(dialled)) => {
-                dialled.hang_up(&mut pump.io.0);
-                pump.start_over();
-                Turn::Moved
-            }
-            (turn, _) => turn,
-        }
-    }
-
     /// Moves what can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         // If the stream panics, work may be left.
         self.more = true;
-        self.pump.begin_poll();
-        for _ in 0..ROUNDS {
-            if self.ended.is_some() || self.pump.is_sated() {
-                break;
-            }
-            let now = self.now();
-            match self.turn(now) {
-                Turn::Moved => {}
-                Turn::Still(wishes) => {
-                    self.reading = wishes.input;
-                    self.stuck = self.pump.has_output();
-                    self.more = false;
-                    return Ok(());
-                }
-                Turn::Over(outcome) => {
+        if self.ended.is_none() {
+            match self.poll_rounds(&mut Context::from_waker(Waker::noop())) {
+                Polled::Idle => self.more = false,
+                Polled::Busy => {}
+                Polled::Over(outcome) => {
                     self.ended = Some(outcome);
                     if let Some(dialled) = &mut self.dialled {
                         dialled.hang_up(&mut self.pump.io.0);
                     }
                 }
-                // It can't be dialled, so there is no next one.
-                Turn::Down => self.ended = Some(Ok(())),
             }
         }
-        self.more = self.ended.is_none();
+        self.more &= self.ended.is_none();
         self.outcome()
     }
 
@@ -297,6 +262,44 @@ impl<S: Read + Write> Evented<S> {
     /// Ends [`run`](Self::run) when the callback that calls it returns.
     pub fn loop_break(&mut self) {
         self.loop_broken = true;
+    }
+}
+
+impl<S: Read + Write> Rounds for Evented<S> {
+    fn now(&mut self) -> Instant {
+        self.latest = self.latest.max(Instant::now());
+        self.latest
+    }
+
+    fn begin_poll(&mut self) {
+        self.pump.begin_poll();
+    }
+
+    fn is_sated(&self) -> bool {
+        self.pump.is_sated()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let Self { dialled, pump, link, .. } = self;
+        if let Some(dialled) = dialled
+            && let Some(turn) = dialled.turn(&mut pump.io.0, link, now)
+        {
+            return turn;
+        }
+        match (pump.turn(cx, now), dialled) {
+            (Turn::Down, Some(dialled)) => {
+                dialled.hang_up(&mut pump.io.0);
+                pump.start_over();
+                Turn::Moved
+            }
+            (turn, _) => turn,
+        }
+    }
+
+    fn rest(&mut self, _: &mut Context<'_>, wishes: Wishes) -> bool {
+        self.reading = wishes.input;
+        self.stuck = self.pump.has_output();
+        true
     }
 }
 

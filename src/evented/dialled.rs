@@ -1,6 +1,6 @@
 //! A stream that is dialled, and dialled again when it is lost: the connection without it.
 
-use crate::driver::{Turn, Wishes};
+use crate::driver::{Turn, turn_without_stream};
 use crate::error::Error;
 use crate::link::Link;
 use std::time::Instant;
@@ -80,7 +80,7 @@ impl<S> Dialled<S> {
             Phase::Dialling(_) => self.dialler.go_on(stream, now),
             Phase::Waiting => match link.with(|machine| machine.poll_dial(now)) {
                 Some(wanted) => self.dialler.begin(stream, wanted.first, now),
-                None => return Some(self.rest(link, now)),
+                None => return Some(turn_without_stream(link, now)),
             },
         };
         Some(match progress {
@@ -91,7 +91,7 @@ impl<S> Dialled<S> {
             }
             Ok(Progress::Underway(underway)) => {
                 self.phase = Phase::Dialling(underway);
-                self.rest(link, now)
+                turn_without_stream(link, now)
             }
             Err(error) => {
                 self.hang_up(stream);
@@ -100,23 +100,4 @@ impl<S> Dialled<S> {
             }
         })
     }
-
-    /// There is nothing to be done but to wait, unless the connection has ended.
-    fn rest(&self, link: &Link, now: Instant) -> Turn {
-        let wishes = tend(link, now);
-        if wishes.over { Turn::Over(link.with(|machine| machine.outcome())) } else { Turn::Still(wishes) }
-    }
-}
-
-/// Lets time pass for a connection without a stream.
-pub(super) fn tend(link: &Link, now: Instant) -> Wishes {
-    link.with(|machine| {
-        let mut timeout = machine.tend(now);
-        if timeout.is_some_and(|timeout| timeout <= now) {
-            machine.handle_timeout(now);
-            timeout = machine.tend(now);
-        }
-        let over = machine.is_closed();
-        Wishes { input: false, timeout, closed: over, over }
-    })
 }

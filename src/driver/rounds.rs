@@ -1,0 +1,80 @@
+//! The poll loop, which is the same for every driver.
+
+use super::pump::{Turn, Wishes};
+use crate::error::Error;
+use crate::link::Link;
+use std::task::Context;
+use std::time::Instant;
+
+/// The most turns in one poll, so that a stream that is always ready leaves time for other tasks.
+const ROUNDS: usize = 64;
+
+/// What a poll came to.
+pub(crate) enum Polled {
+    /// Nothing can be done before the stream is ready, the deadline is reached or a request is made.
+    Idle,
+    /// More can be done, but other tasks should run first.
+    Busy,
+    /// The connection has ended: as requested, or with this error.
+    Over(Result<(), Error>),
+}
+
+/// A driver, as the poll loop sees it.
+pub(crate) trait Rounds {
+    /// Returns the time.
+    fn now(&mut self) -> Instant;
+
+    /// Starts a poll.
+    fn begin_poll(&mut self);
+
+    /// Returns `true` if other tasks should run before more is read.
+    fn is_sated(&self) -> bool;
+
+    /// Moves what can be moved, once.
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn;
+
+    /// Prepares to wait. Returns `false` if there is something to do instead.
+    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool;
+
+    /// Takes turns until there is nothing to do or other tasks should run.
+    fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Polled {
+        self.begin_poll();
+        for _ in 0..ROUNDS {
+            if self.is_sated() {
+                break;
+            }
+            let now = self.now();
+            match self.turn(cx, now) {
+                Turn::Moved => {}
+                Turn::Still(wishes) => {
+                    if self.rest(cx, wishes) {
+                        return Polled::Idle;
+                    }
+                }
+                Turn::Over(outcome) => return Polled::Over(outcome),
+                // This driver does not dial, so there is no next stream.
+                Turn::Down => return Polled::Over(Ok(())),
+            }
+        }
+        Polled::Busy
+    }
+}
+
+/// Handles time for a connection without a stream. Returns what it waits for.
+pub(crate) fn tend(link: &Link, now: Instant) -> Wishes {
+    link.with(|machine| {
+        let mut timeout = machine.tend(now);
+        if timeout.is_some_and(|timeout| timeout <= now) {
+            machine.handle_timeout(now);
+            timeout = machine.tend(now);
+        }
+        let over = machine.is_closed();
+        Wishes { input: false, timeout, closed: over, over }
+    })
+}
+
+/// Takes a turn for a connection without a stream: waits, unless the connection has ended.
+pub(crate) fn turn_without_stream(link: &Link, now: Instant) -> Turn {
+    let wishes = tend(link, now);
+    if wishes.over { Turn::Over(link.with(|machine| machine.outcome())) } else { Turn::Still(wishes) }
+}
