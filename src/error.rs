@@ -1,45 +1,47 @@
-//! The one public error: the spec's reply codes by name, and what can go wrong without a broker's doing.
+//! The public error type: the spec's reply codes by name, and the errors that this library detects.
 
 use crate::message::Returned;
 use crate::protocol::{DecodeError, EncodeError, MethodId, ProtocolHeader, ReplyCode};
 use std::fmt;
 use std::sync::Arc;
 
-/// What went wrong with a request, a consumer or the connection.
+/// The error of a request, a consumer or the connection.
 ///
-/// An error that closed the connection is the answer to everything that was under way on it. It is cheap to clone, and
-/// its text never holds a password.
+/// An error that closed the connection completes every request that was pending on it. Cloning is
+/// cheap, and the text never contains a password.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-// What tells the variants apart is a whole word: where it is looked at, the copies of a `Result` are cut, and when that is behind
-// one octet, a delivery that is handed out waits in the processor each time that it is moved.
+// The discriminant is a whole word. With a one-byte discriminant, copies of a `Result` are split
+// when it is inspected, and each move of a delivery then stalls on store forwarding.
 #[repr(u64)]
 pub enum Error {
-    /// No queue was bound for a mandatory message, which came back (312). The publisher's or the topology's fault.
-    #[error("the message came back: {}", .0.reply_text)]
+    /// 312: no queue is bound for a mandatory message, which the broker returned. The publisher or
+    /// the topology is at fault.
+    #[error("message returned: {}", .0.reply_text)]
     NoRoute(Arc<Returned>),
-    /// No consumer was ready for an immediate message, which came back (313).
-    #[error("the message came back: {}", .0.reply_text)]
+    /// 313: no consumer was ready for an immediate message, which the broker returned.
+    #[error("message returned: {}", .0.reply_text)]
     NoConsumers(Arc<Returned>),
-    /// 311: the content is larger than the broker takes.
+    /// 311: the content is larger than the broker accepts.
     #[error("{0}")]
     ContentTooLarge(Fault),
-    /// 403: no permission, or, from `connect`, wrong credentials.
+    /// 403: permission is missing, or `connect` used wrong credentials.
     #[error("{0}")]
     AccessRefused(Fault),
-    /// 404: a queue or exchange that does not exist.
+    /// 404: the queue or exchange does not exist.
     #[error("{0}")]
     NotFound(Fault),
-    /// 405: a queue that another connection has for itself.
+    /// 405: the queue is exclusive to another connection.
     #[error("{0}")]
     ResourceLocked(Fault),
-    /// 406: a condition of the request does not hold, such as the arguments of a queue that exists.
+    /// 406: a precondition of the request does not hold, for example the arguments differ from
+    /// those of the existing queue.
     #[error("{0}")]
     PreconditionFailed(Fault),
-    /// 320: an operator, or the broker's end, closed the connection.
+    /// 320: an operator or the broker's shutdown closed the connection.
     #[error("{0}")]
     ConnectionForced(Fault),
-    /// 402: an unknown virtual host (RabbitMQ says [`NotAllowed`](Self::NotAllowed)).
+    /// 402: the virtual host is unknown (RabbitMQ sends [`NotAllowed`](Self::NotAllowed)).
     #[error("{0}")]
     InvalidPath(Fault),
     /// 501: a malformed frame.
@@ -48,85 +50,86 @@ pub enum Error {
     /// 502: a malformed field.
     #[error("{0}")]
     SyntaxError(Fault),
-    /// 503: a method where it may not stand.
+    /// 503: a method that is not valid in this state.
     #[error("{0}")]
     CommandInvalid(Fault),
-    /// 504: a channel that is not open.
+    /// 504: the channel is not open.
     #[error("{0}")]
     ChannelError(Fault),
-    /// 505: a frame that was not expected.
+    /// 505: an unexpected frame.
     #[error("{0}")]
     UnexpectedFrame(Fault),
-    /// 506: the broker is out of something.
+    /// 506: the broker lacks a resource, such as memory.
     #[error("{0}")]
     ResourceError(Fault),
-    /// 530: not allowed, whatever the permissions; RabbitMQ's answer to an unknown virtual host.
+    /// 530: not allowed, regardless of permissions. RabbitMQ's reply to an unknown virtual host.
     #[error("{0}")]
     NotAllowed(Fault),
-    /// 540: the broker does not implement it.
+    /// 540: the broker does not implement the method.
     #[error("{0}")]
     NotImplemented(Fault),
-    /// 541: the broker's own fault.
+    /// 541: an internal error of the broker.
     #[error("{0}")]
     InternalError(Fault),
-    /// A reply code that the spec does not have.
+    /// A reply code that the spec does not define.
     #[error("{0}")]
     Other(Fault),
 
-    /// The transport is gone, with the cause.
+    /// The transport was lost, with the cause.
     #[error("the connection is broken: {0}")]
     ConnectionBroken(#[source] Broken),
-    /// TLS could not be agreed upon.
-    #[error("TLS: {0}")]
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed: {0}")]
     Tls(#[source] TlsFault),
-    /// The server refused AMQP 0-9-1 and named what it speaks.
+    /// The server rejected AMQP 0-9-1 and sent the protocol header that it supports.
     #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
-    /// What the server sent first is no AMQP at all.
-    #[error("the server does not speak AMQP: it began with {0}")]
+    /// The first bytes from the server are not AMQP.
+    #[error("the server does not speak AMQP: its first bytes are {0}")]
     NotAmqp(String),
     /// The server offers no SASL mechanism that the options allow.
     #[error("no common SASL mechanism: the server offers {offered}, the options allow {allowed}")]
     NoMechanism {
-        /// The server's, separated by spaces.
+        /// The server's mechanisms, separated by spaces.
         offered: String,
-        /// Ours, separated by spaces.
+        /// The mechanisms of the options, separated by spaces.
         allowed: String,
     },
-    /// The options forbid to send the password over a transport that is not encrypted
-    /// ([`Options::refuse_unencrypted_login`](crate::Options::refuse_unencrypted_login)), and every mechanism that both
-    /// sides have would do that. Nothing was sent of it.
-    #[error("the options forbid to send the password over a transport that is not encrypted")]
+    /// The options forbid sending the password over an unencrypted transport
+    /// ([`Options::refuse_unencrypted_login`](crate::Options::refuse_unencrypted_login)), and every
+    /// mechanism that both sides support would do so. No part of the login was sent.
+    #[error("the options forbid sending the password over an unencrypted transport")]
     UnencryptedLogin,
-    /// There is nothing to log in with: the source of the credentials failed, or the mechanism could not answer the server.
-    #[error("can't log in: {0}")]
+    /// There is no login to send: the source of the credentials failed, or the mechanism could not
+    /// answer the server.
+    #[error("cannot log in: {0}")]
     CannotLogIn(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// The server closed the transport in answer to our login: how a server without `authentication_failure_close` says no.
-    #[error(
-        "the server closed the connection in answer to the login, which most likely means that it refused it"
-    )]
+    /// The server closed the transport after the login. Servers without the capability
+    /// `authentication_failure_close` refuse a login in this way.
+    #[error("the server closed the transport after the login, so it probably refused the login")]
     LoginRefused,
     /// The server sent limits that AMQP does not allow.
     #[error("the server proposed {what} of {value}, which AMQP 0-9-1 does not allow")]
     BadTuning {
         /// The name of the limit.
         what: &'static str,
-        /// What the server sent.
+        /// The value that the server sent.
         value: u32,
     },
 
-    /// The broker took no responsibility for the message, as a queue does that is full.
+    /// The broker did not accept the message, for example because a queue is full.
     #[error("the broker did not accept the message")]
     Nacked,
-    /// The connection or the channel went before the broker confirmed the message: whether it has it, nobody can know.
-    #[error("whether the broker has the message is unknown: {0}")]
+    /// The connection or channel was lost before the broker confirmed the message, so the outcome
+    /// is unknown.
+    #[error("the outcome of the publish is unknown: {0}")]
     Unconfirmed(#[source] Arc<Error>),
-    /// Nothing came in time.
+    /// The deadline passed.
     #[error("{what} took longer than {seconds} s", seconds = .after.as_secs_f64())]
     Timeout {
-        /// What was waited for.
+        /// What timed out, such as "the request".
         what: &'static str,
-        /// The deadline that passed.
+        /// The timeout that passed.
         after: std::time::Duration,
     },
     /// The reply did not arrive in time while reading was paused: too many deliveries are buffered.
@@ -135,36 +138,36 @@ pub enum Error {
     /// The outgoing capacity is used up, so nothing was sent. Awaiting the request waits for
     /// capacity instead, and fails with [`Timeout`](Self::Timeout) after
     /// [`Options::request_timeout`](crate::Options::request_timeout).
-    #[error("the outgoing side is full")]
+    #[error("the outgoing capacity is used up")]
     Full,
-    /// The delivery belongs to a channel that is gone: it can't be settled any more, and nothing was sent. The broker
+    /// The delivery is stale: its channel or connection is gone, and nothing was sent. The broker
     /// delivers the message again.
-    #[error("the delivery can't be settled any more; the broker delivers the message again")]
+    #[error("the delivery is stale and cannot be settled; the broker delivers the message again")]
     Stale,
     /// The channel limit is reached: consumers, transactions or unsettled messages of `basic_get`
     /// use all channels that they may use.
     #[error("the broker allows no more channels")]
     ChannelLimit,
-    /// The connection was closed from this side.
+    /// The client closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// The broker ended the consumer, most often because its queue was deleted.
+    /// The broker ended the consumer, usually because its queue was deleted.
     #[error("the broker cancelled the consumer {0:?}")]
     ConsumerCancelled(String),
-    /// An argument that AMQP or the broker does not allow, found before anything was sent. The caller's fault.
+    /// AMQP or the broker does not allow the argument. Nothing was sent. The caller is at fault.
     #[error("{what}: {why}")]
     InvalidArgument {
-        /// Which argument.
+        /// The name of the argument.
         what: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The URI is wrong. The caller's fault.
+    /// The URI is invalid. The caller is at fault.
     #[error(transparent)]
     Uri(#[from] crate::uri::UriError),
 }
 
-/// What a peer found wrong when it closed a channel or the connection, in the spec's terms.
+/// The fault for which a peer closed a channel or the connection, in the spec's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
@@ -172,9 +175,9 @@ pub struct Fault {
     pub code: ReplyCode,
     /// The reply text.
     pub text: Arc<str>,
-    /// The method at fault; [`MethodId::NONE`] when none is.
+    /// The method that caused the fault, or [`MethodId::NONE`].
     pub method: MethodId,
-    /// Who found it.
+    /// The side that found the fault.
     pub found_by: Peer,
 }
 
@@ -220,7 +223,7 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadingPaused {
-    /// What was waited for, such as "the request".
+    /// What timed out, such as "the request".
     pub what: &'static str,
     /// The timeout that passed.
     pub after: std::time::Duration,
@@ -259,7 +262,7 @@ impl fmt::Display for Fault {
                 write!(f, "{} {}", self.code.value(), self.text)?;
             }
             Peer::Server => write!(f, "{}: {}", self.code, self.text)?,
-            Peer::Client => write!(f, "the server broke the protocol ({}): {}", self.code, self.text)?,
+            Peer::Client => write!(f, "the server violated the protocol ({}): {}", self.code, self.text)?,
         }
         if self.method != MethodId::NONE {
             write!(f, " ({})", self.method)?;
@@ -269,12 +272,12 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// What the server said.
+    /// Returns a fault that the server reported.
     pub(crate) fn by_server(code: u16, text: &str, method: MethodId) -> Self {
         Self { code: code.into(), text: text.into(), method, found_by: Peer::Server }
     }
 
-    /// What this library found wrong with the server.
+    /// Returns a fault of the server that this library found.
     pub(crate) fn by_client(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Self {
         Self { code, text: text.into().into(), method, found_by: Peer::Client }
     }
@@ -317,21 +320,21 @@ impl From<EncodeError> for Error {
     }
 }
 
-/// How the transport went.
+/// The reason why the transport was lost.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Broken {
-    /// The server closed the transport without a word.
+    /// The server closed the transport without `connection.close`.
     #[error("the server closed the transport")]
     Eof,
     /// Reading, writing or dialling failed.
     #[error(transparent)]
     Io(#[from] Arc<std::io::Error>),
-    /// The transport was lost right after both sides had agreed on a small `frame_max`. RabbitMQ
-    /// since 4.1 closes the transport of clients that ask for less than 8192 bytes
+    /// The transport was lost immediately after the negotiation of a small `frame_max`. RabbitMQ
+    /// 4.1 and later closes the transport of clients that ask for less than 8192 bytes
     /// ([`Options::frame_max`](crate::Options::frame_max)).
     #[error(
-        "transport lost after agreeing on frame_max {frame_max}; RabbitMQ since 4.1 requires at least 8192"
+        "transport lost after negotiating frame_max {frame_max}; RabbitMQ since 4.1 requires at least 8192"
     )]
     SmallFrameMax {
         /// The negotiated `frame_max` in bytes.
@@ -340,47 +343,49 @@ pub enum Broken {
         #[source]
         cause: Arc<Broken>,
     },
-    /// No octet came for longer than the negotiated heartbeat allows.
-    #[error("the server gave no sign of life for {seconds} s", seconds = .0.as_secs_f64())]
+    /// No byte was received for longer than the negotiated heartbeat allows.
+    #[error("missed heartbeats: nothing received for {seconds} s", seconds = .0.as_secs_f64())]
     HeartbeatMissed(std::time::Duration),
-    /// The transport took no octet for too long.
-    #[error("the transport took no octet for {seconds} s", seconds = .0.as_secs_f64())]
+    /// The transport accepted no byte for too long.
+    #[error("write stalled: the transport accepted no bytes for {seconds} s", seconds = .0.as_secs_f64())]
     WriteStalled(std::time::Duration),
-    /// The connection went before the answer came, so whether it was carried out nobody can know, with why it went.
-    #[error("whether it was carried out is unknown: {0}")]
+    /// The connection was lost before the reply arrived, so it is unknown whether the request was
+    /// carried out. Contains the cause of the loss.
+    #[error("the outcome of the request is unknown: {0}")]
     OutcomeUnknown(#[source] Arc<Error>),
-    /// What the connection had before it was lost could not be brought back, as
-    /// [`Recovery::strict`](crate::Recovery::strict) wants it.
-    #[error("the connection could not be recovered whole: {0}")]
+    /// Part of the topology could not be restored, and
+    /// [`Recovery::strict`](crate::Recovery::strict) does not allow that.
+    #[error("recovery is incomplete: {0}")]
     NotRestored(#[source] Arc<Error>),
-    /// The driver was dropped, most often with its runtime.
+    /// The driver was dropped, usually together with its runtime.
     #[error("the driver was dropped")]
     DriverDropped,
 }
 
-/// Why there is no TLS with a server, with the error of the TLS library, which is also the source.
+/// The reason for a failed TLS handshake, with the TLS library's error, which is also the source.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TlsFault {
-    /// The certificate is for another name than the one that was dialled, or that the options expect.
+    /// The certificate is for another name than the one that was dialled or that the options
+    /// expect.
     WrongName(TlsCause),
-    /// The certificate, or one above it, has expired.
+    /// The certificate, or one of its issuers, has expired.
     Expired(TlsCause),
-    /// Nobody who is trusted has signed the certificate: it is self-signed, or its authority is missing in the options.
+    /// The certificate has no trusted issuer: it is self-signed, or the options lack its authority.
     UnknownIssuer(TlsCause),
-    /// Something else is wrong with the certificate.
+    /// The certificate is invalid for another reason.
     BadCertificate(TlsCause),
-    /// The server does not speak TLS: most often it is `amqps` on a port for plain AMQP.
+    /// The server does not speak TLS, usually because `amqps` is used with a port for plain AMQP.
     NotTls(TlsCause),
-    /// The server speaks no TLS of version 1.2 or later.
+    /// The server does not support TLS 1.2 or later.
     OldVersion(TlsCause),
-    /// The server ended the handshake; it may want a certificate of ours, or another one.
+    /// The server ended the handshake; it may require a client certificate, or another one.
     Refused(TlsCause),
-    /// Anything else.
+    /// Any other cause.
     Other(TlsCause),
 }
 
-/// The error of the TLS library below a [`TlsFault`].
+/// The TLS library's error in a [`TlsFault`].
 pub type TlsCause = Arc<dyn std::error::Error + Send + Sync>;
 
 impl TlsFault {
@@ -393,14 +398,12 @@ impl TlsFault {
         match self {
             Self::WrongName(cause) => ("the server's certificate is for another name", cause),
             Self::Expired(cause) => ("the server's certificate has expired", cause),
-            Self::UnknownIssuer(cause) => {
-                ("nobody who is trusted has signed the server's certificate", cause)
-            }
-            Self::BadCertificate(cause) => ("the server's certificate is no good", cause),
+            Self::UnknownIssuer(cause) => ("the server's certificate has no trusted issuer", cause),
+            Self::BadCertificate(cause) => ("invalid server certificate", cause),
             Self::NotTls(cause) => ("the server does not speak TLS on this port", cause),
-            Self::OldVersion(cause) => ("the server speaks no TLS of version 1.2 or later", cause),
-            Self::Refused(cause) => ("the server refused", cause),
-            Self::Other(cause) => ("no handshake", cause),
+            Self::OldVersion(cause) => ("the server does not support TLS 1.2 or later", cause),
+            Self::Refused(cause) => ("the server refused the handshake", cause),
+            Self::Other(cause) => ("TLS error", cause),
         }
     }
 }
@@ -419,7 +422,7 @@ impl std::error::Error for TlsFault {
 }
 
 impl Error {
-    /// The fault that a peer found, with reply code, text, class and method.
+    /// Returns the fault that a peer found, with reply code, text, class and method.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
         match self {
@@ -445,7 +448,8 @@ impl Error {
         }
     }
 
-    /// Whether the transport went, be it the error itself or the cause of an [`Unconfirmed`](Self::Unconfirmed).
+    /// Returns `true` if the transport was lost: for the error itself and for the cause of an
+    /// [`Unconfirmed`](Self::Unconfirmed).
     #[must_use]
     pub fn is_connection_broken(&self) -> bool {
         match self {
@@ -455,24 +459,25 @@ impl Error {
         }
     }
 
-    /// Returns the error of a message that the broker may have all the same.
+    /// Wraps the error of a publish whose outcome is unknown, unless it is wrapped already.
     pub(crate) fn into_unconfirmed(self) -> Self {
         if matches!(self, Self::Unconfirmed(_)) { self } else { Self::Unconfirmed(self.into()) }
     }
 
-    /// Whether the server closed the connection over a method of that kind, so that repeating it would have it do so again.
+    /// Returns `true` if the server closed the connection because of such a method. Repeating the
+    /// method would close the connection again.
     pub(crate) fn blames(&self, method: MethodId) -> bool {
         self.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
     }
 
-    /// Whether the server closed the connection over something that was done, and not because it, or an operator, wanted to:
-    /// what was under way may be what it was.
+    /// Returns `true` if the server closed the connection because of a request, and not by its own
+    /// or an operator's decision. Any request that was pending may be the cause.
     pub(crate) fn is_a_verdict(&self) -> bool {
         self.fault()
             .is_some_and(|fault| fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED)
     }
 
-    /// A timeout while reading is paused over that many buffered deliveries.
+    /// Returns the error of a timeout while reading is paused over buffered deliveries.
     pub(crate) fn reading_paused(
         what: &'static str,
         after: std::time::Duration,
@@ -486,7 +491,7 @@ impl Error {
         Self::CannotLogIn(cause.into().into())
     }
 
-    /// An argument that is refused before anything is sent.
+    /// Returns the error of an argument that is refused before anything is sent.
     pub(crate) fn invalid(what: &'static str, why: impl fmt::Display) -> Self {
         Self::InvalidArgument { what, why: why.to_string() }
     }

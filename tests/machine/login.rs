@@ -144,7 +144,7 @@ fn a_challenge_that_cannot_be_answered_ends_the_login_with_the_reason() {
     run(&mut peer);
     challenge(&mut peer, b"nonsense");
     run(&mut peer);
-    assert_eq!(peer.error(promise).to_string(), "can't log in: the server talks nonsense");
+    assert_eq!(peer.error(promise).to_string(), "cannot log in: the server talks nonsense");
     assert_eq!(peer.names(), ["0 connection.start-ok"]);
 
     let (mut peer, promise) = started(Options::default(), b"PLAIN");
@@ -243,7 +243,7 @@ fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
         started(Options::default().credentials_from(|| Err("the vault is sealed".into())), b"PLAIN");
     run(&mut peer);
     let error = peer.error(promise);
-    assert_eq!(error.to_string(), "can't log in: the vault is sealed");
+    assert_eq!(error.to_string(), "cannot log in: the vault is sealed");
     assert!(std::error::Error::source(&error).is_some());
     assert!(peer.names().is_empty() && peer.machine.is_closed());
 
