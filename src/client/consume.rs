@@ -1,11 +1,11 @@
-//! Starting, resizing and ending consumers.
+//! Requests that start, resize and cancel consumers.
 
 use super::settings::{Entries, arguments, flags, name};
 use super::{Client, Consumer};
 use crate::machine::Consume;
 use std::borrow::Cow;
 
-/// Starts a consumer. Made by [`Client::basic_consume`].
+/// A request that starts a consumer. Returned by [`Client::basic_consume`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicConsume<'a> {
@@ -20,11 +20,13 @@ pub struct BasicConsume<'a> {
 }
 
 flags! { BasicConsume:
-    /// Not the messages of this connection. RabbitMQ ignores it. Off by default.
+    /// Excludes messages that this connection published. RabbitMQ ignores it. Off by default.
     no_local,
-    /// Messages count as settled when they are sent: those under way are lost with the connection. Off by default.
+    /// Messages count as settled when the broker sends them, so those in transit are lost with the
+    /// connection. Off by default.
     no_ack,
-    /// The only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) when there is another. Off by default.
+    /// Makes this the only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) if
+    /// there is another. Off by default.
     exclusive,
 }
 
@@ -42,7 +44,8 @@ impl<'a> BasicConsume<'a> {
         self
     }
 
-    /// A part of the consumer tag, for people to recognise. The rest makes it unique.
+    /// Sets a readable part of the consumer tag. The library adds a prefix that makes the tag
+    /// unique.
     pub fn consumer_tag(mut self, tag: impl Into<Cow<'a, str>>) -> Self {
         self.consumer_tag = tag.into();
         self
@@ -61,7 +64,7 @@ request!(BasicConsume, Request, Consumer, |it, machine| {
     })
 });
 
-/// Changes the prefetch count of a consumer. Made by [`Client::basic_qos`].
+/// A request that changes the prefetch count of a consumer. Returned by [`Client::basic_qos`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicQos<'a> {
@@ -72,7 +75,7 @@ pub struct BasicQos<'a> {
 
 request!(BasicQos, Request, (), |it, machine| machine.qos(it.consumer.id(), it.prefetch_count));
 
-/// Ends a consumer. Made by [`Client::basic_cancel`].
+/// A request that cancels a consumer. Returned by [`Client::basic_cancel`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicCancel<'a> {
@@ -83,7 +86,7 @@ pub struct BasicCancel<'a> {
 request!(BasicCancel, Request, String, |it, machine| machine.cancel(it.consumer.id()));
 
 impl Client {
-    /// Starts a consumer, which has its limits and its errors to itself.
+    /// Starts a consumer on its own channel, so its prefetch count and its errors affect no other.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the queue does not exist,
@@ -108,16 +111,18 @@ impl Client {
         }
     }
 
-    /// Changes how many messages of a live consumer may be unsettled at a time; 0 for no limit.
+    /// Changes how many messages of an active consumer may be unsettled at a time; 0 for no limit.
     ///
-    /// A broker fixes the limit of a consumer when it starts. A higher one therefore starts another consumer beside it for
-    /// the difference, and a lower one starts another in its place; the deliveries of all of them come out here. The first
-    /// tag is the one that [`Consumer::tag`] has. If the broker closes the connection over the change, that is the answer,
-    /// and a consumer that recovers has its limit of before.
+    /// The broker fixes the limit of a consumer when it starts. A higher limit therefore starts
+    /// another consumer beside it for the difference, and a lower limit starts a replacement. The
+    /// deliveries of all of them arrive at `consumer`, and [`Consumer::tag`] stays the first tag.
+    /// If the broker closes the connection over the change, the request fails with that error, and
+    /// the recovered consumer has the previous limit.
     ///
     /// # Errors
-    /// [`Stale`](crate::Error::Stale) when the consumer has ended, [`InvalidArgument`](crate::Error::InvalidArgument) when it is
-    /// exclusive, because the broker lets no other start beside it.
+    /// [`Stale`](crate::Error::Stale) if the consumer has ended,
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) if it is exclusive, because the broker
+    /// allows no second consumer beside it.
     ///
     /// # Spec
     /// `basic.qos`, 1.8.3.1, and RabbitMQ's consumer prefetch.
@@ -125,11 +130,11 @@ impl Client {
         BasicQos { client: self, consumer, prefetch_count }
     }
 
-    /// Ends a consumer, and resolves to its tag; the same as [`Consumer::cancel`], but that what the consumer has taken
-    /// from the connection already is still handed out.
+    /// Cancels a consumer, and resolves to its tag. Unlike [`Consumer::cancel`], deliveries that
+    /// the consumer has already taken from the connection can still be read.
     ///
     /// # Errors
-    /// [`Stale`](crate::Error::Stale) when it has ended already.
+    /// [`Stale`](crate::Error::Stale) if the consumer has already ended.
     ///
     /// # Spec
     /// `basic.cancel`, 1.8.3.5

@@ -1,13 +1,13 @@
-//! One consumer of several queues.
+//! Consumers of several queues.
 
 use super::settings::{Entries, arguments, flags, name};
 use super::{Client, Consumer};
 use crate::machine::Consume;
 use std::borrow::Cow;
 
-/// One of the queues of [`Client::basic_consume_multi`]: its name, or more.
+/// One of the queues of [`Client::basic_consume_multi`], with its own settings.
 #[derive(Clone, Debug)]
-#[must_use = "it does nothing unless it is consumed"]
+#[must_use = "settings do nothing unless passed to `basic_consume_multi`"]
 pub struct ConsumeQueue<'a> {
     queue: Cow<'a, str>,
     consumer_tag: Cow<'a, str>,
@@ -17,16 +17,17 @@ pub struct ConsumeQueue<'a> {
 }
 
 flags! { ConsumeQueue:
-    /// Not the messages of this connection. RabbitMQ ignores it. Off by default.
+    /// Excludes messages that this connection published. RabbitMQ ignores it. Off by default.
     no_local,
-    /// The only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) when there is another. Off by default.
+    /// Makes this the only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) if
+    /// there is another. Off by default.
     exclusive,
 }
 
 arguments!(ConsumeQueue);
 
 impl<'a> ConsumeQueue<'a> {
-    /// A queue by its name.
+    /// Creates the settings of a queue with their defaults.
     pub fn new(queue: impl Into<Cow<'a, str>>) -> Self {
         Self {
             queue: queue.into(),
@@ -37,7 +38,8 @@ impl<'a> ConsumeQueue<'a> {
         }
     }
 
-    /// A part of the consumer tag, for people to recognise. The rest makes it unique.
+    /// Sets a readable part of the consumer tag. The library adds a prefix that makes the tag
+    /// unique.
     pub fn consumer_tag(mut self, tag: impl Into<Cow<'a, str>>) -> Self {
         self.consumer_tag = tag.into();
         self
@@ -74,7 +76,7 @@ impl From<String> for ConsumeQueue<'_> {
     }
 }
 
-/// Starts a consumer of several queues. Made by [`Client::basic_consume_multi`].
+/// A request that starts a consumer of several queues. Returned by [`Client::basic_consume_multi`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicConsumeMulti<'a> {
@@ -85,12 +87,14 @@ pub struct BasicConsumeMulti<'a> {
 }
 
 flags! { BasicConsumeMulti:
-    /// Messages count as settled when they are sent: those under way are lost with the connection. Off by default.
+    /// Messages count as settled when the broker sends them, so those in transit are lost with the
+    /// connection. Off by default.
     no_ack,
 }
 
 impl BasicConsumeMulti<'_> {
-    /// Messages that may be unsettled at a time, of all the queues together; 0, the default as in Puka, for no limit.
+    /// Sets how many messages of all the queues together may be unsettled at a time; 0, the default
+    /// as in Puka, means no limit.
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self

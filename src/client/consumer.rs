@@ -1,4 +1,4 @@
-//! A consumer: a stream of deliveries that says why it ends.
+//! Consumers, as streams of deliveries.
 
 use super::delivery::{Delivery, Origin};
 use super::handle::Handle;
@@ -14,11 +14,13 @@ use std::task::{Context, Poll};
 
 /// A consumer of one queue: a [`Stream`] of deliveries.
 ///
-/// When it ends by its own doing, [`cancel`](Self::cancel), the stream just ends. When the broker or the connection ends it,
-/// the last item is the error. Either way [`ended`](Self::ended) says why. What was delivered and not handed out when the
-/// channel or the connection went can't be settled any more, so it is dropped, and the broker delivers it again.
+/// After [`cancel`](Self::cancel) the stream ends. If the broker or the loss of the connection ends
+/// it, the last item is the error. In both cases [`ended`](Self::ended) returns the reason.
+/// Buffered deliveries are dropped when their channel or connection is lost, because they cannot be
+/// settled; the broker delivers them again.
 ///
-/// When its connection is lost and [recovered](crate::recovery) it goes on, with its prefetch count.
+/// After a loss that is [recovered](crate::recovery) the consumer continues, with its prefetch
+/// count.
 ///
 /// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue once
 /// the broker has confirmed the cancel, so that the broker does not deliver them to the same
@@ -54,12 +56,13 @@ impl Consumer {
         self.id
     }
 
-    /// The next delivery; `None` when the consumer has ended. After some hundred it lets others run, the driver among them,
-    /// although there are more.
+    /// Returns the next delivery, or `None` when the consumer has ended. Yields to the executor
+    /// after a few hundred deliveries, even if more are buffered, so that the driver can run.
     ///
     /// # Errors
-    /// Once, as the last item, why it ended without our doing: [`Error::ConsumerCancelled`], an error that closed its
-    /// channel, or the end of the connection.
+    /// The last item is an error if the consumer was not ended by this client:
+    /// [`Error::ConsumerCancelled`], an error that closed its channel, or the end of the
+    /// connection.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -67,20 +70,21 @@ impl Consumer {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// The tag that the broker's tools show; that of the first queue when it has several.
+    /// Returns the consumer tag that the broker's tools show; that of the first queue if there are
+    /// several.
     #[must_use]
     pub fn tag(&self) -> &str {
         self.origin.queues.first().map_or("", |(_, tag)| tag)
     }
 
-    /// How many deliveries were dropped, because they were not handed out before their connection was lost and could not be
-    /// settled any more. The broker delivers them again.
+    /// Returns the number of deliveries that were dropped because their connection was lost before
+    /// they were read. They could not be settled, and the broker delivers them again.
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
         self.handle().link().with(|machine| machine.lost_deliveries(self.id))
     }
 
-    /// Returns the queues that a consumer of several queues has lost while it goes on with the
+    /// Returns the queues that a consumer of several queues has lost while it continues with the
     /// others, each with the reason.
     ///
     /// The reason is [`Ended::CancelledByServer`] if the broker ended that part of the consumer,
@@ -98,7 +102,7 @@ impl Consumer {
     ///
     /// client.queue_delete("refunds").await?;
     /// client.basic_publish("", "orders", "Hello world!").await?;
-    /// let delivery = both.next().await.expect("the consumer goes on with the other queue")?;
+    /// let delivery = both.next().await.expect("the consumer continues with the other queue")?;
     /// assert_eq!(delivery.queue(), Some("orders"));
     ///
     /// let [(queue, why)] = &both.ended_queues()[..] else { panic!("one queue has ended") };
@@ -115,20 +119,22 @@ impl Consumer {
         })
     }
 
-    /// Why it has ended; `None` until everything that was delivered before is handed out.
+    /// Returns the reason why the consumer has ended, or `None` until all earlier deliveries are
+    /// read.
     #[must_use]
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
     }
 
-    /// Ends the consumer, and resolves to its tag. What it was delivered and has not handed out goes back to the queue, but
-    /// for what needs no ack, which is still to be taken. Deliveries that are held can be settled afterwards.
+    /// Ends the consumer, and resolves to its tag. Deliveries that were not read go back to the
+    /// queue, except those that need no ack, which can still be read. Deliveries that were read can
+    /// be settled afterwards.
     ///
     /// # Errors
-    /// [`Error::Stale`] when it has ended already.
+    /// [`Error::Stale`] if the consumer has already ended.
     ///
     /// # Cancel safety
-    /// Dropping the promise does not stop it from ending.
+    /// Dropping the promise does not stop the cancellation.
     pub fn cancel(&mut self) -> Promise<String> {
         let promise = self.handle().link().with(|machine| {
             let promise = machine.cancel(self.id)?;
@@ -141,14 +147,14 @@ impl Consumer {
         promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
     }
 
-    /// Has the broker take back every message that the consumer was delivered and nobody has settled, and deliver it again,
-    /// to this consumer or another, as redelivered. Deliveries that are held can't be settled any more.
+    /// Asks the broker to deliver all unsettled messages of this consumer again, marked as
+    /// redelivered, to this consumer or another. Deliveries that were read before become stale.
     ///
     /// # Errors
-    /// [`Error::Stale`] when it has ended.
+    /// [`Error::Stale`] if the consumer has ended.
     ///
     /// # Cancel safety
-    /// Dropping the promise takes nothing back.
+    /// Dropping the promise does not cancel the request.
     ///
     /// # Spec
     /// `basic.recover`, 1.8.3.16

@@ -1,4 +1,4 @@
-//! A message that was delivered, with the means to settle it.
+//! Delivered messages, and the methods that settle them.
 
 use super::handle::Handle;
 use crate::error::Error;
@@ -8,10 +8,11 @@ use crate::protocol::{DecodeError, Properties, TableRef};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A message that the broker waits for to be settled.
+/// A message received from a queue, to be settled.
 ///
-/// Settling is queued at once, and there is nothing to wait for. A delivery that is dropped unsettled, by an early return, a
-/// panic or a cancelled task, goes back to its queue; the broker marks it as redelivered the next time.
+/// Settling is queued at once, and there is no reply to wait for. A delivery that is dropped
+/// unsettled, by an early return, a panic or a cancelled task, goes back to its queue; the broker
+/// marks it as redelivered the next time.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped unsettled goes back to its queue"]
 pub struct Delivery {
@@ -19,13 +20,13 @@ pub struct Delivery {
     origin: Arc<Origin>,
 }
 
-/// What the deliveries of one consumer have in common.
+/// The data that all deliveries of one consumer share.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) handle: Handle,
-    /// The queues as they were asked for, each with its consumer tag; none for a message that was got.
+    /// The queues as named in the request, each with its consumer tag; empty for a `basic_get`.
     pub(super) queues: Vec<(String, String)>,
-    /// Messages left in the queue, when one was got.
+    /// The number of messages left in the queue, for a `basic_get`.
     pub(super) message_count: Option<u32>,
 }
 
@@ -34,45 +35,46 @@ impl Delivery {
         Self { delivered, origin }
     }
 
-    /// The message.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &Message {
         &self.delivered.message
     }
 
-    /// The body; empty when it was [too large](Message::too_large_body) to be kept.
+    /// Returns the body; empty if it was [too large](Message::too_large_body) to be stored.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.message().body()
     }
 
-    /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
+    /// Returns the routing key of the publish, with U+FFFD in place of invalid UTF-8.
     #[must_use]
     pub fn routing_key(&self) -> Cow<'_, str> {
         self.message().routing_key()
     }
 
-    /// The exchange it was published to; empty for the default one.
+    /// Returns the exchange of the publish; empty for the default exchange.
     #[must_use]
     pub fn exchange(&self) -> Cow<'_, str> {
         self.message().exchange()
     }
 
-    /// The properties.
+    /// Returns the properties.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         self.message().properties()
     }
 
-    /// The headers; an empty table when there are none.
+    /// Returns the headers; an empty table if there are none.
     ///
     /// # Errors
-    /// What is wrong with them, which is the fault of who published the message.
+    /// A [`DecodeError`] if the headers are malformed. The publisher of the message is at fault.
     pub fn headers(&self) -> Result<TableRef<'_>, DecodeError> {
         self.message().headers()
     }
 
-    /// Whether it was delivered before, to this consumer or another, and not acknowledged.
+    /// Returns `true` if the message was delivered before, to this consumer or another, and not
+    /// acknowledged.
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.delivered.redelivered
@@ -82,48 +84,51 @@ impl Delivery {
         self.origin.queues.get(self.delivered.source as usize)
     }
 
-    /// The queue it is from, as it was named when its consumer was started; `None` when it was got and not consumed.
+    /// Returns the queue, as named when its consumer was started; `None` for a `basic_get`.
     #[must_use]
     pub fn queue(&self) -> Option<&str> {
         self.source().map(|(queue, _)| queue.as_str())
     }
 
-    /// The tag of its consumer for that queue; `None` when it was got and not consumed.
+    /// Returns the tag of its consumer for that queue; `None` for a `basic_get`.
     #[must_use]
     pub fn consumer_tag(&self) -> Option<&str> {
         self.source().map(|(_, tag)| tag.as_str())
     }
 
-    /// Which connection brought it, counted from 1. Once that is lost, the delivery can't be settled.
+    /// Returns the epoch of the connection that received it, counted from 1. When that connection
+    /// is lost, the delivery becomes stale.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.delivered.epoch
     }
 
-    /// Messages left in the queue, when it was got and not consumed.
+    /// Returns the number of messages left in the queue; `None` for a message of a consumer.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {
         self.origin.message_count
     }
 
     fn settle(mut self, how: Settle) -> Result<(), Error> {
-        // What needs no ack is settled from the start, and the machine has nothing to do.
+        // Deliveries that need no ack are settled from the start.
         if self.delivered.is_settled() {
             return Ok(());
         }
         let Self { delivered, origin } = &mut self;
         origin.handle.link().with(|machine| {
             let settled = machine.settle(delivered, how);
-            // Before anything of the user's is run, which may panic, and drop it once more.
+            // Set before the user's code runs (the waker). If that panics, `drop` must not settle
+            // again.
             delivered.set_settled();
             settled
         })
     }
 
-    /// Says that the message is dealt with. Acknowledgements that stand for everything before them leave as one.
+    /// Acknowledges the message. Consecutive acknowledgements are sent as one `multiple` ack.
     ///
     /// # Errors
-    /// [`Error::Stale`] when its channel or connection has gone: nothing is sent, and the broker delivers the message again.
+    /// [`Error::Stale`] if its channel or connection is gone: nothing is sent, and the broker
+    /// delivers the message again.
     ///
     /// # Spec
     /// `basic.ack`, 1.8.3.13
@@ -131,8 +136,8 @@ impl Delivery {
         self.settle(Settle::Ack { multiple: false })
     }
 
-    /// Says that this message is dealt with and so are all that its consumer was delivered before it. Those deliveries are
-    /// settled by that; settling one of them again is [`Error::Stale`].
+    /// Acknowledges this message and all messages that its consumer received before it. Settling
+    /// one of those deliveries afterwards returns [`Error::Stale`].
     ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack).
@@ -143,8 +148,8 @@ impl Delivery {
         self.settle(Settle::Ack { multiple: true })
     }
 
-    /// Refuses the message: back to its queue with `requeue`, else dropped or dead-lettered. A stream keeps it either way
-    /// ([`StreamOffset`](crate::StreamOffset)).
+    /// Refuses the message. With `requeue` it goes back to its queue, otherwise it is dropped or
+    /// dead-lettered. A stream keeps it in both cases ([`StreamOffset`](crate::StreamOffset)).
     ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack).
@@ -155,8 +160,8 @@ impl Delivery {
         self.settle(Settle::Reject { requeue })
     }
 
-    /// Refuses the message, with `multiple` all that its consumer was delivered before it, too. With `requeue` it goes back
-    /// to its queue, else it is dropped or dead-lettered.
+    /// Refuses the message, and with `multiple` also all messages that its consumer received before
+    /// it. With `requeue` they go back to the queue, otherwise they are dropped or dead-lettered.
     ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack).

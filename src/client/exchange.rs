@@ -5,7 +5,7 @@ use super::settings::{Entries, arguments, flags, name};
 use crate::protocol::method::exchange as methods;
 use std::borrow::Cow;
 
-/// Declares an exchange. Made by [`Client::exchange_declare`].
+/// A request that declares an exchange. Returned by [`Client::exchange_declare`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct ExchangeDeclare<'a> {
@@ -20,13 +20,14 @@ pub struct ExchangeDeclare<'a> {
 }
 
 flags! { ExchangeDeclare:
-    /// Only checks that the exchange exists. [`NotFound`](crate::Error::NotFound) when it does not. Off by default.
+    /// Only checks that the exchange exists; [`NotFound`](crate::Error::NotFound) if it does not.
+    /// Off by default.
     passive,
     /// Lets the exchange survive a restart of the broker. Off by default, as in Puka.
     durable,
-    /// Deletes the exchange with its last binding. Off by default.
+    /// Deletes the exchange when its last binding is removed. Off by default.
     auto_delete,
-    /// Takes no publishes, only what other exchanges send it. Off by default.
+    /// Refuses publishes; the exchange accepts messages only from other exchanges. Off by default.
     internal,
 }
 
@@ -46,14 +47,14 @@ request!(ExchangeDeclare, Request, (), |it, machine| {
 });
 
 impl<'a> ExchangeDeclare<'a> {
-    /// The type: `direct`, which is the default, `fanout`, `topic`, `headers`, or a plugin's.
+    /// Sets the type: `direct` (the default), `fanout`, `topic`, `headers`, or a plugin's type.
     pub fn exchange_type(mut self, exchange_type: impl Into<Cow<'a, str>>) -> Self {
         self.exchange_type = exchange_type.into();
         self
     }
 }
 
-/// Deletes an exchange. Made by [`Client::exchange_delete`].
+/// A request that deletes an exchange. Returned by [`Client::exchange_delete`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct ExchangeDelete<'a> {
@@ -63,7 +64,8 @@ pub struct ExchangeDelete<'a> {
 }
 
 flags! { ExchangeDelete:
-    /// Only when it has no bindings; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    /// Deletes the exchange only if it has no bindings; otherwise
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
     if_unused,
 }
 
@@ -75,7 +77,7 @@ request!(ExchangeDelete, Request, (), |it, machine| {
     })
 });
 
-/// Binds an exchange to an exchange. Made by [`Client::exchange_bind`].
+/// A request that binds an exchange to an exchange. Returned by [`Client::exchange_bind`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct ExchangeBind<'a> {
@@ -98,7 +100,7 @@ request!(ExchangeBind, Request, (), |it, machine| {
     })
 });
 
-/// Removes a binding between two exchanges. Made by [`Client::exchange_unbind`].
+/// A request that removes a binding between exchanges. Returned by [`Client::exchange_unbind`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct ExchangeUnbind<'a> {
@@ -122,7 +124,7 @@ request!(ExchangeUnbind, Request, (), |it, machine| {
 });
 
 impl<'a> ExchangeBind<'a> {
-    /// The routing key; empty by default.
+    /// Sets the routing key; empty by default.
     pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
         self.routing_key = routing_key.into();
         self
@@ -130,7 +132,7 @@ impl<'a> ExchangeBind<'a> {
 }
 
 impl<'a> ExchangeUnbind<'a> {
-    /// The routing key of the binding; empty by default.
+    /// Sets the routing key of the binding; empty by default.
     pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
         self.routing_key = routing_key.into();
         self
@@ -138,13 +140,13 @@ impl<'a> ExchangeUnbind<'a> {
 }
 
 impl Client {
-    /// Declares an exchange: creates it, or checks that there is one that was declared alike.
+    /// Declares an exchange: creates it, or checks that an existing one has the same settings.
     ///
     /// # Errors
-    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) when there is one that was declared otherwise,
-    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name that begins with `amq.`,
-    /// [`CommandInvalid`](crate::Error::CommandInvalid) for an unknown type (which closes the connection before RabbitMQ
-    /// 3.13.3; later it is `PreconditionFailed`).
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) if an existing exchange has other
+    /// settings, [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name
+    /// that begins with `amq.`, [`CommandInvalid`](crate::Error::CommandInvalid) for an unknown
+    /// type (which closes the connection before RabbitMQ 3.13.3; later it is `PreconditionFailed`).
     ///
     /// # Spec
     /// `exchange.declare`, 1.6.2.1
@@ -161,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Deletes an exchange. Deleting a missing one is no error.
+    /// Deletes an exchange. Deleting a missing exchange is not an error.
     ///
     /// # Spec
     /// `exchange.delete`, 1.6.2.3
@@ -169,10 +171,11 @@ impl Client {
         ExchangeDelete { client: self, exchange: exchange.into(), if_unused: false }
     }
 
-    /// Binds an exchange to another, from which it then receives messages.
+    /// Binds the `destination` exchange to the `source` exchange, from which it then receives
+    /// messages.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) when one of them is missing.
+    /// [`NotFound`](crate::Error::NotFound) if one of them does not exist.
     ///
     /// # Spec
     /// RabbitMQ's extension `exchange.bind`.
@@ -190,7 +193,7 @@ impl Client {
         }
     }
 
-    /// Removes a binding between two exchanges. Removing one that is not there is no error.
+    /// Removes a binding between two exchanges. Removing a missing binding is not an error.
     ///
     /// # Spec
     /// RabbitMQ's extension `exchange.unbind`.

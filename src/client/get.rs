@@ -1,4 +1,4 @@
-//! Asking for one message.
+//! Requests for a single message.
 
 use super::settings::{flags, name};
 use super::{Client, Delivery};
@@ -6,7 +6,7 @@ use crate::machine::TransactionId;
 use crate::protocol::method::basic;
 use std::borrow::Cow;
 
-/// Asks for one message. Made by [`Client::basic_get`].
+/// A request for one message of a queue. Returned by [`Client::basic_get`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicGet<'a> {
@@ -17,7 +17,8 @@ pub struct BasicGet<'a> {
 }
 
 flags! { BasicGet:
-    /// The message counts as settled when it is sent: it is lost if it does not arrive. Off by default.
+    /// The message counts as settled when the broker sends it, so it is lost if it does not arrive.
+    /// Off by default.
     no_ack,
 }
 
@@ -37,7 +38,7 @@ impl BasicGet<'_> {
 }
 
 impl Client {
-    /// Asks for one message of a queue; `None` when it has none.
+    /// Requests one message of a queue, and resolves to `None` if the queue is empty.
     ///
     /// Each unsettled message uses a channel of its own, and the broker limits their number
     /// ([`Options::channel_max`](crate::Options::channel_max)). So settle each message before the

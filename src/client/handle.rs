@@ -1,10 +1,10 @@
-//! What keeps a connection open: every client, promise, consumer and delivery holds it.
+//! The handle that keeps a connection open. Every client, promise, consumer and delivery has one.
 
 use crate::link::Link;
 use std::fmt;
 use std::sync::Arc;
 
-/// Keeps a connection open.
+/// A shared handle. The connection is closed gracefully when the last one is dropped.
 #[derive(Clone)]
 pub(crate) struct Handle(Arc<Held>);
 
@@ -34,7 +34,7 @@ mod weak {
     use super::{Handle, Held};
     use std::sync::{Arc, Weak};
 
-    /// Knows a handle without keeping the connection open.
+    /// A handle that does not keep the connection open.
     pub(crate) struct WeakHandle(Weak<Held>);
 
     impl Handle {
@@ -44,7 +44,7 @@ mod weak {
     }
 
     impl WeakHandle {
-        /// The handle, while anybody holds it.
+        /// Returns a handle, if any is left.
         pub(crate) fn upgrade(&self) -> Option<Handle> {
             self.0.upgrade().map(Handle)
         }

@@ -1,4 +1,4 @@
-//! What people hold: the client, its requests, and what they resolve to.
+//! The client API: the client, its requests, and the types that they resolve to.
 
 #[macro_use]
 mod request;

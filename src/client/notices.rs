@@ -1,4 +1,4 @@
-//! Notices: what happens to the connection, as a stream for those who want to know.
+//! The stream of notices about the connection.
 
 use super::Client;
 use crate::link::Link;
@@ -9,12 +9,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// A stream of [`Notice`]s. It ends behind [`Notice::Closed`].
+/// A stream of [`Notice`]s. It ends after [`Notice::Closed`].
 ///
-/// Nobody has to listen, and nobody who listens has to hurry: 256 notices wait, then the oldest are dropped, and
-/// [`Notice::Lost`] says how many.
+/// A stream buffers 256 notices; then the oldest are dropped, and [`Notice::Lost`] reports how
+/// many.
 #[derive(Debug)]
-#[must_use = "it does nothing unless it is listened to"]
+#[must_use = "streams do nothing unless polled"]
 pub struct Notices {
     link: Arc<Link>,
     listener: ListenerId,
@@ -22,7 +22,7 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// The next notice; `None` when the connection is closed and that was told.
+    /// Returns the next notice, or `None` after [`Notice::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -53,10 +53,11 @@ impl Drop for Notices {
 }
 
 impl Client {
-    /// Listens for what happens to the connection and is nobody's answer, from now on.
+    /// Returns a stream of the notices from now on: events of the connection that are not the reply
+    /// to a request.
     ///
-    /// Unlike other handles it does not keep the connection open: when they have all gone, it tells that the connection is
-    /// closed, and ends.
+    /// Unlike other handles it does not keep the connection open: when all of those are dropped,
+    /// the stream returns [`Notice::Closed`] and ends.
     pub fn notices(&self) -> Notices {
         let link = self.handle().link().clone();
         let listener = link.with(Connection::listen);

@@ -1,4 +1,4 @@
-//! From the machine's replies to what requests resolve to.
+//! Conversion of the state machine's replies to the types that requests resolve to.
 
 use super::consumer::Consumer;
 use super::delivery::{Delivery, Origin};
@@ -16,7 +16,7 @@ macro_rules! outcomes {
                 fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error> {
                     match (reply, handle) {
                         ($reply, $handle) => Ok($value),
-                        (other, _) => Err(Error::invalid("reply", format!("{other:?} does not fit the request"))),
+                        (other, _) => Err(Error::invalid("reply", format!("{other:?} is not a reply to this request"))),
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! A promise: what a request that was sent will resolve to.
+//! The promise of a request that was sent.
 
 use super::handle::Handle;
 use crate::error::Error;
@@ -9,23 +9,24 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The answer to a request that was sent.
+/// The future reply to a request that was sent.
 ///
-/// It resolves exactly once: to the broker's answer, the deadline, or the end of the connection.
+/// It resolves exactly once: to the broker's reply, the error of the deadline, or the error that
+/// ended the connection.
 ///
 /// # Cancel safety
-/// Dropping it takes nothing back: the request is carried out. Its answer is absorbed; a message that it got goes back to
-/// the queue, a consumer that it started is cancelled.
-#[must_use = "the answer, and the error with it, is lost when nobody waits for it"]
+/// Dropping it does not cancel the request. The reply is discarded: a message of a `basic_get` goes
+/// back to the queue, and a started consumer is cancelled.
+#[must_use = "dropping a promise discards the reply and its error"]
 pub struct Promise<T> {
     state: State,
     answer: PhantomData<fn() -> T>,
 }
 
-/// Small, because of promises there are many.
+/// Kept small, because there may be many promises.
 enum State {
     Waiting(Handle, PromiseId),
-    /// Nothing was sent, and this is why; or it has resolved.
+    /// Resolved, or nothing was sent because of this error.
     Over(Option<Box<Error>>),
 }
 
@@ -38,8 +39,8 @@ impl<T> Promise<T> {
         Self { state: State::Over(Some(error.into())), answer: PhantomData }
     }
 
-    /// A small number, which no other promise of this connection has until this one is answered and the answer is taken.
-    /// `None` when that is so, or when nothing was sent.
+    /// Returns a small number that is unique among the connection's promises until this one has
+    /// resolved and its result is taken. Returns `None` afterwards, or if nothing was sent.
     #[must_use]
     pub fn number(&self) -> Option<usize> {
         match &self.state {
@@ -67,7 +68,7 @@ impl<T: Outcome> Future for Promise<T> {
         let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
                 Poll::Ready(answer) => match answer.into_more() {
-                    // It is done, as most are.
+                    // Most promises complete with `Done`, which needs no boxed reply.
                     None => T::from_reply(Reply::Done, handle),
                     Some(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
                 },
@@ -75,7 +76,7 @@ impl<T: Outcome> Future for Promise<T> {
             },
             State::Over(error) => Err(match error.take() {
                 Some(error) => *error,
-                None => Error::invalid("promise", "it has resolved already"),
+                None => Error::invalid("promise", "already resolved"),
             }),
         };
         self.state = State::Over(None);
@@ -91,7 +92,7 @@ impl<T> Drop for Promise<T> {
     }
 }
 
-/// What a request resolves to.
+/// A type that a request resolves to.
 pub(crate) trait Outcome: Sized {
     fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error>;
 }
@@ -102,7 +103,7 @@ mod tests {
     use crate::client::Delivery;
 
     #[test]
-    fn what_there_are_many_of_is_small() {
+    fn promises_and_deliveries_are_small() {
         assert_eq!(size_of::<Promise<()>>(), size_of::<Handle>() + size_of::<PromiseId>());
         assert!(size_of::<Delivery>() <= 72, "{}", size_of::<Delivery>());
         assert_eq!(size_of::<Poll<Option<Result<Delivery, Error>>>>(), size_of::<Delivery>());

@@ -1,4 +1,4 @@
-//! Publishing.
+//! Requests that publish messages.
 
 use super::Client;
 use super::settings::{Entries, flags, name};
@@ -9,7 +9,7 @@ use crate::protocol::{Properties, ShortStr, Table, Value};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Publishes a message. Made by [`Client::basic_publish`].
+/// A request that publishes a message. Returned by [`Client::basic_publish`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BasicPublish<'a> {
@@ -22,12 +22,12 @@ pub struct BasicPublish<'a> {
     expiration: Option<String>,
     pub(super) headers: Entries,
     body: Body<'a>,
-    /// Boxed, because there is hardly ever one.
+    /// Boxed to keep the builder small, because a fault is rare.
     fault: Option<Box<Error>>,
     via: Via,
 }
 
-/// How a message is published.
+/// The kind of a publish.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Via {
     Confirmed,
@@ -36,11 +36,13 @@ pub(super) enum Via {
 }
 
 flags! { BasicPublish:
-    /// Has the message come back when no queue is bound for it: [`Error::NoRoute`]. Off by default. The message then carries
-    /// a header `x-puka-publish`, by which a return finds its own publish.
+    /// Asks the broker to return the message if no queue is bound for it: [`Error::NoRoute`]. Off
+    /// by default. The message carries a header `x-puka-publish`, which matches a return to its
+    /// publish.
     mandatory,
-    /// Has the message come back when no consumer is ready for it: [`Error::NoConsumers`]. Off by default, and refused when
-    /// the server is RabbitMQ 3 or later, which closes the connection over it.
+    /// Asks the broker to return the message if no consumer is ready for it:
+    /// [`Error::NoConsumers`]. Off by default. Refused for RabbitMQ 3 and later, which would close
+    /// the connection.
     immediate,
 }
 
@@ -64,24 +66,25 @@ macro_rules! text_properties {
 }
 
 text_properties! {
-    /// MIME type of the body, such as `application/json`.
+    /// Sets the MIME type of the body, such as `application/json`.
     content_type => content_type;
-    /// MIME encoding of the body, such as `gzip`.
+    /// Sets the MIME encoding of the body, such as `gzip`.
     content_encoding => content_encoding;
-    /// Which request this belongs to.
+    /// Sets the id that matches a reply to its request.
     correlation_id => correlation_id;
-    /// Where the answer should go.
+    /// Sets the queue for the reply.
     reply_to => reply_to;
-    /// The application's id of the message.
+    /// Sets the application's id of the message.
     message_id => message_id;
-    /// The application's name for this kind of message: the property `type`.
+    /// Sets the application's name for this kind of message: the property `type`.
     message_type => r#type;
-    /// Who publishes it. The broker checks that it is who logged in, so another is refused before it is sent, unless
+    /// Sets the user who publishes the message. The broker requires the name of the login, so
+    /// another name is refused before it is sent, unless
     /// [`Options::allow_foreign_user_id`](crate::Options::allow_foreign_user_id) is set.
     user_id => user_id;
-    /// The application that publishes it.
+    /// Sets the application that publishes the message.
     app_id => app_id;
-    /// Reserved.
+    /// Sets the reserved property `cluster-id`.
     cluster_id => cluster_id;
 }
 
@@ -98,20 +101,25 @@ impl<'a> BasicPublish<'a> {
         }
     }
 
-    /// Whether the broker is to confirm the message. On by default. Has no effect within a transaction and on a call.
+    /// Sets whether the broker confirms the message. On by default. Has no effect in a transaction
+    /// and for a call.
     ///
-    /// Without, it resolves as soon as the message stands in the order of what is to be written, and nobody is told what becomes
-    /// of it. It is lost when the connection is before the broker has it, when there is no such exchange, when no queue takes
-    /// it. The broker closes the channel over some of these, and with the channel go all the messages on it that it had not
-    /// yet looked at; all there is to see of it is [`Notice::ChannelClosed`](crate::Notice::ChannelClosed), and not that once the
-    /// connection is being closed. Such messages keep their order among each other, for one exchange, but not with those that are
-    /// confirmed. They find room as others do: while as many publishes as may be wait for their confirm, these wait, too.
+    /// Without a confirm, the publish resolves when it is queued for writing, and its outcome is
+    /// not reported. The message is lost if the connection fails first, the exchange does not
+    /// exist, or no queue matches. In some of these cases the broker closes the channel and
+    /// discards all messages on it that it has not processed. Only
+    /// [`Notice::ChannelClosed`](crate::Notice::ChannelClosed) reports this, and not once the
+    /// connection is closing. Such messages keep their order among each other for one exchange, but
+    /// not relative to confirmed ones. They use the same capacity: while the limit of unconfirmed
+    /// publishes is reached, they wait, too.
     ///
-    /// It is for what may be lost: samples, positions, log lines. The broker has less to do for each, and so has this side.
+    /// Use it for messages that may be lost, such as samples, positions and log lines. It costs the
+    /// broker and this client less work.
     ///
     /// # Errors
-    /// [`Timeout`](Error::Timeout) when it was held back for too long, and why the connection is closed;
-    /// [`InvalidArgument`](Error::InvalidArgument) when the message is `mandatory` or `immediate`: it would come back to nobody.
+    /// [`Timeout`](Error::Timeout) if there was no outgoing capacity in time, or the reason why the
+    /// connection is closed; [`InvalidArgument`](Error::InvalidArgument) if the message is
+    /// `mandatory` or `immediate`, because no request would receive the return.
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7, on a channel without RabbitMQ's `confirm.select`.
@@ -122,48 +130,50 @@ impl<'a> BasicPublish<'a> {
         self
     }
 
-    /// Whether the message survives a restart of the broker, in a queue that does. By default it is not said, which means no.
+    /// Sets whether the message survives a restart of the broker in a durable queue. Unset by
+    /// default, which means no.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.properties.delivery_mode = Some(if persistent { 2 } else { 1 });
         self
     }
 
-    /// The priority, for queues that have some.
+    /// Sets the priority, for queues with priorities.
     pub fn priority(mut self, priority: u8) -> Self {
         self.properties.priority = Some(priority);
         self
     }
 
-    /// When the message expires in its queue, to the millisecond; ten years at most.
+    /// Sets how long the message may stay in a queue, in whole milliseconds; at most ten years.
     pub fn expiration(mut self, expiration: Duration) -> Self {
         self.expiration = Some(expiration.as_millis().to_string());
         self
     }
 
-    /// When the message was made, to the second. A time before 1970 is an [`Error::InvalidArgument`].
+    /// Sets the time of the message, in whole seconds. A time before 1970 is an
+    /// [`Error::InvalidArgument`].
     pub fn timestamp(mut self, time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
             Ok(since) => self.properties.timestamp = Some(since.as_secs()),
             Err(_) => {
-                self.fault.get_or_insert(Error::invalid("timestamp", "it is before 1970").into());
+                self.fault.get_or_insert(Error::invalid("timestamp", "the time is before 1970").into());
             }
         }
         self
     }
 
-    /// Adds a header. Any value of a field table will do.
+    /// Adds a header. Any field table value is accepted.
     pub fn header<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Self {
         self.headers.add("headers", name, value);
         self
     }
 
-    /// Adds all the entries of a table to the headers.
+    /// Adds all entries of a table to the headers.
     pub fn headers(mut self, headers: &Table) -> Self {
         self.headers.extend("headers", headers.as_ref());
         self
     }
 
-    /// Takes all the properties of a message, its headers included, in place of those set before.
+    /// Sets all properties of the message, headers included. Replaces the values set before.
     pub fn properties(mut self, properties: Properties<'a>) -> Self {
         self.properties = properties;
         self.expiration = None;
@@ -181,7 +191,7 @@ impl<'a> BasicPublish<'a> {
 }
 
 impl BasicPublish<'_> {
-    /// Asks the machine.
+    /// Builds the publish and passes it to the state machine.
     #[inline]
     pub(super) fn ask(
         &self,
@@ -224,8 +234,8 @@ request!(BasicPublish, |it| it.room(), (), |it, machine| {
 });
 
 impl Client {
-    /// Publishes a message, and resolves when the broker has confirmed it: when it is on the disks of the queues that keep it
-    /// there, or when no queue wants it.
+    /// Publishes a message, and resolves when the broker has confirmed it: when the queues that
+    /// persist it have written it to disk, or when no queue matches.
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound) if the exchange does not exist,
@@ -240,13 +250,16 @@ impl Client {
     /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue
     /// that confirms nothing does not block other publishes for longer. A late confirm is ignored.
     ///
-    /// When several publishes to an exchange are in flight and the broker refuses one, it says neither which nor what it has
-    /// taken before. If the first publish since the channel was opened has not gone through, it took none, and an error
-    /// that names the exchange is the answer to all of them. If the exchange went later, it is the answer to the last, and
-    /// the others are `Unconfirmed` with it as their cause.
+    /// When several publishes to an exchange are in flight and the broker refuses one, it says
+    /// neither which one nor which of the earlier ones it has accepted. If the first publish since
+    /// the channel was opened is not known to have succeeded, the broker accepted none, and an
+    /// error that names the exchange completes all of them. If the exchange was deleted later, that
+    /// error completes the last one, and the others fail with `Unconfirmed`, with the error as the
+    /// source.
     ///
     /// # Cancel safety
-    /// Dropped while it waits for room, nothing was sent. Dropped later, the message is published whole.
+    /// Nothing was sent if the future is dropped while it waits for capacity. If it is dropped
+    /// later, the message is still published as a whole.
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7; RabbitMQ's publisher confirms.

@@ -6,7 +6,7 @@ use crate::machine::Queue;
 use crate::protocol::method::queue as methods;
 use std::borrow::Cow;
 
-/// Declares a queue. Made by [`Client::queue_declare`].
+/// A request that declares a queue. Returned by [`Client::queue_declare`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct QueueDeclare<'a> {
@@ -20,13 +20,15 @@ pub struct QueueDeclare<'a> {
 }
 
 flags! { QueueDeclare:
-    /// Only checks that the queue exists. [`NotFound`](crate::Error::NotFound) when it does not. Off by default.
+    /// Only checks that the queue exists; [`NotFound`](crate::Error::NotFound) if it does not. Off
+    /// by default.
     passive,
     /// Lets the queue survive a restart of the broker. Off by default, as in Puka.
     durable,
-    /// For this connection only, and gone with it. Off by default.
+    /// Restricts the queue to this connection and deletes it when the connection ends. Off by
+    /// default.
     exclusive,
-    /// Deletes the queue with its last consumer. Off by default.
+    /// Deletes the queue when its last consumer ends. Off by default.
     auto_delete,
 }
 
@@ -44,7 +46,7 @@ request!(QueueDeclare, Request, Queue, |it, machine| {
     })
 });
 
-/// Deletes a queue. Made by [`Client::queue_delete`].
+/// A request that deletes a queue. Returned by [`Client::queue_delete`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct QueueDelete<'a> {
@@ -55,9 +57,11 @@ pub struct QueueDelete<'a> {
 }
 
 flags! { QueueDelete:
-    /// Only when it has no consumers; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    /// Deletes the queue only if it has no consumers; otherwise
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
     if_unused,
-    /// Only when it has no messages; else [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
+    /// Deletes the queue only if it has no messages; otherwise
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed). Off by default.
     if_empty,
 }
 
@@ -70,7 +74,7 @@ request!(QueueDelete, Request, u32, |it, machine| {
     })
 });
 
-/// Discards the messages of a queue. Made by [`Client::queue_purge`].
+/// A request that discards the messages of a queue. Returned by [`Client::queue_purge`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct QueuePurge<'a> {
@@ -82,7 +86,7 @@ request!(QueuePurge, Request, u32, |it, machine| {
     machine.request(methods::Purge { queue: name("queue", &it.queue)?, nowait: false })
 });
 
-/// Binds a queue to an exchange. Made by [`Client::queue_bind`].
+/// A request that binds a queue to an exchange. Returned by [`Client::queue_bind`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct QueueBind<'a> {
@@ -105,7 +109,7 @@ request!(QueueBind, Request, (), |it, machine| {
     })
 });
 
-/// Removes a binding of a queue. Made by [`Client::queue_unbind`].
+/// A request that removes a binding of a queue. Returned by [`Client::queue_unbind`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct QueueUnbind<'a> {
@@ -128,7 +132,7 @@ request!(QueueUnbind, Request, (), |it, machine| {
 });
 
 impl<'a> QueueBind<'a> {
-    /// The routing key; empty by default.
+    /// Sets the routing key; empty by default.
     pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
         self.routing_key = routing_key.into();
         self
@@ -136,7 +140,7 @@ impl<'a> QueueBind<'a> {
 }
 
 impl<'a> QueueUnbind<'a> {
-    /// The routing key of the binding; empty by default.
+    /// Sets the routing key of the binding; empty by default.
     pub fn routing_key(mut self, routing_key: impl Into<Cow<'a, str>>) -> Self {
         self.routing_key = routing_key.into();
         self
@@ -144,13 +148,14 @@ impl<'a> QueueUnbind<'a> {
 }
 
 impl Client {
-    /// Declares a queue: creates it, or checks that there is one that was declared alike. With an empty name the broker
-    /// makes one up, which the answer has.
+    /// Declares a queue: creates it, or checks that an existing one has the same settings. If the
+    /// name is empty, the broker generates a name, which the reply contains.
     ///
     /// # Errors
-    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) when there is one that was declared otherwise,
-    /// [`ResourceLocked`](crate::Error::ResourceLocked) when it is another connection's own,
-    /// [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name that begins with `amq.`.
+    /// [`PreconditionFailed`](crate::Error::PreconditionFailed) if an existing queue has other
+    /// settings, [`ResourceLocked`](crate::Error::ResourceLocked) if it is exclusive to another
+    /// connection, [`AccessRefused`](crate::Error::AccessRefused) without permission or for a name
+    /// that begins with `amq.`.
     ///
     /// # Spec
     /// `queue.declare`, 1.7.2.1
@@ -166,7 +171,8 @@ impl Client {
         }
     }
 
-    /// Deletes a queue, and resolves to how many messages went with it. Deleting a missing one is no error.
+    /// Deletes a queue, and resolves to the number of deleted messages. Deleting a missing queue is
+    /// not an error.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty.
@@ -177,8 +183,8 @@ impl Client {
         QueueDelete { client: self, queue: queue.into(), if_unused: false, if_empty: false }
     }
 
-    /// Discards the messages of a queue that are ready, and resolves to how many there were. Those that are delivered and
-    /// not settled stay.
+    /// Discards the ready messages of a queue, and resolves to their number. Unsettled deliveries
+    /// are not affected.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the queue does not exist;
@@ -190,7 +196,7 @@ impl Client {
         QueuePurge { client: self, queue: queue.into() }
     }
 
-    /// Binds a queue to an exchange. Binding it again alike is no error.
+    /// Binds a queue to an exchange. Repeating a binding is not an error.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the queue or the exchange does not exist;
@@ -212,7 +218,7 @@ impl Client {
         }
     }
 
-    /// Removes a binding of a queue. Removing one that is not there is no error.
+    /// Removes a binding of a queue. Removing a missing binding is not an error.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::Error::InvalidArgument) if the queue's name is empty.

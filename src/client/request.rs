@@ -1,4 +1,4 @@
-//! What all requests have in common: three ways to send them, and to be awaited.
+//! The parts that all requests share: the ways to send and to await them.
 
 use super::handle::Handle;
 use super::promise::{Outcome, Promise};
@@ -10,24 +10,24 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A request that can be tried until there is room for it.
+/// A request that can be attempted until there is capacity for it.
 pub(crate) trait Request {
     type Answer: Outcome;
 
     fn handle(&self) -> &Handle;
-    /// What there has to be room for.
+    /// Returns the kind of capacity that the request needs.
     fn room(&self) -> Room;
     fn start(&self, machine: &mut Connection) -> Result<PromiseId, Error>;
 }
 
-/// Tries once.
+/// Attempts to send the request once.
 pub(super) fn try_send<R: Request>(request: &R) -> Result<Promise<R::Answer>, Error> {
     let handle = request.handle();
     let id = handle.link().with(|machine| request.start(machine))?;
     Ok(Promise::new(handle.clone(), id))
 }
 
-/// Waits for room, then resolves to the promise.
+/// A future that waits for capacity and resolves to the promise.
 pub(super) struct Submit<R: Request> {
     pub(super) request: R,
     pub(super) ticket: Option<u64>,
@@ -58,10 +58,11 @@ impl<R: Request> Drop for Submit<R> {
     }
 }
 
-/// A request that is being awaited: it waits for room, then for the answer.
+/// A request that is awaited: it waits for capacity, then for the reply.
 ///
 /// # Cancel safety
-/// Dropped while it waits for room, nothing was sent. Dropped later, it is like dropping a [`Promise`].
+/// Nothing was sent if it is dropped while it waits for capacity. Dropping it later is like
+/// dropping a [`Promise`].
 #[expect(private_bounds, reason = "the requests are the library's own")]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sending<R: Request<Answer = T>, T>(State<R>);
@@ -103,7 +104,7 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for Sending<R, T> {
     }
 }
 
-/// Gives a builder the ways to be sent, and names its answer.
+/// Implements the ways to send a builder, and names the type of its reply.
 macro_rules! request {
     ($Request:ident, $room:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
         request!($Request, |_it| $crate::link::Room::$room, $Answer, |$it, $machine| $start);
@@ -131,22 +132,23 @@ macro_rules! request {
         }
 
         impl<'a> $Request<'a> {
-            /// Sends it at once. When it can't be sent, which is the case when the outgoing side is full, the promise
-            /// resolves to why.
+            /// Sends the request at once. If it cannot be sent, for example because the outgoing
+            /// capacity is used up, the promise resolves to the error.
             pub fn send(self) -> $crate::Promise<$Answer> {
                 self.try_send().unwrap_or_else($crate::Promise::failed)
             }
 
-            /// Sends it at once, or says why not.
+            /// Sends the request at once, or returns the reason why it cannot be sent.
             ///
             /// # Errors
-            /// [`Error::Full`](crate::Error::Full) when the outgoing side is full; what the promise would resolve to without the broker's doing.
+            /// [`Error::Full`](crate::Error::Full) if the outgoing capacity is used up; the errors
+            /// that the promise would resolve to without a reply from the broker.
             pub fn try_send(self) -> Result<$crate::Promise<$Answer>, $crate::Error> {
                 $crate::client::request::try_send(&self)
             }
 
-            /// Sends it as soon as there is room, and does not wait for the answer: the way to send many with
-            /// back-pressure.
+            /// Sends the request as soon as there is capacity, and does not wait for the reply. Use
+            /// it to send many requests with back-pressure.
             ///
             /// # Errors
             /// The errors that the promise would resolve to without a reply from the broker;
@@ -155,7 +157,7 @@ macro_rules! request {
             /// then.
             ///
             /// # Cancel safety
-            /// Dropped before it resolves, nothing was sent.
+            /// Nothing was sent if the future is dropped before it resolves.
             pub fn submit(
                 self,
             ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a> {

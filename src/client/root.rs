@@ -1,4 +1,4 @@
-//! The client: a handle to a connection that many may hold.
+//! The client, a handle to a connection.
 
 use super::handle::Handle;
 use super::promise::Promise;
@@ -8,15 +8,17 @@ use crate::machine::{Connection, ConnectionState, Counters, PromiseId, ServerPro
 use std::fmt;
 use std::sync::Arc;
 
-/// A handle to a connection. Clone it for each task or thread that has something to ask.
+/// A handle to a connection. Clone it for each task or thread that sends requests.
 ///
-/// A request is a builder. `.await` sends it, waiting for room first when the outgoing side is full, and waits for the
-/// answer. `.send()` sends it at once and gives a [`Promise`], so that many can be under way; `.try_send()` and
-/// `.submit()` differ in what they do when the outgoing side is full. There are no channels to think of: an error is the
-/// answer to the request that caused it, and nothing else notices. Requests that are under way at the same time are not
-/// ordered among each other, as they use different channels: await a `queue_declare` before you publish to its queue.
+/// A request is a builder. `.await` waits for outgoing capacity, sends the request, and waits for
+/// the reply. `.send()` sends it at once and returns a [`Promise`], so that many can be pending;
+/// `.try_send()` and `.submit()` differ in what they do without capacity. The library manages the
+/// channels: an error is the result of the request that caused it, and affects no other. Pending
+/// requests use different channels, so they are not ordered relative to each other: await a
+/// `queue_declare` before you publish to its queue.
 ///
-/// When the last handle has gone (clients, promises, consumers and deliveries), the connection is closed gracefully.
+/// The connection is closed gracefully when the last handle is dropped: clients, promises,
+/// consumers and deliveries.
 ///
 /// ```
 /// # puka_test_suite::example(async |client| {
@@ -53,45 +55,48 @@ impl Client {
         Promise::new(self.0.clone(), self.0.link().with(ask))
     }
 
-    /// Waits until the connection is open. The handshake begins with the driver's first poll, asked for or not, and
-    /// requests made before it is done wait for it.
+    /// Waits until the connection is open. The handshake begins with the driver's first poll, with
+    /// or without this call, and earlier requests wait for it.
     ///
     /// # Errors
-    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials, [`Error::NotAllowed`] for a virtual host that
-    /// is unknown or forbidden, [`Error::NoMechanism`] and [`Error::UnencryptedLogin`] when there is no mechanism to log in
-    /// with, [`Error::CannotLogIn`] when a source of credentials or a mechanism fails, [`Error::UnsupportedProtocol`] and
-    /// [`Error::NotAmqp`] for another protocol, [`Error::InvalidArgument`] for options that can't work, [`Error::Timeout`],
+    /// [`Error::AccessRefused`] or [`Error::LoginRefused`] for wrong credentials,
+    /// [`Error::NotAllowed`] for a virtual host that is unknown or forbidden,
+    /// [`Error::NoMechanism`] and [`Error::UnencryptedLogin`] if no login mechanism is possible,
+    /// [`Error::CannotLogIn`] if a source of credentials or a mechanism fails,
+    /// [`Error::UnsupportedProtocol`] and [`Error::NotAmqp`] for another protocol,
+    /// [`Error::InvalidArgument`] for invalid options, [`Error::Timeout`],
     /// [`Error::ConnectionBroken`].
     ///
     /// # Cancel safety
-    /// Dropping the promise changes nothing.
+    /// Dropping the promise has no effect on the connection.
     pub fn connect(&self) -> Promise<ServerProperties> {
         self.promise(Connection::connect)
     }
 
-    /// Closes the connection. No further request is accepted; what was accepted is sent, and its answers are waited for,
-    /// within half of [`Options::close_timeout`](crate::Options::close_timeout). Consumers end at once, those that are being
-    /// started included; what they have not handed out, the broker takes back.
+    /// Closes the connection. Later requests are refused. Accepted requests are sent, and their
+    /// replies awaited, within half of [`Options::close_timeout`](crate::Options::close_timeout).
+    /// Consumers end at once, those that are starting included; the broker requeues the deliveries
+    /// that were not read.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when the broker did not answer, why the connection is closed when it was so already and not by
-    /// us.
+    /// [`Error::Timeout`] if the broker did not reply. If the connection was closed before, and not
+    /// by this client, the reason for that.
     ///
     /// # Cancel safety
-    /// Dropping the promise does not stop it from closing.
+    /// Dropping the promise does not stop the close.
     pub fn close(&self) -> Promise<()> {
         self.promise(Connection::close)
     }
 
-    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token before the old one expires. The reason
-    /// is for the broker's log.
+    /// Sends the broker a new secret for the login, such as a fresh OAuth 2 token before the old
+    /// one expires. The reason appears in the broker's log.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] before the connection is open, or when the secret is too long for a frame;
-    /// [`Error::NotAllowed`], which ends the connection, when the broker refuses it.
+    /// [`Error::InvalidArgument`] before the connection is open, or if the secret does not fit a
+    /// frame; [`Error::NotAllowed`], which ends the connection, if the broker refuses it.
     ///
     /// # Cancel safety
-    /// Dropping the promise does not take it back.
+    /// Dropping the promise does not cancel the request.
     ///
     /// # Spec
     /// RabbitMQ's extension `connection.update-secret`.
@@ -102,8 +107,9 @@ impl Client {
         asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))
     }
 
-    /// Why the broker holds back publishes, while it does: it is low on memory or disk. Requests and acknowledgements are
-    /// still sent, but the broker may not read them before it has recovered.
+    /// Returns the broker's reason for blocking publishes, which is low memory or disk space;
+    /// `None` while it does not block them. Requests and acknowledgements are still sent, but the
+    /// broker may not read them until it unblocks the connection.
     ///
     /// # Spec
     /// RabbitMQ's extension `connection.blocked`.
@@ -112,35 +118,36 @@ impl Client {
         self.0.link().with(|machine| machine.blocked().map(str::to_owned))
     }
 
-    /// How the connection is: on its way, open, lost and on its way back, or closed. [`notices`](Self::notices) tell when it
-    /// changes.
+    /// Returns the state of the connection: connecting, open, reconnecting or closed.
+    /// [`notices`](Self::notices) report its changes.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         self.0.link().with(|machine| machine.state())
     }
 
-    /// What has happened to the connection since it was made, in numbers: how often it was lost and came back, and what that
-    /// cost.
+    /// Returns counters of the connection since it was created: how often it was lost and
+    /// recovered, and what was lost.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.link().with(|machine| machine.counters())
     }
 
-    /// The name that a queue has now, by the one that the broker gave it when it was declared: recovering a queue that the
-    /// broker names gives it another name. Requests that use the first name find it, so this is for those who tell others.
+    /// Returns the current name of a queue, given the name that the broker generated when it was
+    /// declared: recovering a queue with a generated name gives it another one. Requests accept the
+    /// first name, so this is only needed to pass the name to others.
     #[must_use]
     pub fn current_name(&self, queue: &str) -> String {
         let name = self.0.link().with(|machine| machine.current_name(queue.as_bytes()).into_owned());
         String::from_utf8_lossy(&name).into_owned()
     }
 
-    /// Why the connection is closed; `None` while it is not.
+    /// Returns the reason why the connection is closed; `None` while it is not.
     #[must_use]
     pub fn why_closed(&self) -> Option<Error> {
         self.0.link().with(|machine| machine.why_closed().cloned())
     }
 
-    /// What the server says of itself; empty until the connection is open.
+    /// Returns the properties that the server reported; empty until the connection is open.
     #[must_use]
     pub fn server_properties(&self) -> ServerProperties {
         self.0.link().with(|machine| machine.server_properties().clone())

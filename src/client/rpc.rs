@@ -1,4 +1,4 @@
-//! Calls: a message, and the reply to it.
+//! Calls: publishes that resolve to a reply.
 
 use super::Client;
 use super::publish::BasicPublish;
@@ -7,7 +7,8 @@ use crate::message::Message;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Publishes a message and waits for the reply. Made by [`Client::rpc`] and [`BasicPublish::rpc`].
+/// A request that publishes a message and waits for the reply. Returned by [`Client::rpc`] and
+/// [`BasicPublish::rpc`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct Rpc<'a> {
@@ -28,7 +29,7 @@ impl Rpc<'_> {
 request!(Rpc, Publish, Message, |it, machine| it.publish.ask(|publish| machine.call(publish, it.timeout)));
 
 impl<'a> BasicPublish<'a> {
-    /// Publishes it as a call, and waits for the reply: [`Client::rpc`] with properties.
+    /// Publishes the message as a call, and resolves to the reply: [`Client::rpc`] with properties.
     pub fn rpc(self) -> Rpc<'a> {
         Rpc { client: self.client, publish: self, timeout: None }
     }
@@ -48,12 +49,12 @@ impl Client {
     /// let mut calls = client.basic_consume("square").await?;
     /// let reply = client.rpc("", "square", "12").send();
     ///
-    /// let call = calls.next().await.expect("one was made")?;
+    /// let call = calls.next().await.expect("a call was made")?;
     /// let number: u32 = String::from_utf8_lossy(call.body()).parse().unwrap_or(0);
-    /// let reply_to = call.properties().reply_to.expect("a call says where to").to_string();
-    /// let correlation_id = call.properties().correlation_id.expect("and to which").to_string();
-    /// let answer = client.basic_publish("", reply_to, (number * number).to_string());
-    /// answer.correlation_id(&correlation_id).await?;
+    /// let reply_to = call.properties().reply_to.expect("a call has reply_to").to_string();
+    /// let id = call.properties().correlation_id.expect("and correlation_id").to_string();
+    /// let square = client.basic_publish("", reply_to, (number * number).to_string());
+    /// square.correlation_id(&id).await?;
     /// call.ack()?;
     ///
     /// assert_eq!(reply.await?.body(), b"144");
@@ -62,13 +63,14 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`NoRoute`](crate::Error::NoRoute) when no queue is bound for it; [`Timeout`](crate::Error::Timeout) when no reply came
-    /// in time; [`Unconfirmed`](crate::Error::Unconfirmed) when the channel or the connection went first, and nobody can know
-    /// whether it was answered; else what [`basic_publish`](Self::basic_publish) says.
+    /// [`NoRoute`](crate::Error::NoRoute) if no queue is bound for it;
+    /// [`Timeout`](crate::Error::Timeout) if no reply arrived in time;
+    /// [`Unconfirmed`](crate::Error::Unconfirmed) if the channel or the connection was lost first
+    /// and the outcome is unknown; otherwise the errors of [`basic_publish`](Self::basic_publish).
     ///
     /// # Cancel safety
-    /// Dropped while it waits for room, nothing was sent. Dropped later, the message is published whole, and its reply is
-    /// absorbed.
+    /// Nothing was sent if the future is dropped while it waits for capacity. If it is dropped
+    /// later, the message is still published as a whole, and its reply is discarded.
     ///
     /// # Spec
     /// RabbitMQ's direct reply-to.

@@ -1,18 +1,18 @@
-//! Building blocks of the builders: names and tables whose faults show when the request is sent.
+//! Parts of the request builders: names and tables whose errors appear when the request is sent.
 
 use crate::error::Error;
 use crate::protocol::{EncodeError, ShortStr, Table, TableRef, Value};
 
-/// A name of at most 255 octets.
+/// Returns a name, checked to have at most 255 bytes.
 pub(super) fn name<'n>(what: &'static str, name: &'n str) -> Result<ShortStr<'n>, Error> {
     ShortStr::new(name).map_err(|error| Error::invalid(what, error))
 }
 
-/// A table that is filled entry by entry and remembers the first fault.
+/// A table that is filled entry by entry and stores the first error.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     table: Table,
-    /// Boxed, because there is hardly ever one.
+    /// Boxed to keep the builder small, because a fault is rare.
     fault: Option<Box<Error>>,
 }
 
@@ -29,7 +29,7 @@ impl Entries {
         }
     }
 
-    /// Remembers a fault, if it is the first.
+    /// Stores a fault, if it is the first.
     pub(super) fn fail(&mut self, fault: Error) {
         self.fault.get_or_insert(fault.into());
     }
@@ -50,13 +50,13 @@ impl Entries {
         }
         let table = self.table.as_ref();
         if !table.is_finite() {
-            return Err(Error::invalid(what, "RabbitMQ can't read a number that is NaN or infinite"));
+            return Err(Error::invalid(what, "RabbitMQ cannot parse NaN and infinite numbers"));
         }
         Ok(table)
     }
 }
 
-/// Flags of a builder, each a method with the name of the argument.
+/// Defines the flags of a builder, each as a method with the name of the argument.
 macro_rules! flags {
     ($Request:ident: $($(#[$doc:meta])* $name:ident,)*) => {
         impl $Request<'_> {
@@ -72,18 +72,18 @@ macro_rules! flags {
     };
 }
 
-/// The arguments of a builder.
+/// Defines the methods that add arguments to a builder.
 macro_rules! arguments {
     ($Request:ident) => {
         impl $Request<'_> {
-            /// Adds an argument, such as `x-max-length`. Any value of a field table will do.
+            /// Adds an argument, such as `x-max-length`. Any field table value is accepted.
             #[must_use = "a request does nothing unless it is awaited or sent"]
             pub fn argument<'v>(mut self, name: &str, value: impl Into<$crate::protocol::Value<'v>>) -> Self {
                 self.arguments.add("arguments", name, value);
                 self
             }
 
-            /// Adds all the entries of a table to the arguments.
+            /// Adds all entries of a table to the arguments.
             #[must_use = "a request does nothing unless it is awaited or sent"]
             pub fn arguments(mut self, arguments: &$crate::protocol::Table) -> Self {
                 self.arguments.extend("arguments", arguments.as_ref());

@@ -1,10 +1,10 @@
-//! Settling in Puka's words, as requests of the client.
+//! Puka's settling methods, as methods of the client.
 
 use super::{Client, Delivery};
 use crate::error::Error;
 
 impl Client {
-    /// [`Delivery::ack`], in Puka's words.
+    /// Acknowledges a delivery: [`Delivery::ack`] under Puka's name.
     ///
     /// # Errors
     /// [`Error::Stale`]
@@ -12,7 +12,7 @@ impl Client {
         delivery.ack()
     }
 
-    /// [`Delivery::reject`], in Puka's words.
+    /// Refuses a delivery: [`Delivery::reject`] under Puka's name.
     ///
     /// # Errors
     /// [`Error::Stale`]
@@ -20,7 +20,7 @@ impl Client {
         delivery.reject(requeue)
     }
 
-    /// [`Delivery::nack`], in Puka's words.
+    /// Refuses a delivery: [`Delivery::nack`] under Puka's name.
     ///
     /// # Errors
     /// [`Error::Stale`]

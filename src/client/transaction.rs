@@ -1,4 +1,4 @@
-//! Transactions: publishes and acknowledgements that take effect together, or not at all.
+//! Transactions: publishes and acknowledgements that take effect together or not at all.
 
 use super::publish::{BasicPublish, Via};
 use super::{BasicGet, Client, Promise};
@@ -7,7 +7,7 @@ use crate::machine::{Body, Connection, PromiseId, TransactionId};
 use crate::message::Returned;
 use std::borrow::Cow;
 
-/// Begins a transaction. Made by [`Client::transaction`].
+/// A request that begins a transaction. Returned by [`Client::transaction`].
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing unless it is awaited or sent"]
 pub struct BeginTransaction<'a> {
@@ -16,10 +16,11 @@ pub struct BeginTransaction<'a> {
 
 request!(BeginTransaction, Request, Transaction, |_it, machine| machine.transaction());
 
-/// Publishes and acknowledgements that take effect together when it is [committed](Self::commit).
+/// Publishes and acknowledgements that take effect together on [`commit`](Self::commit).
 ///
-/// Dropping it rolls it back. It is slow: the broker writes everything to disk before it answers a commit. When a publish has
-/// to be sure, and nothing else depends on it, await the confirm of [`Client::basic_publish`] instead.
+/// Dropping it rolls it back. Transactions are slow: the broker writes all data to disk before it
+/// replies to a commit. If a publish only has to be safe by itself, await the confirm of
+/// [`Client::basic_publish`] instead.
 ///
 /// ```
 /// # puka_test_suite::example(async |client| {
@@ -49,12 +50,13 @@ impl Transaction {
         Self { client, id, ended: false }
     }
 
-    /// Publishes a message when the transaction is committed. It resolves as soon as the message is on its way; what comes of
-    /// it, the commit tells.
+    /// Publishes a message when the transaction is committed. Resolves when the message is queued
+    /// for writing; the commit reports its outcome.
     ///
     /// # Errors
-    /// [`InvalidArgument`](Error::InvalidArgument) for what the broker would refuse; the error with which the broker ended
-    /// the transaction, such as [`NotFound`](Error::NotFound) for an exchange that was published to before.
+    /// [`InvalidArgument`](Error::InvalidArgument) if the broker would refuse the message; the
+    /// error with which the broker ended the transaction, such as [`NotFound`](Error::NotFound) for
+    /// the exchange of an earlier publish.
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7
@@ -68,12 +70,13 @@ impl Transaction {
         publish.via(Via::Transaction(self.id))
     }
 
-    /// Asks for one message of a queue; `None` when it has none. When it is settled before the commit, that takes effect with
-    /// it. When it is not, it goes back to its queue with the end of the transaction, and settling it is
+    /// Requests one message of a queue, and resolves to `None` if the queue is empty. If the
+    /// message is settled before the commit, that takes effect with the commit. Otherwise the
+    /// message goes back to its queue at the end of the transaction, and settling it returns
     /// [`Stale`](Error::Stale).
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound) when there is no such queue, which ends the transaction.
+    /// [`NotFound`](Error::NotFound) if the queue does not exist, which ends the transaction.
     ///
     /// # Spec
     /// `basic.get`, 1.8.3.10
@@ -89,15 +92,17 @@ impl Transaction {
         self.client.handle().link().with(|machine| end(machine, self.id))
     }
 
-    /// Has everything take effect, and resolves to the mandatory messages that came back, which were not routed.
+    /// Commits the transaction, and resolves to the mandatory messages that were returned as
+    /// unroutable.
     ///
     /// # Errors
     /// The error with which the broker ended the transaction before: nothing took effect.
-    /// [`PreconditionFailed`](Error::PreconditionFailed) when a queue refused a message: what other queues took, they keep.
-    /// [`Unconfirmed`](Error::Unconfirmed) when the connection went, or the time ran out, and nobody can know.
+    /// [`PreconditionFailed`](Error::PreconditionFailed) if a queue refused a message: other queues
+    /// keep what they accepted. [`Unconfirmed`](Error::Unconfirmed) if the connection was lost or
+    /// the deadline passed, so that the outcome is unknown.
     ///
     /// # Cancel safety
-    /// Dropping the promise takes nothing back.
+    /// Dropping the promise does not cancel the commit.
     ///
     /// # Spec
     /// `tx.commit`, 1.9.2.3
@@ -106,14 +111,15 @@ impl Transaction {
         self.end(Connection::commit).map_or_else(Promise::failed, |id| Promise::new(handle, id))
     }
 
-    /// Has nothing take effect. Messages that were got go back to their queues.
+    /// Rolls the transaction back: nothing takes effect. Messages of a `basic_get` go back to their
+    /// queues.
     ///
     /// # Errors
-    /// The error with which the broker ended the transaction before, or the end of the connection. Either way nothing took
-    /// effect.
+    /// The error with which the broker ended the transaction before, or the end of the connection.
+    /// In both cases nothing took effect.
     ///
     /// # Cancel safety
-    /// Dropping the promise takes nothing back.
+    /// Dropping the promise does not cancel the rollback.
     ///
     /// # Spec
     /// `tx.rollback`, 1.9.2.5
@@ -132,7 +138,7 @@ impl Drop for Transaction {
 }
 
 impl Client {
-    /// Begins a transaction, on a channel of its own.
+    /// Begins a transaction on its own channel.
     ///
     /// # Spec
     /// `tx.select`, 1.9.2.1
