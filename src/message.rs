@@ -1,6 +1,7 @@
-//! A message as data: where it was published to, its properties, its body.
+//! Messages: the names of their exchange and routing key, their properties and body.
 //!
-//! It is one allocation when the body is small. A large body that came in one frame is a slice of what was read.
+//! A message with a small body is one allocation. A large body that arrived in one frame is a slice
+//! of the read buffer.
 
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::{ContentHeader, DecodeError, Properties, ShortStr, TableRef, WholeContent};
@@ -9,50 +10,54 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-/// A message that a broker delivered or returned. A clone copies it, but shares a body of more than 16 KiB.
+/// A message that the broker delivered or returned. Cloning copies it, except a body of more than
+/// 16 KiB, which is shared.
 #[derive(Clone)]
 pub struct Message {
-    /// Exchange, routing key, property list and, when it is small, the body, in this order.
+    /// Exchange, routing key, property list and a small body, in this order.
     octets: Box<[u8]>,
     ends: Ends,
-    /// A large body. Boxed, because a message is moved often, and most bodies are small.
+    /// A large body. Boxed, because messages are moved often and most bodies are small.
     apart: Option<Box<Apart>>,
 }
 
-/// Where the exchange, the routing key and the property list end. Small, because messages are moved often.
+/// The ends of the exchange, the routing key and the property list. Kept small, because messages
+/// are moved often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     exchange: u8,
     routing_key: u16,
     properties: u32,
-    /// Whether the parts stand as they came, with what AMQP has between them.
+    /// True if the parts are as received, with the protocol's bytes between them.
     as_it_came: bool,
 }
 
-/// What AMQP has in front of a routing key: its length.
+/// Bytes before a routing key on the wire: its length.
 const BEFORE_ROUTING_KEY: usize = 1;
 
-/// What it has between a routing key and the property list: the end of a frame, and the beginning of a content header.
+/// Bytes between a routing key and the property list on the wire: the end of a frame, and the
+/// beginning of a content header.
 const BEFORE_PROPERTIES: usize = OVERHEAD as usize + ContentHeader::PROPERTY_LIST;
 
-/// What it has between the property list and the body: the end of a frame, and the beginning of another.
+/// Bytes between the property list and the body on the wire: the end of a frame, and the beginning
+/// of the next.
 const BEFORE_BODY: usize = OVERHEAD as usize;
 
 impl Ends {
-    /// Of an exchange and a routing key of so many octets, and no properties yet.
+    /// Returns the ends for an exchange, a routing key and an empty property list.
     pub(crate) fn new(exchange: ShortStr<'_>, routing_key: ShortStr<'_>) -> Self {
-        // A short string has 255 octets at most.
+        // A short string has at most 255 bytes, so neither cast truncates.
         let (exchange, routing_key) = (exchange.len() as u8, routing_key.len() as u16);
         let routing_key = u16::from(exchange) + routing_key;
         Self { exchange, routing_key, properties: routing_key.into(), as_it_came: false }
     }
 
-    /// With a property list of so many octets, which is part of a frame.
+    /// Adds a property list of this many bytes. It is part of a frame, so its size fits `u32`.
     pub(crate) fn with_properties(self, octets: usize) -> Self {
         Self { properties: u32::from(self.routing_key).saturating_add(octets as u32), ..self }
     }
 
-    /// What stands in front of something, if it came with it.
+    /// Returns the size of the protocol's bytes before a part, which is 0 unless they are stored.
     fn gap(self, octets: usize) -> usize {
         if self.as_it_came { octets } else { 0 }
     }
@@ -69,29 +74,29 @@ impl Ends {
         usize::from(self.routing_key) + self.gap(BEFORE_PROPERTIES)..self.properties as usize
     }
 
-    /// Where the body begins, if there is one.
+    /// Returns the offset of the body, if there is one.
     pub(crate) fn body(self) -> usize {
         self.properties as usize + self.gap(BEFORE_BODY)
     }
 }
 
-/// A body that does not stand behind the property list.
+/// A body that is not stored after the property list.
 #[derive(Clone)]
 enum Apart {
     Body(Bytes),
-    /// It had so many octets, more than are accepted, and was not kept.
+    /// The body had this many bytes, more than are accepted, and was not stored.
     TooLarge(u64),
 }
 
 impl Message {
-    /// A message with all of its content, which is copied in one piece.
+    /// Creates a message from complete content, which is copied in one piece.
     #[inline]
     pub(crate) fn as_it_came(
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
         content: &WholeContent<'_>,
     ) -> Self {
-        // These two are the last that a `deliver` has, and nothing comes behind them.
+        // Exchange and routing key are the last arguments of `basic.deliver`.
         let names = exchange.len() + BEFORE_ROUTING_KEY + routing_key.len();
         let octets = content.octets.get(content.method.saturating_sub(names)..).unwrap_or_default();
         let ends = Ends {
@@ -103,7 +108,7 @@ impl Message {
         Self { octets: octets.into(), ends, apart: None }
     }
 
-    /// A message whose body, if any, stands in `octets` behind the property list.
+    /// Creates a message whose body, if any, is in `octets` after the property list.
     pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
         Self { octets: octets.into(), ends, apart: None }
     }
@@ -124,40 +129,42 @@ impl Message {
         self.octets.get(range).unwrap_or_default()
     }
 
-    /// The exchange it was published to; empty for the default one. U+FFFD stands for what is not UTF-8.
+    /// Returns the exchange of the publish; empty for the default exchange. Invalid UTF-8 is
+    /// replaced by U+FFFD.
     #[must_use]
     pub fn exchange(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.part(self.ends.exchange()))
     }
 
-    /// The routing key it was published with. U+FFFD stands for what is not UTF-8.
+    /// Returns the routing key of the publish. Invalid UTF-8 is replaced by U+FFFD.
     #[must_use]
     pub fn routing_key(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.routing_key_octets())
     }
 
-    /// The routing key as it came.
+    /// Returns the routing key as received.
     #[must_use]
     pub fn routing_key_octets(&self) -> &[u8] {
         self.part(self.ends.routing_key())
     }
 
-    /// The properties. They are decoded at each call, without an allocation.
+    /// Returns the properties. Each call decodes them, without allocating.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
-        // The list was decoded once when it arrived, and refused there if need be.
+        // Decoding cannot fail: the list was validated when it arrived.
         Properties::decode(self.part(self.ends.properties())).unwrap_or_default()
     }
 
-    /// The headers; an empty table when there are none.
+    /// Returns the headers; an empty table if there are none.
     ///
     /// # Errors
-    /// What is wrong with them, which is the fault of who published the message and concerns no other.
+    /// A [`DecodeError`] if the headers are malformed. The publisher of the message is at fault,
+    /// and no other message is affected.
     pub fn headers(&self) -> Result<TableRef<'_>, DecodeError> {
         self.properties().headers.map_or(Ok(TableRef::EMPTY), |headers| headers.table())
     }
 
-    /// The body; empty when it was [too large](Self::too_large_body) to be kept.
+    /// Returns the body; empty if it was [too large](Self::too_large_body) to be stored.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match self.apart.as_deref() {
@@ -167,8 +174,8 @@ impl Message {
         }
     }
 
-    /// The body, to keep apart from the message: without a copy when it is large. One of 16 KiB or less, which the message has in
-    /// one piece with the rest of it, is copied.
+    /// Returns the body for use without the message. A body of more than 16 KiB is shared. A
+    /// smaller one, which is stored with the rest of the message, is copied.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match self.apart.as_deref() {
@@ -178,8 +185,8 @@ impl Message {
         }
     }
 
-    /// How many octets the body had, if that was more than [`Options::max_message_size`](crate::Options::max_message_size)
-    /// and it was therefore not kept.
+    /// Returns the size of the body in bytes, if it exceeded
+    /// [`Options::max_message_size`](crate::Options::max_message_size) and was not stored.
     #[must_use]
     pub fn too_large_body(&self) -> Option<u64> {
         match self.apart.as_deref() {
@@ -188,13 +195,13 @@ impl Message {
         }
     }
 
-    /// Octets that it holds in memory, for bounding buffers.
+    /// Returns the message's size in memory in bytes, for bounding buffers.
     pub(crate) fn octets(&self) -> usize {
         let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() { body.len() } else { 0 };
         self.octets.len().saturating_add(apart)
     }
 
-    /// The same message without a header that was put there on its way out.
+    /// Returns the message without a header that the library added to the publish.
     pub(crate) fn without_header(&self, name: &str) -> Self {
         let mut properties = self.properties();
         let Ok(headers) = self.headers() else { return self.clone() };
@@ -227,18 +234,18 @@ impl fmt::Debug for Message {
             .field("exchange", &self.exchange())
             .field("routing_key", &self.routing_key())
             .field("properties", &self.properties())
-            .field("body", &format_args!("{} octets", self.body().len()))
+            .field("body", &format_args!("{} bytes", self.body().len()))
             .finish()
     }
 }
 
-/// A message that came back because it could not be routed.
+/// A message that the broker returned because it could not be routed.
 #[derive(Clone, Debug)]
 pub struct Returned {
-    /// 312 when no queue was bound for it, 313 when no consumer was ready.
+    /// 312 if no queue was bound for it, 313 if no consumer was ready.
     pub reply_code: crate::protocol::ReplyCode,
-    /// The broker's words.
+    /// The broker's reason.
     pub reply_text: String,
-    /// The message, whole.
+    /// The complete message.
     pub message: Message,
 }

@@ -1,6 +1,7 @@
-//! What a connection is opened with: endpoints, login, TLS, limits and deadlines.
+//! Connection options: endpoints, login, TLS, limits and timeouts.
 //!
-//! Knows no socket and no TLS library; whoever dials reads it through getters.
+//! This module uses no sockets and no TLS library. The code that dials reads the options through
+//! getters.
 
 use crate::error::Error;
 use crate::protocol::{Table, Value};
@@ -20,10 +21,11 @@ pub(crate) use recovery::Filter;
 pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use tls::{TlsOptions, TlsSource};
 
-/// Everything that can be chosen about a connection, each with a default that suits most programs.
+/// The settings of a connection. Each has a default that suits most programs.
 ///
-/// What can't be sent, such as a name above 255 octets, and a bound of 0 end the connection with
-/// [`Error::InvalidArgument`] before an octet is written. A deadline above a hundred years counts as that.
+/// Values that cannot be sent, such as a name of more than 255 bytes, and limits of 0 end the
+/// connection with [`Error::InvalidArgument`] before anything is written. Timeouts are limited to a
+/// hundred years.
 ///
 /// ```
 /// use puka::Options;
@@ -73,7 +75,7 @@ pub(crate) struct Deadlines {
 }
 
 impl Default for Options {
-    /// `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
+    /// Returns the options for `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
     fn default() -> Self {
         Self::from(Uri::default())
     }
@@ -115,7 +117,7 @@ impl From<Uri> for Options {
     }
 }
 
-/// A hundred years, so that no deadline is beyond what the clock can count.
+/// A hundred years. `Instant + Duration` panics on overflow, and this limit cannot overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The largest limit: 512 MiB on a 32-bit target. The sizes of queued bodies are added up, and
@@ -152,8 +154,8 @@ setters! {
     /// it closes the transport of a client that asks for less, after some seconds and without a
     /// reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
     frame_max(octets: u32) => limits.frame_max;
-    /// Seconds between signs of life, 60 by default as RabbitMQ's; 0 leaves it to the server. The smaller of both sides'
-    /// wishes holds.
+    /// Sets the heartbeat interval in seconds; 60 by default, as in RabbitMQ. The smaller value of
+    /// both sides is used, and 0 leaves it to the server.
     heartbeat(seconds: u16) => limits.heartbeat;
     /// Sets how many channels are used for requests such as `queue_declare` and `basic_get`, each
     /// for one request at a time; 64 by default, which hides the round-trip time and is a small
@@ -175,7 +177,8 @@ setters! {
     /// returns `Full`. Bytes that the transport has taken and not yet written, at most as many
     /// again, are not counted.
     max_outgoing_octets(octets: usize) => limits.outgoing_octets, MOST_BYTES;
-    /// Publishes that may be unconfirmed; 65 536 by default, and not 0. At the bound awaiting waits, `try_send` says `Full`.
+    /// Sets how many publishes may be unconfirmed; 65 536 by default, and at least 1. At the limit,
+    /// awaiting a publish waits, and `try_send` returns `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
     /// Sets the largest body in bytes, sent or received; 64 MiB by default, and at most 512 MiB on
     /// a 32-bit target. A larger one is refused before it is sent. A larger one that is received is
@@ -203,42 +206,48 @@ setters! {
     /// messages of all channels may take as many bytes again as the limit. Above that, the largest
     /// of them is dropped, as if it exceeded [`max_message_size`](Self::max_message_size).
     max_buffered_octets(octets: usize) => limits.buffered_octets;
-    /// How long resolving a host's name may take; 10 s by default, twice what a resolver takes to ask another server.
+    /// Sets the timeout for resolving a host name; 10 s by default, twice the time after which a
+    /// resolver asks another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;
-    /// How long dialling one address may take; 10 s by default, which has room for three lost packets.
+    /// Sets the timeout for dialling one address; 10 s by default, which allows for three lost
+    /// packets.
     dial_timeout(time: Duration) => deadlines.dial, LONGEST;
-    /// How long TLS may take to shake hands; 10 s by default, as the AMQP handshake.
+    /// Sets the timeout for the TLS handshake; 10 s by default, as for the AMQP handshake.
     tls_timeout(time: Duration) => deadlines.tls, LONGEST;
-    /// How long the handshake may take, from the protocol header to `open-ok`; 10 s by default, as RabbitMQ's.
+    /// Sets the timeout for the AMQP handshake, from the protocol header to `open-ok`; 10 s by
+    /// default, as in RabbitMQ.
     handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
     /// Sets how long a request may take, including its wait for a channel, and a publish until it
     /// is confirmed; 30 s by default, because a broker that flushes to a slow disk takes seconds.
     /// The same timeout limits each wait for outgoing capacity.
     request_timeout(time: Duration) => deadlines.request, LONGEST;
-    /// How long `close` may take; 10 s by default. A part of it is spent waiting for what is under way.
+    /// Sets the timeout for `close`; 10 s by default. Up to half of it is used to wait for pending
+    /// requests.
     close_timeout(time: Duration) => deadlines.close, LONGEST;
-    /// Refuses to log in where whoever reads the connection would read the password: with PLAIN, AMQPLAIN and
-    /// RABBIT-CR-DEMO, unless [`encrypted_transport`](Self::encrypted_transport) is said. False by default, since brokers in
-    /// a private network seldom have TLS.
+    /// Refuses to send the password in clear text: with PLAIN, AMQPLAIN and RABBIT-CR-DEMO, unless
+    /// [`encrypted_transport`](Self::encrypted_transport) is set. False by default, because brokers
+    /// in a private network seldom have TLS.
     refuse_unencrypted_login(refuse: bool) => login.refuse_unencrypted;
-    /// Says that nobody can read what goes over the stream that [`open`](crate::open) is given, because it is encrypted or
-    /// does not leave the machine. An adapter that dials says so itself, of TLS and of Unix sockets. False by default.
+    /// Declares that the stream passed to [`open`](crate::open) cannot be read by others, because
+    /// it is encrypted or does not leave the machine. The adapters set this for TLS and Unix
+    /// sockets. False by default.
     encrypted_transport(encrypted: bool) => login.encrypted_transport;
-    /// Lets publishes carry a `user_id` other than the login's. RabbitMQ closes the channel over one, unless the user has
-    /// the tag `impersonator`, so by default it is refused before it is sent.
+    /// Allows a `user_id` other than the login's in publishes. RabbitMQ closes the channel over
+    /// such a publish unless the user has the tag `impersonator`, so by default it is refused
+    /// before it is sent.
     allow_foreign_user_id(allow: bool) => foreign_user_id;
 }
 
 impl Options {
-    /// The defaults, but for what a URI says.
+    /// Returns the defaults, overridden by the settings of a URI.
     ///
     /// # Errors
-    /// [`Error::Uri`]
+    /// [`Error::Uri`] if the URI is invalid.
     pub fn from_uri(uri: &str) -> Result<Self, Error> {
         Ok(Uri::parse(uri)?.into())
     }
 
-    /// Another broker than the URI says. Once given, only it is tried.
+    /// Replaces the endpoints by a single one.
     ///
     /// # Errors
     /// As [`endpoints_in_turn`](Self::endpoints_in_turn).
@@ -246,20 +255,21 @@ impl Options {
         self.endpoints_in_turn([endpoint])
     }
 
-    /// Other brokers than the URI says, in the order in which they are to be tried. Those before are forgotten.
+    /// Replaces the endpoints. They are tried in this order.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there is none, when a host or a path is empty, or a port is 0.
+    /// [`Error::InvalidArgument`] if there are no endpoints, a host or path is empty, or a port is
+    /// 0.
     pub fn endpoints_in_turn(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, Error> {
         self.endpoints = endpoints.into_iter().collect();
         if self.endpoints.is_empty() {
-            return Err(Error::invalid("endpoints", "there is none"));
+            return Err(Error::invalid("endpoints", "at least one endpoint is required"));
         }
         for endpoint in &self.endpoints {
             let wrong = match endpoint {
-                Endpoint::Tcp { host, .. } if host.is_empty() => "a host without a name",
-                Endpoint::Tcp { port: 0, .. } => "nobody listens on port 0",
-                Endpoint::Unix(path) if path.as_os_str().is_empty() => "a socket without a path",
+                Endpoint::Tcp { host, .. } if host.is_empty() => "a host name must not be empty",
+                Endpoint::Tcp { port: 0, .. } => "a port must be 1 to 65535, got 0",
+                Endpoint::Unix(path) if path.as_os_str().is_empty() => "a socket path must not be empty",
                 _ => continue,
             };
             return Err(Error::invalid("endpoints", wrong));
@@ -267,11 +277,11 @@ impl Options {
         Ok(self)
     }
 
-    /// Puts the endpoints into an order of chance, so that programs which all have the same list do not all go to the
-    /// first of it. It stays as it is from then on.
+    /// Shuffles the endpoints once, so that programs with the same list do not all connect to the
+    /// first one.
     #[must_use]
     pub fn shuffle_endpoints(mut self) -> Self {
-        // The keys of a hasher are the standard library's only source of chance.
+        // The keys of a `RandomState` are the standard library's only source of randomness.
         let random = RandomState::new();
         let mut place = 0;
         self.endpoints.sort_by_cached_key(|_| {
@@ -281,67 +291,69 @@ impl Options {
         self
     }
 
-    /// Where brokers listen, at least one, in the order in which they are to be tried.
+    /// Returns the endpoints, at least one, in the order in which they are tried.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// Speaks to TCP endpoints over TLS, whatever the URI says. Their ports stay as they are: brokers expect TLS on 5671.
+    /// Uses TLS for TCP endpoints, regardless of the URI. Their ports do not change: brokers expect
+    /// TLS on port 5671.
     #[must_use]
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Whether TCP endpoints are spoken to over TLS.
+    /// Returns `true` if TCP endpoints use TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// What TLS is done with, if it is done.
+    /// Returns the TLS options, if TLS is used.
     #[must_use]
     pub fn tls_options(&self) -> Option<&TlsOptions> {
         self.tls.as_ref()
     }
 
-    /// How long resolving a host's name may take.
+    /// Returns the timeout for resolving a host name.
     #[must_use]
     pub fn resolve_deadline(&self) -> Duration {
         self.deadlines.resolve
     }
 
-    /// How long dialling one address may take.
+    /// Returns the timeout for dialling one address.
     #[must_use]
     pub fn dial_deadline(&self) -> Duration {
         self.deadlines.dial
     }
 
-    /// How long TLS may take to shake hands.
+    /// Returns the timeout for the TLS handshake.
     #[must_use]
     pub fn tls_deadline(&self) -> Duration {
         self.deadlines.tls
     }
 
-    /// Opens another virtual host than the URI says, the empty one included, which no URI can name.
+    /// Sets the virtual host. It may be empty, which a URI cannot express.
     #[must_use]
     pub fn virtual_host(mut self, name: &str) -> Self {
         name.clone_into(&mut self.virtual_host);
         self
     }
 
-    /// A name for this connection, shown by the broker's tools.
+    /// Sets a name for this connection, which the broker's tools show.
     #[must_use]
     pub fn connection_name(mut self, name: &str) -> Self {
         self.connection_name = Some(name.to_owned());
         self
     }
 
-    /// A property of the client, shown by the broker's tools.
+    /// Sets a property of the client, which the broker's tools show.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the name has more than 255 octets or the value is nested too deep.
+    /// [`Error::InvalidArgument`] if the name has more than 255 bytes or the value is nested too
+    /// deeply.
     pub fn client_property<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Result<Self, Error> {
         self.client_properties
             .insert(name, value)

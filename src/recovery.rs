@@ -1,12 +1,13 @@
-//! What happens when the connection is lost: exactly what is promised, and what is not.
+//! Recovery of a lost connection: what is promised, and what is not.
 //!
-//! A connection that was dialled, by an adapter (`puka_smol::connect` and its like), [`connect`](crate::connect) or
-//! `evented::connect`, is dialled again when it is lost. One that was opened over a stream of your own, with
-//! [`open`](crate::open) or `Evented::new`, is not: there is nothing to dial.
-//! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None` to switch it off.
+//! A connection that was dialled, by an adapter (such as `puka_smol::connect`),
+//! [`connect`](crate::connect) or `evented::connect`, is dialled again when it is lost. A
+//! connection over a stream of your own, from [`open`](crate::open) or `Evented::new`, is not.
+//! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None`
+//! to disable recovery.
 //!
 //! # When
-//! A connection that has been open is recovered whatever the cause of the loss. Three things end it
+//! A connection that has been open is recovered after any kind of loss. Three things end it
 //! for good: [`close`](crate::Client::close), which takes precedence at any point; dropping the
 //! driver; and a limit that you set ([`max_attempts`](crate::Recovery::max_attempts),
 //! [`max_time`](crate::Recovery::max_time)). These are failed attempts, which
@@ -24,20 +25,21 @@
 //! The first connection is one attempt, unless
 //! [`Recovery::first_connect`](crate::Recovery::first_connect) is set.
 //!
-//! # What comes back
-//! Exchanges, bindings between exchanges, queues, bindings of queues, in that order, as far as this connection has declared
-//! them and has not deleted them since; then consumers, with their prefetch counts and tags. What went by itself, an
-//! auto-delete queue after its last consumer, say, is not declared again, nor is a queue whose consumer the broker has
-//! ended. A queue that the broker names has another name then. Whatever this connection does with the first name it does to
-//! the queue: publishes with their `CC` and `BCC`, transactions, consumers, bindings and
-//! dead-letter arguments. The last sixteen names of such a queue are mapped as well.
-//! [`Client::current_name`](crate::Client::current_name) returns the name to pass to other
-//! programs. An entity that can't be declared, or over which the broker closes the connection, is
-//! skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports it. A consumer that can't
-//! be started ends with the error, and a consumer of several queues goes on without the missing
-//! ones.
+//! # What is restored
+//! Exchanges, bindings between exchanges, queues and bindings of queues are declared again, in this
+//! order, if this connection has declared them and has not deleted them since. Then consumers are
+//! started again, with their prefetch counts and tags. An entity that ended by itself, for example
+//! an auto-delete queue after its last consumer, is not declared again, nor is a queue whose
+//! consumer the broker has ended. A queue that the broker names gets a new name. Everything that
+//! this connection does with the first name applies to the new queue: publishes with their `CC` and
+//! `BCC`, transactions, consumers, bindings and dead-letter arguments. The last sixteen names of
+//! such a queue are mapped as well. [`Client::current_name`](crate::Client::current_name) returns
+//! the name to pass to other programs. An entity that cannot be declared, or over which the broker
+//! closes the connection, is skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports
+//! it. A consumer that cannot be started ends with the error, and a consumer of several queues
+//! continues without the missing ones.
 //!
-//! The connection is [`Open`](crate::ConnectionState::Open) when all that is done, and not before.
+//! The connection becomes [`Open`](crate::ConnectionState::Open) only when all of this is done.
 //!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with
@@ -51,27 +53,33 @@
 //! close identifies it.
 //!
 //! A call, and a commit without a reply, fail with [`Unconfirmed`](crate::Error::Unconfirmed). An
-//! open transaction can't be committed any more.
+//! open transaction cannot be committed.
 //!
 //! # Publishes
-//! A publish that resolved to `Ok` was confirmed by the broker, unless it [asked for no confirm](crate::BasicPublish::confirm),
-//! and is never sent again. One that was sent and not confirmed ends as [`Unconfirmed`](crate::Error::Unconfirmed): the broker
-//! may have it or not. With [`Recovery::republish_unconfirmed`](crate::Recovery::republish_unconfirmed) it is sent again instead, in its place among
-//! the others to its exchange, with a header `x-puka-republished`: then the broker may have it twice. One that was not sent
-//! waits. One without a confirm waits until it is sent, and is lost with the connection when it had not arrived.
+//! A publish that resolved to `Ok` was confirmed by the broker, unless it is one [without a
+//! confirm](crate::BasicPublish::confirm), and is never sent again. A publish that was sent and not
+//! confirmed fails with [`Unconfirmed`](crate::Error::Unconfirmed): the broker may have it or not.
+//! With [`Recovery::republish_unconfirmed`](crate::Recovery::republish_unconfirmed) it is sent
+//! again instead, in its order among the publishes to its exchange, with a header
+//! `x-puka-republished`: then the broker may have it twice. An unsent publish waits for the next
+//! connection. A publish without a confirm waits until it is sent, and is lost if it has not
+//! reached the broker when the connection is lost.
 //!
 //! # Deliveries
-//! Those of a connection that went can't be acknowledged any more: the broker delivers them again, to this consumer or
-//! another, marked as redelivered. Settling one is [`Stale`](crate::Error::Stale), and nothing is sent, so no other message
-//! is settled by mistake. Those that were not handed out are dropped, and
-//! [counted](crate::Consumer::lost_deliveries). Those that need no acknowledgement are lost with the connection when they
-//! had not arrived.
+//! Deliveries of a lost connection are stale: they cannot be acknowledged, and the broker delivers
+//! the messages again, to this consumer or another, marked as redelivered. Settling one returns
+//! [`Stale`](crate::Error::Stale) and sends nothing, so no other message is settled by mistake.
+//! Buffered deliveries are dropped and [counted](crate::Consumer::lost_deliveries). Messages that
+//! need no acknowledgement are lost if they were in transit.
 //!
-//! # What can be seen
-//! [`Client::state`](crate::Client::state) says how the connection is, [notices](crate::Client::notices) tell of the loss, of
-//! each try and of what came back, and [`Client::counters`](crate::Client::counters) add it up.
+//! # Observing it
+//! [`Client::state`](crate::Client::state) returns the state of the connection.
+//! [Notices](crate::Client::notices) report the loss, each attempt and the result of the recovery.
+//! [`Client::counters`](crate::Client::counters) returns totals.
 //!
 //! # What is not promised
-//! That a message is processed once: a program that acknowledges after its work sees some messages twice. That a queue that
-//! is not durable keeps its messages when the broker restarts, or an exclusive one when the connection goes. That
-//! what was confirmed survives what the broker itself does not survive.
+//! - A message may be processed more than once: a program that acknowledges after its work sees
+//!   some messages twice.
+//! - A queue that is not durable loses its messages when the broker restarts, and an exclusive
+//!   queue when the connection ends.
+//! - Confirmed messages are only as durable as the broker makes them.

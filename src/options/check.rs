@@ -1,4 +1,4 @@
-//! What is found wrong with options before an octet is written.
+//! Validation of options before anything is written.
 
 use super::{Limits, Options};
 use crate::error::Error;
@@ -6,12 +6,12 @@ use crate::protocol::ShortStr;
 use crate::protocol::frame::FRAME_MIN_SIZE;
 
 impl Options {
-    /// Refuses what can't be sent, and limits at which nothing would ever happen.
+    /// Refuses values that cannot be sent, and limits that would block every request.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Limits { frame_max, requests, outgoing_octets, publishes_in_flight, .. } = self.limits;
         let Limits { buffered_deliveries, buffered_octets, .. } = self.limits;
         if frame_max != 0 && frame_max < FRAME_MIN_SIZE {
-            let why = format!("{frame_max} octets, where AMQP wants {FRAME_MIN_SIZE}");
+            let why = format!("must be at least {FRAME_MIN_SIZE} bytes, got {frame_max}");
             return Err(Error::invalid("frame_max", why));
         }
         ShortStr::new(&self.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
@@ -23,7 +23,7 @@ impl Options {
             ("max_buffered_octets", buffered_octets),
         ];
         match bounds.into_iter().find(|(_, bound)| *bound == 0) {
-            Some((what, _)) => Err(Error::invalid(what, "with a bound of 0 nothing could ever be done")),
+            Some((what, _)) => Err(Error::invalid(what, "must be at least 1, got 0")),
             None => self.login.check(),
         }
     }

@@ -1,6 +1,6 @@
-//! Who logs in, and how: credentials, where they come from, and SASL mechanisms.
+//! The login: credentials, their sources, and SASL mechanisms.
 //!
-//! What is the user's own code, a source of credentials or a mechanism, is kept here and called elsewhere.
+//! User code, such as a source of credentials or a mechanism, is stored here and called elsewhere.
 
 use super::Options;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// A user name and a password. `Debug` leaves the password out.
+/// A user name and a password. `Debug` omits the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     username: String,
@@ -18,25 +18,25 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user name and a password.
+    /// Creates credentials from a user name and a password.
     #[must_use]
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self { username: username.into(), password: password.into() }
     }
 
-    /// The user name.
+    /// Returns the user name.
     #[must_use]
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The password, readable.
+    /// Returns the password in clear text.
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
     }
 
-    /// A user name is carried by messages, too, where its length is one octet.
+    /// Messages carry the user name in a short string, so it is limited to 255 bytes.
     pub(crate) fn check(&self) -> Result<(), Error> {
         ShortStr::new(&self.username)
             .map(|_| ())
@@ -50,10 +50,10 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A SASL mechanism of one's own: one login, for which it is made by [`Options::own_mechanism`].
+/// A custom SASL mechanism. [`Options::own_mechanism`] creates one per login.
 ///
-/// Both methods are called on the thread that drives the connection, which waits for them; no lock is held. What they
-/// return becomes part of [`Error::CannotLogIn`], so it should not hold a secret.
+/// The driver calls both methods on its thread and waits for them. No lock is held. Their errors
+/// become part of [`Error::CannotLogIn`], so they should not contain a secret.
 ///
 /// # Spec
 /// RFC 4422, 3: the exchange; AMQP 0-9-1, `connection.start-ok` and `connection.secure`.
@@ -63,11 +63,14 @@ impl fmt::Debug for Credentials {
 /// use puka::{Credentials, Options, SaslMechanism};
 /// use std::error::Error;
 ///
-/// /// RabbitMQ's own demonstration.
+/// /// RabbitMQ's demonstration of a challenge.
 /// struct Demonstration { password: String }
 ///
 /// impl SaslMechanism for Demonstration {
-///     fn initial_response(&mut self, credentials: &Credentials) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+///     fn initial_response(
+///         &mut self,
+///         credentials: &Credentials,
+///     ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
 ///         self.password = credentials.password().to_owned();
 ///         Ok(credentials.username().into())
 ///     }
@@ -82,30 +85,30 @@ impl fmt::Debug for Credentials {
 /// # Ok::<(), puka::Error>(())
 /// ```
 pub trait SaslMechanism: Send {
-    /// The response that goes out with the mechanism's name. Called once, before everything else.
+    /// Returns the initial response, which is sent with the mechanism's name. Called once, first.
     ///
     /// # Errors
-    /// Whatever keeps it from a response. It ends the connection as [`Error::CannotLogIn`].
+    /// Any reason why there is no response. It ends the connection with [`Error::CannotLogIn`].
     fn initial_response(
         &mut self,
         credentials: &Credentials,
     ) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
 
-    /// The answer to a challenge of the server, of which there are at most eight.
+    /// Returns the response to a challenge of the server. There are at most eight challenges.
     ///
     /// # Errors
-    /// Whatever is wrong with the challenge. It ends the connection as [`Error::CannotLogIn`].
+    /// Any fault of the challenge. It ends the connection with [`Error::CannotLogIn`].
     fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
 }
 
 type Ask = dyn Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync;
 type Make = dyn Fn() -> Box<dyn SaslMechanism> + Send + Sync;
 
-/// Where credentials come from.
+/// The source of the credentials.
 #[derive(Clone)]
 pub(crate) enum CredentialSource {
     Fixed(Credentials),
-    /// The user's code, asked at each login.
+    /// The user's code, called at each login.
     Asked(Arc<Ask>),
 }
 
@@ -124,12 +127,12 @@ impl fmt::Debug for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(credentials) => credentials.fmt(f),
-            Self::Asked(_) => f.write_str("asked at each login"),
+            Self::Asked(_) => f.write_str("a source called at each login"),
         }
     }
 }
 
-/// A mechanism that may be used.
+/// A mechanism that may be used, built-in or custom.
 #[derive(Clone)]
 pub(crate) enum Mechanism {
     Known(AuthMechanism),
@@ -144,7 +147,7 @@ impl Mechanism {
         }
     }
 
-    /// Whether whoever reads the connection reads the password, as far as we can know.
+    /// Returns `true` if the mechanism is known to send the password in clear text.
     pub(crate) fn shows_password(&self) -> bool {
         matches!(self, Self::Known(mechanism) if mechanism.shows_password())
     }
@@ -156,11 +159,11 @@ impl fmt::Debug for Mechanism {
     }
 }
 
-/// Everything about the login.
+/// The settings of the login.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
     pub(crate) credentials: CredentialSource,
-    /// The preferred one first; those of the user's own stand before the others.
+    /// In order of preference. Custom mechanisms come first.
     pub(crate) mechanisms: Vec<Mechanism>,
     pub(crate) refuse_unencrypted: bool,
     pub(crate) encrypted_transport: bool,
@@ -180,12 +183,12 @@ impl Login {
         }
     }
 
-    /// Whether the mechanism may be used over this transport.
+    /// Returns `true` if the mechanism may be used over this transport.
     pub(crate) fn allows(&self, mechanism: &Mechanism) -> bool {
         self.encrypted_transport || !self.refuse_unencrypted || !mechanism.shows_password()
     }
 
-    /// Whose name the broker will know us by, if that can be told before we have logged in.
+    /// Returns the name of the broker's user, if it is known before the login.
     pub(crate) fn username(&self) -> Option<&str> {
         let by_name = |mechanism: &Mechanism| matches!(mechanism, Mechanism::Known(mechanism) if mechanism.shows_password());
         match &self.credentials {
@@ -198,7 +201,7 @@ impl Login {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.mechanisms.is_empty() {
-            return Err(Error::invalid("auth_mechanisms", "there is none"));
+            return Err(Error::invalid("auth_mechanisms", "at least one mechanism is required"));
         }
         if !self.mechanisms.iter().any(|mechanism| self.allows(mechanism)) {
             return Err(Error::UnencryptedLogin);
@@ -211,18 +214,19 @@ impl Login {
 }
 
 impl Options {
-    /// Logs in as another user than the URI says.
+    /// Sets the user name and password.
     #[must_use]
     pub fn credentials(mut self, username: &str, password: &str) -> Self {
         self.login.credentials = CredentialSource::Fixed(Credentials::new(username, password));
         self
     }
 
-    /// Asks for the credentials anew at each login, for tokens that expire and passwords that rotate.
+    /// Sets a source that is called for the credentials at each login, for tokens that expire and
+    /// passwords that rotate.
     ///
-    /// It is called once the server has named its mechanisms, on the thread that drives the connection, which waits for it;
-    /// no lock is held. It has to come back within [`handshake_timeout`](Self::handshake_timeout). What it returns becomes
-    /// part of [`Error::CannotLogIn`], so it should not hold a secret.
+    /// The driver calls it on its thread after the server has sent its mechanisms, and waits for
+    /// it. No lock is held. It has to return within [`handshake_timeout`](Self::handshake_timeout).
+    /// Its error becomes part of [`Error::CannotLogIn`], so it should not contain a secret.
     ///
     /// ```
     /// use puka::{Credentials, Options};
@@ -240,8 +244,8 @@ impl Options {
         self
     }
 
-    /// The SASL mechanisms that may be used, the preferred one first; PLAIN, then AMQPLAIN, by default. Those of one's own
-    /// stay, and stay preferred.
+    /// Sets the allowed SASL mechanisms in order of preference; PLAIN, then AMQPLAIN, by default.
+    /// Custom mechanisms are not replaced and keep their precedence.
     #[must_use]
     pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
         self.login.mechanisms.retain(|mechanism| matches!(mechanism, Mechanism::Own { .. }));
@@ -249,11 +253,12 @@ impl Options {
         self
     }
 
-    /// Adds a SASL mechanism of one's own, made anew for each login. It is preferred over those that this library has, and
-    /// over those that are added later.
+    /// Adds a custom SASL mechanism, which is created for each login. It is preferred to the
+    /// built-in mechanisms, and to custom ones that are added later.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the name is not one of 1 to 20 capital letters, digits, hyphens and underscores.
+    /// [`Error::InvalidArgument`] unless the name consists of 1 to 20 capital letters, digits,
+    /// hyphens and underscores.
     ///
     /// # Spec
     /// RFC 4422, 3.1: names of mechanisms.
@@ -267,7 +272,7 @@ impl Options {
         if !(1..=20).contains(&name.len()) || !name.bytes().all(is_name) {
             return Err(Error::invalid(
                 "own_mechanism",
-                format!("{name:?} is not the name of a SASL mechanism"),
+                format!("{name:?} is not a SASL mechanism name of 1 to 20 characters A-Z, 0-9, - and _"),
             ));
         }
         let place =

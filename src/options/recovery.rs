@@ -1,12 +1,13 @@
-//! What happens when the connection is lost: how to come back, and with what.
+//! Recovery options: how to reconnect after a loss, and what to restore.
 
 use super::Options;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a lost connection is recovered. It matters where the connection can be dialled again: with the adapters' `connect` and
-/// that of `evented`, not with [`open`](crate::open), which has but one stream.
+/// The settings for recovering a lost connection. They apply to connections that can be dialled
+/// again: those of the adapters' `connect`, [`connect`](crate::connect) and `evented`, but not
+/// [`open`](crate::open), which has only one stream.
 ///
 /// See [the manual](crate::recovery) for what is recovered and what is not.
 #[derive(Clone)]
@@ -27,21 +28,22 @@ pub struct Recovery {
 
 pub(crate) type Filter = Arc<dyn Fn(&Entity<'_>) -> bool + Send + Sync>;
 
-/// Which of the entities that this connection has declared are declared again.
+/// The recorded entities that are declared again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoverTopology {
-    /// All. What is durable and still there is checked by it.
+    /// All entities. Durable ones that still exist are checked by it.
     #[default]
     All,
-    /// Those that do not survive a restart of the broker, or the end of the connection: exchanges that are not durable, queues
-    /// that are not durable or are exclusive, and every binding that has to do with one of them.
+    /// Entities that do not survive a restart of the broker or the end of the connection: exchanges
+    /// that are not durable, queues that are not durable or are exclusive, and every binding with
+    /// one of them.
     Transient,
-    /// None: only consumers are started again.
+    /// No entities: only consumers are started again.
     Nothing,
 }
 
-/// An exchange, a queue or a binding that this connection has declared.
+/// An exchange, queue or binding that this connection has declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entity<'a> {
@@ -49,7 +51,7 @@ pub enum Entity<'a> {
     Exchange(&'a str),
     /// A queue, by its name.
     Queue(&'a str),
-    /// A queue that is bound to an exchange.
+    /// A binding of a queue to an exchange.
     QueueBinding {
         /// The queue.
         queue: &'a str,
@@ -58,11 +60,11 @@ pub enum Entity<'a> {
         /// The routing key.
         routing_key: &'a str,
     },
-    /// An exchange that is bound to an exchange.
+    /// A binding of an exchange to an exchange.
     ExchangeBinding {
-        /// Where messages go.
+        /// The exchange that receives messages.
         destination: &'a str,
-        /// Where they come from.
+        /// The exchange that messages come from.
         source: &'a str,
         /// The routing key.
         routing_key: &'a str,
@@ -70,8 +72,8 @@ pub enum Entity<'a> {
 }
 
 impl Default for Recovery {
-    /// Tries for ever, with up to 30 seconds between two tries; declares everything again; requests wait, unconfirmed
-    /// publishes are not sent again.
+    /// Returns the defaults: unlimited attempts, up to 30 seconds apart; all entities are declared
+    /// again; requests wait; unconfirmed publishes are not sent again.
     fn default() -> Self {
         Self {
             first_connect: false,
@@ -134,14 +136,14 @@ impl Recovery {
         self
     }
 
-    /// For how long to try before it is given up; without end by default.
+    /// Sets how long to retry before the client gives up; unlimited by default.
     #[must_use]
     pub fn max_time(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.time = time.into();
         self
     }
 
-    /// Which entities are declared again; all by default.
+    /// Sets which entities are declared again; all by default.
     #[must_use]
     pub fn topology(mut self, which: RecoverTopology) -> Self {
         self.topology = which;
@@ -158,41 +160,45 @@ impl Recovery {
         self
     }
 
-    /// Tries anew with another connection when an entity can't be declared again, instead of reporting and skipping it.
-    /// Off by default.
+    /// Reconnects and tries again if an entity cannot be declared, instead of skipping and
+    /// reporting it. Off by default.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
-    /// Has requests fail at once while there is no connection, instead of waiting for it within their deadline. Off by
-    /// default.
+    /// Makes requests fail at once while there is no connection, instead of waiting within their
+    /// deadline. Off by default.
     #[must_use]
     pub fn fail_fast(mut self, fails: bool) -> Self {
         self.fails_fast = fails;
         self
     }
 
-    /// Keeps each message that is published with a confirm until it has that, and publishes again what was not confirmed when the
-    /// connection went, up to so many times each: at least once instead of at most once. A message that may be there twice has a header
-    /// `x-puka-republished`, with how many times it was published before. What is kept is bounded by
-    /// [`max_outgoing_octets`](crate::Options::max_outgoing_octets), too: beyond it, a publish waits for confirms. Off by
-    /// default: then such a publish is [`Unconfirmed`](crate::Error::Unconfirmed).
+    /// Stores each message that is published with a confirm until it is confirmed, and republishes
+    /// the unconfirmed ones after a loss, up to this many times each: at least once instead of at
+    /// most once. A republished message, which may be a duplicate, has a header
+    /// `x-puka-republished` with the number of earlier publishes. The stored messages count towards
+    /// [`max_outgoing_octets`](crate::Options::max_outgoing_octets): at that limit, a publish waits
+    /// for confirms. Off by default, so such a publish fails with
+    /// [`Unconfirmed`](crate::Error::Unconfirmed).
     #[must_use]
     pub fn republish_unconfirmed(mut self, times: impl Into<Option<u32>>) -> Self {
         self.republish = times.into();
         self
     }
 
-    /// How many entities are remembered at most, 65 536 by default. Those beyond are not declared again.
+    /// Sets how many entities are recorded; 65 536 by default. Entities beyond that are not
+    /// declared again.
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
         self.records = records;
         self
     }
 
-    /// Where the random delays begin, so that a test is the same each time. Different for each connection by default.
+    /// Sets the seed of the random delays, which makes tests repeatable. Random for each connection
+    /// by default.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -201,8 +207,8 @@ impl Recovery {
 }
 
 impl Options {
-    /// How a lost connection is recovered, or `None` for not at all. By default it is, where it can be dialled again; see
-    /// [`Recovery`].
+    /// Sets how a lost connection is recovered, or `None` to disable recovery. Enabled by default
+    /// for connections that can be dialled again; see [`Recovery`].
     #[must_use]
     pub fn recovery(mut self, recovery: impl Into<Option<Recovery>>) -> Self {
         self.recovery = recovery.into();

@@ -1,4 +1,4 @@
-//! Facts about options: what is taken, what is refused when it is set, and that no secret is shown.
+//! Tests of options: accepted values, values that are refused when they are set, and secrets.
 
 use super::*;
 use crate::uri::AuthMechanism;
@@ -9,7 +9,7 @@ fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
 }
 
 #[test]
-fn endpoints_are_those_of_the_uri_until_others_are_given() {
+fn endpoints_set_later_replace_those_of_the_uri() {
     let options = Options::from_uri("amqp://host:1").unwrap();
     assert_eq!(options.endpoints(), [Endpoint::tcp("host", 1)]);
     let turn = [Endpoint::tcp("::1", 2), Endpoint::unix("/run/broker")];
@@ -21,7 +21,7 @@ fn endpoints_are_those_of_the_uri_until_others_are_given() {
 }
 
 #[test]
-fn r3_shuffled_endpoints_are_the_same_in_another_order() {
+fn r3_shuffling_only_reorders_endpoints() {
     let all: Vec<Endpoint> = (1..=5).map(|port| Endpoint::tcp("host", port)).collect();
     let options = Options::default().endpoints_in_turn(all.clone()).unwrap();
     let mut first = BTreeSet::new();
@@ -35,15 +35,17 @@ fn r3_shuffled_endpoints_are_the_same_in_another_order() {
 }
 
 #[test]
-fn endpoints_that_nobody_can_dial_are_refused_when_they_are_set() {
-    assert_eq!(refused([]), "endpoints: there is none");
-    assert_eq!(refused([Endpoint::tcp("a", 1), Endpoint::tcp("", 1)]), "endpoints: a host without a name");
-    assert_eq!(refused([Endpoint::tcp("a", 0)]), "endpoints: nobody listens on port 0");
-    assert_eq!(refused([Endpoint::unix("")]), "endpoints: a socket without a path");
+fn endpoints_that_cannot_be_dialled_are_refused() {
+    assert_eq!(refused([]), "endpoints: at least one endpoint is required");
+    let no_host = refused([Endpoint::tcp("a", 1), Endpoint::tcp("", 1)]);
+    assert_eq!(no_host, "endpoints: a host name must not be empty");
+    let no_port = refused([Endpoint::tcp("a", 0)]);
+    assert_eq!(no_port, "endpoints: a port must be 1 to 65535, got 0");
+    assert_eq!(refused([Endpoint::unix("")]), "endpoints: a socket path must not be empty");
 }
 
 #[test]
-fn tls_is_done_when_the_uri_or_the_options_say_so() {
+fn uri_or_options_enable_tls() {
     assert!(!Options::default().is_tls() && Options::default().tls_options().is_none());
     let options = Options::from_uri("amqps://host").unwrap();
     let tls = options.tls_options().unwrap();
@@ -54,7 +56,7 @@ fn tls_is_done_when_the_uri_or_the_options_say_so() {
 
 const SECRET: &str = "S3KRET-correct-horse";
 
-/// Why a connection with these options is over before it has written anything.
+/// Returns the error that ends a connection with these options before anything is written.
 #[track_caller]
 fn refused_at_once(options: Options) -> Error {
     options.check().unwrap_err()
@@ -69,7 +71,7 @@ fn refused_argument(options: Options) -> &'static str {
 }
 
 #[test]
-fn a_uri_says_what_tls_is_done_with() {
+fn uri_parameters_become_tls_options() {
     let text =
         "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
     let options = Options::from_uri(text).unwrap();
@@ -94,7 +96,7 @@ fn a_uri_says_what_tls_is_done_with() {
 }
 
 #[test]
-fn each_step_of_opening_a_connection_has_a_deadline_that_can_be_set() {
+fn each_step_of_connecting_has_its_own_timeout() {
     let ten = Duration::from_secs(10);
     let options = Options::default();
     let deadlines = [options.resolve_deadline(), options.dial_deadline(), options.tls_deadline()];
@@ -112,7 +114,7 @@ fn each_step_of_opening_a_connection_has_a_deadline_that_can_be_set() {
 }
 
 #[test]
-fn no_deadline_is_beyond_what_a_clock_can_count() {
+fn no_timeout_overflows_an_instant() {
     let longest = Duration::MAX;
     let options = Options::default()
         .resolve_timeout(longest)
@@ -130,7 +132,7 @@ fn no_deadline_is_beyond_what_a_clock_can_count() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before_an_octet_is_written() {
+fn values_that_cannot_be_sent_are_refused() {
     let long = "é".repeat(128);
     assert_eq!(refused_argument(Options::default().virtual_host(&long)), "virtual_host");
     let error = refused_at_once(Options::default().credentials(&long, SECRET));
@@ -145,7 +147,7 @@ fn what_cannot_be_sent_is_refused_before_an_octet_is_written() {
 }
 
 #[test]
-fn a_bound_at_which_nothing_could_ever_be_done_is_refused() {
+fn limits_of_zero_are_refused() {
     type Set = fn(Options, usize) -> Options;
     let bounds: [(&str, Set); 5] = [
         ("max_requests", Options::max_requests),
@@ -163,7 +165,7 @@ fn a_bound_at_which_nothing_could_ever_be_done_is_refused() {
 }
 
 #[test]
-fn a_mechanism_of_ones_own_has_a_name_that_sasl_allows() {
+fn custom_mechanisms_need_a_valid_sasl_name() {
     struct Silent;
     impl SaslMechanism for Silent {
         fn initial_response(
@@ -210,7 +212,7 @@ fn a21_options_show_no_secret() {
         assert!(!shown.contains(SECRET) && !shown.contains("83, 51, 75"), "{shown}");
     }
     let asked = options.credentials_from(|| Ok(Credentials::new("user", SECRET)));
-    assert!(format!("{asked:?}").contains("credentials: asked at each login"));
+    assert!(format!("{asked:?}").contains("credentials: a source called at each login"));
     let credentials = Credentials::new("user", SECRET);
     assert_eq!(format!("{credentials:?}"), "Credentials { username: \"user\", .. }");
 }

@@ -1,20 +1,23 @@
-//! What TLS is to be done with, as plain data: paths and octets, no type of any TLS library.
+//! TLS options as plain data: paths and bytes, no types of a TLS library.
 
 use crate::uri::{ServerNameIndication, TlsParameters};
 use std::fmt;
 use std::path::PathBuf;
 
-/// TLS for every TCP endpoint: whom to trust, and who we are.
+/// The TLS settings of all TCP endpoints: trusted authorities and the client's identity.
 ///
-/// By default the broker has to show a certificate that the system trusts, for the name of the host that was dialled, and
-/// we show none.
+/// By default the broker must present a certificate that the system trusts, for the name of the
+/// dialled host, and the client presents none.
 ///
 /// ```
 /// use puka::{Endpoint, Options, TlsOptions, TlsSource};
 ///
 /// let tls = TlsOptions::default()
 ///     .authority(TlsSource::File("/etc/puka/ca.pem".into()))
-///     .client_certificate(TlsSource::File("/etc/puka/cert.pem".into()), TlsSource::File("/etc/puka/key.pem".into()));
+///     .client_certificate(
+///         TlsSource::File("/etc/puka/cert.pem".into()),
+///         TlsSource::File("/etc/puka/key.pem".into()),
+///     );
 /// let options = Options::default().endpoint(Endpoint::tcp("broker.example", 5671))?.tls(tls);
 /// assert!(options.is_tls());
 /// # Ok::<(), puka::Error>(())
@@ -29,7 +32,7 @@ pub struct TlsOptions {
     send_name: bool,
 }
 
-/// Certificates or a private key, or where they are to be read.
+/// Certificates or a private key, or the file that contains them.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsSource {
@@ -55,7 +58,7 @@ impl Default for TlsOptions {
 }
 
 impl TlsOptions {
-    /// What a URI asks for.
+    /// Returns the TLS options of a URI's query.
     pub(super) fn from_parameters(parameters: &TlsParameters) -> Self {
         let file = |path: &String| TlsSource::File(path.into());
         let certificates = parameters.certfile.as_ref();
@@ -73,89 +76,91 @@ impl TlsOptions {
         }
     }
 
-    /// Trusts these certificates. From the first one on, the system's are not trusted any more.
+    /// Adds trusted authorities. They replace the system's authorities.
     #[must_use]
     pub fn authority(mut self, certificates: TlsSource) -> Self {
         self.authorities.push(certificates);
         self
     }
 
-    /// Shows this certificate, with the intermediate ones behind it, when the broker asks for one. The key may be in the
-    /// same file.
+    /// Sets the client's certificate, followed by its intermediate certificates, and its key. The
+    /// key may be in the same file. They are sent if the broker requests a client certificate.
     #[must_use]
     pub fn client_certificate(mut self, certificates: TlsSource, key: TlsSource) -> Self {
         self.identity = Some((certificates, key));
         self
     }
 
-    /// The passphrase that the private key is encrypted with. It is never printed.
+    /// Sets the passphrase of the private key. It is never printed.
     #[must_use]
     pub fn key_passphrase(mut self, passphrase: &str) -> Self {
         self.passphrase = Some(passphrase.to_owned());
         self
     }
 
-    /// The name or address that the broker's certificate has to be for; the host's own by default.
+    /// Sets the name or address that the broker's certificate must be for; the dialled host by
+    /// default.
     #[must_use]
     pub fn server_name(mut self, name: &str) -> Self {
         self.expected_name = Some(name.to_owned());
         self
     }
 
-    /// Whether the broker is told which name it is called by (Server Name Indication); true by default. The certificate is
-    /// checked for the name either way.
+    /// Sets whether the server name is sent to the broker (Server Name Indication); true by
+    /// default. The certificate is checked against the name in both cases.
     #[must_use]
     pub fn send_server_name(mut self, send: bool) -> Self {
         self.send_name = send;
         self
     }
 
-    /// Accepts any certificate for any name, an expired one too. Whoever is between us and the broker can then read and
-    /// change everything, the password too.
+    /// Accepts any certificate for any name, including expired ones. An attacker between the client
+    /// and the broker can then read and change all data, including the password.
     #[must_use]
     pub fn danger_accept_any_certificate(mut self, accept: bool) -> Self {
         self.verify = !accept;
         self
     }
 
-    /// Whom to trust; the system's authorities when there is none.
+    /// Returns the trusted authorities; if empty, the system's authorities are trusted.
     #[must_use]
     pub fn authorities(&self) -> &[TlsSource] {
         &self.authorities
     }
 
-    /// Our certificate and its key.
+    /// Returns the client's certificate and its key.
     #[must_use]
     pub fn identity(&self) -> Option<(&TlsSource, &TlsSource)> {
         self.identity.as_ref().map(|(certificates, key)| (certificates, key))
     }
 
-    /// The passphrase of our key.
+    /// Returns the passphrase of the client's key.
     #[must_use]
     pub fn passphrase(&self) -> Option<&str> {
         self.passphrase.as_deref()
     }
 
-    /// The name or address that the certificate has to be for, if it is not the host's own.
+    /// Returns the name or address that the certificate must be for, if it is not the dialled
+    /// host's.
     #[must_use]
     pub fn expected_name(&self) -> Option<&str> {
         self.expected_name.as_deref()
     }
 
-    /// Whether the broker is told which name it is called by.
+    /// Returns `true` if the server name is sent to the broker.
     #[must_use]
     pub fn sends_server_name(&self) -> bool {
         self.send_name
     }
 
-    /// Whether the broker's certificate is checked at all.
+    /// Returns `true` if the broker's certificate is verified.
     #[must_use]
     pub fn verifies_peer(&self) -> bool {
         self.verify
     }
 }
 
-/// Everything but the passphrase and the octets of certificates and keys.
+/// Omits the passphrase and the contents of certificates and keys.
 impl fmt::Debug for TlsOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsOptions")
@@ -168,7 +173,7 @@ impl fmt::Debug for TlsOptions {
     }
 }
 
-/// The path, or what kind of octets there are and not which: they may be a key.
+/// Prints the path or the format, but not the bytes, which may be a key.
 impl fmt::Debug for TlsSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
