@@ -1,11 +1,12 @@
-//! AMQP URIs: where a broker is, who logs in, and what the query asks for.
+//! AMQP URIs: broker addresses, login, and query parameters.
 //!
-//! Knows no socket, no TLS, no handshake and no options; it only reads and writes text. The octets of the
-//! text are split here and not by `url::Url`, which drops line ends, resolves a virtual host `..` (even as
-//! `%2E%2E`) away, passes bad escapes on, and tells no empty user name from an absent one. The `url` crate
-//! judges the host.
+//! This module only parses and prints text; it uses no sockets, TLS, handshake or options. It
+//! splits the text itself, because `url::Url` drops line ends, resolves a virtual host `..` (even
+//! as `%2E%2E`), accepts bad escapes, and does not distinguish an empty user name from an absent
+//! one. The `url` crate validates the host.
 //!
-//! Spec: RabbitMQ URI specification and RFC 3986, 3; where RabbitMQ's clients differ, see `Uri::parse`.
+//! Spec: RabbitMQ URI specification and RFC 3986, 3. See `Uri::parse` for the points on which
+//! RabbitMQ's clients differ.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,15 +36,16 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// An AMQP URI: `amqp://` or `amqps://`, then `[user[:password]@][host][:port][/vhost][?query]`; or
 /// `amqp+unix://[user[:password]@]/path/to/socket[?query]`.
 ///
-/// What the text leaves out has a default, the one of a freshly installed RabbitMQ: user `guest` with
-/// password `guest`, host `localhost`, port 5672 (5671 for `amqps`), virtual host `/`. A URI that spells a
-/// default out equals one that leaves it out.
+/// Omitted parts have the defaults of a freshly installed RabbitMQ: user `guest` with password
+/// `guest`, host `localhost`, port 5672 (5671 for `amqps`), virtual host `/`. A URI that spells out
+/// a default equals one that omits it.
 ///
-/// There may be several hosts, separated by commas and each with its own port: `amqp://one:5673,two,[::1]`. They are
-/// tried in this order. All share the user part, the virtual host and the query.
+/// There may be several hosts, separated by commas and each with its own port:
+/// `amqp://one:5673,two,[::1]`. They are tried in this order. All share the user part, the virtual
+/// host and the query.
 ///
-/// A Unix socket, of a proxy for example, has an absolute path, percent-encoded where need be. Its virtual host is the
-/// parameter `vhost`, since the path leaves no room for one.
+/// A Unix socket, for example of a proxy, has an absolute, percent-encoded path. Its virtual host
+/// is the parameter `vhost`, because the path has no place for it.
 ///
 /// # Query parameters
 /// | parameter | value |
@@ -51,34 +53,36 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// | `heartbeat` | seconds, 0 to leave it to the broker |
 /// | `connection_timeout` | milliseconds for the TCP connect |
 /// | `channel_max` | channels, 0 to leave it to the broker |
-/// | `frame_max` | octets, 0 to leave it to the broker |
-/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo` or `anonymous`; more than once, the preferred one first |
+/// | `frame_max` | bytes, 0 to leave it to the broker |
+/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo` or `anonymous`; may be repeated in order of preference |
 /// | `vhost` | the virtual host of a Unix socket |
 ///
 /// Only for `amqps`:
 ///
 /// | parameter | value |
 /// | --- | --- |
-/// | `cacertfile` | path of a PEM file with the certificates to trust, instead of the system's |
-/// | `certfile` | path of a PEM file with our certificate |
-/// | `keyfile` | path of a PEM file with our private key; `certfile` when it is left out |
+/// | `cacertfile` | path of a PEM file with the trusted certificates, instead of the system's |
+/// | `certfile` | path of a PEM file with the client's certificate |
+/// | `keyfile` | path of a PEM file with the client's private key; `certfile` by default |
 /// | `password` | the passphrase of `keyfile`; not the login's |
-/// | `verify` | `verify_peer`, the default, or `verify_none`, which accepts any certificate of anybody |
-/// | `server_name_indication` | the name that the broker is told, and that its certificate has to be for, instead of the host's; or `disable`, to tell none |
-/// | `customize_hostname_check` | `https`, which is how names are compared anyway |
-/// | `fail_if_no_peer_cert` | `true` or `false`; of use to servers only |
+/// | `verify` | `verify_peer`, the default, or `verify_none`, which accepts any certificate |
+/// | `server_name_indication` | the name to send to the broker and to expect in its certificate, instead of the host's; or `disable`, to send none |
+/// | `customize_hostname_check` | `https`, which is always how names are compared |
+/// | `fail_if_no_peer_cert` | `true` or `false`; no effect for a client |
 ///
-/// `depth` is refused, since the length of a chain of certificates can't be chosen. With `disable` the certificate is
-/// still checked for the host's name, unlike in Erlang. `cacertfile` and `server_name_indication` are taken beside
-/// `verify_none`, as in RabbitMQ's own examples.
+/// `depth` is refused, because the maximum length of a certificate chain is fixed. With `disable`,
+/// the certificate is still checked for the host's name, unlike in Erlang. `cacertfile` and
+/// `server_name_indication` are accepted together with `verify_none`, as in RabbitMQ's own
+/// examples.
 ///
-/// `Display` prints the URI without its passwords, that of the login and that of the key; `Debug` leaves them out; only
-/// [`to_string_with_password`] has them.
+/// `Display` and `Debug` omit the login's password and the key's passphrase. Only
+/// [`to_string_with_password`] prints them.
 ///
 /// [`to_string_with_password`]: Uri::to_string_with_password
 ///
 /// # Spec
-/// RabbitMQ URI specification, and its "URI Query Parameters". Several hosts and Unix sockets are extensions.
+/// RabbitMQ URI specification, and its "URI Query Parameters". Several hosts and Unix sockets are
+/// extensions.
 ///
 /// # Examples
 /// ```
@@ -94,7 +98,7 @@ pub struct Uri {
     scheme: Scheme,
     username: String,
     password: String,
-    /// At least one. A host is decoded, and has a `:` only when it is an IPv6 address.
+    /// At least one. A host is decoded, and contains a `:` only if it is an IPv6 address.
     endpoints: Vec<Endpoint>,
     virtual_host: String,
     parameters: Parameters,
@@ -124,7 +128,7 @@ impl Scheme {
 }
 
 impl Default for Uri {
-    /// `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
+    /// Returns `amqp://guest:guest@localhost:5672/`, with the virtual host `/`.
     fn default() -> Self {
         Self {
             scheme: Scheme::Amqp,
@@ -138,30 +142,31 @@ impl Default for Uri {
 }
 
 impl Uri {
-    /// Reads a URI.
+    /// Parses a URI.
     ///
-    /// User name, password, host and virtual host are percent-decoded, as UTF-8; in them `+` is a plus, not a
-    /// space. What can be read in only one way is taken, also where RFC 3986 wants an escape: a raw `:` in
-    /// the password (the first one ends the user name), a raw `@` in the user part (the last one ends it),
-    /// letters outside ASCII. What RabbitMQ's clients disagree on:
+    /// User name, password, host and virtual host are percent-decoded as UTF-8; `+` is a plus sign,
+    /// not a space. Unambiguous text is accepted even where RFC 3986 requires an escape: a raw `:`
+    /// in the password (the first one ends the user name), a raw `@` in the user part (the last one
+    /// ends it), and letters outside ASCII. RabbitMQ's clients differ on these points:
     ///
-    /// - `amqp://host/` names the virtual host `/`, as it does in Puka, pika and Go, because that is what
-    ///   people mean. RabbitMQ's specification says that it names the one of zero length, which hardly a broker
-    ///   has: [`Options::virtual_host`](crate::Options::virtual_host) reaches it.
-    /// - An empty host or port is an absent one; one of several hosts can't lack both. An empty user name or
-    ///   password is not: `amqp://:@host` logs in with both empty.
-    /// - `amqp://user@host` has no password, so it takes the default, `guest`.
-    /// - A host stays a name as it was decoded; an international one is not turned into its ASCII form.
+    /// - `amqp://host/` means the virtual host `/`, as in Puka, pika and Go, because that is what
+    ///   users expect. RabbitMQ's specification says that it means the virtual host with an empty
+    ///   name, which few brokers have; [`Options::virtual_host`](crate::Options::virtual_host) can
+    ///   set it.
+    /// - An empty host or port counts as absent; one of several hosts must not lack both. An empty
+    ///   user name or password does not count as absent: `amqp://:@host` logs in with both empty.
+    /// - `amqp://user@host` has no password, so the default, `guest`, is used.
+    /// - A host name is kept as decoded; an international one is not converted to its ASCII form.
     ///
     /// # Errors
-    /// The [`UriError`] says what is wrong and where, and never holds user name or password. Besides what the
-    /// grammar forbids these are refused: white space and control characters that are not encoded, line ends
-    /// around the text included; a virtual host of two segments; fragments; port 0; a user name or virtual
-    /// host above 255 octets; IPv6 zones; query parameters that are unknown, repeated (except
-    /// `auth_mechanism`), out of range, for another scheme, or against each other; a raw `@` behind the host
-    /// if it is in the query or if there is no user part, since `amqp://user:1/2@host` may well mean a
-    /// password; and a raw `@` before a comma in the user part, since `amqp://u:p@one,u:p@two` may well mean
-    /// two hosts.
+    /// The [`UriError`] says what is wrong and where, and never contains the user name or password.
+    /// Besides syntax errors, these are refused: white space and control characters that are not
+    /// encoded, including line ends around the text; a virtual host of two segments; fragments;
+    /// port 0; a user name or virtual host of more than 255 bytes; IPv6 zones; query parameters
+    /// that are unknown, repeated (except `auth_mechanism`), out of range, for another scheme, or
+    /// contradictory; a raw `@` after the host, in the query or if there is no user part, because
+    /// `amqp://user:1/2@host` may contain an unescaped password; and a raw `@` before a comma in
+    /// the user part, because `amqp://u:p@one,u:p@two` may mean two hosts.
     pub fn parse(text: &str) -> Result<Self, UriError> {
         if let Some(at) = text.find(|character: char| character.is_control() || character.is_whitespace()) {
             return Err(UriError::WhiteSpace { at });
@@ -204,90 +209,93 @@ impl Uri {
         Ok(Self { scheme, username, password, endpoints, virtual_host, parameters })
     }
 
-    /// Whether the scheme is `amqps`: TLS from the first octet.
+    /// Returns `true` if the scheme is `amqps`: TLS from the first byte.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.scheme.is_tls()
     }
 
-    /// Where the brokers listen, at least one, in the URI's order. A host is decoded and never empty, `localhost` by
-    /// default; an IPv6 address has no brackets. A port is never 0; it is 5672 by default, or 5671 for `amqps`, as IANA
-    /// assigned them.
+    /// Returns the endpoints, at least one, in the URI's order. A host is decoded and never empty,
+    /// `localhost` by default; an IPv6 address has no brackets. A port is never 0; it is 5672 by
+    /// default, or 5671 for `amqps`, as assigned by IANA.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// The user name, decoded, at most 255 octets. Default `guest`. May be empty.
+    /// Returns the decoded user name, at most 255 bytes. `guest` by default. It may be empty.
     #[must_use]
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The password, decoded. Default `guest`. May be empty.
+    /// Returns the decoded password. `guest` by default. It may be empty.
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
     }
 
-    /// The virtual host, decoded, at most 255 octets. Default `/`, also when the URI ends its host
-    /// with a bare `/`. Never empty.
+    /// Returns the decoded virtual host, at most 255 bytes. `/` by default, also for an empty path.
+    /// Never empty.
     #[must_use]
     pub fn virtual_host(&self) -> &str {
         &self.virtual_host
     }
 
-    /// `heartbeat`, in seconds; 0 leaves it to the broker. `None` when the URI does not say.
+    /// Returns `heartbeat` in seconds; 0 leaves it to the broker. `None` if it is not set.
     #[must_use]
     pub fn heartbeat(&self) -> Option<u16> {
         self.parameters.heartbeat
     }
 
-    /// `connection_timeout`, the limit for the TCP connect, at least one millisecond. `None` when the URI
-    /// does not say.
+    /// Returns `connection_timeout`, the limit for the TCP connect, at least one millisecond.
+    /// `None` if it is not set.
     ///
-    /// In the URI it is a number of milliseconds. There 0 is refused: it means "none" to some clients and "at
-    /// once" to others.
+    /// In the URI it is a number of milliseconds. 0 is refused, because it means "none" to some
+    /// clients and "at once" to others.
     #[must_use]
     pub fn connection_timeout(&self) -> Option<Duration> {
         self.parameters.connection_timeout.map(|limit| Duration::from_millis(limit.get().into()))
     }
 
-    /// `channel_max`, the highest channel number; 0 leaves it to the broker. `None` when the URI does not say.
+    /// Returns `channel_max`, the highest channel number; 0 leaves it to the broker. `None` if it
+    /// is not set.
     #[must_use]
     pub fn channel_max(&self) -> Option<u16> {
         self.parameters.channel_max
     }
 
-    /// `frame_max`, the largest frame in octets; 0 leaves it to the broker. `None` when the URI does not say.
+    /// Returns `frame_max`, the largest frame in bytes; 0 leaves it to the broker. `None` if it is
+    /// not set.
     ///
-    /// Whether the protocol allows the value is for the handshake to say, since the smallest one depends on
-    /// the broker.
+    /// The value is not checked here, because the smallest allowed one depends on the broker. The
+    /// handshake checks it.
     #[must_use]
     pub fn frame_max(&self) -> Option<u32> {
         self.parameters.frame_max
     }
 
-    /// Every `auth_mechanism`, in the URI's order. Empty when the URI does not say.
+    /// Returns all values of `auth_mechanism`, in the URI's order; empty if it is not set.
     #[must_use]
     pub fn auth_mechanisms(&self) -> &[AuthMechanism] {
         &self.parameters.auth_mechanisms
     }
 
-    /// What the query says about TLS.
+    /// Returns the query's TLS parameters.
     pub(crate) fn tls_parameters(&self) -> &TlsParameters {
         &self.parameters.tls
     }
 
-    /// The whole URI, **with its passwords** readable. [`Uri::parse`] gives an equal `Uri` back.
+    /// Returns the complete URI, **including its passwords**. [`Uri::parse`] parses it to an equal
+    /// `Uri`.
     ///
-    /// For handing it to another program; for people and logs there is `Display`.
+    /// Use it to pass the URI to another program, and `Display` for logs.
     #[must_use]
     pub fn to_string_with_password(&self) -> String {
         self.print(true)
     }
 
-    /// Every part, defaults too, except that a port is left out when it is the scheme's.
+    /// Prints every part, including defaults, except the scheme's default port.
     fn print(&self, with_password: bool) -> String {
         let scheme = self.scheme.name();
         let username = Encoded(&self.username);
@@ -306,20 +314,21 @@ impl Uri {
 impl FromStr for Uri {
     type Err = UriError;
 
-    /// The same as [`Uri::parse`].
+    /// Parses a URI, as [`Uri::parse`].
     fn from_str(text: &str) -> Result<Self, UriError> {
         Self::parse(text)
     }
 }
 
-/// The URI without its passwords, as `amqp://user@host/vhost`. Parsed again, it differs in them only.
+/// Prints the URI without its passwords, as `amqp://user@host/vhost`. When parsed, it differs only
+/// in the passwords.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.print(false))
     }
 }
 
-/// Every part but the passwords.
+/// Omits the passwords.
 impl fmt::Debug for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uri")
@@ -332,19 +341,21 @@ impl fmt::Debug for Uri {
     }
 }
 
-/// 5672 and 5671: IANA, and "The amqps URI scheme" in RabbitMQ's specification.
+/// The ports assigned by IANA, and in "The amqps URI scheme" of RabbitMQ's specification.
 fn default_port(tls: bool) -> u16 {
     if tls { 5671 } else { 5672 }
 }
 
-/// The scheme, and what follows `://`. Schemes are compared without case (RFC 3986, 3.1).
+/// Splits off the scheme. Returns it and the text after `://`. RFC 3986, 3.1: "schemes are
+/// case-insensitive".
 fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
     let (scheme, rest) = text.split_once("://").ok_or(UriError::MissingScheme)?;
     let rest = Piece { part: UriPart::Username, at: text.len() - rest.len(), text: rest };
     if let Some(known) = Scheme::ALL.into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())) {
         return Ok((known, rest));
     }
-    // Only what is a scheme is shown; anything else may be the end of a user part.
+    // The error shows the text only if it is a valid scheme. Other text may be the end of a user
+    // part.
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.chars().all(|character| character.is_ascii_alphanumeric() || "+-.".contains(character));
     Err(if is_scheme {
@@ -354,7 +365,7 @@ fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
     })
 }
 
-/// An `@` before a comma may be the end of a user part of the first of several hosts.
+/// Refuses an `@` before a comma, which may end the user part of the first of several hosts.
 fn refuse_two_users(user: Piece<'_>) -> Result<(), UriError> {
     match (user.find('@'), user.text.split_once('@')) {
         (Some(at), Some((_, behind))) if behind.contains(',') => Err(UriError::RepeatedUser { at }),
@@ -362,19 +373,19 @@ fn refuse_two_users(user: Piece<'_>) -> Result<(), UriError> {
     }
 }
 
-/// Refuses parameters that another scheme has.
+/// Refuses parameters that belong to another scheme.
 fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriError> {
     let refused = |name, why| Err(UriError::RefusedParameter { name, why });
     if parameters.virtual_host.is_some() && scheme != Scheme::Unix {
-        return refused("vhost", "is for amqp+unix; with a host, it stands in the path");
+        return refused("vhost", "is for amqp+unix; with a host, the virtual host is the path");
     }
     match parameters.tls.pairs().next() {
-        Some((name, _)) if !scheme.is_tls() => refused(name, "is about TLS, which only amqps has"),
+        Some((name, _)) if !scheme.is_tls() => refused(name, "is a TLS parameter, which only amqps has"),
         _ => Ok(()),
     }
 }
 
-/// "The vhost is a single segment."
+/// RabbitMQ URI specification: "The vhost is a single segment."
 fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
     match piece.find('/') {
         Some(at) => Err(UriError::NestedVirtualHost { at }),
@@ -386,7 +397,7 @@ fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
 #[cfg(test)]
 mod beyond;
 #[cfg(test)]
-#[cfg(not(miri))] // It takes hours.
+#[cfg(not(miri))] // Takes hours under Miri.
 mod properties;
 #[cfg(test)]
 mod tests;

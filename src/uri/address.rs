@@ -1,6 +1,6 @@
-//! The part of a URI that says where brokers listen: hosts with ports, or the path of a socket.
+//! The address part of a URI: hosts with ports, or the path of a socket.
 //!
-//! Knows no user, no virtual host and no resolving.
+//! It does not include the user part and the virtual host, and resolves nothing.
 //!
 //! Spec: RFC 3986, 3.2.2 and 3.2.3. Several hosts and Unix sockets are extensions.
 
@@ -12,7 +12,7 @@ use super::piece::{Encoded, Piece};
 
 pub(super) const DEFAULT_HOST: &str = "localhost";
 
-/// One host or several, separated by commas, each with its port.
+/// Parses one or more hosts, separated by commas, each with its port.
 pub(super) fn parse_hosts(address: Piece<'_>, default_port: u16) -> Result<Vec<Endpoint>, UriError> {
     let mut endpoints = Vec::new();
     let mut rest = Some(address);
@@ -38,14 +38,15 @@ fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint
     Ok(Endpoint::Tcp { host, port })
 }
 
-/// "For the purposes of this section, a zero-length host is treated as absent."
+/// RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI specification: "For
+/// the purposes of this section, a zero-length host is treated as absent."
 fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     let bracketed = piece.text.starts_with('[');
     let host = if bracketed { piece.text.to_owned() } else { piece.decode()? };
     if host.is_empty() {
         return Ok(DEFAULT_HOST.to_owned());
     }
-    // `url` takes some white space and control characters in a decoded name.
+    // `url` accepts some white space and control characters in a decoded name.
     let printable = !host.contains(|character: char| character.is_control() || character.is_whitespace());
     match Host::parse_opaque(&host) {
         Ok(Host::Ipv6(address)) if bracketed => Ok(address.to_string()),
@@ -54,7 +55,7 @@ fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     }
 }
 
-/// An empty port is an absent one: `port = *DIGIT` (RFC 3986, 3.2.3).
+/// An empty port counts as absent: `port = *DIGIT` (RFC 3986, 3.2.3).
 fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
     if piece.text.is_empty() {
         return Ok(default_port);
@@ -64,7 +65,7 @@ fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
     port.filter(|&port| port != 0).ok_or(UriError::BadPort { at: piece.at })
 }
 
-/// The path of a socket, behind an empty host. It begins with the `/` that ended the host.
+/// Parses the path of a socket after an empty host. It begins with the `/` that ended the host.
 pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<Endpoint, UriError> {
     let bad = UriError::BadSocket { at: host.at };
     let path = path.filter(|path| host.text.is_empty() && !path.text.is_empty()).ok_or(bad)?;
@@ -76,7 +77,7 @@ pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<E
     Ok(Endpoint::unix(format!("/{text}")))
 }
 
-/// The endpoints as they stand in a URI.
+/// Prints the endpoints as in a URI.
 pub(super) fn print(endpoints: &[Endpoint], default_port: u16) -> String {
     let printed: Vec<String> = endpoints.iter().map(|endpoint| print_one(endpoint, default_port)).collect();
     printed.join(",")
@@ -88,7 +89,7 @@ fn print_one(endpoint: &Endpoint, default_port: u16) -> String {
             let host = if host.contains(':') { format!("[{host}]") } else { Encoded(host).to_string() };
             if *port == default_port { host } else { format!("{host}:{port}") }
         }
-        // Read from text, so it is text.
+        // The path was parsed from text, so it is UTF-8.
         Endpoint::Unix(path) => {
             let path = path.to_string_lossy();
             let segments: Vec<String> = path.split('/').map(|segment| Encoded(segment).to_string()).collect();

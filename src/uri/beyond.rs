@@ -1,4 +1,4 @@
-//! Facts about what goes beyond one host: several hosts, Unix sockets, TLS.
+//! Tests of several hosts, Unix sockets and TLS parameters.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn several_hosts_keep_their_order_and_each_its_port() {
+fn several_hosts_keep_order_and_ports() {
     let several = uri("amqp://u:p@one:1,two,[::1]:3,:4/v?heartbeat=1");
     let expected = [("one", 1), ("two", 5672), ("::1", 3), ("localhost", 4)];
     assert_eq!(several.endpoints(), expected.map(|(host, port)| Endpoint::tcp(host, port)));
@@ -31,7 +31,7 @@ fn several_hosts_keep_their_order_and_each_its_port() {
 }
 
 #[test]
-fn one_of_several_hosts_cannot_be_left_out() {
+fn several_hosts_must_all_be_named() {
     for (text, at) in [
         ("amqp://,", 7),
         ("amqp://one,", 11),
@@ -46,7 +46,7 @@ fn one_of_several_hosts_cannot_be_left_out() {
 }
 
 #[test]
-fn hosts_that_seem_to_have_a_user_each_are_refused() {
+fn a_user_part_per_host_is_refused() {
     assert_eq!(error("amqp://u:p@one,u:p@two"), UriError::RepeatedUser { at: 10 });
     assert_eq!(error("amqp://u@one,two@three"), UriError::RepeatedUser { at: 8 });
     assert_eq!(uri("amqp://u:p%40one,u:p@two").password(), "p@one,u:p");
@@ -54,7 +54,7 @@ fn hosts_that_seem_to_have_a_user_each_are_refused() {
 }
 
 #[test]
-fn a_unix_socket_is_a_path_and_a_virtual_host_a_parameter() {
+fn unix_sockets_take_the_virtual_host_as_parameter() {
     let socket = uri("amqp+unix:///run/my%20broker/amqp?vhost=%2F&heartbeat=5");
     assert_eq!(socket.endpoints(), [Endpoint::unix("/run/my broker/amqp")]);
     assert_eq!((socket.virtual_host(), socket.heartbeat(), socket.is_tls()), ("/", Some(5), false));
@@ -65,7 +65,7 @@ fn a_unix_socket_is_a_path_and_a_virtual_host_a_parameter() {
 }
 
 #[test]
-fn what_names_no_socket_is_refused() {
+fn invalid_socket_paths_are_refused() {
     let rows = [
         ("amqp+unix://", 12),
         ("amqp+unix:///", 12),
@@ -81,11 +81,11 @@ fn what_names_no_socket_is_refused() {
     let name = "vhost";
     assert_eq!(error("amqp+unix:///s?vhost=a&vhost=b"), UriError::RepeatedParameter { name });
     assert!(matches!(error("amqp+unix:///s?vhost="), UriError::BadParameter { name: "vhost", at: 21, .. }));
-    assert!(refused("amqp://h?vhost=v").contains("stands in the path"));
+    assert!(refused("amqp://h?vhost=v").contains("the virtual host is the path"));
 }
 
 #[test]
-fn rabbitmqs_examples_of_tls_are_read() {
+fn rabbitmq_tls_examples_are_parsed() {
     let text = "amqps://myhost?cacertfile=/path/to/ca_certificate.pem&certfile=/path/to/client_certificate.pem\
                 &keyfile=/path/to/client_key.pem&verify=verify_peer&server_name_indication=myhost";
     let parameters = uri(text).tls_parameters().clone();
@@ -103,7 +103,7 @@ fn rabbitmqs_examples_of_tls_are_read() {
 }
 
 #[test]
-fn a_parameter_of_tls_is_refused_without_tls() {
+fn tls_parameters_are_refused_without_tls() {
     for parameter in [
         "cacertfile=a",
         "certfile=a",
@@ -120,13 +120,13 @@ fn a_parameter_of_tls_is_refused_without_tls() {
 }
 
 #[test]
-fn what_contradicts_itself_or_cannot_be_honoured_is_refused() {
+fn contradictory_and_unsupported_parameters_are_refused() {
     let rows = [
-        ("keyfile=k", "the query parameter keyfile of the URI is of no use without certfile"),
+        ("keyfile=k", "the query parameter keyfile of the URI has no effect without certfile"),
         ("certfile=c&password=p", "keyfile, which is missing"),
         ("password=p", "keyfile, which is missing"),
-        ("depth=1", "depth of the URI can't be honoured"),
-        ("verify=verify_none&customize_hostname_check=https", "verify=verify_none switches off"),
+        ("depth=1", "depth of the URI is not supported"),
+        ("verify=verify_none&customize_hostname_check=https", "contradicts verify=verify_none"),
     ];
     for (query, expected) in rows {
         let text = refused(&format!("amqps://h?{query}"));
@@ -135,7 +135,7 @@ fn what_contradicts_itself_or_cannot_be_honoured_is_refused() {
 }
 
 #[test]
-fn a_parameter_of_tls_out_of_range_is_refused_with_its_place() {
+fn invalid_tls_values_are_refused_with_their_offset() {
     let rows = [
         ("cacertfile", &["", "%00"][..]),
         ("certfile", &["", "a%00"]),
@@ -164,7 +164,7 @@ fn a_parameter_of_tls_out_of_range_is_refused_with_its_place() {
 }
 
 #[test]
-fn a19_paths_with_characters_of_a_query_come_back_as_they_were() {
+fn a19_paths_with_query_characters_round_trip() {
     for path in ["/a&b=c", "/a%b", "/a/@:?#", "C:\\certs\\é", "a+b"] {
         let encoded: String = path.bytes().map(|octet| format!("%{octet:02x}")).collect();
         let text =
@@ -177,7 +177,7 @@ fn a19_paths_with_characters_of_a_query_come_back_as_they_were() {
 }
 
 #[test]
-fn a21_the_passphrase_of_a_key_is_printed_only_when_asked_for() {
+fn a21_only_the_explicit_print_has_the_passphrase() {
     let uri = uri("amqps://u:login@h?certfile=c&keyfile=k&password=S3KRET");
     assert_eq!(uri.to_string(), "amqps://u@h/%2F?certfile=c&keyfile=k");
     let with_password = "amqps://u:login@h/%2F?certfile=c&keyfile=k&password=S3KRET";
@@ -191,7 +191,7 @@ fn a21_the_passphrase_of_a_key_is_printed_only_when_asked_for() {
 }
 
 #[test]
-fn a21_what_may_be_the_end_of_a_passphrase_is_not_shown() {
+fn a21_a_possible_passphrase_is_not_shown() {
     let found = error("amqps://h?certfile=c&keyfile=k&password=a&S3KRET");
     assert_eq!(found, UriError::UnknownBehindPassword { at: 42 });
     assert!(found.to_string().contains("%26"), "{found}");

@@ -1,7 +1,7 @@
-//! Why a text is not an AMQP URI: what is wrong and at which octet of the text.
+//! The errors of parsing an AMQP URI, each with the byte of the text where it was found.
 //!
-//! Knows no parsing. No error carries the text itself, nor any part of it that could be a user name or a
-//! password: only a scheme, the name of a query parameter, and numbers.
+//! No error contains the text or a part of it that may be a user name or password: only a scheme,
+//! the name of a query parameter, and numbers.
 //!
 //! Spec: RabbitMQ URI specification, "Security Considerations".
 
@@ -9,10 +9,10 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// Why a text is not an AMQP URI. It is always the fault of whoever wrote the text; nothing was sent to a
-/// broker.
+/// The reason why a text is not an AMQP URI. The author of the text is at fault; nothing was sent
+/// to a broker.
 ///
-/// `at` counts octets from the start of the text, the first one is 0. No variant holds the password or the
+/// `at` is an offset in bytes from the start of the text. No variant contains the password or the
 /// user name, so an error may be logged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -20,161 +20,161 @@ pub enum UriError {
     /// The text does not begin with a scheme and `://`.
     #[error("the URI does not begin with amqp://, amqps:// or amqp+unix://")]
     MissingScheme,
-    /// The scheme is none of `amqp`, `amqps` and `amqp+unix`.
-    #[error("the URI's scheme is {scheme}, not amqp, amqps or amqp+unix")]
+    /// The scheme is not `amqp`, `amqps` or `amqp+unix`.
+    #[error("unknown URI scheme {scheme}, expected amqp, amqps or amqp+unix")]
     UnknownScheme {
         /// The scheme that was found.
         scheme: String,
     },
-    /// A space or a control character stands in the text, often a line end from a file.
+    /// The text contains a space or a control character, often a line end from a file.
     #[error(
-        "octet {at} of the URI is white space or a control character; it must be percent-encoded or \
+        "byte {at} of the URI is white space or a control character; it must be percent-encoded or \
          removed"
     )]
     WhiteSpace {
-        /// Where it stands.
+        /// The offset of the character.
         at: usize,
     },
     /// The text has a `#`. An AMQP URI has no fragment.
     #[error(
-        "octet {at} of the URI begins a fragment, which AMQP URIs do not have; a # in a password is \
+        "byte {at} of the URI begins a fragment, which AMQP URIs do not have; a # in a password is \
          written %23"
     )]
     Fragment {
-        /// Where the `#` stands.
+        /// The offset of the `#`.
         at: usize,
     },
-    /// An `@` behind the host can be part of a name, or the end of a user part that holds a raw `/` or `?`.
-    /// It is refused because one of the two readings would take a password for a name, and show it.
+    /// An `@` after the host is part of a name, or the end of a user part that contains a raw `/`
+    /// or `?`. It is refused because the wrong interpretation would print a password as a name.
     #[error(
-        "the @ at octet {at} of the URI can be read in two ways: a / or ? before it in a password is \
+        "the @ at byte {at} of the URI is ambiguous: a / or ? before it in a password is \
          written %2F or %3F, an @ in a virtual host or query %40"
     )]
     AmbiguousAt {
-        /// Where the `@` stands.
+        /// The offset of the `@`.
         at: usize,
     },
-    /// An `@`, then a comma, then another `@`: each of several hosts with a user part of its own, or a
-    /// password. All hosts have one user part.
+    /// An `@`, then a comma, then another `@`: either several hosts, each with a user part, or a
+    /// password. All hosts share one user part.
     #[error(
-        "the @ at octet {at} of the URI has a comma and another @ behind it: all hosts share one user part, \
+        "the @ at byte {at} of the URI has a comma and another @ after it: all hosts share one user part, \
          and an @ in a password is written %40"
     )]
     RepeatedUser {
-        /// Where the first `@` stands.
+        /// The offset of the first `@`.
         at: usize,
     },
     /// A `%` is not followed by two hexadecimal digits.
     #[error(
-        "the % at octet {at} of the URI, in its {part}, is not followed by two hexadecimal digits; a % \
+        "the % at byte {at} of the URI, in its {part}, is not followed by two hexadecimal digits; a % \
          itself is written %25"
     )]
     BadEscape {
-        /// The part it stands in.
+        /// The part that contains it.
         part: UriPart,
-        /// Where the `%` stands.
+        /// The offset of the `%`.
         at: usize,
     },
-    /// The octets of a part, percent-decoded, are not UTF-8.
-    #[error("the {part} at octet {at} of the URI is not UTF-8 once it is percent-decoded")]
+    /// A part is not UTF-8 after percent-decoding.
+    #[error("the {part} at byte {at} of the URI is not UTF-8 after percent-decoding")]
     NotUtf8 {
         /// The part.
         part: UriPart,
-        /// Where the part begins.
+        /// The offset of the part.
         at: usize,
     },
-    /// A name is too long for the protocol, which counts such names in one octet.
-    #[error("the {part} in the URI has {octets} octets, and 255 is the most the protocol can carry")]
+    /// A name is too long for the protocol, which stores the length of such names in one byte.
+    #[error("the {part} in the URI must have at most 255 bytes, got {octets}")]
     TooLong {
         /// The part.
         part: UriPart,
-        /// Its length in octets, percent-decoded.
+        /// Its length in bytes after percent-decoding.
         octets: usize,
     },
     /// The host is neither a name nor an address.
     #[error(
-        "the host at octet {at} of the URI is neither a name nor an address; an IPv6 address stands in \
-         brackets, without a zone"
+        "the host at byte {at} of the URI is neither a name nor an address; an IPv6 address requires \
+         brackets, and must have no zone"
     )]
     BadHost {
-        /// Where the host begins.
+        /// The offset of the host.
         at: usize,
     },
     /// The port is not a number from 1 to 65535.
-    #[error("the port at octet {at} of the URI is not a number from 1 to 65535")]
+    #[error("the port at byte {at} of the URI is not a number from 1 to 65535")]
     BadPort {
-        /// Where the port begins.
+        /// The offset of the port.
         at: usize,
     },
-    /// What should name a Unix socket does not: the scheme is followed by an optional user part, and then by
-    /// an absolute path.
+    /// The text does not name a Unix socket: an absolute path must follow the scheme and the
+    /// optional user part.
     #[error(
-        "octet {at} of the URI is not where the absolute path of a Unix socket begins, as in \
+        "expected the absolute path of a Unix socket at byte {at} of the URI, as in \
          amqp+unix:///run/broker?vhost=name"
     )]
     BadSocket {
-        /// Where the path should begin.
+        /// The offset at which the path should begin.
         at: usize,
     },
-    /// The path has more than one segment. A virtual host is one.
+    /// The path has more than one segment. A virtual host is a single segment.
     #[error(
-        "the / at octet {at} of the URI follows the virtual host, which is one segment; a / inside it \
-         is written %2F"
+        "the / at byte {at} of the URI follows the virtual host, which is a single segment; a / inside \
+         it is written %2F"
     )]
     NestedVirtualHost {
-        /// Where the second `/` stands.
+        /// The offset of the second `/`.
         at: usize,
     },
-    /// The query has a parameter that this client does not know. Parameters are never ignored: who wrote one
-    /// counts on it.
-    #[error("the query parameter {name:?} of the URI is not known to this client, and none is ignored")]
+    /// The query has an unknown parameter. Parameters are never ignored, because their author
+    /// relies on them.
+    #[error("unknown query parameter {name:?} in the URI")]
     UnknownParameter {
         /// The parameter's name.
         name: String,
     },
-    /// The query has a parameter behind a passphrase that this client does not know. Its name is not told,
-    /// since it may be the end of a passphrase with a raw `&`.
+    /// The query has an unknown parameter after a passphrase. The error does not contain its name,
+    /// because it may be the end of a passphrase with a raw `&`.
     #[error(
-        "the query parameter at octet {at} of the URI, behind a password, is not known to this client; a & \
-         in a password is written %26"
+        "unknown query parameter at byte {at} of the URI, after a password; a & in a password is written \
+         %26"
     )]
     UnknownBehindPassword {
-        /// Where the parameter begins.
+        /// The offset of the parameter.
         at: usize,
     },
-    /// The query has a parameter that can't be honoured, or that contradicts the rest of the URI.
+    /// The query has a parameter that is not supported or contradicts the rest of the URI.
     #[error("the query parameter {name} of the URI {why}")]
     RefusedParameter {
         /// The parameter's name.
         name: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         why: &'static str,
     },
-    /// The query has a parameter twice that can be given only once.
+    /// The query repeats a parameter that may be given only once.
     #[error("the query parameter {name} of the URI is given more than once")]
     RepeatedParameter {
         /// The parameter's name.
         name: &'static str,
     },
-    /// The value of a query parameter is not what the parameter takes.
-    #[error("the query parameter {name} at octet {at} of the URI takes {expected}")]
+    /// The value of a query parameter is invalid.
+    #[error("invalid value of the query parameter {name} at byte {at} of the URI, expected {expected}")]
     BadParameter {
         /// The parameter's name.
         name: &'static str,
-        /// Where the value begins.
+        /// The offset of the value.
         at: usize,
-        /// What the parameter takes, with its unit.
+        /// The expected values, with their unit.
         expected: &'static str,
     },
 }
 
-/// A part of an AMQP URI, as errors name it.
+/// A part of an AMQP URI, as named in errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UriPart {
     /// The user name, before the first `:` of the user part.
     Username,
-    /// The password, behind the first `:` of the user part.
+    /// The password, after the first `:` of the user part.
     Password,
     /// The host name or address.
     Host,

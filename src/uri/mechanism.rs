@@ -1,6 +1,4 @@
-//! The SASL mechanisms that have a name of their own here.
-//!
-//! Knows no response: that is for the handshake.
+//! The built-in SASL mechanisms. Their responses are part of the handshake.
 //!
 //! Spec: RabbitMQ's access control guide, "Authentication Mechanisms".
 
@@ -8,26 +6,28 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthMechanism {
-    /// User name and password as RFC 4616 says, readable by whoever reads the connection.
+    /// User name and password (RFC 4616), in clear text on the connection.
     Plain,
-    /// User name and password as a field table, readable likewise. RabbitMQ's extension.
+    /// User name and password as a field table, in clear text on the connection. RabbitMQ's
+    /// extension.
     Amqplain,
-    /// Whoever the transport says we are, such as the name in our TLS certificate (RFC 4422, appendix A). No password is
-    /// sent.
+    /// The identity that the transport provides, such as the name in the client's TLS certificate
+    /// (RFC 4422, appendix A). No password is sent.
     External,
-    /// The user name, then the password when it is asked for, readable by whoever reads the connection. RabbitMQ's
-    /// demonstration of a challenge.
+    /// The user name, then the password in reply to a challenge, in clear text on the connection.
+    /// RabbitMQ's demonstration of a challenge.
     RabbitCrDemo,
-    /// Nobody in particular (RFC 4505). No password is sent. RabbitMQ 4 takes it for the user whom it is told to.
+    /// No identity (RFC 4505). No password is sent. RabbitMQ 4 logs in the user that its
+    /// configuration names.
     Anonymous,
 }
 
 impl AuthMechanism {
-    /// Every one of them.
+    /// All built-in mechanisms.
     pub(crate) const ALL: [Self; 5] =
         [Self::Plain, Self::Amqplain, Self::External, Self::RabbitCrDemo, Self::Anonymous];
 
-    /// The mechanism's name in the protocol, such as `PLAIN`. In a URI it is written in small letters.
+    /// Returns the mechanism's name in the protocol, such as `PLAIN`. A URI uses lower case.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl AuthMechanism {
         }
     }
 
-    /// Whether whoever reads the connection reads the password.
+    /// Returns `true` if the mechanism sends the password in clear text.
     pub(crate) fn shows_password(self) -> bool {
         matches!(self, Self::Plain | Self::Amqplain | Self::RabbitCrDemo)
     }

@@ -1,7 +1,7 @@
-//! A piece of a URI's text that knows which part it is and where it stands, and percent-encoding.
+//! A piece of a URI's text with its part and offset, and percent-encoding.
 //!
-//! Knows nothing of AMQP. Decoding is strict: a bad escape or text that is not UTF-8 is an error, never
-//! replaced, and `+` is a plus.
+//! Decoding is strict: a bad escape or invalid UTF-8 is an error and never replaced, and `+` is a
+//! plus sign.
 //!
 //! Spec: RFC 3986, 2.1 "Percent-Encoding" and 2.3 "Unreserved Characters".
 
@@ -9,23 +9,23 @@ use std::fmt::{self, Write};
 
 use super::error::{UriError, UriPart};
 
-/// Some of the URI's text, still percent-encoded.
+/// A slice of the URI's text, still percent-encoded.
 #[derive(Clone, Copy)]
 pub(super) struct Piece<'a> {
-    /// What errors call it.
+    /// The part, as named in errors.
     pub(super) part: UriPart,
-    /// Octets before it in the whole text.
+    /// The offset in the whole text, in bytes.
     pub(super) at: usize,
     pub(super) text: &'a str,
 }
 
 impl<'a> Piece<'a> {
-    /// What stands before the first `mark`, and the `part` behind it, when there is a mark.
+    /// Returns the text before the first `mark`, and the `part` after it, if there is a mark.
     pub(super) fn split(self, mark: char, part: UriPart) -> (Self, Option<Self>) {
         self.cut(self.text.split_once(mark), part)
     }
 
-    /// What stands before the last `mark`, and the `part` behind it, when there is a mark.
+    /// Returns the text before the last `mark`, and the `part` after it, if there is a mark.
     pub(super) fn rsplit(self, mark: char, part: UriPart) -> (Self, Option<Self>) {
         self.cut(self.text.rsplit_once(mark), part)
     }
@@ -36,12 +36,12 @@ impl<'a> Piece<'a> {
         (Self { text: before, ..self }, Some(Self { part, at, text: after }))
     }
 
-    /// Where the first `mark` stands in the whole text.
+    /// Returns the offset of the first `mark` in the whole text.
     pub(super) fn find(self, mark: char) -> Option<usize> {
         self.text.find(mark).map(|offset| self.at + offset)
     }
 
-    /// The text behind the encoding.
+    /// Returns the percent-decoded text.
     pub(super) fn decode(self) -> Result<String, UriError> {
         let mut octets = Vec::with_capacity(self.text.len());
         let mut rest = self.text.as_bytes();
@@ -59,7 +59,7 @@ impl<'a> Piece<'a> {
         String::from_utf8(octets).map_err(|_| UriError::NotUtf8 { part: self.part, at: self.at })
     }
 
-    /// The text behind the encoding, when it fits the protocol's short string.
+    /// Returns the percent-decoded text, if it fits the protocol's short string.
     pub(super) fn decode_name(self) -> Result<String, UriError> {
         let name = self.decode()?;
         match name.len() {
@@ -69,7 +69,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// The octet that two hexadecimal digits stand for, and what follows them.
+/// Returns the byte that two hexadecimal digits encode, and the text after them.
 fn escaped(digits: &[u8]) -> Option<(u8, &[u8])> {
     let (&[high, low], after) = digits.split_first_chunk()?;
     Some((hexadecimal(high)? << 4 | hexadecimal(low)?, after))
@@ -79,8 +79,8 @@ fn hexadecimal(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Prints a text so that it holds no character with a meaning in a URI: all but RFC 3986's unreserved ones
-/// are percent-encoded.
+/// Prints a text with all characters percent-encoded except RFC 3986's unreserved ones, so that
+/// none has a meaning in a URI.
 pub(super) struct Encoded<'a>(pub(super) &'a str);
 
 impl fmt::Display for Encoded<'_> {

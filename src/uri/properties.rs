@@ -1,4 +1,4 @@
-//! What holds of every URI: printing and reading undo each other, and a password is never shown.
+//! Properties of every URI: printing and parsing are inverse, and no password is shown.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Stands inside every password of the leak tests and nowhere else.
+/// Part of every password in the leak tests, and of nothing else.
 const SECRET: &str = "S3KRET-correct-horse";
 
-/// Text of at most 240 octets, rich in characters that mean something in a URI.
+/// Generates text of at most 240 bytes, with many characters that have a meaning in a URI.
 fn text() -> impl Strategy<Value = String> {
     let special = prop::sample::select("&=%/@:#?[]+,;.\\\"' \t\n\0~-_aé€𝄞".chars().collect::<Vec<_>>());
     vec(prop_oneof![3 => special, 1 => any::<char>()], 0..60).prop_map(String::from_iter)
@@ -27,11 +27,11 @@ fn host() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Text as parameters take it.
+/// Generates values that parameters accept.
 fn value() -> impl Strategy<Value = String> {
     text()
         .prop_map(|text| text.replace('\0', "0"))
-        .prop_filter("none takes an empty one", |text| !text.is_empty())
+        .prop_filter("no parameter accepts an empty value", |text| !text.is_empty())
 }
 
 fn tls_parameters() -> impl Strategy<Value = TlsParameters> {
@@ -118,14 +118,14 @@ fn any_uri() -> impl Strategy<Value = Uri> {
     })
 }
 
-/// The same without what `Display` leaves out.
+/// Returns the URI without the parts that `Display` omits.
 fn without_passwords(uri: &Uri) -> Uri {
     let mut uri = Uri { password: DEFAULT_PASSWORD.to_owned(), ..uri.clone() };
     uri.parameters.tls.password = None;
     uri
 }
 
-/// Text that comes close to a URI.
+/// Generates text that resembles a URI.
 fn almost_uri() -> impl Strategy<Value = String> {
     let token = prop::sample::select(vec![
         ":",
@@ -167,23 +167,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a19_a_printed_uri_reads_back_equal(uri in any_uri()) {
+    fn a19_a_printed_uri_parses_to_an_equal_uri(uri in any_uri()) {
         prop_assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri));
     }
 
     #[test]
-    fn a19_display_reads_back_equal_but_for_the_passwords(uri in any_uri()) {
+    fn a19_display_omits_only_the_passwords(uri in any_uri()) {
         prop_assert_eq!(Uri::parse(&uri.to_string()), Ok(without_passwords(&uri)));
     }
 
     #[test]
-    fn any_text_is_read_or_refused(text in any::<String>()) {
+    fn any_text_is_parsed_or_refused(text in any::<String>()) {
         let _ = Uri::parse(&text);
         let _ = Uri::parse(&format!("amqp://{text}"));
     }
 
     #[test]
-    fn what_is_read_keeps_its_promises(text in almost_uri()) {
+    fn parsed_uris_keep_their_guarantees(text in almost_uri()) {
         if let Ok(uri) = Uri::parse(&text) {
             for endpoint in uri.endpoints() {
                 match endpoint {
@@ -207,7 +207,7 @@ proptest! {
         prop_assert!(uri.to_string_with_password().contains(SECRET));
     }
 
-    /// Also when somebody forgets to encode the password, whatever part of the URI it then falls into.
+    /// Covers passwords that were not encoded, in any part of the URI that they fall into.
     #[test]
     fn a21_nothing_shown_has_a_raw_password(
         before in "[a-z0-9/?#:%&= \\[\\]]{0,6}",
@@ -220,7 +220,7 @@ proptest! {
         prop_assert!(!shown.contains(SECRET), "{} shows {}", text, shown);
     }
 
-    /// Nor the passphrase of a key.
+    /// Covers passphrases of a key that were not encoded.
     #[test]
     fn a21_nothing_shown_has_a_raw_passphrase(
         before in "[a-z0-9/?#:%&= \\[\\]]{0,6}",
@@ -233,7 +233,7 @@ proptest! {
     }
 }
 
-/// What a text is read as, or why it is not.
+/// Returns the output for a parsed URI or its error.
 fn shown(text: &str) -> String {
     match Uri::parse(text) {
         Ok(uri) => format!("{uri} {uri:?}"),

@@ -1,7 +1,7 @@
-//! The query parameters of an AMQP URI. Every one is either understood or refused.
+//! The query parameters of an AMQP URI. Each is either supported or refused.
 //!
-//! Knows no connection: what a parameter means is for whoever opens one. A new parameter is a field, an arm
-//! in `set` and a line in `pairs`.
+//! The code that opens connections interprets the values. A new parameter needs a field, an arm in
+//! `set` and a line in `pairs`.
 //!
 //! Spec: RabbitMQ URI specification, appendix B, and "URI Query Parameters".
 
@@ -13,18 +13,18 @@ use super::piece::{Encoded, Piece};
 use super::tls::TlsParameters;
 use super::value::{number, once};
 
-/// What the query says. What it leaves out is `None` or empty.
+/// The values of the query. Absent ones are `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
-    /// Seconds.
+    /// In seconds.
     pub(super) heartbeat: Option<u16>,
-    /// Milliseconds.
+    /// In milliseconds.
     pub(super) connection_timeout: Option<NonZeroU32>,
     pub(super) channel_max: Option<u16>,
-    /// Octets.
+    /// In bytes.
     pub(super) frame_max: Option<u32>,
     pub(super) auth_mechanisms: Vec<AuthMechanism>,
-    /// Only of a Unix socket, whose path leaves no room for it.
+    /// Only for a Unix socket, whose path has no place for it.
     pub(super) virtual_host: Option<String>,
     pub(super) tls: TlsParameters,
 }
@@ -46,7 +46,7 @@ impl Parameters {
 
     fn set(&mut self, parameter: Piece<'_>) -> Result<(), UriError> {
         let (name, value) = parameter.split('=', UriPart::Query);
-        // A parameter without `=` has an empty value, which none takes.
+        // A parameter without `=` has an empty value, which no parameter accepts.
         let value = value.unwrap_or(Piece { text: "", at: name.at + name.text.len(), ..name });
         let at = name.at;
         let name = name.decode()?;
@@ -57,7 +57,7 @@ impl Parameters {
                 number(&mut self.connection_timeout, "connection_timeout", value, expected)
             }
             "channel_max" => number(&mut self.channel_max, "channel_max", value, "a number from 0 to 65535"),
-            "frame_max" => number(&mut self.frame_max, "frame_max", value, "octets from 0 to 4294967295"),
+            "frame_max" => number(&mut self.frame_max, "frame_max", value, "bytes from 0 to 4294967295"),
             "auth_mechanism" => {
                 self.auth_mechanisms.push(mechanism(value)?);
                 Ok(())
@@ -74,7 +74,8 @@ impl Parameters {
         }
     }
 
-    /// The query with its `?`, or nothing. With the passphrase only when it is asked for.
+    /// Returns the query with its `?`, or an empty string. The passphrase is included only if
+    /// requested.
     pub(super) fn print(&self, with_password: bool) -> String {
         let numbers = [
             ("heartbeat", self.heartbeat.map(u32::from)),

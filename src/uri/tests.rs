@@ -1,4 +1,4 @@
-//! Facts about reading and printing URIs: the specification's examples, and every error.
+//! Tests of parsing and printing URIs: the specification's examples, and every error.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn error(text: &str) -> UriError {
     Uri::parse(text).unwrap_err()
 }
 
-/// User, password, host, port and virtual host of a URI.
+/// Returns user, password, host, port and virtual host of a URI.
 #[track_caller]
 fn parts(text: &str) -> (String, String, String, u16, String) {
     let Uri { username, password, endpoints, virtual_host, .. } = uri(text);
@@ -20,7 +20,7 @@ fn parts(text: &str) -> (String, String, String, u16, String) {
     (username, password, host.clone(), *port, virtual_host)
 }
 
-/// Host and port of a URI that has one of them.
+/// Returns host and port of a URI with a single host.
 #[track_caller]
 fn address(text: &str) -> (String, u16) {
     let (_, _, host, port, _) = parts(text);
@@ -28,7 +28,7 @@ fn address(text: &str) -> (String, u16) {
 }
 
 #[test]
-fn the_examples_of_rabbitmqs_specification_are_read_as_it_says() {
+fn rabbitmq_specification_examples_are_parsed() {
     let defaults = ("guest", "guest", "localhost", 5672, "/");
     let rows = [
         ("amqp://user:pass@host:10000/vhost", ("user", "pass", "host", 10000, "vhost")),
@@ -52,7 +52,7 @@ fn the_examples_of_rabbitmqs_specification_are_read_as_it_says() {
 }
 
 #[test]
-fn getters_give_what_was_read() {
+fn getters_return_parsed_values() {
     let uri = uri("amqps://u:p@h:1/v?heartbeat=20&connection_timeout=1500&channel_max=7&frame_max=8192");
     assert_eq!((uri.username(), uri.password()), ("u", "p"));
     assert_eq!(uri.endpoints(), [Endpoint::tcp("h", 1)]);
@@ -63,7 +63,7 @@ fn getters_give_what_was_read() {
 }
 
 #[test]
-fn what_the_query_leaves_out_is_absent() {
+fn absent_parameters_are_none() {
     let uri = uri("amqp://");
     assert_eq!((uri.heartbeat(), uri.channel_max(), uri.frame_max()), (None, None, None));
     assert_eq!((uri.connection_timeout(), uri.auth_mechanisms()), (None, [].as_slice()));
@@ -79,7 +79,7 @@ fn a_tls_uri_has_port_5671() {
 }
 
 #[test]
-fn a_scheme_is_read_without_case() {
+fn schemes_are_case_insensitive() {
     assert_eq!(uri("aMQp://host"), uri("amqp://host"));
     assert!(uri("AMQPS://host").is_tls());
 }
@@ -92,7 +92,7 @@ fn a_spelled_out_default_equals_an_absent_one() {
 }
 
 #[test]
-fn an_ipv6_address_has_brackets_only_in_text() {
+fn ipv6_addresses_have_brackets_only_in_text() {
     for (text, port) in [("amqp://[2001:DB8:0:0::1]/v", 5672), ("amqp://a:b@[2001:db8::1]:100/v", 100)] {
         assert_eq!(address(text), ("2001:db8::1".into(), port), "{text}");
     }
@@ -107,7 +107,7 @@ fn a_plus_is_a_plus() {
 }
 
 #[test]
-fn a_colon_in_a_password_is_read_raw_and_encoded() {
+fn a_password_may_contain_raw_or_encoded_colons() {
     assert_eq!(uri("amqp://user:a:b%3Ac:@host").password(), "a:b:c:");
     assert_eq!(uri("amqp://us%3Aer:pass@host").username(), "us:er");
 }
@@ -119,7 +119,7 @@ fn the_last_at_ends_the_user_part() {
 }
 
 #[test]
-fn escapes_are_decoded_once_and_as_utf_8() {
+fn escapes_are_decoded_once_as_utf_8() {
     assert_eq!(uri("amqp://%2561:%C3%bc@b%C3%BCcher/%E2%82%AC").password(), "ü");
     assert_eq!(uri("amqp://%2561@host").username(), "%61");
     assert_eq!(uri("amqp://ü:é@bücher/€").to_string(), "amqp://%C3%BC@b%C3%BCcher/%E2%82%AC");
@@ -134,7 +134,7 @@ fn dots_in_a_virtual_host_are_kept() {
 }
 
 #[test]
-fn a_virtual_host_may_hold_a_raw_at_behind_a_user_part() {
+fn a_virtual_host_may_contain_a_raw_at() {
     assert_eq!(uri("amqp://user@host/v@w:x").virtual_host(), "v@w:x");
     assert_eq!(uri("amqp://host/v%40w").virtual_host(), "v@w");
 }
@@ -153,12 +153,12 @@ fn another_scheme_is_refused_by_name() {
     assert_eq!(error("http://u:p@host"), UriError::UnknownScheme { scheme: "http".into() });
     assert_eq!(
         error("amqp+tls://host").to_string(),
-        "the URI's scheme is amqp+tls, not amqp, amqps or amqp+unix"
+        "unknown URI scheme amqp+tls, expected amqp, amqps or amqp+unix"
     );
 }
 
 #[test]
-fn white_space_and_control_characters_are_refused_where_they_stand() {
+fn white_space_is_refused_with_its_offset() {
     let rows = [
         (" amqp://", 0),
         ("amqp://host\n", 11),
@@ -179,7 +179,7 @@ fn a_fragment_is_refused() {
 }
 
 #[test]
-fn an_at_that_reads_in_two_ways_is_refused() {
+fn an_ambiguous_at_is_refused() {
     let rows = [
         ("amqp://user:1/2@host", 15),
         ("amqp://user:/2@host", 14),
@@ -194,7 +194,7 @@ fn an_at_that_reads_in_two_ways_is_refused() {
 }
 
 #[test]
-fn a_bad_escape_is_refused_with_its_part_and_place() {
+fn a_bad_escape_is_refused_with_its_offset() {
     let rows = [
         ("amqp://a%:b@c", UriPart::Username, 8),
         ("amqp://a:b%4@c", UriPart::Password, 10),
@@ -212,7 +212,7 @@ fn a_bad_escape_is_refused_with_its_part_and_place() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_refused() {
+fn invalid_utf_8_is_refused() {
     let rows = [
         ("amqp://%ff:b@c", UriPart::Username, 7),
         ("amqp://a:%c3@c", UriPart::Password, 9),
@@ -227,7 +227,7 @@ fn what_is_not_utf_8_is_refused() {
 }
 
 #[test]
-fn names_have_at_most_255_octets() {
+fn names_have_at_most_255_bytes() {
     let (most, more) = ("é".repeat(127) + "a", "é".repeat(128));
     assert_eq!(uri(&format!("amqp://{most}:{more}@h/{most}")).virtual_host(), most);
     let (part, octets) = (UriPart::Username, 256);
@@ -300,7 +300,7 @@ fn an_unknown_parameter_is_refused_by_name() {
 }
 
 #[test]
-fn a_parameter_out_of_range_is_refused_with_its_place() {
+fn an_invalid_value_is_refused_with_its_offset() {
     let values = ["", "x", "-1", "+1", "1.5", "99999999999999999999", "%20"];
     for name in ["heartbeat", "connection_timeout", "channel_max", "frame_max"] {
         for value in values {
@@ -334,7 +334,7 @@ fn auth_mechanisms_keep_their_order() {
 }
 
 #[test]
-fn every_auth_mechanism_is_read_by_its_name() {
+fn every_auth_mechanism_is_parsed_by_name() {
     for mechanism in AuthMechanism::ALL {
         let text = format!("amqp://guest@h/%2F?auth_mechanism={}", mechanism.name().to_ascii_lowercase());
         assert_eq!(uri(&text).auth_mechanisms(), [mechanism]);
@@ -371,7 +371,7 @@ fn from_str_is_parse() {
     assert_eq!("host".parse::<Uri>(), Err(UriError::MissingScheme));
 }
 
-/// Why `url::Url` does not split the text: should one of these change, so may the parser.
+/// Records why `url::Url` does not split the text. If one of these changes, the parser may change.
 #[test]
 fn the_url_crate_alone_would_change_names() {
     let url = |text| url::Url::parse(text).unwrap();

@@ -1,8 +1,10 @@
-//! The query parameters that are about TLS.
+//! The TLS parameters of a query.
 //!
-//! Knows no TLS library and reads no file. What a client can't honour is refused, and so is what contradicts itself.
+//! This module uses no TLS library and reads no files. Parameters that are not supported or
+//! contradict each other are refused.
 //!
-//! Spec: RabbitMQ's "URI Query Parameters", and the TLS options of Erlang's `ssl`, whose names they are.
+//! Spec: RabbitMQ's "URI Query Parameters". The names are those of the TLS options of Erlang's
+//! `ssl`.
 
 use std::fmt;
 
@@ -10,7 +12,7 @@ use super::error::UriError;
 use super::piece::Piece;
 use super::value::{once, one_of, text};
 
-/// What the query says about TLS. What it leaves out is `None`.
+/// The TLS parameters of the query. Absent ones are `None`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct TlsParameters {
     pub(crate) cacertfile: Option<String>,
@@ -18,16 +20,16 @@ pub(crate) struct TlsParameters {
     pub(crate) keyfile: Option<String>,
     /// The passphrase of `keyfile`.
     pub(crate) password: Option<String>,
-    /// `verify_peer` is true, `verify_none` false.
+    /// `true` for `verify_peer`, `false` for `verify_none`.
     pub(crate) verify: Option<bool>,
-    /// For servers; a client does nothing about it.
+    /// For servers; without effect on a client.
     pub(crate) fail_if_no_peer_cert: Option<bool>,
     pub(crate) server_name_indication: Option<ServerNameIndication>,
-    /// Whether it is given; its only value, `https`, is how names are compared anyway.
+    /// Whether it is present. Its only value, `https`, is the behaviour in any case.
     pub(crate) customize_hostname_check: Option<()>,
 }
 
-/// The name that the broker is told, if any.
+/// The server name to send to the broker, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServerNameIndication {
     Disable,
@@ -35,7 +37,7 @@ pub(crate) enum ServerNameIndication {
 }
 
 impl TlsParameters {
-    /// Takes a value, if there is such a parameter.
+    /// Sets a parameter. Returns `false` if the name is unknown.
     pub(super) fn set(&mut self, name: &str, value: Piece<'_>) -> Result<bool, UriError> {
         match name {
             "cacertfile" => once(&mut self.cacertfile, "cacertfile", text("cacertfile", value, "a path")?)?,
@@ -63,7 +65,7 @@ impl TlsParameters {
                 once(&mut self.customize_hostname_check, name, ())?;
             }
             "depth" => {
-                let why = "can't be honoured: how long a chain of certificates may be is fixed";
+                let why = "is not supported: the maximum length of a certificate chain is fixed";
                 return Err(UriError::RefusedParameter { name: "depth", why });
             }
             _ => return Ok(false),
@@ -71,25 +73,25 @@ impl TlsParameters {
         Ok(true)
     }
 
-    /// Refuses what makes sense only with something else, or against it.
+    /// Refuses parameters that require or contradict others.
     pub(super) fn check(&self) -> Result<(), UriError> {
         let refused = |name, why| Err(UriError::RefusedParameter { name, why });
         match self {
             Self { certfile: None, keyfile: Some(_), .. } => {
-                refused("keyfile", "is of no use without certfile")
+                refused("keyfile", "has no effect without certfile")
             }
             Self { keyfile: None, password: Some(_), .. } => refused(
                 "password",
-                "is the passphrase of keyfile, which is missing; the login's stands before the host",
+                "is the passphrase of keyfile, which is missing; the login's password is before the host",
             ),
             Self { verify: Some(false), customize_hostname_check: Some(()), .. } => {
-                refused("customize_hostname_check", "asks for what verify=verify_none switches off")
+                refused("customize_hostname_check", "contradicts verify=verify_none")
             }
             _ => Ok(()),
         }
     }
 
-    /// Names and values, in a fixed order, the passphrase included.
+    /// Returns names and values in a fixed order, including the passphrase.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         let choice = |value: Option<bool>, yes: &str, no: &str| {
             value.map(|value| if value { yes.to_owned() } else { no.to_owned() })
@@ -113,14 +115,14 @@ impl TlsParameters {
     }
 }
 
-/// Every parameter but the passphrase.
+/// Omits the passphrase.
 impl fmt::Debug for TlsParameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.pairs().filter(|(name, _)| *name != "password")).finish()
     }
 }
 
-/// A DNS name, as TLS allows (RFC 6066, 3), or `disable`.
+/// Parses a DNS name, as TLS allows (RFC 6066, 3), or `disable`.
 fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriError> {
     let name = value.decode()?;
     if name == "disable" {
@@ -130,7 +132,7 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
         && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet))
         && name.bytes().any(|octet| octet.is_ascii_alphabetic());
     if !is_name {
-        let expected = "a host name of ASCII letters, which no address is, or disable";
+        let expected = "a host name of ASCII letters, not an address, or disable";
         return Err(UriError::BadParameter { name: "server_name_indication", at: value.at, expected });
     }
     Ok(ServerNameIndication::Name(name))

@@ -1,13 +1,11 @@
-//! Reading the value of a query parameter.
-//!
-//! Knows no parameter's name.
+//! Parsing of query parameter values.
 
 use std::str::FromStr;
 
 use super::error::UriError;
 use super::piece::Piece;
 
-/// Takes a value for a parameter that has none yet.
+/// Sets the value of a parameter, unless it is set already.
 pub(super) fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), UriError> {
     match slot.replace(value) {
         None => Ok(()),
@@ -15,20 +13,20 @@ pub(super) fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Res
     }
 }
 
-/// Takes a number for a parameter that has none yet.
+/// Parses a number and sets it as the value of a parameter, unless it is set already.
 pub(super) fn number<T: FromStr>(
     slot: &mut Option<T>,
     name: &'static str,
     value: Piece<'_>,
     expected: &'static str,
 ) -> Result<(), UriError> {
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let digits = value.decode()?;
     let number = if digits.bytes().all(|octet| octet.is_ascii_digit()) { digits.parse().ok() } else { None };
     once(slot, name, number.ok_or(UriError::BadParameter { name, at: value.at, expected })?)
 }
 
-/// A value that is not empty and has no NUL, which no path and no file's passphrase has.
+/// Parses a text that is not empty and has no NUL, which no path or passphrase in a file contains.
 pub(super) fn text(name: &'static str, value: Piece<'_>, expected: &'static str) -> Result<String, UriError> {
     let text = value.decode()?;
     if text.is_empty() || text.contains('\0') {
@@ -37,7 +35,7 @@ pub(super) fn text(name: &'static str, value: Piece<'_>, expected: &'static str)
     Ok(text)
 }
 
-/// Which of two words a value is.
+/// Parses one of two words. Returns `true` for `yes`.
 pub(super) fn one_of(
     name: &'static str,
     value: Piece<'_>,
