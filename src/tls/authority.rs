@@ -1,4 +1,4 @@
-//! Whose word is taken for who the server is.
+//! Verification of the server's certificate.
 
 use super::source::certificates;
 use crate::error::Error;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 const WHAT: &str = "tls authority";
 
-/// The system's authorities, those of the options, or none at all.
+/// Returns a verifier for the system's authorities, for those of the options, or for none.
 pub(super) fn verifier(
     tls: &TlsOptions,
     provider: Arc<CryptoProvider>,
@@ -34,7 +34,8 @@ pub(super) fn verifier(
     Ok(verifier.map_err(|error| Error::invalid(WHAT, error))?)
 }
 
-/// Takes any certificate. That the server has the key to it is checked all the same.
+/// Accepts any certificate. The signatures, which prove that the server has the private key, are
+/// still verified.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! From options to what rustls wants.
+//! Conversion of options to a rustls configuration.
 
 use super::authority;
 use super::source::{certificates, private_key};
@@ -9,15 +9,15 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 
-/// A configuration of rustls with what the options say of TLS, or with its defaults when they say nothing: TLS 1.2 at
-/// least, ring's cryptography, the system's authorities.
+/// Returns a rustls configuration for the TLS options, or for their defaults: TLS 1.2 or later,
+/// ring's cryptography, the system's authorities.
 ///
-/// Reads the files that the options name, and the system's certificates when these are files, as on Linux: a few
-/// milliseconds, in which the thread waits.
+/// Reads the files that the options name, and the system's certificates if they are files, as on
+/// Linux. This blocks the thread for a few milliseconds.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a file that can't be read or has not what it should, a key that is encrypted, which is
-/// not supported, or one that does not belong to its certificate.
+/// [`Error::InvalidArgument`] if a file cannot be read or does not contain what it should, if the
+/// key is encrypted, which is not supported, or if it does not belong to the certificate.
 pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
     let defaults = TlsOptions::default();
     let tls = options.tls_options().unwrap_or(&defaults);
@@ -34,15 +34,15 @@ pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
             .map_err(|error| Error::invalid("tls client certificate", error))?,
     };
     config.enable_sni = tls.sends_server_name();
-    // The configuration lives as long as one connection, so there is nothing to resume.
+    // The configuration is used for a single connection, so there is no session to resume.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// The name that the server's certificate has to be for: the one in the options, else this host's.
+/// Returns the name that the server's certificate must be for: the one in the options, or the host.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] when it is neither a DNS name nor an address.
+/// [`Error::InvalidArgument`] if it is neither a DNS name nor an address.
 pub fn server_name(options: &Options, host: &str) -> Result<ServerName<'static>, Error> {
     let expected = options.tls_options().and_then(TlsOptions::expected_name).unwrap_or(host);
     ServerName::try_from(expected.to_owned()).map_err(|error| Error::invalid("tls server name", error))

@@ -1,4 +1,4 @@
-//! What rustls says went wrong, in our words.
+//! Conversion of rustls errors to [`TlsFault`].
 
 use crate::error::{Broken, Error, TlsCause, TlsFault};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
@@ -41,7 +41,8 @@ impl From<rustls::Error> for Error {
     }
 }
 
-/// What ended a handshake that rustls did over a stream of `std::io`: [`Error::Tls`], or what happened to the stream.
+/// Converts the error of a handshake that rustls performed over a `std::io` stream to
+/// [`Error::Tls`], or to the error of the stream.
 #[must_use]
 pub fn handshake_error(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {

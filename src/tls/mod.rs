@@ -1,8 +1,9 @@
 //! TLS over any byte stream, through rustls: feature `tls`.
 //!
-//! [`dial`](crate::dial) does all of it when the options say TLS. Over a stream of your own, [`connect`] shakes hands, and
-//! the [`TlsStream`] goes into [`open`](crate::open). [`client_config`], [`server_name`] and [`handshake_error`] are the same
-//! for those who use [`rustls`] by themselves, as over a blocking socket of `std`:
+//! [`dial`](crate::dial) uses it if the options enable TLS. Over a stream of your own, [`connect`]
+//! performs the handshake, and [`open`](crate::open) accepts the resulting [`TlsStream`]. To use
+//! [`rustls`] directly, for example over a blocking socket of `std`, combine [`client_config`],
+//! [`server_name`] and [`handshake_error`]:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), puka::Error> {
@@ -36,13 +37,14 @@ use crate::error::Error;
 use crate::options::Options;
 use futures_io::{AsyncRead, AsyncWrite};
 
-/// Shakes hands over a stream that is connected to this host, with what the options say of TLS, or its defaults.
+/// Performs the TLS handshake over a stream that is connected to this host, with the TLS options or
+/// their defaults.
 ///
-/// There is no deadline in it; [`dial`](crate::dial) has one.
+/// It has no timeout; [`dial`](crate::dial) has one.
 ///
 /// # Errors
-/// [`Error::Tls`], the server's fault; [`Error::ConnectionBroken`] when the stream ends or fails;
-/// [`Error::InvalidArgument`], the caller's, for options that can't be used.
+/// [`Error::Tls`] if the server is at fault; [`Error::ConnectionBroken`] if the stream ends or
+/// fails; [`Error::InvalidArgument`] if the options are invalid.
 ///
 /// # Cancel safety
 /// Dropping the future drops the stream.

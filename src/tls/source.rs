@@ -1,4 +1,4 @@
-//! Certificates and keys, from wherever the options say.
+//! Loading of certificates and keys.
 
 use crate::error::Error;
 use crate::options::TlsSource;
@@ -6,7 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::borrow::Cow;
 
-/// All certificates of a source, at least one.
+/// Returns all certificates of a source, at least one.
 pub(super) fn certificates(
     what: &'static str,
     source: &TlsSource,
@@ -33,7 +33,7 @@ pub(super) fn private_key(source: &TlsSource) -> Result<PrivateKeyDer<'static>, 
     }
     // "BEGIN ENCRYPTED PRIVATE KEY" (PKCS #8), or OpenSSL's older "Proc-Type: 4,ENCRYPTED".
     if octets.windows(9).any(|window| window == b"ENCRYPTED") {
-        let why = "the key is encrypted, which is not supported; `openssl pkey` takes the passphrase off";
+        let why = "the key is encrypted, which is not supported; decrypt it with `openssl pkey`";
         return Err(Error::invalid(WHAT, why));
     }
     PrivateKeyDer::from_pem_slice(&octets)

@@ -1,4 +1,4 @@
-//! TLS over a byte stream: rustls between its octets and ours.
+//! TLS over a byte stream, through rustls.
 
 use super::fault::handshake_error;
 use crate::error::{Broken, Error, TlsFault};
@@ -12,17 +12,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// Octets that are read at a time: the most that one record has, so that few system calls are made.
+/// The read size in bytes: the maximum size of a TLS record, to make few system calls.
 const BUFFER: usize = 18 << 10;
 
-/// A byte stream inside TLS, from [`connect`](super::connect).
+/// A TLS session over a byte stream. Returned by [`connect`](super::connect).
 ///
-/// A server that ends the stream without TLS's own goodbye has ended it all the same: AMQP has a goodbye of its own, and
-/// counts the octets of each frame.
+/// The end of the stream without a TLS `close_notify` counts as a normal end, because AMQP detects
+/// truncation: it has its own close, and each frame carries its size.
 pub struct TlsStream<Io> {
     io: Io,
     session: ClientConnection,
-    /// Octets that came and that rustls has not taken, from `taken` on.
+    /// Received bytes. rustls has consumed those before `taken`.
     buffer: Vec<u8>,
     taken: usize,
     eof: bool,
@@ -38,7 +38,7 @@ impl<Io> fmt::Debug for TlsStream<Io> {
     }
 }
 
-/// Gives rustls somewhere to write to.
+/// Adapts the stream to the blocking `Write` that rustls expects.
 struct Writer<'a, 'cx, Io> {
     io: &'a mut Io,
     cx: &'a mut Context<'cx>,
@@ -73,7 +73,7 @@ impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
-    /// Shakes hands.
+    /// Performs the handshake.
     pub(crate) async fn connect(
         io: Io,
         config: Arc<rustls::ClientConfig>,
@@ -84,7 +84,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(stream)
     }
 
-    /// One that has yet to shake hands.
+    /// Creates a session before its handshake.
     pub(crate) fn new(
         io: Io,
         config: Arc<rustls::ClientConfig>,
@@ -94,19 +94,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(Self { io, session, buffer: Vec::new(), taken: 0, eof: false, said_goodbye: false })
     }
 
-    /// The stream below.
+    /// Returns the underlying stream.
     #[cfg(feature = "evented")]
     pub(crate) fn io(&self) -> &Io {
         &self.io
     }
 
-    /// Whether hands are still being shaken.
+    /// Returns `true` if the handshake is not complete.
     #[cfg(feature = "evented")]
     pub(crate) fn is_handshaking(&self) -> bool {
         self.session.is_handshaking()
     }
 
-    /// Whether it waits until the stream below can be written to.
+    /// Returns `true` if it waits until the underlying stream is writable.
     #[cfg(feature = "evented")]
     pub(crate) fn wants_write(&self) -> bool {
         self.session.wants_write()
@@ -129,7 +129,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what rustls has to send.
+    /// Writes the bytes that rustls has to send.
     fn poll_transmit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.session.wants_write() {
             let mut writer = Writer { io: &mut self.io, cx };
@@ -144,13 +144,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads something, and has rustls take a part of it.
+    /// Reads once, and passes bytes to rustls.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.taken == self.buffer.len() && !self.eof {
             self.taken = 0;
             self.buffer.resize(BUFFER, 0);
             let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut self.buffer) else {
-                // An idle connection needs no room.
+                // Freed, so that an idle connection has no buffer.
                 self.buffer = Vec::new();
                 return Poll::Pending;
             };
@@ -160,7 +160,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         let mut fresh = self.buffer.get(self.taken..).unwrap_or_default();
         self.taken += self.session.read_tls(&mut fresh)?;
         let processed = self.session.process_new_packets();
-        // An alert that says what is wrong, or an answer to a change of keys; the next write has another try.
+        // Sends an alert about the error, or the reply to a key update. If it cannot be sent now,
+        // the next write tries again.
         if self.session.wants_write()
             && let Poll::Ready(Ok(())) = self.poll_transmit(cx)
         {
@@ -196,7 +197,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Nothing is taken while what was taken before can't be written, or it would pile up.
+        // Nothing more is accepted while earlier bytes cannot be written, to bound rustls's buffer.
         ready!(this.poll_transmit(cx))?;
         let octets = this.session.writer().write_vectored(pieces)?;
         match this.poll_transmit(cx) {
