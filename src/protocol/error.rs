@@ -1,85 +1,94 @@
-//! What can be wrong with octets, received or about to be sent.
+//! Errors of decoding received bytes and of encoding values.
 
 use super::{MethodId, ReplyCode};
 
-/// Received octets that are not AMQP 0-9-1.
+/// Received bytes that are not AMQP 0-9-1.
 ///
-/// It is always the peer's fault, and it ends the connection with the reply code that
-/// [`reply_code`](Self::reply_code) names. The one exception is a headers table, which concerns its own message only.
+/// The peer is at fault, and the error ends the connection with the reply code of
+/// [`reply_code`](Self::reply_code). The one exception is a headers table, whose error affects only
+/// its own message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The octet after a frame's payload is not `0xCE`; a wrong size shows like this, too (spec 4.2.3).
-    #[error("a frame ends in {found:#04x} instead of 0xce")]
+    /// The byte after a frame's payload is not `0xCE`; a wrong size has the same effect. Spec
+    /// 4.2.3: "The frame-end octet MUST always be the hexadecimal value %xCE".
+    #[error("expected frame end 0xce, found {found:#04x}")]
     FrameEnd {
-        /// The octet found in place of the frame end.
+        /// The byte found instead of the frame end.
         found: u8,
     },
-    /// A frame that is neither method, content header, body nor heartbeat (spec 4.2.3).
+    /// A frame that is not a method, content header, body or heartbeat. Spec 4.2.3: "If a peer
+    /// receives a frame with a type that is not one of these defined types, it MUST treat this as a
+    /// fatal protocol error".
     #[error("unknown frame type {0}")]
     UnknownFrameType(u8),
-    /// A frame larger than was agreed upon, refused on its first seven octets (spec 4.2.3).
-    #[error("a frame of {size} octets of payload, where at most {limit} were agreed upon")]
+    /// A frame larger than negotiated, detected after its first seven bytes. Spec 4.2.3: "A peer
+    /// that receives an oversized frame MUST signal a connection exception with reply code 501
+    /// (frame error)."
+    #[error("a frame payload of {size} bytes exceeds the limit of {limit}")]
     FrameTooLarge {
-        /// Octets of payload that the frame announces.
+        /// The announced size of the payload in bytes.
         size: u32,
-        /// The most that is accepted for a frame of this type.
+        /// The largest accepted payload of this frame type in bytes.
         limit: u32,
     },
-    /// A heartbeat on a channel other than 0 (spec 4.2.7).
-    #[error("a heartbeat on channel {0}, where only channel 0 may carry it")]
+    /// A heartbeat on a channel other than 0. Spec 4.2.7: "Heartbeat frames MUST have a channel
+    /// number of zero."
+    #[error("heartbeat on channel {0}, expected channel 0")]
     HeartbeatChannel(u16),
     /// A heartbeat with a payload (spec 4.2.7).
-    #[error("a heartbeat with {0} octets of payload")]
+    #[error("heartbeat with a payload of {0} bytes, expected none")]
     HeartbeatPayload(u32),
     /// A field runs past the end of the payload.
-    #[error("a field at octet {at} runs past the end of the payload")]
+    #[error("the field at byte {at} exceeds the payload")]
     TruncatedPayload {
-        /// Octets between the start of the payload and the field.
+        /// The offset of the field in the payload, in bytes.
         at: usize,
     },
-    /// Octets are left over after the last field.
-    #[error("octets are left over at octet {at}, after the last field")]
+    /// Bytes remain after the last field.
+    #[error("unexpected bytes after the last field, at byte {at}")]
     TrailingOctets {
-        /// Octets between the start of the payload and the first superfluous one.
+        /// The offset of the first such byte in the payload.
         at: usize,
     },
-    /// A class or method that AMQP 0-9-1 does not have.
+    /// A class or method that AMQP 0-9-1 does not define.
     #[error("unknown method {0}")]
     UnknownMethod(MethodId),
-    /// An entry of a field table or array runs past the end of its container.
-    #[error("an entry at octet {at} of a field table runs past its end")]
+    /// An entry of a field table or array exceeds its container.
+    #[error("the entry at byte {at} of a field table exceeds its container")]
     BadTable {
-        /// Octets between the start of the outermost table and the entry.
+        /// The offset of the entry in the outermost table, in bytes.
         at: usize,
     },
-    /// A type tag that neither AMQP 0-9-1 nor RabbitMQ knows.
-    #[error("unknown type tag {tag:#04x} at octet {at} of a field table")]
+    /// A type tag that is defined by neither AMQP 0-9-1 nor RabbitMQ.
+    #[error("unknown type tag {tag:#04x} at byte {at} of a field table")]
     UnknownFieldTag {
         /// The tag.
         tag: u8,
-        /// Octets between the start of the outermost table and the tag.
+        /// The offset of the tag in the outermost table, in bytes.
         at: usize,
     },
     /// Tables or arrays nested deeper than [`MAX_NESTING`](super::MAX_NESTING).
-    #[error("a field table is nested more than {limit} deep")]
+    #[error("a field table is nested more than {limit} levels deep")]
     NestingTooDeep {
-        /// The deepest nesting that is accepted.
+        /// The deepest accepted nesting.
         limit: usize,
     },
-    /// A content header of a class that has no content; only `basic` (60) has.
-    #[error("a content header of class {0}, which has no content")]
+    /// A content header of a class without content; only `basic` (60) has content.
+    #[error("content header of class {0}, which has no content")]
     ContentClass(u16),
-    /// A content header with a weight; it must be zero (spec 4.2.6.1).
-    #[error("a content header of weight {0}, which must be zero")]
+    /// A content header with a weight (spec 4.2.6.1: "The weight field is unused and must be
+    /// zero.").
+    #[error("content header of weight {0}, expected 0")]
     ContentWeight(u16),
-    /// Property flags that announce a second word of flags, of which `basic` has none.
-    #[error("property flags {0:#06x} announce more flags, which the class does not have")]
+    /// Property flags that announce a second word of flags, which `basic` does not have.
+    #[error("property flags {0:#06x} announce more flags, which the class does not define")]
     PropertyFlags(u16),
 }
 
 impl DecodeError {
-    /// The reply code with which the spec, or RabbitMQ where the spec is silent, answers this.
+    /// Returns the reply code for this error: the spec's, or RabbitMQ's where the spec defines
+    /// none.
     #[must_use]
     pub fn reply_code(&self) -> ReplyCode {
         match self {
@@ -94,28 +103,28 @@ impl DecodeError {
     }
 }
 
-/// A value that AMQP 0-9-1 can't express. It is the caller's fault, and nothing was written.
+/// A value that AMQP 0-9-1 cannot express. The caller is at fault, and nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// A short string, such as a name or a routing key, of more than 255 octets.
-    #[error("{octets} octets, where a short string has room for 255")]
+    /// A short string, such as a name or a routing key, of more than 255 bytes.
+    #[error("a short string must have at most 255 bytes, got {octets}")]
     ShortStrTooLong {
-        /// Its length in octets.
+        /// Its length in bytes.
         octets: usize,
     },
-    /// A method or content header that does not fit into one frame, and neither can be split.
-    #[error("a frame of {octets} octets, where {limit} were agreed upon")]
+    /// A method or content header that does not fit into one frame. Neither can be split.
+    #[error("a frame must have at most {limit} bytes, got {octets}")]
     FrameTooLarge {
-        /// Octets of the whole frame.
+        /// The size of the whole frame in bytes.
         octets: usize,
-        /// The negotiated `frame_max`, in octets.
+        /// The negotiated `frame_max` in bytes.
         limit: u32,
     },
     /// Tables or arrays nested deeper than [`MAX_NESTING`](super::MAX_NESTING).
-    #[error("a field table nested more than {limit} deep")]
+    #[error("a field table must be nested at most {limit} levels deep")]
     NestingTooDeep {
-        /// The deepest nesting that is accepted.
+        /// The deepest accepted nesting.
         limit: usize,
     },
 }

@@ -10,30 +10,30 @@ pub(crate) use encode::{body_frame_start, content_header_of};
 
 use super::DecodeError;
 
-/// The last octet of every frame.
+/// The last byte of every frame.
 pub const FRAME_END: u8 = 0xCE;
 
-/// Octets of a frame besides its payload: type, channel, size, frame end.
+/// The size of a frame without its payload, in bytes: type, channel, size, frame end.
 pub const OVERHEAD: u32 = 8;
 
-/// Octets of a frame in front of its payload.
+/// The size of a frame's header in bytes: type, channel, size.
 pub const HEADER: usize = 7;
 
-/// The largest frame before `tune-ok`, in octets: RabbitMQ's `initial_frame_max` since 4.1. (Before, it was 4096, which
-/// a server that old keeps to by itself.)
+/// The largest frame before `tune-ok`, in bytes: RabbitMQ's `initial_frame_max` since 4.1. Older
+/// servers use 4096 and keep to that by themselves.
 pub const INITIAL_FRAME_MAX: u32 = 8192;
 
-/// The smallest `frame_max` that may be agreed upon, in octets (spec, constant `frame-min-size`).
+/// The smallest negotiable `frame_max` in bytes (spec, constant `frame-min-size`).
 pub const FRAME_MIN_SIZE: u32 = 4096;
 
-/// The largest method or content header that is accepted where `frame_max` is less, in octets. Neither can be split, and
-/// RabbitMQ sends them however large they are.
+/// The largest accepted method or content header in bytes, if `frame_max` is smaller. Neither can
+/// be split, and RabbitMQ sends them regardless of their size.
 pub const UNSPLIT_FRAME_MAX: u32 = 1 << 20;
 
-/// What a frame holds.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKind {
-    /// No frame, but the eight octets with which a stream begins; a server sends them to refuse a version.
+    /// Not a frame, but the first eight bytes of a stream. A server sends them to refuse a version.
     ProtocolHeader,
     /// A method.
     Method,
@@ -41,12 +41,12 @@ pub enum FrameKind {
     Header,
     /// A part of a body.
     Body,
-    /// A sign of life.
+    /// A heartbeat.
     Heartbeat,
 }
 
 impl FrameKind {
-    /// The octet with which a frame begins.
+    /// Returns the first byte of such a frame.
     #[inline]
     const fn number(self) -> u8 {
         match self {
@@ -58,7 +58,8 @@ impl FrameKind {
     }
 }
 
-/// The eight octets with which a client begins, and with which a server refuses it (spec 4.2.2).
+/// The first eight bytes that a client sends. A server sends them to refuse the version (spec
+/// 4.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolHeader {
     /// 0 in AMQP 0-9-1; 3 for SASL in AMQP 1.0.
@@ -72,16 +73,16 @@ pub struct ProtocolHeader {
 }
 
 impl ProtocolHeader {
-    /// AMQP 0-9-1.
+    /// The protocol header of AMQP 0-9-1.
     pub const AMQP_0_9_1: Self = Self { id: 0, major: 0, minor: 9, revision: 1 };
 
-    /// The octets.
+    /// Returns the eight bytes.
     #[must_use]
     pub fn to_octets(self) -> [u8; 8] {
         [b'A', b'M', b'Q', b'P', self.id, self.major, self.minor, self.revision]
     }
 
-    /// Reads the four numbers behind `AMQP`; `None` when something else stands there.
+    /// Parses eight bytes. Returns `None` unless they begin with `AMQP`.
     #[must_use]
     pub fn from_octets(octets: &[u8]) -> Option<Self> {
         match *octets {
@@ -98,7 +99,7 @@ impl std::fmt::Display for ProtocolHeader {
     }
 }
 
-/// The seven octets in front of a payload.
+/// The seven bytes before a payload.
 #[derive(Clone, Copy, Debug)]
 struct FrameHeader {
     kind: FrameKind,
@@ -107,8 +108,8 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The octet that tells the kind, the channel, and the size of the payload. The eighth octet does not count: no frame has
-    /// fewer, and so they are read as one number.
+    /// Returns the type, the channel, and the size of the payload. The eighth byte is ignored:
+    /// every frame has at least eight bytes, so they are loaded as one integer.
     #[inline]
     fn fields(octets: [u8; HEADER + 1]) -> (u8, u16, u32) {
         let [kind, ..] = octets;

@@ -1,11 +1,11 @@
-//! Octets and values of AMQP 0-9-1 with RabbitMQ's extensions.
+//! Bytes and values of AMQP 0-9-1 with RabbitMQ's extensions.
 //!
-//! Everything here is a pure function of octets, but for the partial frame that a [`Decoder`] holds: no channel, no
-//! connection, no time. What a peer sends can't make this code panic, read out of range, recurse, or allocate more
-//! than what has arrived plus one frame.
+//! Everything here is a pure function of bytes, except the partial frame in a [`Decoder`]: there
+//! are no channels, no connection and no time. Input from a peer cannot make this code panic, read
+//! out of bounds, recurse, or allocate more than the received bytes plus one frame.
 //!
-//! Values borrow: a [`Method`] decoded from a frame holds slices of it, and one built for sending holds slices of
-//! whatever its caller has, so neither direction allocates.
+//! Values borrow: a [`Method`] decoded from a frame contains slices of it, and one built for
+//! sending contains slices of its caller's data, so neither direction allocates.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 

@@ -5,12 +5,12 @@ use super::wire::{Reader, Writer};
 use super::{DecodeError, ShortStr, TableRef};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the declaration of the properties says of one.
+/// The declaration of a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PropertyInfo {
-    /// The spec's name with `_` for `-`.
+    /// The spec's name, with `_` instead of `-`.
     pub name: &'static str,
-    /// The flag that says it is there.
+    /// The flag for its presence.
     pub flag: u16,
     /// The type on the wire.
     pub wire_type: WireType,
@@ -29,16 +29,17 @@ macro_rules! property_type {
 
 macro_rules! properties {
     ($($(#[$doc:meta])* $flag:literal $name:ident: $ty:ident,)*) => {
-        /// The properties of a message. One that is `None` is absent, which differs from empty.
+        /// The properties of a message. `None` means absent, which differs from empty.
         ///
-        /// They borrow from what they were decoded from, or from what their maker has.
+        /// They borrow from the bytes they were decoded from, or from the values they were built
+        /// from.
         #[derive(Clone, Copy, Debug, Default, PartialEq)]
         #[non_exhaustive]
         pub struct Properties<'a> {
             $($(#[$doc])* pub $name: Option<property_type!($ty)>,)*
         }
 
-        /// Every property, in the order of the flags.
+        /// All properties, in the order of their flags.
         pub const PROPERTIES: &[PropertyInfo] = &[$(PropertyInfo {
             name: plain_name(stringify!($name)),
             flag: $flag,
@@ -46,15 +47,18 @@ macro_rules! properties {
         },)*];
 
         impl<'a> Properties<'a> {
-            /// Decodes a list of flags and values. The headers inside are looked at only by [`RawHeaders::table`].
+            /// Decodes a list of flags and values. The headers in it are validated only by
+            /// [`RawHeaders::table`].
             ///
             /// # Errors
-            /// [`DecodeError::PropertyFlags`], [`DecodeError::TruncatedPayload`], [`DecodeError::TrailingOctets`]
+            /// [`DecodeError::PropertyFlags`], [`DecodeError::TruncatedPayload`],
+            /// [`DecodeError::TrailingOctets`]
             #[inline]
             pub fn decode(list: &'a [u8]) -> Result<Self, DecodeError> {
                 let mut reader = Reader::new(list);
                 let flags = reader.short()?;
-                // Bit 0 says that more flags follow, and no class has that many. Bit 1 means nothing.
+                // Bit 0 announces another word of flags, which class `basic` does not have. Bit 1
+                // is unused.
                 if flags & 1 != 0 {
                     return Err(DecodeError::PropertyFlags(flags));
                 }
@@ -65,15 +69,15 @@ macro_rules! properties {
                 Ok(properties)
             }
 
-            /// Writes the list of flags and values to the end of a buffer.
+            /// Appends the list of flags and values to a buffer.
             pub fn encode_list(&self, out: &mut Vec<u8>) {
                 self.encode(&mut Writer::new(out));
             }
 
-            /// All of them absent.
+            /// Properties that are all absent.
             pub const NONE: Properties<'static> = Properties { $($name: None,)* };
 
-            /// Whether all are absent.
+            /// Returns `true` if all are absent.
             #[inline]
             pub(super) fn are_none(&self) -> bool {
                 true $(&& self.$name.is_none())*
@@ -98,15 +102,15 @@ properties! {
     0x4000 content_encoding: shortstr,
     /// The headers.
     0x2000 headers: headers,
-    /// 1: transient, 2: persistent.
+    /// 1: transient; 2: persistent.
     0x1000 delivery_mode: octet,
-    /// 0 to 9, or what the queue allows.
+    /// The priority, from 0 to 9 or to the queue's maximum.
     0x0800 priority: octet,
-    /// Which request this belongs to.
+    /// The id that matches a reply to its request.
     0x0400 correlation_id: shortstr,
-    /// Where the answer should go.
+    /// The queue for the reply.
     0x0200 reply_to: shortstr,
-    /// When the message expires: milliseconds in decimal.
+    /// The time until the message expires: milliseconds in decimal.
     0x0100 expiration: shortstr,
     /// The application's id of the message.
     0x0080 message_id: shortstr,
@@ -114,7 +118,7 @@ properties! {
     0x0040 timestamp: timestamp,
     /// The application's name for this kind of message.
     0x0020 r#type: shortstr,
-    /// The user who published it; the broker checks that.
+    /// The user who published the message. The broker verifies it.
     0x0010 user_id: shortstr,
     /// The application that published it.
     0x0008 app_id: shortstr,
@@ -123,35 +127,36 @@ properties! {
 }
 
 impl Properties<'_> {
-    /// How long the message may wait in a queue: [`expiration`](Self::expiration) as a time. `None` when it is absent, or no
-    /// number.
+    /// Returns [`expiration`](Self::expiration) as a duration: how long the message may stay in a
+    /// queue. `None` if it is absent or not a number.
     #[must_use]
     pub fn time_to_live(&self) -> Option<Duration> {
         self.expiration?.as_str()?.parse().ok().map(Duration::from_millis)
     }
 
-    /// When the message was made: [`timestamp`](Self::timestamp) as a time. `None` when it is absent, or later than the
-    /// system knows times.
+    /// Returns [`timestamp`](Self::timestamp) as a time. `None` if it is absent or later than the
+    /// system can represent.
     #[must_use]
     pub fn time(&self) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_secs(self.timestamp?))
     }
 }
 
-/// A headers table as it was received, not looked at yet: a bad one is an error of its message only.
+/// A headers table as received, not validated yet. An error in it affects only its own message.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct RawHeaders<'a>(&'a [u8]);
 
 impl<'a> RawHeaders<'a> {
-    /// The headers, checked.
+    /// Validates the headers and returns them.
     ///
     /// # Errors
-    /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`], [`DecodeError::NestingTooDeep`]: its sender's fault.
+    /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`],
+    /// [`DecodeError::NestingTooDeep`]. The sender is at fault.
     pub fn table(self) -> Result<TableRef<'a>, DecodeError> {
         TableRef::new(self.0)
     }
 
-    /// The octets, without the four of the length.
+    /// Returns the bytes, without the four bytes of the length.
     #[must_use]
     pub fn as_octets(self) -> &'a [u8] {
         self.0
@@ -187,23 +192,24 @@ impl Writer<'_> {
     }
 }
 
-/// A content header: how large the body is, and the properties.
+/// A content header: the size of the body, and the properties.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ContentHeader<'a> {
-    /// Octets of the body, in however many body frames.
+    /// The size of the body in bytes, over all of its frames.
     pub body_size: u64,
     /// The properties.
     pub properties: Properties<'a>,
 }
 
 impl<'a> ContentHeader<'a> {
-    /// Octets of a content header's payload in front of the property list.
+    /// The offset of the property list in the payload of a content header.
     pub const PROPERTY_LIST: usize = 12;
 
     /// Decodes the payload of a content header frame.
     ///
     /// # Errors
-    /// [`DecodeError::ContentClass`], [`DecodeError::ContentWeight`], or what is wrong with the properties.
+    /// [`DecodeError::ContentClass`], [`DecodeError::ContentWeight`], or the error of the
+    /// properties.
     #[inline]
     pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
@@ -219,10 +225,11 @@ impl<'a> ContentHeader<'a> {
         Ok(Self { body_size, properties: Properties::decode(reader.rest())? })
     }
 
-    /// Checks the payload of a content header frame. Gives the size of the body, and the property list to decode later.
+    /// Validates the payload of a content header frame. Returns the size of the body, and the
+    /// property list to decode later.
     #[inline]
     pub(crate) fn check(payload: &'a [u8]) -> Result<(u64, &'a [u8]), DecodeError> {
-        // The class, no weight, and no properties: as most often.
+        // The common case: class `basic`, weight 0, no properties.
         if let Some(([0, 60, 0, 0], rest)) = payload.split_first_chunk()
             && let Some((size, [0, 0])) = rest.split_first_chunk()
         {

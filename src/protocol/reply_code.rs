@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-/// Why a peer closes a channel or a connection, or returns a message.
+/// The reason why a peer closes a channel or a connection, or returns a message.
 ///
-/// It keeps any number that a peer sends; [`name`](Self::name) is `None` for one that the spec does not have.
+/// It can represent any number; [`name`](Self::name) is `None` for a code that the spec does not
+/// define.
 ///
 /// ```
 /// use puka::protocol::ReplyCode;
@@ -19,10 +20,10 @@ macro_rules! reply_codes {
         impl ReplyCode {
             $( $(#[$doc])* pub const $name: Self = Self($code); )*
 
-            /// Every reply code of the spec, in ascending order.
+            /// All reply codes of the spec, in ascending order.
             pub const ALL: &[Self] = &[$( Self::$name ),*];
 
-            /// The spec's name, with underscores as RabbitMQ writes it.
+            /// Returns the spec's name, with underscores as RabbitMQ writes it.
             #[must_use]
             pub fn name(self) -> Option<&'static str> {
                 match self.0 {
@@ -31,7 +32,8 @@ macro_rules! reply_codes {
                 }
             }
 
-            /// Whether the spec lets this close the whole connection. An unknown code does not say.
+            /// Returns `true` if the spec defines it as an error that closes the connection.
+            /// `false` for an unknown code.
             #[must_use]
             pub fn is_hard_error(self) -> bool {
                 match self.0 {
@@ -40,7 +42,7 @@ macro_rules! reply_codes {
                 }
             }
 
-            /// Whether the spec lets this close a channel only.
+            /// Returns `true` if the spec defines it as an error that closes only a channel.
             #[must_use]
             pub fn is_soft_error(self) -> bool {
                 match self.0 {
@@ -53,48 +55,48 @@ macro_rules! reply_codes {
 }
 
 reply_codes! {
-    /// The normal close.
+    /// A normal close.
     200 REPLY_SUCCESS none
-    /// The content is larger than the peer takes.
+    /// The content is larger than the peer accepts.
     311 CONTENT_TOO_LARGE soft
-    /// A mandatory message that no queue was bound for.
+    /// No queue is bound for a mandatory message.
     312 NO_ROUTE soft
-    /// An immediate message that no consumer was ready for.
+    /// No consumer is ready for an immediate message.
     313 NO_CONSUMERS soft
-    /// An operator, or the broker's end, closed the connection.
+    /// An operator or the broker's shutdown closed the connection.
     320 CONNECTION_FORCED hard
-    /// An unknown virtual host.
+    /// The virtual host is unknown.
     402 INVALID_PATH hard
-    /// No permission, or a failed login.
+    /// Permission is missing, or the login failed.
     403 ACCESS_REFUSED soft
-    /// A queue or exchange that does not exist.
+    /// The queue or exchange does not exist.
     404 NOT_FOUND soft
-    /// A queue that another connection has for itself.
+    /// The queue is exclusive to another connection.
     405 RESOURCE_LOCKED soft
-    /// A condition of the request does not hold.
+    /// A precondition of the request does not hold.
     406 PRECONDITION_FAILED soft
     /// A malformed frame.
     501 FRAME_ERROR hard
     /// A malformed field.
     502 SYNTAX_ERROR hard
-    /// A method where it may not stand.
+    /// A method that is not valid in this state.
     503 COMMAND_INVALID hard
-    /// A channel that is not open, or opened twice.
+    /// The channel is not open, or is opened twice.
     504 CHANNEL_ERROR hard
-    /// A frame that was not expected, most often of a content.
+    /// An unexpected frame, usually of a content.
     505 UNEXPECTED_FRAME hard
-    /// The peer is out of something.
+    /// The peer lacks a resource, such as memory.
     506 RESOURCE_ERROR hard
-    /// Not allowed, whatever the permissions.
+    /// Not allowed, regardless of permissions.
     530 NOT_ALLOWED hard
-    /// Not implemented by the peer.
+    /// The peer does not implement the method.
     540 NOT_IMPLEMENTED hard
-    /// The peer's own fault.
+    /// An internal error of the peer.
     541 INTERNAL_ERROR hard
 }
 
 impl ReplyCode {
-    /// The code as a number.
+    /// Returns the code as a number.
     #[must_use]
     pub fn value(self) -> u16 {
         self.0

@@ -1,12 +1,13 @@
-//! Short strings: at most 255 octets (spec 4.2.5.3).
+//! Short strings: at most 255 bytes (spec 4.2.5.3).
 
 use super::EncodeError;
 use std::borrow::Cow;
 use std::fmt;
 
-/// A string of at most 255 octets: the name of a queue, a routing key, a consumer tag.
+/// A string of at most 255 bytes, such as the name of a queue, a routing key or a consumer tag.
 ///
-/// What a peer sends should be UTF-8, but in messages no broker checks it, so the octets are kept as they came.
+/// Received strings should be UTF-8, but brokers do not check those of messages, so the bytes are
+/// kept as received.
 ///
 /// ```
 /// use puka::protocol::ShortStr;
@@ -19,24 +20,24 @@ use std::fmt;
 pub struct ShortStr<'a>(&'a [u8]);
 
 impl<'a> ShortStr<'a> {
-    /// The most octets that a short string has room for.
+    /// The maximum length in bytes.
     pub const MAX: usize = 255;
 
-    /// A short string of no octets.
+    /// The empty short string.
     pub const EMPTY: ShortStr<'static> = ShortStr(b"");
 
-    /// Takes a text as it is.
+    /// Creates a short string from text.
     ///
     /// # Errors
-    /// [`EncodeError::ShortStrTooLong`] when it has more than 255 octets (not characters).
+    /// [`EncodeError::ShortStrTooLong`] if it has more than 255 bytes (not characters).
     pub fn new(text: &'a str) -> Result<Self, EncodeError> {
         Self::from_octets(text.as_bytes())
     }
 
-    /// Takes octets as they are, UTF-8 or not.
+    /// Creates a short string from bytes, which need not be UTF-8.
     ///
     /// # Errors
-    /// [`EncodeError::ShortStrTooLong`] when there are more than 255.
+    /// [`EncodeError::ShortStrTooLong`] if there are more than 255.
     pub fn from_octets(octets: &'a [u8]) -> Result<Self, EncodeError> {
         if octets.len() > Self::MAX {
             return Err(EncodeError::ShortStrTooLong { octets: octets.len() });
@@ -44,18 +45,19 @@ impl<'a> ShortStr<'a> {
         Ok(Self(octets))
     }
 
-    /// A short string known when the program is compiled.
+    /// Creates a short string from a literal, at compile time.
     ///
     /// # Panics
-    /// When it has more than 255 octets, which in a `const` fails the build.
+    /// If it has more than 255 bytes. In a `const` this fails the build.
     #[must_use]
     #[inline]
     pub const fn literal(text: &'static str) -> ShortStr<'static> {
-        assert!(text.len() <= Self::MAX, "a short string has room for 255 octets");
+        assert!(text.len() <= Self::MAX, "a short string must have at most 255 bytes");
         ShortStr(text.as_bytes())
     }
 
-    /// As much of a text as fits, cut between two characters. For texts meant for people, such as a reply text.
+    /// Truncates a text to 255 bytes, at a character boundary. For texts that people read, such as
+    /// a reply text.
     #[must_use]
     pub fn cut(text: &'a str) -> Self {
         let mut end = text.len().min(Self::MAX);
@@ -65,31 +67,31 @@ impl<'a> ShortStr<'a> {
         Self(text.as_bytes().get(..end).unwrap_or_default())
     }
 
-    /// The octets.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_octets(self) -> &'a [u8] {
         self.0
     }
 
-    /// The text, if it is UTF-8.
+    /// Returns the text, if it is UTF-8.
     #[must_use]
     pub fn as_str(self) -> Option<&'a str> {
         std::str::from_utf8(self.0).ok()
     }
 
-    /// The text, with U+FFFD for what is not UTF-8.
+    /// Returns the text, with U+FFFD in place of invalid UTF-8.
     #[must_use]
     pub fn to_str_lossy(self) -> Cow<'a, str> {
         String::from_utf8_lossy(self.0)
     }
 
-    /// The number of octets.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no octet.
+    /// Returns `true` if it is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0.is_empty()

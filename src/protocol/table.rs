@@ -1,27 +1,28 @@
-//! Field tables and arrays (spec 4.2.5.5), kept as their octets.
+//! Field tables and arrays (spec 4.2.5.5), stored as their encoded bytes.
 //!
-//! A table is checked once, in one pass and without recursion, and then read entry by entry, in place. Writing one into
-//! a frame is a copy. Names may repeat and keep their order; a look-up finds the first, as RabbitMQ's do.
+//! A table is validated once, in one pass and without recursion, and then read in place, entry by
+//! entry. Encoding it into a frame is a copy. Names may repeat and keep their order; a lookup
+//! returns the first, as in RabbitMQ.
 
 use super::wire::{Reader, Writer};
 use super::{ArrayRef, DecodeError, EncodeError, ShortStr, TableRef, Value};
 use std::fmt;
 
-/// How many tables and arrays may stand inside each other within a table, itself not counted: 32, far beyond what people
-/// write, and little enough that neither reading nor printing one is a strain.
+/// The deepest nesting of tables and arrays in a table, not counting the table itself. 32 is far
+/// more than applications use, and small enough to read and print with bounded recursion.
 pub const MAX_NESTING: usize = 32;
 
-/// What a container holds: entries with a name, or bare values.
+/// The layout of a container: named entries, or bare values.
 #[derive(Clone, Copy, PartialEq)]
 enum Shape {
     Table,
     Array,
 }
 
-/// Checks a container and everything in it. Gives the nesting depth, 0 when nothing is nested.
+/// Validates a container and everything in it. Returns the nesting depth, 0 if nothing is nested.
 fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
     let mut reader = Reader::new(octets);
-    // Those that enclose it, and where they go on.
+    // The enclosing containers, each with the position after the nested one.
     let mut enclosing = Vec::new();
     let mut deepest = 0;
     loop {
@@ -57,7 +58,7 @@ fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
     }
 }
 
-/// Refuses a value that is nested too deep for a container to take it.
+/// Refuses a value that is nested too deeply for a container.
 fn check_depth(value: Value<'_>) -> Result<(), EncodeError> {
     let depth = match value {
         Value::Table(table) => check(table.as_octets(), Shape::Table),
@@ -70,30 +71,31 @@ fn check_depth(value: Value<'_>) -> Result<(), EncodeError> {
     }
 }
 
-/// A field table that its holder may add to.
+/// A field table that owns its entries and can be extended.
 #[derive(Clone, Default, PartialEq)]
 pub struct Table(Vec<u8>);
 
 impl Table {
-    /// A table without entries.
+    /// Creates an empty table.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds an entry behind the others. It does not look for one of the same name.
+    /// Appends an entry. Does not look for an existing entry of the same name.
     ///
     /// # Errors
-    /// [`EncodeError::ShortStrTooLong`] when the name has more than 255 octets, [`EncodeError::NestingTooDeep`] when
-    /// the value is nested too deep. The table stays as it was.
+    /// [`EncodeError::ShortStrTooLong`] if the name has more than 255 bytes,
+    /// [`EncodeError::NestingTooDeep`] if the value is nested too deeply. The table is unchanged
+    /// then.
     pub fn insert<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
         self.push(ShortStr::new(name)?, value.into())
     }
 
-    /// Adds an entry behind the others, under a name that need not be UTF-8.
+    /// Appends an entry with a name that need not be UTF-8.
     ///
     /// # Errors
-    /// [`EncodeError::NestingTooDeep`], which leaves the table as it was.
+    /// [`EncodeError::NestingTooDeep`]. The table is unchanged then.
     pub fn push(&mut self, name: ShortStr<'_>, value: Value<'_>) -> Result<(), EncodeError> {
         check_depth(value)?;
         let mut writer = Writer::new(&mut self.0);
@@ -102,25 +104,25 @@ impl Table {
         Ok(())
     }
 
-    /// The table, to read.
+    /// Returns a reference to read the table.
     #[must_use]
     pub fn as_ref(&self) -> TableRef<'_> {
         TableRef::checked(&self.0)
     }
 
-    /// The first value of that name.
+    /// Returns the first value with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
         self.as_ref().get(name)
     }
 
-    /// The entries, in their order.
+    /// Returns the entries in order.
     #[must_use]
     pub fn iter(&self) -> Entries<'_> {
         self.as_ref().iter()
     }
 
-    /// Whether there is no entry.
+    /// Returns `true` if there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -148,7 +150,7 @@ impl fmt::Debug for Table {
 }
 
 impl<'a> TableRef<'a> {
-    /// Checks the octets of a table, without the four of its length.
+    /// Validates the encoded bytes of a table, without the four bytes of its length.
     ///
     /// # Errors
     /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`], [`DecodeError::NestingTooDeep`]
@@ -157,28 +159,29 @@ impl<'a> TableRef<'a> {
         Ok(Self::checked(octets))
     }
 
-    /// A copy that one may add to.
+    /// Returns a copy that can be extended.
     #[must_use]
     pub fn to_table(self) -> Table {
         Table(self.as_octets().to_vec())
     }
 
-    /// The first value of that name.
+    /// Returns the first value with this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'a>> {
         self.iter().find(|(found, _)| found.as_octets() == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// The entries, in their order.
+    /// Returns the entries in order.
     #[must_use]
     pub fn iter(self) -> Entries<'a> {
         Entries(Reader::new(self.as_octets()))
     }
 
-    /// Whether no number in it, nested ones included, is NaN or infinite, which RabbitMQ can't parse.
+    /// Returns `true` if no number in it, including nested ones, is NaN or infinite, which RabbitMQ
+    /// cannot parse.
     #[must_use]
     pub fn is_finite(self) -> bool {
-        // Bounded: nothing in a table that exists is nested deeper than `MAX_NESTING`.
+        // The recursion is bounded: a validated table is nested at most `MAX_NESTING` deep.
         self.iter().all(|(_, value)| value_is_finite(value))
     }
 }
@@ -205,7 +208,7 @@ impl fmt::Debug for TableRef<'_> {
     }
 }
 
-/// The entries of a table, in their order.
+/// An iterator over the entries of a table.
 #[derive(Clone, Debug)]
 pub struct Entries<'a>(Reader<'a>);
 
@@ -218,21 +221,21 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// An array of values that its holder may add to.
+/// An array that owns its values and can be extended.
 #[derive(Clone, Default, PartialEq)]
 pub struct Array(Vec<u8>);
 
 impl Array {
-    /// An array without values.
+    /// Creates an empty array.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds a value behind the others.
+    /// Appends a value.
     ///
     /// # Errors
-    /// [`EncodeError::NestingTooDeep`], which leaves the array as it was.
+    /// [`EncodeError::NestingTooDeep`]. The array is unchanged then.
     pub fn push<'v>(&mut self, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
         let value = value.into();
         check_depth(value)?;
@@ -240,7 +243,7 @@ impl Array {
         Ok(())
     }
 
-    /// The array, to read.
+    /// Returns a reference to read the array.
     #[must_use]
     pub fn as_ref(&self) -> ArrayRef<'_> {
         ArrayRef::checked(&self.0)
@@ -260,7 +263,7 @@ impl fmt::Debug for Array {
 }
 
 impl<'a> ArrayRef<'a> {
-    /// The values, in their order.
+    /// Returns the values in order.
     #[must_use]
     pub fn iter(self) -> Values<'a> {
         Values(Reader::new(self.as_octets()))
@@ -281,7 +284,7 @@ impl fmt::Debug for ArrayRef<'_> {
     }
 }
 
-/// The values of an array, in their order.
+/// An iterator over the values of an array.
 #[derive(Clone, Debug)]
 pub struct Values<'a>(Reader<'a>);
 
@@ -294,17 +297,17 @@ impl<'a> Iterator for Values<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A field table, checked whole.
+    /// Reads a field table and validates it.
     ///
     /// # Errors
-    /// [`DecodeError::TruncatedPayload`], or what is wrong inside the table.
+    /// [`DecodeError::TruncatedPayload`], or the error in the table.
     pub fn table(&mut self) -> Result<TableRef<'a>, DecodeError> {
         TableRef::new(self.longstr()?)
     }
 }
 
 impl Writer<'_> {
-    /// A field table.
+    /// Writes a field table.
     #[inline]
     pub fn table(&mut self, value: TableRef<'_>) {
         self.longstr(value.as_octets());

@@ -1,4 +1,4 @@
-//! The values of a field table, and their tags (spec 4.2.5.5, RabbitMQ's errata 3).
+//! The values of field tables and their tags (spec 4.2.5.5, RabbitMQ's errata 3).
 
 use super::wire::{Reader, Writer};
 use super::{ArrayRef, DecodeError, TableRef};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A value of a field table.
 ///
-/// It borrows what it was read from, or what it was made of:
+/// It borrows from the decoded bytes, or from the data it was built from:
 ///
 /// ```
 /// use puka::protocol::{Table, Value};
@@ -33,35 +33,36 @@ pub enum Value<'a> {
     I32(i32),
     /// `i`: 32 bit, unsigned.
     U32(u32),
-    /// `l`, and `L` when read: 64 bit, signed. There is no unsigned one.
+    /// `l`, and `L` when read: 64 bit, signed. There is no unsigned 64-bit type.
     I64(i64),
-    /// `f`: binary32. RabbitMQ can't parse NaN and the infinities.
+    /// `f`: binary32. RabbitMQ cannot parse NaN and infinities.
     F32(f32),
-    /// `d`: binary64. RabbitMQ can't parse NaN and the infinities.
+    /// `d`: binary64. RabbitMQ cannot parse NaN and infinities.
     F64(f64),
-    /// `D`: `mantissa / 10^scale`. RabbitMQ reads the mantissa as unsigned, several clients as signed.
+    /// `D`: `mantissa / 10^scale`. RabbitMQ reads the mantissa as unsigned, several clients as
+    /// signed.
     Decimal {
-        /// Digits behind the decimal point.
+        /// The number of digits after the decimal point.
         scale: u8,
-        /// The 32 bits of the mantissa, whatever sign its sender had in mind.
+        /// The 32 bits of the mantissa, without an interpretation of their sign.
         mantissa: u32,
     },
     /// `T`: seconds since 1970-01-01 UTC.
     Timestamp(u64),
     /// `S`: text, which need not be UTF-8.
     String(&'a [u8]),
-    /// `x`: octets.
+    /// `x`: bytes.
     Bytes(&'a [u8]),
-    /// `A`: values without names.
+    /// `A`: an array of values.
     Array(ArrayRef<'a>),
-    /// `F`: a table in the table.
+    /// `F`: a nested table.
     Table(TableRef<'a>),
-    /// `V`: nothing.
+    /// `V`: no value.
     Void,
 }
 
 impl<'a> Value<'a> {
-    /// The text of a [`String`](Self::String) that is UTF-8.
+    /// Returns the text of a [`String`](Self::String), if it is UTF-8.
     #[must_use]
     pub fn as_str(self) -> Option<&'a str> {
         match self {
@@ -70,7 +71,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Any of the integers, as RabbitMQ takes one for the other.
+    /// Returns any of the integers. RabbitMQ treats the integer types as interchangeable.
     #[must_use]
     pub fn as_i64(self) -> Option<i64> {
         Some(match self {
@@ -85,7 +86,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The truth of a [`Bool`](Self::Bool).
+    /// Returns the value of a [`Bool`](Self::Bool).
     #[must_use]
     pub fn as_bool(self) -> Option<bool> {
         match self {
@@ -94,7 +95,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Either of the floats.
+    /// Returns the value of either float type.
     #[must_use]
     pub fn as_f64(self) -> Option<f64> {
         match self {
@@ -104,7 +105,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The octets of a [`Bytes`](Self::Bytes) or a [`String`](Self::String), which need not be UTF-8.
+    /// Returns the bytes of a [`Bytes`](Self::Bytes) or a [`String`](Self::String), which need not
+    /// be UTF-8.
     #[must_use]
     pub fn as_octets(self) -> Option<&'a [u8]> {
         match self {
@@ -113,7 +115,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The time of a [`Timestamp`](Self::Timestamp), if the system knows times that late.
+    /// Returns the time of a [`Timestamp`](Self::Timestamp), if the system can represent it.
     #[must_use]
     pub fn as_time(self) -> Option<SystemTime> {
         match self {
@@ -122,7 +124,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The array of an [`Array`](Self::Array).
+    /// Returns the array of an [`Array`](Self::Array).
     #[must_use]
     pub fn as_array(self) -> Option<ArrayRef<'a>> {
         match self {
@@ -131,7 +133,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The table of a [`Table`](Self::Table).
+    /// Returns the table of a [`Table`](Self::Table).
     #[must_use]
     pub fn as_table(self) -> Option<TableRef<'a>> {
         match self {
@@ -140,7 +142,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether this is a number that RabbitMQ can parse: neither NaN nor infinite. What is no float is.
+    /// Returns `true` unless the value is a float that RabbitMQ cannot parse: NaN or infinite.
     #[must_use]
     pub fn is_finite(self) -> bool {
         match self {
@@ -175,9 +177,10 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Reads a tag and its value. What stands inside a nested container is not looked at.
+    /// Reads a tag and its value. The contents of a nested container are not validated.
     ///
-    /// It is made where it is wanted: to copy it as soon as it was written, in other portions, would cost more than reading it.
+    /// Inlined so that the value is built in its destination. A copy right after the writes, in
+    /// other portions, would stall on store forwarding and cost more than the decoding.
     #[inline(always)]
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let at = reader.position();
@@ -247,7 +250,7 @@ impl<'a> From<&'a [u8]> for Value<'a> {
     }
 }
 
-/// To the second. A time before 1970, which a timestamp can't say, becomes 1970.
+/// Converts in whole seconds. A timestamp cannot express a time before 1970, so it becomes 1970.
 impl From<SystemTime> for Value<'_> {
     fn from(time: SystemTime) -> Self {
         Self::Timestamp(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))

@@ -1,16 +1,16 @@
-//! Reading and writing the wire types in sequence (spec 4.2.5): integers, bits, short and long strings. Tables are added
-//! in `table`.
+//! Sequential reading and writing of the wire types (spec 4.2.5): integers, bits, short and long
+//! strings. `table` adds tables.
 //!
-//! Consecutive bits share an octet, the first in the lowest place; any other field ends the octet.
+//! Consecutive bits share a byte, the first in the lowest position; any other field ends the byte.
 
 use super::{DecodeError, ShortStr};
 
-/// Reads fields one after another from a payload.
+/// A reader of consecutive fields of a payload.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
     total: usize,
-    /// The octet that the last bit came from, and the mask of the next one; 0 when the next bit begins an octet.
+    /// The byte of the last bit, and the mask of the next bit; 0 if the next bit begins a byte.
     bits: u8,
     next_bit: u8,
 }
@@ -42,7 +42,7 @@ macro_rules! integers {
 }
 
 integers! {
-    /// An octet.
+    /// An octet: 8 bit.
     octet u8;
     /// A short: 16 bit, big endian.
     short u16;
@@ -55,19 +55,19 @@ integers! {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader at the start of a payload.
+    /// Creates a reader at the start of a payload.
     #[must_use]
     pub fn new(payload: &'a [u8]) -> Self {
         Self { rest: payload, total: payload.len(), bits: 0, next_bit: 0 }
     }
 
-    /// What has not been read.
+    /// Returns the bytes that have not been read.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Octets read so far.
+    /// Returns the number of bytes read so far.
     #[must_use]
     pub fn position(&self) -> usize {
         self.total.saturating_sub(self.rest.len())
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    /// The next so many octets.
+    /// Reads this many bytes.
     ///
     /// # Errors
     /// [`DecodeError::TruncatedPayload`]
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// A bit.
+    /// Reads a bit.
     ///
     /// # Errors
     /// [`DecodeError::TruncatedPayload`]
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
         Ok(bit)
     }
 
-    /// A short string.
+    /// Reads a short string.
     ///
     /// # Errors
     /// [`DecodeError::TruncatedPayload`]
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         Ok(ShortStr::from_octets(octets).unwrap_or_default())
     }
 
-    /// A long string: a length of 32 bit, then any octets.
+    /// Reads a long string: a 32-bit length, then arbitrary bytes.
     ///
     /// # Errors
     /// [`DecodeError::TruncatedPayload`]
@@ -136,16 +136,16 @@ impl<'a> Reader<'a> {
         self.octets(length).map_err(|_| start.truncated())
     }
 
-    /// What a long string holds, to read by itself. Its positions count from the same start.
+    /// Returns a reader for the contents of a long string. Its positions count from the same start.
     pub(super) fn counted(&mut self) -> Result<Self, DecodeError> {
         let rest = self.longstr()?;
         Ok(Self { rest, total: self.position(), bits: 0, next_bit: 0 })
     }
 
-    /// Says that the last field has been read.
+    /// Checks that no bytes are left after the last field.
     ///
     /// # Errors
-    /// [`DecodeError::TrailingOctets`] when octets are left.
+    /// [`DecodeError::TrailingOctets`] if bytes are left.
     #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
@@ -155,29 +155,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes fields one after another to the end of a buffer.
+/// A writer that appends consecutive fields to a buffer.
 #[derive(Debug)]
 pub struct Writer<'o> {
     out: &'o mut Vec<u8>,
-    /// The mask of the next bit within the last octet written; 0 when the next bit begins an octet.
+    /// The mask of the next bit in the last byte written; 0 if the next bit begins a byte.
     next_bit: u8,
 }
 
 impl<'o> Writer<'o> {
-    /// A writer at the end of a buffer.
+    /// Creates a writer that appends to a buffer.
     #[must_use]
     pub fn new(out: &'o mut Vec<u8>) -> Self {
         Self { out, next_bit: 0 }
     }
 
-    /// Octets as they are.
+    /// Writes bytes without a length.
     #[inline]
     pub fn octets(&mut self, octets: &[u8]) {
         self.next_bit = 0;
         self.out.extend_from_slice(octets);
     }
 
-    /// A bit.
+    /// Writes a bit.
     #[inline]
     pub fn bit(&mut self, bit: bool) {
         if self.next_bit == 0 {
@@ -190,14 +190,15 @@ impl<'o> Writer<'o> {
         self.next_bit = self.next_bit.checked_shl(1).unwrap_or(0);
     }
 
-    /// A short string.
+    /// Writes a short string.
     #[inline]
     pub fn shortstr(&mut self, value: ShortStr<'_>) {
         self.octet(u8::try_from(value.len()).unwrap_or(u8::MAX));
         self.octets(value.as_octets());
     }
 
-    /// A long string. One of 4 GiB or more makes a frame that no limit admits, so it is refused with its frame.
+    /// Writes a long string. One of 4 GiB or more exceeds every frame limit, so its frame is
+    /// refused.
     #[inline]
     pub fn longstr(&mut self, value: &[u8]) {
         self.long(u32::try_from(value.len()).unwrap_or(u32::MAX));

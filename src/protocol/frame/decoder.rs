@@ -1,7 +1,7 @@
-//! The incremental decoder: octets in, in pieces of any size, frames out.
+//! The incremental decoder: converts a stream of bytes, received in pieces of any size, to frames.
 //!
-//! It owns the buffer that the transport reads into. The buffer grows while reads fill it and is used again for as long
-//! as nobody keeps a part of it, so a steady stream of small frames allocates nothing.
+//! It owns the buffer that the transport reads into. The buffer grows while reads fill it, and is
+//! reused while no payload shares it, so a steady stream of small frames allocates nothing.
 
 use super::super::{ContentHeader, DecodeError};
 use super::{
@@ -10,22 +10,23 @@ use super::{
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// The size of a fresh buffer, in octets: what an idle connection costs.
+/// The initial buffer size in bytes, which is the cost of an idle connection.
 const SMALLEST: usize = 4 << 10;
 
-/// The least room that is worth a read, in octets.
+/// The smallest free space that is worth a read, in bytes.
 const ROOM: usize = 2 << 10;
 
-/// The largest buffer for many small frames, in octets. One that holds a larger frame is as large as that.
+/// The largest buffer for many small frames, in bytes. A larger frame gets a buffer of its size.
 const LARGEST: usize = 128 << 10;
 
-/// Buffers of which parts were given away that are kept for their next use: what a consumer may hold that keeps up.
+/// The number of shared buffers that are kept for reuse. It suffices for a consumer that keeps up.
 const SHARED: usize = 6;
 
-/// Body frames from so many octets on get a buffer that fits them, so that they can be given away without a copy.
+/// Body frames of at least this many bytes get a buffer of their size, so that the payload can be
+/// shared without a copy.
 const FITTED: usize = 16 << 10;
 
-/// Cuts a stream of octets into frames, whatever pieces it arrives in.
+/// A decoder that splits a stream of bytes into frames, independent of the pieces it arrives in.
 ///
 /// ```
 /// use puka::protocol::{Decoder, FrameKind};
@@ -38,15 +39,16 @@ const FITTED: usize = 16 << 10;
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
-    /// All of it is initialised; `start..end` is what was received and not yet decoded.
+    /// Fully initialised. `start..end` has been received and not yet decoded.
     buffer: BytesMut,
     start: usize,
     end: usize,
-    /// Buffers of which parts were given away, to be used again when those are gone: they need no zeros then.
+    /// Buffers that payloads share. They are reused when those payloads are dropped, which saves
+    /// zeroing.
     shared: VecDeque<Bytes>,
-    /// What the next buffer will be, in octets.
+    /// The size of the next buffer in bytes.
     next_size: usize,
-    /// The largest payload of a body frame, and that of any other frame.
+    /// The largest payload of a body frame, and of any other frame.
     body_limit: u32,
     unsplit_limit: u32,
     at_stream_start: bool,
@@ -59,14 +61,14 @@ impl Default for Decoder {
     }
 }
 
-/// A frame inside the decoder's buffer.
+/// A frame in the decoder's buffer.
 #[derive(Debug)]
 pub struct Frame<'d> {
     decoder: &'d mut Decoder,
     cut: Cut,
 }
 
-/// A frame, and where its payload is in the decoder's buffer.
+/// A frame, and the range of its payload in the decoder's buffer.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     kind: FrameKind,
@@ -75,58 +77,59 @@ struct Cut {
     to: usize,
 }
 
-/// A method with all of its content.
+/// A method with its complete content.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WholeContent<'d> {
-    /// From the method's payload to the end of the body, as it came.
+    /// The received bytes from the method's payload to the end of the body.
     pub(crate) octets: &'d [u8],
-    /// Octets of the method's payload.
+    /// The size of the method's payload in bytes.
     pub(crate) method: usize,
-    /// Octets of the property list.
+    /// The size of the property list in bytes.
     pub(crate) properties: usize,
-    /// How many octets come behind it.
+    /// The number of received bytes after it.
     pub(crate) left: usize,
 }
 
 impl Frame<'_> {
-    /// What it holds.
+    /// Returns the kind of the frame.
     #[must_use]
     pub fn kind(&self) -> FrameKind {
         self.cut.kind
     }
 
-    /// The channel it came on.
+    /// Returns the channel of the frame.
     #[must_use]
     pub fn channel(&self) -> u16 {
         self.cut.channel
     }
 
-    /// What stands between its first seven octets and its last.
+    /// Returns the bytes between the frame's header and its end.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.decoder.buffer.get(self.cut.from..self.cut.to).unwrap_or_default()
     }
 
-    /// This method with its content, when all of it has arrived, with nothing between, and the body is in one frame of at
-    /// most so many octets. What is wrong with it shows when its frames are taken one by one.
+    /// Returns this method with its content, if all of it has arrived without other frames in
+    /// between, and the body is in one frame of at most this many bytes. Returns `None` for a
+    /// malformed content; the error is found when its frames are decoded one by one.
     #[inline]
     pub(crate) fn with_content(&self, most: u64) -> Option<WholeContent<'_>> {
         let Self { decoder, cut } = self;
         let (properties, left) = decoder.find_content(cut.channel, most)?;
         let end = decoder.end.saturating_sub(left);
-        // Without a body, there is only the end of the header's frame.
+        // Without a body, only the end of the header's frame follows.
         let octets = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
         Some(WholeContent { octets, method: cut.to.saturating_sub(cut.from), properties, left })
     }
 
-    /// Goes on behind this method and its content.
+    /// Continues after this method and its content.
     #[inline]
     pub(crate) fn skip_content(&mut self, left: usize) {
         self.decoder.start = self.decoder.end.saturating_sub(left);
     }
 
-    /// The payload, to keep. When it is at least half of the buffer that it was received in it shares that, else it is
-    /// copied, so that whoever keeps it holds at most twice its size.
+    /// Returns the payload. If it is at least half of the buffer, it shares the buffer; otherwise
+    /// it is copied. So a stored payload uses at most twice its size.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
         let Self { decoder, cut: Cut { from, to, .. } } = self;
@@ -134,7 +137,7 @@ impl Frame<'_> {
         if length < decoder.buffer.len() / 2 {
             return Bytes::copy_from_slice(decoder.buffer.get(from..to).unwrap_or_default());
         }
-        // What comes next will most likely be alike.
+        // The next frames are probably of a similar size.
         let next = decoder.buffer.len().min(LARGEST.saturating_add(ROOM)).max(decoder.needed());
         let whole = decoder.replace_buffer(next).freeze();
         let payload = whole.slice(from..to);
@@ -146,7 +149,8 @@ impl Frame<'_> {
     }
 }
 
-/// The payload of a whole frame of that kind on that channel, and what comes behind the frame.
+/// Returns the payload of a complete frame of this kind on this channel, and the bytes after the
+/// frame.
 #[inline]
 fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
     let (found, on, size) = FrameHeader::fields(*octets.first_chunk()?);
@@ -159,7 +163,7 @@ fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Opti
 }
 
 impl Decoder {
-    /// A decoder at the start of a stream, with the limits that hold before `tune-ok`.
+    /// Creates a decoder for the start of a stream, with the limits that apply before `tune-ok`.
     #[must_use]
     pub fn new() -> Self {
         let limit = INITIAL_FRAME_MAX.saturating_sub(OVERHEAD);
@@ -176,27 +180,29 @@ impl Decoder {
         }
     }
 
-    /// Sets what was agreed upon: no body frame has more than `frame_max` octets as a whole. Methods and content headers,
-    /// which can't be split, may have 1 MiB all the same.
+    /// Sets the negotiated limit: a body frame has at most `frame_max` bytes in total. Methods and
+    /// content headers, which cannot be split, may have up to 1 MiB regardless.
     pub fn set_frame_max(&mut self, frame_max: u32) {
         self.body_limit = frame_max.saturating_sub(OVERHEAD);
         self.unsplit_limit = frame_max.max(UNSPLIT_FRAME_MAX).saturating_sub(OVERHEAD);
     }
 
-    /// A place to read into, never empty. Say how much of it was filled with [`filled`](Self::filled).
+    /// Returns space to read into, never empty. Report the number of bytes with
+    /// [`filled`](Self::filled).
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            // As most often: all that came was decoded.
+            // The common case: everything received was decoded.
             if self.buffer.len() >= ROOM {
                 return &mut self.buffer;
             }
         }
         let room = self.buffer.len().saturating_sub(self.end);
         let missing = self.missing();
-        // A frame gets the room that it lacks. More than that, to make reads worth their call, only when what has been
-        // decoded since the last move pays for the next one: however small the pieces, an octet is moved a few times.
+        // A frame gets the space that it lacks. Additional space, to make reads worth their call,
+        // requires a move of the pending bytes. It is made only if as many bytes were decoded since
+        // the last move, so that each byte is moved only a few times, however small the pieces are.
         let paid_for = self.start >= self.pending().len();
         if room < missing.clamp(1, ROOM) || (room < ROOM && paid_for) {
             self.make_room(missing);
@@ -204,7 +210,7 @@ impl Decoder {
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Octets that the frame lacks that has begun; 0 when it lacks none, or is wrong.
+    /// Returns the number of bytes that the current frame lacks; 0 if it is complete or malformed.
     fn missing(&self) -> usize {
         let pending = self.pending().len();
         let Some(begun) = self.begun() else {
@@ -219,19 +225,21 @@ impl Decoder {
         }
     }
 
-    /// Octets of the buffer that the frame which has begun needs, if it is a large one and more of it is to come.
+    /// Returns the buffer size that the current frame needs, if it is a large one and incomplete.
     fn needed(&self) -> usize {
         let pending = self.pending().len();
-        // Bounded as in `make_room`: a frame's size alone must not allocate a buffer.
+        // Bounded as in `make_room`: the announced size of a frame alone must not allocate a
+        // buffer.
         let missing = self.missing().min(pending.max(LARGEST));
         let whole = pending.saturating_add(missing);
         if whole < FITTED { 0 } else { whole.saturating_add(ROOM) }
     }
 
-    /// Makes room for what is missing of a frame and some more, but at most for about as much again as has arrived.
+    /// Makes space for the rest of a frame and a little more, but for at most about as many bytes
+    /// as have arrived.
     fn make_room(&mut self, missing: usize) {
         let pending = self.pending().len();
-        // Whole frames, which nobody has decoded yet, are doubled.
+        // If only complete frames are pending, the space is doubled.
         let wanted = if missing == 0 { pending } else { missing };
         let size = pending.saturating_add(wanted.min(pending.max(LARGEST))).saturating_add(ROOM);
         if size <= self.buffer.len() && self.next_size <= self.buffer.len() {
@@ -244,7 +252,7 @@ impl Decoder {
         }
     }
 
-    /// Goes on in another buffer with what was received and not decoded. Gives the one before.
+    /// Moves the bytes that were not decoded to another buffer. Returns the previous buffer.
     fn replace_buffer(&mut self, size: usize) -> BytesMut {
         let size = size.max(self.pending().len().saturating_add(1));
         let mut fresh = self.buffer_of(size);
@@ -258,15 +266,15 @@ impl Decoder {
         std::mem::replace(&mut self.buffer, fresh)
     }
 
-    /// A buffer of at least so many octets, and less than twice as many: one that was given away and has come back, or
-    /// another.
+    /// Returns a buffer of at least this size and less than twice as large: a shared buffer that no
+    /// payload uses any more, or a new one.
     fn buffer_of(&mut self, size: usize) -> BytesMut {
         let fits = |kept: &Bytes| kept.len() >= size && kept.len() / 2 < size && kept.is_unique();
         let found = self.shared.iter().position(fits).and_then(|place| self.shared.remove(place));
         found.and_then(|kept| kept.try_into_mut().ok()).unwrap_or_else(|| BytesMut::zeroed(size))
     }
 
-    /// Says that so many octets of the [`space`](Self::space) were filled.
+    /// Reports that this many bytes of the [`space`](Self::space) were filled.
     pub fn filled(&mut self, octets: usize) {
         let end = self.end.saturating_add(octets).min(self.buffer.len());
         if end == self.buffer.len() {
@@ -275,7 +283,7 @@ impl Decoder {
         self.end = end;
     }
 
-    /// Takes octets from elsewhere, by copying them.
+    /// Copies bytes into the decoder.
     pub fn extend(&mut self, mut octets: &[u8]) {
         while !octets.is_empty() {
             let space = self.space();
@@ -289,7 +297,7 @@ impl Decoder {
         }
     }
 
-    /// Octets received and not yet decoded.
+    /// Returns the bytes that were received and not yet decoded.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
@@ -299,12 +307,14 @@ impl Decoder {
         if kind == FrameKind::Body { self.body_limit } else { self.unsplit_limit }
     }
 
-    /// The next whole frame; `None` until more octets arrive.
+    /// Returns the next complete frame, or `None` until more bytes arrive.
     ///
-    /// A frame is refused by its first seven octets where they show that it is wrong, so nothing is kept for it.
+    /// A frame is refused after its first seven bytes if they are invalid, so no memory is used for
+    /// it.
     ///
     /// # Errors
-    /// What is wrong with the frame. From then on it is the answer to every call: there is no way to find the next frame.
+    /// A [`DecodeError`] if the frame is malformed. All later calls return the same error, because
+    /// the start of the next frame is unknown.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
         if let Some(error) = self.failed {
@@ -320,7 +330,8 @@ impl Decoder {
         }
     }
 
-    /// A whole content at the start of what was received: octets of its property list, and how many come behind it.
+    /// Finds a complete content at the start of the pending bytes. Returns the size of its property
+    /// list and the number of bytes after it.
     #[inline]
     fn find_content(&self, channel: u16, most: u64) -> Option<(usize, usize)> {
         let (header, rest) = split_frame(self.pending(), FrameKind::Header, channel, self.unsplit_limit)?;
@@ -335,7 +346,8 @@ impl Decoder {
         Some((properties.len(), rest.len()))
     }
 
-    /// The seven octets in front of the payload, and one that does not count; `None` when there are fewer.
+    /// Returns the frame header and one more byte, which is ignored; `None` if the header is
+    /// incomplete.
     #[inline]
     fn begun(&self) -> Option<[u8; HEADER + 1]> {
         if let Some(octets) = self.pending().first_chunk() {
@@ -358,8 +370,10 @@ impl Decoder {
             return Err(DecodeError::FrameTooLarge { size, limit });
         }
         let length = usize::try_from(size).unwrap_or(usize::MAX);
-        // None of these sums is too large: within the limit there is room for the octets around a payload.
+        // The sums cannot overflow: the limit leaves room for the bytes around a payload.
         let Some(&end) = self.pending().get(HEADER.wrapping_add(length)) else { return Ok(None) };
+        // Spec 4.2.3: "When a peer reads a frame it MUST check that the frame-end is valid before
+        // attempting to decode the frame."
         if end != FRAME_END {
             return Err(DecodeError::FrameEnd { found: end });
         }
@@ -369,7 +383,7 @@ impl Decoder {
         Ok(Some(Cut { kind, channel, from, to }))
     }
 
-    /// When the stream has just begun, or there is not all of what stands in front of a payload.
+    /// Handles the start of the stream and incomplete frame headers.
     #[cold]
     fn cut_early(&mut self) -> Result<Option<Cut>, DecodeError> {
         let Some(&kind) = self.pending().first() else { return Ok(None) };

@@ -1,11 +1,11 @@
-//! Writing frames to the end of a buffer.
+//! Encoding of frames into a buffer.
 
 use super::super::method::{Encode, basic};
 use super::super::wire::Writer;
 use super::super::{ContentHeader, EncodeError, Properties};
 use super::{FRAME_END, FrameHeader, FrameKind, OVERHEAD};
 
-/// Writes a frame whose size shows only when its payload is written.
+/// Writes a frame whose size is known only after its payload is written.
 #[inline]
 fn unsplit(
     out: &mut Vec<u8>,
@@ -39,7 +39,8 @@ fn unsplit(
 /// Writes a method frame.
 ///
 /// # Errors
-/// [`EncodeError::FrameTooLarge`] when the whole frame has more than `frame_max` octets; nothing is written then.
+/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. Nothing is
+/// written then.
 #[inline]
 pub fn method(
     out: &mut Vec<u8>,
@@ -57,7 +58,8 @@ pub fn method(
 /// Writes a content header frame.
 ///
 /// # Errors
-/// [`EncodeError::FrameTooLarge`] when the whole frame has more than `frame_max` octets; nothing is written then.
+/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. Nothing is
+/// written then.
 #[inline]
 pub fn content_header(
     out: &mut Vec<u8>,
@@ -68,7 +70,7 @@ pub fn content_header(
     content_header_of(out, channel, frame_max, header.body_size, &header.properties)
 }
 
-/// Writes a content header frame of its parts.
+/// Writes a content header frame from its parts.
 #[inline]
 pub(crate) fn content_header_of(
     out: &mut Vec<u8>,
@@ -77,7 +79,7 @@ pub(crate) fn content_header_of(
     body_size: u64,
     properties: &Properties<'_>,
 ) -> Result<(), EncodeError> {
-    // Most often there are no properties.
+    // The common case: no properties.
     if properties.are_none() && frame_max >= BARE_HEADER + OVERHEAD {
         out.extend_from_slice(&bare_header(channel, body_size));
         return Ok(());
@@ -90,10 +92,10 @@ pub(crate) fn content_header_of(
     })
 }
 
-/// Octets of a content header's payload without properties.
+/// The payload size of a content header without properties, in bytes.
 const BARE_HEADER: u32 = 14;
 
-/// A content header frame without properties.
+/// Returns a content header frame without properties.
 #[inline]
 fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
     let header = FrameHeader { kind: FrameKind::Header, channel, size: BARE_HEADER };
@@ -109,7 +111,7 @@ fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
     octets
 }
 
-/// Writes a body in as few frames as `frame_max` admits; none at all when it is empty.
+/// Writes a body in as few frames as `frame_max` allows; none if it is empty.
 #[inline]
 pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
     let room = usize::try_from(frame_max.saturating_sub(OVERHEAD)).unwrap_or(usize::MAX).max(1);
@@ -121,7 +123,8 @@ pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
     }
 }
 
-/// Writes what stands in front of a part of a body that is written from elsewhere; a [`FRAME_END`] has to follow it.
+/// Writes the header of a body frame whose payload is written separately. A [`FRAME_END`] must
+/// follow the payload.
 #[inline]
 pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
     out.extend_from_slice(&FrameHeader { kind: FrameKind::Body, channel, size }.to_octets());

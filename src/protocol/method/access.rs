@@ -1,24 +1,24 @@
-//! Class `access`: deprecated, and answered by RabbitMQ without effect. No part of 0-9-1's text.
+//! Class `access`: deprecated, and accepted by RabbitMQ without effect. Not part of the 0-9-1 text.
 
 class! {
     30 "access" Method<'a>;
 
-    /// Asks for an access ticket.
+    /// Requests an access ticket.
     10 "request" Request<'a> from client -> "request-ok" {
         /// The realm, `/data` by default.
         realm: shortstr,
-        /// For itself alone.
+        /// Exclusive access.
         exclusive: bit,
         /// Passive access.
         passive: bit,
         /// Active access.
         active: bit,
-        /// To write.
+        /// Write access.
         write: bit,
-        /// To read.
+        /// Read access.
         read: bit,
     }
-    /// Grants it.
+    /// Grants the access.
     11 "request-ok" RequestOk from server {
         /// The ticket, which is always 1.
         ticket: short,

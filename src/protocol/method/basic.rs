@@ -3,50 +3,50 @@
 class! {
     60 "basic" Method<'a>;
 
-    /// Limits how many messages may be unsettled.
+    /// Limits the number of unsettled messages.
     10 "qos" Qos from client -> "qos-ok" {
-        /// Octets; RabbitMQ takes 0 only.
+        /// The limit in bytes; RabbitMQ accepts only 0.
         prefetch_size: long,
-        /// Messages; 0 for no limit.
+        /// The limit in messages; 0 for no limit.
         prefetch_count: short,
-        /// For the channel as a whole, and not for each consumer to come.
+        /// Applies to the whole channel instead of each later consumer.
         global: bit,
     }
-    /// The limit holds.
+    /// Confirms the limit.
     11 "qos-ok" QosOk from server {}
     /// Starts a consumer.
     20 "consume" Consume<'a> from client -> "consume-ok" {
         [ticket: short]
         /// The queue.
         queue: shortstr,
-        /// Its name on the channel; empty to have the broker make one.
+        /// The consumer tag, unique on the channel; if empty, the broker generates one.
         consumer_tag: shortstr,
-        /// Not the messages of this connection. RabbitMQ ignores it.
+        /// Excludes messages of this connection. RabbitMQ ignores it.
         no_local: bit,
-        /// Messages count as settled when they are sent.
+        /// Messages count as settled when the broker sends them.
         no_ack: bit,
-        /// The only consumer of the queue.
+        /// Makes this the only consumer of the queue.
         exclusive: bit,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
-        /// `x-priority` and the like.
+        /// Arguments such as `x-priority`.
         arguments: table,
     }
-    /// The consumer has started.
+    /// Confirms that the consumer has started.
     21 "consume-ok" ConsumeOk<'a> from server {
-        /// Its name.
+        /// The consumer tag.
         consumer_tag: shortstr,
     }
-    /// Ends a consumer. From a server it says that the consumer has ended by itself.
+    /// Ends a consumer. A server sends it when a consumer has ended by itself.
     30 "cancel" Cancel<'a> from both -> "cancel-ok" {
-        /// Its name.
+        /// The consumer tag.
         consumer_tag: shortstr,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
     }
-    /// The consumer has ended.
+    /// Confirms that the consumer has ended.
     31 "cancel-ok" CancelOk<'a> from both {
-        /// Its name.
+        /// The consumer tag.
         consumer_tag: shortstr,
     }
     /// Publishes a message.
@@ -56,93 +56,93 @@ class! {
         exchange: shortstr,
         /// The routing key.
         routing_key: shortstr,
-        /// Comes back when no queue is bound for it.
+        /// Returns the message if no queue is bound for it.
         mandatory: bit,
-        /// Comes back when no consumer is ready for it. RabbitMQ does not implement it.
+        /// Returns the message if no consumer is ready for it. RabbitMQ does not implement it.
         immediate: bit,
     }
-    /// Brings a message back.
+    /// Returns a message that could not be routed.
     50 "return" Return<'a> from server with content {
-        /// Why, as a number.
+        /// The reply code.
         reply_code: short,
-        /// Why, in words.
+        /// The reply text.
         reply_text: shortstr,
-        /// The exchange it was published to.
+        /// The exchange of the publish.
         exchange: shortstr,
-        /// The routing key it was published with.
+        /// The routing key of the publish.
         routing_key: shortstr,
     }
-    /// Brings a message to a consumer.
+    /// Delivers a message to a consumer.
     60 "deliver" Deliver<'a> from server with content {
-        /// Whose it is.
+        /// The tag of the consumer.
         consumer_tag: shortstr,
-        /// Its number on the channel.
+        /// The number of the delivery on the channel.
         delivery_tag: longlong,
         /// Whether it was delivered before.
         redelivered: bit,
-        /// The exchange it was published to.
+        /// The exchange of the publish.
         exchange: shortstr,
-        /// The routing key it was published with.
+        /// The routing key of the publish.
         routing_key: shortstr,
     }
-    /// Asks for one message.
+    /// Requests one message.
     70 "get" Get<'a> from client -> "get-ok" | "get-empty" {
         [ticket: short]
         /// The queue.
         queue: shortstr,
-        /// The message counts as settled when it is sent.
+        /// The message counts as settled when the broker sends it.
         no_ack: bit,
     }
-    /// Brings the message.
+    /// Returns the requested message.
     71 "get-ok" GetOk<'a> from server with content {
-        /// Its number on the channel.
+        /// The number of the delivery on the channel.
         delivery_tag: longlong,
         /// Whether it was delivered before.
         redelivered: bit,
-        /// The exchange it was published to.
+        /// The exchange of the publish.
         exchange: shortstr,
-        /// The routing key it was published with.
+        /// The routing key of the publish.
         routing_key: shortstr,
-        /// How many are left.
+        /// The number of messages left in the queue.
         message_count: long,
     }
-    /// There is none.
+    /// Reports that the queue is empty.
     72 "get-empty" GetEmpty from server {
         (cluster_id: shortstr)
     }
-    /// Settles deliveries; from a server, confirms publishes.
+    /// Settles deliveries. From a server, confirms publishes.
     80 "ack" Ack from both {
-        /// Which one.
+        /// The number of the delivery or publish.
         delivery_tag: longlong,
-        /// All up to it; with tag 0 all there are.
+        /// Includes all earlier ones; with tag 0, all unsettled ones.
         multiple: bit,
     }
     /// Refuses a delivery.
     90 "reject" Reject from client {
-        /// Which one.
+        /// The number of the delivery.
         delivery_tag: longlong,
-        /// Back to the queue, or else dropped or dead-lettered.
+        /// Requeues the message; otherwise it is dropped or dead-lettered.
         requeue: bit,
     }
-    /// Asks for all unsettled deliveries again, without a reply. Deprecated.
+    /// Requests redelivery of all unsettled messages, without a reply. Deprecated.
     100 "recover-async" RecoverAsync from client {
-        /// Back to the queue; RabbitMQ takes true only.
+        /// Requeues the messages; RabbitMQ accepts only true.
         requeue: bit,
     }
-    /// Asks for all unsettled deliveries again.
+    /// Requests redelivery of all unsettled messages.
     110 "recover" Recover from client -> "recover-ok" {
-        /// Back to the queue; RabbitMQ takes true only.
+        /// Requeues the messages; RabbitMQ accepts only true.
         requeue: bit,
     }
-    /// They are on their way.
+    /// Confirms `recover`.
     111 "recover-ok" RecoverOk from server {}
-    /// Refuses deliveries; from a server, refuses publishes (RabbitMQ's extension).
+    /// Refuses deliveries. From a server, refuses publishes (RabbitMQ's extension).
     120 "nack" Nack from both {
-        /// Which one.
+        /// The number of the delivery or publish.
         delivery_tag: longlong,
-        /// All up to it; with tag 0 all there are.
+        /// Includes all earlier ones; with tag 0, all unsettled ones.
         multiple: bit,
-        /// Back to the queue, or else dropped or dead-lettered.
+        /// Requeues the messages; otherwise they are dropped or dead-lettered.
         requeue: bit,
     }
 }

@@ -7,7 +7,7 @@ class! {
     10 "open" Open from client -> "open-ok" {
         (out_of_band: shortstr)
     }
-    /// The channel is open.
+    /// Confirms that the channel is open.
     11 "open-ok" OpenOk from server {
         (channel_id: longstr)
     }
@@ -16,22 +16,23 @@ class! {
         /// Whether content may flow.
         active: bit,
     }
-    /// Confirms a `flow`.
+    /// Confirms `flow`.
     21 "flow-ok" FlowOk from both {
         /// Whether content flows.
         active: bit,
     }
-    /// Closes the channel; its sender discards everything but `close` and `close-ok` from here on.
+    /// Closes the channel. Spec, `channel.close`: "After sending this method, any received methods
+    /// except Close and Close-OK MUST be discarded".
     40 "close" Close<'a> from both -> "close-ok" {
-        /// Why, as a number.
+        /// The reply code.
         reply_code: short,
-        /// Why, in words.
+        /// The reply text.
         reply_text: shortstr,
-        /// The class of the method at fault, 0 when none is.
+        /// The class of the method that caused the close, or 0.
         class_id: short,
-        /// The method at fault, 0 when none is.
+        /// The method that caused the close, or 0.
         method_id: short,
     }
-    /// The channel is closed, and its number is free.
+    /// Confirms that the channel is closed and its number can be reused.
     41 "close-ok" CloseOk from both {}
 }

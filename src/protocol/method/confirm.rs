@@ -3,11 +3,11 @@
 class! {
     85 "confirm" Method;
 
-    /// Has publishes on this channel confirmed from here on.
+    /// Enables confirms for the following publishes on this channel.
     10 "select" Select from client -> "select-ok" {
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
     }
-    /// They will be.
+    /// Confirms `select`.
     11 "select-ok" SelectOk from server {}
 }

@@ -3,13 +3,13 @@
 class! {
     10 "connection" Method<'a>;
 
-    /// Begins the negotiation: the first frame of a server.
+    /// Begins the negotiation. The server's first frame.
     10 "start" Start<'a> from server -> "start-ok" {
         /// 0 in AMQP 0-9-1.
         version_major: octet,
         /// 9 in AMQP 0-9-1.
         version_minor: octet,
-        /// Product, version, capabilities and more.
+        /// Product, version, capabilities and other properties.
         server_properties: table,
         /// SASL mechanisms, separated by spaces.
         mechanisms: longstr,
@@ -18,41 +18,41 @@ class! {
     }
     /// Chooses a mechanism and a locale.
     11 "start-ok" StartOk<'a> from client {
-        /// Product, version, capabilities and more.
+        /// Product, version, capabilities and other properties.
         client_properties: table,
         /// The SASL mechanism.
         mechanism: shortstr,
-        /// The first response of the mechanism.
+        /// The initial response of the mechanism.
         response: longstr,
         /// The locale, such as `en_US`.
         locale: shortstr,
     }
     /// A challenge of the SASL mechanism.
     20 "secure" Secure<'a> from server -> "secure-ok" {
-        /// What the mechanism asks.
+        /// The mechanism's challenge.
         challenge: longstr,
     }
-    /// The answer to a challenge.
+    /// The response to a challenge.
     21 "secure-ok" SecureOk<'a> from client {
-        /// What the mechanism answers.
+        /// The mechanism's response.
         response: longstr,
     }
     /// Proposes limits.
     30 "tune" Tune from server -> "tune-ok" {
-        /// Channels open at once; 0 for no limit.
+        /// The maximum number of channels; 0 for no limit.
         channel_max: short,
-        /// Octets of a whole frame; 0 for no limit.
+        /// The maximum size of a whole frame in bytes; 0 for no limit.
         frame_max: long,
-        /// Seconds between signs of life; 0 for none.
+        /// The heartbeat interval in seconds; 0 for none.
         heartbeat: short,
     }
-    /// Settles the limits. Nothing answers it.
+    /// Sets the limits. It has no reply.
     31 "tune-ok" TuneOk from client {
-        /// Channels open at once; 0 for no limit.
+        /// The maximum number of channels; 0 for no limit.
         channel_max: short,
-        /// Octets of a whole frame; 0 for no limit.
+        /// The maximum size of a whole frame in bytes; 0 for no limit.
         frame_max: long,
-        /// Seconds between signs of life; 0 for none.
+        /// The heartbeat interval in seconds; 0 for none.
         heartbeat: short,
     }
     /// Opens the connection to a virtual host.
@@ -61,37 +61,38 @@ class! {
         virtual_host: shortstr,
         (capabilities: shortstr, insist: bit)
     }
-    /// The connection is open.
+    /// Confirms that the connection is open.
     41 "open-ok" OpenOk from server {
         (known_hosts: shortstr)
     }
-    /// Closes the connection; its sender discards everything but `close` and `close-ok` from here on.
+    /// Closes the connection. Spec, `connection.close`: "After sending this method, any received
+    /// methods except Close and Close-OK MUST be discarded".
     50 "close" Close<'a> from both -> "close-ok" {
-        /// Why, as a number.
+        /// The reply code.
         reply_code: short,
-        /// Why, in words.
+        /// The reply text.
         reply_text: shortstr,
-        /// The class of the method at fault, 0 when none is.
+        /// The class of the method that caused the close, or 0.
         class_id: short,
-        /// The method at fault, 0 when none is.
+        /// The method that caused the close, or 0.
         method_id: short,
     }
-    /// The connection is closed.
+    /// Confirms that the connection is closed.
     51 "close-ok" CloseOk from both {}
-    /// The broker holds back publishers (RabbitMQ's extension).
+    /// The broker blocks publishers (RabbitMQ's extension).
     60 "blocked" Blocked<'a> from server {
-        /// Which resource runs low.
+        /// The resource that runs low.
         reason: shortstr,
     }
-    /// The broker takes publishes again (RabbitMQ's extension).
+    /// The broker accepts publishes again (RabbitMQ's extension).
     61 "unblocked" Unblocked from server {}
     /// Replaces the secret of the login (RabbitMQ's extension).
     70 "update-secret" UpdateSecret<'a> from client -> "update-secret-ok" {
         /// The new secret, such as a fresh token.
         new_secret: longstr,
-        /// For the broker's log.
+        /// The reason for the broker's log.
         reason: shortstr,
     }
-    /// The secret is replaced (RabbitMQ's extension).
+    /// Confirms the new secret (RabbitMQ's extension).
     71 "update-secret-ok" UpdateSecretOk from server {}
 }

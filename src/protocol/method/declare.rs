@@ -1,11 +1,11 @@
-//! The macro behind the declaration of a class, and the facts it leaves for those who ask.
+//! The macro that declares a class, and the types that describe the declarations.
 
 use super::MethodId;
 
-/// What the declaration of a class says.
+/// The declaration of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassInfo {
-    /// The number.
+    /// The class number.
     pub id: u16,
     /// The spec's name.
     pub name: &'static str,
@@ -13,35 +13,35 @@ pub struct ClassInfo {
     pub methods: &'static [MethodInfo],
 }
 
-/// What the declaration of a method says.
+/// The declaration of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MethodInfo {
     /// The class and method numbers.
     pub id: MethodId,
     /// The spec's name.
     pub name: &'static str,
-    /// Who sends it.
+    /// The side that sends it.
     pub sent_by: SentBy,
     /// Whether a content header and a body follow it.
     pub has_content: bool,
-    /// The names of the methods that answer it, all of the same class. Empty when none does.
+    /// The names of its replies, all of the same class. Empty if it has none.
     pub replies: &'static [&'static str],
-    /// The fields, in their order.
+    /// The fields in order.
     pub fields: &'static [FieldInfo],
 }
 
-/// What the declaration of a field says.
+/// The declaration of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldInfo {
-    /// The spec's name with `_` for `-`.
+    /// The spec's name, with `_` instead of `-`.
     pub name: &'static str,
     /// The type on the wire.
     pub wire_type: WireType,
-    /// Whether it is sent as zero and ignored on receipt.
+    /// Whether it is sent as zero and ignored when received.
     pub reserved: bool,
 }
 
-/// The spec's name of a field whose name is a keyword of Rust.
+/// Returns the spec's name of a field whose name is a Rust keyword.
 pub(in crate::protocol) const fn plain_name(name: &'static str) -> &'static str {
     match name.as_bytes() {
         [b'r', b'#', ..] => name.split_at(2).1,
@@ -49,14 +49,14 @@ pub(in crate::protocol) const fn plain_name(name: &'static str) -> &'static str 
     }
 }
 
-/// Who sends a method, as RabbitMQ uses it.
+/// The side that sends a method, as used by RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SentBy {
     /// The client only.
     Client,
     /// The server only.
     Server,
-    /// Either of them.
+    /// Both sides.
     Both,
 }
 
@@ -77,7 +77,7 @@ macro_rules! wire_types {
 }
 
 wire_types! {
-    /// One bit, packed with its neighbours.
+    /// One bit, packed with adjacent bits.
     Bit bit;
     /// 8 bit.
     Octet octet;
@@ -87,15 +87,15 @@ wire_types! {
     Long long;
     /// 64 bit.
     Longlong longlong;
-    /// At most 255 octets.
+    /// At most 255 bytes.
     Shortstr shortstr;
-    /// Any octets, with a length of 32 bit.
+    /// Arbitrary bytes, with a 32-bit length.
     Longstr longstr;
     /// A field table.
     Table table;
 }
 
-/// The Rust type of a wire type, the variant that names it, and the value that a reserved field is sent with.
+/// Maps a wire type to its Rust type, its `WireType` variant, and the value of a reserved field.
 macro_rules! wire_type {
     (type bit $lt:lifetime) => { bool };
     (type octet $lt:lifetime) => { u8 };
@@ -153,7 +153,7 @@ macro_rules! class {
         use $crate::protocol::method::{ClassInfo, Encode, MethodId, MethodInfo};
         use $crate::protocol::wire::{Reader, Writer};
 
-        /// What this file declares.
+        /// The declaration of this class.
         pub const CLASS: ClassInfo = ClassInfo {
             id: $class_id,
             name: $class_name,
@@ -182,7 +182,7 @@ macro_rules! class {
                 id: MethodId,
                 reader: &mut reader_type!($($class_lt)?),
             ) -> Result<Self, $crate::protocol::DecodeError> {
-                // A class whose methods have no fields reads nothing.
+                // Avoids a warning for a class whose methods have no fields.
                 let _ = &reader;
                 match id.method {
                     $($method_id => Ok(Self::$Method($Method::decode_fields(reader)?)),)*
@@ -216,7 +216,8 @@ macro_rules! class {
                 /// The class and method numbers.
                 pub const ID: MethodId = MethodId { class: $class_id, method: $method_id };
 
-                /// Decodes the payload of a method frame, if it is this method and nothing is wrong with it.
+                /// Decodes the payload of a method frame. Returns `None` for another method or a
+                /// malformed payload.
                 #[inline]
                 #[must_use]
                 pub fn decode(payload: &'a [u8]) -> Option<Self> {
@@ -232,7 +233,7 @@ macro_rules! class {
 
                 #[inline]
                 fn decode_fields(reader: &mut Reader<'a>) -> Result<Self, $crate::protocol::DecodeError> {
-                    // A method without fields reads nothing.
+                    // Avoids a warning for a method without fields.
                     let _ = &reader;
                     $($(let _ = reader.$lead_ty()?;)*)?
                     $(let $field = reader.$ty()?;)*

@@ -1,12 +1,13 @@
-//! Class `exchange`: work with exchanges (spec 1.6). Bindings between exchanges are RabbitMQ's extension.
+//! Class `exchange`: requests about exchanges (spec 1.6). Bindings between exchanges are RabbitMQ's
+//! extension.
 
 class! {
     40 "exchange" Method<'a>;
 
-    /// Creates an exchange, or checks that there is one.
+    /// Creates an exchange, or checks an existing one.
     10 "declare" Declare<'a> from client -> "declare-ok" {
         [ticket: short]
-        /// Its name.
+        /// The name of the exchange.
         exchange: shortstr,
         /// Its type, `direct` by default.
         r#type: shortstr,
@@ -14,59 +15,59 @@ class! {
         passive: bit,
         /// Survives a restart of the broker.
         durable: bit,
-        /// Goes with its last binding.
+        /// Deletes the exchange when its last binding is removed.
         auto_delete: bit,
-        /// Takes no publishes, only what other exchanges send it.
+        /// Refuses publishes; accepts messages only from other exchanges.
         internal: bit,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
-        /// `alternate-exchange` and the like.
+        /// Arguments such as `alternate-exchange`.
         arguments: table,
     }
-    /// The exchange exists.
+    /// Confirms that the exchange exists.
     11 "declare-ok" DeclareOk from server {}
     /// Deletes an exchange.
     20 "delete" Delete<'a> from client -> "delete-ok" {
         [ticket: short]
-        /// Its name.
+        /// The name of the exchange.
         exchange: shortstr,
-        /// Only when it has no bindings.
+        /// Deletes the exchange only if it has no bindings.
         if_unused: bit,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
     }
-    /// The exchange is gone.
+    /// Confirms that the exchange is deleted.
     21 "delete-ok" DeleteOk from server {}
     /// Binds an exchange to an exchange.
     30 "bind" Bind<'a> from client -> "bind-ok" {
         [ticket: short]
-        /// The exchange that receives.
+        /// The exchange that receives messages.
         destination: shortstr,
-        /// The exchange that sends.
+        /// The exchange that messages come from.
         source: shortstr,
-        /// For which routing keys.
+        /// The routing key.
         routing_key: shortstr,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
-        /// What a headers exchange matches.
+        /// The headers that a headers exchange matches.
         arguments: table,
     }
-    /// The binding exists.
+    /// Confirms that the binding exists.
     31 "bind-ok" BindOk from server {}
     /// Removes a binding between two exchanges.
     40 "unbind" Unbind<'a> from client -> "unbind-ok" {
         [ticket: short]
-        /// The exchange that received.
+        /// The exchange that received messages.
         destination: shortstr,
-        /// The exchange that sent.
+        /// The exchange that messages came from.
         source: shortstr,
         /// The routing key of the binding.
         routing_key: shortstr,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
         /// The arguments of the binding.
         arguments: table,
     }
-    /// The binding is gone. Its number is 51, not 41.
+    /// Confirms that the binding is removed. Its number is 51, not 41.
     51 "unbind-ok" UnbindOk from server {}
 }

@@ -1,6 +1,6 @@
-//! The numbers of a method.
+//! Method numbers.
 
-/// The class and method numbers with which a method begins.
+/// The class and method numbers, with which the payload of a method frame begins.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MethodId {
     /// The class, such as 50 for `queue`.
@@ -10,6 +10,6 @@ pub struct MethodId {
 }
 
 impl MethodId {
-    /// No method at all: what a close carries whose fault is nobody's request.
+    /// No method, for a close that no method caused.
     pub const NONE: Self = Self { class: 0, method: 0 };
 }

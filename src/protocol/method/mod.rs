@@ -1,9 +1,9 @@
 //! The methods of AMQP 0-9-1 with RabbitMQ's extensions, both directions.
 //!
-//! Each class has a file, which is one declaration that reads like the spec: the id, the name, who sends it, what
-//! answers it, and its fields in order. Structs, encoders, decoders and the facts in [`CLASSES`] all come of it.
-//! Fields in brackets, in front, and in parentheses, behind, are reserved: they are sent as zero and ignored on receipt, so
-//! no struct has them.
+//! Each class has a file with one declaration that follows the spec: the number, the name, the
+//! sender, the replies, and the fields in order. The structs, encoders, decoders and the data in
+//! [`CLASSES`] are generated from it. Fields in brackets (leading) and in parentheses (trailing)
+//! are reserved: they are sent as zero and ignored when received, so the structs omit them.
 
 #[macro_use]
 mod declare;
@@ -26,7 +26,7 @@ pub use declare::{ClassInfo, FieldInfo, MethodInfo, SentBy, WireType};
 pub use id::MethodId;
 
 impl MethodId {
-    /// The class and what it says of the method; `None` when there is no such method.
+    /// Returns the declarations of the class and the method, or `None` for an unknown method.
     #[must_use]
     pub fn info(self) -> Option<(&'static ClassInfo, &'static MethodInfo)> {
         let class = CLASSES.iter().find(|class| class.id == self.class)?;
@@ -49,12 +49,12 @@ impl fmt::Debug for MethodId {
     }
 }
 
-/// What can be sent as a method: any struct of the classes, or a [`Method`].
+/// A type that can be sent as a method: any struct of the classes, or a [`Method`].
 pub trait Encode {
-    /// The class and method numbers.
+    /// Returns the class and method numbers.
     fn id(&self) -> MethodId;
 
-    /// Writes the fields, the reserved ones included, behind the numbers.
+    /// Writes the fields, including the reserved ones, after the numbers.
     fn encode_fields(&self, out: &mut Writer<'_>);
 }
 
@@ -66,14 +66,14 @@ macro_rules! classes {
             $($(#[$doc])* $Class($module::Method $(<$lt>)?),)*
         }
 
-        /// Every class with its methods and their fields, in the order of their numbers.
+        /// All classes with their methods and fields, in the order of their numbers.
         pub const CLASSES: &[&ClassInfo] = &[$(&$module::CLASS),*];
 
         impl<'a> Method<'a> {
             /// Decodes the payload of a method frame.
             ///
             /// # Errors
-            /// [`DecodeError::UnknownMethod`], or what is wrong with the fields.
+            /// [`DecodeError::UnknownMethod`], or the error in the fields.
             pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
                 let mut reader = Reader::new(payload);
                 let id = MethodId { class: reader.short()?, method: reader.short()? };
@@ -129,7 +129,7 @@ classes! {
 }
 
 impl Method<'_> {
-    /// What the table says of this method.
+    /// Returns the declaration of this method.
     #[must_use]
     pub fn info(&self) -> Option<&'static MethodInfo> {
         self.id().info().map(|(_, method)| method)

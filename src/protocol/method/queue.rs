@@ -1,33 +1,33 @@
-//! Class `queue`: work with queues (spec 1.7).
+//! Class `queue`: requests about queues (spec 1.7).
 
 class! {
     50 "queue" Method<'a>;
 
-    /// Creates a queue, or checks that there is one.
+    /// Creates a queue, or checks an existing one.
     10 "declare" Declare<'a> from client -> "declare-ok" {
         [ticket: short]
-        /// Its name; empty to have the broker make one.
+        /// The name of the queue; if empty, the broker generates one.
         queue: shortstr,
         /// Only checks that it exists.
         passive: bit,
         /// Survives a restart of the broker.
         durable: bit,
-        /// For this connection only, and gone with it.
+        /// Restricts the queue to this connection, and deletes it with the connection.
         exclusive: bit,
-        /// Goes with its last consumer.
+        /// Deletes the queue when its last consumer ends.
         auto_delete: bit,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
-        /// `x-queue-type` and the like.
+        /// Arguments such as `x-queue-type`.
         arguments: table,
     }
-    /// The queue exists.
+    /// Confirms that the queue exists.
     11 "declare-ok" DeclareOk<'a> from server {
-        /// Its name.
+        /// The name of the queue.
         queue: shortstr,
-        /// Messages ready for delivery.
+        /// The number of messages ready for delivery.
         message_count: long,
-        /// Consumers.
+        /// The number of consumers.
         consumer_count: long,
     }
     /// Binds a queue to an exchange.
@@ -37,26 +37,26 @@ class! {
         queue: shortstr,
         /// The exchange.
         exchange: shortstr,
-        /// For which routing keys.
+        /// The routing key.
         routing_key: shortstr,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
-        /// What a headers exchange matches.
+        /// The headers that a headers exchange matches.
         arguments: table,
     }
-    /// The binding exists.
+    /// Confirms that the binding exists.
     21 "bind-ok" BindOk from server {}
-    /// Discards the messages that are ready.
+    /// Discards the ready messages.
     30 "purge" Purge<'a> from client -> "purge-ok" {
         [ticket: short]
         /// The queue.
         queue: shortstr,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
     }
-    /// They are gone.
+    /// Confirms that the messages are discarded.
     31 "purge-ok" PurgeOk from server {
-        /// How many there were.
+        /// The number of discarded messages.
         message_count: long,
     }
     /// Deletes a queue.
@@ -64,16 +64,16 @@ class! {
         [ticket: short]
         /// The queue.
         queue: shortstr,
-        /// Only when it has no consumers.
+        /// Deletes the queue only if it has no consumers.
         if_unused: bit,
-        /// Only when it has no messages.
+        /// Deletes the queue only if it has no messages.
         if_empty: bit,
-        /// Wants no reply.
+        /// Requests no reply.
         nowait: bit,
     }
-    /// The queue is gone.
+    /// Confirms that the queue is deleted.
     41 "delete-ok" DeleteOk from server {
-        /// How many messages went with it.
+        /// The number of deleted messages.
         message_count: long,
     }
     /// Removes a binding of a queue. It has no `nowait`.
@@ -88,6 +88,6 @@ class! {
         /// The arguments of the binding.
         arguments: table,
     }
-    /// The binding is gone.
+    /// Confirms that the binding is removed.
     51 "unbind-ok" UnbindOk from server {}
 }

@@ -5,14 +5,14 @@ class! {
 
     /// Makes the channel transactional.
     10 "select" Select from client -> "select-ok" {}
-    /// It is.
+    /// Confirms `select`.
     11 "select-ok" SelectOk from server {}
-    /// Commits what was published and settled since the last time.
+    /// Commits the publishes and acknowledgements since the last commit or rollback.
     20 "commit" Commit from client -> "commit-ok" {}
-    /// It took effect.
+    /// Confirms that the commit took effect.
     21 "commit-ok" CommitOk from server {}
-    /// Drops what was published and settled since the last time.
+    /// Discards the publishes and acknowledgements since the last commit or rollback.
     30 "rollback" Rollback from client -> "rollback-ok" {}
-    /// It is as it was.
+    /// Confirms the rollback.
     31 "rollback-ok" RollbackOk from server {}
 }
