@@ -1,52 +1,58 @@
-//! An opinionated AMQP 0-9-1 client, tuned to RabbitMQ, after Python's Puka: every request is a promise, there are no
-//! channels in your way, an error reaches exactly the request that caused it, and a publish is something you can wait for.
+//! An opinionated AMQP 0-9-1 client for RabbitMQ, modelled on Puka for Python: every request is a
+//! promise, channels are managed for you, an error reaches exactly the request that caused it, and
+//! a publish can be awaited.
 //!
 //! ```
 //! # puka_test_suite::example(async |client| {
 //! client.queue_declare("orders").durable(true).await?;
-//! client.basic_publish("", "orders", "Hello world!").persistent(true).await?; // the broker has confirmed it
+//! // Resolves when the broker has confirmed the message.
+//! client.basic_publish("", "orders", "Hello world!").persistent(true).await?;
 //!
 //! let mut orders = client.basic_consume("orders").prefetch_count(100).await?;
 //! if let Some(delivery) = orders.next().await {
 //!     let delivery = delivery?;
 //!     assert_eq!(delivery.body(), b"Hello world!");
-//!     delivery.ack()?; // queued at once, nothing to wait for
+//!     delivery.ack()?; // queued at once, there is no reply to wait for
 //! }
 //! client.close().await
 //! # });
 //! ```
 //!
 //! # Getting a client
-//! `puka-smol`, `puka-async-std` and `puka-tokio` resolve, dial and drive, over TCP, TLS and Unix sockets:
-//! `puka_smol::connect("amqp://localhost/").await?`. For another runtime, [`connect`] wants a [`Dial`] and a [`Clock`].
-//! Over any other byte stream, and on any other executor, [`open`] gives a [`Client`] and a [`Driver`], a future to poll
-//! wherever futures are polled. Without any executor, [`evented`] has a client to wait for, with callbacks, or for your own
-//! event loop.
+//! The adapters `puka-smol`, `puka-async-std` and `puka-tokio` resolve host names, dial and run the
+//! driver, over TCP, TLS and Unix sockets: `puka_smol::connect("amqp://localhost/").await?`. For
+//! another runtime, implement [`Dial`] and [`Clock`] and call [`connect`]. Over any other byte
+//! stream, [`open`] returns a [`Client`] and a [`Driver`], a future that any executor can poll.
+//! Without an executor, [`evented`] provides a client that blocks, runs callbacks, or integrates
+//! with a foreign event loop.
 //!
 //! # Logging in
-//! A URI or [`Options`] say where brokers are and who logs in: with [`Options::credentials`], with
-//! [`Options::credentials_from`], which is asked at each login, and with the SASL mechanisms of
-//! [`Options::auth_mechanisms`] or one's own ([`SaslMechanism`]). No `Debug` and no error shows a password.
+//! A URI or [`Options`] define the brokers and the credentials: fixed ones
+//! ([`Options::credentials`]), a source that is called at each login
+//! ([`Options::credentials_from`]), the allowed SASL mechanisms ([`Options::auth_mechanisms`]), or
+//! a custom mechanism ([`SaslMechanism`]). No `Debug` output and no error text contains a password.
 //!
 //! # Requests
-//! A request is a builder with the argument names of Puka and of the spec. It can be
+//! A request is a builder whose methods have the argument names of Puka and the spec. It can be
 //!
-//! - awaited: it is sent, after waiting for room if need be, and resolves to its answer;
-//! - sent at once with `.send()`, which gives a [`Promise`], so that many are under way; `.try_send()` says at once when it
-//!   can't be;
-//! - submitted with `.submit().await`, which waits for room but not for the answer.
+//! - awaited: waits for capacity, sends the request, and resolves to the reply;
+//! - sent with `.send()`, which returns a [`Promise`] at once, so that many requests can be
+//!   pending; `.try_send()` returns an error if there is no capacity;
+//! - submitted with `.submit().await`, which waits for capacity but not for the reply.
 //!
-//! Dropping a future at any await is harmless: the answer is absorbed, and the next request gets its own.
+//! Dropping a future at any await point is harmless: the reply is discarded, and the next request
+//! gets its own.
 //!
-//! # Channels, which nobody sees
-//! A request borrows a pooled channel. Publishes go over one confirm channel for each exchange, so the order of messages to
-//! one exchange is kept, and a missing exchange fails only what was published to it; those that
-//! [ask for no confirm](BasicPublish::confirm) have another. A consumer has a channel of its own. When
-//! the broker closes a channel, what caused that has its answer, and a new channel takes its place.
+//! # Channels
+//! Channels are managed by the library. A request borrows a channel from a pool. Publishes use one
+//! confirm channel per exchange, so messages to one exchange keep their order, and a missing
+//! exchange fails only the publishes to it. Publishes [without confirms](BasicPublish::confirm) use
+//! another channel per exchange. A consumer has its own channel. When the broker closes a channel,
+//! the request that caused it gets the error, and a new channel replaces the closed one.
 //!
-//! # What is bounded
-//! Everything, by [`Options`]: octets that wait to be written, requests, publishes that wait for their confirm, deliveries that wait to
-//! be taken, sizes of frames and messages, channels. Every request has a deadline.
+//! # Limits
+//! [`Options`] bound everything: outgoing bytes, requests, unconfirmed publishes, buffered
+//! deliveries, sizes of frames and messages, and channels. Every request has a deadline.
 
 // `Instant + Duration` panics on overflow. `clippy.toml` exempts integers; `machine::later` adds to
 // instants.
@@ -86,11 +92,12 @@ pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
-/// Opens a connection over any byte stream: gives the client, and the driver to poll wherever futures are polled.
+/// Opens a connection over any byte stream. Returns the client and the driver, a future that any
+/// executor can poll.
 ///
-/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. The options' endpoints, what they say
-/// of TLS, and the deadlines for resolving, dialling and TLS matter only to whoever dials. That the stream is encrypted is
-/// for [`Options::encrypted_transport`] to say.
+/// The handshake begins with the driver's first poll; [`Client::connect`] waits for it. The
+/// endpoints, the TLS options and the timeouts for resolving, dialling and TLS are not used: they
+/// apply only when dialling. Set [`Options::encrypted_transport`] if the stream is encrypted.
 ///
 /// ```
 /// use puka::Options;
@@ -114,9 +121,11 @@ where
     (Client::new(link.clone()), Driver::new(io, clock, link))
 }
 
-/// Opens a connection that is dialled, and dialled again when it is [lost](recovery): what the adapters' `connect` does.
+/// Opens a connection that the driver dials, and dials again after a [loss](recovery). The
+/// adapters' `connect` functions call it.
 ///
-/// Dialling begins with the driver's first poll; [`Client::connect`] waits for it and for the handshake.
+/// Dialling begins with the driver's first poll; [`Client::connect`] waits for it and for the
+/// handshake.
 ///
 /// ```
 /// use futures_lite::future;
@@ -144,7 +153,7 @@ where
     (Client::new(link.clone()), DialDriver::new(dialer, clock, options, link))
 }
 
-/// Has the README's examples compiled.
+/// Compiles the README's examples as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
