@@ -9,6 +9,9 @@ use std::sync::Arc;
 ///
 /// An error that closed the connection completes every request that was pending on it. Cloning is
 /// cheap, and the text never contains a password.
+///
+/// `Display` does not repeat the [`source`](std::error::Error::source). To log the cause of an
+/// [`Unconfirmed`](Self::Unconfirmed), for example, print the chain of sources or use `Debug`.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 // The discriminant is a whole word. With a one-byte discriminant, copies of a `Result` are split
@@ -76,11 +79,11 @@ pub enum Error {
     Other(Fault),
 
     /// The transport was lost, with the cause.
-    #[error("the connection is broken: {0}")]
-    ConnectionBroken(#[source] Broken),
+    #[error(transparent)]
+    ConnectionBroken(Broken),
     /// The TLS handshake failed.
-    #[error("TLS handshake failed: {0}")]
-    Tls(#[source] TlsFault),
+    #[error(transparent)]
+    Tls(TlsFault),
     /// The server rejected AMQP 0-9-1 and sent the protocol header that it supports.
     #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
@@ -102,7 +105,7 @@ pub enum Error {
     UnencryptedLogin,
     /// There is no login to send: the source of the credentials failed, or the mechanism could not
     /// answer the server.
-    #[error("cannot log in: {0}")]
+    #[error("cannot log in")]
     CannotLogIn(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The server closed the transport after the login. Servers without the capability
     /// `authentication_failure_close` refuse a login in this way.
@@ -122,7 +125,7 @@ pub enum Error {
     Nacked,
     /// The connection or channel was lost before the broker confirmed the message, so the outcome
     /// is unknown.
-    #[error("the outcome of the publish is unknown: {0}")]
+    #[error("the outcome of the publish is unknown")]
     Unconfirmed(#[source] Arc<Error>),
     /// The deadline passed.
     #[error("{what} took longer than {seconds} s", seconds = .after.as_secs_f64())]
@@ -351,11 +354,11 @@ pub enum Broken {
     WriteStalled(std::time::Duration),
     /// The connection was lost before the reply arrived, so it is unknown whether the request was
     /// carried out. Contains the cause of the loss.
-    #[error("the outcome of the request is unknown: {0}")]
+    #[error("the outcome of the request is unknown")]
     OutcomeUnknown(#[source] Arc<Error>),
     /// Part of the topology could not be restored, and
     /// [`Recovery::strict`](crate::Recovery::strict) does not allow that.
-    #[error("recovery is incomplete: {0}")]
+    #[error("recovery is incomplete")]
     NotRestored(#[source] Arc<Error>),
     /// The driver was dropped, usually together with its runtime.
     #[error("the driver was dropped")]
@@ -402,16 +405,15 @@ impl TlsFault {
             Self::BadCertificate(cause) => ("invalid server certificate", cause),
             Self::NotTls(cause) => ("the server does not speak TLS on this port", cause),
             Self::OldVersion(cause) => ("the server does not support TLS 1.2 or later", cause),
-            Self::Refused(cause) => ("the server refused the handshake", cause),
-            Self::Other(cause) => ("TLS error", cause),
+            Self::Refused(cause) => ("the server refused the TLS handshake", cause),
+            Self::Other(cause) => ("the TLS handshake failed", cause),
         }
     }
 }
 
 impl fmt::Display for TlsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (text, cause) = self.parts();
-        write!(f, "{text} ({cause})")
+        f.write_str(self.parts().0)
     }
 }
 

@@ -63,7 +63,10 @@ fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
         end(runtime);
         for thread in threads {
             let error = thread.join().unwrap();
-            assert!(error.is_connection_broken() && error.to_string().contains("driver"), "{error:?}");
+            assert!(
+                error.is_connection_broken() && format!("{error:?}").contains("DriverDropped"),
+                "{error:?}"
+            );
         }
         let late = block_on(client.queue_declare("late").send()).unwrap_err();
         assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");

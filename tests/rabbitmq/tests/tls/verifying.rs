@@ -15,8 +15,7 @@ fn trusting(authority: &Authority) -> TlsOptions {
 
 /// The rustls error below one of ours.
 fn cause(error: &Error) -> &rustls::Error {
-    let fault = error.source().expect("a fault");
-    fault.source().expect("a cause").downcast_ref().expect("rustls's error")
+    error.source().expect("a cause").downcast_ref().expect("rustls's error")
 }
 
 async fn hello(options: Options) -> Outcome {
