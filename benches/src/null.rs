@@ -279,8 +279,11 @@ impl Null {
     }
 
     fn declare(&mut self, number: u16, queue: ShortStr<'_>) {
-        let named = format!("amq.gen-{}", self.named);
-        self.named += u64::from(queue.is_empty());
+        let mut named = String::new();
+        if queue.is_empty() {
+            named = format!("amq.gen-{}", self.named);
+            self.named += 1;
+        }
         // It is short enough.
         let named = ShortStr::new(&named).unwrap_or_default();
         let queue = if queue.is_empty() { named } else { queue };
