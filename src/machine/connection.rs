@@ -407,9 +407,10 @@ impl Connection {
         // Disposing of a reply may complete further promises, so only `proceed` does it, and
         // completing a promise never recurses. On a closed connection such a reply holds no
         // resources, and `proceed` would no longer empty the queue.
-        let gives_back =
-            |reply: &Reply| matches!(reply, Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_));
-        self.unwanted.extend(self.promises.answer(promise, outcome).filter(gives_back));
+        let unwanted = self.promises.answer(promise, outcome);
+        if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) = unwanted {
+            self.unwanted.push_back(reply);
+        }
     }
 
     /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.

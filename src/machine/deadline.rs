@@ -11,13 +11,28 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// `Instant + Duration` panics on overflow, and both operands may come from the user: the timeout
 /// and the clock. If the clock cannot represent a hundred years more, the result is near its latest
 /// instant, within a factor of two of the remaining time.
+#[inline]
 pub(crate) fn later(now: Instant, time: Duration) -> Instant {
-    let mut time = time.min(LONGEST);
+    let time = time.min(LONGEST);
+    now.checked_add(time).unwrap_or_else(|| near_the_latest(now, time))
+}
+
+#[cold]
+fn near_the_latest(now: Instant, mut time: Duration) -> Instant {
     loop {
         match now.checked_add(time) {
             Some(later) => return later,
             None => time /= 2,
         }
+    }
+}
+
+/// Returns the earlier of two instants.
+#[inline]
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -31,12 +46,14 @@ pub(super) enum Deadline {
 }
 
 impl Deadline {
+    #[inline]
     pub(super) fn stamp(&mut self, now: Instant) {
         if let Self::In(time) = *self {
             *self = Self::At(later(now, time));
         }
     }
 
+    #[inline]
     pub(super) fn instant(self) -> Option<Instant> {
         if let Self::At(instant) = self { Some(instant) } else { None }
     }

@@ -1,6 +1,6 @@
 //! Signs of life in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
 
-use super::deadline::later;
+use super::deadline::{earlier, later};
 use std::time::{Duration, Instant};
 
 /// Heartbeats at the negotiated interval.
@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 pub(super) struct Heartbeat {
     /// What was agreed upon; `None` for no heartbeats.
     timeout: Option<Duration>,
-    last_sent: Instant,
+    /// When to send. This and `dead_at` are stored, because they are read several times as often as
+    /// they change.
+    send_at: Option<Instant>,
     last_received: Instant,
+    /// When the server counts as gone: a quarter past the timeout, well before the two that it would
+    /// take at the latest.
+    dead_at: Option<Instant>,
     /// The server is watched from `open-ok` on.
     watching: bool,
     /// A wake-up came so late that the program, or the machine it runs on, must have slept: what the server sent may
-    /// not have been read yet.
-    grace_until: Option<Instant>,
+    /// not have been read yet. The server was given more time.
+    has_grace: bool,
     /// Reading has just been resumed: the silence until now is not the server's.
     resumed: bool,
 }
@@ -23,30 +28,32 @@ impl Heartbeat {
     pub(super) fn none(now: Instant) -> Self {
         Self {
             timeout: None,
-            last_sent: now,
+            send_at: None,
             last_received: now,
+            dead_at: None,
             watching: false,
-            grace_until: None,
+            has_grace: false,
             resumed: false,
         }
     }
 
     pub(super) fn agreed(&mut self, seconds: u16, now: Instant) {
         self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
-        self.last_sent = now;
+        self.sent(now);
     }
 
     pub(super) fn watch(&mut self, now: Instant) {
         self.watching = true;
-        self.last_received = now;
+        self.alive(now);
     }
 
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
+    /// "Send at half the timeout", as the server does.
     pub(super) fn sent(&mut self, now: Instant) {
-        self.last_sent = now;
+        self.send_at = self.timeout.map(|timeout| later(now, timeout / 2));
     }
 
     /// Reading goes on after a pause; the time is known at the next [`stamp`](Self::stamp).
@@ -62,41 +69,38 @@ impl Heartbeat {
 
     /// Any octet counts, also a part of a frame.
     pub(super) fn received(&mut self, now: Instant) {
+        self.alive(now);
+        self.has_grace = false;
+    }
+
+    /// Restarts the time after which the server counts as gone.
+    fn alive(&mut self, now: Instant) {
         self.last_received = now;
-        self.grace_until = None;
+        let timeout = self.timeout.filter(|_| self.watching);
+        self.dead_at = timeout.map(|timeout| later(now, timeout.saturating_add(timeout / 4)));
     }
 
-    /// "Send at half the timeout", as the server does.
-    fn send_at(&self) -> Option<Instant> {
-        self.timeout.map(|timeout| later(self.last_sent, timeout / 2))
-    }
-
-    /// When the server counts as gone: a quarter past the timeout, well before the two that it would take at the latest.
-    fn dead_at(&self) -> Option<Instant> {
-        let timeout = self.timeout.filter(|_| self.watching)?;
-        let dead_at = later(self.last_received, timeout.saturating_add(timeout / 4));
-        Some(self.grace_until.map_or(dead_at, |grace| grace.max(dead_at)))
-    }
-
+    #[inline]
     pub(super) fn deadline(&self, reading: bool) -> Option<Instant> {
-        let dead_at = if reading { self.dead_at() } else { None };
-        [self.send_at(), dead_at].into_iter().flatten().min()
+        if reading { earlier(self.send_at, self.dead_at) } else { self.send_at }
     }
 
+    #[inline]
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.send_at().is_some_and(|at| at <= now)
+        self.send_at.is_some_and(|at| at <= now)
     }
 
     /// For how long the server has been silent, if that is too long. While we do not read it does not count.
     pub(super) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
         let timeout = self.timeout?;
         if !reading {
-            self.last_received = now;
+            self.alive(now);
             return None;
         }
-        let dead_at = self.dead_at().filter(|at| *at <= now)?;
-        if self.grace_until.is_none() && now > later(dead_at, timeout / 2) {
-            self.grace_until = Some(later(now, timeout / 4));
+        let dead_at = self.dead_at.filter(|at| *at <= now)?;
+        if !self.has_grace && now > later(dead_at, timeout / 2) {
+            self.has_grace = true;
+            self.dead_at = Some(later(now, timeout / 4));
             return None;
         }
         Some(now.saturating_duration_since(self.last_received))

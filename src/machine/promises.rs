@@ -282,8 +282,7 @@ impl Promises {
 
     /// Starts the deadlines that have not been started.
     pub(super) fn stamp(&mut self, now: Instant) {
-        let mut unstamped = std::mem::take(&mut self.unstamped);
-        for id in unstamped.drain(..) {
+        while let Some(id) = self.unstamped.pop() {
             if let Some(slot) = self.slot(id)
                 && let Some(More::Deadline(Deadline { at: at @ None, timeout })) = slot.more.as_deref_mut()
             {
@@ -292,7 +291,6 @@ impl Promises {
                 self.deadlines.insert((deadline, id));
             }
         }
-        self.unstamped = unstamped;
     }
 
     /// Takes the deadline off a promise that has another from here on.

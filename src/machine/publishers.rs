@@ -373,8 +373,7 @@ impl Publishers {
 
     /// Gives what was published since the last call a deadline.
     pub(super) fn stamp(&mut self, now: Instant, timeout: Duration) {
-        let mut unstamped = std::mem::take(&mut self.unstamped);
-        for channel in unstamped.drain(..) {
+        while let Some(channel) = self.unstamped.pop() {
             let Some(publisher) = self.on(channel) else { continue };
             publisher.is_unstamped = false;
             publisher.confirms.stamp(now, timeout);
@@ -382,7 +381,6 @@ impl Publishers {
                 self.set_due(channel);
             }
         }
-        self.unstamped = unstamped;
     }
 
     /// Inserts the channel's entry in `deadlines`. The channel must not have one.

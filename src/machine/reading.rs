@@ -1,6 +1,6 @@
 //! Back-pressure on input: when reading pauses, and for how long.
 
-use super::deadline::Deadline;
+use super::deadline::{Deadline, earlier};
 use std::time::{Duration, Instant};
 
 /// How long a pause may delay replies and confirms.
@@ -138,6 +138,7 @@ impl Reading {
         wants
     }
 
+    #[inline]
     pub(super) fn stamp(&mut self, now: Instant) {
         self.relief.stamp(now);
         self.notice.stamp(now);
@@ -146,7 +147,7 @@ impl Reading {
     /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) is due.
     pub(super) fn deadline(&self, is_waited_for: bool) -> Option<Instant> {
         let relief = self.relief.instant().filter(|_| is_waited_for && !self.is_relieved);
-        relief.into_iter().chain(self.notice.instant()).min()
+        earlier(relief, self.notice.instant())
     }
 
     /// Ends a pause that has lasted too long. Returns `true` if it did.

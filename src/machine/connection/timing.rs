@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::{Broken, Error};
 use crate::machine::capacity::Ticket;
-use crate::machine::deadline::later;
+use crate::machine::deadline::{earlier, later};
 use crate::machine::restoration::Restoration;
 use std::time::{Duration, Instant};
 
@@ -124,26 +124,24 @@ impl Connection {
         if matches!(self.state, State::Closed) {
             return closing;
         }
-        if matches!(self.state, State::Down(_)) {
-            let waits = [self.promises.deadline(), self.waits.deadline()];
-            return self.down_deadline().into_iter().chain(waits.into_iter().flatten()).min();
-        }
-        let handshake = matches!(self.state, State::Handshake(_)).then_some(self.handshake_deadline);
+        let asked = earlier(self.promises.deadline(), self.waits.deadline());
+        let of_state = match self.state {
+            State::Down(_) => return earlier(self.down_deadline(), asked),
+            State::Handshake(_) => Some(self.handshake_deadline),
+            State::Restoring if self.waits_for_answers() => self.restore_deadline.instant(),
+            State::Draining => self.drain_deadline.instant(),
+            _ => None,
+        };
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
-        let deadlines = [
-            closing,
-            handshake,
-            self.drain_deadline.instant().filter(|_| matches!(self.state, State::Draining)),
-            self.heartbeat.deadline(self.wants_input()),
-            stall.map(|timeout| later(self.last_progress, 2 * timeout)),
-            self.promises.deadline(),
-            self.publishers.deadline(),
-            self.waits.deadline(),
-            self.pause_deadline(),
-            self.restore_deadline.instant().filter(|_| self.waits_for_answers()),
-            self.restoration.as_ref().and_then(Restoration::deadline),
-        ];
-        deadlines.into_iter().flatten().min()
+        // One after the other: iterating over an array of them took 110 instructions more, and a
+        // request pays for it twice.
+        let mut earliest = earlier(closing, of_state);
+        earliest = earlier(earliest, asked);
+        earliest = earlier(earliest, self.heartbeat.deadline(self.wants_input()));
+        earliest = earlier(earliest, stall.map(|timeout| later(self.last_progress, 2 * timeout)));
+        earliest = earlier(earliest, self.publishers.deadline());
+        earliest = earlier(earliest, self.pause_deadline());
+        earlier(earliest, self.restoration.as_ref().and_then(Restoration::deadline))
     }
 
     /// Starts the deadlines of what came without the time.
