@@ -105,6 +105,18 @@ impl State {
             && (self.driver.is_none() || !self.machine.wants_attention())
     }
 
+    /// Sends something, and counts it towards the senders' turn.
+    #[inline]
+    fn send(
+        &mut self,
+        send: &mut (impl FnMut(&mut Connection) -> Result<PromiseId, Error> + ?Sized),
+    ) -> Result<PromiseId, Error> {
+        let before = self.machine.outgoing_octets();
+        let sent = send(&mut self.machine);
+        self.sent += self.machine.outgoing_octets().saturating_sub(before).max(LEAST);
+        sent
+    }
+
     #[cold]
     fn woken(&mut self) -> Woken {
         let mut woken = Woken::default();
@@ -137,7 +149,8 @@ impl State {
             woken.driver = self.driver.take();
         }
         let login = self.machine.poll_login().map(UsersCode::Login);
-        woken.users = login.or_else(|| self.machine.poll_filter().map(UsersCode::Filter));
+        let users = login.or_else(|| self.machine.poll_filter().map(UsersCode::Filter));
+        woken.users = users.map(Box::new);
         woken
     }
 
@@ -198,7 +211,7 @@ impl Link {
         drop(state);
         let (mut users, mut panic) = woken.wake();
         while let Some(code) = users {
-            let mut state = match code {
+            let mut state = match *code {
                 UsersCode::Login(step) => {
                     let is_first = step.is_first();
                     let mut outcome = step.run();
@@ -232,7 +245,9 @@ impl Link {
 
     fn woken(&self, state: &mut State) -> Woken {
         let mut woken = state.woken();
-        self.graveyard.take(&state.remains, &mut woken.remains);
+        if self.graveyard.has_some() {
+            self.graveyard.take(&state.remains, &mut woken.remains);
+        }
         woken
     }
 
@@ -245,6 +260,7 @@ impl Link {
     }
 
     /// Does something with the machine, then wakes whom it concerns.
+    #[inline]
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
     }
@@ -294,18 +310,35 @@ impl Link {
     }
 
     /// The answer to a promise, once.
+    #[inline]
     pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Answer> {
+        let mut state = self.lock();
+        match state.machine.fetch_answer(promise) {
+            Some(answer) => Poll::Ready(answer),
+            None => self.wait_for_answer(state, promise, cx),
+        }
+    }
+
+    /// Stores the waker of a task that polled a pending promise. A completed promise, as that of a
+    /// publish often is, costs 26 instructions less without this in [`poll_promise`](Self::poll_promise).
+    #[cold]
+    fn wait_for_answer<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        promise: PromiseId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answer> {
         let mut spare = Spare::new(cx.waker());
         loop {
-            let mut state = self.lock();
-            if let Some(answer) = state.machine.fetch_answer(promise) {
-                drop(state);
-                return Poll::Ready(answer);
-            }
             let is_kept = spare.keep(&mut state.promises, promise.index());
             drop(state);
             if spare.is_done(is_kept) {
                 return Poll::Pending;
+            }
+            state = self.lock();
+            if let Some(answer) = state.machine.fetch_answer(promise) {
+                drop(state);
+                return Poll::Ready(answer);
             }
         }
     }
@@ -327,61 +360,58 @@ impl Link {
         cx: &mut Context<'_>,
         mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
-        let mut spare = Spare::new(cx.waker());
-        loop {
-            match self.try_poll_send(room, ticket, cx, &mut spare, &mut send) {
-                Some(polled) => return polled,
-                None => spare.clone_waker(),
-            }
-        }
-    }
-
-    /// Tries once. Returns `None` if it has to wait and the waker is not cloned yet.
-    fn try_poll_send(
-        &self,
-        room: Room,
-        ticket: &mut Option<Ticket>,
-        cx: &mut Context<'_>,
-        spare: &mut Spare<'_>,
-        send: &mut impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
-    ) -> Option<Poll<Result<PromiseId, Error>>> {
         let mut state = self.lock();
         if state.sent > GIVE_WAY {
             state.sent = 0;
             self.release(state);
             cx.waker().wake_by_ref();
-            return Some(Poll::Pending);
+            return Poll::Pending;
         }
-        let before = state.machine.outgoing_octets();
-        let mut sent = send(&mut state.machine);
-        state.sent += state.machine.outgoing_octets().saturating_sub(before).max(LEAST);
-        let unused = if matches!(sent, Err(Error::Full)) {
-            let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
-            match state.machine.check_wait(place, room.wait()) {
-                Ok(()) => match spare.insert(state.waiting_for(room), place) {
-                    Some(unused) => unused,
-                    None => {
-                        self.release(state);
-                        return None;
-                    }
-                },
-                Err(timeout) => {
-                    sent = Err(timeout);
-                    *ticket = None;
-                    state.waiting_for(room).remove(&place)
-                }
+        match state.send(&mut send) {
+            // An identifier is copied, which takes less than moving the result: an error is large.
+            Ok(promise) if ticket.is_none() => {
+                self.release(state);
+                Poll::Ready(Ok(promise))
             }
-        } else {
-            ticket.take().and_then(|ticket| state.leave(room, ticket))
+            sent => self.finish_send(state, sent, room, ticket, cx, &mut send),
+        }
+    }
+
+    /// Stores the waker of a task if there is no capacity, and ends its wait otherwise. A send that
+    /// has not waited and need not, as nearly all, costs 28 instructions less without this in
+    /// [`poll_send`](Self::poll_send).
+    #[cold]
+    fn finish_send<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        mut sent: Result<PromiseId, Error>,
+        room: Room,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+        send: &mut dyn FnMut(&mut Connection) -> Result<PromiseId, Error>,
+    ) -> Poll<Result<PromiseId, Error>> {
+        let mut spare = Spare::new(cx.waker());
+        let unused = loop {
+            if !matches!(sent, Err(Error::Full)) {
+                break ticket.take().and_then(|ticket| state.leave(room, ticket));
+            }
+            let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
+            if let Err(timeout) = state.machine.check_wait(place, room.wait()) {
+                sent = Err(timeout);
+                *ticket = None;
+                break state.waiting_for(room).remove(&place);
+            }
+            if let Some(unused) = spare.insert(state.waiting_for(room), place) {
+                break unused;
+            }
+            self.release(state);
+            spare.clone_waker();
+            state = self.lock();
+            sent = state.send(send);
         };
         self.release(state);
         drop(unused);
-        Some(match sent {
-            // Most often, and far smaller than an error.
-            Ok(promise) => Poll::Ready(Ok(promise)),
-            Err(Error::Full) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
-        })
+        if matches!(sent, Err(Error::Full)) { Poll::Pending } else { Poll::Ready(sent) }
     }
 
     /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.

@@ -23,7 +23,8 @@ pub(super) struct Woken {
     /// The first task, stored without an allocation.
     first: Option<Waker>,
     others: Vec<Waker>,
-    pub(super) users: Option<UsersCode>,
+    /// Boxed, because it is large and hardly ever there, and this is moved twice for each request.
+    pub(super) users: Option<Box<UsersCode>>,
     /// The values to drop.
     pub(super) remains: Vec<Remains>,
 }
@@ -40,7 +41,7 @@ impl Woken {
     /// Wakes the tasks and drops the values. Returns the user's code to run next, and the first
     /// panic. The caller resumes the panic at the end, so that a waker that panics does not keep
     /// other tasks from being woken.
-    pub(super) fn wake(self) -> (Option<UsersCode>, Option<Panic>) {
+    pub(super) fn wake(self) -> (Option<Box<UsersCode>>, Option<Panic>) {
         let mut panic = None;
         for waker in self.first.into_iter().chain(self.others).chain(self.driver) {
             if let Err(caught) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
