@@ -52,6 +52,19 @@ impl Consumer {
         &self.origin.handle
     }
 
+    /// Counts a lost delivery that was taken. Removes and counts those that follow it, so that the
+    /// link is locked once for all of them.
+    #[cold]
+    fn lose_taken(&mut self, epoch: u32) {
+        let mut lost = 1;
+        let is_lost = |delivered: &Delivered| !delivered.is_settled() && delivered.epoch != epoch;
+        while self.taken.front().is_some_and(is_lost) {
+            self.taken.pop_front();
+            lost += 1;
+        }
+        self.handle().link().with(|machine| machine.lose_taken(self.id, lost));
+    }
+
     pub(super) fn id(&self) -> ConsumerId {
         self.id
     }
@@ -171,18 +184,11 @@ impl Stream for Consumer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let epoch = this.handle().link().epoch();
-        let mut lost = 0;
-        let next = loop {
-            match this.taken.pop_front() {
-                Some(delivered) if !delivered.is_settled() && delivered.epoch != epoch => lost += 1,
-                next => break next,
+        while let Some(delivered) = this.taken.pop_front() {
+            if delivered.is_settled() || delivered.epoch == epoch {
+                return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
             }
-        };
-        if lost > 0 {
-            this.handle().link().with(|machine| machine.lose_taken(this.id, lost));
-        }
-        if let Some(delivered) = next {
-            return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+            this.lose_taken(epoch);
         }
         if this.ended.is_some() {
             return Poll::Ready(None);

@@ -208,20 +208,25 @@ impl BasicPublish<'_> {
                 &expiring
             }
         };
-        // The state machine drops its share of the body under the lock. The body's owner may be a
-        // type of the user, whose `Drop` must not run there.
-        let guarded = self.body.users_own().map(|body| self.client.handle().link().guard(body));
-        let body = guarded.as_ref().map_or_else(|| self.body.lend(), Body::Lent);
         let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
-        ask(&Publish {
+        let publish = Publish {
             exchange: name("exchange", &self.exchange)?,
             routing_key: name("routing_key", &self.routing_key)?,
             mandatory: self.mandatory,
             immediate: self.immediate,
             properties,
             headers,
-            body,
-        })
+            body: self.body.lend(),
+        };
+        match self.body.users_own() {
+            None => ask(&publish),
+            Some(body) => {
+                // The state machine drops its share of the body under the lock. The body's owner may be
+                // a type of the user, whose `Drop` must not run there.
+                let guarded = self.client.handle().link().guard(body);
+                ask(&Publish { body: Body::Lent(&guarded), ..publish })
+            }
+        }
     }
 }
 
