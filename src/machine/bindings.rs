@@ -26,42 +26,98 @@ pub(super) enum Destination {
     Exchange(Name),
 }
 
-/// A binding. The order of its fields puts those of one destination and source next to each other.
+/// A binding without its destination, so that renaming a queue changes none of its bindings. The
+/// order of the fields puts those of one source next to each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Binding {
-    pub(super) destination: Destination,
+pub(super) struct Route {
     pub(super) source: Name,
     pub(super) routing_key: Name,
     pub(super) arguments: Box<[u8]>,
 }
 
+impl Route {
+    /// Returns the route of a request to bind or to unbind.
+    pub(super) fn new(source: ShortStr<'_>, routing_key: ShortStr<'_>, arguments: TableRef<'_>) -> Self {
+        Self {
+            source: source.as_octets().into(),
+            routing_key: routing_key.as_octets().into(),
+            arguments: arguments.as_octets().into(),
+        }
+    }
+}
+
+/// A binding to declare. It is one allocation, because a recovery makes one for each binding of the
+/// record: five allocations each took a fifth of the time of a recovery with 100 000 bindings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Binding {
+    is_to_exchange: bool,
+    /// Where the destination, the source and the routing key end in `bytes`. Each has at most 255
+    /// bytes.
+    ends: [u16; 3],
+    /// The destination, the source, the routing key and the arguments, without gaps.
+    bytes: Box<[u8]>,
+}
+
 impl Binding {
+    pub(super) fn new(destination: &Destination, route: &Route) -> Self {
+        let (is_to_exchange, destination) = match destination {
+            Destination::Queue(queue) => (false, queue),
+            Destination::Exchange(exchange) => (true, exchange),
+        };
+        let Route { source, routing_key, arguments } = route;
+        let [first, second] = [destination.len(), destination.len() + source.len()];
+        let ends = [first, second, second + routing_key.len()].map(|end| end as u16);
+        let bytes = [&**destination, source, routing_key, arguments].concat().into();
+        Self { is_to_exchange, ends, bytes }
+    }
+
+    fn part(&self, from: u16, to: u16) -> &[u8] {
+        self.bytes.get(usize::from(from)..usize::from(to)).unwrap_or_default()
+    }
+
+    /// Returns `true` if messages arrive at an exchange, and not at a queue.
+    pub(super) fn is_to_exchange(&self) -> bool {
+        self.is_to_exchange
+    }
+
+    /// Returns the name of the queue or exchange at which messages arrive.
+    pub(super) fn destination(&self) -> &[u8] {
+        let [end, ..] = self.ends;
+        self.part(0, end)
+    }
+
+    /// Returns the name of the exchange.
+    pub(super) fn source(&self) -> &[u8] {
+        let [from, to, _] = self.ends;
+        self.part(from, to)
+    }
+
+    /// Returns the routing key.
+    pub(super) fn routing_key(&self) -> &[u8] {
+        let [_, from, to] = self.ends;
+        self.part(from, to)
+    }
+
     /// Returns the request that makes it.
     pub(super) fn request(&self) -> Method<'_> {
-        let (routing_key, arguments) = (short(&self.routing_key), table(&self.arguments));
-        match &self.destination {
-            Destination::Queue(queue) => Method::Queue(queue::Method::Bind(queue::Bind {
-                queue: short(queue),
-                exchange: short(&self.source),
-                routing_key,
-                nowait: false,
-                arguments,
-            })),
-            Destination::Exchange(destination) => Method::Exchange(exchange::Method::Bind(exchange::Bind {
-                destination: short(destination),
-                source: short(&self.source),
-                routing_key,
-                nowait: false,
-                arguments,
-            })),
+        let [.., from] = self.ends;
+        let (destination, source) = (short(self.destination()), short(self.source()));
+        let routing_key = short(self.routing_key());
+        let arguments = table(self.bytes.get(usize::from(from)..).unwrap_or_default());
+        let nowait = false;
+        if self.is_to_exchange {
+            let bind = exchange::Bind { destination, source, routing_key, nowait, arguments };
+            return Method::Exchange(exchange::Method::Bind(bind));
         }
+        let (queue, exchange) = (destination, source);
+        Method::Queue(queue::Method::Bind(queue::Bind { queue, exchange, routing_key, nowait, arguments }))
     }
 }
 
 /// The bindings of a topology. Each operation costs as much as the bindings that it changes.
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
-    by_destination: BTreeMap<Destination, BTreeSet<Binding>>,
+    by_destination: BTreeMap<Destination, BTreeSet<Route>>,
     /// The destinations of each source.
     by_source: BTreeMap<Name, BTreeSet<Destination>>,
     len: usize,
@@ -74,8 +130,8 @@ impl Bindings {
     }
 
     /// Returns `true` if there is this binding.
-    pub(super) fn contains(&self, binding: &Binding) -> bool {
-        self.by_destination.get(&binding.destination).is_some_and(|bindings| bindings.contains(binding))
+    pub(super) fn contains(&self, destination: &Destination, route: &Route) -> bool {
+        self.by_destination.get(destination).is_some_and(|routes| routes.contains(route))
     }
 
     /// Returns `true` if there is a binding from this exchange.
@@ -83,42 +139,45 @@ impl Bindings {
         self.by_source.contains_key(exchange)
     }
 
-    /// Returns all bindings, ordered by destination and source.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Binding> {
-        self.by_destination.values().flatten().inspect(|_| visit())
+    /// Returns the bindings to some destinations, ordered by destination and source.
+    pub(super) fn to(
+        &self,
+        is_wanted: impl Fn(&Destination) -> bool,
+    ) -> impl Iterator<Item = (&Destination, &Route)> {
+        let wanted = self.by_destination.iter().filter(move |(destination, _)| is_wanted(destination));
+        wanted.flat_map(|(destination, routes)| routes.iter().map(move |route| (destination, route)))
     }
 
     /// Adds a binding.
-    pub(super) fn insert(&mut self, binding: Binding) {
-        let (source, destination) = (binding.source.clone(), binding.destination.clone());
-        let bindings = self.by_destination.entry(destination.clone()).or_default();
-        self.len += usize::from(bindings.insert(binding));
+    pub(super) fn insert(&mut self, destination: Destination, route: Route) {
+        let source = route.source.clone();
+        let routes = self.by_destination.entry(destination.clone()).or_default();
+        self.len += usize::from(routes.insert(route));
         self.by_source.entry(source).or_default().insert(destination);
     }
 
     /// Removes a binding. Returns `false` if there is none like it.
-    pub(super) fn remove(&mut self, binding: &Binding) -> bool {
-        let Binding { destination, source, .. } = binding;
-        let Some(bindings) = self.by_destination.get_mut(destination) else { return false };
-        if !bindings.remove(binding) {
+    pub(super) fn remove(&mut self, destination: &Destination, route: &Route) -> bool {
+        let Some(routes) = self.by_destination.get_mut(destination) else { return false };
+        if !routes.remove(route) {
             return false;
         }
         self.len -= 1;
-        let is_last = between(bindings, destination, source).next().is_none();
-        if bindings.is_empty() {
+        let is_last = between(routes, &route.source).next().is_none();
+        if routes.is_empty() {
             self.by_destination.remove(destination);
         }
         if is_last {
-            self.unlink(source, destination);
+            self.unlink(&route.source, destination);
         }
         true
     }
 
     /// Removes the bindings to a destination. Returns their sources, each once.
     pub(super) fn remove_to(&mut self, destination: &Destination) -> Vec<Name> {
-        let bindings = self.by_destination.remove(destination).unwrap_or_default();
-        self.len -= bindings.len();
-        let sources = sources(&bindings);
+        let routes = self.by_destination.remove(destination).unwrap_or_default();
+        self.len -= routes.len();
+        let sources = sources(&routes);
         for source in &sources {
             self.unlink(source, destination);
         }
@@ -128,13 +187,13 @@ impl Bindings {
     /// Removes the bindings from an exchange.
     pub(super) fn remove_from(&mut self, exchange: &[u8]) {
         for destination in self.by_source.remove(exchange).unwrap_or_default() {
-            let Some(bindings) = self.by_destination.get_mut(&destination) else { continue };
-            let removed: Vec<_> = between(bindings, &destination, exchange).cloned().collect();
+            let Some(routes) = self.by_destination.get_mut(&destination) else { continue };
+            let removed: Vec<_> = between(routes, exchange).cloned().collect();
             self.len -= removed.len();
-            for binding in removed {
-                bindings.remove(&binding);
+            for route in removed {
+                routes.remove(&route);
             }
-            if bindings.is_empty() {
+            if routes.is_empty() {
                 self.by_destination.remove(&destination);
             }
         }
@@ -142,18 +201,16 @@ impl Bindings {
 
     /// Leads the bindings to one destination to another.
     pub(super) fn redirect(&mut self, from: &Destination, to: &Destination) {
-        let Some(bindings) = self.by_destination.remove(from) else { return };
-        for source in sources(&bindings) {
+        let Some(mut routes) = self.by_destination.remove(from) else { return };
+        for source in sources(&routes) {
             self.unlink(&source, from);
             self.by_source.entry(source).or_default().insert(to.clone());
         }
-        self.len -= bindings.len();
-        let redirected = bindings.into_iter();
-        let redirected = redirected.map(|binding| Binding { destination: to.clone(), ..binding });
-        let bindings = self.by_destination.entry(to.clone()).or_default();
-        let before = bindings.len();
-        bindings.append(&mut redirected.collect());
-        self.len += bindings.len() - before;
+        self.len -= routes.len();
+        let there = self.by_destination.entry(to.clone()).or_default();
+        let before = there.len();
+        there.append(&mut routes);
+        self.len += there.len() - before;
     }
 
     fn unlink(&mut self, source: &[u8], destination: &Destination) {
@@ -167,26 +224,21 @@ impl Bindings {
 }
 
 /// Returns the sources of bindings to one destination, each once.
-fn sources(bindings: &BTreeSet<Binding>) -> Vec<Name> {
-    let mut sources: Vec<&Name> = bindings.iter().inspect(|_| visit()).map(|it| &it.source).collect();
-    sources.dedup();
-    sources.into_iter().cloned().collect()
+fn sources(routes: &BTreeSet<Route>) -> Vec<Name> {
+    let mut sources: Vec<Name> = Vec::new();
+    for route in routes.iter().inspect(|_| visit()) {
+        if sources.last() != Some(&route.source) {
+            sources.push(route.source.clone());
+        }
+    }
+    sources
 }
 
 /// Returns those of the bindings to one destination that come from this source.
-fn between<'b>(
-    bindings: &'b BTreeSet<Binding>,
-    destination: &Destination,
-    source: &[u8],
-) -> impl Iterator<Item = &'b Binding> {
-    let first = Binding {
-        destination: destination.clone(),
-        source: source.into(),
-        routing_key: Box::default(),
-        arguments: Box::default(),
-    };
-    let behind = bindings.range(&first..).inspect(|_| visit());
-    behind.take_while(move |binding| binding.source == first.source)
+fn between<'b>(routes: &'b BTreeSet<Route>, source: &[u8]) -> impl Iterator<Item = &'b Route> {
+    let first = Route { source: source.into(), routing_key: Box::default(), arguments: Box::default() };
+    let behind = routes.range(&first..).inspect(|_| visit());
+    behind.take_while(move |route| route.source == first.source)
 }
 
 #[cfg(not(test))]
@@ -216,8 +268,8 @@ pub(super) mod tests {
 
     #[derive(Clone, Debug)]
     enum Change {
-        Insert(Binding),
-        Remove(Binding),
+        Insert(Destination, Route),
+        Remove(Destination, Route),
         RemoveTo(Destination),
         RemoveFrom(Name),
         Redirect(Destination, Destination),
@@ -231,26 +283,41 @@ pub(super) mod tests {
         prop_oneof![names().prop_map(Destination::Queue), names().prop_map(Destination::Exchange)]
     }
 
-    fn bindings() -> impl Strategy<Value = Binding> {
-        (destinations(), names(), names(), names()).prop_map(
-            |(destination, source, routing_key, arguments)| Binding {
-                destination,
-                source,
-                routing_key,
-                arguments,
-            },
-        )
+    fn routes() -> impl Strategy<Value = Route> {
+        (names(), names(), names()).prop_map(|(source, routing_key, arguments)| Route {
+            source,
+            routing_key,
+            arguments,
+        })
     }
 
     fn changes() -> impl Strategy<Value = Vec<Change>> {
         let change = prop_oneof![
-            8 => bindings().prop_map(Change::Insert),
-            2 => bindings().prop_map(Change::Remove),
+            8 => (destinations(), routes()).prop_map(|(to, route)| Change::Insert(to, route)),
+            2 => (destinations(), routes()).prop_map(|(to, route)| Change::Remove(to, route)),
             1 => destinations().prop_map(Change::RemoveTo),
             1 => names().prop_map(Change::RemoveFrom),
             1 => (destinations(), destinations()).prop_map(|(from, to)| Change::Redirect(from, to)),
         ];
         prop::collection::vec(change, 0..100)
+    }
+
+    #[test]
+    fn binding_requests_what_it_was_made_of() {
+        let arguments = [&b"\x01k"[..], b"t\x01"].concat();
+        let [source, routing_key] = [&b"source"[..], b""].map(Name::from);
+        let route = Route { source, routing_key, arguments: arguments.clone().into() };
+        let queue = Binding::new(&Destination::Queue(b"queue"[..].into()), &route);
+        let Method::Queue(queue::Method::Bind(bind)) = queue.request() else { panic!("{queue:?}") };
+        let names = [bind.queue, bind.exchange, bind.routing_key].map(ShortStr::as_octets);
+        assert_eq!((names, bind.arguments.as_octets()), ([&b"queue"[..], b"source", b""], &arguments[..]));
+        let exchange = Binding::new(&Destination::Exchange([b'x'; 255].into()), &route);
+        let Method::Exchange(exchange::Method::Bind(bind)) = exchange.request() else {
+            panic!("{exchange:?}")
+        };
+        let names = [bind.destination, bind.source, bind.routing_key].map(ShortStr::as_octets);
+        assert_eq!((names, bind.arguments.as_octets()), ([&[b'x'; 255][..], b"source", b""], &arguments[..]));
+        assert!(exchange.is_to_exchange() && !queue.is_to_exchange());
     }
 
     proptest! {
@@ -260,41 +327,41 @@ pub(super) mod tests {
             let (mut bindings, mut plain) = (Bindings::default(), BTreeSet::new());
             for change in changes {
                 match change {
-                    Change::Insert(binding) => {
-                        plain.insert(binding.clone());
-                        bindings.insert(binding);
+                    Change::Insert(to, route) => {
+                        plain.insert((to.clone(), route.clone()));
+                        bindings.insert(to, route);
                     }
-                    Change::Remove(binding) => {
-                        prop_assert_eq!(bindings.remove(&binding), plain.remove(&binding));
+                    Change::Remove(to, route) => {
+                        let is_there = bindings.contains(&to, &route);
+                        let is_removed = bindings.remove(&to, &route);
+                        prop_assert_eq!((is_there, is_removed), (is_removed, plain.remove(&(to, route))));
                     }
                     Change::RemoveTo(to) => {
                         let (gone, left): (BTreeSet<_>, BTreeSet<_>) =
-                            plain.into_iter().partition(|it| it.destination == to);
+                            plain.into_iter().partition(|(it, _)| *it == to);
                         plain = left;
-                        let sources: BTreeSet<_> = gone.into_iter().map(|it| it.source).collect();
+                        let sources: BTreeSet<_> = gone.into_iter().map(|(_, route)| route.source).collect();
                         prop_assert_eq!(bindings.remove_to(&to), Vec::from_iter(sources));
                     }
                     Change::RemoveFrom(source) => {
-                        plain.retain(|it| it.source != source);
+                        plain.retain(|(_, route)| route.source != source);
                         bindings.remove_from(&source);
                     }
                     Change::Redirect(from, to) => {
-                        let redirected = plain.into_iter().map(|it| {
-                            let is_it = it.destination == from;
-                            let destination = if is_it { to.clone() } else { it.destination };
-                            Binding { destination, ..it }
-                        });
+                        let redirected = plain
+                            .into_iter()
+                            .map(|(it, route)| (if it == from { to.clone() } else { it }, route));
                         plain = redirected.collect();
                         bindings.redirect(&from, &to);
                     }
                 }
-                prop_assert!(bindings.iter().eq(&plain));
+                prop_assert!(bindings.to(|_| true).eq(plain.iter().map(|(to, route)| (to, route))));
                 prop_assert_eq!(bindings.len(), plain.len());
-                let sources: BTreeSet<_> = plain.iter().map(|it| &it.source).collect();
+                let sources: BTreeSet<_> = plain.iter().map(|(_, route)| &route.source).collect();
                 prop_assert!(bindings.by_source.keys().eq(sources));
                 for (source, to) in &bindings.by_source {
-                    let plain: BTreeSet<_> = plain.iter().filter(|it| it.source == *source).collect();
-                    prop_assert!(to.iter().eq(plain.iter().map(|it| &it.destination).collect::<BTreeSet<_>>()));
+                    let plain = plain.iter().filter(|(_, route)| route.source == *source);
+                    prop_assert!(to.iter().eq(plain.map(|(to, _)| to).collect::<BTreeSet<_>>()));
                 }
                 prop_assert!(bindings.by_destination.values().all(|to| !to.is_empty()));
             }

@@ -3,7 +3,7 @@
 //! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
 //! declared on one channel may be deleted on another.
 
-use super::bindings::{Binding, Bindings, Destination, Name, short, table};
+use super::bindings::{Binding, Bindings, Destination, Name, Route, short, table};
 use super::names::{Names, dead_letter_queue, with_dead_letter_queue};
 use crate::options::{Entity, RecoverTopology};
 use crate::protocol::method::{basic, exchange, queue};
@@ -38,7 +38,7 @@ pub(super) struct Queue {
 pub(super) enum Step {
     Exchange(Name),
     Queue(Name),
-    Binding(Box<Binding>),
+    Binding(Binding),
 }
 
 #[derive(Debug, Default)]
@@ -94,19 +94,13 @@ impl Topology {
                 self.forget_exchange(it.exchange.as_octets());
                 true
             }
-            Method::Exchange(exchange::Method::Bind(it)) => self.bind(Binding {
-                destination: Destination::Exchange(name(it.destination)),
-                source: name(it.source),
-                routing_key: name(it.routing_key),
-                arguments: it.arguments.as_octets().into(),
-            }),
+            Method::Exchange(exchange::Method::Bind(it)) => {
+                let route = Route::new(it.source, it.routing_key, it.arguments);
+                self.bind(Destination::Exchange(name(it.destination)), route)
+            }
             Method::Exchange(exchange::Method::Unbind(it)) => {
-                self.unbind(&Binding {
-                    destination: Destination::Exchange(name(it.destination)),
-                    source: name(it.source),
-                    routing_key: name(it.routing_key),
-                    arguments: it.arguments.as_octets().into(),
-                });
+                let route = Route::new(it.source, it.routing_key, it.arguments);
+                self.unbind(&Destination::Exchange(name(it.destination)), route);
                 true
             }
             Method::Queue(queue::Method::Declare(it)) if !it.passive => {
@@ -130,36 +124,30 @@ impl Topology {
                 self.forget_queue(it.queue.as_octets());
                 true
             }
-            Method::Queue(queue::Method::Bind(it)) => self.bind(Binding {
-                destination: Destination::Queue(name(it.queue)),
-                source: name(it.exchange),
-                routing_key: name(it.routing_key),
-                arguments: it.arguments.as_octets().into(),
-            }),
+            Method::Queue(queue::Method::Bind(it)) => {
+                let route = Route::new(it.exchange, it.routing_key, it.arguments);
+                self.bind(Destination::Queue(name(it.queue)), route)
+            }
             Method::Queue(queue::Method::Unbind(it)) => {
-                self.unbind(&Binding {
-                    destination: Destination::Queue(name(it.queue)),
-                    source: name(it.exchange),
-                    routing_key: name(it.routing_key),
-                    arguments: it.arguments.as_octets().into(),
-                });
+                let route = Route::new(it.exchange, it.routing_key, it.arguments);
+                self.unbind(&Destination::Queue(name(it.queue)), route);
                 true
             }
             _ => true,
         }
     }
 
-    fn bind(&mut self, binding: Binding) -> bool {
-        if self.len() >= self.most && !self.bindings.contains(&binding) {
+    fn bind(&mut self, destination: Destination, route: Route) -> bool {
+        if self.len() >= self.most && !self.bindings.contains(&destination, &route) {
             return false;
         }
-        self.bindings.insert(binding);
+        self.bindings.insert(destination, route);
         true
     }
 
-    fn unbind(&mut self, binding: &Binding) {
-        if self.bindings.remove(binding) {
-            self.forget_unused(vec![binding.source.clone()]);
+    fn unbind(&mut self, destination: &Destination, route: Route) {
+        if self.bindings.remove(destination, &route) {
+            self.forget_unused(vec![route.source]);
         }
     }
 
@@ -290,18 +278,22 @@ impl Topology {
             RecoverTopology::Transient => (false, true),
             RecoverTopology::Nothing => (false, false),
         };
-        let is_bound_again = |binding: &&Binding| {
+        let is_bound_again = |destination: &Destination, route: &Route| {
             let is_transient = || {
-                self.is_transient_exchange(&binding.source)
-                    || match &binding.destination {
+                self.is_transient_exchange(&route.source)
+                    || match destination {
                         Destination::Queue(name) => self.is_transient_queue(name),
                         Destination::Exchange(name) => self.is_transient_exchange(name),
                     }
             };
             all || transient && is_transient()
         };
-        let bindings = self.bindings.iter().filter(is_bound_again);
-        let bound = |binding: &Binding| Step::Binding(Box::new(binding.clone()));
+        let bindings = |are_to_exchanges: bool| {
+            let is_wanted =
+                move |to: &Destination| matches!(to, Destination::Exchange(_)) == are_to_exchanges;
+            let bindings = self.bindings.to(is_wanted).filter(|(to, route)| is_bound_again(to, route));
+            bindings.map(|(to, route)| Step::Binding(Binding::new(to, route)))
+        };
         let queues = |is_unnamed: bool| {
             let queues = self.queues.iter().filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
             let queues = queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
@@ -311,12 +303,11 @@ impl Topology {
             0 => {
                 let exchanges = self.exchanges.keys();
                 let exchanges = exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
-                let between = bindings.filter(|it| matches!(it.destination, Destination::Exchange(_)));
-                exchanges.map(|name| Step::Exchange(name.clone())).chain(between.map(bound)).collect()
+                exchanges.map(|name| Step::Exchange(name.clone())).chain(bindings(true)).collect()
             }
             1 => queues(true),
             2 => queues(false),
-            3 => bindings.filter(|it| matches!(it.destination, Destination::Queue(_))).map(bound).collect(),
+            3 => bindings(false).collect(),
             _ => return None,
         })
     }
@@ -373,11 +364,8 @@ impl Step {
     /// What has to be there for it.
     pub(super) fn needs(&self) -> Vec<Self> {
         let Self::Binding(binding) = self else { return Vec::new() };
-        let destination = match &binding.destination {
-            Destination::Queue(name) => Self::Queue(name.clone()),
-            Destination::Exchange(name) => Self::Exchange(name.clone()),
-        };
-        vec![Self::Exchange(binding.source.clone()), destination]
+        let to = if binding.is_to_exchange() { Self::Exchange } else { Self::Queue };
+        vec![Self::Exchange(binding.source().into()), to(binding.destination().into())]
     }
 
     /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
@@ -386,19 +374,13 @@ impl Step {
             Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
             Self::Queue(name) => ask(&Entity::Queue(&text(name))),
             Self::Binding(binding) => {
-                let (source, routing_key) = (text(&binding.source), text(&binding.routing_key));
-                match &binding.destination {
-                    Destination::Queue(queue) => ask(&Entity::QueueBinding {
-                        queue: &text(queue),
-                        exchange: &source,
-                        routing_key: &routing_key,
-                    }),
-                    Destination::Exchange(destination) => ask(&Entity::ExchangeBinding {
-                        destination: &text(destination),
-                        source: &source,
-                        routing_key: &routing_key,
-                    }),
-                }
+                let (to, source) = (text(binding.destination()), text(binding.source()));
+                let routing_key = text(binding.routing_key());
+                ask(&if binding.is_to_exchange() {
+                    Entity::ExchangeBinding { destination: &to, source: &source, routing_key: &routing_key }
+                } else {
+                    Entity::QueueBinding { queue: &to, exchange: &source, routing_key: &routing_key }
+                })
             }
         }
     }
@@ -409,11 +391,9 @@ impl Step {
             Self::Exchange(name) => format!("exchange {:?}", text(name)),
             Self::Queue(name) => format!("queue {:?}", text(name)),
             Self::Binding(binding) => {
-                let to = match &binding.destination {
-                    Destination::Queue(name) => format!("queue {:?}", text(name)),
-                    Destination::Exchange(name) => format!("exchange {:?}", text(name)),
-                };
-                format!("{to} bound to {:?} by {:?}", text(&binding.source), text(&binding.routing_key))
+                let to = if binding.is_to_exchange() { "exchange" } else { "queue" };
+                let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
+                format!("{to} {:?} bound to {source:?} by {routing_key:?}", text(binding.destination()))
             }
         }
     }
