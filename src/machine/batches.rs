@@ -196,6 +196,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn places_that_nobody_uses_are_no_more_than_some_thousand_deliveries_need() {
         let (mut batches, mut spares) = (Batches::default(), Spares::default());
         for tag in 0..2 * SPARE as u64 {

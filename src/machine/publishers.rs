@@ -450,6 +450,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn deadlines_of_many_channels_come_in_order() {
         let (mut publishers, mut promises) = (Publishers::default(), Promises::default());
         let now = Instant::now();
