@@ -77,6 +77,8 @@ impl Transaction {
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound) if the queue does not exist, which ends the transaction.
+    /// [`Timeout`](Error::Timeout) ends it, too: a broker replies in order, so it could not confirm
+    /// the commit before it replies to this.
     ///
     /// # Spec
     /// `basic.get`, 1.8.3.10

@@ -14,7 +14,8 @@ pub(super) enum Phase {
     Committing(PromiseId),
     /// `rollback-ok` is still to come.
     RollingBack(PromiseId),
-    /// The broker closed the channel, and whoever holds the transaction does not know yet.
+    /// The channel is closed: by the broker, or because a get timed out. The holder of the
+    /// transaction does not know yet.
     Failed(Error),
 }
 
@@ -77,9 +78,16 @@ impl Transactions {
         found.map(|(id, transaction)| (*id, transaction))
     }
 
-    /// Whether content may flow on all of them.
+    /// Returns those that are open, with their channels.
+    pub(super) fn open(&self) -> impl Iterator<Item = (TransactionId, u16)> + '_ {
+        let open = self.transactions.iter().filter(|(_, it)| matches!(it.phase, Phase::Open));
+        open.map(|(id, transaction)| (*id, transaction.channel))
+    }
+
+    /// Returns `true` if content may flow on all of them. A failed one has no channel to flow on.
     pub(super) fn all_flow(&self) -> bool {
-        self.transactions.values().all(|transaction| transaction.flows)
+        let flows = |it: &Transaction| it.flows || matches!(it.phase, Phase::Failed(_));
+        self.transactions.values().all(flows)
     }
 
     /// Whether a promise is for the answer to a commit.

@@ -1,7 +1,7 @@
 //! Transactions and calls under a scripted server: what is written when, and what a late or wrong answer does.
 
-use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short};
-use puka::machine::{Reply, Settle, TransactionId};
+use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short, tune};
+use puka::machine::{PromiseId, Reply, Settle, TransactionId};
 use puka::protocol::method::{basic, channel, tx};
 use puka::protocol::{ContentHeader, FrameKind, Method, Properties, ShortStr, frame};
 use puka::{Error, Options};
@@ -86,6 +86,85 @@ fn a_commit_that_is_not_answered_has_an_unknown_outcome() {
     peer.machine.handle_loss(puka::Broken::Eof);
     assert!(matches!(peer.error(commit), Error::Unconfirmed(_)));
     assert!(peer.machine.is_idle());
+}
+
+fn get_in(peer: &mut Peer, id: TransactionId) -> Result<PromiseId, Error> {
+    peer.machine.get_in(id, basic::Get { queue: short("stuck"), no_ack: false })
+}
+
+/// Returns an open connection without heartbeats, and a transaction on channel 1.
+fn quiet() -> (Peer, TransactionId) {
+    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(2047, 131_072, 0));
+    let id = begun(&mut peer);
+    (peer, id)
+}
+
+#[test]
+fn get_that_times_out_fails_its_transaction() {
+    let (mut peer, id) = quiet();
+    let other = peer.machine.transaction().unwrap();
+    let late = get_in(&mut peer, id).unwrap();
+    peer.pass(Duration::from_secs(20));
+    let pending = get_in(&mut peer, id).unwrap();
+    peer.serve();
+    peer.method(2, &tx::SelectOk {});
+    let Some(Ok(Reply::Transaction(other))) = peer.machine.fetch(other) else { panic!("it begins") };
+    peer.pass(Duration::from_secs(10));
+    assert!(matches!(peer.error(late), Error::Timeout { what: "the request", .. }));
+    assert_eq!(peer.names(), ["1 channel.close"]);
+    let failed = |error: &Error| matches!(error, Error::Timeout { what: "a get of the transaction", .. });
+    assert!(failed(&peer.error(pending)));
+    assert!(failed(&get_in(&mut peer, id).unwrap_err()));
+    assert!(failed(&peer.machine.publish_in(id, &publish("", "x")).unwrap_err()));
+    assert!(failed(&peer.machine.commit(id).unwrap_err()));
+    peer.content(1, &get_ok(1), b"late");
+    peer.method(1, &channel::CloseOk {});
+    let published = peer.machine.publish_in(other, &publish("", "x")).unwrap();
+    peer.done(published);
+    peer.machine.drop_transaction(other);
+    peer.serve();
+    assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
+}
+
+#[test]
+fn failed_transaction_holds_up_no_other() {
+    for times_out in [false, true] {
+        let (mut peer, id) = quiet();
+        peer.method(1, &channel::Flow { active: false });
+        assert!(!peer.machine.has_room_to_transact());
+        get_in(&mut peer, id).unwrap();
+        if times_out {
+            peer.pass(Duration::from_secs(31));
+        } else {
+            peer.method(1, &channel_close(404, "NOT_FOUND - no queue"));
+        }
+        assert!(peer.machine.has_room_to_transact());
+    }
+}
+
+#[test]
+fn gets_that_time_out_do_not_add_up() {
+    let (mut peer, id) = quiet();
+    let mut pending = 0;
+    for _ in 0..100 {
+        pending += usize::from(get_in(&mut peer, id).map(|get| peer.machine.abandon(get)).is_ok());
+        peer.pass(Duration::from_secs(31));
+    }
+    assert_eq!(pending, 1, "the transaction fails with its first get");
+}
+
+#[test]
+fn get_that_times_out_leaves_a_commit_alone() {
+    let (mut peer, id) = quiet();
+    let late = get_in(&mut peer, id).unwrap();
+    peer.pass(Duration::from_secs(20));
+    let commit = peer.machine.commit(id).unwrap();
+    peer.pass(Duration::from_secs(15));
+    assert!(matches!(peer.error(late), Error::Timeout { .. }));
+    assert_eq!(peer.names(), ["1 basic.get", "1 tx.commit"]);
+    peer.method(1, &basic::GetEmpty {});
+    peer.method(1, &tx::CommitOk {});
+    assert!(matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(_)))));
 }
 
 #[test]

@@ -219,7 +219,8 @@ impl Connection {
         }
     }
 
-    /// Closes the channels of requests that timed out, so that the pool can replace them.
+    /// Closes the channels of requests that timed out, so that the pool can replace them. A
+    /// transaction whose get timed out fails.
     pub(super) fn close_overdue(&mut self) {
         let promises = &self.promises;
         let (mut busy, mut overdue) = (self.channels.busy(), Vec::new());
@@ -240,6 +241,7 @@ impl Connection {
             self.close_channel(number);
             self.channels.set_role(number, Role::Overdue);
         }
+        self.fail_overdue_transactions();
     }
 
     /// Handles a late reply, on a closed channel, to a request that timed out.

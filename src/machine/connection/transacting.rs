@@ -5,7 +5,7 @@
 use super::requesting::{check_queue_name, info};
 use super::{Connection, State};
 use crate::error::Error;
-use crate::machine::channel::{Awaited, Role};
+use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::requested::WaitingRequest;
 use crate::machine::transactions::{Phase, WaitingTransaction};
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
@@ -115,7 +115,8 @@ impl Connection {
         Ok(self.promises.open_done())
     }
 
-    /// Gets a message within a transaction, so that its acknowledgement is a part of it.
+    /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
+    /// broker does not reply in time, the transaction fails.
     ///
     /// # Errors
     /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
@@ -186,18 +187,41 @@ impl Connection {
         let Some(transaction) = self.transactions.get(id) else { return };
         match transaction.phase {
             Phase::Open => {
-                let number = transaction.channel;
-                let assembly = self.channels.take_assembly(number);
-                if let Some(channel) = self.channels.get_mut(number) {
-                    channel.unsettled.forget();
-                    let awaited = std::mem::take(&mut channel.awaited);
-                    self.answer_awaited(assembly, awaited, &Error::Stale);
-                }
-                self.close_channel(number);
+                self.roll_back(transaction.channel, &Error::Stale);
                 self.transactions.remove(id);
             }
             Phase::Failed(_) => drop(self.transactions.remove(id)),
             Phase::Starting(_) | Phase::Committing(_) | Phase::RollingBack(_) => {}
+        }
+    }
+
+    /// Closes the channel of a transaction, so that the broker rolls it back. Answers its pending
+    /// gets with the error.
+    fn roll_back(&mut self, number: u16, error: &Error) {
+        let assembly = self.channels.take_assembly(number);
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.unsettled.forget();
+            let awaited = std::mem::take(&mut channel.awaited);
+            self.answer_awaited(assembly, awaited, error);
+        }
+        self.close_channel(number);
+    }
+
+    /// Fails the open transactions in which a get timed out, and closes their channels. A broker
+    /// replies in order, so it cannot confirm the commit before it has replied to the get. The
+    /// entries of such gets would otherwise add up without limit.
+    pub(super) fn fail_overdue_transactions(&mut self) {
+        let (channels, promises) = (&self.channels, &self.promises);
+        let is_overdue = |number: u16| {
+            let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
+            requests.any(|request| !promises.is_waiting(request.promise))
+        };
+        let overdue: Vec<_> = self.transactions.open().filter(|(_, number)| is_overdue(*number)).collect();
+        for (id, number) in overdue {
+            let after = self.options.deadlines.request;
+            let error = self.timed_out("a get of the transaction", after);
+            self.set_phase(id, Phase::Failed(error.clone()));
+            self.roll_back(number, &error);
         }
     }
 
