@@ -4,6 +4,8 @@ use crate::tcp::{SOON, broker, to};
 use puka::{Broken, Endpoint, Error, Options, evented};
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
+#[cfg(feature = "tls")]
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,24 @@ fn what_can_not_be_connected_to_is_refused() {
 fn tls_needs_its_feature() {
     let error = evented::connect("amqps://localhost/").unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { what: "tls", .. }), "{error:?}");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_begins_with_the_first_byte() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = puka::TlsOptions::default().danger_accept_any_certificate(true);
+    let options = to(listener.local_addr().unwrap()).tls(tls);
+    let server = std::thread::spawn(move || {
+        let mut first = [0; 2];
+        listener.accept().unwrap().0.read_exact(&mut first).unwrap();
+        first
+    });
+    let mut conn = evented::connect_with(options).unwrap();
+    let error = conn.wait(&mut conn.client().connect(), SOON).unwrap_err();
+    assert!(error.is_connection_broken(), "{error:?}");
+    // A record of type `handshake` and version 3 (RFC 8446, 5.1), not AMQP's protocol header.
+    assert_eq!(server.join().unwrap(), [22, 3]);
 }
 
 #[test]

@@ -105,6 +105,25 @@ fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
 }
 
 #[test]
+fn consume_may_be_as_large_as_a_frame() {
+    // The size is an estimate that includes the longest names, so the frame itself is smaller.
+    let mut peer = Peer::tuned(Options::default(), tune(0, 4096, 0));
+    let refused = (3500..4096).find_map(|len| {
+        let mut arguments = puka::protocol::Table::new();
+        arguments.insert("large", &*vec![7_u8; len]).unwrap();
+        let mut large = consume("q");
+        large.arguments = arguments.as_ref();
+        let refused = peer.machine.consume(&large).err();
+        peer.serve();
+        refused
+    });
+    match refused {
+        Some(Error::InvalidArgument { why, .. }) => assert!(why.contains("4097"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
     for options in
         [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 132)]
