@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
+#[cfg(unix)]
+#[path = "stress/owners.rs"]
+mod owners;
+
 use futures_lite::FutureExt;
 use puka::{Client, Error, Options, Promise, Queue};
 use puka_test_broker::Server;
