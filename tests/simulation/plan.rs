@@ -99,6 +99,8 @@ pub(crate) enum Mischief {
     EndlessContent,
     /// The broker does not hear that the client agrees to the end of a consumer.
     UnansweredCancel,
+    /// The client does not bound the contents that it has received in part.
+    UnboundContents,
 }
 
 /// A seed and what is left of it.
@@ -175,6 +177,13 @@ impl Plan {
 
     pub(crate) fn with(mut self, mischief: Mischief) -> Self {
         self.mischief = mischief;
+        if mischief == Mischief::UnboundContents {
+            // Few seeds have large contents that do not end, and a small bound for them.
+            for feature in [Feature::Partial, Feature::Large, Feature::SmallBounds] {
+                self.features |= 1 << feature as u32;
+            }
+            return self.without(Feature::TinyReads);
+        }
         self
     }
 
@@ -258,6 +267,16 @@ impl Plan {
         (1..=count).map(|port| Endpoint::tcp("broker", port)).collect()
     }
 
+    /// The bound of what the client has received, in bytes, if counts are bounded closely.
+    fn buffered_bytes(&self) -> usize {
+        self.random(10).within(1000..100_000)
+    }
+
+    /// How many bytes partly received contents may take together, if that is bounded closely.
+    pub(crate) fn most_partly_received(&self) -> Option<usize> {
+        self.has_small_counts().then(|| self.buffered_bytes())
+    }
+
     /// How it is dialled again.
     fn recovery(&self, number: usize) -> Recovery {
         Recovery::default()
@@ -285,7 +304,11 @@ impl Plan {
                 .max_publishes_in_flight(random.within(2..20))
                 .max_requests(random.within(2..10))
                 .max_buffered_deliveries(random.within(2..10))
-                .max_buffered_octets(random.within(1000..100_000))
+                .max_buffered_octets(if self.mischief == Mischief::UnboundContents {
+                    64 << 20
+                } else {
+                    self.buffered_bytes()
+                })
         } else {
             options
         };

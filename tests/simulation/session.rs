@@ -132,6 +132,8 @@ pub(crate) struct Session {
     pub(crate) slept: Duration,
     reading: bool,
     most_out: usize,
+    /// How many bytes partly received contents may take together.
+    most_partly_received: Option<usize>,
     pub(crate) hash: u64,
     /// Hears what the machine hears.
     ears: Observer,
@@ -181,6 +183,7 @@ impl Session {
             reading: false,
             // As much as may wait and again as much in the transport's hands, beyond which goes one message each.
             most_out: 2 * (plan.outgoing_octets() + plan.most_octets_of_a_body()) + (64 << 10),
+            most_partly_received: plan.most_partly_received(),
             hash: 0,
             ears: Observer::default(),
             came_back: BTreeMap::new(),
@@ -314,8 +317,8 @@ impl Session {
 
     /// Polls the driver. Gives what is to be dialled, when it wants a transport.
     pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked<Option<Dialling>> {
-        // Rounds in a row that had a deadline to handle. Some have reason to: a pause of reading that
-        // comes back is relieved at once.
+        // Rounds in a row that had a deadline to handle. Some have reason to: a pause of reading
+        // that comes back is relieved at once.
         let mut late_rounds = 0_u32;
         for round in 0_u32.. {
             ensure(round < 200_000, || "the driver finds no rest".into())?;
@@ -355,6 +358,7 @@ impl Session {
                 continue;
             } else if self.reading || self.write_error && !closed {
                 progress |= self.read(now, random);
+                self.check_partly_received()?;
             }
             if !progress && !is_late && !self.machine.wants_attention() {
                 break;
@@ -448,6 +452,21 @@ impl Session {
         };
         self.machine.handle_loss(broken);
         true
+    }
+
+    /// Checks the bound of the contents that were received in part. A single one may be larger.
+    fn check_partly_received(&self) -> Checked {
+        /// The bytes of a content's exchange name and routing key, which are not dropped.
+        const NAMES: usize = 2 * 255;
+        let Some(most) = self.most_partly_received else { return Ok(()) };
+        let (mut contents, mut bytes) = (0, 0);
+        for size in self.machine.partly_received() {
+            contents += 1;
+            bytes += size;
+        }
+        ensure(contents <= 1 || bytes <= most + contents * NAMES, || {
+            format!("I8: {bytes} bytes of {contents} contents are received in part, where {most} may be")
+        })
     }
 
     /// The transport is closed from this side.

@@ -3,6 +3,7 @@
 use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::ServerProperties;
+use crate::machine::content::Assembly;
 use crate::machine::deadline::Deadline;
 
 impl Connection {
@@ -85,6 +86,15 @@ impl Connection {
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// Returns the sizes in memory, in bytes, of the partly received contents. While there are
+    /// several, [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) limits their
+    /// sum: the bodies and properties of the largest are dropped.
+    pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
+        let channels = self.channels.numbers().filter_map(|number| self.channels.get(number));
+        let assemblies = channels.filter_map(|channel| channel.assembly.as_ref());
+        assemblies.map(Assembly::size).filter(|size| *size > 0)
     }
 
     /// Returns the number of open channels.
