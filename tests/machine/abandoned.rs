@@ -168,7 +168,7 @@ fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
 }
 
 #[test]
-fn reading_goes_on_without_a_consumer_that_nobody_fetched() {
+fn unfetched_consumer_does_not_stop_reading() {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(2));
     let promise = peer.machine.consume(&consume("q")).unwrap();
     let sent = peer.serve();

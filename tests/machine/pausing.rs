@@ -107,7 +107,7 @@ fn tags(sent: &[Sent]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn nothing_waited_for_throttles_nobody() {
+fn idle_client_is_not_throttled() {
     let (mut peer, id, ..) = paused(&consume("q"), 10);
     let listener = peer.machine.listen();
     peer.names();
@@ -125,7 +125,7 @@ fn nothing_waited_for_throttles_nobody() {
 }
 
 #[test]
-fn short_pause_throttles_nobody() {
+fn short_pause_does_not_throttle() {
     let (mut peer, id, ..) = paused(&consume("q"), 10);
     let listener = peer.machine.listen();
     let request = peer.machine.request(declare("other")).unwrap();

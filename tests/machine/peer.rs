@@ -314,6 +314,12 @@ impl Peer {
     /// Answers what the machine wrote, as a broker does that has every queue, until it writes nothing more. Publishes and gets are
     /// left to the test. Gives everything that was written.
     pub(crate) fn serve(&mut self) -> Vec<Sent> {
+        self.serve_with(answer)
+    }
+
+    /// Feeds these replies to what the machine writes, until it writes nothing more. Returns
+    /// everything that was written.
+    pub(crate) fn serve_with(&mut self, reply: impl Fn(&Sent) -> Option<Vec<u8>>) -> Vec<Sent> {
         let mut all = Vec::new();
         loop {
             let sent = self.take();
@@ -321,12 +327,27 @@ impl Peer {
                 return all;
             }
             for one in &sent {
-                if let Some(answer) = answer(one) {
-                    self.feed(&answer);
+                if let Some(reply) = reply(one) {
+                    self.feed(&reply);
                 }
             }
             all.extend(sent);
         }
+    }
+
+    /// Serves like [`serve`](Self::serve), with this name for every server-named queue.
+    pub(crate) fn serve_naming(&mut self, name: &str) -> Vec<Sent> {
+        self.serve_with(|sent| {
+            let is_method = sent.kind == FrameKind::Method;
+            match is_method.then(|| sent.method()) {
+                Some(Method::Queue(queue::Method::Declare(it))) if it.queue.is_empty() => {
+                    let (queue, message_count, consumer_count) = (short(name), 0, 0);
+                    let ok = queue::DeclareOk { queue, message_count, consumer_count };
+                    Some(method(sent.channel, &ok))
+                }
+                _ => answer(sent),
+            }
+        })
     }
 
     /// Starts a consumer; gives it, its channel and its tag.

@@ -11,37 +11,13 @@ fn dialled() -> Peer {
     Peer::dialled(Options::default().recovery(recovery).heartbeat(0))
 }
 
-/// Replies to everything, with this name for every server-named queue.
-fn serve(peer: &mut Peer, name: &str) -> Vec<Sent> {
-    let mut all = Vec::new();
-    loop {
-        let sent = peer.take();
-        if sent.is_empty() {
-            return all;
-        }
-        for one in &sent {
-            let is_method = one.kind == FrameKind::Method;
-            let reply = match is_method.then(|| one.method()) {
-                Some(Method::Queue(queue::Method::Declare(it))) if it.queue.is_empty() => {
-                    let ok = queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 };
-                    Some(method(one.channel, &ok))
-                }
-                Some(Method::Tx(tx::Method::Select(_))) => Some(method(one.channel, &tx::SelectOk {})),
-                _ => answer(one),
-            };
-            reply.into_iter().for_each(|reply| peer.feed(&reply));
-        }
-        all.extend(sent);
-    }
-}
-
 /// Returns a connection whose queue was named `first`, and is named `second` since its first loss.
 fn renamed() -> Peer {
     let mut peer = dialled();
     let mut own = declare("");
     own.exclusive = true;
     peer.machine.request(own).unwrap();
-    serve(&mut peer, "first");
+    peer.serve_naming("first");
     again(&mut peer, "second");
     peer
 }
@@ -50,7 +26,7 @@ fn again(peer: &mut Peer, name: &str) -> Vec<Sent> {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 0));
-    serve(peer, name)
+    peer.serve_naming(name)
 }
 
 /// Returns the queues that methods name, and the routing keys of publishes.
@@ -75,7 +51,10 @@ fn to(queue: &str) -> Publish<'_> {
 
 fn transaction(peer: &mut Peer) -> TransactionId {
     let begun = peer.machine.transaction().unwrap();
-    serve(peer, "");
+    peer.serve_with(|sent| match sent.is(tx::Select::ID) {
+        true => Some(method(sent.channel, &tx::SelectOk {})),
+        false => answer(sent),
+    });
     let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else { panic!("it begins") };
     id
 }
@@ -123,7 +102,7 @@ fn all_requests_reach_a_renamed_queue() {
     peer.machine.publish(&to("first")).unwrap();
     peer.machine.publish_unconfirmed(&to("first")).unwrap();
     peer.machine.call(&to("first"), None).unwrap();
-    let sent = serve(&mut peer, "");
+    let sent = peer.serve();
     assert_eq!(names(&sent), ["second"; 8]);
 }
 
@@ -147,7 +126,7 @@ fn copies_reach_a_renamed_queue() {
     peer.machine.publish(&mandatory).unwrap();
     peer.machine.publish_unconfirmed(&copied).unwrap();
     peer.machine.publish_in(id, &copied).unwrap();
-    let sent = serve(&mut peer, "");
+    let sent = peer.serve();
     assert_eq!(keys(&sent), vec![["second", "elsewhere"]; 8]);
 }
 
@@ -157,7 +136,7 @@ fn keys_of_other_exchanges_are_left_alone() {
     let mut peer = renamed();
     let other = Publish { routing_key: short("first"), ..publish("e", "x") };
     peer.machine.publish(&Publish { headers: Some(headers.as_ref()), ..other }).unwrap();
-    let sent = serve(&mut peer, "");
+    let sent = peer.serve();
     assert_eq!(names(&sent), ["first"]);
     assert_eq!(keys(&sent), vec![["first", "elsewhere"]; 2]);
 }
@@ -190,7 +169,7 @@ fn dead_letters_reach_a_renamed_queue() {
     let mut mortal = declare("mortal");
     mortal.arguments = arguments.as_ref();
     peer.machine.request(mortal).unwrap();
-    assert_eq!(dead_letters(&serve(&mut peer, "")), ["second"]);
+    assert_eq!(dead_letters(&peer.serve()), ["second"]);
     for name in ["third", "fourth"] {
         assert_eq!(dead_letters(&again(&mut peer, name)), [name]);
     }
@@ -203,7 +182,7 @@ fn dead_letters_survive_more_names_than_are_kept() {
     let mut mortal = declare("mortal");
     mortal.arguments = arguments.as_ref();
     peer.machine.request(mortal).unwrap();
-    assert_eq!(dead_letters(&serve(&mut peer, "")), ["second"]);
+    assert_eq!(dead_letters(&peer.serve()), ["second"]);
     for number in 3..40 {
         let name = format!("name {number}");
         assert_eq!(dead_letters(&again(&mut peer, &name)), [name]);
@@ -218,7 +197,7 @@ fn waiting_publish_follows_the_queue() {
     for name in ["third", "fourth"] {
         peer.dial();
         peer.shake_hands(tune(2047, 131_072, 0));
-        assert_eq!(names(&serve(&mut peer, name)), [name; 2]);
+        assert_eq!(names(&peer.serve_naming(name)), [name; 2]);
         if name == "third" {
             // They are republished, because they are unconfirmed.
             peer.machine.handle_loss(Broken::Eof);
@@ -238,7 +217,7 @@ fn current_name_of_any_name_is_the_last() {
     // The queue is deleted under each of its names, and the names are removed.
     let delete = queue::Delete { queue: short("second"), if_unused: false, if_empty: false, nowait: false };
     peer.machine.request(delete).unwrap();
-    assert_eq!(names(&serve(&mut peer, "")), ["third"]);
+    assert_eq!(names(&peer.serve()), ["third"]);
     assert_eq!(&*peer.machine.current_name(b"first"), b"first");
     assert!(again(&mut peer, "fourth").iter().all(|sent| !sent.is(queue::Declare::ID)));
 }
@@ -259,13 +238,13 @@ fn get_that_waits_follows_the_queue() {
 fn consumer_by_an_intermediate_name_keeps_its_queue() {
     let mut peer = dialled();
     peer.machine.request(queue::Declare { auto_delete: true, ..declare("") }).unwrap();
-    serve(&mut peer, "first");
+    peer.serve_naming("first");
     again(&mut peer, "second");
     again(&mut peer, "third");
     let (by_first, ..) = peer.consumer(&consume("first"));
     let _by_second = peer.consumer(&consume("second"));
     peer.machine.cancel(by_first).unwrap();
-    serve(&mut peer, "");
+    peer.serve();
     // More names than are stored.
     for number in 4..30 {
         let sent = again(&mut peer, &number.to_string());

@@ -439,7 +439,7 @@ impl Net {
             if sent.is_empty() {
                 return all;
             }
-            sent.iter().filter_map(answer).for_each(|octets| self.last().feed(&octets));
+            sent.iter().filter_map(answer).for_each(|bytes| self.last().feed(&bytes));
             all.extend(sent);
         }
     }
@@ -565,7 +565,7 @@ fn one_transport_is_dialled_at_a_time() {
                 3 => {
                     net.shake_hands(&mut driver, 0);
                     let first = net.last().frames();
-                    first.iter().filter_map(answer).for_each(|octets| net.last().feed(&octets));
+                    first.iter().filter_map(answer).for_each(|bytes| net.last().feed(&bytes));
                 }
                 _ => {
                     net.shake_hands(&mut driver, 0);
@@ -589,10 +589,10 @@ fn a_reply_without_an_id_is_dropped() {
     peer.serve();
     peer.method(1, &ack(1, false));
     for number in 1..100 {
-        let mut octets = method(1, &deliver("amq.ctag-x", number));
-        octets.extend(header(1, 5, Properties::default()));
-        frame::body(&mut octets, 1, 131_072, b"reply");
-        peer.feed(&octets);
+        let mut bytes = method(1, &deliver("amq.ctag-x", number));
+        bytes.extend(header(1, 5, Properties::default()));
+        frame::body(&mut bytes, 1, 131_072, b"reply");
+        peer.feed(&bytes);
     }
     assert!(peer.is_pending(call));
     assert!(peer.names().is_empty());

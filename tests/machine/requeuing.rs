@@ -129,7 +129,7 @@ fn a_multiple_ack_leaves_unwanted_deliveries_out() {
     peer.machine.settle(&taken[2], Settle::Ack { multiple: true }).unwrap();
     assert_eq!(take(&mut peer), ["basic.cancel", "ack 3", "ack 2"]);
     cancel_ok(&mut peer, channel, &tag);
-    assert_eq!(take(&mut peer), ["nack 1"], "nobody has seen it");
+    assert_eq!(take(&mut peer), ["nack 1"], "it was not taken");
     assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());
@@ -169,12 +169,12 @@ fn stream_deliveries_are_acknowledged() {
     let mut properties = Properties::default();
     properties.headers = Some(header.as_ref().into());
     for number in 1..=2 {
-        let octets = [
+        let bytes = [
             method(channel, &deliver(&tag, number)),
             crate::peer::header(channel, 1, properties),
             crate::peer::raw(3, channel, b"x"),
         ];
-        peer.feed(&octets.concat());
+        peer.feed(&bytes.concat());
         if number == 1 {
             let _cancelled = peer.machine.cancel(id).unwrap();
         }
@@ -265,7 +265,7 @@ fn stray_delivery_closes_the_channel_after_its_request() {
     let declared = peer.machine.request(declare("q")).unwrap();
     peer.take();
     peer.method(1, &channel::OpenOk {});
-    peer.deliver(1, "nobody", 1, b"x");
+    peer.deliver(1, "unknown", 1, b"x");
     assert!(take(&mut peer).is_empty());
     let ok =
         puka::protocol::method::queue::DeclareOk { queue: short("q"), message_count: 0, consumer_count: 0 };
@@ -277,7 +277,7 @@ fn stray_delivery_closes_the_channel_after_its_request() {
 #[test]
 fn a_stray_delivery_is_never_settled_beside_others() {
     let (mut peer, id, channel, tag) = consumer(1);
-    peer.deliver(channel, "nobody", 2, b"stray");
+    peer.deliver(channel, "unknown", 2, b"stray");
     peer.deliver(channel, &tag, 3, b"x");
     for delivered in peer.taken(id) {
         peer.machine.settle(&delivered, ACK).unwrap();
@@ -324,7 +324,7 @@ fn stray_deliveries_without_end_break_the_connection() {
     let (mut peer, _, channel, _) = consumer(0);
     for number in 1..=5000 {
         if peer.machine.why_closed().is_none() {
-            peer.deliver(channel, "nobody", number, b"");
+            peer.deliver(channel, "unknown", number, b"");
         }
     }
     assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());

@@ -1,6 +1,6 @@
 //! What is declared again with the next connection, in which order, and what is not.
 
-use crate::peer::{Peer, Sent, channel_close, consume, declare, method, publish, short, tune};
+use crate::peer::{Peer, Sent, channel_close, consume, declare, publish, short, tune};
 use puka::machine::{ConnectionState, Notice, PromiseId, Reply};
 use puka::protocol::method::{Encode, basic, channel, exchange, queue};
 use puka::protocol::{Method, ShortStr, Table, TableRef};
@@ -53,33 +53,9 @@ fn bind_exchange<'a>(destination: &'a str, source: &'a str) -> exchange::Bind<'a
     }
 }
 
-/// Answers as a broker that names queues `amq.gen-` and what comes behind.
+/// Serves as a broker that names queues `amq.gen-` and this.
 pub(crate) fn serve_naming(peer: &mut Peer, generated: &str) -> Vec<Sent> {
-    let mut all = Vec::new();
-    loop {
-        let sent = peer.take();
-        if sent.is_empty() {
-            return all;
-        }
-        for one in &sent {
-            let answer = match (one.kind, one) {
-                (puka::protocol::FrameKind::Method, it) if it.is(queue::Declare::ID) => match it.method() {
-                    Method::Queue(queue::Method::Declare(declare)) if declare.queue.is_empty() => {
-                        let name = format!("amq.gen-{generated}");
-                        let ok =
-                            queue::DeclareOk { queue: short(&name), message_count: 0, consumer_count: 0 };
-                        Some(method(it.channel, &ok))
-                    }
-                    _ => crate::peer::answer(it),
-                },
-                (_, it) => crate::peer::answer(it),
-            };
-            if let Some(answer) = answer {
-                peer.feed(&answer);
-            }
-        }
-        all.extend(sent);
-    }
+    peer.serve_naming(&format!("amq.gen-{generated}"))
 }
 
 pub(crate) fn ask<'a>(peer: &mut Peer, request: impl Into<Method<'a>>) -> PromiseId {

@@ -54,7 +54,7 @@ fn requests_to_stuck_queues_block_their_channel() {
 }
 
 #[test]
-fn a_deleted_stuck_queue_holds_up_nobody() {
+fn a_deleted_stuck_queue_closes_waiting_channels() {
     let world = stuck("q");
     let mut client = world.client();
     client.send(1, &basic::Get { queue: s("q"), no_ack: true });
