@@ -28,7 +28,7 @@ pub(super) enum Role {
     Transaction,
     /// Has a consumer.
     Consume,
-    /// Has a consumer that is cancelled or has ended. The broker has not confirmed that.
+    /// Its consumer is cancelled or has ended, and the broker has not confirmed that.
     Ending,
     /// We have closed it because its request timed out, and wait for `close-ok`. A late reply may
     /// arrive before that.

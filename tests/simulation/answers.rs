@@ -242,8 +242,8 @@ impl World {
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
             Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
-            // Its consumer could not start again: the queue is gone, another consumer is exclusive, or
-            // the lost connection still owns the queue when patience ends.
+            // Its consumer could not start again: the queue is gone, another consumer is exclusive,
+            // or the lost connection still owns the queue when patience ends.
             Asked::Qos(_) => {
                 matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED)
             }

@@ -80,7 +80,8 @@ pub(crate) struct Ledger {
     heard: BTreeSet<u64>,
     /// The last message to an exchange that was heard on a line and one of its channels.
     last: BTreeMap<(usize, usize, String), u64>,
-    /// Messages whose channel was closed before they were acknowledged, so that their next delivery crosses an acknowledgement.
+    /// Messages whose channel was closed before they were acknowledged, so that their next delivery
+    /// crosses an acknowledgement.
     overdue: BTreeSet<u64>,
     /// Queues that stand still.
     pub(crate) stuck: BTreeSet<String>,

@@ -140,7 +140,8 @@ impl Meddler {
         }
     }
 
-    /// Returns `true` for frames of channels that are opened while five messages of gets are unsettled.
+    /// Returns `true` for frames of channels that are opened while five messages of gets are
+    /// unsettled.
     fn crowds_out(&mut self, frame: &Frame) -> bool {
         let channel = frame.channel();
         match frame.method() {

@@ -61,8 +61,8 @@ impl World {
         self.calm_down()?;
         self.stand()?;
         if !self.ledger.stuck.is_empty() {
-            // A stuck queue delays nobody else, unless it has all channels: the broker does not
-            // even close them.
+            // A stuck queue delays no other request, unless it has all channels: the broker does
+            // not even close them.
             let has_few = self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
             if !has_few {
                 self.prove_all()?;

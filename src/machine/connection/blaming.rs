@@ -46,8 +46,8 @@ fn pending(
     if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
         into.push((Some(request.promise), basic::Get::ID));
     }
-    // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of it,
-    // and is a part of it: it is repeated whenever the request is.
+    // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of
+    // it, and is a part of it: it is repeated whenever the request is.
     let mut needed = into.len();
     for awaited in &channel.awaited {
         let promise = match awaited {

@@ -48,8 +48,8 @@ fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (u16, String) {
     (fault.code.value(), fault.method.to_string())
 }
 
-/// Sends a request over which the broker closes the connection. The error answers that request only,
-/// and the client recovers.
+/// Sends a request over which the broker closes the connection. The error answers that request
+/// only, and the client recovers.
 async fn costs_the_connection<T: std::fmt::Debug>(
     expected: (u16, &str),
     request: impl AsyncFnOnce(&Client) -> Result<T, Error>,

@@ -191,8 +191,8 @@ pub async fn an_internal_exchange_takes_no_publishes<R: Runtime>(world: &World<R
 }
 
 /// A broker closes the connection over a type of exchange that it does not have, or, since RabbitMQ
-/// 3.13.3, refuses only the declare. The declare fails either way. A client that can reconnect goes on,
-/// and one with a single stream ends.
+/// 3.13.3, refuses only the declare. The declare fails either way. A client that can reconnect goes
+/// on, and one with a single stream ends.
 pub async fn an_unknown_type_is_an_error<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let declared = client.exchange_declare(world.name("odd")).exchange_type("odd").await;

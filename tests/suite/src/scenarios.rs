@@ -65,8 +65,8 @@ pub async fn a_connection_may_have_properties_of_its_own<R: Runtime>(world: &Wor
 
 /// Four messages are held at once, each with its channel, and the channels are free again when they are acknowledged.
 pub async fn four_messages_are_got_and_their_channels_come_back<R: Runtime>(world: &World<R>) -> Outcome {
-    // One for the publishes, one for requests, one for each message, and one for the get that finds no
-    // more messages.
+    // One for the publishes, one for requests, one for each message, and one for the get that finds
+    // no more messages.
     let client = world.client_with(|options| options.channel_max(7)).await?;
     let queue = world.queue(&client).await?;
     for _ in 0..20 {
