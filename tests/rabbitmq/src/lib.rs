@@ -23,7 +23,7 @@
 //!
 //! It needs `rabbitmq-server` (3.10 or later), a Unix, and `setsid`; where RabbitMQ is not installed
 //! every start fails and says what to install. `PUKA_TEST_RABBITMQ_HOME` points it at an unpacked
-//! RabbitMQ instead of the installed one.
+//! RabbitMQ instead of the installed one; `tests/rabbitmq/install-4` makes such a folder.
 
 #![forbid(unsafe_code)]
 
