@@ -1,28 +1,31 @@
-//! What a driver needs of time.
+//! The clock of a driver.
 
 use std::future::Future;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// A deadline may be met late by this part of the time that is left until it.
+/// A coalesced deadline is late by at most this fraction of the time left until the deadline.
 const SLACK: u32 = 64;
 
-/// Tells the time, and wakes up when it has come. Each runtime has one; a test may have one of its own, so that hours pass
-/// in a moment.
+/// A source of time and of timers. Each runtime has one. A test can have its own, so that hours
+/// pass at once.
 pub trait Clock {
-    /// Resolves when the time has come, or a little later.
+    /// A future that resolves at the deadline or a little later.
     type Sleep: Future<Output = ()>;
 
-    /// The time.
+    /// Returns the current time.
     fn now(&self) -> Instant;
 
-    /// Sleeps until then.
+    /// Returns a future that sleeps until the deadline.
     fn sleep_until(&self, deadline: Instant) -> Self::Sleep;
 
-    /// An instant to sleep until instead of a deadline: never before it, and later by at most a 64th of the time that is left
-    /// (half a second for the heartbeats of RabbitMQ's default of 60 seconds). It is one of few in the whole process, so that
-    /// thousands of idle connections wake the processor together, a few times a second, and not each by itself. For clocks that
-    /// sleep in real time.
+    /// Returns an instant to sleep until instead of the deadline. It is never before the deadline,
+    /// and later by at most a 64th of the time left (half a second for the heartbeats of RabbitMQ's
+    /// default of 60 seconds).
+    ///
+    /// All calls in the process choose from a small set of instants, so that thousands of idle
+    /// connections wake the processor together, a few times a second, and not one by one. Meant for
+    /// clocks that sleep in real time.
     fn coalesced(&self, deadline: Instant) -> Instant {
         static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
         let left = deadline.saturating_duration_since(self.now());
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coalesced_deadline_is_late_by_a_64th_at_most() {
+    fn coalesced_deadline_is_at_most_a_64th_late() {
         let clock = Still(Instant::now());
         for nanoseconds in [0, 1, 63, 64, 999, 1_000_000, 123_456_789, 30_000_000_000, 86_400_000_000_000] {
             let left = Duration::from_nanos(nanoseconds);
@@ -101,7 +104,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn heartbeats_of_ten_thousand_connections_are_due_a_few_times_a_second() {
+    fn ten_thousand_heartbeats_share_a_few_deadlines() {
         let start = Instant::now();
         let instants: BTreeSet<_> = (0..10_000)
             .map(|number| {

@@ -1,6 +1,6 @@
-//! From endpoints to a stream: what is the same on every runtime.
+//! Dials: endpoints in, a stream out, the same on every runtime.
 //!
-//! Knows no AMQP: the stream that it gives has not said a word.
+//! This module knows nothing of AMQP. No byte was sent over the stream that it returns.
 
 use super::dial_plan::{Address, DialPlan, DialStep};
 use super::security::Security;
@@ -14,33 +14,35 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
 
-/// What a runtime offers to those who dial. Deadlines and the order of things are [`dial`]'s.
+/// The network functions of a runtime. Timeouts and the order of attempts are up to [`dial`].
 pub trait Dial {
-    /// The addresses of a host, in the order in which they are to be tried. The host may be an address itself, an IPv6 one
-    /// without brackets.
+    /// Resolves a host to its addresses, in the order in which they should be tried. The host may
+    /// be an IP address itself, an IPv6 address without brackets.
     fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// A TCP connection, with `TCP_NODELAY`: a request is written whole, so holding back the rest of it for more to come
-    /// would only delay it.
+    /// Opens a TCP connection with `TCP_NODELAY`. A request is written in one piece, so Nagle's
+    /// algorithm would only delay its last segment.
     fn connect(&self, address: SocketAddr) -> impl Future<Output = io::Result<Transport>> + Send;
 
-    /// A connection to a Unix socket.
+    /// Opens a connection to a Unix socket.
     #[cfg(unix)]
     fn connect_unix(&self, path: &Path) -> impl Future<Output = io::Result<Transport>> + Send;
 }
 
-/// Dials the [endpoints](Options::endpoints) of the options in turn, each address of a host in turn, over TLS when the
-/// options say so, and gives the first stream that can be had, for [`open`](crate::open).
+/// Dials the [endpoints](Options::endpoints) of the options in turn, and each address of a host in
+/// turn. Returns the first stream that connects, over TLS if the options ask for it, for
+/// [`open`](crate::open).
 ///
-/// Files with certificates and keys are read anew at each call.
+/// Each call reads the files with certificates and keys again.
 ///
 /// # Errors
-/// When none can be had, the last one's: [`Error::ConnectionBroken`] with the cause; [`Error::Timeout`] when
-/// [resolving](Options::resolve_timeout), [dialling](Options::dial_timeout) or [TLS](Options::tls_timeout) took longer than
-/// it may; [`Error::Tls`], the server's fault; [`Error::InvalidArgument`], the caller's, for TLS options that can't be used.
+/// If no endpoint can be reached, the error of the last attempt: [`Error::ConnectionBroken`] with
+/// the cause; [`Error::Timeout`] if [resolving](Options::resolve_timeout),
+/// [dialling](Options::dial_timeout) or [TLS](Options::tls_timeout) took too long; [`Error::Tls`]
+/// for a fault of the server; [`Error::InvalidArgument`] for TLS options that cannot be used.
 ///
 /// # Cancel safety
-/// Dropping the future closes what it has opened.
+/// Dropping the future closes the sockets that it has opened.
 pub async fn dial(dialer: &impl Dial, clock: &impl Clock, options: &Options) -> Result<Transport, Error> {
     dial_from(0, dialer, clock, options).await.map(|(stream, _)| stream)
 }

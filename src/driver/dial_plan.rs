@@ -42,7 +42,7 @@ pub(crate) enum DialStep {
     Connect(Address),
 }
 
-/// How long each step may take.
+/// The timeout of each step.
 #[derive(Debug)]
 struct Timeouts {
     resolve: Duration,
@@ -70,7 +70,7 @@ pub(crate) struct DialPlan {
 }
 
 impl DialPlan {
-    /// Returns a plan that begins at the endpoint with this index and goes round.
+    /// Returns a plan that begins at the endpoint with this index and wraps around.
     pub(crate) fn new(options: &Options, first: usize, now: Instant) -> Self {
         let mut endpoints: VecDeque<_> = options.endpoints().iter().cloned().enumerate().collect();
         let count = endpoints.len();
@@ -123,7 +123,7 @@ impl DialPlan {
     /// # Errors
     /// [`Error::InvalidArgument`] if there is no endpoint.
     pub(crate) fn start(&mut self, now: Instant) -> Result<DialStep, Error> {
-        self.failed(Error::invalid("endpoints", "there is none"), now)
+        self.failed(Error::invalid("endpoints", "at least one endpoint is required"), now)
     }
 
     /// Returns the step after the current host was resolved to these addresses.
@@ -140,8 +140,9 @@ impl DialPlan {
         self.failed(none.into(), now)
     }
 
-    /// Notes that the current address was connected to. Returns the host for the TLS handshake, which
-    /// is the next step if the options ask for TLS; `None` for a Unix socket, which is used as it is.
+    /// Notes that the current address was connected to. Returns the host for the TLS handshake,
+    /// which is the next step if the options ask for TLS; `None` for a Unix socket, which is used
+    /// as it is.
     pub(crate) fn connected(&mut self, now: Instant) -> Option<&str> {
         self.begin_step("the TLS handshake", self.timeouts.tls, now);
         Some(&*self.host).filter(|host| !host.is_empty())
@@ -170,9 +171,8 @@ impl DialPlan {
                 Ok(self.connect(Address::Unix(path), now))
             }
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => {
-                self.failed(Error::invalid("endpoints", "this system has no Unix sockets"), now)
-            }
+            Endpoint::Unix(_) => self
+                .failed(Error::invalid("endpoints", "Unix sockets are not supported on this platform"), now),
         }
     }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_begins_where_it_is_told_to() {
+    fn round_begins_at_the_given_endpoint() {
         let now = Instant::now();
         let endpoints = ["a", "b", "c"].map(|host| Endpoint::tcp(host, 5672));
         let mut plan = plan(&endpoints, 2, now);

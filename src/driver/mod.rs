@@ -1,4 +1,4 @@
-//! Pumps a byte stream: octets from it into the machine, and from the machine into it.
+//! Drivers: futures that move bytes between a stream and the state machine.
 
 mod alarm;
 mod clock;

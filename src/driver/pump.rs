@@ -1,6 +1,7 @@
-//! The pump: octets from a stream into the machine, and from the machine into it.
+//! The pump moves bytes between a stream and the state machine.
 //!
-//! It moves what can be moved and says what is left to wait for. It does not wait, and knows no clock.
+//! It moves what can be moved, and returns what to wait for. It does not wait itself, and has no
+//! clock.
 
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -13,59 +14,65 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Pieces that one vectored write takes at most.
+/// The maximum number of pieces in one vectored write.
 const PIECES: usize = 128;
 
-/// Octets that one poll takes in before others have their turn, so that what was delivered is dealt with while it is in the
-/// processor's cache.
+/// A poll reads at most this many bytes. Then other tasks run, so that they process the deliveries
+/// while these are in the processor's cache.
 const TURN: usize = 256 << 10;
 
-/// Octets with deliveries among them that are worth others' turn: more than TLS gives at a time of what it has in hand.
+/// A short read of more bytes than this ends the poll if it brought deliveries. It is more than a
+/// TLS stream returns at a time from its own buffer, so such reads do not count.
 const WORTH_A_TURN: usize = 4 << 10;
 
-/// Answers that are. Few are not: who waits for them would wait for whatever else runs there.
+/// A short read ends the poll once this many promises have a result that was not fetched. With
+/// fewer, the delay until the other tasks have run is not worth it.
 const ANSWERS_WORTH_A_TURN: usize = 64;
 
-/// A stream, and what is between it and the machine. Dropped before the end, it is the loss of the connection.
+/// A stream, and the buffers between it and the state machine. Dropping it before the connection
+/// has ended counts as the loss of the connection.
 pub(crate) struct Pump<Io> {
     pub(crate) io: Io,
     link: Arc<Link>,
     decoder: Decoder,
     out: Outgoing,
-    /// Octets that the stream has taken and the machine does not know of.
+    /// The number of bytes written to the stream and not yet reported to the state machine.
     transmitted: usize,
     unflushed: bool,
-    /// Octets that came in this poll.
+    /// The number of bytes read in this poll.
     taken_in: usize,
-    /// The stream had nothing to read in this poll, and was not written to since: it calls when it has.
+    /// The stream had nothing to read in this poll, and was not written to since. It wakes the task
+    /// when it has data.
     is_read_dry: bool,
-    /// In this poll it gave less than there was room for, and that is much for others to deal with.
+    /// The last read of this poll returned less than the buffer has room for, but enough deliveries
+    /// or results to let other tasks run.
     has_news: bool,
-    /// Why nothing can be written any more. What the server said before may still be there to read.
+    /// Why writing has failed. The server may have sent a reason before, so reading goes on.
     write_error: Option<io::Error>,
     finished: bool,
 }
 
-/// What the machine wants next.
+/// The input and the timeout that the state machine is waiting for.
 #[derive(Clone, Copy)]
 pub(crate) struct Wishes {
     pub(crate) input: bool,
     pub(crate) timeout: Option<Instant>,
-    /// Nothing more comes in; the stream is to be closed as soon as everything is written.
+    /// No more input is expected. The stream is to be closed once everything is written.
     pub(crate) closed: bool,
-    /// The stream is to be closed as it is.
+    /// The stream is to be closed at once.
     pub(crate) over: bool,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 pub(crate) enum Turn {
-    /// Something was moved, and there may be more.
+    /// Bytes were moved, and there may be more.
     Moved,
-    /// There is nothing to be done before the stream is ready, the time has come, or somebody asks for something.
+    /// Nothing can be done before the stream is ready, the deadline is reached or a request is
+    /// made.
     Still(Wishes),
-    /// The stream is closed, and another is to be dialled.
+    /// The stream is closed, and another one has to be dialled.
     Down,
-    /// The connection has ended: as was asked for here, or over this error.
+    /// The connection has ended: as requested, or with this error.
     Over(Result<(), Error>),
 }
 
@@ -86,7 +93,7 @@ impl<Io> Pump<Io> {
         }
     }
 
-    /// The stream has been replaced by another, which has to do with nothing that was before.
+    /// Resets the state for a new stream, which has nothing to do with the old one.
     #[cfg(feature = "evented")]
     pub(crate) fn start_over(&mut self) {
         self.decoder = Decoder::new();
@@ -100,15 +107,16 @@ impl<Io> Pump<Io> {
         self.finished = false;
     }
 
-    /// A poll begins, by whoever is to be woken.
+    /// Starts a poll of the driver.
     pub(crate) fn begin_poll(&mut self) {
         self.taken_in = 0;
         self.is_read_dry = false;
         self.has_news = false;
     }
 
-    /// Whether others should have their turn: so much has come in this poll, or most likely all there was, and deliveries or
-    /// answers among it. Until they are dealt with more may have come, and the stream need not say that it has nothing.
+    /// Returns `true` if other tasks should run: this poll has read [`TURN`] bytes, or a short read
+    /// that brought many deliveries or results. More data may arrive until these are processed,
+    /// which saves the read that would return nothing.
     pub(crate) fn is_sated(&self) -> bool {
         self.taken_in >= TURN || self.has_news
     }
@@ -121,8 +129,9 @@ impl<Io> Pump<Io> {
         self.finished
     }
 
-    /// Writes and reads back the state machine's state: what it wants next. [`turn`](Self::turn)
-    /// handles a timeout that has passed.
+    /// Exchanges state with the state machine: reports what was written, takes what is to be
+    /// written, and returns what the state machine is waiting for. [`turn`](Self::turn) handles a
+    /// timeout that has passed.
     pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
         let Self { link, out, transmitted, .. } = self;
         link.with(|machine| {
@@ -142,7 +151,7 @@ impl<Io> Pump<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
-    /// Writes what there is and reads once.
+    /// Writes everything that is ready, and reads once.
     pub(crate) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         let wishes = self.wishes(now);
         if wishes.over {
@@ -186,11 +195,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         });
     }
 
-    /// Writes what there is. True when the stream took something.
+    /// Writes everything that is ready. Returns `true` if the stream took bytes.
     fn write(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         if self.unflushed || !self.out.is_empty() {
-            // A stream that reads as it writes or flushes, as TLS may, can have something now and does not call.
+            // A stream that reads while it writes or flushes, as TLS does, may have data now,
+            // without waking the task for it.
             self.is_read_dry = false;
         }
         while !self.out.is_empty() && self.write_error.is_none() {
@@ -218,7 +228,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         progress
     }
 
-    /// Reads once. True when something came, or the stream has come to its end.
+    /// Reads once. Returns `true` if there was data, or the stream has ended.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.is_read_dry && self.write_error.is_none() {
             return false;
@@ -234,7 +244,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                 let is_much = link.with(|machine| {
                     let before = machine.buffered_deliveries();
                     machine.handle_input(now, decoder);
-                    // What there is to say is not kept waiting by whoever takes them, as long as the stream takes it.
+                    // Output of the state machine is written before other tasks run, as long as the
+                    // stream accepts it.
                     let keeps_up = out.is_empty() && machine.has_output();
                     let delivers = octets > WORTH_A_TURN && machine.buffered_deliveries() > before;
                     (delivers || machine.untold_answers() >= ANSWERS_WORTH_A_TURN) && !keeps_up
@@ -262,14 +273,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
     }
 }
 
-/// Writes as much as the stream takes at once.
+/// Writes as many pieces as the stream accepts in one call.
 fn poll_write_pieces(
     io: Pin<&mut impl AsyncWrite>,
     cx: &mut Context<'_>,
     out: &Outgoing,
 ) -> Poll<io::Result<usize>> {
     let mut pieces = out.pieces();
-    // Small frames stand in one piece, so most often there is no other.
+    // Small frames share one piece, so usually there is only one.
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         return io.poll_write(cx, only);
     }
@@ -284,7 +295,7 @@ fn poll_write_pieces(
 
 impl<Io> Drop for Pump<Io> {
     fn drop(&mut self) {
-        // The link's next call drops the user's bodies in it, without the lock.
+        // The link's next call drops the user's bodies that the buffer contains, without the lock.
         self.out = Outgoing::default();
         if self.finished {
             self.link.with(|_| {});
@@ -296,7 +307,7 @@ impl<Io> Drop for Pump<Io> {
 
 #[cfg(feature = "evented")]
 impl<Io> Pump<Io> {
-    /// Whether there is something that the stream has not taken.
+    /// Returns `true` if there is output that the stream has not accepted.
     pub(crate) fn has_output(&self) -> bool {
         !self.out.is_empty() || self.unflushed
     }

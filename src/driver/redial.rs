@@ -1,4 +1,4 @@
-//! The driver of a connection that is dialled, and dialled again when it is lost.
+//! The driver of a connection that is dialled, and dialled again after a loss.
 
 use super::alarm::Alarm;
 use super::dial::dial_from;
@@ -20,12 +20,12 @@ use std::time::Instant;
 
 type Dialled = Result<(Transport, usize), Error>;
 
-/// Dials, and moves octets between the transport and the connection; when that is lost, dials again as
-/// [`Recovery`](crate::Recovery) says.
+/// A future that dials, moves bytes between the transport and the connection, and dials again after
+/// a loss as [`Recovery`](crate::Recovery) prescribes.
 ///
-/// Poll it anywhere, as a [`Driver`](crate::Driver). It resolves when the connection is closed for good: to `Ok` when it was
-/// closed from this side, else to why. Dropping it ends what is under way with
-/// [`Broken::DriverDropped`].
+/// Poll it on any executor, as a [`Driver`](crate::Driver). It resolves when the connection is
+/// closed for good: to `Ok` if the client closed it, otherwise to the error. Dropping it completes
+/// pending requests with [`Broken::DriverDropped`].
 #[must_use = "nothing is sent or received unless the driver is polled"]
 pub struct DialDriver<D, C: Clock> {
     dialer: Arc<D>,
@@ -37,7 +37,7 @@ pub struct DialDriver<D, C: Clock> {
 }
 
 enum Phase {
-    /// Until it is time to dial.
+    /// Waits until it is time to dial.
     Waiting,
     Dialling(Pin<Box<dyn Future<Output = Dialled> + Send>>),
     Driving(Box<Pump<Transport>>),
@@ -56,7 +56,6 @@ impl<D, C: Clock> fmt::Debug for DialDriver<D, C> {
     }
 }
 
-/// What one round came to.
 impl<D, C> DialDriver<D, C>
 where
     D: Dial + Send + Sync + 'static,
@@ -168,7 +167,7 @@ where
 
 impl<D, C: Clock> Drop for DialDriver<D, C> {
     fn drop(&mut self) {
-        // A pump tells itself.
+        // A pump reports its own drop.
         if matches!(self.phase, Phase::Waiting | Phase::Dialling(_)) {
             self.link.handle_loss(Broken::DriverDropped);
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 /// The most turns in one poll, so that a stream that is always ready leaves time for other tasks.
 const ROUNDS: usize = 64;
 
-/// What a poll came to.
+/// The result of a poll.
 pub(crate) enum Polled {
     /// Nothing can be done before the stream is ready, the deadline is reached or a request is made.
     Idle,

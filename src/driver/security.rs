@@ -1,10 +1,10 @@
-//! Whether what is dialled is spoken to over TLS, and with what: the same for all who dial.
+//! TLS for dialled streams, the same for every driver.
 
 use super::Transport;
 use crate::error::Error;
 use crate::options::Options;
 
-/// Whether there is TLS, and with what.
+/// The TLS configuration, or `None` if the options do not ask for TLS.
 #[cfg(feature = "tls")]
 pub(crate) struct Security(Option<std::sync::Arc<crate::tls::rustls::ClientConfig>>);
 
@@ -14,7 +14,7 @@ impl Security {
         options.is_tls().then(|| crate::tls::client_config(options)).transpose().map(Self)
     }
 
-    /// What TLS is done with, if it is done.
+    /// Returns the TLS configuration, if the options ask for TLS.
     #[cfg(feature = "evented")]
     pub(crate) fn config(&self) -> Option<&std::sync::Arc<crate::tls::rustls::ClientConfig>> {
         self.0.as_ref()
@@ -33,7 +33,7 @@ impl Security {
     }
 }
 
-/// There is none.
+/// TLS is not compiled in.
 #[cfg(not(feature = "tls"))]
 pub(crate) struct Security;
 
@@ -41,7 +41,7 @@ pub(crate) struct Security;
 impl Security {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         if options.is_tls() {
-            return Err(Error::invalid("tls", "it needs puka's feature `tls`, which is off"));
+            return Err(Error::invalid("tls", "TLS requires puka's feature `tls`, which is disabled"));
         }
         Ok(Self)
     }

@@ -14,14 +14,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Moves octets between a stream and the connection, for as long as the connection lives.
+/// A future that moves bytes between a stream and the connection, until the connection ends.
 ///
-/// Poll it anywhere: spawn it, or race it with what you wait for. It resolves when the connection is closed: to `Ok` when it
-/// was closed from this side, else to why. Dropping it drops the stream, and ends what is under way with
+/// Poll it on any executor: spawn it, or race it against the work of the client. It resolves when
+/// the connection is closed: to `Ok` if the client closed it, otherwise to the error. Dropping it
+/// drops the stream, and completes pending requests with
 /// [`Broken::DriverDropped`](crate::Broken::DriverDropped).
 ///
-/// One poll moves what can be moved, but when several KiB came, deliveries among it, or the answers to many promises,
-/// whoever takes them has its turn before the stream is asked for more. It sleeps without a timer other than the next deadline.
+/// One poll moves everything that can be moved. It ends early after a read of several KiB with
+/// deliveries, or of the results of many promises, so that the tasks which wait for them run before
+/// more is read. The only timer is one for the next deadline.
 #[must_use = "nothing is sent or received unless the driver is polled"]
 pub struct Driver<Io, C: Clock> {
     pump: Pump<Io>,

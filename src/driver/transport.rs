@@ -1,4 +1,4 @@
-//! A byte stream of any kind.
+//! A byte stream of a type-erased kind.
 
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
@@ -6,7 +6,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A byte stream whose kind has been forgotten: TCP, a Unix socket, TLS over either. [`dial`](crate::dial) gives one.
+/// A type-erased byte stream: TCP, a Unix socket, or TLS over either. [`dial`](crate::dial) returns
+/// one.
 pub struct Transport {
     io: Box<dyn Io>,
     private: bool,
@@ -17,17 +18,17 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 impl Transport {
-    /// Wraps a stream that others may read, as TCP.
+    /// Wraps a stream that third parties can read, such as TCP.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         Self { io: Box::new(stream), private: false }
     }
 
-    /// The same, but nobody can read it, because it is encrypted or does not leave the machine.
+    /// Marks the stream as private: it is encrypted, or does not leave the machine.
     pub(crate) fn private(self) -> Self {
         Self { private: true, ..self }
     }
 
-    /// Whether nobody can read what goes over it: it is TLS, or a Unix socket.
+    /// Returns `true` if third parties cannot read the stream: it is TLS or a Unix socket.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.private
