@@ -1,6 +1,6 @@
-//! The bell: rung by any thread when there is something to do, heard by the one that waits.
+//! A waker for a thread that is blocked in the system.
 //!
-//! Ringing costs a system call only while somebody waits for the system, and then once.
+//! Waking costs one system call, and only if a thread is blocked or about to block.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,24 +10,24 @@ use std::task::{Wake, Waker};
 #[cfg(unix)]
 pub(super) use std::os::unix::net::UnixStream as Wire;
 
-/// On Windows only sockets can be waited for together with sockets.
+/// Windows can only wait for sockets.
 #[cfg(windows)]
 pub(super) use std::net::TcpStream as Wire;
 
-/// Wakes a thread that waits for the system, or a loop that is not ours.
+/// Wakes a thread that is blocked in the system, and an event loop of the application.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: AtomicBool,
-    /// Whether somebody waits for the wire, or is about to.
+    /// A thread is blocked on the wire, or about to be.
     listening: AtomicBool,
-    /// Its two ends; there once somebody has waited.
+    /// The two ends of a connected pair, created by the first wait.
     wire: OnceLock<(Wire, Wire)>,
-    /// Wakes the loop that drives the client.
+    /// The waker of the application's event loop.
     foreign: Option<Waker>,
 }
 
 impl Bell {
-    /// A bell that also wakes a loop that is not ours.
+    /// Returns a bell that also wakes the application's event loop.
     pub(super) fn with_waker(waker: Waker) -> Self {
         Self { foreign: Some(waker), ..Self::default() }
     }
@@ -39,7 +39,7 @@ impl Bell {
         if self.listening.load(Ordering::SeqCst)
             && let Some((_, mut far)) = self.wire.get().map(|(near, far)| (near, far))
         {
-            // A wire that is full will be heard.
+            // A write that fails because the wire is full is harmless: the wire is readable then.
             drop(far.write(&[1]));
         }
         if let Some(waker) = &self.foreign {
@@ -47,15 +47,16 @@ impl Bell {
         }
     }
 
-    /// Forgets that it was rung: whatever for, it is being seen to.
+    /// Clears the flag before the work is done, so that a later request sets it again.
     pub(super) fn clear(&self) {
         self.rung.store(false, Ordering::SeqCst);
     }
 
-    /// From here on, ringing makes the wire readable. `None` when it was rung already.
+    /// Makes later wakes write to the wire. Returns the end to wait for, or `None` if there was a
+    /// wake already.
     pub(super) fn listen(&self) -> io::Result<Option<&Wire>> {
         if self.wire.get().is_none() {
-            // Only the thread that waits comes here.
+            // Only the one thread that waits gets here, so `set` does not fail.
             drop(self.wire.set(wire()?));
         }
         self.listening.store(true, Ordering::SeqCst);
@@ -66,7 +67,7 @@ impl Bell {
         Ok(self.wire.get().map(|(near, _)| near))
     }
 
-    /// The wire is not waited for any more, and was readable or not.
+    /// Ends the wait for the wire, and empties it if it was readable.
     pub(super) fn stop_listening(&self, readable: bool) {
         self.listening.store(false, Ordering::SeqCst);
         if readable && let Some((mut near, _)) = self.wire.get().map(|(near, far)| (near, far)) {
@@ -99,7 +100,7 @@ fn wire() -> io::Result<(Wire, Wire)> {
     let far = Wire::connect(listener.local_addr()?)?;
     let (near, address) = listener.accept()?;
     if address != far.local_addr()? {
-        return Err(io::Error::other("somebody else has connected"));
+        return Err(io::Error::other("unexpected connection to the internal loopback listener"));
     }
     near.set_nonblocking(true)?;
     far.set_nonblocking(true)?;

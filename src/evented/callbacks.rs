@@ -1,39 +1,40 @@
-//! Callbacks: those that wait, and those that are ready to be run.
+//! The registered callbacks, and the queue of those that are ready.
 //!
-//! A callback is polled only when its own waker has put it on the list of those that are ready, from whatever thread. It
-//! knows nothing of the connection, which is lent to it when it runs.
+//! A callback is polled only after its own waker has queued it, from any thread. It has no
+//! reference to the connection, but receives one as an argument.
 
 use super::bell::Bell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Names a callback, from [`Evented::on`](super::Evented::on) or [`Evented::on_each`](super::Evented::on_each).
+/// Identifies a callback registered by [`Evented::on`](super::Evented::on) or
+/// [`Evented::on_each`](super::Evented::on_each).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallbackId {
     index: usize,
     generation: u64,
 }
 
-/// What is left of a callback that has run.
+/// The state of a callback after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// It may be ready again at once.
+    /// It stays registered, and may be ready again at once.
     More,
     Nothing,
 }
 
-/// Whether a callback is kept after a panic.
+/// Whether a callback stays registered after a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runs {
     Once,
     AgainAfterPanic,
 }
 
-/// Polls what a callback waits for, and runs it when that is there.
+/// Polls the future or consumer of a callback, and runs the callback if that is ready.
 pub(super) type Step<C> = Box<dyn FnMut(&mut C, &mut Context<'_>) -> Poll<Left>>;
 
-/// A callback that has been taken out to be run.
+/// A callback taken out of its slot to be run.
 pub(super) struct Task<C> {
     pub(super) id: CallbackId,
     pub(super) waker: Waker,
@@ -44,7 +45,7 @@ pub(super) struct Task<C> {
 enum Place<C> {
     Free,
     Waiting(Step<C>),
-    /// It has been taken out.
+    /// The step is in a [`Task`].
     Running,
 }
 
@@ -55,7 +56,7 @@ struct Slot<C> {
     place: Place<C>,
 }
 
-/// Puts a callback on the list of those that are ready.
+/// A waker that queues a callback as ready.
 struct Ready {
     index: usize,
     ready: Sender<usize>,
@@ -68,19 +69,19 @@ impl Wake for Ready {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Without the list there is no callback either.
+        // A send fails only if the receiver, and with it the callback, was dropped.
         let _ = self.ready.send(self.index);
         Wake::wake_by_ref(&self.bell);
     }
 }
 
-/// The callbacks that are lent a `C` when they run.
+/// Callbacks that receive a `&mut C` when they run.
 pub(super) struct Callbacks<C> {
     slots: Vec<Slot<C>>,
     free: Vec<usize>,
     ready: Receiver<usize>,
     sender: Sender<usize>,
-    /// The next that is ready, when it has been looked for already.
+    /// The next ready callback, if [`has_ready`](Self::has_ready) has already received it.
     next: Option<usize>,
 }
 
@@ -94,7 +95,7 @@ impl<C> Callbacks<C> {
         Arc::new(Ready { index, ready: self.sender.clone(), bell: bell.clone() }).into()
     }
 
-    /// Adds one, which is ready to find out what it waits for.
+    /// Adds a callback. It is ready at once, because its first poll registers its waker.
     pub(super) fn add(&mut self, bell: &Arc<Bell>, runs: Runs, step: Step<C>) -> CallbackId {
         let index = self.free.pop().unwrap_or(self.slots.len());
         let waker = self.waker(index, bell);
@@ -118,7 +119,8 @@ impl<C> Callbacks<C> {
         self.slots.get_mut(id.index).filter(|slot| slot.generation == id.generation)
     }
 
-    /// Takes out the next that is ready. It goes back with [`put_back`](Self::put_back), or is forgotten.
+    /// Takes out the next ready callback. Return it with [`put_back`](Self::put_back), or remove it
+    /// with [`forget`](Self::forget).
     pub(super) fn take_ready(&mut self) -> Option<Task<C>> {
         while let Some(index) = self.next.take().or_else(|| self.ready.try_recv().ok()) {
             let Some(slot) = self.slots.get_mut(index) else { continue };
@@ -133,13 +135,14 @@ impl<C> Callbacks<C> {
         None
     }
 
-    /// Whether one is ready.
+    /// Returns `true` if a callback is ready.
     pub(super) fn has_ready(&mut self) -> bool {
         self.next = self.next.take().or_else(|| self.ready.try_recv().ok());
         self.next.is_some()
     }
 
-    /// Puts back one that has been taken out. Gives it to be dropped if it was forgotten meanwhile.
+    /// Puts a callback back into its slot. Returns it, to be dropped by the caller, if it was
+    /// removed while it ran.
     pub(super) fn put_back(&mut self, task: Task<C>) -> Option<Task<C>> {
         match self.slot(task.id) {
             Some(slot) => {
@@ -150,12 +153,12 @@ impl<C> Callbacks<C> {
         }
     }
 
-    /// Whether it has not run for the last time yet.
+    /// Returns `true` if the callback is registered: it may still run.
     pub(super) fn is_known(&mut self, id: CallbackId) -> bool {
         self.slot(id).is_some()
     }
 
-    /// Forgets one. Gives it to be dropped, unless it has been taken out.
+    /// Removes a callback. Returns its step, to be dropped by the caller, unless it is running.
     pub(super) fn forget(&mut self, id: CallbackId) -> Option<Step<C>> {
         let slot = self.slot(id)?;
         slot.generation += 1;
@@ -164,7 +167,7 @@ impl<C> Callbacks<C> {
         if let Place::Waiting(step) = place { Some(step) } else { None }
     }
 
-    /// Has all ring another bell from here on.
+    /// Connects all callbacks to another bell.
     pub(super) fn rewire(&mut self, bell: &Arc<Bell>) {
         for index in 0..self.slots.len() {
             let waker = self.waker(index, bell);

@@ -1,4 +1,4 @@
-//! The connection in hand: its stream, and what is to be done about it.
+//! The evented connection: its stream, its state and its callbacks.
 
 use super::bell::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left, Runs};
@@ -20,30 +20,33 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-/// A connection that is driven by hand, from any event loop or none. See the [module](crate::evented) for how.
+/// A connection driven by method calls, from any event loop or none. See the
+/// [module](crate::evented) for how.
 ///
-/// It stays on the thread that made it, because callbacks may hold what can't be sent to another; its
-/// [clients](Self::client) can be used by any thread. It keeps the connection open. Dropping it drops the stream, and ends what is under way with
-/// [`Broken::DriverDropped`](crate::Broken::DriverDropped): wait for [`Client::close`] before.
+/// It is not `Send`, because its callbacks may own values that are not; its [clients](Self::client)
+/// can be used from any thread. It keeps the connection open. Dropping it drops the stream, and
+/// completes pending requests with [`Broken::DriverDropped`](crate::Broken::DriverDropped): wait
+/// for [`Client::close`] first.
 pub struct Evented<S> {
     pump: Pump<NonBlocking<S>>,
     link: Arc<Link>,
-    /// Keeps the connection open, unless that is left to the others.
+    /// Keeps the connection open; `None` in [`run_to_end`](Self::run_to_end), where only the
+    /// application's handles do.
     pub(super) handle: Option<Handle>,
     others: WeakHandle,
-    /// What there is of a stream that is dialled.
+    /// The dialling state of a stream that is dialled; `None` for a stream of the application.
     dialled: Option<Dialled<S>>,
     callbacks: Callbacks<Self>,
     pub(super) bell: Arc<Bell>,
-    /// The latest time that is known: it never goes back.
+    /// The latest known time. It never goes back.
     latest: Instant,
-    /// How the connection has ended.
+    /// The outcome of the connection, once it has ended.
     pub(super) ended: Option<Result<(), Error>>,
-    /// There was more to be moved, or to be read again, when others had their turn.
+    /// There may be more to move: the last poll ended early, or reading has been resumed.
     more: bool,
-    /// The stream took no more of what there is to write.
+    /// The stream accepted no more output in the last poll.
     stuck: bool,
-    /// Whether reading was wished for when last asked.
+    /// Whether the state machine wanted input when it was last asked.
     reading: bool,
     pub(super) loop_broken: bool,
 }
@@ -55,14 +58,15 @@ impl<S> fmt::Debug for Evented<S> {
 }
 
 impl<S: Read + Write> Evented<S> {
-    /// A connection over a stream that says `WouldBlock` instead of waiting. The handshake begins with the first call
-    /// that moves octets. Of the options, the endpoint does not matter here.
+    /// Creates a connection over a stream that returns `WouldBlock` instead of blocking. The
+    /// handshake begins with the first call that moves bytes. The endpoints in the options are
+    /// ignored.
     pub fn new(stream: S, options: Options) -> Self {
         let latest = Instant::now();
         Self::over(stream, Connection::new(latest, options), latest)
     }
 
-    /// A connection whose stream is dialled, which begins at once.
+    /// Creates a connection and begins to dial its stream.
     pub(super) fn dialled(
         stream: S,
         options: Options,
@@ -98,34 +102,35 @@ impl<S: Read + Write> Evented<S> {
         }
     }
 
-    /// A handle to ask with. Clone it for whoever has something to ask, on any thread.
+    /// Returns a handle to make requests with. It can be cloned and used from any thread.
     #[must_use]
     pub fn client(&self) -> Client {
-        // When none is left, the connection is closing, and that is what another will say.
+        // If no handle is left, the connection is closing. Requests of a new handle report that.
         Client::with_handle(self.others.upgrade().unwrap_or_else(|| Handle::new(self.link.clone())))
     }
 
-    /// The stream.
+    /// Returns the stream.
     pub fn socket(&self) -> &S {
         &self.pump.io.0
     }
 
-    /// The stream, for what its kind needs. Octets that are read or written here are lost to the connection.
+    /// Returns the stream, for calls specific to its type. Bytes read or written here are lost to
+    /// the connection.
     pub fn socket_mut(&mut self) -> &mut S {
         &mut self.pump.io.0
     }
 
-    /// Whether there is a stream to move octets over.
+    /// Returns `true` if there is a connected stream.
     fn has_stream(&self) -> bool {
         self.dialled.as_ref().is_none_or(Dialled::is_standing)
     }
 
-    /// What is waited for while a stream is being had.
+    /// Returns what dialling is waiting for, if the stream is being dialled.
     fn underway(&self) -> Option<Underway> {
         self.dialled.as_ref().and_then(Dialled::underway)
     }
 
-    /// Moves what can be moved.
+    /// Moves everything that can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
         // If the stream panics, work may be left.
@@ -155,12 +160,12 @@ impl<S: Read + Write> Evented<S> {
         self.link.with(|machine| machine.timed_out(what, after))
     }
 
-    /// Whether there may be more to be moved, so that there is nothing to wait for.
+    /// Returns `true` if there may be more to move, so that there is no need to wait.
     pub(super) fn has_more(&self) -> bool {
         self.more
     }
 
-    /// What there is to wait for. Whoever asks for something from here on rings the bell.
+    /// Returns what to wait for. A later request rings the bell.
     fn wishes(&mut self) -> Wishes {
         let waker = Waker::from(self.bell.clone());
         loop {
@@ -174,17 +179,17 @@ impl<S: Read + Write> Evented<S> {
         }
     }
 
-    /// To be called when the stream can be read from. Takes in what has come, and writes what there is to say to it.
+    /// Reads and processes input, and writes the output. Call it when the stream is readable.
     /// Harmless at any other time.
     ///
     /// # Errors
-    /// Why the connection has ended, unless it was closed from this side. Everything that was under way has its answer
-    /// then, so [`run_any_callbacks`](Self::run_any_callbacks) once more.
+    /// The error that has ended the connection, unless the client closed it. All pending requests
+    /// have their results then, so call [`run_any_callbacks`](Self::run_any_callbacks) once more.
     pub fn on_read(&mut self) -> Result<(), Error> {
         self.drive()
     }
 
-    /// To be called when the stream can be written to. Writes what there is, and takes in what has come meanwhile.
+    /// Writes the output, and reads and processes input. Call it when the stream is writable.
     /// Harmless at any other time.
     ///
     /// # Errors
@@ -193,10 +198,10 @@ impl<S: Read + Write> Evented<S> {
         self.drive()
     }
 
-    /// To be called when the time has come that [`next_timeout`](Self::next_timeout) said. Sends heartbeats, gives up what
-    /// takes too long, and goes on with what was left. Harmless at any other time.
+    /// Sends heartbeats, fails what has reached its deadline, and continues unfinished work. Call
+    /// it at the [`next_timeout`](Self::next_timeout). Harmless at any other time.
     ///
-    /// A time that is later than the system's is believed, so that a test can have hours pass in a moment.
+    /// A `now` later than the system's time is accepted, so that hours can pass at once in a test.
     ///
     /// # Errors
     /// As [`on_read`](Self::on_read).
@@ -205,8 +210,8 @@ impl<S: Read + Write> Evented<S> {
         self.drive()
     }
 
-    /// Whether to wait until the stream can be read from. Not while as many deliveries wait to be taken as the options
-    /// allow, nor once the connection has ended.
+    /// Returns `true` if the loop should wait until the stream is readable. `false` while the
+    /// buffer of deliveries is at the limit in the options, and after the connection has ended.
     pub fn needs_read(&mut self) -> bool {
         if self.ended.is_some() {
             return false;
@@ -215,7 +220,7 @@ impl<S: Read + Write> Evented<S> {
         self.underway().map_or(wishes.input, |underway| underway.readable)
     }
 
-    /// Whether to wait until the stream can be written to.
+    /// Returns `true` if the loop should wait until the stream is writable.
     pub fn needs_write(&mut self) -> bool {
         if self.ended.is_some() {
             return false;
@@ -224,14 +229,15 @@ impl<S: Read + Write> Evented<S> {
         self.underway().map_or_else(|| self.pump.has_output(), |underway| underway.writable)
     }
 
-    /// When to call [`on_timeout`](Self::on_timeout) at the latest; a time that has passed when there is something left to
-    /// do at once, callbacks included. `None` when there is nothing but the stream to wait for. Ask before each wait.
+    /// Returns when to call [`on_timeout`](Self::on_timeout) at the latest. This is an instant in
+    /// the past if there is something to do at once, callbacks included, and `None` if only the
+    /// stream has to be waited for. Call it before each wait.
     pub fn next_timeout(&mut self) -> Option<Instant> {
         self.bell.clear();
         if self.callbacks.has_ready() { Some(self.latest) } else { self.next_deadline() }
     }
 
-    /// The same, but for callbacks.
+    /// Returns the same as [`next_timeout`](Self::next_timeout), but ignores callbacks.
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
         if self.ended.is_some() {
             return None;
@@ -245,21 +251,23 @@ impl<S: Read + Write> Evented<S> {
         [wishes.timeout, self.underway().map(|underway| underway.until)].into_iter().flatten().min()
     }
 
-    /// Whether the connection has ended, and the stream with it. Callbacks may still be ready to be run.
+    /// Returns `true` if the connection has ended and its stream is closed. Callbacks may still be
+    /// ready to run.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ended.is_some()
     }
 
-    /// Has another loop woken when there is something to do that it can't know of, because another thread has asked for
-    /// it. A loop of one thread, or one of ours, needs none.
+    /// Sets a waker that is called when another thread makes a request, which the application's
+    /// event loop cannot notice otherwise. Not needed with a single thread, nor with
+    /// [`run`](Self::run) and [`wait`](Self::wait).
     pub fn set_waker(&mut self, waker: Waker) {
         self.bell = Arc::new(Bell::with_waker(waker));
         self.callbacks.rewire(&self.bell);
         self.wishes();
     }
 
-    /// Ends [`run`](Self::run) when the callback that calls it returns.
+    /// Ends [`run`](Self::run) when the callback that calls this method returns.
     pub fn loop_break(&mut self) {
         self.loop_broken = true;
     }
@@ -304,8 +312,9 @@ impl<S: Read + Write> Rounds for Evented<S> {
 }
 
 impl<S: Read + Write + 'static> Evented<S> {
-    /// Has a callback run, once, when a promise is answered, or any future is ready. It runs in [`run`](Self::run) or
-    /// [`run_any_callbacks`](Self::run_any_callbacks), never inside this call.
+    /// Registers a callback to run once when a promise, or any other future, is ready. It runs in
+    /// [`run`](Self::run) or [`run_any_callbacks`](Self::run_any_callbacks), never inside this
+    /// call.
     ///
     /// The callback receives the connection and may call any method of it. A panic of the callback
     /// is passed on to the caller of these methods; the connection and the other callbacks stay
@@ -329,7 +338,7 @@ impl<S: Read + Write + 'static> Evented<S> {
         self.callbacks.add(&self.bell, Runs::Once, Box::new(step))
     }
 
-    /// The same as [`on`](Self::on), by Puka's name.
+    /// An alias of [`on`](Self::on), by Puka's name.
     pub fn set_callback<F: Future + 'static>(
         &mut self,
         promise: F,
@@ -338,9 +347,10 @@ impl<S: Read + Write + 'static> Evented<S> {
         self.on(promise, callback)
     }
 
-    /// Has a callback run with every delivery of a consumer, and with the reason when it has ended, which is the last time.
-    /// [`off`](Self::off) cancels it. What is said of callbacks at [`on`](Self::on) holds here, too; after a panic the next
-    /// delivery is the next to come.
+    /// Registers a callback to run with every delivery of a consumer, and a last time with the
+    /// reason when the consumer has ended. [`off`](Self::off) cancels the consumer. Otherwise as
+    /// [`on`](Self::on), except that the callback stays registered after a panic and receives the
+    /// next delivery.
     pub fn on_each(
         &mut self,
         mut consumer: Consumer,
@@ -361,21 +371,22 @@ impl<S: Read + Write + 'static> Evented<S> {
         self.callbacks.add(&self.bell, Runs::AgainAfterPanic, Box::new(step))
     }
 
-    /// Takes a callback back. It is dropped with what it waits for: a promise's answer is absorbed, a consumer is
-    /// cancelled. False when it has run for the last time already.
+    /// Removes a callback, and drops it with its promise or consumer: the result of a promise is
+    /// discarded, a consumer is cancelled. Returns `false` if the callback had already run for the
+    /// last time.
     pub fn off(&mut self, callback: CallbackId) -> bool {
         let known = self.callbacks.is_known(callback);
         drop(self.callbacks.forget(callback));
         known
     }
 
-    /// Runs the callbacks whose time has come, those included that become ready meanwhile. Does not wait, and moves no
-    /// octets.
+    /// Runs all ready callbacks, including those that become ready meanwhile. Does not wait, and
+    /// moves no bytes.
     pub fn run_any_callbacks(&mut self) {
         while self.run_callback() {}
     }
 
-    /// Runs one callback, if one is ready.
+    /// Runs one callback, if one is ready. Returns `true` if it did.
     pub(super) fn run_callback(&mut self) -> bool {
         let Some(mut task) = self.callbacks.take_ready() else { return false };
         let waker = task.waker.clone();
@@ -405,7 +416,7 @@ impl<S: Read + Write + 'static> Evented<S> {
         true
     }
 
-    /// Whether a callback is ready.
+    /// Returns `true` if a callback is ready.
     pub(super) fn has_ready_callback(&mut self) -> bool {
         self.callbacks.has_ready()
     }

@@ -1,4 +1,4 @@
-//! The stream's descriptor, for loops that wait for it. Puka's `fileno`.
+//! The descriptor of the stream, for event loops. Puka's `fileno`.
 
 use super::conn::Evented;
 
@@ -8,16 +8,18 @@ mod unix {
     use std::io::{Read, Write};
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
-    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
+    /// The stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
+    /// calls that move bytes, and [`Stream::generation`](crate::evented::Stream::generation)
+    /// changes with it. Get it again before each wait.
     impl<S: Read + Write + AsFd> AsFd for Evented<S> {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.socket().as_fd()
         }
     }
 
-    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
-    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
+    /// The stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
+    /// calls that move bytes, and [`Stream::generation`](crate::evented::Stream::generation)
+    /// changes with it. Get it again before each wait.
     impl<S: Read + Write + AsRawFd> AsRawFd for Evented<S> {
         fn as_raw_fd(&self) -> RawFd {
             self.socket().as_raw_fd()
@@ -31,16 +33,18 @@ mod windows {
     use std::io::{Read, Write};
     use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
 
-    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
-    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
+    /// The stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
+    /// that move bytes, and [`Stream::generation`](crate::evented::Stream::generation) changes with
+    /// it. Get it again before each wait.
     impl<S: Read + Write + AsSocket> AsSocket for Evented<S> {
         fn as_socket(&self) -> BorrowedSocket<'_> {
             self.socket().as_socket()
         }
     }
 
-    /// The stream's. That of [`connect`](crate::evented::connect) changes, within the calls that move octets:
-    /// [`Stream::generation`](crate::evented::Stream::generation) says when. Ask for it anew before each wait.
+    /// The stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
+    /// that move bytes, and [`Stream::generation`](crate::evented::Stream::generation) changes with
+    /// it. Get it again before each wait.
     impl<S: Read + Write + AsRawSocket> AsRawSocket for Evented<S> {
         fn as_raw_socket(&self) -> RawSocket {
             self.socket().as_raw_socket()

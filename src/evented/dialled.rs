@@ -1,24 +1,24 @@
-//! A stream that is dialled, and dialled again when it is lost: the connection without it.
+//! The dialling of a stream: when to dial, and what to wait for meanwhile.
 
 use crate::driver::{Turn, turn_without_stream};
 use crate::error::Error;
 use crate::link::Link;
 use std::time::Instant;
 
-/// What is waited for while a stream is being had.
+/// The events and the time that a stream being dialled waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Underway {
-    /// When it is to be gone on with at the latest.
+    /// The latest time to continue.
     pub(super) until: Instant,
-    /// Before that when it is readable, and when it is writable.
+    /// Continue earlier if the stream is readable, or writable.
     pub(super) readable: bool,
     pub(super) writable: bool,
 }
 
-/// How far a stream is.
+/// The progress of dialling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It stands, leads to that endpoint, and may be such that nobody else can read it.
+    /// The stream is connected to this endpoint. It is private if third parties cannot read it.
     Ready {
         endpoint: usize,
         is_private: bool,
@@ -26,27 +26,27 @@ pub(super) enum Progress {
     Underway(Underway),
 }
 
-/// Has a stream lead to the broker.
+/// Connects a stream to the broker.
 pub(super) trait Dialler<S> {
-    /// Begins with that endpoint.
+    /// Begins to dial, starting with this endpoint.
     fn begin(&mut self, stream: &mut S, first: usize, now: Instant) -> Result<Progress, Error>;
 
-    /// Goes on with what was begun.
+    /// Continues dialling.
     fn go_on(&mut self, stream: &mut S, now: Instant) -> Result<Progress, Error>;
 
-    /// Has the stream lead nowhere.
+    /// Closes the stream.
     fn hang_up(&mut self, stream: &mut S);
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Until it is time to dial.
+    /// Waits until it is time to dial.
     Waiting,
     Dialling(Underway),
     Standing,
 }
 
-/// Dials when it is time to.
+/// A stream that is dialled, and dialled again after a loss.
 pub(super) struct Dialled<S> {
     dialler: Box<dyn Dialler<S>>,
     phase: Phase,
@@ -57,23 +57,24 @@ impl<S> Dialled<S> {
         Self { dialler: Box::new(dialler), phase: Phase::Waiting }
     }
 
-    /// Whether there is a stream to move octets over.
+    /// Returns `true` if the stream is connected.
     pub(super) fn is_standing(&self) -> bool {
         matches!(self.phase, Phase::Standing)
     }
 
-    /// What is waited for while a stream is being had.
+    /// Returns what dialling is waiting for, if the stream is being dialled.
     pub(super) fn underway(&self) -> Option<Underway> {
         if let Phase::Dialling(underway) = self.phase { Some(underway) } else { None }
     }
 
-    /// The stream is of no use any more.
+    /// Closes the stream.
     pub(super) fn hang_up(&mut self, stream: &mut S) {
         self.dialler.hang_up(stream);
         self.phase = Phase::Waiting;
     }
 
-    /// Does what there is to do without a stream, once; nothing when there is one.
+    /// Takes a turn without a stream: begins or continues to dial, or waits. Returns `None` if the
+    /// stream is connected.
     pub(super) fn turn(&mut self, stream: &mut S, link: &Link, now: Instant) -> Option<Turn> {
         let progress = match self.phase {
             Phase::Standing => return None,

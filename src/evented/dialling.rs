@@ -1,4 +1,4 @@
-//! Executes the dial plan with sockets that do not block. Only looking up a name does.
+//! Executes the dial plan with sockets that do not block. Only resolving a name blocks.
 
 use super::dialled::{Dialler, Progress, Underway};
 #[cfg(feature = "tls")]
@@ -11,7 +11,7 @@ use crate::options::Options;
 use std::net::ToSocketAddrs;
 use std::time::Instant;
 
-/// Dials the endpoints of the options, as often as needed.
+/// Dials the endpoints of the options, any number of times.
 pub(super) struct Endpoints {
     options: Options,
     attempt: Option<Attempt>,
@@ -49,10 +49,10 @@ impl Dialler<Stream> for Endpoints {
 
 /// One round over the endpoints.
 struct Attempt {
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "it can only refuse"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS it only checks the options"))]
     security: Security,
     plan: DialPlan,
-    /// The TCP connection is established, and the TLS handshake is under way.
+    /// The TCP connection is established, and the TLS handshake is in progress.
     is_connected: bool,
 }
 
@@ -71,7 +71,7 @@ impl Attempt {
             let failure = match step {
                 DialStep::Resolve { host, port } => {
                     let resolved = (&*host, port).to_socket_addrs();
-                    // Looking up a name blocks, so time has passed.
+                    // Resolving a name blocks, so time has passed.
                     now = now.max(Instant::now());
                     match resolved {
                         Ok(addresses) => {
@@ -112,7 +112,7 @@ impl Attempt {
             match stream.socket.is_connected() {
                 Ok(true) => {
                     self.is_connected = true;
-                    // The socket knows itself whether there is a TLS handshake.
+                    // The socket itself knows whether there is a TLS handshake.
                     self.plan.connected(now);
                 }
                 Ok(false) if now < self.plan.deadline() => return Ok(self.underway(false, true)),
@@ -167,14 +167,15 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
-    /// A stream, and who dials these addresses for it, each with an endpoint of its own.
+    /// Returns an unconnected stream, and a dialler with one endpoint for each of the addresses.
     fn dialler(addresses: &[SocketAddr]) -> (Stream, Endpoints) {
         let endpoints = addresses.iter().map(|address| Endpoint::tcp("127.0.0.1", address.port()));
         let options = Options::default().endpoints_in_turn(endpoints).unwrap().dial_timeout(SOON);
         (Stream::nowhere().unwrap(), Endpoints::new(options))
     }
 
-    /// Goes on until it stands or fails. A refusal on loopback comes at once.
+    /// Continues until the stream is connected or dialling fails. A refusal on loopback is
+    /// immediate.
     fn end_of(addresses: &[SocketAddr], first: usize) -> Result<(Stream, usize), Error> {
         let (mut stream, mut dialler) = dialler(addresses);
         let mut progress = dialler.begin(&mut stream, first, Instant::now())?;
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_is_tried_in_turn_and_the_round_begins_where_it_is_told_to() {
+    fn addresses_are_tried_in_turn_from_the_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [free_address(), listener.local_addr().unwrap(), free_address()];
         for first in 0..3 {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn when_none_answers_the_last_ones_error_tells() {
+    fn last_address_determines_the_error() {
         let last = free_address();
         let refused = end_of(&[free_address(), last], 0).unwrap_err();
         assert!(refused.is_connection_broken(), "{refused:?}");
@@ -216,10 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_does_not_answer_is_given_up_in_time() {
-        let (deaf, _listener, _full) = deaf();
+    fn silent_address_is_given_up_after_the_timeout() {
+        let (silent, _listener, _full) = silent();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (mut stream, mut dialler) = dialler(&[deaf, listener.local_addr().unwrap()]);
+        let (mut stream, mut dialler) = dialler(&[silent, listener.local_addr().unwrap()]);
         let nowhere = stream.generation();
         let now = Instant::now();
         let given_up = until(dialler.begin(&mut stream, 0, now));
@@ -229,25 +230,21 @@ mod tests {
         assert_eq!(until(dialler.go_on(&mut stream, now + SOON / 2)), given_up);
         assert_eq!(stream.generation(), first);
         assert_eq!(until(dialler.go_on(&mut stream, given_up)), given_up + SOON);
-        assert_ne!(
-            stream.generation(),
-            first,
-            "a loop that knows the old one must see that there is another"
-        );
+        assert_ne!(stream.generation(), first, "the generation must change with the descriptor");
         assert_eq!(stream.tcp().unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
     }
 
     #[test]
-    fn the_time_that_it_took_is_in_the_error() {
-        let (deaf, _listener, _full) = deaf();
-        let (mut stream, mut dialler) = dialler(&[deaf]);
+    fn error_contains_the_dial_timeout() {
+        let (silent, _listener, _full) = silent();
+        let (mut stream, mut dialler) = dialler(&[silent]);
         let given_up = until(dialler.begin(&mut stream, 0, Instant::now()));
         let late = dialler.go_on(&mut stream, given_up).unwrap_err();
         assert_eq!(late.to_string(), "dialling took longer than 60 s");
     }
 
-    /// An address that takes no connection and refuses none: its queue is full.
-    fn deaf() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
+    /// Returns an address that neither accepts nor refuses a connection: its backlog is full.
+    fn silent() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
         let listener = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();

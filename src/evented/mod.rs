@@ -1,10 +1,10 @@
-//! The client without any runtime: waited for, with callbacks, or inside your own event loop.
+//! A client without a runtime: blocking calls, callbacks, or inside your own event loop.
 //!
-//! [`connect`] gives an [`Evented`]: the connection in hand, over a socket that never blocks, with TLS if the URI says
-//! `amqps` and the feature `tls` is on. What is asked of it, is asked of its [`client`](Evented::client), the same as
-//! everywhere else.
+//! [`connect`] returns an [`Evented`]: the connection and its socket, which never blocks, with TLS
+//! if the URI says `amqps` and the feature `tls` is enabled. Requests are made with its
+//! [`client`](Evented::client), as everywhere else.
 //!
-//! # Straight through
+//! # Blocking
 //! ```no_run
 //! # fn main() -> Result<(), puka::Error> {
 //! use std::time::Duration;
@@ -13,7 +13,7 @@
 //! conn.wait(&mut client.connect(), None)?;
 //! let queue = conn.wait(&mut client.queue_declare("test").send(), Some(Duration::from_secs(5)))?;
 //! let mut test = conn.wait(&mut client.basic_consume(queue.name).prefetch_count(1).send(), None)?;
-//! let delivery = conn.wait(&mut test, None)?; // a consumer is waited for like a promise, again and again
+//! let delivery = conn.wait(&mut test, None)?; // a consumer can be waited for repeatedly
 //! delivery.ack()?;
 //! conn.wait(&mut client.close(), None)
 //! # }
@@ -31,28 +31,31 @@
 //! conn.run(None)
 //! # }
 //! ```
-//! [`run()`] does so with several clients at once.
+//! [`run()`] does the same for several clients at once.
 //!
 //! # In your own loop
-//! An event loop that can wait until a descriptor is readable or writable, or until a time, can drive a client. Each turn of
-//! it does this, in this order:
+//! An event loop that waits for descriptors and for a timeout can drive a client. Each iteration
+//! takes these steps, in this order:
 //!
-//! 1. [`run_any_callbacks`](Evented::run_any_callbacks), if there are callbacks; leave when it [`is_over`](Evented::is_over);
-//! 2. wait for the [descriptor](Evented#impl-AsFd-for-Evented<S>): until it is readable if the client
-//!    [`needs_read`](Evented::needs_read), writable if it [`needs_write`](Evented::needs_write), and no longer than to the
+//! 1. [`run_any_callbacks`](Evented::run_any_callbacks), if there are callbacks; leave the loop if
+//!    the client [`is_over`](Evented::is_over);
+//! 2. wait for the [descriptor](Evented#impl-AsFd-for-Evented<S>): until it is readable if the
+//!    client [`needs_read`](Evented::needs_read), writable if it
+//!    [`needs_write`](Evented::needs_write), and at most until the
 //!    [`next_timeout`](Evented::next_timeout);
-//! 3. [`on_read`](Evented::on_read), [`on_write`](Evented::on_write) or [`on_timeout`](Evented::on_timeout), as it came. Each
-//!    moves what can be moved before callbacks have their turn, and `next_timeout` tells when there may be more, so a loop that
-//!    only tells of changes will do, and calling one too often is harmless.
+//! 3. [`on_read`](Evented::on_read), [`on_write`](Evented::on_write) or
+//!    [`on_timeout`](Evented::on_timeout), depending on what happened. Each moves what can be moved
+//!    before callbacks run, and `next_timeout` returns an instant in the past if there may be more.
+//!    So edge-triggered loops work, too, and extra calls are harmless.
 //!
-//! Ask for the three of step 2 anew each time, also after requests that were made elsewhere in the loop: a request is
-//! queued at once, and written in the next turn. When other threads make requests, have them wake the loop with
-//! [`set_waker`](Evented::set_waker).
+//! Ask again for the three conditions of step 2 in each iteration, also after requests made
+//! elsewhere in the loop: a request is queued at once, and written in the next iteration. If other
+//! threads make requests, let them wake the loop with [`set_waker`](Evented::set_waker).
 //!
-//! The descriptor is another one after each address that is tried in turn, and when the connection is lost and when it comes
-//! back. It changes only within the calls of step 3. Where it has to be registered, do so anew whenever
-//! [`Stream::generation`] says another number: the one before is closed, and the new one may well have the number of an older
-//! one.
+//! The descriptor changes with each address that is tried, when the connection is lost, and when it
+//! is re-established. It changes only within the calls of step 3. If your loop registers
+//! descriptors, register again whenever [`Stream::generation`] has changed: the old descriptor is
+//! closed, and the new one may have the number of an earlier one.
 //!
 //! ```
 //! # use std::time::{Duration, Instant};
@@ -72,7 +75,8 @@
 //!     let left = conn.next_timeout().map(|at| at.saturating_duration_since(Instant::now()));
 //!     let left = left.map(|left| Timespec::try_from(left).unwrap());
 //!
-//!     let mut descriptors = [PollFd::new(conn, wanted)]; // and what else the program waits for
+//!     // The array can have other descriptors of the program, too.
+//!     let mut descriptors = [PollFd::new(conn, wanted)];
 //!     poll(&mut descriptors, left.as_ref()).unwrap();
 //!     let ready = descriptors[0].revents();
 //!
@@ -89,17 +93,20 @@
 //! ```
 //!
 //! # When the connection is lost
-//! What [`connect`] gave is dialled again, as [`Recovery`](crate::Recovery) says, and [comes back](crate::recovery) with what
-//! it had. [`wait`](Evented::wait), [`run`](Evented::run) and [`run()`] go on meanwhile, and so does a loop of your own that
-//! follows the descriptor: only when it is given up [`is_over`](Evented::is_over) is true, and the calls give the error. Until
-//! it is time to dial there is no socket: the descriptor is one that is never ready, nothing is needed but the
-//! [`next_timeout`](Evented::next_timeout). [`Client::state`](crate::Client::state) and
-//! [`Client::notices`](crate::Client::notices) tell of it.
+//! A client from [`connect`] dials again as [`Recovery`](crate::Recovery) prescribes, and
+//! [recovers](crate::recovery) its topology and consumers. [`wait`](Evented::wait),
+//! [`run`](Evented::run) and [`run()`] continue meanwhile, and so does your own loop if it follows
+//! the descriptor. Only when recovery gives up does [`is_over`](Evented::is_over) return `true` and
+//! the calls return the error. Between attempts there is no socket: the descriptor is one that is
+//! never ready, and only [`next_timeout`](Evented::next_timeout) matters.
+//! [`Client::state`](crate::Client::state) and [`Client::notices`](crate::Client::notices) report
+//! the state.
 //!
 //! # Over any stream
-//! [`Evented::new`] takes whatever is `Read + Write` and says [`WouldBlock`](std::io::ErrorKind::WouldBlock) instead of
-//! waiting: a Unix socket, a pipe, a TLS session that has shaken hands. It can be driven by hand whatever it is; waiting
-//! needs one that has a descriptor. When it is lost, that is the end: there is nothing to dial.
+//! [`Evented::new`] takes anything that is `Read + Write` and returns
+//! [`WouldBlock`](std::io::ErrorKind::WouldBlock) instead of blocking: a Unix socket, a pipe, a TLS
+//! session after its handshake. Any such stream can be driven by an event loop; the blocking calls
+//! need one with a descriptor. A loss is final, because there is nothing to dial.
 
 mod bell;
 mod callbacks;

@@ -1,16 +1,16 @@
-//! A stream that says `WouldBlock`, as one that is polled.
+//! A non-blocking stream as a polled one: `WouldBlock` becomes `Poll::Pending`.
 //!
-//! Nobody is woken: whoever waits for the stream asks the system, and then polls again.
+//! It registers no waker. The caller waits for the stream with the system's calls, and polls again.
 
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A stream that says `WouldBlock` instead of waiting.
+/// A stream that returns `WouldBlock` instead of blocking.
 pub(super) struct NonBlocking<S>(pub(super) S);
 
-/// The stream is only ever used by reference.
+/// The stream is only used by reference, and never pinned.
 impl<S> Unpin for NonBlocking<S> {}
 
 fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
@@ -47,7 +47,7 @@ impl<S: Write> AsyncWrite for NonBlocking<S> {
         polled(self.0.flush())
     }
 
-    /// Its end of the stream is closed when the stream is dropped.
+    /// Only flushes. Dropping the stream closes it.
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         polled(self.0.flush())
     }

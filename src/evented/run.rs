@@ -1,4 +1,5 @@
-//! The loop that waits for the system: until the stream of a client is ready, its time has come, or its bell is rung.
+//! The loop that waits for the system: until a client's stream is ready, its deadline is reached,
+//! or its bell is rung.
 
 use super::conn::Evented;
 use crate::error::Error;
@@ -12,17 +13,18 @@ pub(super) use std::os::fd::AsFd as Source;
 #[cfg(windows)]
 pub(super) use std::os::windows::io::AsSocket as Source;
 
-/// Callbacks that are run before the stream has its turn.
+/// The number of callbacks to run before the stream is polled again.
 const BATCH: usize = 256;
 
-/// The longest wait in one call: more than every system takes for one would be an error.
+/// The longest wait in one call. Some systems return an error for a longer one.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl<S: Read + Write + Source + 'static> Evented<S> {
-    /// Waits and runs callbacks, until one of them calls [`loop_break`](Self::loop_break), the time is over, or the
-    /// connection has ended and its last callbacks have run. Puka's `loop`.
+    /// Waits and runs callbacks, until one of them calls [`loop_break`](Self::loop_break), the
+    /// timeout has passed, or the connection has ended and its last callbacks have run. Puka's
+    /// `loop`.
     ///
-    /// What waits to be written when it ends is written as far as the stream takes it.
+    /// At the end it writes the output, as far as the stream accepts it.
     ///
     /// ```
     /// # puka_test_suite::evented_example(|conn| {
@@ -40,17 +42,17 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
     /// ```
     ///
     /// # Errors
-    /// Why the connection has ended, unless it was closed from this side. [`Error::ConnectionBroken`] also when the system
-    /// has nothing left to wait with.
+    /// The error that has ended the connection, unless the client closed it.
+    /// [`Error::ConnectionBroken`] also if the system has no resources left for waiting.
     ///
     /// # Panics
-    /// When a callback does; it can be called again.
+    /// If a callback panics. The method can be called again.
     pub fn run(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         run(&mut [self], timeout)
     }
 
-    /// Runs for as long as anybody holds a client, a promise, a consumer or a delivery, and then closes the connection: for
-    /// a thread that does nothing else.
+    /// Runs until the last client, promise, consumer and delivery is dropped, then closes the
+    /// connection. Meant for a thread that does nothing else.
     ///
     /// ```
     /// # fn main() -> Result<(), puka::Error> {
@@ -76,26 +78,26 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
     /// As [`run`](Self::run).
     ///
     /// # Panics
-    /// When a callback does.
+    /// If a callback panics.
     pub fn run_to_end(mut self) -> Result<(), Error> {
         self.handle = None;
         while !self.is_over() {
-            // Whatever breaks the loop does not end it.
+            // `loop_break` ends a call of `run`, but not this loop.
             self.run(None)?;
         }
         self.run(None)
     }
 }
 
-/// Runs several clients in one loop, until a callback calls [`Evented::loop_break`], the time is over, or all connections
-/// have ended. Puka's `loop(clients)`.
+/// Runs several clients in one loop, until a callback calls [`Evented::loop_break`], the timeout
+/// has passed, or all connections have ended. Puka's `loop(clients)`.
 ///
 /// # Errors
-/// When all connections have ended, why the first of them did that was not closed from this side. As [`Evented::run`] when
-/// the system has nothing left to wait with.
+/// When all connections have ended, the error of the first client in the list that was not closed
+/// on request. As [`Evented::run`] if the system has no resources left for waiting.
 ///
 /// # Panics
-/// When a callback does; it can be called again.
+/// If a callback panics. The function can be called again.
 pub fn run<S: Read + Write + Source + 'static>(
     clients: &mut [&mut Evented<S>],
     timeout: Option<Duration>,
@@ -105,7 +107,7 @@ pub fn run<S: Read + Write + Source + 'static>(
     }
     let outcome = run_until(clients, timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
     for client in clients {
-        // What the last callbacks asked for.
+        // Writes the requests of the last callbacks.
         drop(client.drive());
     }
     outcome
@@ -118,7 +120,8 @@ fn run_until<S: Read + Write + Source + 'static>(
     loop {
         let mut busy = false;
         for client in &mut *clients {
-            // How it ends, if it ends, the callbacks are told, and the caller when all have.
+            // An error is reported to the callbacks now, and to the caller once all connections
+            // have ended.
             drop(client.drive());
             for _ in 0..BATCH {
                 if !client.run_callback() {
@@ -143,7 +146,8 @@ fn run_until<S: Read + Write + Source + 'static>(
     }
 }
 
-/// Waits until the stream of one of these clients is ready, its time has come, or its bell is rung.
+/// Waits until the stream of one of these clients is ready, its deadline is reached, or its bell is
+/// rung.
 pub(super) fn sleep<S: Read + Write + Source>(
     clients: &mut [&mut Evented<S>],
     until: Option<Instant>,
@@ -166,7 +170,8 @@ pub(super) fn sleep<S: Read + Write + Source>(
         }
     }
     for (client, interest) in clients.iter().zip(interests) {
-        // One that is not waited for is left out, as the system would tell of its end all the same.
+        // A stream without an interest is left out, because the system reports a hang-up even for
+        // an empty interest.
         if !interest.is_empty() {
             sources.push(PollFd::new(client.socket(), interest));
         }

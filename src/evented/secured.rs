@@ -12,12 +12,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-/// A TLS session over a socket. Dropped, it says goodbye if it can do so at once.
+/// A TLS session over a socket. Its drop sends `close_notify` if that is possible without blocking.
 #[derive(Debug)]
 pub(super) struct Secured(TlsStream<NonBlocking<TcpStream>>);
 
 impl Secured {
-    /// One that has yet to shake hands.
+    /// Returns a session before its handshake.
     pub(super) fn new(
         socket: TcpStream,
         config: Arc<ClientConfig>,
@@ -26,7 +26,7 @@ impl Secured {
         TlsStream::new(NonBlocking(socket), config, name).map(Self)
     }
 
-    /// Goes on with shaking hands. False while that is under way.
+    /// Continues the TLS handshake. Returns `true` once it is complete.
     pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
         match self.0.poll_handshake(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(done) => done.map(|()| true),
@@ -34,7 +34,7 @@ impl Secured {
         }
     }
 
-    /// Whether it waits until the socket can be written to.
+    /// Returns `true` if the session waits until the socket is writable.
     pub(super) fn wants_write(&self) -> bool {
         self.0.wants_write()
     }
@@ -43,7 +43,7 @@ impl Secured {
         &self.0.io().0
     }
 
-    /// Polls, without anybody to be woken.
+    /// Polls without a waker.
     fn polled<T>(
         &mut self,
         poll: impl FnOnce(Pin<&mut TlsStream<NonBlocking<TcpStream>>>, &mut Context<'_>) -> Poll<io::Result<T>>,

@@ -1,4 +1,4 @@
-//! Sockets that do not block: those that may still be connecting, and what is spoken over them.
+//! Non-blocking sockets of every kind, connecting or connected.
 
 #[cfg(feature = "tls")]
 use super::secured::Secured;
@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 
 #[derive(Debug)]
 pub(super) enum Socket {
-    /// It stands for one that there is not, because a loop wants a descriptor.
+    /// A placeholder while there is no connection: an event loop needs a descriptor.
     Idle(socket2::Socket),
     Tcp(TcpStream),
     #[cfg(feature = "tls")]
@@ -24,12 +24,13 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// One to which nothing ever happens: of datagrams, as one of a stream would count as one whose peer has hung up.
+    /// Returns a socket that is never ready. It is a datagram socket, because the system reports an
+    /// unconnected stream socket as hung up.
     pub(super) fn idle() -> io::Result<Self> {
         socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).map(Self::Idle)
     }
 
-    /// Begins to connect, without waiting for it.
+    /// Begins to connect, without blocking.
     pub(super) fn begin(address: &Address) -> io::Result<Self> {
         let (domain, target) = match address {
             Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
@@ -46,17 +47,18 @@ impl Socket {
                 {
                     return Err(error);
                 }
-                // A request is written whole, so holding back the rest of it for more to come would only delay it.
+                // A request is written in one piece, so Nagle's algorithm would only delay its last
+                // segment.
                 socket.set_tcp_nodelay(true)?;
                 Ok(Self::Tcp(socket.into()))
             }
-            // It connects at once or not at all.
+            // A Unix socket connects at once or fails.
             #[cfg(unix)]
             Address::Unix(_) => connecting.map(|()| Self::Unix(OwnedFd::from(socket).into())),
         }
     }
 
-    /// Whether it is connected; false while that is under way.
+    /// Returns `true` if the socket is connected, `false` while it is connecting.
     pub(super) fn is_connected(&self) -> io::Result<bool> {
         let Some(socket) = self.tcp() else { return Ok(true) };
         if let Some(error) = socket.take_error()? {
@@ -69,7 +71,7 @@ impl Socket {
         }
     }
 
-    /// Shakes hands, if it has to. False while that is under way.
+    /// Continues the TLS handshake, if there is one. Returns `true` once it is complete.
     pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
         match self {
             #[cfg(feature = "tls")]
@@ -78,7 +80,7 @@ impl Socket {
         }
     }
 
-    /// Whether shaking hands waits until it can be written to.
+    /// Returns `true` if the TLS handshake waits until the socket is writable.
     pub(super) fn wants_write(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -87,7 +89,7 @@ impl Socket {
         }
     }
 
-    /// Has the peer know that nothing comes any more.
+    /// Shuts down both directions of the socket.
     pub(super) fn shut_down(&self) {
         match self {
             Self::Idle(_) => {}
@@ -97,12 +99,12 @@ impl Socket {
         }
     }
 
-    /// Whether nobody else can read what goes over it.
+    /// Returns `true` if third parties cannot read the stream: it is TLS or a Unix socket.
     pub(super) fn is_private(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Idle(_))
     }
 
-    /// The socket of TCP, below TLS, too.
+    /// Returns the TCP socket, also the one below TLS.
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),
@@ -113,13 +115,13 @@ impl Socket {
     }
 }
 
-/// Whether that means that it goes on.
+/// Returns `true` if the error means that the socket is still connecting.
 fn is_under_way(error: &io::Error) -> bool {
     let in_progress = rustix::io::Errno::INPROGRESS.raw_os_error();
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(in_progress)
 }
 
-/// The same for each kind of socket.
+/// Evaluates the same expression for each kind of socket.
 macro_rules! each {
     ($stream:expr, $socket:ident => $it:expr) => {
         match $stream {

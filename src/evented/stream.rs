@@ -1,15 +1,14 @@
-//! The stream behind `connect`: one socket after the other.
+//! The stream of `connect`: a sequence of sockets.
 
 use super::socket::Socket;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 
-/// The stream of a client from [`connect`](super::connect): a TCP or Unix socket that does not block, with TLS over it if
-/// the options say so.
+/// The stream of a client from [`connect`](super::connect): a non-blocking TCP or Unix socket, with
+/// TLS over it if the options ask for it.
 ///
-/// While it is connecting, another socket takes its place whenever the next address is tried, and again when the connection
-/// is lost. While there is none, because a connection that was lost is to be dialled only later, it has a descriptor that is
-/// never ready.
+/// Each address that is tried gets a new socket, also after the connection was lost. Between
+/// attempts there is no socket, and the stream has a descriptor that is never ready.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) socket: Socket,
@@ -17,35 +16,39 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// One that leads nowhere.
+    /// Returns a stream without a connection.
     pub(super) fn nowhere() -> io::Result<Self> {
         Ok(Self { socket: Socket::idle()?, generation: 0 })
     }
 
-    /// Has another socket take the place of the one before.
+    /// Replaces the socket.
     pub(super) fn set(&mut self, socket: Socket) {
         self.socket = socket;
         self.generation += 1;
     }
 
-    /// From here on it leads nowhere.
+    /// Closes the connection. The stream has no socket afterwards.
     pub(super) fn hang_up(&mut self) {
         match Socket::idle() {
             Ok(idle) => self.set(idle),
-            // Where the system has no descriptor to spare, the one that there is stays for as long.
+            // Without a free descriptor for a placeholder, the old socket stays open, but is shut
+            // down.
             Err(_) => self.socket.shut_down(),
         }
     }
 
-    /// Which descriptor it has, counted: the number is another one whenever the descriptor is. The one before is closed.
+    /// Returns a number that changes whenever the descriptor changes. The previous descriptor is
+    /// closed.
     ///
-    /// The descriptor's own number does not tell, because the system uses those that are free again.
+    /// The descriptor itself does not show a change, because the system reuses the numbers of
+    /// closed descriptors.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The socket, if it is one of TCP, also below TLS. `None` also while there is none.
+    /// Returns the TCP socket, also the one below TLS; `None` for a Unix socket, and while there is
+    /// no connection.
     #[must_use]
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.socket.tcp()

@@ -1,4 +1,4 @@
-//! Waiting for one answer, for the first of several, or for all of them.
+//! Blocking waits for one result, for the first of several, or for all of them.
 
 use super::conn::Evented;
 use super::run::{Source, sleep};
@@ -12,13 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// What can be waited for: a [`Promise`](crate::Promise), or any other future that may fail; and a [`Consumer`], again and
-/// again.
+/// Something that can be waited for: a [`Promise`](crate::Promise) or another fallible future, and
+/// a [`Consumer`], which can be waited for repeatedly.
 pub trait Awaited {
-    /// What comes of it.
+    /// The type of the result.
     type Answer;
 
-    /// Whether it is there.
+    /// Polls for the result.
     #[doc(hidden)]
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::Answer, Error>>;
 }
@@ -31,15 +31,17 @@ impl<T, F: Future<Output = Result<T, Error>> + Unpin> Awaited for F {
     }
 }
 
-/// The next delivery. When the consumer has ended, an error says why: [`Error::InvalidArgument`] when it was cancelled from
-/// this side, so that nothing can come any more.
+/// Waits for the next delivery. If the consumer has ended, the error says why:
+/// [`Error::InvalidArgument`] if the client cancelled it, so that no delivery can follow.
 impl Awaited for Consumer {
     type Answer = Delivery;
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, Error>> {
         Pin::new(&mut *self).poll_next(cx).map(|next| match (next, self.ended()) {
             (Some(next), _) => next,
-            (None, None | Some(Ended::Cancelled)) => Err(Error::invalid("consumer", "it was cancelled")),
+            (None, None | Some(Ended::Cancelled)) => {
+                Err(Error::invalid("consumer", "the consumer was cancelled by the client"))
+            }
             (None, Some(Ended::CancelledByServer)) => Err(Error::ConsumerCancelled(self.tag().to_owned())),
             (None, Some(Ended::ChannelClosed(error) | Ended::ConnectionBroken(error))) => Err(error.clone()),
         })
@@ -47,8 +49,9 @@ impl Awaited for Consumer {
 }
 
 impl<S: Read + Write + Source> Evented<S> {
-    /// Waits for an answer, and moves octets meanwhile. What waits to be written when it is called, acknowledgements
-    /// above all, is written even when the answer is there already. Runs no callbacks: those wait for [`run`](Self::run).
+    /// Waits for a result, and moves bytes meanwhile. Output that is queued when it is called, such
+    /// as acknowledgements, is written even if the result is there already. Runs no callbacks;
+    /// [`run`](Self::run) does.
     ///
     /// ```
     /// # puka_test_suite::evented_example(|conn| {
@@ -77,18 +80,19 @@ impl<S: Read + Write + Source> Evented<S> {
         self.wait_until(timeout, |cx| awaited.poll_answer(cx))?
     }
 
-    /// Waits for the first answer among several. Gives its place and what it is; the others can be waited for again.
+    /// Waits for the first of several results. Returns its index and the result; the others can be
+    /// waited for again.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when none was there in time, [`Error::InvalidArgument`] when there is nothing to wait for, and
-    /// when the system has nothing left to wait with [`Error::ConnectionBroken`].
+    /// [`Error::Timeout`] if there was no result in time, [`Error::InvalidArgument`] if the slice
+    /// is empty, and [`Error::ConnectionBroken`] if the system has no resources left for waiting.
     pub fn wait_for_any<A: Awaited>(
         &mut self,
         awaited: &mut [A],
         timeout: Option<Duration>,
     ) -> Result<(usize, Result<A::Answer, Error>), Error> {
         if awaited.is_empty() {
-            return Err(Error::invalid("awaited", "there is nothing to wait for"));
+            return Err(Error::invalid("awaited", "at least one promise is required"));
         }
         self.wait_until(timeout, |cx| {
             let mut answers = awaited.iter_mut().enumerate();
@@ -100,13 +104,14 @@ impl<S: Read + Write + Source> Evented<S> {
         })
     }
 
-    /// Waits for all of these answers, and gives them in their order. [`Error::Timeout`] stands for one that was not there
-    /// in time, and that can be waited for again.
+    /// Waits for all of these results, and returns them in the same order. An [`Error::Timeout`] is
+    /// the result of a promise that was not ready in time and can be waited for again.
     ///
     /// ```
     /// # puka_test_suite::evented_example(|conn| {
     /// let client = conn.client();
-    /// let mut promises: Vec<_> = (0..100).map(|i| client.queue_declare(format!("a{i:02}")).send()).collect();
+    /// let mut promises: Vec<_> =
+    ///     (0..100).map(|i| client.queue_declare(format!("a{i:02}")).send()).collect();
     /// for queue in conn.wait_for_all(&mut promises, None) {
     ///     assert_eq!(queue?.message_count, 0);
     /// }
@@ -133,7 +138,7 @@ impl<S: Read + Write + Source> Evented<S> {
     ) -> Result<T, Error> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            // How it ends, if it ends, is what is answered.
+            // If the connection ends with an error, the polled promise returns it.
             drop(self.drive());
             let waker = Waker::from(self.bell.clone());
             if let Poll::Ready(output) = poll(&mut Context::from_waker(&waker)) {
