@@ -1,4 +1,5 @@
-//! The link between those who ask and what drives: one lock around the machine and the wakers of whoever waits on it.
+//! The link between client handles and driver: one lock around the state machine and the wakers of
+//! pending futures.
 //!
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
@@ -32,17 +33,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use woken::{UsersCode, Woken};
 
-/// What a request needs room for.
+/// The limit that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     Request,
     Publish,
-    /// Publishing within a transaction.
+    /// A publish within a transaction.
     Transact,
 }
 
 impl Room {
-    /// Returns what is waited for, for the timeout error.
+    /// Returns the description of the wait for the timeout error.
     fn wait(self) -> &'static str {
         match self {
             Self::Request => "waiting for capacity to send a request",
@@ -52,22 +53,23 @@ impl Room {
     }
 }
 
-/// After so many octets, who sends lets others run: an executor with one thread would not get to the driver before there is no
-/// more room, which takes milliseconds.
+/// Senders yield after queueing this many bytes. Otherwise a single-threaded executor would not
+/// poll the driver until the buffer is full, which takes milliseconds.
 const GIVE_WAY: usize = 256 << 10;
 
-/// After so many deliveries, who takes them lets others run: their acknowledgements would not be sent before there are no more,
-/// and the broker would wait for them.
+/// Consumers yield after taking this many deliveries. Otherwise their acknowledgements would not be
+/// sent until the buffer of deliveries is empty, and the broker would wait for them.
 const GIVE_WAY_TAKING: usize = 512;
 
-/// As how many octets something counts that is sent, however small it is: a thousand of them take as long as others may wait.
+/// Each request counts as at least this many bytes. A thousand small requests take as long to queue
+/// as [`GIVE_WAY`] bytes, the longest that other tasks should wait.
 const LEAST: usize = 256;
 
-/// The machine, shared by the driver and the handles.
+/// The state machine, shared by the driver and the handles.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Mutex<State>,
-    /// The machine's epoch, for those who only have to know whether it has changed.
+    /// A copy of the state machine's connection epoch, to compare without the lock.
     epoch: AtomicU32,
     graveyard: Arc<Graveyard>,
 }
@@ -76,18 +78,18 @@ pub(crate) struct Link {
 struct State {
     machine: Connection,
     driver: Option<Waker>,
-    /// By the number of the promise.
+    /// The waker of each promise, indexed by the promise's number.
     promises: Vec<Option<Waker>>,
-    /// By the number of the consumer.
+    /// The waker of each consumer, indexed by the consumer's number.
     consumers: Vec<Option<Waker>>,
     listeners: BTreeMap<ListenerId, Waker>,
-    /// Those who wait for room, in the order in which they came.
+    /// The wakers of futures that wait for capacity, in the order in which they began to wait.
     requesting: BTreeMap<Ticket, Waker>,
     publishing: BTreeMap<Ticket, Waker>,
     transacting: BTreeMap<Ticket, Waker>,
-    /// How many octets were sent since somebody gave way.
+    /// The number of bytes queued since a sender yielded.
     sent: usize,
-    /// How many deliveries were taken since somebody gave way.
+    /// The number of deliveries taken since a consumer yielded.
     taken: usize,
     causes: Causes,
     /// The receiving side of the graveyard. It is declared after the machine, so it is dropped
@@ -96,7 +98,7 @@ struct State {
 }
 
 impl State {
-    /// Whether nobody is to be woken, as is the case most often.
+    /// Returns `true` if there is nothing to wake, which is the usual case.
     fn is_quiet(&self) -> bool {
         !self.machine.has_event()
             && self.requesting.is_empty()
@@ -105,7 +107,7 @@ impl State {
             && (self.driver.is_none() || !self.machine.wants_attention())
     }
 
-    /// Sends something, and counts it towards the senders' turn.
+    /// Calls `send`, and counts the bytes that it queues towards [`GIVE_WAY`].
     #[inline]
     fn send(
         &mut self,
@@ -134,7 +136,8 @@ impl State {
                 woken.add(waiting.remove(&ticket));
             }
         }
-        // One at a time: it sends, and so makes room for the next to be looked for.
+        // One at a time: the woken future sends, and that call checks whether there is capacity for
+        // the next.
         let closed = self.machine.why_closed().is_some();
         if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
             woken.add(self.requesting.pop_first().map(|(_, waker)| waker));
@@ -196,7 +199,7 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock, then wakes whom it concerns what was done.
+    /// Releases the lock, then wakes the tasks that the change concerns.
     #[inline]
     fn release(&self, state: MutexGuard<'_, State>) {
         self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
@@ -259,7 +262,7 @@ impl Link {
         result
     }
 
-    /// Does something with the machine, then wakes whom it concerns.
+    /// Calls a function with the state machine, then wakes the tasks that the change concerns.
     #[inline]
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         self.with_state(|state| act(&mut state.machine))
@@ -287,12 +290,13 @@ impl Link {
         });
     }
 
-    /// Which connection deliveries have to be of to be settled. It may be a moment late.
+    /// Returns the current connection epoch. A delivery can only be settled in its own epoch. The
+    /// value may be out of date for a moment.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Puts the driver to sleep. False when there is something to do instead.
+    /// Prepares the driver to sleep. Returns `false` if there is work to do instead.
     pub(crate) fn sleep(&self, waker: &Waker) -> bool {
         let mut spare = Spare::new(waker);
         loop {
@@ -309,7 +313,7 @@ impl Link {
         }
     }
 
-    /// The answer to a promise, once.
+    /// Polls for the result of a promise, which is returned once.
     #[inline]
     pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Answer> {
         let mut state = self.lock();
@@ -319,8 +323,9 @@ impl Link {
         }
     }
 
-    /// Stores the waker of a task that polled a pending promise. A completed promise, as that of a
-    /// publish often is, costs 26 instructions less without this in [`poll_promise`](Self::poll_promise).
+    /// Stores the waker of a task that polled a pending promise. This is not part of
+    /// [`poll_promise`](Self::poll_promise), which saves 26 instructions if the promise is
+    /// complete, as it often is for a publish.
     #[cold]
     fn wait_for_answer<'s>(
         &'s self,
@@ -343,7 +348,7 @@ impl Link {
         }
     }
 
-    /// Nobody waits for that promise any more.
+    /// Drops interest in a promise.
     pub(crate) fn abandon(&self, promise: PromiseId) {
         let unused = self.with_state(|state| {
             state.machine.abandon(promise);
@@ -352,7 +357,8 @@ impl Link {
         drop(unused);
     }
 
-    /// Sends a request, or waits until there is room for it. The ticket is the place among those who wait.
+    /// Queues a request, or waits until there is capacity for it. The ticket is the place in the
+    /// queue of waiting futures.
     pub(crate) fn poll_send(
         &self,
         room: Room,
@@ -368,7 +374,7 @@ impl Link {
             return Poll::Pending;
         }
         match state.send(&mut send) {
-            // An identifier is copied, which takes less than moving the result: an error is large.
+            // Copying the identifier is cheaper than moving the result, because an error is large.
             Ok(promise) if ticket.is_none() => {
                 self.release(state);
                 Poll::Ready(Ok(promise))
@@ -377,9 +383,9 @@ impl Link {
         }
     }
 
-    /// Stores the waker of a task if there is no capacity, and ends its wait otherwise. A send that
-    /// has not waited and need not, as nearly all, costs 28 instructions less without this in
-    /// [`poll_send`](Self::poll_send).
+    /// Stores the waker of a task if there is no capacity, and ends its wait otherwise. This is not
+    /// part of [`poll_send`](Self::poll_send), which saves 28 instructions for a send that does not
+    /// wait, as nearly all.
     #[cold]
     fn finish_send<'s>(
         &'s self,
@@ -414,13 +420,14 @@ impl Link {
         if matches!(sent, Err(Error::Full)) { Poll::Pending } else { Poll::Ready(sent) }
     }
 
-    /// Gives up a place among those who wait for room. If it was its turn, it is the next one's.
+    /// Gives up a place in the queue for capacity. If it was this one's turn, the next one is
+    /// woken.
     pub(crate) fn leave(&self, room: Room, ticket: Ticket) {
         let unused = self.with_state(|state| state.leave(room, ticket));
         drop(unused);
     }
 
-    /// Takes up to so many deliveries. Ready without any when the consumer has ended.
+    /// Takes up to `most` deliveries. Ready with none if the consumer has ended.
     pub(crate) fn poll_deliveries(
         &self,
         consumer: ConsumerId,
@@ -454,7 +461,7 @@ impl Link {
         }
     }
 
-    /// The next notice for a listener.
+    /// Polls for the next notice for a listener.
     pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
         let mut spare = Spare::new(cx.waker());
         loop {
@@ -471,7 +478,7 @@ impl Link {
         }
     }
 
-    /// Nobody listens there any more.
+    /// Removes a listener.
     pub(crate) fn stop_listening(&self, listener: ListenerId) {
         let waker = {
             let mut state = self.lock();
@@ -481,7 +488,8 @@ impl Link {
         drop(waker);
     }
 
-    /// Nobody holds that consumer any more.
+    /// Cancels a consumer whose last handle was dropped. The deliveries in `taken` are returned to
+    /// the queue.
     pub(crate) fn drop_consumer(&self, consumer: ConsumerId, taken: &VecDeque<Delivered>) {
         let unused = self.with_state(|state| {
             taken.iter().for_each(|delivered| state.machine.return_later(delivered));

@@ -23,7 +23,7 @@ pub(super) struct Woken {
     /// The first task, stored without an allocation.
     first: Option<Waker>,
     others: Vec<Waker>,
-    /// Boxed, because it is large and hardly ever there, and this is moved twice for each request.
+    /// Boxed, because it is large and rare, and a `Woken` is moved twice for each request.
     pub(super) users: Option<Box<UsersCode>>,
     /// The values to drop.
     pub(super) remains: Vec<Remains>,
