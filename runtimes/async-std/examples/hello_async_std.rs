@@ -1,7 +1,8 @@
-//! Publishes a message, with confirmation, and takes it back: `cargo run -p puka-async-std --example hello_async_std`.
+//! Publishes a message with confirmation, and fetches it:
+//! `cargo run -p puka-async-std --example hello_async_std`.
 //!
-//! The same program on three runtimes: only the first line of `main` and the name of the adapter differ. It talks to the
-//! broker that `AMQP_URL` names, `amqp://localhost/` by default.
+//! The same program exists for three runtimes: only the first line of `main` and the name of the
+//! adapter differ. It connects to the broker at `AMQP_URL`, by default `amqp://localhost/`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 fn main() -> Result<(), puka::Error> {

@@ -1,4 +1,4 @@
-//! async-std's clock.
+//! The clock of async-std.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock;
 
-/// A sleep of [`Clock`].
+/// A sleep that [`Clock`] returns.
 pub struct Sleep(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 impl fmt::Debug for Sleep {

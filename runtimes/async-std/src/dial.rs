@@ -1,11 +1,11 @@
-//! async-std's sockets.
+//! The sockets of async-std.
 
 use async_std::net::{TcpStream, ToSocketAddrs};
 use puka::Transport;
 use std::io;
 use std::net::SocketAddr;
 
-/// Opens sockets of async-std's reactor, for [`puka::dial`].
+/// A dialer that opens sockets of async-std's reactor, for [`puka::dial`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialer;
 

@@ -1,4 +1,5 @@
-//! [`puka`] on [`async_std`]: resolves, dials, spawns the driver on async-std's global executor, and hands out the client.
+//! [`puka`] on [`async_std`]: resolves host names, dials, spawns the driver on async-std's global
+//! executor, and returns the client.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), puka::Error> {
@@ -21,24 +22,25 @@ pub use dial::Dialer;
 
 use puka::{Client, Error, Options};
 
-/// Connects to the broker that a URI names, such as `amqp://guest:guest@localhost:5672/%2f`.
+/// Connects to the broker in a URI, such as `amqp://guest:guest@localhost:5672/%2f`.
 ///
 /// # Errors
 /// As [`connect_with`], and [`Error::Uri`].
 ///
 /// # Cancel safety
-/// Dropping the future closes whatever it has opened.
+/// Dropping the future closes everything that it has opened.
 pub async fn connect(uri: &str) -> Result<Client, Error> {
     connect_with(Options::from_uri(uri)?).await
 }
 
-/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and shakes hands.
+/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and performs the
+/// handshake.
 ///
 /// # Errors
-/// What [`puka::dial`] says of dialling and TLS, and [`Client::connect`] of the handshake.
+/// The errors of [`puka::dial`] for dialling and TLS, and of [`Client::connect`] for the handshake.
 ///
 /// # Cancel safety
-/// Dropping the future closes whatever it has opened.
+/// Dropping the future closes everything that it has opened.
 pub async fn connect_with(options: Options) -> Result<Client, Error> {
     let (client, driver) = puka::connect(Dialer, Clock, options);
     async_std::task::spawn(driver);

@@ -1,4 +1,4 @@
-//! A driver that is cancelled.
+//! A cancelled driver.
 
 use async_std::task::{block_on, spawn};
 use puka::{Broken, Error, Options};
@@ -6,7 +6,7 @@ use puka_test_suite::Listening;
 use std::thread;
 
 #[test]
-fn what_is_waited_for_on_another_thread_ends_with_its_driver() {
+fn promise_on_another_thread_ends_with_its_driver() {
     let broker = Listening::start().unwrap();
     let options = Options::from_uri(&broker.url()).unwrap();
     let (client, driver) = block_on(async {
@@ -17,7 +17,7 @@ fn what_is_waited_for_on_another_thread_ends_with_its_driver() {
         Ok::<_, Error>((client, driver))
     })
     .unwrap();
-    // The broker answers nothing while somebody looks at it.
+    // The broker does not reply while it is locked here.
     broker.server.with(|_| {
         let promise = client.queue_declare("a").send();
         let waiting = thread::spawn(|| block_on(promise).unwrap_err());

@@ -1,4 +1,4 @@
-//! All the end-to-end cases, on async-std.
+//! All end-to-end cases, on async-std.
 
 use puka::{Client, Error, Options};
 use puka_test_suite::Runtime;

@@ -1,4 +1,4 @@
-//! smol's clock.
+//! The clock of smol.
 
 use smol::Timer;
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock;
 
-/// A sleep of [`Clock`].
+/// A sleep that [`Clock`] returns.
 #[derive(Debug)]
 pub struct Sleep(Timer);
 

@@ -1,11 +1,11 @@
-//! smol's sockets.
+//! The sockets of smol.
 
 use puka::Transport;
 use smol::Async;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
-/// Opens sockets of smol's reactor, for [`puka::dial`].
+/// A dialer that opens sockets of smol's reactor, for [`puka::dial`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialer;
 

@@ -1,4 +1,4 @@
-//! The driver on executors of one's own, and on none.
+//! The driver on executors of the application, and without one.
 
 use puka::{Broken, Client, Error, Notice, Options};
 use puka_test_rabbitmq::Proxy;
@@ -13,7 +13,7 @@ async fn hello(client: &Client) -> Result<(), Error> {
 }
 
 #[test]
-fn the_driver_runs_on_a_local_executor_beside_what_can_not_be_sent() {
+fn driver_runs_on_a_local_executor() {
     let broker = Listening::start().unwrap();
     let options = Options::from_uri(&broker.url()).unwrap();
     let executor = LocalExecutor::new();
@@ -32,7 +32,7 @@ fn the_driver_runs_on_a_local_executor_beside_what_can_not_be_sent() {
 }
 
 #[test]
-fn what_is_waited_for_on_another_thread_ends_with_its_executor() {
+fn promise_on_another_thread_ends_with_its_executor() {
     let broker = Listening::start().unwrap();
     let options = Options::from_uri(&broker.url()).unwrap();
     let executor = Executor::new();
@@ -43,7 +43,7 @@ fn what_is_waited_for_on_another_thread_ends_with_its_executor() {
         Ok::<_, Error>(client)
     }))
     .unwrap();
-    // The broker answers nothing while somebody looks at it.
+    // The broker does not reply while it is locked here.
     broker.server.with(|_| {
         let promise = client.queue_declare("a").send();
         let waiting = thread::spawn(|| smol::block_on(promise).unwrap_err());
@@ -56,7 +56,7 @@ fn what_is_waited_for_on_another_thread_ends_with_its_executor() {
 }
 
 #[test]
-fn an_executor_that_goes_during_a_recovery_ends_what_waits() {
+fn dropping_the_executor_during_recovery_ends_pending_requests() {
     let broker = Listening::start().unwrap();
     let proxy = Proxy::start(broker.address().port()).unwrap();
     let options = Options::from_uri(&proxy.url()).unwrap();

@@ -1,4 +1,4 @@
-//! All the end-to-end cases, on smol.
+//! All end-to-end cases, on smol.
 
 use puka::{Client, Error, Options};
 use puka_test_suite::Runtime;

@@ -1,16 +1,16 @@
-//! tokio's clock.
+//! The clock of tokio.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// The clock of the tokio runtime that it is used in, for [`puka::open`]. A clock that was paused for a test is paused for
-/// puka too.
+/// The clock of the current tokio runtime, for [`puka::open`]. If a test has paused tokio's clock,
+/// it is paused for puka too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock;
 
-/// A sleep of [`Clock`].
+/// A sleep that [`Clock`] returns.
 #[derive(Debug)]
 pub struct Sleep(Pin<Box<tokio::time::Sleep>>);
 

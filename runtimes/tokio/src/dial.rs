@@ -1,4 +1,4 @@
-//! tokio's sockets.
+//! The sockets of tokio.
 
 use crate::stream::Stream;
 use puka::Transport;
@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
-/// Opens sockets of the tokio runtime that it is used in, for [`puka::dial`].
+/// A dialer that opens sockets of the current tokio runtime, for [`puka::dial`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialer;
 

@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
-/// Makes any tokio stream one for [`puka::open`], its vectored writes included.
+/// A wrapper that makes any tokio stream usable with [`puka::open`], vectored writes included.
 ///
 /// ```
 /// # let (stream, _) = tokio::io::duplex(64);
-/// let (client, driver) = puka::open(puka_tokio::Stream::new(stream), puka_tokio::Clock, puka::Options::default());
+/// let stream = puka_tokio::Stream::new(stream);
+/// let (client, driver) = puka::open(stream, puka_tokio::Clock, puka::Options::default());
 /// # drop((client, driver));
 /// ```
 #[derive(Debug)]

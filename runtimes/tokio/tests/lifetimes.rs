@@ -1,4 +1,4 @@
-//! Runtimes that come and go: whatever is waited for ends with its runtime, and no other notices.
+//! Runtimes that end: pending requests end with their own runtime, and others are not affected.
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -21,21 +21,21 @@ fn current_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Waits on a thread of its own, which belongs to no runtime, for something to fail.
+/// Waits for an error on a thread outside of any runtime.
 fn failing<T: Debug + Send + 'static>(
     promise: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> JoinHandle<Error> {
     thread::spawn(move || block_on(promise).unwrap_err())
 }
 
-/// A round trip.
+/// Makes a round trip to the broker.
 async fn hello(client: &Client) -> Result<(), Error> {
     let queue = client.queue_declare("").exclusive(true).await?.name;
     client.basic_publish("", &queue, "hello").mandatory(true).await
 }
 
 #[test]
-fn what_is_waited_for_on_other_threads_ends_with_its_runtime() {
+fn promises_on_other_threads_end_with_their_runtime() {
     ends_with(multi_thread(), drop);
     ends_with(current_thread(), drop);
     ends_with(multi_thread(), Runtime::shutdown_background);
@@ -52,7 +52,7 @@ fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
             Ok::<_, Error>((client, consumer))
         })
         .unwrap();
-    // The broker answers nothing while somebody looks at it.
+    // The broker does not reply while it is locked here.
     broker.server.with(|_| {
         let threads = [
             failing(client.queue_declare("a").send()),
@@ -74,7 +74,7 @@ fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
 }
 
 #[test]
-fn a_runtime_that_goes_during_a_recovery_ends_what_waits() {
+fn dropping_the_runtime_during_recovery_ends_pending_requests() {
     for runtime in [multi_thread(), current_thread()] {
         let broker = Listening::start().unwrap();
         let proxy = Proxy::start(broker.address().port()).unwrap();
@@ -103,7 +103,7 @@ fn a_runtime_that_goes_during_a_recovery_ends_what_waits() {
 }
 
 #[test]
-fn several_runtimes_live_in_one_process_and_one_that_ends_disturbs_no_other() {
+fn runtimes_in_one_process_are_independent() {
     let broker = Listening::start().unwrap();
     let url = broker.url();
     let (first, second) = (multi_thread(), current_thread());
@@ -111,7 +111,7 @@ fn several_runtimes_live_in_one_process_and_one_that_ends_disturbs_no_other() {
     let of_second = second.block_on(puka_tokio::connect(&url)).unwrap();
     let of_smol = block_on(puka_smol::connect(&url)).unwrap();
     let of_async_std = block_on(puka_async_std::connect(&url)).unwrap();
-    // A client is used anywhere, as long as its own runtime runs.
+    // A client can be used anywhere, as long as its own runtime runs.
     second.block_on(hello(&of_first)).unwrap();
     drop(first);
     assert!(block_on(hello(&of_first)).is_err());
@@ -125,7 +125,7 @@ fn several_runtimes_live_in_one_process_and_one_that_ends_disturbs_no_other() {
 }
 
 #[test]
-fn the_driver_runs_in_a_local_set_beside_what_can_not_be_sent() {
+fn driver_runs_in_a_local_set() {
     let broker = Listening::start().unwrap();
     let options = Options::from_uri(&broker.url()).unwrap();
     let local = tokio::task::LocalSet::new();
@@ -141,7 +141,7 @@ fn the_driver_runs_in_a_local_set_beside_what_can_not_be_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_is_paused_for_deadlines_too() {
+async fn paused_clock_also_pauses_deadlines() {
     let (here, _there) = tokio::io::duplex(1 << 16);
     let limit = Duration::from_secs(3600);
     let options = Options::default().handshake_timeout(limit);

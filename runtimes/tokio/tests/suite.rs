@@ -1,10 +1,11 @@
-//! All the end-to-end cases, on tokio with several threads; and on one thread those that need no real broker.
+//! All end-to-end cases, on tokio with several threads; those that need no real broker also on one
+//! thread.
 
 use puka::{Client, Error, Options};
 use puka_test_suite::Runtime;
 use std::future::Future;
 
-/// Has a type of this name run the cases on a runtime that this expression makes.
+/// Defines a type that runs the cases on the runtime of this builder expression.
 macro_rules! runtime {
     ($Name:ident: $builder:expr) => {
         struct $Name;
@@ -17,7 +18,7 @@ macro_rules! runtime {
             }
 
             fn block_on<F: Future>(future: F) -> F::Output {
-                $builder.enable_all().build().expect("a runtime").block_on(future)
+                $builder.enable_all().build().expect("the runtime builds").block_on(future)
             }
 
             fn spawn(future: impl Future<Output = ()> + Send + 'static) {
