@@ -1,6 +1,6 @@
-//! RabbitMQ's first tutorial: one sends a message, another receives it.
+//! RabbitMQ's first tutorial: sends a message and receives it.
 //!
-//! `cargo run --example hello` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example hello` uses a broker in the same process; set `AMQP_URL` to use a real one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;

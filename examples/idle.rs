@@ -1,7 +1,8 @@
-//! A thousand connections on one thread: how much memory each takes, and how much time all of them while nothing happens.
+//! A thousand idle connections on one thread: the memory of each, and the processor time of all.
 //!
-//! `AMQP_URL=amqp://localhost/ cargo run --release --example idle` (with `ulimit -n 4096`). Without `AMQP_URL` the broker is
-//! in the program and its share is counted too. On Linux only, because it looks into `/proc`.
+//! `AMQP_URL=amqp://localhost/ cargo run --release --example idle` (with `ulimit -n 4096`). Without
+//! `AMQP_URL` the broker runs in the same process, and its share is included. Linux only, because
+//! it reads `/proc`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -32,7 +33,7 @@ fn main() -> Result<(), Error> {
             });
         }
         println!("{CONNECTIONS} connections in {:?}", start.elapsed());
-        println!("{} octets of memory for each", resident_octets()?.saturating_sub(before) / CONNECTIONS);
+        println!("{} bytes of memory for each", resident_octets()?.saturating_sub(before) / CONNECTIONS);
 
         let before = processor_time()?;
         smol::Timer::after(IDLE).await;
@@ -50,7 +51,8 @@ fn resident_octets() -> Result<usize, Error> {
     Ok(resident.unwrap_or_default() * 4096)
 }
 
-/// User and system time, which stand behind the name in hundredths of a second.
+/// Returns the user and system time. In `/proc/self/stat` these are the 14th and 15th field, in
+/// hundredths of a second.
 fn processor_time() -> Result<Duration, Error> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');

@@ -1,4 +1,5 @@
-//! A client inside mio, which only tells of changes. `AMQP_URL` names the broker, else there is one inside.
+//! A client inside a mio event loop, which is edge-triggered. `AMQP_URL` is the broker; without it,
+//! one runs in this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use mio::unix::SourceFd;
@@ -23,7 +24,7 @@ fn main() -> Result<(), Error> {
     let mut events = Events::with_capacity(16);
     let mut registered = None;
     while !conn.is_over() {
-        // Each address that is dialled has a socket of its own, and so has a connection that was lost and comes back.
+        // Each address that is dialled has its own socket, and so has a reconnection.
         let generation = conn.socket().generation();
         if registered.replace(generation) != Some(generation) {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -46,7 +47,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The broker that `AMQP_URL` names, else one of our own in this process.
+/// Returns the URI of the broker: `AMQP_URL`, or one in this process.
 fn url() -> Result<String, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return Ok(url);

@@ -1,5 +1,6 @@
-//! A loop written by hand, over poll(2), that serves two clients and standard input: each line that is typed is published
-//! by one, and consumed by the other. It ends with the input. `AMQP_URL` names the broker, else there is one inside.
+//! An event loop written by hand, over poll(2), that serves two clients and standard input: one
+//! client publishes each line that is typed, the other consumes it. It ends with the input.
+//! `AMQP_URL` is the broker; without it, one runs in this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::{Error, evented};
@@ -43,7 +44,7 @@ fn main() -> Result<(), Error> {
 
         for (conn, ready) in [(&mut sending, sender_ready), (&mut receiving, receiver_ready)] {
             if ready {
-                conn.on_read()?; // also writes what there is
+                conn.on_read()?; // also writes the output
             }
             conn.on_timeout(Instant::now())?;
         }
@@ -56,7 +57,8 @@ fn main() -> Result<(), Error> {
             }
             if octets == 0 {
                 input_ended = true;
-                // This waits for what is under way. Then the queue goes, and with it the consumer.
+                // The close waits for the pending publishes. Then the queue is deleted, which ends
+                // the consumer.
                 let (client, queue) = (receiving.client(), queue.clone());
                 sending.on(sending.client().close(), move |_, _| drop(client.queue_delete(queue).send()));
             }
@@ -65,7 +67,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The broker that `AMQP_URL` names, else one of our own in this process.
+/// Returns the URI of the broker: `AMQP_URL`, or one in this process.
 fn url() -> Result<String, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return Ok(url);

@@ -1,6 +1,8 @@
-//! A stream of one's own: whatever is `AsyncRead + AsyncWrite` can be given to `puka::open`. This one counts octets.
+//! A custom stream: `puka::open` accepts anything that is `AsyncRead + AsyncWrite`. This one counts
+//! bytes.
 //!
-//! `cargo run --example own_stream` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example own_stream` uses a broker in the same process; set `AMQP_URL` to use a real
+//! one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -61,7 +63,7 @@ fn main() -> Result<(), Error> {
         let queue = client.queue_declare("").exclusive(true).await?.name;
         client.basic_publish("", &queue, &[0; 1000]).await?;
         client.close().await?;
-        println!("{} octets read, {} written", counts.read.load(Relaxed), counts.written.load(Relaxed));
+        println!("{} bytes read, {} written", counts.read.load(Relaxed), counts.written.load(Relaxed));
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
-//! RabbitMQ's third tutorial: every subscriber has every message.
+//! RabbitMQ's third tutorial: every subscriber receives every message.
 //!
-//! `cargo run --example publish_subscribe` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example publish_subscribe` uses a broker in the same process; set `AMQP_URL` to use
+//! a real one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -24,7 +25,7 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// Binds a queue of its own, which goes with the connection.
+/// Binds a queue of its own, which is deleted with the connection.
 async fn subscribe(client: &puka::Client) -> Result<Consumer, Error> {
     let queue = client.queue_declare("").exclusive(true).await?.name;
     client.queue_bind(&queue, LOGS).await?;

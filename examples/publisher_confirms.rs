@@ -1,6 +1,7 @@
 //! RabbitMQ's seventh tutorial: three ways to know that the broker has every message.
 //!
-//! `cargo run --example publisher_confirms` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example publisher_confirms` uses a broker in the same process; set `AMQP_URL` to
+//! use a real one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -15,7 +16,7 @@ fn main() -> Result<(), Error> {
         let client = common::connect().await?;
         let queue = client.queue_declare("").exclusive(true).await?.name;
 
-        // One at a time: simple, and as slow as the way to the broker and back.
+        // One at a time: simple, but each publish takes a round trip to the broker.
         let start = Instant::now();
         for number in 0..MESSAGES / 10 {
             client.basic_publish("", &queue, number.to_string()).await?;
@@ -33,7 +34,8 @@ fn main() -> Result<(), Error> {
         }
         println!("{MESSAGES} in batches of 100 in {:?}", start.elapsed());
 
-        // As fast as there is room: submit waits for room, not for the answer. Each promise tells of its own message.
+        // As fast as capacity allows: `submit` waits for capacity, not for the confirm. Each
+        // promise has the result of its own message.
         let start = Instant::now();
         let mut confirms = Vec::new();
         for number in 0..MESSAGES {
@@ -44,7 +46,7 @@ fn main() -> Result<(), Error> {
                 println!("message {number}: {error}");
             }
         }
-        println!("{MESSAGES} as fast as there is room in {:?}", start.elapsed());
+        println!("{MESSAGES} as fast as capacity allows in {:?}", start.elapsed());
 
         println!("{} messages are in the queue", client.queue_purge(&queue).await?);
         client.close().await

@@ -1,7 +1,7 @@
-//! Declares a queue, publishes with confirmation, consumes, acknowledges, and says what happened.
+//! Declares a queue, publishes with confirmation, consumes, acknowledges, and prints each step.
 //!
-//! `cargo run --example quickstart` talks to a broker inside the program. Set `AMQP_URL` to talk to a real one:
-//! `AMQP_URL=amqp://localhost/ cargo run --example quickstart`.
+//! `cargo run --example quickstart` uses a broker in the same process. Set `AMQP_URL` to use a real
+//! one: `AMQP_URL=amqp://localhost/ cargo run --example quickstart`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;

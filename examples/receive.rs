@@ -1,4 +1,5 @@
-//! Receives three messages, straight through. `AMQP_URL` names the broker, else there is one inside.
+//! Receives three messages with blocking calls. `AMQP_URL` is the broker; without it, one runs in
+//! this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::{Error, evented};
@@ -10,7 +11,7 @@ fn main() -> Result<(), Error> {
 
     let queue = conn.wait(&mut client.queue_declare("test").send(), None)?;
     for number in queue.message_count..3 {
-        // So that there is something to receive.
+        // Publishes the messages to receive.
         conn.wait(&mut client.basic_publish("", "test", format!("message {number}")).send(), None)?;
     }
 
@@ -24,7 +25,7 @@ fn main() -> Result<(), Error> {
     conn.wait(&mut client.close(), None)
 }
 
-/// The broker that `AMQP_URL` names, else one of our own in this process.
+/// Returns the URI of the broker: `AMQP_URL`, or one in this process.
 fn url() -> Result<String, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return Ok(url);

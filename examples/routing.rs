@@ -1,6 +1,7 @@
-//! RabbitMQ's fourth tutorial: subscribers have the severities that they asked for.
+//! RabbitMQ's fourth tutorial: each subscriber receives the severities that it has bound.
 //!
-//! `cargo run --example routing` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example routing` uses a broker in the same process; set `AMQP_URL` to use a real
+//! one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -18,9 +19,11 @@ fn main() -> Result<(), Error> {
         for (severity, line) in [("info", "started"), ("warning", "low on disk"), ("error", "out of disk")] {
             client.basic_publish(LOGS, severity, line).mandatory(true).await?;
         }
-        // Nobody asked for these, so a mandatory message comes back.
+        // No queue is bound for these, so a mandatory message is returned.
         match client.basic_publish(LOGS, "debug", "x = 1").mandatory(true).await {
-            Err(Error::NoRoute(returned)) => println!("nobody wants {:?}", returned.message.routing_key()),
+            Err(Error::NoRoute(returned)) => {
+                println!("no queue is bound for {:?}", returned.message.routing_key())
+            }
             outcome => outcome?,
         }
         print("everything", everything, 3).await?;

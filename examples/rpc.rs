@@ -1,6 +1,6 @@
-//! RabbitMQ's sixth tutorial: a call, and the reply to it, over direct reply-to.
+//! RabbitMQ's sixth tutorial: a call and its reply, over direct reply-to.
 //!
-//! `cargo run --example rpc` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example rpc` uses a broker in the same process; set `AMQP_URL` to use a real one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -15,7 +15,7 @@ fn main() -> Result<(), Error> {
         client.queue_declare(QUEUE).await?;
         let server = smol::spawn(serve());
 
-        // Many calls at once; each promise has the reply to its own.
+        // Several calls at once; each promise has the reply to its own call.
         let numbers = [10, 20, 30];
         let calls = numbers.map(|number: u64| client.rpc("", QUEUE, number.to_string()).send());
         for (number, call) in numbers.into_iter().zip(calls) {

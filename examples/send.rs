@@ -1,4 +1,5 @@
-//! Sends a message, straight through: no runtime, no callback. `AMQP_URL` names the broker, else there is one inside.
+//! Sends a message with blocking calls: no runtime, no callback. `AMQP_URL` is the broker; without
+//! it, one runs in this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::{Error, evented};
@@ -15,7 +16,7 @@ fn main() -> Result<(), Error> {
     conn.wait(&mut client.close(), None)
 }
 
-/// The broker that `AMQP_URL` names, else one of our own in this process.
+/// Returns the URI of the broker: `AMQP_URL`, or one in this process.
 fn url() -> Result<String, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return Ok(url);

@@ -1,5 +1,5 @@
-//! Sends a message, with callbacks: each step begins when the one before is done. `AMQP_URL` names the broker, else there is
-//! one inside.
+//! Sends a message with callbacks: each step begins when the previous one is done. `AMQP_URL` is
+//! the broker; without it, one runs in this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::evented::{self, Evented, Stream};
@@ -47,7 +47,7 @@ fn stop(conn: &mut Evented<Stream>, error: &Error) {
     conn.loop_break();
 }
 
-/// The broker that `AMQP_URL` names, else one of our own in this process.
+/// Returns the URI of the broker: `AMQP_URL`, or one in this process.
 fn url() -> Result<String, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return Ok(url);

@@ -1,6 +1,7 @@
-//! RabbitMQ's streams: a log that any number of readers read from where they like.
+//! RabbitMQ streams: a log that any number of consumers read, each from its own offset.
 //!
-//! `cargo run --example streams` needs a RabbitMQ of 3.9 or later: at `AMQP_URL`, or at `amqp://localhost/`.
+//! `cargo run --example streams` needs RabbitMQ 3.9 or later at `AMQP_URL`, by default
+//! `amqp://localhost/`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::{Client, Error, QueueType, StreamOffset};
@@ -23,7 +24,8 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// Reads some events. Acknowledging one takes nothing away: it lets the broker send the next.
+/// Reads some events. An acknowledgement removes nothing from a stream: it lets the broker send the
+/// next event.
 async fn read(client: &Client, from: StreamOffset, count: usize) -> Result<Vec<String>, Error> {
     let mut events = client.basic_consume(STREAM).prefetch_count(100).stream_offset(from).await?;
     let mut read = Vec::new();

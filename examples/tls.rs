@@ -1,7 +1,8 @@
-//! TLS: whom to trust, who we are, and what is said when the broker is not who it should be.
+//! TLS: trusted authorities, and the error if the broker's certificate is for another name.
 //!
-//! It needs a broker with TLS: `AMQP_URL='amqps://localhost/?cacertfile=ca.pem' cargo run --example tls`. The same can be
-//! said by [`puka::TlsOptions`], and then with more choice. Without `cacertfile`, the authorities of the system are trusted.
+//! It needs a broker with TLS:
+//! `AMQP_URL='amqps://localhost/?cacertfile=ca.pem' cargo run --example tls`. [`puka::TlsOptions`]
+//! has the same settings and more. Without `cacertfile`, the system's authorities are trusted.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use puka::{Error, Options, TlsFault};
@@ -9,7 +10,7 @@ use puka::{Error, Options, TlsFault};
 fn main() -> Result<(), Error> {
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqps://localhost/".to_owned());
     smol::block_on(async {
-        // A password is sent over TLS or not at all.
+        // The password is only sent over TLS.
         let options = Options::from_uri(&url)?.refuse_unencrypted_login(true);
         let tls = options.tls_options().cloned().unwrap_or_default();
 
@@ -19,7 +20,8 @@ fn main() -> Result<(), Error> {
         println!("published over TLS, and the broker has confirmed it");
         client.close().await?;
 
-        // The certificate has to be for the name that was dialled, or for the one that is expected instead.
+        // The certificate must be for the name that was dialled, or for the one that is expected
+        // instead.
         let expecting = options.tls(tls.server_name("somebody.example"));
         match puka_smol::connect_with(expecting).await {
             Err(Error::Tls(TlsFault::WrongName(cause))) => println!("refused: {cause}"),

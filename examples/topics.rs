@@ -1,6 +1,8 @@
-//! RabbitMQ's fifth tutorial: subscribers have what matches their patterns: `*` is a word, `#` any number of them.
+//! RabbitMQ's fifth tutorial: subscribers receive what matches their patterns: `*` is one word, `#`
+//! any number of words.
 //!
-//! `cargo run --example topics` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example topics` uses a broker in the same process; set `AMQP_URL` to use a real
+//! one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -16,7 +18,8 @@ fn main() -> Result<(), Error> {
         let kernel = subscribe(&client, "kern.*").await?;
         let critical = subscribe(&client, "*.critical").await?;
         let everything = subscribe(&client, "#").await?;
-        for (key, line) in [("kern.info", "booted"), ("auth.info", "root came"), ("kern.critical", "on fire")]
+        for (key, line) in
+            [("kern.info", "booted"), ("auth.info", "root logged in"), ("kern.critical", "on fire")]
         {
             client.basic_publish(LOGS, key, line).await?;
         }

@@ -1,6 +1,7 @@
-//! RabbitMQ's second tutorial: tasks are shared among workers, each of which takes one at a time.
+//! RabbitMQ's second tutorial: workers share tasks, and each takes one at a time.
 //!
-//! `cargo run --example work_queues` talks to a broker inside the program; set `AMQP_URL` to talk to a real one.
+//! `cargo run --example work_queues` uses a broker in the same process; set `AMQP_URL` to use a
+//! real one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod common;
@@ -34,16 +35,16 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// Takes tasks until the queue is deleted. Each dot is work for a tenth of a second.
+/// Takes tasks until the queue is deleted. Each dot is a tenth of a second of work.
 async fn work(number: u32, done: Sender<()>) -> Result<(), Error> {
     let client = common::connect().await?;
     client.queue_declare(QUEUE).durable(true).await?;
-    // With a prefetch of one, the next task goes to whoever is free.
+    // With a prefetch of one, an idle worker receives the next task.
     let mut tasks = client.basic_consume(QUEUE).prefetch_count(1).await?;
     loop {
         match tasks.next().await {
             Some(Ok(task)) => {
-                let dots = task.body().iter().filter(|octet| **octet == b'.').count();
+                let dots = task.body().iter().filter(|byte| **byte == b'.').count();
                 smol::Timer::after(Duration::from_millis(100) * dots.try_into().unwrap_or(1)).await;
                 println!("worker {number} has done {:?}", String::from_utf8_lossy(task.body()));
                 task.ack()?;

@@ -1,10 +1,10 @@
-//! What the examples share: a broker to talk to.
+//! The broker that the examples share.
 
 use puka::{Client, Error, Options};
 use puka_test_broker::Server;
 use std::sync::OnceLock;
 
-/// A client of the broker that `AMQP_URL` names, else of one in this process.
+/// Connects to the broker at `AMQP_URL`, or to one in this process.
 pub(crate) async fn connect() -> Result<Client, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return puka_smol::connect(&url).await;

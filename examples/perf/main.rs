@@ -1,7 +1,7 @@
-//! Loads a broker and says how fast it is, after RabbitMQ's PerfTest.
+//! Loads a broker and measures its speed, modelled on RabbitMQ's PerfTest.
 //!
-//! `cargo run --release --example perf -- --producers 2 --consumers 2 --size 1024 --duration 30`, and `--help` for the rest.
-//! It talks to the broker that `AMQP_URL` names, or to one of its own in this process.
+//! `cargo run --release --example perf -- --producers 2 --consumers 2 --size 1024 --duration 30`,
+//! and `--help` for the rest. It uses the broker at `AMQP_URL`, or one in this process.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod meter;
@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Octets of a body that say when it was published.
+/// The number of bytes of a body that contain its publishing time.
 const STAMP: usize = 8;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn run(settings: Arc<Settings>, meter: Arc<Meter>) -> Result<(), Error> {
-    // The producers have a connection of their own, so that a broker that holds them back does not hold back consumers.
+    // The producers have their own connection: if the broker throttles it, consumers are not
+    // affected.
     let broker = puka_test_broker::Server::new(Default::default());
     let (publishing, consuming) = (connect(&broker).await?, connect(&broker).await?);
     let server = publishing.server_properties();
@@ -64,12 +65,12 @@ async fn run(settings: Arc<Settings>, meter: Arc<Meter>) -> Result<(), Error> {
     for producer in producers {
         producer.await?;
     }
-    // What is under way has a moment to arrive.
+    // Waits for the last deliveries to arrive.
     Timer::after(Duration::from_millis(200)).await;
     println!("{}", meter.summary());
     if let Some(path) = &settings.svg {
         std::fs::write(path, picture::svg(&meter.latencies())).map_err(Error::from)?;
-        println!("the latencies as a picture: {path}");
+        println!("the chart of the latencies: {path}");
     }
     if settings.queue_type.is_some() {
         consuming.queue_delete(queue).await?;
@@ -82,7 +83,7 @@ async fn run(settings: Arc<Settings>, meter: Arc<Meter>) -> Result<(), Error> {
     Ok(())
 }
 
-/// To the broker that `AMQP_URL` names, else to the one of our own.
+/// Connects to the broker at `AMQP_URL`, or to the one in this process.
 async fn connect(broker: &puka_test_broker::Server) -> Result<Client, Error> {
     if let Ok(url) = std::env::var("AMQP_URL") {
         return puka_smol::connect(&url).await;
@@ -95,7 +96,7 @@ async fn connect(broker: &puka_test_broker::Server) -> Result<Client, Error> {
 
 async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Instant) -> Result<(), Error> {
     let mut body = vec![b'x'; settings.size];
-    let mut under_way: VecDeque<(Instant, Promise<()>)> = VecDeque::new();
+    let mut pending: VecDeque<(Instant, Promise<()>)> = VecDeque::new();
     let mut next = Instant::now();
     while Instant::now() < until {
         if let Some(pause) = settings.pause() {
@@ -113,20 +114,20 @@ async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Ins
         if settings.confirms == 0 {
             continue;
         }
-        under_way.push_back((now, promise));
-        if under_way.len() >= settings.confirms {
-            confirmed(&mut under_way, meter).await?;
+        pending.push_back((now, promise));
+        if pending.len() >= settings.confirms {
+            confirmed(&mut pending, meter).await?;
         }
     }
-    while !under_way.is_empty() {
-        confirmed(&mut under_way, meter).await?;
+    while !pending.is_empty() {
+        confirmed(&mut pending, meter).await?;
     }
     Ok(())
 }
 
-/// Waits for the oldest.
-async fn confirmed(under_way: &mut VecDeque<(Instant, Promise<()>)>, meter: &Meter) -> Result<(), Error> {
-    let Some((since, promise)) = under_way.pop_front() else { return Ok(()) };
+/// Waits for the confirm of the oldest publish.
+async fn confirmed(pending: &mut VecDeque<(Instant, Promise<()>)>, meter: &Meter) -> Result<(), Error> {
+    let Some((since, promise)) = pending.pop_front() else { return Ok(()) };
     promise.await?;
     meter.confirmed(since.elapsed());
     Ok(())
@@ -136,8 +137,8 @@ async fn consume(client: &Client, settings: &Settings, meter: &Meter) -> Result<
     let no_ack = matches!(settings.acks, Acks::None);
     let mut consumer =
         client.basic_consume(&settings.queue).prefetch_count(settings.prefetch).no_ack(no_ack).await?;
-    // Not settled yet: an ack of the last settles them all.
-    let mut held: Vec<Delivery> = Vec::new();
+    // The unsettled deliveries: an ack of the last one settles them all.
+    let mut unsettled: Vec<Delivery> = Vec::new();
     let mut count = 0_usize;
     while let Some(delivery) = consumer.next().await {
         let Ok(delivery) = delivery else { break };
@@ -148,9 +149,9 @@ async fn consume(client: &Client, settings: &Settings, meter: &Meter) -> Result<
             Acks::None | Acks::Each => delivery.ack()?,
             Acks::Every(every) if count.is_multiple_of(every) => {
                 delivery.ack_multiple()?;
-                held.clear();
+                unsettled.clear();
             }
-            Acks::Every(_) => held.push(delivery),
+            Acks::Every(_) => unsettled.push(delivery),
         }
     }
     Ok(())

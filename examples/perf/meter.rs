@@ -1,4 +1,4 @@
-//! Counts messages and keeps their latencies.
+//! Counts messages and records their latencies.
 
 use hdrhistogram::{CreationError, Histogram};
 use std::fmt::Write;
@@ -20,19 +20,19 @@ pub(crate) struct Meter {
 struct Histograms {
     confirms: Latencies,
     deliveries: Latencies,
-    /// Those since the last look.
+    /// The latencies since the last report.
     recent: Latencies,
     looked: Instant,
-    /// The counts at the last look.
+    /// The counts at the last report.
     counts: [u64; 3],
 }
 
-/// Up to an hour, to three digits.
+/// Returns a histogram of up to an hour, with three significant digits.
 fn latencies() -> Result<Latencies, CreationError> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3)
 }
 
-/// The quantiles that people ask for.
+/// Formats the usual quantiles.
 fn quantiles(histogram: &Latencies) -> String {
     if histogram.is_empty() {
         return "no latency".to_owned();
@@ -70,7 +70,7 @@ impl Meter {
         self.histograms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time as it stands in a body.
+    /// Returns the time as stored in a body.
     pub(crate) fn stamp(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.start).as_nanos() as u64
     }
@@ -97,7 +97,7 @@ impl Meter {
         [&self.sent, &self.confirmed, &self.received].map(|count| count.load(Relaxed))
     }
 
-    /// What happened since the last look.
+    /// Formats the counts and latencies since the last report.
     pub(crate) fn progress(&self) -> String {
         let counts = self.counts();
         let mut histograms = self.histograms();
@@ -116,7 +116,7 @@ impl Meter {
         text
     }
 
-    /// What happened in all.
+    /// Formats the counts and latencies of the whole run.
     pub(crate) fn summary(&self) -> String {
         let seconds = self.start.elapsed().as_secs_f64();
         let mut text = String::new();
@@ -140,7 +140,8 @@ impl Meter {
     }
 }
 
-/// How many have a latency up to each power of two, and more than the one before; from the first that has some.
+/// Counts the latencies up to each power of two and above the previous one, from the first
+/// non-empty bucket.
 pub(crate) fn buckets(latencies: &Latencies) -> Vec<(u64, u64)> {
     if latencies.is_empty() {
         return Vec::new();

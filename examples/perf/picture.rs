@@ -1,4 +1,4 @@
-//! The latencies as a picture.
+//! The latencies as an SVG chart.
 
 use crate::meter::{Latencies, buckets};
 use std::fmt::Write;
@@ -7,7 +7,7 @@ const WIDTH: usize = 720;
 const HEIGHT: usize = 320;
 const MARGIN: usize = 48;
 
-/// A bar for each power of two, with the quantiles above.
+/// Returns a chart with a bar for each power of two, and the quantiles above.
 pub(crate) fn svg(latencies: &Latencies) -> String {
     let buckets = buckets(latencies);
     let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
@@ -40,6 +40,6 @@ pub(crate) fn svg(latencies: &Latencies) -> String {
             *up_to as f64 / 1000.0,
         );
     }
-    let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">up to so many ms</text>\n</svg>", HEIGHT - 12);
+    let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">latency up to (ms)</text>\n</svg>", HEIGHT - 12);
     text
 }

@@ -1,4 +1,4 @@
-//! What is asked for on the command line.
+//! The command line options.
 
 use puka::QueueType;
 use std::fmt;
@@ -8,16 +8,16 @@ const HELP: &str = "\
 Options, each with its default:
   --producers N        tasks that publish (1)
   --consumers N        tasks that consume (1)
-  --size OCTETS        of a body (64; from 8 on its latency is measured)
-  --confirms N         publishes in flight of each producer; 0: fire and forget (1000)
+  --size BYTES         bytes of each body (64; the latency is measured from 8 bytes on)
+  --confirms N         unconfirmed publishes of each producer; 0: no confirms (1000)
   --prefetch N         unsettled deliveries of each consumer; 0: no limit (1000)
-  --acks each|none|N   one by one, none needed, or one for every N (each)
-  --rate N             messages a second of each producer; 0: as fast as can be (0)
+  --acks each|none|N   one for each delivery, none, or one for every N (each)
+  --rate N             messages a second of each producer; 0: unlimited (0)
   --duration SECONDS   (10)
   --queue NAME         (puka-perf)
-  --queue-type TYPE    classic, quorum or stream; else one that goes with its consumers
-  --svg FILE           the latencies as a picture
-AMQP_URL names the broker; without it, one runs inside the program.";
+  --queue-type TYPE    classic, quorum or stream; by default an auto-delete queue
+  --svg FILE           writes a chart of the latencies
+AMQP_URL is the broker; without it, one runs in the same process.";
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Acks {
@@ -42,11 +42,11 @@ pub(crate) struct Settings {
 }
 
 fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| format!("{name}: {text:?} is not a number that fits\n{HELP}"))
+    text.parse().map_err(|_| format!("{name}: invalid number {text:?}\n{HELP}"))
 }
 
 impl Settings {
-    /// What to print instead, when there is nothing to run.
+    /// Parses the command line. An error is the text to print.
     pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut it = Self {
             producers: 1,
@@ -85,16 +85,20 @@ impl Settings {
                         "classic" => QueueType::Classic,
                         "quorum" => QueueType::Quorum,
                         "stream" => QueueType::Stream,
-                        other => return Err(format!("--queue-type: {other:?}\n{HELP}")),
+                        other => {
+                            return Err(format!(
+                                "--queue-type: expected classic, quorum or stream, found {other:?}\n{HELP}"
+                            ));
+                        }
                     });
                 }
-                other => return Err(format!("{other:?} is no option\n{HELP}")),
+                other => return Err(format!("unknown option {other:?}\n{HELP}")),
             }
         }
         Ok(it)
     }
 
-    /// The time from one publish of a producer to the next, when there is a rate.
+    /// Returns the time between two publishes of a producer, if there is a rate.
     pub(crate) fn pause(&self) -> Option<Duration> {
         (self.rate > 0).then(|| Duration::from_secs(1) / self.rate)
     }
@@ -105,7 +109,7 @@ impl fmt::Display for Settings {
         let Self { producers, consumers, size, confirms, prefetch, acks, .. } = self;
         write!(
             f,
-            "{producers} producers, {consumers} consumers, {size} octets, {confirms} confirms in flight, \
+            "{producers} producers, {consumers} consumers, {size} bytes, {confirms} confirms in flight, \
              prefetch {prefetch}, acks {acks:?}"
         )
     }
