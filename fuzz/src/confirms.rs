@@ -1,4 +1,4 @@
-//! F10: confirms of any publishes in any order, against a map of what is not confirmed.
+//! F10: confirms of any publishes in any order, against a map of the unconfirmed ones.
 
 use super::input::Input;
 use super::peer::{Peer, method, short};
@@ -16,15 +16,15 @@ enum Expected {
     Nacked,
     Returned,
     Late,
-    /// The connection broke over a confirm of nothing.
+    /// The connection was closed because of a confirm without a publish.
     Unconfirmed,
 }
 
-/// What is known of each publish, by its number from 1.
+/// The expected state of each publish, by its number from 1.
 #[derive(Debug, Default)]
 struct Model {
     promises: Vec<(PromiseId, Expected)>,
-    /// Those without a confirm, and the octets of the header that they were sent with.
+    /// The unconfirmed publishes, each with the bytes of its content header.
     pending: BTreeMap<u64, Vec<u8>>,
 }
 
@@ -40,7 +40,7 @@ impl Model {
         (1..=self.promises.len() as u64).for_each(|tag| self.settle(tag, expected));
     }
 
-    /// False when there is no such publish.
+    /// Settles the confirmed publishes. Returns `false` if there is none.
     fn confirm(&mut self, tag: u64, multiple: bool, expected: Expected) -> bool {
         let sent = self.promises.len() as u64;
         if tag > sent || !multiple && !self.pending.contains_key(&tag) {
@@ -74,12 +74,13 @@ impl Model {
                 (Some(Err(Error::Unconfirmed(_))), Expected::Unconfirmed) => true,
                 _ => false,
             };
-            assert!(is_right, "{outcome:?}, where it is {expected:?}");
+            assert!(is_right, "expected {expected:?}, found {outcome:?}");
         }
     }
 }
 
-/// F10: each publish has the outcome that a naive map gives it, and a confirm of nothing ends the connection.
+/// F10: each publish has the outcome that a naive map predicts, and a confirm without a publish
+/// closes the connection.
 pub fn confirms(data: &[u8]) {
     let mut input = Input::new(data);
     let mut peer = Peer::new(Options::default().recovery(None).heartbeat(0));
@@ -87,7 +88,7 @@ pub fn confirms(data: &[u8]) {
     let (mut model, mut fetched) = (Model::default(), Vec::new());
     let mut broken = false;
     while !input.is_empty() && !broken && model.promises.len() < 5000 {
-        // Before the first there is no channel on which anything could be confirmed.
+        // Before the first publish there is no channel on which anything could be confirmed.
         let choice = if model.promises.is_empty() { 1 } else { input.below(8) };
         let channel = peer.observer.channels().last().copied().unwrap_or(1);
         let (tag, multiple) = (pick(&mut input, &model), input.flag());
@@ -113,7 +114,7 @@ pub fn confirms(data: &[u8]) {
                 }
             }
             _ if input.below(16) == 0 => {
-                // Not so long that the server counts as gone.
+                // Short enough that the server does not count as lost.
                 peer.feed(&super::peer::raw(8, 0, b""));
                 peer.pass(Duration::from_secs(40), false);
                 model.expect_all(Expected::Late);
@@ -132,7 +133,7 @@ pub fn confirms(data: &[u8]) {
     assert!(peer.machine.is_idle());
 }
 
-/// The number of a publish that is pending, or any near it.
+/// Returns the number of a pending publish, or one near it.
 fn pick(input: &mut Input<'_>, model: &Model) -> u64 {
     let sent = model.promises.len() as u64;
     let place = input.short();
@@ -157,14 +158,14 @@ fn publish(peer: &mut Peer, model: &mut Model, fetched: &mut Vec<bool>, mandator
         headers: None,
         body: Body::from(&b"x"[..]),
     };
-    let promise = peer.machine.publish(&publish).expect("there is room");
+    let promise = peer.machine.publish(&publish).expect("there is capacity");
     if model.promises.is_empty() {
         peer.serve();
     }
     peer.drain();
     model.promises.push((promise, Expected::Open));
     fetched.push(false);
-    // The header that went out last; `serve` has answered what stood before it.
+    // The last header written; `serve` has answered what was written before it.
     let header = peer.unanswered.drain(..).rfind(|frame| frame.kind == 2);
     let tag = model.promises.len() as u64;
     model.pending.insert(tag, header.map(|frame| frame.payload).unwrap_or_default());

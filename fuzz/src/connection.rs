@@ -1,4 +1,4 @@
-//! F8: a connection under any series of steps of its user, its broker, its transport and time.
+//! F8: a connection under any series of steps of its user, its broker, its transport and its clock.
 
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
@@ -24,7 +24,8 @@ struct Run<'a> {
     tags: u64,
 }
 
-/// F8: every promise is answered once, nothing is left at the end, and what is written is what a strict broker would read.
+/// F8: every promise completes once, nothing is left at the end, and a strict broker accepts
+/// everything that is written.
 pub fn connection(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.below(3);
@@ -34,7 +35,8 @@ pub fn connection(data: &[u8]) {
         .channel_max([0, 4, 9][choice])
         .frame_max(4096)
         .max_requests(20)
-        // More than leaves in the order in which it came, or less.
+        // The first is above the size up to which frames leave in the order of the calls, the
+        // others are below it.
         .max_outgoing_octets([400_000, 20_000, 20_000][choice])
         .max_publishes_in_flight(20)
         .max_message_size(10_000)
@@ -74,7 +76,7 @@ pub fn connection(data: &[u8]) {
 
 impl Run<'_> {
     fn name(&mut self) -> ShortStr<'static> {
-        short(self.input.one_of(&NAMES).expect("there are some"))
+        short(self.input.one_of(&NAMES).expect("the array is not empty"))
     }
 
     fn step(&mut self) {
@@ -217,7 +219,7 @@ impl Run<'_> {
         };
         self.promises.extend(sent);
         if size > 5000 {
-            // More of them, so that channels have to take turns.
+            // Several publishes, so that channels have to take turns.
             let sent = (0..15).map_while(|_| self.peer.machine.publish(&publish).ok());
             self.promises.extend(sent);
         }
@@ -316,7 +318,7 @@ impl Run<'_> {
         }
     }
 
-    /// What a broker may say by itself, of what it knows.
+    /// Sends something that a broker may send unprompted, about known channels and consumers.
     fn speak(&mut self) {
         self.peer.drain();
         let open = self.peer.channels();
@@ -359,7 +361,7 @@ impl Run<'_> {
         self.peer.say(&octets);
     }
 
-    /// A message, most often for a consumer that there is.
+    /// Returns a message, usually for an existing consumer.
     fn delivery(&mut self, number: u16) -> Vec<u8> {
         self.tags += 1;
         let (delivery_tag, redelivered) = (self.tags, self.input.flag());
@@ -392,12 +394,12 @@ impl Run<'_> {
         };
         let body = vec![7; usize::from(self.input.octet()) * if self.input.below(8) == 0 { 50 } else { 1 }];
         let header = ContentHeader { body_size: body.len() as u64, properties: Properties::default() };
-        frame::content_header(&mut octets, number, u32::MAX, &header).expect("no limit");
+        frame::content_header(&mut octets, number, u32::MAX, &header).expect("frame_max is unlimited");
         frame::body(&mut octets, number, 4096, &body);
         octets
     }
 
-    /// What no broker says.
+    /// Sends something that no broker sends.
     fn mischief(&mut self) {
         self.peer.dishonest = true;
         let (kind, channel) =
@@ -420,18 +422,21 @@ impl Run<'_> {
                 Some(Ok(Reply::Consumer(id))) => self.consumers.push(id),
                 Some(Ok(Reply::Transaction(id))) => self.transactions.push(id),
                 Some(_) => assert!(self.peer.machine.fetch(promise).is_none()),
-                None => panic!("a promise without an answer: {promise:?} {:?}", self.peer.machine),
+                None => panic!("{promise:?} has no result: {:?}", self.peer.machine),
             }
         }
         for id in std::mem::take(&mut self.consumers) {
-            assert!(self.peer.machine.ended(id).is_some(), "a consumer that does not end");
+            assert!(self.peer.machine.ended(id).is_some(), "a consumer has not ended");
             self.peer.machine.drop_consumer(id);
         }
         for id in std::mem::take(&mut self.transactions) {
             self.peer.machine.drop_transaction(id);
         }
         let machine = &mut self.peer.machine;
-        assert!(machine.is_idle(), "something is left: {machine:?}");
-        assert!(machine.is_over() && machine.poll_timeout().is_none(), "it is not over: {machine:?}");
+        assert!(machine.is_idle(), "the machine is not idle: {machine:?}");
+        assert!(
+            machine.is_over() && machine.poll_timeout().is_none(),
+            "the connection has not ended: {machine:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! F9: messages put together of any frames in any order, against a plain model.
+//! F9: messages assembled from any frames in any order, against a simple model.
 
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 
 const LARGEST: u64 = 20_000;
 
-/// Octets of one body frame at most, when it is to fit.
+/// The largest body of a frame that is to fit.
 const MOST: usize = 60_000;
 
-/// What bodies are made of, each from another place on.
+/// The source of bodies. Each is a slice from another offset.
 static OCTETS: [u8; MOST + 256] = {
     let mut octets = [0; MOST + 256];
     let mut place = 0;
@@ -24,7 +24,7 @@ static OCTETS: [u8; MOST + 256] = {
     octets
 };
 
-/// What the next frame may be.
+/// The expected next frame.
 #[derive(Debug)]
 enum Model {
     Method,
@@ -33,7 +33,7 @@ enum Model {
     Broken,
 }
 
-/// A message that is whole: its tag, its size, and its body unless that is too large.
+/// A complete message: its tag, its size, and its body unless that exceeds the limit.
 type Whole = (u64, u64, Option<Vec<u8>>);
 
 impl Model {
@@ -96,7 +96,8 @@ fn size(input: &mut Input<'_>) -> u64 {
     }
 }
 
-/// F9: what comes out is what a plain model makes of it, cut anywhere, and the first frame too many ends the connection.
+/// F9: the messages match a simple model for any split of the input, and the first unexpected frame
+/// closes the connection.
 pub fn content(data: &[u8]) {
     let mut input = Input::new(data);
     let mut peer = Peer::new(Options::default().recovery(None).max_message_size(LARGEST));
@@ -110,11 +111,13 @@ pub fn content(data: &[u8]) {
         exclusive: false,
         arguments: TableRef::EMPTY,
     };
-    let promise = peer.machine.consume(&consume).expect("there is room");
+    let promise = peer.machine.consume(&consume).expect("there is capacity");
     peer.serve();
-    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has started") };
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+        panic!("the consumer has not started")
+    };
     let channel = peer.observer.channels()[0];
-    let consumer_tag = peer.machine.consumer_tag(id).expect("it has one").as_bytes().to_vec();
+    let consumer_tag = peer.machine.consumer_tag(id).expect("the consumer has a tag").as_bytes().to_vec();
 
     let (mut model, mut whole, mut tag) = (Model::Method, VecDeque::new(), 0);
     let mut octets = Vec::new();
@@ -138,11 +141,11 @@ pub fn content(data: &[u8]) {
                 model.header(body_size, &mut whole);
                 octets.clear();
                 puka::protocol::frame::content_header(&mut octets, channel, u32::MAX, &header)
-                    .expect("no limit");
+                    .expect("frame_max is unlimited");
             }
             4 => octets = raw(8, 0, b""),
             5 if input.below(16) == 0 => {
-                // Again and again nothing.
+                // Many empty frames.
                 let times = [10, 1023, 1025][input.below(3)];
                 octets = raw(3, channel, b"").repeat(times);
                 for _ in 0..times {
@@ -159,7 +162,7 @@ pub fn content(data: &[u8]) {
         }
         peer.say(&octets);
         let piece = input.below(256);
-        // Sometimes a method, its header and its body come at once.
+        // Sometimes a method, its header and its body arrive together.
         let goes_on = !input.is_empty() && !matches!(model, Model::Broken);
         if piece >= 192 && goes_on && peer.waiting() < 1 << 16 {
             continue;
@@ -171,12 +174,12 @@ pub fn content(data: &[u8]) {
         let mut taken = VecDeque::new();
         peer.machine.take_deliveries(id, usize::MAX, &mut taken);
         for delivered in taken {
-            let (tag, size, body) = whole.pop_front().expect("no message more than there should be");
+            let (tag, size, body) = whole.pop_front().expect("every message is in the model");
             assert_eq!(delivered.tag, tag);
             assert_eq!(delivered.message.too_large_body(), (size > LARGEST).then_some(size));
             assert_eq!(delivered.message.body(), body.unwrap_or_default());
         }
-        assert!(whole.is_empty() || matches!(model, Model::Broken), "a message is missing: {whole:?}");
+        assert!(whole.is_empty() || matches!(model, Model::Broken), "messages are missing: {whole:?}");
     }
     let why = peer.machine.why_closed();
     match model {

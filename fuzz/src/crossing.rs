@@ -6,7 +6,7 @@ use puka::machine::{Body, Publish};
 use puka::protocol::method::{basic, channel, queue};
 use puka::protocol::{Properties, TableRef};
 
-/// What the server sends on the channel.
+/// A frame that the server sends on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     Close,
@@ -38,7 +38,7 @@ fn publish(peer: &mut Peer, exchange: &[u8]) {
         headers: None,
         body: Body::from(&b"x"[..]),
     };
-    let _promise = peer.machine.publish(&publish).expect("there is room");
+    let _promise = peer.machine.publish(&publish).expect("there is capacity");
 }
 
 /// Returns the number of `close-ok` that the client has written on channel 1 since the last call.
@@ -90,7 +90,7 @@ fn cross(early: &[Says], late: &[Says], writes: u32, in_one_piece: bool) {
 }
 
 #[test]
-fn a_close_that_crosses_is_answered_once() {
+fn crossing_close_is_answered_once() {
     let early: [&[Says]; 3] = [&[], &[Close], &[Close, Close]];
     let late: [&[Says]; 9] = [
         &[],
@@ -114,7 +114,7 @@ fn a_close_that_crosses_is_answered_once() {
 }
 
 #[test]
-fn closes_of_the_server_alone_are_answered_once() {
+fn closes_of_the_server_are_answered_once() {
     for writes in [false, true] {
         let mut peer = Peer::new(Options::default().channel_max(1));
         peer.serve();
@@ -128,9 +128,10 @@ fn closes_of_the_server_alone_are_answered_once() {
                 nowait: false,
                 arguments: TableRef::EMPTY,
             };
-            let _promise = peer.machine.request(declare).expect("there is room");
+            let _promise = peer.machine.request(declare).expect("there is capacity");
             peer.drain();
-            // It belongs to the previous channel of this number; the first one has none before it.
+            // The reply belongs to the previous channel of this number; the first one has none
+            // before it.
             if peer.machine.open_channels() > 0 && answers(&mut peer) == 0 {
                 peer.feed(&method(1, &channel::OpenOk {}));
             }

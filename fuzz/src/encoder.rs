@@ -1,4 +1,4 @@
-//! F5: what is encoded of any values is read again, by the library and by the little parser, as the same values.
+//! F5: encoded values decode to the same values, by the library and by the independent parser.
 
 use super::input::Input;
 use super::little::{Field, entries, next_frame};
@@ -8,7 +8,7 @@ use puka::protocol::{Array, ContentHeader, Method, Properties, ShortStr, Table, 
 const LEVELS: usize = 40;
 
 fn text<'a>(input: &mut Input<'a>) -> ShortStr<'a> {
-    // Longer than a short string can be, now and then.
+    // Sometimes one byte longer than a short string can be.
     let length = usize::from(input.octet()) + if input.flag() { 1 } else { 0 };
     let octets = input.octets(length);
     let text = ShortStr::from_octets(octets);
@@ -40,7 +40,7 @@ fn octets<'a>(input: &mut Input<'a>) -> &'a [u8] {
     input.octets(length)
 }
 
-/// A table, and how many values are in it.
+/// Returns a table and the number of values in it.
 fn table(input: &mut Input<'_>, level: usize) -> (Table, usize) {
     let (mut table, mut count) = (Table::new(), 0);
     while !input.is_empty() && input.below(4) > 0 {
@@ -85,23 +85,23 @@ fn octets_of(text: ShortStr<'_>) -> Field {
     Field::Octets(text.as_octets().to_vec())
 }
 
-/// Encodes a method and reads it twice.
+/// Encodes a method, and decodes it with both parsers.
 fn method<'m>(it: impl Encode + Into<Method<'m>>, channel: u16, frame_max: u32, expected: &[Field]) {
     let mut out = b"before".to_vec();
     let written = frame::method(&mut out, channel, frame_max, &it);
-    let octets = out.strip_prefix(b"before").expect("what was there stays");
+    let octets = out.strip_prefix(b"before").expect("the encoder only appends");
     if written.is_err() {
-        assert!(octets.is_empty(), "nothing is left of what does not fit");
+        assert!(octets.is_empty(), "a failed encoding must not leave bytes");
         return;
     }
     assert!(octets.len() <= frame_max as usize);
-    let (little, length) = next_frame(octets).expect("it is whole");
+    let (little, length) = next_frame(octets).expect("the frame is complete");
     assert_eq!((little.kind, little.channel, length), (1, channel, octets.len()));
     assert_eq!(little.method().1, expected);
-    assert_eq!(Method::decode(&little.payload).expect("what we write we read"), it.into());
+    assert_eq!(Method::decode(&little.payload).expect("an encoded method decodes"), it.into());
 }
 
-/// F5: any values of the methods with the most in them, of a content header and a body.
+/// F5: any values of the methods with the most fields, of a content header and a body.
 pub fn encoder(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.below(8);
@@ -193,7 +193,7 @@ pub fn encoder(data: &[u8]) {
             frame::body(&mut out, channel, frame_max, octets);
             let (mut body, mut rest) = (Vec::new(), &out[..]);
             while !rest.is_empty() {
-                let (little, length) = next_frame(rest).expect("it is whole");
+                let (little, length) = next_frame(rest).expect("the frame is complete");
                 assert_eq!((little.kind, little.channel), (3, channel));
                 assert!(length <= frame_max as usize && length > 8);
                 body.extend(little.payload);
@@ -211,7 +211,7 @@ fn header(input: &mut Input<'_>, channel: u16, frame_max: u32, properties: Prope
         assert!(out.is_empty());
         return;
     }
-    let (little, length) = next_frame(&out).expect("it is whole");
+    let (little, length) = next_frame(&out).expect("the frame is complete");
     assert_eq!((little.kind, little.channel, length), (2, channel, out.len()));
     let (size, fields) = little.header();
     assert_eq!(size, header.body_size);

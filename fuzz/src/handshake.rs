@@ -1,4 +1,4 @@
-//! F7: a server that says anything, in each state of the handshake.
+//! F7: a server that sends anything, in each state of the handshake.
 
 use super::input::Input;
 use super::peer::{Peer, method, short, start, start_of};
@@ -7,7 +7,7 @@ use puka::protocol::method::{channel, connection};
 use puka::{AuthMechanism, Error, Options};
 use std::time::Duration;
 
-/// This octet and the next seven stand for what a server says.
+/// This byte and the next seven are replaced by messages of a server.
 const FIRST_SAID: u8 = 0xF0;
 
 fn options(choice: usize) -> Options {
@@ -23,10 +23,10 @@ fn options(choice: usize) -> Options {
     }
 }
 
-/// What became of a connection, and the frames that it has written: type and payload.
+/// The outcome of a connection, and the frames that it has written: type and payload.
 type Course = (String, Vec<(u8, Vec<u8>)>);
 
-/// The server said something up to a point, then the octets in pieces of that size.
+/// Runs a handshake up to a state, then sends the bytes in pieces of this size.
 fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
     let mut peer = Peer::new(options(choice));
     peer.dishonest = true;
@@ -41,23 +41,23 @@ fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
     peer.drain();
     let written: Vec<_> = peer.unanswered.drain(..).map(|frame| (frame.kind, frame.payload)).collect();
     let outcome = match peer.machine.why_closed() {
-        // It shows what has come by then.
-        Some(Error::NotAmqp(_)) => "no AMQP".to_owned(),
+        // This error contains the bytes received so far, which depend on the pieces.
+        Some(Error::NotAmqp(_)) => "not AMQP".to_owned(),
         why => format!("{why:?} {:?}", peer.machine.outcome()),
     };
-    assert!(!outcome.contains("guest"), "a password is shown: {outcome}");
-    // Whatever it was, it is over in time when the server says nothing more.
+    assert!(!outcome.contains("guest"), "the outcome contains the password: {outcome}");
+    // The connection ends in time in any case when the server sends nothing more.
     let closed = peer.machine.close();
     peer.pass(Duration::from_secs(120), false);
     assert!(peer.machine.is_over(), "{:?}", peer.machine);
     for promise in [connected, closed] {
-        assert!(peer.machine.fetch(promise).is_some(), "a promise without an answer");
+        assert!(peer.machine.fetch(promise).is_some(), "a promise has no result");
     }
     assert!(peer.machine.is_idle() && peer.machine.poll_timeout().is_none());
     (outcome, written)
 }
 
-/// What a server says at some time, most of it at the wrong one.
+/// Returns a message that a server sends in some state, usually not this one.
 fn said(number: usize) -> Vec<u8> {
     match number {
         0 => start_of(TableRef::EMPTY, b"RABBIT-CR-DEMO"),
@@ -74,7 +74,8 @@ fn said(number: usize) -> Vec<u8> {
     }
 }
 
-/// The octets as they are, but for a few that stand for what a server says, because none comes about by chance.
+/// Returns the bytes, with a few values replaced by messages of a server, which random bytes would
+/// never form.
 fn spelt_out(octets: &[u8]) -> Vec<u8> {
     let mut left = 16;
     let mut out = Vec::new();
@@ -90,8 +91,9 @@ fn spelt_out(octets: &[u8]) -> Vec<u8> {
     out
 }
 
-/// F7: arbitrary octets of the server in each state of the handshake; cut anywhere, they come to the same, but for answers that
-/// were not written when the server turned out to be none.
+/// F7: arbitrary bytes of the server in each state of the handshake. Any split has the same
+/// outcome, except for replies that were not written before the server turned out not to speak
+/// AMQP.
 pub fn handshake(data: &[u8]) {
     let mut input = Input::new(data);
     let (choice, state) = (input.below(4), input.below(4));

@@ -1,60 +1,61 @@
-//! An input as a series of choices. One that has come to its end goes on with zeros, so that every input means something.
+//! An input as a series of choices. Past its end it continues with zeros, so that every input is
+//! valid.
 
-/// What is left of an input.
+/// The remaining input.
 #[derive(Clone, Debug)]
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// Choices made of octets.
+    /// Returns an input of these bytes.
     pub fn new(octets: &'a [u8]) -> Self {
         Self(octets)
     }
 
-    /// Whether nothing is left.
+    /// Returns `true` if nothing remains.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The next octet.
+    /// Returns the next byte.
     pub fn octet(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
     }
 
-    /// A number below the limit, which is at most 256.
+    /// Returns a number below the limit, which is at most 256.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::from(self.octet()) % limit.max(1)
     }
 
-    /// Yes or no.
+    /// Returns a boolean.
     pub fn flag(&mut self) -> bool {
         self.octet() & 1 == 1
     }
 
-    /// Two octets.
+    /// Returns a number of two bytes.
     pub fn short(&mut self) -> u16 {
         u16::from_be_bytes([self.octet(), self.octet()])
     }
 
-    /// Eight octets.
+    /// Returns a number of eight bytes.
     pub fn longlong(&mut self) -> u64 {
         u64::from_be_bytes(std::array::from_fn(|_| self.octet()))
     }
 
-    /// So many octets, or what there is.
+    /// Returns the next `most` bytes, or fewer at the end.
     pub fn octets(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// What is left.
+    /// Returns the remaining bytes.
     pub fn rest(self) -> &'a [u8] {
         self.0
     }
 
-    /// One of several.
+    /// Returns one of several values; `None` if there is none.
     pub fn one_of<'t, T>(&mut self, all: &'t [T]) -> Option<&'t T> {
         let choice = self.octet();
         all.get(usize::from(choice) % all.len().max(1))

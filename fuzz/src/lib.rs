@@ -1,7 +1,9 @@
-//! What the fuzz targets do with their input, free of any fuzzer, so that plain tests replay the corpus through it.
+//! The bodies of the fuzz targets, independent of any fuzzer, so that ordinary tests replay the
+//! corpus.
 //!
-//! Each function panics when something does not hold that must hold for any octets at all. With a nightly compiler and
-//! cargo-fuzz, from the root of the project (a single allocation above 4 MiB is a finding, too):
+//! Each function panics if an invariant that must hold for any input is violated. Run a target with
+//! a nightly compiler and cargo-fuzz, from the root of the project (a single allocation above 4 MiB
+//! is a finding, too):
 //!
 //! ```text
 //! cargo +nightly fuzz run frame -- -max_total_time=60 -malloc_limit_mb=4
@@ -37,13 +39,14 @@ use puka::protocol::{
 };
 use puka::{Options, Uri};
 
-/// The most that a decoder may hold in advance of what has arrived, in octets: its largest buffer, and a read's worth.
+/// The most bytes that a decoder may reserve ahead of the input: its largest buffer, and the size
+/// of a read.
 pub const AHEAD: usize = (128 << 10) + (2 << 10);
 
-/// A frame as it was cut: its kind, its channel and its payload.
+/// A decoded frame: its kind, its channel and its payload.
 pub type Cut = (FrameKind, u16, Vec<u8>);
 
-/// F1: the first octets say how the others are cut into pieces, and how large a frame may be.
+/// F1: the first bytes select the sizes of the pieces and the maximum frame size.
 pub fn frame(data: &[u8]) {
     let Some((&[limit, seed, seed2, pieces], stream)) = data.split_first_chunk::<4>() else { return };
     let frame_max = [131_072, 8192, 4096, 64][usize::from(limit % 4)];
@@ -51,8 +54,8 @@ pub fn frame(data: &[u8]) {
     any_split(stream, frame_max, u32::from_be_bytes([0, 0, seed, seed2]), longest);
 }
 
-/// Any split of a stream gives the same frames and then the same error; nothing is consumed past an error; and the buffer
-/// is never far ahead of what has arrived.
+/// Checks that any split of a stream has the same frames and then the same error, that nothing is
+/// consumed past an error, and that the buffer is never far ahead of the input.
 pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize) {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(frame_max);
@@ -60,7 +63,7 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
     let mut expected = Vec::new();
     let error = cut(&mut decoder, &mut expected, || false);
     let consumed: usize = expected.iter().map(wire_length).sum();
-    assert_eq!(decoder.pending(), &stream[consumed..], "what is not decoded is kept");
+    assert_eq!(decoder.pending(), &stream[consumed..], "bytes that are not decoded must be kept");
 
     let mut random = Random(seed);
     let mut decoder = Decoder::new();
@@ -72,17 +75,20 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
         let piece = random.up_to(longest_piece).min(stream.len() - fed);
         feed(&mut decoder, &stream[fed..fed + piece], random.up_to(2) == 1);
         fed += piece;
-        assert!(decoder.space().len() + decoder.pending().len() <= 2 * fed + AHEAD, "the buffer runs ahead");
-        // Now and then frames are left to wait for the ones behind them.
+        assert!(
+            decoder.space().len() + decoder.pending().len() <= 2 * fed + AHEAD,
+            "the buffer is too far ahead of the input"
+        );
+        // Sometimes frames are left in the decoder until more have arrived.
         if random.up_to(4) != 1 || fed == stream.len() {
             found_error = cut(&mut decoder, &mut found, || random.up_to(2) == 1);
         }
     }
     assert_eq!((found, found_error), (expected, error));
     if let Some(error) = error {
-        assert!(decoder.pending().starts_with(&stream[consumed..fed]), "nothing is consumed past an error");
+        assert!(decoder.pending().starts_with(&stream[consumed..fed]), "bytes were consumed past an error");
         decoder.extend(&[8, 0, 0, 0, 0, 0, 0, 0xCE]);
-        assert_eq!(decoder.next_frame().err(), Some(error), "an error stays");
+        assert_eq!(decoder.next_frame().err(), Some(error), "an error must be returned again");
     }
 }
 
@@ -92,7 +98,7 @@ fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
     }
     while !octets.is_empty() {
         let space = decoder.space();
-        assert!(!space.is_empty(), "a read into no room at all would look like the end of the stream");
+        assert!(!space.is_empty(), "a read into an empty buffer would look like the end of the stream");
         let count = space.len().min(octets.len());
         space[..count].copy_from_slice(&octets[..count]);
         decoder.filled(count);
@@ -101,7 +107,7 @@ fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
 }
 
 fn cut(decoder: &mut Decoder, frames: &mut Vec<Cut>, mut keep: impl FnMut() -> bool) -> Option<DecodeError> {
-    // Those that are kept share the decoder's buffer while it goes on reading into it.
+    // The stored frames share the decoder's buffer while it continues to read into it.
     let mut kept = Vec::new();
     let error = loop {
         let frame = match decoder.next_frame() {
@@ -127,22 +133,22 @@ fn wire_length((kind, _, payload): &Cut) -> usize {
     }
 }
 
-/// A small generator, so that an input alone says what happens.
+/// A small generator of random numbers, so that the input alone determines what happens.
 struct Random(u32);
 
 impl Random {
-    /// A number from 1 to `most`.
+    /// Returns a number from 1 to `most`.
     fn up_to(&mut self, most: usize) -> usize {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         1 + usize::try_from(self.0 >> 8).unwrap_or(0) % most
     }
 }
 
-/// F2: a method that decodes encodes to octets that decode to it, and that encode to themselves.
+/// F2: a method that decodes encodes to bytes that decode to it and encode to themselves.
 pub fn method(data: &[u8]) {
     let Ok(method) = Method::decode(data) else { return };
     let octets = encoded(&method);
-    let again = Method::decode(&octets).expect("what we write we read");
+    let again = Method::decode(&octets).expect("the encoder's output decodes");
     assert_eq!(again, method);
     assert_eq!(encoded(&again), octets);
     let _ = format!("{method:?}");
@@ -150,11 +156,11 @@ pub fn method(data: &[u8]) {
 
 fn encoded(method: &Method<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    frame::method(&mut out, 1, u32::MAX, method).expect("no limit");
+    frame::method(&mut out, 1, u32::MAX, method).expect("frame_max is unlimited");
     out[7..out.len() - 1].to_vec()
 }
 
-/// F3: the same for a content header; its headers are the same read at once or later.
+/// F3: the same for a content header; its headers are the same whether decoded at once or later.
 pub fn properties(data: &[u8]) {
     let decoded = ContentHeader::decode(data);
     if let Some(list) = data.get(ContentHeader::PROPERTY_LIST..) {
@@ -165,8 +171,8 @@ pub fn properties(data: &[u8]) {
     }
     let Ok(header) = decoded else { return };
     let mut out = Vec::new();
-    frame::content_header(&mut out, 1, u32::MAX, &header).expect("no limit");
-    let again = ContentHeader::decode(&out[7..out.len() - 1]).expect("what we write we read");
+    frame::content_header(&mut out, 1, u32::MAX, &header).expect("frame_max is unlimited");
+    let again = ContentHeader::decode(&out[7..out.len() - 1]).expect("the encoder's output decodes");
     assert_eq!(again, header);
     let _ = format!("{header:?}");
     if let Some(headers) = header.properties.headers {
@@ -175,10 +181,11 @@ pub fn properties(data: &[u8]) {
     }
 }
 
-/// F4: a table that is accepted is read to its last octet, is nested no deeper than the limit, and is the same table when
-/// it is built anew.
+/// F4: an accepted table is read to its last byte, is nested no deeper than the limit, and is the
+/// same when it is built again.
 pub fn table(data: &[u8]) {
-    let mut with_length = u32::try_from(data.len()).expect("an input is small").to_be_bytes().to_vec();
+    let mut with_length =
+        u32::try_from(data.len()).expect("the input is smaller than 4 GiB").to_be_bytes().to_vec();
     with_length.extend(data);
     let mut reader = Reader::new(&with_length);
     assert_eq!(reader.table().err(), TableRef::new(data).err());
@@ -194,19 +201,19 @@ pub fn table(data: &[u8]) {
             assert_same(table.get(name), first.map(|(_, value)| value));
         }
     }
-    assert_eq!(length, data.len(), "every octet belongs to an entry");
+    assert_eq!(length, data.len(), "every byte must belong to an entry");
     let built = rebuilt(table);
     assert_eq!(rebuilt(built.as_ref()), built);
     assert_eq!(built.as_ref().as_octets().len(), data.len());
     assert_eq!(TableRef::new(built.as_ref().as_octets()), Ok(built.as_ref()));
 }
 
-/// Values by what they look like: a NaN is then equal to itself.
+/// Compares values by their debug output, so that a NaN is equal to itself.
 fn assert_same(a: Option<Value<'_>>, b: Option<Value<'_>>) {
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
 }
 
-/// Octets of a value with its tag.
+/// Returns the number of bytes of a value with its tag.
 fn wire_size(value: Value<'_>, depth: usize) -> usize {
     1 + match value {
         Value::Void => 0,
@@ -224,11 +231,11 @@ fn wire_size(value: Value<'_>, depth: usize) -> usize {
             assert!(depth <= MAX_NESTING);
             4 + table.iter().map(|(name, value)| 1 + name.len() + wire_size(value, depth + 1)).sum::<usize>()
         }
-        other => panic!("a value of unknown size: {other:?}"),
+        other => panic!("unknown size of value {other:?}"),
     }
 }
 
-/// The same table, built entry by entry.
+/// Returns the same table, built entry by entry.
 fn rebuilt(table: TableRef<'_>) -> Table {
     let mut built = Table::new();
     for (name, value) in table {
@@ -237,7 +244,7 @@ fn rebuilt(table: TableRef<'_>) -> Table {
             Value::Array(inner) => built.push(name, rebuilt_array(inner).as_ref().into()),
             value => built.push(name, value),
         }
-        .expect("what was accepted can be built");
+        .expect("an accepted table can be built");
     }
     built
 }
@@ -250,19 +257,20 @@ fn rebuilt_array(array: ArrayRef<'_>) -> Array {
             Value::Array(inner) => built.push(&rebuilt_array(inner)),
             value => built.push(value),
         }
-        .expect("what was accepted can be built");
+        .expect("an accepted table can be built");
     }
     built
 }
 
-/// F6: a text is a URI that prints to itself, or an error; and what is shown of either has no password.
+/// F6: a text is a URI that parses back from its output, or an error; the output of neither
+/// contains the password.
 pub fn uri(data: &[u8]) {
     const SECRET: &str = "S3KRET-correct-horse";
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(uri) = Uri::parse(text) {
         assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri.clone()));
         let shown = uri.to_string();
-        assert_eq!(Uri::parse(&shown).expect("what we print we read").to_string(), shown);
+        assert_eq!(Uri::parse(&shown).expect("a printed URI parses").to_string(), shown);
         assert!(!uri.endpoints().is_empty() && !Options::from(uri).endpoints().is_empty());
     }
     for text in [
@@ -274,6 +282,6 @@ pub fn uri(data: &[u8]) {
             Ok(uri) => format!("{uri} {uri:?} {:?}", Options::from(uri.clone())),
             Err(error) => format!("{error} {error:?}"),
         };
-        assert!(!shown.contains(SECRET), "{text} shows {shown}");
+        assert!(!shown.contains(SECRET), "the output for {text} contains the password: {shown}");
     }
 }

@@ -1,15 +1,16 @@
-//! A little parser of what a client writes, made from the spec apart from the library: it shares nothing with it.
+//! A small parser of what a client writes, written from the spec independently of the library: it
+//! shares no code with it.
 //!
-//! It is strict: a frame that is cut short, has something left behind its last field, or an unknown type is an error.
+//! It is strict: an incomplete frame, bytes after the last field and unknown types are errors.
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LittleFrame {
-    /// 1 method, 2 header, 3 body, 8 heartbeat.
+    /// The type: 1 method, 2 header, 3 body, 8 heartbeat.
     pub kind: u8,
-    /// Its channel.
+    /// The channel.
     pub channel: u16,
-    /// What is in it.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
@@ -18,40 +19,40 @@ pub struct LittleFrame {
 pub enum Field {
     /// An integer of any size.
     Number(u64),
-    /// A short string, a long string, or the octets of a table.
+    /// A short string, a long string, or the bytes of a table.
     Octets(Vec<u8>),
     /// A bit.
     Bit(bool),
 }
 
 impl Field {
-    /// The integer.
+    /// Returns the integer.
     pub fn number(&self) -> u64 {
         match self {
             Self::Number(number) => *number,
-            other => panic!("no number: {other:?}"),
+            other => panic!("expected a number, found {other:?}"),
         }
     }
 
-    /// The octets.
+    /// Returns the bytes.
     pub fn octets(&self) -> &[u8] {
         match self {
             Self::Octets(octets) => octets,
-            other => panic!("no octets: {other:?}"),
+            other => panic!("expected bytes, found {other:?}"),
         }
     }
 
-    /// The bit.
+    /// Returns the bit.
     pub fn bit(&self) -> bool {
         match self {
             Self::Bit(bit) => *bit,
-            other => panic!("no bit: {other:?}"),
+            other => panic!("expected a bit, found {other:?}"),
         }
     }
 }
 
-/// The methods that a client sends, and their fields: integers by their size in octets, `s` and `S` a short and a long string,
-/// `F` a table, `b` a bit.
+/// The methods that a client sends, with their fields: a digit is an integer of that many bytes,
+/// `s` and `S` are a short and a long string, `F` a table, `b` a bit.
 const METHODS: [(u16, u16, &str); 38] = [
     (10, 11, "FsSs"),
     (10, 21, "S"),
@@ -93,12 +94,12 @@ const METHODS: [(u16, u16, &str); 38] = [
     (10, 61, ""),
 ];
 
-/// The properties of a content, from the highest flag down.
+/// The content properties, from the highest flag to the lowest.
 const PROPERTIES: [char; 14] = ['s', 's', 'F', '1', '1', 's', 's', 's', 's', '8', 's', 's', 's', 's'];
 
 struct Cursor<'a> {
     octets: &'a [u8],
-    /// Bits of the octet read last, and how many of them are taken.
+    /// The last byte read for bits, and how many of its bits were read.
     bits: Option<(u8, u32)>,
 }
 
@@ -142,7 +143,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// A value of a table behind its tag; gives how many values there are in it.
+    /// Reads a table value after its tag. Returns how many values it consists of.
     fn value(&mut self) -> Option<usize> {
         match self.take(1)?[0] {
             b't' | b'b' | b'B' => self.take(1)?,
@@ -167,7 +168,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many values a table has, nested ones too; `None` when it is malformed.
+/// Returns how many values a table has, including nested ones; `None` if it is malformed.
 pub fn entries(table: &[u8]) -> Option<usize> {
     let mut inside = Cursor { octets: table, bits: None };
     let mut values = 0;
@@ -178,14 +179,14 @@ pub fn entries(table: &[u8]) -> Option<usize> {
     Some(values)
 }
 
-/// Cuts the first frame off; `None` when it is not whole.
+/// Returns the first frame and its length; `None` if it is incomplete.
 ///
 /// # Panics
-/// It is no frame.
+/// If the bytes are not a frame.
 pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
     let (frame, length, end) = cut(octets)?;
-    assert_eq!(end, 0xCE, "no frame end in {octets:02x?}");
-    assert!(matches!(frame.kind, 1..=3 | 8), "a frame of type {}", frame.kind);
+    assert_eq!(end, 0xCE, "expected frame end 0xCE, found {end:#04x} in {octets:02x?}");
+    assert!(matches!(frame.kind, 1..=3 | 8), "unknown frame type {}", frame.kind);
     Some((frame, length))
 }
 
@@ -202,43 +203,47 @@ pub fn cut(bytes: &[u8]) -> Option<(LittleFrame, usize, u8)> {
 }
 
 impl LittleFrame {
-    /// Class and method.
+    /// Returns the class and method.
     pub fn id(&self) -> (u16, u16) {
         let at = |place: usize| self.payload.get(place).copied().unwrap_or_default();
         (u16::from_be_bytes([at(0), at(1)]), u16::from_be_bytes([at(2), at(3)]))
     }
 
-    /// Class and method, and the fields.
+    /// Returns the class and method, and the fields.
     ///
     /// # Panics
-    /// It is malformed.
+    /// If the method is malformed.
     pub fn method(&self) -> ((u16, u16), Vec<Field>) {
         let id = self.id();
         let known = METHODS.iter().find(|(class, method, _)| (*class, *method) == id);
-        let (.., kinds) = known.unwrap_or_else(|| panic!("no client sends {id:?}"));
+        let (.., kinds) = known.unwrap_or_else(|| panic!("unexpected method {id:?} of a client"));
         let mut cursor = Cursor { octets: &self.payload[4..], bits: None };
         let fields: Option<Vec<Field>> = kinds.chars().map(|kind| cursor.field(kind)).collect();
         let fields = fields.unwrap_or_else(|| panic!("{id:?} is malformed: {:02x?}", self.payload));
-        assert!(cursor.octets.is_empty(), "{id:?} goes on: {:02x?}", self.payload);
+        assert!(cursor.octets.is_empty(), "{id:?} has bytes after its last field: {:02x?}", self.payload);
         (id, fields)
     }
 
-    /// The size of the body, and the properties.
+    /// Returns the size of the body, and the properties.
     ///
     /// # Panics
-    /// It is malformed.
+    /// If the header is malformed.
     pub fn header(&self) -> (u64, Vec<Option<Field>>) {
         let mut cursor = Cursor { octets: &self.payload, bits: None };
         assert_eq!((cursor.number(2), cursor.number(2)), (Some(60), Some(0)), "class and weight");
-        let size = cursor.number(8).expect("a size");
-        let flags = cursor.number(2).expect("flags");
-        assert_eq!(flags & 3, 0, "no such properties");
+        let size = cursor.number(8).expect("the header has a body size");
+        let flags = cursor.number(2).expect("the header has property flags");
+        assert_eq!(flags & 3, 0, "unknown property flags");
         let properties = PROPERTIES.iter().enumerate().map(|(place, kind)| {
             let is_there = flags >> (15 - place) & 1 == 1;
-            is_there.then(|| cursor.field(*kind).expect("a property"))
+            is_there.then(|| cursor.field(*kind).expect("the header has the property"))
         });
         let properties = properties.collect();
-        assert!(cursor.octets.is_empty(), "the header goes on: {:02x?}", self.payload);
+        assert!(
+            cursor.octets.is_empty(),
+            "the header has bytes after its last property: {:02x?}",
+            self.payload
+        );
         (size, properties)
     }
 }

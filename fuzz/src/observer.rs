@@ -1,26 +1,27 @@
-//! Looks at what a client writes as a strict broker would, with the little parser and without trust: no frame on a channel that
-//! is not open, contents whole and together, nothing settled that was not delivered there, nothing behind the last word.
+//! A strict broker's check of everything a client writes, with the independent parser: no frame on
+//! a channel that is not open, contents complete and contiguous, no settling of what was not
+//! delivered on the channel, nothing after the last frame of a close.
 
 use super::little::{Field, LittleFrame, next_frame};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 struct Channel {
-    /// The server has said `open-ok`.
+    /// The server has sent `open-ok`.
     open: bool,
-    /// The server has sent `close` before `open-ok`. A client may take that for the last word on the channel that had the number
-    /// before, which the server closed, or answer it.
+    /// The server has sent `close` before `open-ok`. A client may take that for the end of the
+    /// channel that had this number before and was closed by the server, or answer it.
     closed_early: bool,
-    /// It has sent `close` and waits for `close-ok`.
+    /// The client has sent `close`, and `close-ok` is pending.
     closing: bool,
-    /// The server has closed it; only `close-ok` may come.
+    /// The server has closed the channel. Only `close-ok` may follow.
     closed: bool,
     /// Both sides have closed it, and one `close-ok` is pending.
     crossed: Crossed,
     content: Content,
-    /// Tags of the consumers that the client has asked for and not cancelled.
+    /// The tags of the consumers that the client has started and not cancelled.
     consumers: BTreeSet<Vec<u8>>,
-    /// Deliveries that the server has begun, and how often each may be settled.
+    /// The deliveries that the server has begun, and how often each may be settled.
     delivered: BTreeMap<u64, u32>,
 }
 
@@ -44,13 +45,13 @@ enum Content {
     Body(u64),
 }
 
-/// What a broker knows of a connection.
+/// The broker's view of a connection.
 #[derive(Debug, Default)]
 pub struct Observer {
     octets: Vec<u8>,
     greeted: bool,
     channels: BTreeMap<u16, Channel>,
-    /// 1 when the client has sent `connection.close`, 2 when it has sent `close-ok`.
+    /// 1 once the client has sent `connection.close`, 2 once it has sent `close-ok`.
     last_words: u8,
 }
 
@@ -62,7 +63,7 @@ const CONNECTION_CLOSE: (u16, u16) = (10, 50);
 const CONNECTION_CLOSE_OK: (u16, u16) = (10, 51);
 
 impl Observer {
-    /// Takes in what the client has written, and gives the frames that are whole.
+    /// Checks what the client has written, and returns the complete frames.
     pub fn written(&mut self, octets: &[u8]) -> Vec<LittleFrame> {
         self.octets.extend(octets);
         if !self.greeted {
@@ -85,23 +86,25 @@ impl Observer {
     }
 
     fn frame(&mut self, frame: &LittleFrame) {
-        assert!(self.last_words < 2, "a frame behind connection.close-ok: {frame:?}");
+        assert!(self.last_words < 2, "frame after connection.close-ok: {frame:?}");
         match (frame.kind, frame.channel) {
-            (8, channel) => assert_eq!((channel, frame.payload.len()), (0, 0), "a heartbeat"),
+            (8, channel) => {
+                assert_eq!((channel, frame.payload.len()), (0, 0), "a heartbeat is empty, on channel 0")
+            }
             (1, 0) => {
                 let (id, _) = frame.method();
                 assert_eq!(id.0, 10, "{id:?} on channel 0");
                 let is_close_ok = id == CONNECTION_CLOSE_OK;
-                assert!(self.last_words == 0 || is_close_ok, "{id:?} behind connection.close");
+                assert!(self.last_words == 0 || is_close_ok, "{id:?} after connection.close");
                 self.last_words = match id {
                     CONNECTION_CLOSE => 1,
                     CONNECTION_CLOSE_OK => 2,
                     _ => 0,
                 };
             }
-            (_, 0) => panic!("a content on channel 0"),
+            (_, 0) => panic!("content frame on channel 0"),
             _ => {
-                assert_eq!(self.last_words, 0, "behind connection.close: {frame:?}");
+                assert_eq!(self.last_words, 0, "after connection.close: {frame:?}");
                 self.on_channel(frame);
             }
         }
@@ -117,7 +120,7 @@ impl Observer {
             let is_free = before
                 .as_ref()
                 .is_none_or(|channel| channel.crossed == Crossed::ServerAnswered && channel.closed_early);
-            assert!(is_free, "channel {number} is opened twice: {before:?}");
+            assert!(is_free, "channel {number} was opened twice: {before:?}");
             return;
         }
         // The server would close the connection over a `close-ok` on a channel that is not here.
@@ -148,7 +151,7 @@ impl Observer {
             return;
         }
         if channel.closed {
-            // What was on its way when the server closed it may be there still.
+            // Frames that were queued when the server closed the channel may still arrive.
             channel.closing |= id == Some(CLOSE);
             return;
         }
@@ -161,10 +164,10 @@ impl Observer {
             }
             (3, Content::Body(left)) => {
                 let size = frame.payload.len() as u64;
-                assert!(size > 0 && size <= left, "{size} of {left} octets");
+                assert!(size > 0 && size <= left, "body frame of {size} bytes, {left} are left");
                 channel.content = if size == left { Content::None } else { Content::Body(left - size) };
             }
-            (kind, content) => panic!("frame type {kind} on channel {number}, where {content:?} is to come"),
+            (kind, content) => panic!("expected {content:?} on channel {number}, found frame type {kind}"),
         }
         let Some((id, fields)) = method else { return };
         match id {
@@ -178,7 +181,7 @@ impl Observer {
         }
     }
 
-    /// The server has sent a frame.
+    /// Records a frame that the server has sent.
     pub fn received(&mut self, frame: &LittleFrame) {
         let Some(channel) = self.channels.get_mut(&frame.channel).filter(|_| frame.kind == 1) else { return };
         match frame.id() {
@@ -202,13 +205,13 @@ impl Observer {
         }
     }
 
-    /// Whether a channel is open on both sides, so that an honest server may speak on it.
+    /// Returns `true` if a channel is open on both sides, so that an honest server may use it.
     pub fn is_open(&self, channel: u16) -> bool {
         let channel = self.channels.get(&channel).filter(|channel| channel.crossed == Crossed::No);
         channel.is_some_and(|channel| channel.open && !channel.closed)
     }
 
-    /// The consumers that the client has asked for, each with its channel.
+    /// Returns the consumers that the client has started, each with its channel.
     pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
         let channels = self.channels.iter();
         channels
@@ -233,7 +236,7 @@ impl Channel {
     fn settle(&mut self, id: (u16, u16), fields: &[Field]) {
         let (tag, multiple) = (fields[0].number(), id != (60, 90) && fields[1].bit());
         let left = self.delivered.get_mut(&tag).filter(|left| **left > 0);
-        let Some(left) = left else { panic!("{id:?} of {tag}, which is not there to be settled") };
+        let Some(left) = left else { panic!("{id:?} of {tag}, which is not an unsettled delivery") };
         *left -= 1;
         if multiple {
             self.delivered.range_mut(..=tag).for_each(|(_, left)| *left = 0);

@@ -1,4 +1,5 @@
-//! A connection and a broker's end of it, in virtual time: octets are lost, late, and cut as an input says.
+//! A connection and a simple broker, in virtual time. Bytes are lost, delayed and split as an input
+//! decides.
 
 use super::little::{LittleFrame, cut};
 use super::observer::Observer;
@@ -9,69 +10,69 @@ use puka::{Broken, Options};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// More steps of time than anything takes: a deadline that does not move is a busy loop.
+/// More steps of time than any case takes: a deadline that does not advance is a busy loop.
 const STEPS: usize = 20_000;
 
-/// Both ends.
+/// A connection, and the broker at its other end.
 #[derive(Debug)]
 pub struct Peer {
-    /// One end.
+    /// The connection.
     pub machine: Connection,
-    /// The time.
+    /// The current time.
     pub now: Instant,
     received: Decoder,
     out: Outgoing,
-    /// Whatever the client writes is looked at.
+    /// Checks everything that the client writes.
     pub observer: Observer,
-    /// What the client has written and the broker has not answered.
+    /// The frames that the client has written and the broker has not answered.
     pub unanswered: VecDeque<LittleFrame>,
-    /// What the broker has written, and how much of it has arrived.
+    /// The bytes that the broker has written, and how many of them have arrived.
     incoming: Vec<u8>,
     delivered: usize,
-    /// What has arrived of a frame that is not whole.
+    /// The bytes of an incomplete frame that have arrived.
     arrived: Vec<u8>,
     greeted: bool,
-    /// Channels that the broker has closed, until that is answered.
+    /// The channels that the broker has closed and the client has not confirmed.
     pub closed: BTreeSet<u16>,
-    /// Channels whose close the broker has answered, until it is asked to open them again: it has no more to say there, though
-    /// its answer may be on its way.
+    /// The channels whose `close` the broker has answered, until the client opens them again. The
+    /// broker sends nothing on them, although its answer may still be in flight.
     let_go: BTreeSet<u16>,
-    /// The broker says what no broker says.
+    /// The broker has sent something that no broker sends.
     pub dishonest: bool,
 }
 
-/// The octets of a method frame.
+/// Returns the bytes of a method frame.
 pub fn method(channel: u16, it: &impl Encode) -> Vec<u8> {
     let mut octets = Vec::new();
-    frame::method(&mut octets, channel, u32::MAX, it).expect("no limit");
+    frame::method(&mut octets, channel, u32::MAX, it).expect("frame_max is unlimited");
     octets
 }
 
-/// A short string of any octets, cut to its limit.
+/// Returns a short string of any bytes, truncated to the maximum length.
 pub fn short(octets: &[u8]) -> ShortStr<'_> {
-    ShortStr::from_octets(octets.get(..255).unwrap_or(octets)).expect("it is cut")
+    ShortStr::from_octets(octets.get(..255).unwrap_or(octets)).expect("it was truncated to 255 bytes")
 }
 
-/// The octets of any frame.
+/// Returns the bytes of any frame.
 pub fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut octets = vec![kind];
     octets.extend(channel.to_be_bytes());
-    octets.extend(u32::try_from(payload.len()).expect("it is small").to_be_bytes());
+    octets.extend(u32::try_from(payload.len()).expect("the payload is smaller than 4 GiB").to_be_bytes());
     octets.extend(payload);
     octets.push(0xCE);
     octets
 }
 
-/// `connection.start`, as RabbitMQ sends it.
+/// Returns the `connection.start` of a RabbitMQ server.
 pub fn start() -> Vec<u8> {
     let mut properties = Table::new();
     for (name, value) in [("product", "RabbitMQ"), ("version", "4.1.0")] {
-        properties.insert(name, value).expect("it fits");
+        properties.insert(name, value).expect("the table is small");
     }
     start_of(properties.as_ref(), b"PLAIN AMQPLAIN")
 }
 
-/// `connection.start` of a server with those properties, which offers those mechanisms.
+/// Returns the `connection.start` of a server with these properties and mechanisms.
 pub fn start_of(server_properties: TableRef<'_>, mechanisms: &[u8]) -> Vec<u8> {
     let start = connection::Start {
         version_major: 0,
@@ -84,13 +85,13 @@ pub fn start_of(server_properties: TableRef<'_>, mechanisms: &[u8]) -> Vec<u8> {
 }
 
 impl Peer {
-    /// A connection over the only transport there is.
+    /// Creates a connection over a given transport.
     pub fn new(options: Options) -> Self {
         let now = Instant::now();
         Self::of(now, Connection::new(now, options))
     }
 
-    /// A connection that is dialled, again and again.
+    /// Creates a connection that is dialled, and dialled again after a loss.
     pub fn dialled(options: Options) -> Self {
         let now = Instant::now();
         Self::of(now, Connection::dialled(now, options))
@@ -114,7 +115,7 @@ impl Peer {
         }
     }
 
-    /// The transport takes so many octets at most. True when it took any.
+    /// Transmits at most this many bytes. Returns `true` if there were any.
     pub fn write(&mut self, most: usize) -> bool {
         self.machine.poll_transmit(self.now, &mut self.out);
         let octets = self.out.len().min(most);
@@ -125,7 +126,7 @@ impl Peer {
             written.extend_from_slice(&piece[..part]);
             left -= part;
         }
-        assert_eq!(left, 0, "there are as many octets as it says");
+        assert_eq!(left, 0, "the length must match the pieces");
         self.out.advance(octets);
         self.machine.handle_transmitted(self.now, octets);
         let frames = self.observer.written(&written);
@@ -139,15 +140,16 @@ impl Peer {
         octets > 0
     }
 
-    /// The transport takes everything.
+    /// Transmits everything.
     pub fn drain(&mut self) {
         while self.write(usize::MAX) {}
     }
 
-    /// So many of the octets that are on their way arrive.
+    /// Delivers at most this many of the broker's bytes to the client.
     pub fn arrive(&mut self, most: usize) {
         if self.dishonest {
-            // What the broker says is then judged by what the client is known to have said.
+            // The observer then judges the broker's bytes by everything that the client has
+            // written.
             self.drain();
         }
         if !self.machine.wants_input() {
@@ -171,23 +173,23 @@ impl Peer {
         }
     }
 
-    /// The broker writes octets.
+    /// Queues bytes of the broker.
     pub fn say(&mut self, octets: &[u8]) {
         self.incoming.extend(octets);
     }
 
-    /// How many octets of the broker have not arrived.
+    /// Returns how many bytes of the broker have not arrived.
     pub fn waiting(&self) -> usize {
         self.incoming.len() - self.delivered
     }
 
-    /// The broker writes octets, and they arrive.
+    /// Queues bytes of the broker and delivers them.
     pub fn feed(&mut self, octets: &[u8]) {
         self.say(octets);
         self.arrive(usize::MAX);
     }
 
-    /// The broker answers the oldest of what it was asked, as it should. False when there is nothing.
+    /// Answers the oldest unanswered frame. Returns `false` if there is none.
     pub fn reply(&mut self) -> bool {
         if !self.greeted && !self.machine.is_down() && !self.machine.is_closed() {
             self.greeted = true;
@@ -210,18 +212,18 @@ impl Peer {
         true
     }
 
-    /// The channels on which the broker may speak.
+    /// Returns the channels on which the broker may send.
     pub fn channels(&self) -> Vec<u16> {
         self.observer.channels().into_iter().filter(|number| !self.let_go.contains(number)).collect()
     }
 
-    /// The consumers on those channels, each with its channel.
+    /// Returns the consumers on those channels, each with its channel.
     pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
         let consumers = self.observer.consumers().into_iter();
         consumers.filter(|(number, _)| !self.let_go.contains(number)).collect()
     }
 
-    /// Everything is written, answered and has arrived, again and again, until there is nothing left.
+    /// Transmits, answers and delivers everything until nothing is left.
     pub fn serve(&mut self) {
         for _ in 0..STEPS {
             self.drain();
@@ -232,10 +234,11 @@ impl Peer {
                 return;
             }
         }
-        panic!("they go on for ever: {:?}", self.machine);
+        panic!("client and broker never become idle: {:?}", self.machine);
     }
 
-    /// Time passes; what is due is done when it is due. An honest broker answers meanwhile, if it is to.
+    /// Advances the time and handles each deadline when it is reached. If `served`, an honest
+    /// broker answers meanwhile.
     pub fn pass(&mut self, time: Duration, served: bool) {
         let end = self.now + time;
         for _ in 0..STEPS {
@@ -261,10 +264,10 @@ impl Peer {
                 }
             }
         }
-        panic!("a deadline that does not move: {:?}", self.machine);
+        panic!("the deadline does not advance: {:?}", self.machine);
     }
 
-    /// Another transport takes the place of the one before.
+    /// Replaces the transport by a new one.
     pub fn redial(&mut self) {
         self.received = Decoder::new();
         self.out = Outgoing::default();
@@ -279,7 +282,7 @@ impl Peer {
         self.machine.handle_dialled(self.now, 0, false);
     }
 
-    /// The transport is gone.
+    /// Loses the transport.
     pub fn lose(&mut self) {
         if !self.machine.is_down() {
             self.machine.handle_loss(Broken::Eof);
@@ -287,7 +290,7 @@ impl Peer {
     }
 }
 
-/// What a broker that has everything answers.
+/// Returns the answer of a broker on which every entity exists.
 pub fn answer(asked: &LittleFrame) -> Vec<u8> {
     if asked.kind != 1 {
         return Vec::new();

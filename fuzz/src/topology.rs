@@ -1,4 +1,5 @@
-//! F11: what is declared again after a loss, against plain sets of what there is. F12: a recovery in which anything fails.
+//! F11: the topology that is declared again after a loss, against simple sets. F12: a recovery in
+//! which any step may fail.
 
 use super::input::Input;
 use super::little::{Field, LittleFrame};
@@ -12,10 +13,10 @@ use std::time::Duration;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "amq.fanout"];
 
-/// Destination, source and routing key; whether the destination is a queue.
+/// Destination, source and routing key, and whether the destination is a queue.
 type Binding = (bool, &'static str, &'static str, &'static str);
 
-/// What a broker would still have, if it were the only thing that it did: names, and whether they go by themselves.
+/// The entities that a broker would still have, each with its name and whether it is auto-deleted.
 #[derive(Debug, Default)]
 struct Model {
     exchanges: BTreeMap<&'static str, bool>,
@@ -25,7 +26,8 @@ struct Model {
 }
 
 impl Model {
-    /// Bindings go, and then the exchanges that go with their last one, and then theirs.
+    /// Removes bindings, then the exchanges that are auto-deleted with their last binding, and so
+    /// on.
     fn unbind(&mut self, goes: impl Fn(&Binding) -> bool) {
         let (gone, kept) = std::mem::take(&mut self.bindings).into_iter().partition::<Vec<_>, _>(goes);
         self.bindings = kept.into_iter().collect();
@@ -39,7 +41,7 @@ impl Model {
 
     fn delete_exchange(&mut self, name: &'static str) {
         self.exchanges.remove(name);
-        // What was bound to something that is gone has no say in what goes with it.
+        // The bindings to a deleted source do not decide which destinations are auto-deleted.
         self.bindings.retain(|binding| binding.2 != name);
         self.unbind(|binding| !binding.0 && binding.1 == name);
     }
@@ -53,7 +55,7 @@ impl Model {
         self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
 
-    /// Everything, as it is told by [`told`].
+    /// Describes all entities in the same way as the function [`told`].
     fn told(&self) -> BTreeSet<String> {
         let exchanges = self.exchanges.keys().map(|name| format!("exchange {name}"));
         let queues = self.queues.keys().map(|name| format!("queue {name}"));
@@ -65,7 +67,7 @@ impl Model {
     }
 }
 
-/// What a frame declares.
+/// Describes what a frame declares.
 fn told(frame: &LittleFrame) -> Option<String> {
     let (id, fields) = frame.method();
     let text = |place: usize| String::from_utf8_lossy(Field::octets(&fields[place])).into_owned();
@@ -95,11 +97,11 @@ impl<'a> Run<'a> {
     }
 
     fn name(&mut self) -> &'static str {
-        self.input.one_of(&NAMES).expect("there are some")
+        self.input.one_of(&NAMES).expect("the array is not empty")
     }
 
     fn ask<'m>(&mut self, request: impl Into<Method<'m>>) -> Reply {
-        let promise = self.peer.machine.request(request).expect("there is room");
+        let promise = self.peer.machine.request(request).expect("there is capacity");
         self.answered(promise)
     }
 
@@ -107,11 +109,11 @@ impl<'a> Run<'a> {
         self.peer.serve();
         match self.peer.machine.fetch(promise) {
             Some(Ok(reply)) => reply,
-            other => panic!("an honest broker's answer: {other:?}"),
+            other => panic!("unexpected result from an honest broker: {other:?}"),
         }
     }
 
-    /// Something is declared, bound, deleted.
+    /// Declares, binds or deletes an entity.
     fn change(&mut self) {
         let (name, other, key) = (self.name(), self.name(), self.name());
         let goes = self.input.flag();
@@ -165,7 +167,7 @@ impl<'a> Run<'a> {
             _ if !self.model.consumers.is_empty() => {
                 let place = self.input.below(self.model.consumers.len());
                 let (id, queue) = self.model.consumers.remove(place);
-                let promise = self.peer.machine.cancel(id).expect("it is live");
+                let promise = self.peer.machine.cancel(id).expect("the consumer is live");
                 self.answered(promise);
                 self.peer.machine.drop_consumer(id);
                 let is_used = self.model.consumers.iter().any(|(_, other)| *other == queue);
@@ -230,15 +232,15 @@ impl<'a> Run<'a> {
             exclusive: false,
             arguments: TableRef::EMPTY,
         };
-        let promise = self.peer.machine.consume(&consume).expect("there is room");
-        let Reply::Consumer(id) = self.answered(promise) else { panic!("a consumer") };
+        let promise = self.peer.machine.consume(&consume).expect("there is capacity");
+        let Reply::Consumer(id) = self.answered(promise) else { panic!("expected a consumer") };
         self.model.consumers.push((id, queue));
     }
 
-    /// A get of a queue that is not there any more.
+    /// Gets from a queue that no longer exists.
     fn refuse(&mut self, name: &'static str) {
         let get = basic::Get { queue: short(name.as_bytes()), no_ack: true };
-        let promise = self.peer.machine.request(get).expect("there is room");
+        let promise = self.peer.machine.request(get).expect("there is capacity");
         loop {
             self.peer.drain();
             let next = self.peer.unanswered.front();
@@ -249,7 +251,7 @@ impl<'a> Run<'a> {
                     self.close_channel(number, 404);
                     break;
                 }
-                _ => assert!(self.peer.reply(), "it was sent"),
+                _ => assert!(self.peer.reply(), "the get was not sent"),
             }
             self.peer.arrive(usize::MAX);
         }
@@ -267,11 +269,12 @@ impl<'a> Run<'a> {
         ));
     }
 
-    /// Loses the connection, and gives what an honest broker is asked for until the next one is open.
+    /// Loses the connection. Returns what an honest broker is asked to declare until the next one
+    /// is open.
     fn lose(&mut self) -> Vec<String> {
         self.peer.lose();
         while self.peer.machine.poll_dial(self.peer.now).is_none() {
-            let next = self.peer.machine.tend(self.peer.now).expect("it waits to dial");
+            let next = self.peer.machine.tend(self.peer.now).expect("a reconnect is scheduled");
             self.peer.now = self.peer.now.max(next);
             self.peer.machine.handle_timeout(self.peer.now);
         }
@@ -299,7 +302,7 @@ impl<'a> Run<'a> {
             asked.iter().partition(|told| told.starts_with("consume"));
         let declared: BTreeSet<String> = entities.iter().map(|told| (*told).clone()).collect();
         assert_eq!(declared, self.model.told());
-        assert_eq!(entities.len(), declared.len(), "nothing is declared twice: {entities:?}");
+        assert_eq!(entities.len(), declared.len(), "an entity was declared twice: {entities:?}");
         assert_eq!(consumes.len(), self.model.consumers.len());
         assert!(asked.iter().rev().take(consumes.len()).all(|told| told.starts_with("consume")), "{asked:?}");
         for (place, told) in asked.iter().enumerate() {
@@ -308,7 +311,7 @@ impl<'a> Run<'a> {
             let later = asked.get(place..).unwrap_or_default();
             assert!(
                 !later.contains(&from) && !later.iter().any(|told| told == to),
-                "{told} before what it binds"
+                "{told} was declared before what it binds"
             );
         }
     }
@@ -325,7 +328,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// F11: after any changes, exactly what is there is declared again, in an order in which it can be.
+/// F11: after any changes, exactly the existing entities are declared again, in a valid order.
 pub fn topology(data: &[u8]) {
     let mut run = Run::new(Input::new(data), Recovery::default());
     let mut losses = 0;
@@ -340,12 +343,13 @@ pub fn topology(data: &[u8]) {
     let asked = run.lose();
     run.check_all_is_declared(&asked);
     assert!(run.is_open());
-    let report = run.report().expect("it recovered");
+    let report = run.report().expect("the recovery has a report");
     assert_eq!((report.entities, report.consumers), (run.model.entities(), run.model.consumers.len()));
     assert!(report.failed.is_empty(), "{report:?}");
 }
 
-/// F12: whatever fails while everything is declared again, it ends: open, with a report of what is missing, or closed.
+/// F12: whichever step of a replay fails, recovery ends: open, with a report of what is missing, or
+/// closed.
 pub fn recovery(data: &[u8]) {
     let mut input = Input::new(data);
     let strict = input.flag();
@@ -362,35 +366,35 @@ pub fn recovery(data: &[u8]) {
     }
     run.peer.pass(Duration::from_secs(600), true);
     if !run.peer.machine.is_closed() {
-        assert!(run.is_open(), "an honest broker lets it come back: {:?}", run.peer.machine);
-        // Without one the loss was never noticed.
+        assert!(run.is_open(), "not recovered with an honest broker: {:?}", run.peer.machine);
+        // Without a report the loss was never noticed.
         let report = run.report();
         if let Some(report) = report {
             let of_consumers = report.failed.iter().filter(|(what, _)| what.starts_with("consumer")).count();
             let of_entities = report.failed.len() - of_consumers;
             let (declared, there) = (report.entities + of_entities, run.model.entities());
-            // A queue that goes with its last consumer went with one that could not be started again.
+            // An auto-delete queue was deleted if its last consumer could not be restarted.
             let has_lost_one =
                 run.model.consumers.iter().any(|(id, _)| run.peer.machine.ended(*id).is_some());
             assert!(declared == there || has_lost_one && declared < there, "{there} {report:?}");
         }
         let promise = run.peer.machine.request(basic::Get { queue: short(b"q"), no_ack: true });
-        run.answered(promise.expect("there is room"));
+        run.answered(promise.expect("there is capacity"));
     }
     let closed = run.peer.machine.close();
     run.peer.pass(Duration::from_secs(60), true);
     for promise in waiting.into_iter().chain([closed]) {
-        assert!(run.peer.machine.fetch(promise).is_some(), "a promise without an answer");
+        assert!(run.peer.machine.fetch(promise).is_some(), "a promise has no result");
     }
     for (id, _) in std::mem::take(&mut run.model.consumers) {
-        assert!(run.peer.machine.ended(id).is_some(), "a consumer that does not end");
+        assert!(run.peer.machine.ended(id).is_some(), "a consumer has not ended");
         run.peer.machine.drop_consumer(id);
     }
     assert!(run.peer.machine.is_idle() && run.peer.machine.is_over(), "{:?}", run.peer.machine);
 }
 
 impl Run<'_> {
-    /// The broker answers, or something goes wrong.
+    /// Answers the client, or fails in some way.
     fn stumble(&mut self) {
         let now = self.peer.now;
         if self.peer.machine.is_down() {
