@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Instructions for each publish, confirm, delivery and acknowledgement, counted by valgrind's callgrind, beside those in
-# benches/baseline.md. Exits with 1 when one has risen by more than 5 %.
+# Counts the instructions of a publish, confirm, delivery and acknowledgement with valgrind's callgrind, and compares them
+# with benches/baseline.md. Exits with 1 if one has risen by more than 5 %.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,7 +8,7 @@ command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install v
 cargo build --release --quiet -p puka-benches --bin instructions
 program=${CARGO_TARGET_DIR:-target}/release/instructions
 
-# The difference of two runs, so that what is done once does not count.
+# Returns the difference of two runs, which excludes the set-up.
 count() {
     valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" "$1" "$2" 2>&1 |
         sed -n 's/.*Collected : \([0-9]*\).*/\1/p'

@@ -1,7 +1,9 @@
-//! The codec alone, in nanoseconds and in octets a second: `cargo bench -p puka-benches`.
+//! Benchmarks of the codec alone, in nanoseconds and in bytes a second:
+//! `cargo bench -p puka-benches`.
 //!
-//! `by hand` is straight-line code for that one message, without a table of methods, checks or limits: what a codec can hope for.
-#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+//! `by hand` is straight-line code for that one message, without a table of methods, checks or
+//! limits: the best that a codec could achieve.
+#![expect(clippy::expect_used, reason = "a failed measurement ends the program")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use puka::protocol::frame::{self, FRAME_END};
@@ -18,10 +20,10 @@ const FRAME_MAX: u32 = 131_072;
 fn headers() -> Table {
     let mut table = Table::new();
     for (name, value) in [("x-tenant", "acme"), ("x-trace", "4bf92f3577b34da6"), ("x-kind", "order")] {
-        table.insert(name, value).expect("it is short");
+        table.insert(name, value).expect("the name is short");
     }
-    table.insert("x-attempt", 3).expect("it is short");
-    table.insert("x-urgent", true).expect("it is short");
+    table.insert("x-attempt", 3).expect("the name is short");
+    table.insert("x-urgent", true).expect("the name is short");
     table
 }
 
@@ -57,8 +59,8 @@ fn deliver<'a>() -> basic::Deliver<'a> {
 
 fn generate(out: &mut Vec<u8>, properties: &Properties<'_>, body: &[u8]) {
     let header = ContentHeader { body_size: body.len() as u64, properties: *properties };
-    frame::method(out, 1, FRAME_MAX, &publish()).expect("it fits");
-    frame::content_header(out, 1, FRAME_MAX, &header).expect("it fits");
+    frame::method(out, 1, FRAME_MAX, &publish()).expect("the frame fits");
+    frame::content_header(out, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(out, 1, FRAME_MAX, body);
 }
 
@@ -98,9 +100,9 @@ fn generate_by_hand(out: &mut Vec<u8>, headers: &[u8], body: &[u8]) {
     frame_by_hand(out, 3, |out| out.extend_from_slice(body));
 }
 
-/// Each header is checked and looked at.
+/// Checks and reads each header.
 fn read_headers(headers: RawHeaders<'_>) -> usize {
-    let entries = headers.table().expect("a table").iter();
+    let entries = headers.table().expect("the headers are a valid table").iter();
     entries
         .map(|(name, value)| match value {
             Value::String(text) => name.len() + text.len(),
@@ -111,21 +113,22 @@ fn read_headers(headers: RawHeaders<'_>) -> usize {
         .sum()
 }
 
-/// Every frame, method and property list; what comes most often is looked for first, as in the client.
+/// Parses every frame, method and property list. Like the client, it looks for the most frequent
+/// ones first.
 fn parse(decoder: &mut Decoder, octets: &[u8], headers: fn(RawHeaders<'_>) -> usize) -> usize {
     decoder.extend(octets);
     let mut sum = 0;
-    while let Some(frame) = decoder.next_frame().expect("a frame") {
+    while let Some(frame) = decoder.next_frame().expect("the frame is valid") {
         sum += match frame.kind() {
             FrameKind::Method => match basic::Deliver::decode(frame.payload()) {
                 Some(deliver) => deliver.delivery_tag as usize + deliver.routing_key.len(),
-                None => match Method::decode(frame.payload()).expect("a method") {
+                None => match Method::decode(frame.payload()).expect("the method is valid") {
                     Method::Basic(basic::Method::Ack(ack)) => ack.delivery_tag as usize,
                     _ => 0,
                 },
             },
             FrameKind::Header => {
-                let header = ContentHeader::decode(frame.payload()).expect("a header");
+                let header = ContentHeader::decode(frame.payload()).expect("the header is valid");
                 let sum = headers(header.properties.headers.unwrap_or_default());
                 sum + header.properties.timestamp.unwrap_or(0) as usize
             }
@@ -135,7 +138,7 @@ fn parse(decoder: &mut Decoder, octets: &[u8], headers: fn(RawHeaders<'_>) -> us
     sum
 }
 
-/// Takes so many octets off the front.
+/// Takes this many bytes off the front.
 fn take<'o>(octets: &mut &'o [u8], count: usize) -> &'o [u8] {
     let (head, rest) = octets.split_at(count);
     *octets = rest;
@@ -175,7 +178,8 @@ fn read_headers_by_hand(mut headers: &[u8]) -> usize {
     sum
 }
 
-/// Deliveries, each of a method, its header with those very properties, and its body in one frame.
+/// Parses deliveries: each has a method, a header with exactly these properties, and a body in one
+/// frame.
 fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8], headers: fn(&[u8]) -> usize) -> usize {
     buffer.clear();
     buffer.extend_from_slice(octets);
@@ -208,7 +212,7 @@ fn parse_delivery_by_hand(rest: &mut &[u8], headers: fn(&[u8]) -> usize) -> usiz
     sum + delivery_tag + routing_key.len() + timestamp + take_frame(rest).len()
 }
 
-/// How the headers are read, by the library and by hand.
+/// The two ways to read the headers, by the library and by hand.
 type Reading = (&'static str, fn(RawHeaders<'_>) -> usize, fn(&[u8]) -> usize);
 
 const READINGS: [Reading; 2] =
@@ -222,7 +226,7 @@ fn codec(criterion: &mut Criterion) {
     generate(&mut out, &properties, &body);
     let mut by_hand = Vec::new();
     generate_by_hand(&mut by_hand, headers.as_ref().as_octets(), &body);
-    assert!(out == by_hand, "both write the same");
+    assert!(out == by_hand, "both must write the same bytes");
 
     let mut group = criterion.benchmark_group("codec");
     group.throughput(Throughput::Bytes(out.len() as u64));
@@ -243,18 +247,18 @@ fn codec(criterion: &mut Criterion) {
 
     let mut delivered = Vec::new();
     let header = ContentHeader { body_size: 1024, properties };
-    frame::method(&mut delivered, 1, FRAME_MAX, &deliver()).expect("it fits");
-    frame::content_header(&mut delivered, 1, FRAME_MAX, &header).expect("it fits");
+    frame::method(&mut delivered, 1, FRAME_MAX, &deliver()).expect("the frame fits");
+    frame::content_header(&mut delivered, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(&mut delivered, 1, FRAME_MAX, &body);
     let mut decoder = Decoder::new();
     decoder.set_frame_max(FRAME_MAX);
     let mut buffer = Vec::with_capacity(4096);
-    // One alone, and as many as one read may bring.
+    // One alone, and as many as one read may return.
     for (what, octets) in [("", delivered.clone()), ("100 in one piece, ", delivered.repeat(100))] {
         group.throughput(Throughput::Bytes(octets.len() as u64));
         for (how, headers, by_hand) in READINGS {
             let sums = (parse(&mut decoder, &octets, headers), parse_by_hand(&mut buffer, &octets, by_hand));
-            assert_eq!(sums.0, sums.1, "both read the same");
+            assert_eq!(sums.0, sums.1, "both must read the same values");
             group.bench_function(
                 format!("parse: {what}deliver, 5 properties, 5 headers {how}, 1 KiB"),
                 |bencher| {
@@ -271,7 +275,7 @@ fn codec(criterion: &mut Criterion) {
     for tag in 0..100 {
         mixed.extend_from_slice(&delivered);
         let ack = basic::Ack { delivery_tag: tag, multiple: true };
-        frame::method(&mut mixed, 2, FRAME_MAX, &ack).expect("it fits");
+        frame::method(&mut mixed, 2, FRAME_MAX, &ack).expect("the frame fits");
         frame::heartbeat(&mut mixed);
     }
     group.throughput(Throughput::Bytes(mixed.len() as u64));
@@ -287,14 +291,14 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What an ack with `multiple` costs that confirms a thousand publishes, once it has arrived.
+/// Measures the cost of receiving one ack with `multiple` that confirms a thousand publishes.
 fn confirms(criterion: &mut Criterion) {
     const COUNT: usize = 1000;
     let mut group = criterion.benchmark_group("confirms");
     group.throughput(Throughput::Elements(COUNT as u64));
     let mut world = World::default();
-    // The handshake, and the channel.
-    world.publish("test").expect("there is room");
+    // Completes the handshake and opens the channel.
+    world.publish("test").expect("there is capacity");
     while world.fetch() == 0 {
         world.fly();
     }
@@ -303,14 +307,14 @@ fn confirms(criterion: &mut Criterion) {
             let mut spent = Duration::ZERO;
             for _ in 0..times {
                 for _ in 0..COUNT {
-                    world.publish("test").expect("there is room");
+                    world.publish("test").expect("there is capacity");
                 }
                 world.go();
                 world.come();
                 let start = Instant::now();
                 world.handle();
                 spent += start.elapsed();
-                assert_eq!(world.fetch(), COUNT, "all are confirmed by one ack");
+                assert_eq!(world.fetch(), COUNT, "one ack must confirm all");
             }
             spent
         });

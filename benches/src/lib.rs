@@ -1,4 +1,5 @@
-//! What the measurements have in common: a broker that costs almost nothing, in memory or behind a socket, and how one measures.
+//! The common parts of the measurements: a broker that costs almost nothing, in memory or behind a
+//! socket, and clocks.
 
 mod link;
 mod null;

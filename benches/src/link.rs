@@ -1,4 +1,5 @@
-//! The null broker as a stream in memory: what is written to it is taken at once, so nothing of the kernel is measured.
+//! The null broker as a stream in memory. It accepts every write at once, so nothing of the kernel
+//! is measured.
 
 use crate::Null;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -6,14 +7,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// A stream whose other end is the null broker.
+/// A stream with the null broker at its other end.
 #[derive(Debug, Default)]
 pub struct InMemory {
     null: Null,
     reader: Option<Waker>,
-    /// How often it was read from with success.
+    /// The number of reads that returned bytes.
     pub reads: usize,
-    /// How often it was written to.
+    /// The number of writes.
     pub writes: usize,
 }
 

@@ -1,18 +1,20 @@
-//! A broker that keeps nothing: it confirms what is published, and delivers the same message again and again.
+//! A broker that stores nothing: it confirms every publish, and delivers the same message
+//! repeatedly.
 //!
-//! It looks at no more of a frame than it has to, so that the client is what is measured. A queue's name says how many octets
-//! the bodies of its deliveries have. Its confirms are `multiple`, one for all that came in a read.
+//! It parses no more of a frame than it needs, so that the client is what is measured. A queue's
+//! name is the number of bytes of the bodies of its deliveries. Its confirms are `multiple`, one
+//! for each read.
 
 use puka::protocol::frame::{self, FRAME_END};
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{ContentHeader, Method, Properties, ShortStr, TableRef};
 
-/// Octets that are delivered in one piece.
+/// The number of bytes that are delivered in one piece.
 const PIECE: usize = 256 << 10;
 
 const FRAME_MAX: u32 = 131_072;
 
-/// Octets of a frame in front of its payload.
+/// The number of bytes of a frame before its payload.
 const HEADER: usize = frame::HEADER;
 
 #[derive(Debug, Default)]
@@ -23,11 +25,11 @@ struct Channel {
     prefetch_count: u64,
 }
 
-/// A consumer's deliveries, made once.
+/// A consumer's deliveries, which are built once.
 #[derive(Debug)]
 struct Feed {
     channel: u16,
-    /// Some deliveries, each of `size` octets, with its tag at the same place.
+    /// Some deliveries, each of `size` bytes, with its tag at the same offset.
     piece: Vec<u8>,
     size: usize,
     tag_at: usize,
@@ -45,7 +47,8 @@ impl Feed {
         Self { channel, size: one.len(), piece: one.repeat(count), tag_at, sent: 0, settled: 0, window }
     }
 
-    /// Makes the next deliveries, as far as the window goes, and says how many octets they have.
+    /// Prepares the next deliveries, as far as the window allows, and returns how many bytes they
+    /// have.
     fn next(&mut self) -> usize {
         let room = self.window - (self.sent - self.settled);
         let count = (self.piece.len() / self.size).min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -76,21 +79,21 @@ pub fn deliver(out: &mut Vec<u8>, channel: u16, tag: ShortStr<'_>, body: &[u8], 
 /// The broker's end of one connection.
 #[derive(Debug, Default)]
 pub struct Null {
-    /// The beginning of a frame of which the rest is still to come; never a body's.
+    /// The first bytes of an incomplete frame other than a body frame.
     partial: Vec<u8>,
-    /// Octets of a body frame that are still to come, and on which channel.
+    /// The missing bytes of a body frame, and its channel.
     skip: usize,
     skip_on: u16,
     began: bool,
     channels: Vec<Channel>,
-    /// Channels with publishes to confirm.
+    /// The channels with publishes to confirm.
     confirming: Vec<u16>,
     feeds: Vec<Feed>,
     next_feed: usize,
-    /// Octets of bodies that are still to come, for each channel.
+    /// The missing bytes of a content body, for each channel.
     body_left: Vec<u64>,
     answers: Vec<u8>,
-    /// Answers that are being written, when no deliveries are.
+    /// The replies that are being written, if no deliveries are.
     answering: Vec<u8>,
     source: Option<usize>,
     given: usize,
@@ -98,34 +101,34 @@ pub struct Null {
     closed: bool,
     /// The number of queues that it has named.
     named: u64,
-    /// Seconds, as it proposes them.
+    /// The heartbeat interval that it proposes, in seconds.
     heartbeat: u16,
 }
 
 impl Null {
-    /// A broker that proposes so many seconds between two signs of life.
+    /// Creates a broker that proposes this heartbeat interval in seconds.
     #[must_use]
     pub fn with_heartbeat(heartbeat: u16) -> Self {
         Self { heartbeat, ..Self::default() }
     }
 
-    /// Loses its connection and everything in it.
+    /// Loses the connection and all its state.
     pub fn restart(&mut self) {
         *self = Self { heartbeat: self.heartbeat, named: self.named, ..Self::default() };
     }
 
-    /// Gives a sign of life.
+    /// Queues a heartbeat.
     pub fn beat(&mut self) {
         frame::heartbeat(&mut self.answers);
     }
 
-    /// Whether the connection is closed.
+    /// Returns `true` if the connection is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Takes what the client wrote.
+    /// Processes bytes of the client.
     pub fn take(&mut self, octets: &[u8]) {
         let partial = std::mem::take(&mut self.partial);
         if partial.is_empty() {
@@ -176,7 +179,7 @@ impl Null {
                 }
                 (_, None) => break,
                 (kind, Some((payload, rest))) => {
-                    assert!(payload[size] == FRAME_END, "a frame that does not end");
+                    assert!(payload[size] == FRAME_END, "expected frame end 0xCE");
                     self.frame(kind, channel, &payload[..size]);
                     octets = rest;
                 }
@@ -234,7 +237,7 @@ impl Null {
     }
 
     fn method(&mut self, number: u16, payload: &[u8]) {
-        // What a client sends that can't be read is not answered.
+        // Methods of the client that cannot be decoded are ignored.
         let Ok(method) = Method::decode(payload) else { return };
         match method {
             Method::Connection(connection::Method::StartOk(_)) => {
@@ -284,7 +287,7 @@ impl Null {
             named = format!("amq.gen-{}", self.named);
             self.named += 1;
         }
-        // It is short enough.
+        // The name is short enough.
         let named = ShortStr::new(&named).unwrap_or_default();
         let queue = if queue.is_empty() { named } else { queue };
         self.answer(number, &queue::DeclareOk { queue, message_count: 0, consumer_count: 0 });
@@ -293,7 +296,7 @@ impl Null {
     fn consume(&mut self, number: u16, consume: basic::Consume<'_>) {
         self.answer(number, &basic::ConsumeOk { consumer_tag: consume.consumer_tag });
         let name = consume.queue.as_str().unwrap_or_default();
-        // "16", or "16 2000" when there will be so many consumers: each has its part of a piece.
+        // "16", or "16 2000" if there are going to be this many consumers, which share a piece.
         let mut numbers = name.split(' ').map(|number| number.parse::<usize>());
         let (Some(Ok(body)), among) = (numbers.next(), numbers.next()) else { return };
         let among = among.and_then(Result::ok).unwrap_or(1);
@@ -309,7 +312,7 @@ impl Null {
         let _ = frame::method(&mut self.answers, number, FRAME_MAX, method);
     }
 
-    /// What is to be written next: answers first, then deliveries.
+    /// Returns the bytes to write next: replies first, then deliveries.
     pub fn pending(&mut self) -> &[u8] {
         if self.written == self.ready().len() {
             self.written = 0;
@@ -339,7 +342,7 @@ impl Null {
         &octets[..self.given]
     }
 
-    /// Tells that so many octets of what is pending were written.
+    /// Reports that this many of the pending bytes were written.
     pub fn wrote(&mut self, octets: usize) {
         self.written += octets;
     }

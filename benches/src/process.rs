@@ -1,4 +1,4 @@
-//! This process and the other one, in which the broker is.
+//! This process, and the process of the broker.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::io::{BufRead, BufReader};
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// What stands behind a name on the command line.
+/// Returns the command line argument after a name.
 #[must_use]
 pub fn argument(name: &str) -> Option<String> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);
@@ -14,24 +14,24 @@ pub fn argument(name: &str) -> Option<String> {
     arguments.next()
 }
 
-/// The number behind a name on the command line.
+/// Returns the number after a name on the command line.
 ///
 /// # Panics
-/// When it is none.
+/// If it is not a number.
 #[must_use]
-#[expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+#[expect(clippy::expect_used, reason = "a failed measurement ends the program")]
 pub fn number(name: &str, default: u64) -> u64 {
-    argument(name).map_or(default, |text| text.parse().expect("a number"))
+    argument(name).map_or(default, |text| text.parse().expect("the argument is a number"))
 }
 
-/// How much of the processor this process has used.
+/// Returns the processor time of this process.
 #[must_use]
 pub fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
-/// This program again, with `--serve`, as a process that ends with this value.
+/// This program in another process, with `--serve`. Dropping the value kills the process.
 #[derive(Debug)]
 pub struct Broker {
     child: Child,
@@ -39,25 +39,25 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts it. It says its address in the first line that it prints.
+    /// Starts the process. It prints its address in its first line.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+    #[expect(clippy::expect_used, reason = "a failed measurement ends the program")]
     pub fn start(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);
         command.arg("--serve").args(arguments).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("it starts");
+        let mut child = command.spawn().expect("the process starts");
         let mut line = String::new();
-        let out = child.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut line).expect("it says its address");
-        let address = line.trim().parse().expect("an address");
+        let out = child.stdout.take().expect("the output is piped");
+        BufReader::new(out).read_line(&mut line).expect("the broker prints its address");
+        let address = line.trim().parse().expect("the line is an address");
         Self { child, address }
     }
 
-    /// How much of the processor it has used, as Linux counts it for its threads; nothing elsewhere.
+    /// Returns the processor time of its threads as counted by Linux; zero on other systems.
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
@@ -68,7 +68,7 @@ impl Broker {
         Duration::from_nanos(nanoseconds.sum())
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

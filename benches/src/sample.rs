@@ -1,9 +1,9 @@
-//! How long something took, by the clock and of this process's CPU.
+//! Durations, by the clock and of this process's processor time.
 
 use crate::cpu;
 use std::time::{Duration, Instant};
 
-/// From when on something is measured.
+/// The start of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -11,54 +11,54 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// From now on.
+    /// Starts a measurement.
     #[must_use]
     pub fn start() -> Self {
         Self { start: Instant::now(), cpu: cpu() }
     }
 
-    /// Whether it has not been so long yet.
+    /// Returns `true` if less than this time has passed.
     #[must_use]
     pub fn is_before(&self, time: Duration) -> bool {
         self.start.elapsed() < time
     }
 
-    /// What so many messages took.
+    /// Ends the measurement of this many messages.
     #[must_use]
     pub fn stop(self, messages: u64) -> Sample {
         Sample { messages, time: self.start.elapsed(), cpu: cpu() - self.cpu }
     }
 }
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// How many there were.
+    /// The number of messages.
     pub messages: u64,
-    /// How long they took.
+    /// The elapsed time.
     pub time: Duration,
-    /// How much of the processor this process used for them.
+    /// The processor time of this process.
     pub cpu: Duration,
 }
 
 impl Sample {
-    /// Messages a second.
+    /// Returns the messages a second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.messages as f64 / self.time.as_secs_f64()
     }
 
-    /// Nanoseconds of the processor a message.
+    /// Returns the processor time of a message, in nanoseconds.
     #[must_use]
     pub fn cost(&self) -> f64 {
         self.cpu.as_nanos() as f64 / self.messages as f64
     }
 }
 
-/// The one in the middle.
+/// Returns the median.
 ///
 /// # Panics
-/// When there is none.
+/// If there are no figures.
 #[must_use]
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);

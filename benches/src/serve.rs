@@ -1,4 +1,4 @@
-//! The null broker behind a socket, on a thread and a core of its own.
+//! The null broker behind a socket, on its own thread and core.
 
 use crate::Null;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -8,27 +8,28 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::{io, thread};
 
-/// Octets that are read at a time.
+/// The number of bytes to read at a time.
 const PIECE: usize = 256 << 10;
 
-/// Keeps this thread, and those that it starts from now on, on one core. Does nothing where there is no such core.
+/// Pins this thread, and those that it starts later, to one core. Does nothing if there is no such
+/// core.
 pub fn pin(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
     let _ = sched_setaffinity(None, &set);
 }
 
-/// Serves every connection that is made to an address of the loopback device, on that core.
+/// Serves every connection to an address of the loopback device, on this core.
 ///
 /// # Errors
-/// When there is no port.
+/// If no port is free.
 pub fn serve(core: usize) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         pin(core);
         for stream in listener.incoming().flatten() {
-            // The client's end goes away at the end of a measurement, which is no error.
+            // The client closes its end at the end of a measurement, which is not an error.
             thread::spawn(move || connection(&stream));
         }
     });

@@ -1,4 +1,4 @@
-//! The machine and the null broker, without a driver: nothing but what a message costs the connection.
+//! The state machine and the null broker, without a driver: only the cost of the connection itself.
 
 use crate::Null;
 use puka::machine::{Body, Connection, ConnectionState, Event, Outgoing, Publish};
@@ -6,14 +6,14 @@ use puka::protocol::{Decoder, Properties, ShortStr};
 use puka::{Broken, Error, Options, Recovery};
 use std::time::{Duration, Instant};
 
-/// Octets that come back at a time, about.
+/// The approximate number of bytes of a read.
 const READ: usize = 128 << 10;
 
-/// Both ends of a connection.
+/// The two ends of a connection.
 #[derive(Debug)]
 pub struct World {
     now: Instant,
-    /// The client's.
+    /// The client's end.
     pub machine: Connection,
     null: Null,
     decoder: Decoder,
@@ -38,7 +38,7 @@ impl Default for World {
 }
 
 impl World {
-    /// A connection that comes back when it is lost, with whatever it had.
+    /// Creates a connection that recovers everything after a loss.
     #[must_use]
     pub fn recovering() -> Self {
         let recovery = Recovery::default().first_connect(true).max_records(1 << 20).republish_unconfirmed(1);
@@ -50,7 +50,7 @@ impl World {
         world
     }
 
-    /// Loses the connection and has it back.
+    /// Loses the connection and connects again.
     pub fn lose(&mut self) {
         self.machine.handle_loss(Broken::Eof);
         self.null.restart();
@@ -70,14 +70,14 @@ impl World {
         }
     }
 
-    /// There and back.
+    /// Makes one round trip.
     pub fn fly(&mut self) {
         self.go();
         self.come();
         self.handle();
     }
 
-    /// What the machine has to say reaches the broker.
+    /// Transmits the state machine's output to the broker.
     pub fn go(&mut self) {
         let Self { now, machine, null, out, brokers, .. } = self;
         while machine.poll_transmit(*now, out) {
@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// What the broker has to say arrives: as much as one read gives, of as many consumers as there are.
+    /// Receives the broker's output: as much as one read returns, for any number of consumers.
     pub fn come(&mut self) {
         let Self { null, decoder, brokers, .. } = self;
         let start = Instant::now();
@@ -108,21 +108,21 @@ impl World {
         *brokers += start.elapsed();
     }
 
-    /// How long the broker, and what stands for the kernel, has taken so far.
+    /// Returns the time that the broker, and the substitute of the kernel, have taken so far.
     #[must_use]
     pub fn brokers(&self) -> Duration {
         self.brokers
     }
 
-    /// The machine takes in what has arrived.
+    /// Processes what has arrived.
     pub fn handle(&mut self) {
         self.machine.handle_input(self.now, &mut self.decoder);
     }
 
-    /// Publishes 16 octets.
+    /// Publishes 16 bytes.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no capacity.
     pub fn publish(&mut self, exchange: &str) -> Result<(), Error> {
         let promise = self.machine.publish(&Publish {
             exchange: ShortStr::new(exchange)?,
@@ -133,12 +133,12 @@ impl World {
             headers: None,
             body: Body::Borrowed(&[b'x'; 16]),
         })?;
-        // It is fetched when it is announced.
+        // The result is fetched when its event is polled.
         let _ = promise;
         Ok(())
     }
 
-    /// Fetches every answer there is. Gives how many were good.
+    /// Fetches all results. Returns how many were successful.
     pub fn fetch(&mut self) -> usize {
         let mut count = 0;
         while let Some(event) = self.machine.poll_event() {

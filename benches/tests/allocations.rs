@@ -1,4 +1,5 @@
-//! Allocations a message, once everything has the size that it needs: counted by dhat's allocator, which is this program's.
+//! The number of allocations for each message, once all buffers have grown, as counted by dhat's
+//! global allocator.
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -11,21 +12,22 @@ use std::collections::VecDeque;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Messages under way at a time.
+/// The maximum number of unconfirmed publishes.
 const WINDOW: usize = 1000;
 
-/// Messages before the count begins, and those that are counted.
+/// The number of messages before the count begins, and of those that are counted.
 const MESSAGES: usize = 20_000;
 
-/// The same for deliveries, of which some that are counted have come before, and some that have come are not counted: as many as
-/// are read at a time.
+/// The same for deliveries. As many as one read returns may have arrived before the count begins,
+/// or arrive without being counted, so there are more of them.
 const DELIVERIES: usize = 10 * MESSAGES;
 
 fn allocations() -> u64 {
     dhat::HeapStats::get().total_blocks
 }
 
-/// What each message costs when `step` is done so many times, and as many times before.
+/// Returns the allocations for each call of `step`, counted over this many calls after as many
+/// before.
 async fn each(messages: usize, mut step: impl AsyncFnMut() -> Result<(), Error>) -> Result<f64, Error> {
     for _ in 0..messages {
         step().await?;
@@ -50,7 +52,7 @@ fn with_client<T>(work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
     future::block_on(work.or(driver)).unwrap()
 }
 
-/// Octets on the heap of a connection that has been opened and waits, the broker's end included.
+/// Returns the bytes on the heap of an open, idle connection, including the broker's end.
 fn idle() -> usize {
     let before = dhat::HeapStats::get().curr_bytes;
     let (client, mut driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
@@ -61,14 +63,15 @@ fn idle() -> usize {
     dhat::HeapStats::get().curr_bytes - before
 }
 
-/// What is left of a publish is for each write, and the broker's. Counting is for the whole process, so there is one test.
+/// The remaining allocations of a publish are those of each write, and the broker's. The count is
+/// for the whole process, so there is one test.
 #[test]
-fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_connection_is_small() {
+fn publishes_do_not_allocate_and_deliveries_allocate_once() {
     let _profiler = dhat::Profiler::builder().testing().build();
     idle();
     let idle = idle();
     println!("idle: {idle}");
-    assert!(idle <= 16 << 10, "an idle connection takes {idle} octets");
+    assert!(idle <= 16 << 10, "an idle connection takes {idle} bytes");
 
     let body = Bytes::from(vec![b'x'; 100]);
 
@@ -106,7 +109,7 @@ fn publishes_confirms_and_acks_allocate_nothing_a_delivery_once_and_an_idle_conn
         .await
     });
     println!("confirm: {confirm}");
-    assert!(confirm < 0.02, "a publish whose confirm is looked at allocates {confirm} times");
+    assert!(confirm < 0.02, "a publish with an awaited confirm allocates {confirm} times");
 
     for no_ack in [true, false] {
         let deliver = with_client(async |client: Client| {

@@ -1,13 +1,15 @@
-//! Puka beside other clients, on a RabbitMQ node.
+//! Compares Puka with other clients on a RabbitMQ node.
 //!
-//! `benches/others/run` starts the node and this, which prints a table: messages a second, and what they cost of the client's
-//! processor. Each measurement is a process of its own. Each figure is the median of several runs, in which the programs take
-//! turns, so that what else the machine does hits all alike.
+//! `benches/others/run` starts the node and this program, which prints a table: messages a second,
+//! and the client's processor time for each. Each measurement runs in its own process. Each figure
+//! is the median of several runs, in which the programs take turns, so that other load on the
+//! machine affects all alike.
 //!
-//! Arguments: `--rounds N` (5), `--percent N` of the usual number of messages (100), `--only TEXT` in the name of the work,
-//! `--program TEXT` in the name of the program, and any `NAME=PATH` for one that is not written in Rust.
+//! Arguments: `--rounds N` (5), `--percent N` of the usual number of messages (100), `--only TEXT`
+//! in the name of the work, `--program TEXT` in the name of the program, and any `NAME=PATH` for a
+//! program that is not written in Rust.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "it shows what it measured")]
+#![expect(clippy::print_stdout, reason = "it prints its measurements")]
 
 mod programs;
 mod queue;
@@ -22,7 +24,8 @@ use work::Order;
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Where the node listens. Its virtual host is spelt out: some take `/` for one whose name is empty.
+/// Returns the URI of the node. It names the virtual host, because some clients take `/` for one
+/// with an empty name.
 fn url() -> Outcome<String> {
     let url = std::env::var("AMQP_URL").or_else(|_| std::env::var("PUKA_TEST_RABBITMQ_URL"));
     let url = url.map_err(|_| "neither AMQP_URL nor PUKA_TEST_RABBITMQ_URL is set")?;

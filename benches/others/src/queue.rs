@@ -1,4 +1,4 @@
-//! The queue that is consumed.
+//! The queue to consume from.
 
 use crate::Outcome;
 use crate::programs::publish_confirmed;
@@ -6,7 +6,7 @@ use crate::work::Work;
 use puka::{Client, Error};
 use std::pin::pin;
 
-/// Declares it, transient and gone with its last consumer, and fills it.
+/// Declares a transient auto-delete queue, and fills it.
 async fn fill_with(client: &Client, name: &str, work: Work, messages: u64) -> Result<(), Error> {
     client.connect().await?;
     client.queue_declare(name).auto_delete(true).await?;
@@ -14,7 +14,7 @@ async fn fill_with(client: &Client, name: &str, work: Work, messages: u64) -> Re
     client.close().await
 }
 
-/// A queue that holds so many messages.
+/// Creates a queue with this many messages.
 pub(crate) fn fill(url: &str, name: &str, work: Work, messages: u64) -> Outcome<()> {
     let mut conn = puka::evented::connect(url)?;
     let client = conn.client();

@@ -1,4 +1,4 @@
-//! The programs, each run as a process of its own.
+//! Runs each program in its own process.
 
 use crate::work::{Kind, Work};
 use crate::{Outcome, programs, queue};
@@ -7,19 +7,19 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Seconds after which a program that hangs is ended, and everything with it.
+/// The number of seconds after which a program that hangs is killed, and the whole run ends.
 const LIMIT: &str = "60";
 
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) name: String,
     path: PathBuf,
-    /// Before what every program is told.
+    /// The arguments before those that every program receives.
     arguments: Vec<String>,
 }
 
 impl Program {
-    /// Those in here, and those that the command line names.
+    /// Returns the built-in programs, and those on the command line.
     pub(crate) fn all() -> Outcome<Vec<Self>> {
         let here = std::env::current_exe()?;
         let ours = programs::names().map(|name| Self {
@@ -38,7 +38,7 @@ impl Program {
         self.name.starts_with("puka")
     }
 
-    /// Whether it is another client in Rust.
+    /// Returns `true` if this is another client in Rust.
     pub(crate) fn is_other_rust(&self) -> bool {
         !self.is_puka() && !self.arguments.is_empty()
     }
@@ -47,7 +47,7 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Runs<'a> {
     url: &'a str,
-    /// How many there have been.
+    /// The number of runs so far.
     number: u64,
 }
 

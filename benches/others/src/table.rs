@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed table.
 
 use crate::runs::Program;
 use crate::work::Work;
@@ -10,7 +10,7 @@ pub(crate) fn head(programs: &[Program]) {
     println!("| --- |{} --- | --- |", " --- |".repeat(programs.len()));
 }
 
-/// The best of those that are chosen, as `best` has it.
+/// Returns the best of the chosen figures, as `best` compares them.
 fn best<'a>(
     figures: &[(&'a Program, f64, f64)],
     chosen: fn(&Program) -> bool,

@@ -1,30 +1,33 @@
-//! What is measured.
+//! The measured work.
 
 use crate::Outcome;
 use std::fmt;
 
-/// Publishes that wait for their confirm, and deliveries that wait for their ack, at a time.
+/// The maximum number of unconfirmed publishes, and of unsettled deliveries.
 pub(crate) const WINDOW: u16 = 1000;
 
-/// Where publishes go: nothing is bound to it, so the node does little more than to read them.
+/// The exchange of the publishes. Nothing is bound to it, so the node does little more than read
+/// them.
 pub(crate) const EXCHANGE: &str = "amq.fanout";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nobody looks at what becomes of a message. The end is an answer that the node gives when it has read all.
+    /// Publishes without confirms. The end is a reply that the node sends after it has read
+    /// everything.
     Publish,
-    /// Every outcome is looked at.
+    /// Publishes with confirms, and checks every outcome.
     Confirm,
-    /// Without acknowledgements.
+    /// Consumes without acknowledgements.
     Consume,
-    /// Each delivery is acknowledged by itself. The end is an answer that the node gives when it has read all.
+    /// Acknowledges each delivery by itself. The end is a reply that the node sends after it has
+    /// read everything.
     Ack,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
     pub(crate) kind: Kind,
-    /// Octets of a body.
+    /// The number of bytes of a body.
     pub(crate) size: usize,
 }
 
@@ -35,7 +38,8 @@ pub(crate) fn works() -> impl Iterator<Item = Work> {
 }
 
 impl Work {
-    /// How many a run takes: what keeps a node busy for some tenths of a second.
+    /// Returns how many messages a run takes: enough to keep a node busy for some tenths of a
+    /// second.
     pub(crate) const fn messages(self) -> u64 {
         match (self.kind, self.size) {
             (Kind::Publish | Kind::Confirm, ..=1024) => 50_000,
@@ -63,25 +67,25 @@ impl fmt::Display for Work {
     }
 }
 
-/// What a program is told to do.
+/// The task of a program.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) url: String,
     pub(crate) work: Work,
     pub(crate) messages: u64,
-    /// What is consumed: it holds that many messages.
+    /// The queue to consume from, which contains this many messages.
     pub(crate) queue: String,
 }
 
 impl Order {
-    /// As every program is called, whatever it is written in: the last arguments are the kind of work, the size, the number
-    /// of messages, and the queue.
+    /// Parses the arguments, which are the same for every program in any language: the last ones
+    /// are the kind of work, the size, the number of messages, and the queue.
     pub(crate) fn from_arguments(url: String) -> Outcome<Self> {
         let arguments: Vec<_> = std::env::args().collect();
         let [.., kind, size, messages, queue] = arguments.as_slice() else {
             return Err("too few arguments".into());
         };
-        let kind = KINDS.into_iter().find(|known| known.to_string() == *kind).ok_or("no such work")?;
+        let kind = KINDS.into_iter().find(|known| known.to_string() == *kind).ok_or("unknown work")?;
         let work = Work { kind, size: size.parse()? };
         Ok(Self { url, work, messages: messages.parse()?, queue: queue.clone() })
     }
@@ -90,9 +94,11 @@ impl Order {
         vec![b'x'; self.work.size]
     }
 
+    /// Checks the size of a delivery.
+    ///
     /// # Panics
-    /// Unless a delivery is whole.
+    /// If the delivery has another size.
     pub(crate) fn check(&self, body: &[u8]) {
-        assert!(body.len() == self.work.size, "a delivery that is not whole");
+        assert!(body.len() == self.work.size, "the delivery has a wrong size");
     }
 }

@@ -1,9 +1,10 @@
-//! What a message costs the connection, in nanoseconds, as consumers, publishes in flight and channels grow:
-//! `cargo run --release -p puka-benches --bin growth`. The broker is in memory, and the time that it takes does not count.
-//! Then what a recovery costs the connection, in milliseconds, as what it brings back grows.
+//! Measures the cost of a message for the connection, in nanoseconds, as consumers, publishes in
+//! flight and channels grow: `cargo run --release -p puka-benches --bin growth`. The broker is in
+//! memory, and its time is excluded. Then measures the cost of a recovery, in milliseconds, as the
+//! recovered state grows.
 //!
 //! Arguments: `--only TEXT` in the name of the row.
-#![expect(clippy::print_stdout, reason = "it shows what it measured")]
+#![expect(clippy::print_stdout, reason = "it prints its measurements")]
 
 use puka::Error;
 use puka::machine::{Consume, Event, Reply};
@@ -13,13 +14,13 @@ use puka_benches::{World, argument};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Messages of each measurement.
+/// The number of messages of each measurement.
 const MESSAGES: usize = 400_000;
 
-/// Publishes that are written at once, about as many as fit into what a stream takes.
+/// The number of publishes that are written at once, about as many as a stream accepts.
 const AT_ONCE: usize = 1000;
 
-/// From when on time counts, and what the broker had taken by then.
+/// The start of a measurement, and the broker's time up to then.
 struct Span {
     start: Instant,
     brokers: Duration,
@@ -30,13 +31,13 @@ impl Span {
         Self { start: Instant::now(), brokers: world.brokers() }
     }
 
-    /// What was spent since, but for the broker's part.
+    /// Returns the time since the start, without the broker's.
     fn spent(&self, world: &World) -> Duration {
         self.start.elapsed().saturating_sub(world.brokers() - self.brokers)
     }
 }
 
-/// Publishes and confirms, `window` at a time, to so many exchanges in turn.
+/// Publishes and confirms, `window` messages at a time, to this many exchanges in turn.
 fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
     let mut world = World::default();
     let names: Vec<String> = (0..exchanges).map(|number| format!("exchange-{number}")).collect();
@@ -58,7 +59,7 @@ fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
         confirmed += window;
         rounds += 1;
         if rounds == 1 {
-            // The first round opens the channels, and buffers grow.
+            // The first round is not counted: it opens the channels, and buffers grow.
             span = Span::start(&world);
             confirmed = 0;
         }
@@ -66,7 +67,7 @@ fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
     Ok(span.spent(&world).as_nanos() as f64 / confirmed as f64)
 }
 
-/// Takes deliveries of so many consumers.
+/// Takes deliveries of this many consumers.
 fn deliveries(consumers: usize) -> Result<f64, Error> {
     let mut world = World::default();
     let queue = format!("16 {consumers}");
@@ -109,16 +110,17 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
     Ok(span.spent(&world).as_nanos() as f64 / count as f64)
 }
 
-/// What is lost and brought back.
+/// The state that is lost and recovered.
 #[derive(Clone, Copy, Default)]
 struct Load {
-    /// Named by the broker, so that each recovery renames all of them and leads their bindings to the new name.
+    /// The queues, named by the broker, so that each recovery renames all of them and binds the new
+    /// names.
     queues: usize,
-    /// Of each queue.
+    /// The bindings of each queue.
     bindings: usize,
-    /// One of each queue in turn, or of one queue if there are none.
+    /// The consumers, of each queue in turn, or of one queue if there are none.
     consumers: usize,
-    /// Sent and not confirmed.
+    /// The unconfirmed publishes.
     publishes: usize,
 }
 
@@ -191,7 +193,7 @@ impl Load {
         Ok(world)
     }
 
-    /// Loses the connection and returns the milliseconds until everything is back.
+    /// Loses the connection and returns the milliseconds until everything is recovered.
     fn recovery(self) -> Result<f64, Error> {
         let mut world = self.world()?;
         let span = Span::start(&world);

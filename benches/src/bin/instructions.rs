@@ -1,7 +1,9 @@
-//! Does one thing so many times, for a tool that counts instructions: `instructions publish 20000`.
+//! Does one thing a number of times, for a tool that counts instructions:
+//! `instructions publish 20000`.
 //!
-//! The broker is in memory and everything in one task, so two runs are alike. `benches/instructions.sh` compares.
-#![expect(clippy::print_stdout, reason = "it says what it did")]
+//! The broker is in memory and everything in one task, so runs are repeatable.
+//! `benches/instructions.sh` compares them.
+#![expect(clippy::print_stdout, reason = "it prints what it did")]
 
 use bytes::Bytes;
 use futures_lite::future::{self, FutureExt};
@@ -9,7 +11,7 @@ use puka::{Client, Error, Options};
 use puka_benches::InMemory;
 use std::collections::VecDeque;
 
-/// Publishes under way at a time.
+/// The maximum number of unconfirmed publishes.
 const WINDOW: usize = 1000;
 
 const SIZE: usize = 16;

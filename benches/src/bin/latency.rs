@@ -1,6 +1,6 @@
-//! How long a request takes beside a publisher without restraint, and a delivery beside a consumer that takes nothing:
-//! `cargo run --release -p puka-benches --bin latency`.
-#![expect(clippy::print_stdout, reason = "it shows what it measured")]
+//! Measures the latency of a request next to an unlimited publisher, and of a delivery next to a
+//! consumer that takes nothing: `cargo run --release -p puka-benches --bin latency`.
+#![expect(clippy::print_stdout, reason = "it prints its measurements")]
 
 use puka::{Client, Error, Options};
 use smol::Timer;
@@ -51,7 +51,8 @@ async fn beside_publisher(
     Ok(latencies)
 }
 
-/// Deliveries at a thousand a second, while another consumer of the connection, whose queue is full, takes nothing.
+/// Measures deliveries at a thousand a second, while another consumer of the connection, whose
+/// queue is full, takes nothing.
 async fn beside_slow_consumer(slow: bool) -> Result<Vec<Duration>, Error> {
     let broker = puka_test_broker::Server::new(Default::default());
     let (client, driver) = puka::open(broker.connect(), puka_smol::Clock, Options::default());
@@ -85,7 +86,7 @@ fn main() -> Result<(), Error> {
         row("a request alone", beside_publisher(address, None).await?);
         for size in [16, 1024, 65_536, 8 << 20] {
             let latencies = beside_publisher(address, Some(size)).await?;
-            row(&format!("a request beside publishes of {size} octets"), latencies);
+            row(&format!("a request beside publishes of {size} bytes"), latencies);
         }
         row("a publish and its delivery, alone", beside_slow_consumer(false).await?);
         row("a publish and its delivery beside a slow consumer", beside_slow_consumer(true).await?);

@@ -1,11 +1,12 @@
-//! Many connections on one thread that have nothing to say but heartbeats, what they cost:
+//! Measures the cost of many connections on one thread that send nothing but heartbeats:
 //! `cargo run --release -p puka-benches --bin many`.
 //!
-//! Arguments: `--connections N` (10000), `--heartbeat SECONDS` (60), `--seconds N` measured (120). The other end is a process of
-//! its own, which does as much on the same runtime without the library; both have a file descriptor for each connection, so the
-//! limit on them has to admit that.
-#![expect(clippy::print_stdout, reason = "it shows what it measured")]
-#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+//! Arguments: `--connections N` (10000), `--heartbeat SECONDS` (60), `--seconds N` measured (120).
+//! The other end is a separate process, which does the same on the same runtime without the
+//! library. Both have a file descriptor for each connection, so the limit on descriptors has to
+//! allow that.
+#![expect(clippy::print_stdout, reason = "it prints its measurements")]
+#![expect(clippy::expect_used, reason = "a failed measurement ends the program")]
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use puka::{Client, Options};
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 
 fn serve(heartbeat: u16) {
     smol::block_on(async {
-        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).expect("there is a port");
-        println!("{}", listener.get_ref().local_addr().expect("it has an address"));
+        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).expect("a port is free");
+        println!("{}", listener.get_ref().local_addr().expect("the listener has an address"));
         loop {
-            let (stream, _) = listener.accept().await.expect("there are file descriptors enough");
+            let (stream, _) = listener.accept().await.expect("the limit of file descriptors is high enough");
             smol::spawn(connection(stream, heartbeat)).detach();
         }
     });
@@ -52,11 +53,12 @@ async fn open(executor: &LocalExecutor<'_>, address: SocketAddr, heartbeat: u16)
     let options = Options::default().heartbeat(heartbeat);
     let (client, driver) = puka::open(stream, puka_smol::Clock, options);
     executor.spawn(driver).detach();
-    client.connect().await.expect("the broker does as it is asked");
+    client.connect().await.expect("the connection opens");
     client
 }
 
-/// A line of what the kernel says of this process, such as `VmRSS`, in KiB or as a count.
+/// Returns a number from the kernel's status of this process, such as `VmRSS`, in KiB or as a
+/// count.
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(name));

@@ -16,13 +16,13 @@ use tokio::sync::Semaphore;
 
 type Result<T> = std::result::Result<T, amqprs::error::Error>;
 
-/// Has a permit for each publish that may be under way, and gives it back when that is confirmed.
+/// Limits the unconfirmed publishes: each takes a permit, and its confirm returns it.
 #[derive(Debug)]
 struct Confirms {
     window: Arc<Semaphore>,
     /// The tag of the first in `confirmed`.
     first: u64,
-    /// Those that are confirmed, from the oldest that is not.
+    /// Whether each publish is confirmed, from the oldest unconfirmed one on.
     confirmed: VecDeque<bool>,
 }
 
@@ -64,7 +64,7 @@ impl ChannelCallback for Confirms {
         self.settle(ack.delivery_tag(), ack.mutiple());
     }
 
-    /// Whoever waits is told by an error.
+    /// Closing the semaphore fails the tasks that wait for a permit.
     async fn publish_nack(&mut self, _: &Channel, _: Nack) {
         self.window.close();
     }
@@ -111,7 +111,7 @@ async fn consume(channel: &Channel, order: &Order, acks: bool) -> Outcome<Sample
         let message = deliveries.recv().await.ok_or("the consumer has ended")?;
         order.check(message.content.as_deref().unwrap_or_default());
         if acks {
-            let tag = message.deliver.as_ref().ok_or("a message that was not delivered")?.delivery_tag();
+            let tag = message.deliver.as_ref().ok_or("the message has no delivery method")?.delivery_tag();
             channel.basic_ack(BasicAckArguments::new(tag, false)).await?;
         }
     }
@@ -123,7 +123,7 @@ async fn consume(channel: &Channel, order: &Order, acks: bool) -> Outcome<Sample
 
 async fn work(order: &Order) -> Outcome<Sample> {
     let mut arguments = OpenConnectionArguments::try_from(order.url.as_str())?;
-    // It takes what stands in the URL as it is, escapes and all.
+    // amqprs does not decode the virtual host of a URL.
     let connection = Connection::open(arguments.virtual_host("/")).await?;
     let channel = connection.open_channel(None).await?;
     match order.work.kind {

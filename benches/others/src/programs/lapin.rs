@@ -1,4 +1,4 @@
-//! lapin on tokio, its default. It has a thread of its own beside that for what is read and written.
+//! lapin on tokio, its default. It has an additional thread for reading and writing.
 
 use crate::Outcome;
 use crate::work::{EXCHANGE, Kind, Order, WINDOW};
@@ -13,8 +13,8 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer
 use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 
-/// Publishes, and acks, that are waited for together: each is there only when it has been written to the socket, by another
-/// thread, and waiting for them one by one takes several times as long.
+/// The number of publishes, or acks, that are awaited together. Each completes once another thread
+/// has written it to the socket, and awaiting them one by one takes several times as long.
 const BATCH: u64 = 500;
 
 fn publishing<'a>(
@@ -44,7 +44,7 @@ async fn publish(channel: &Channel, order: &Order) -> Outcome<Sample> {
 }
 
 async fn check(confirm: PublisherConfirm) -> Outcome<()> {
-    if confirm.await?.is_ack() { Ok(()) } else { Err("a publish that was refused".into()) }
+    if confirm.await?.is_ack() { Ok(()) } else { Err("the broker has refused a publish".into()) }
 }
 
 async fn confirm(channel: &Channel, order: &Order) -> Outcome<Sample> {

@@ -1,4 +1,5 @@
-//! The clients that are written in Rust, each used in the way that its documentation shows and that was found to be the fastest.
+//! The clients written in Rust, each used as its documentation shows and in the way that was
+//! measured to be the fastest.
 
 mod amqprs;
 mod lapin;
@@ -24,11 +25,11 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn run(name: &str, order: &Order) -> Outcome<Sample> {
-    let (_, run) = PROGRAMS.into_iter().find(|(known, _)| *known == name).ok_or("no such program")?;
+    let (_, run) = PROGRAMS.into_iter().find(|(known, _)| *known == name).ok_or("unknown program")?;
     run(order)
 }
 
-/// On the runtime's current thread: with one core, its pool of threads was slower.
+/// Runs on the current thread: with one core, tokio's thread pool was slower.
 fn on_tokio(work: impl Future<Output = Outcome<Sample>>) -> Outcome<Sample> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

@@ -8,7 +8,8 @@ use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 use std::pin::pin;
 
-/// The answer to the close tells that the node has had everything: nothing else can be asked on the channel of these messages.
+/// Publishes without confirms. The reply to the close proves that the node has read everything: no
+/// other request can be made on the channel of these messages.
 async fn publish(client: &Client, order: &Order) -> Result<Sample, Error> {
     let body = Bytes::from(order.body());
     let clock = Clock::start();
@@ -19,7 +20,7 @@ async fn publish(client: &Client, order: &Order) -> Result<Sample, Error> {
     Ok(clock.stop(order.messages))
 }
 
-/// Publishes so many messages, each of which is confirmed in the end, with as many under way as there may be.
+/// Publishes this many messages with confirms, with as many unconfirmed as the limit allows.
 pub(crate) async fn publish_confirmed(
     client: &Client,
     exchange: &str,
@@ -75,7 +76,7 @@ async fn work(client: &Client, order: &Order) -> Result<Sample, Error> {
     }
 }
 
-/// Driver and work on smol's own thread.
+/// Runs the driver and the work on smol's own thread.
 pub(crate) fn on_smol(order: &Order) -> Outcome<Sample> {
     let order = order.clone();
     Ok(smol::block_on(smol::spawn(async move {
@@ -84,7 +85,7 @@ pub(crate) fn on_smol(order: &Order) -> Outcome<Sample> {
     }))?)
 }
 
-/// No executor: the evented client waits for the work.
+/// Runs without an executor: the evented client waits for the work.
 pub(crate) fn evented(order: &Order) -> Outcome<Sample> {
     let mut conn = puka::evented::connect(&order.url)?;
     let client = conn.client();

@@ -1,4 +1,4 @@
-//! What the machine can do: a program that writes, and reads, frames which were made before.
+//! The limit of the machine: a program that writes and reads prebuilt frames.
 
 use crate::work::{WINDOW, Work};
 use puka::protocol::frame::{self, HEADER};
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Octets that are written, or read, at a time.
+/// The number of bytes to write or read at a time.
 const PIECE: usize = 256 << 10;
 
 const FRAME_MAX: u32 = 131_072;
@@ -22,7 +22,7 @@ struct Connection {
 
 fn method(channel: u16, method: &impl Encode) -> Vec<u8> {
     let mut octets = Vec::new();
-    frame::method(&mut octets, channel, FRAME_MAX, method).expect("it fits into a frame");
+    frame::method(&mut octets, channel, FRAME_MAX, method).expect("the frame fits");
     octets
 }
 
@@ -30,7 +30,7 @@ impl Connection {
     /// Connects and opens channel 1.
     fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the broker listens");
-        stream.set_nodelay(true).expect("a socket has the option");
+        stream.set_nodelay(true).expect("the socket supports TCP_NODELAY");
         let mut it = Self { stream, buffer: vec![0; PIECE], decoder: Decoder::new() };
         let start_ok = connection::StartOk {
             client_properties: TableRef::EMPTY,
@@ -49,7 +49,7 @@ impl Connection {
     }
 
     fn write(&mut self, octets: &[u8]) {
-        self.stream.write_all(octets).expect("the broker takes it");
+        self.stream.write_all(octets).expect("the broker accepts the bytes");
     }
 
     fn read(&mut self) -> usize {
@@ -57,7 +57,7 @@ impl Connection {
     }
 
     fn await_method(&mut self) {
-        while self.decoder.next_frame().expect("a frame").is_none() {
+        while self.decoder.next_frame().expect("the frame is valid").is_none() {
             let octets = self.stream.read(self.decoder.space()).expect("the broker answers");
             self.decoder.filled(octets);
         }
@@ -78,7 +78,7 @@ fn published(size: usize) -> Vec<u8> {
     };
     let header = ContentHeader { body_size: size as u64, properties: Properties::default() };
     let mut octets = method(1, &publish);
-    frame::content_header(&mut octets, 1, FRAME_MAX, &header).expect("it fits into a frame");
+    frame::content_header(&mut octets, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(&mut octets, 1, FRAME_MAX, &vec![b'x'; size]);
     octets
 }
@@ -122,7 +122,7 @@ fn confirmed(mut it: Connection, size: usize, time: Duration) -> Sample {
             it.write(&piece[..count as usize * one.len()]);
             sent += count;
         }
-        // The last ack of those that came: type, channel, size, method, tag, bits, end.
+        // The last ack of the received bytes: type, channel, size, method, tag, bits, end.
         let octets = it.read();
         let tag = it.buffer[..octets].rchunks_exact(21).next().map(|ack| &ack[HEADER + 4..HEADER + 12]);
         confirmed = tag.and_then(|tag| tag.try_into().ok()).map_or(confirmed, u64::from_be_bytes);
@@ -142,7 +142,7 @@ fn consume(mut it: Connection, size: usize, acks: bool, time: Duration) -> Sampl
     }
     let queue = size.to_string();
     let consume = basic::Consume {
-        queue: ShortStr::new(&queue).expect("it is short"),
+        queue: ShortStr::new(&queue).expect("the name is short"),
         consumer_tag: tag,
         no_local: false,
         no_ack: !acks,

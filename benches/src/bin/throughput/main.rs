@@ -1,12 +1,15 @@
-//! How fast the client is over the loopback device, beside a program that writes and reads frames which were made before.
+//! Measures the client's throughput over the loopback device, next to a program that writes and
+//! reads prebuilt frames.
 //!
-//! `cargo run --release -p puka-benches --bin throughput` prints a table, in messages a second and as ratios. The other end is
-//! a broker that costs almost nothing, in a process and on a core of its own; the client has the other core. Each figure is
-//! the median of several runs, in which the programs take turns, so that what else the machine does hits all alike.
+//! `cargo run --release -p puka-benches --bin throughput` prints a table, in messages a second and
+//! as ratios. The other end is a broker that costs almost nothing, in its own process and on its
+//! own core; the client has the other core. Each figure is the median of several runs, in which the
+//! programs take turns, so that other load on the machine affects all alike.
 //!
-//! Arguments: `--rounds N` (5), `--milliseconds N` a run (300), `--only TEXT` in the name of the work.
-#![expect(clippy::print_stdout, reason = "it shows what it measured")]
-#![expect(clippy::expect_used, reason = "a measurement that goes wrong ends")]
+//! Arguments: `--rounds N` (5), `--milliseconds N` a run (300), `--only TEXT` in the name of the
+//! work.
+#![expect(clippy::print_stdout, reason = "it prints its measurements")]
+#![expect(clippy::expect_used, reason = "a failed measurement ends the program")]
 
 mod frames;
 mod work;
@@ -22,7 +25,7 @@ const CLIENT: usize = 0;
 
 type Program = fn(SocketAddr, Work, Duration) -> Sample;
 
-/// How the client is driven.
+/// The ways to drive the client.
 const PROGRAMS: [(&str, Program); 5] = [
     ("frames", frames::run),
     ("puka-smol, blocking", work::blocking_on_smol),
@@ -33,7 +36,7 @@ const PROGRAMS: [(&str, Program); 5] = [
 
 fn main() {
     if std::env::args().any(|argument| argument == "--serve") {
-        let address = puka_benches::serve(BROKER).expect("the loopback device has a port");
+        let address = puka_benches::serve(BROKER).expect("a port of the loopback device is free");
         println!("{address}");
         std::thread::park();
     }

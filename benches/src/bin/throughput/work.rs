@@ -1,4 +1,4 @@
-//! What is measured, done with the client.
+//! The measured work, done with the client.
 
 use bytes::Bytes;
 use futures_lite::FutureExt;
@@ -10,20 +10,20 @@ use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::time::Duration;
 
-/// Publishes that wait for their confirm, and deliveries that wait for their ack, at a time.
+/// The maximum number of unconfirmed publishes, and of unsettled deliveries.
 pub(crate) const WINDOW: u64 = 1000;
 
-/// Messages between two looks at the clock.
+/// The number of messages between two checks of the clock.
 const STRIDE: u64 = 512;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Work {
-    /// Without confirms.
+    /// Publishes without confirms.
     Publish(usize),
-    /// Every promise's outcome is looked at.
+    /// Publishes with confirms, and checks every outcome.
     Confirm(usize),
     Consume(usize),
-    /// One by one.
+    /// Acknowledges each delivery by itself.
     Ack(usize),
     Request,
 }
@@ -104,7 +104,7 @@ async fn consume(client: &Client, size: usize, acks: bool, time: Duration) -> Re
         for _ in 0..STRIDE {
             let Some(delivery) = consumer.next().await else { return Ok(clock.stop(messages)) };
             let delivery = delivery?;
-            assert!(delivery.body().len() == size, "a delivery that is not whole");
+            assert!(delivery.body().len() == size, "the delivery has a wrong size");
             delivery.ack()?;
         }
         messages += STRIDE;
@@ -137,17 +137,18 @@ async fn with_smol(address: SocketAddr, what: Work, time: Duration) -> Result<Sa
     work(client, what, time).await
 }
 
-/// The driver as `puka-smol` spawns it, on smol's own thread, and the work on the one that waits for it.
+/// Runs the driver on smol's own thread, as `puka-smol` spawns it, and the work on the calling
+/// thread.
 pub(crate) fn blocking_on_smol(address: SocketAddr, what: Work, time: Duration) -> Sample {
-    smol::block_on(with_smol(address, what, time)).expect("the broker does as it is asked")
+    smol::block_on(with_smol(address, what, time)).expect("the work succeeds")
 }
 
-/// The work on smol's own thread, too.
+/// Runs the driver and the work on smol's own thread.
 pub(crate) fn spawned_on_smol(address: SocketAddr, what: Work, time: Duration) -> Sample {
-    smol::block_on(smol::spawn(with_smol(address, what, time))).expect("the broker does as it is asked")
+    smol::block_on(smol::spawn(with_smol(address, what, time))).expect("the work succeeds")
 }
 
-/// The driver in the task that does the work.
+/// Runs the driver in the task that does the work.
 pub(crate) fn in_one_task(address: SocketAddr, what: Work, time: Duration) -> Sample {
     smol::block_on(async {
         let stream = smol::Async::<TcpStream>::connect(address).await?;
@@ -163,10 +164,10 @@ pub(crate) fn in_one_task(address: SocketAddr, what: Work, time: Duration) -> Sa
         };
         work.or(driver).await
     })
-    .expect("the broker does as it is asked")
+    .expect("the work succeeds")
 }
 
-/// No executor: the evented client waits for the work.
+/// Runs without an executor: the evented client waits for the work.
 pub(crate) fn with_evented(address: SocketAddr, what: Work, time: Duration) -> Sample {
     let mut conn = puka::evented::connect(&format!("amqp://{address}")).expect("the broker listens");
     let client = conn.client();
@@ -174,5 +175,5 @@ pub(crate) fn with_evented(address: SocketAddr, what: Work, time: Duration) -> S
         client.connect().await?;
         work(client.clone(), what, time).await
     });
-    conn.wait(&mut work, None).expect("the broker does as it is asked")
+    conn.wait(&mut work, None).expect("the work succeeds")
 }
