@@ -48,7 +48,7 @@ const SEEN: &[&str] = &[
     "406 PRECONDITION_FAILED by basic.publish",
     "the broker did not accept the message",
     "cancelled by the server",
-    "can't be settled any more",
+    "is stale and cannot be settled",
     "redelivered true",
     "reason: rejected",
     "reason: maxlen",
