@@ -1,16 +1,16 @@
-//! The `x-` arguments of a queue: which there are, what they may be, and whether two declares agree.
+//! The `x-` arguments of a queue: their names, their valid values, and whether two declares agree.
 //!
-//! An argument that RabbitMQ doesn't know is ignored; one of the wrong type or out of range is 406.
+//! As in RabbitMQ, unknown arguments are ignored; one of the wrong type or out of range is a 406.
 
 use crate::fault::Fault;
 use puka::protocol::{TableRef, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest time that RabbitMQ takes: ten years.
+/// The longest time that RabbitMQ accepts, in milliseconds: ten years.
 pub(crate) const LONGEST: i64 = 315_360_000_000;
 
-/// What is done when a queue is full.
+/// The behaviour of a full queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Overflow {
     #[default]
@@ -33,7 +33,7 @@ pub(crate) struct QueueArguments {
     pub(crate) single_active_consumer: bool,
 }
 
-/// Arguments of queues of another type, which a classic queue refuses.
+/// The arguments of other queue types, which a classic queue refuses.
 const FOREIGN: &[&str] = &[
     "x-dead-letter-strategy",
     "x-delivery-limit",
@@ -50,7 +50,7 @@ impl QueueArguments {
         let mut seen = Vec::new();
         for (name, value) in table {
             let Some(name) = name.as_str() else { continue };
-            // Names may repeat, and RabbitMQ's look-ups take the first.
+            // Names may repeat. RabbitMQ's look-ups take the first.
             if seen.contains(&name) {
                 continue;
             }
@@ -107,7 +107,7 @@ impl QueueArguments {
             "x-single-active-consumer" => {
                 self.single_active_consumer = value.as_bool().ok_or(Refused::Invalid("unacceptable_type"))?;
             }
-            // Without effect by now, but their types are checked.
+            // No effect in current versions, but the types are checked.
             "x-queue-mode" | "x-queue-master-locator" | "x-queue-leader-locator" => drop(string(value)?),
             "x-queue-version" => drop(natural(value)?),
             name if FOREIGN.contains(&name) => {
@@ -118,7 +118,7 @@ impl QueueArguments {
         Ok(())
     }
 
-    /// The first argument in which two declares differ.
+    /// Returns the first argument in which two declares differ.
     pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
         let pairs = [
             ("x-expires", self.expires == other.expires),
@@ -140,7 +140,7 @@ enum Refused {
     NotImplemented(&'static str),
 }
 
-/// Strings must be `S`; `x` or a number is 406.
+/// Checks that a value is a string, which must be `S`; `x` or a number is a 406.
 fn string(value: Value<'_>) -> Result<&str, Refused> {
     match value {
         Value::String(_) => value.as_str().ok_or(Refused::Invalid("not valid UTF-8")),

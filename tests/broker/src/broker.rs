@@ -1,4 +1,4 @@
-//! The broker without I/O: octets and the time go in, octets come out.
+//! The broker without I/O: bytes and the time are its input, bytes its output.
 
 use crate::config::Config;
 use crate::connection::{Connection, Phase};
@@ -10,15 +10,17 @@ use bytes::Bytes;
 use puka::protocol::method::connection;
 use std::time::Instant;
 
-/// Octets that may wait to be looked at while a connection is blocked, before it should not be read from any more.
+/// The number of unprocessed bytes of a blocked connection above which it should not be read any
+/// more.
 const BACKLOG: usize = 64 << 10;
 
 /// An AMQP 0-9-1 broker in memory, without I/O, clock or threads.
 ///
-/// Whoever has the transports feeds it: after each call that takes the time, send what
-/// [`poll_transmit`](Self::poll_transmit) gives for every connection (what one client does may concern others), close those
-/// that are [`is_closed`](Self::is_closed), and arm a timer for [`poll_timeout`](Self::poll_timeout). The same calls with
-/// the same [`Config::seed`] give the same octets.
+/// The owner of the transports drives it. After each call that takes the time: send the output of
+/// [`poll_transmit`](Self::poll_transmit) for every connection (a call for one client may produce
+/// output for others), close the connections that are [`is_closed`](Self::is_closed), and arm a
+/// timer for [`poll_timeout`](Self::poll_timeout). The same calls with the same [`Config::seed`]
+/// produce the same bytes.
 ///
 /// ```
 /// use puka_test_broker::{Broker, Config};
@@ -37,19 +39,19 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker with its virtual hosts, the predeclared exchanges, and nothing else.
+    /// Creates a broker with its virtual hosts and the predeclared exchanges.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self { state: State::new(config) }
     }
 
-    /// How it was set up.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.state.config
     }
 
-    /// A transport was opened. The client speaks first.
+    /// Adds a connection whose transport was opened. The client sends first.
     pub fn connect(&mut self, now: Instant) -> ConnectionId {
         let now = self.state.tell_time(now);
         let id = ConnectionId(self.state.fresh_id());
@@ -59,15 +61,15 @@ impl Broker {
         id
     }
 
-    /// Octets arrived, in a piece of any size. They are processed at once, but for those of a connection that is blocked:
-    /// they are kept, so look at [`wants_input`](Self::wants_input) first to bound them.
+    /// Processes bytes that have arrived, in pieces of any size. The bytes of a blocked connection
+    /// are stored instead; check [`wants_input`](Self::wants_input) first to bound them.
     pub fn handle_input(&mut self, now: Instant, id: ConnectionId, octets: &[u8]) {
         let now = self.state.tell_time(now);
         dispatch::receive(&mut self.state, id, octets, now);
         self.settle(now, Some(id));
     }
 
-    /// The transport is gone, from either side. The connection is forgotten.
+    /// Reports that a transport is closed, by either side. Removes the connection.
     pub fn handle_eof(&mut self, now: Instant, id: ConnectionId) {
         let now = self.state.tell_time(now);
         if let Some(connection) = self.state.connections.get_mut(&id) {
@@ -79,7 +81,7 @@ impl Broker {
         self.settle(now, None);
     }
 
-    /// Octets to send on a connection; `None` when there are none for now.
+    /// Returns the bytes to send on a connection, or `None` if there are none for now.
     pub fn poll_transmit(&mut self, id: ConnectionId) -> Option<Bytes> {
         let connection = self.state.connections.get_mut(&id)?;
         let output = connection.take_output();
@@ -87,7 +89,8 @@ impl Broker {
         if output.is_empty() { None } else { Some(output) }
     }
 
-    /// Copies octets to send on a connection into a buffer, as many as fit, and gives how many that are. They count as sent.
+    /// Copies bytes to send on a connection into a buffer, as many as fit, and returns their
+    /// number. They count as sent.
     pub fn read_output(&mut self, id: ConnectionId, buffer: &mut [u8]) -> usize {
         let Some(connection) = self.state.connections.get_mut(&id) else { return 0 };
         let count = connection.read_output(buffer);
@@ -95,14 +98,14 @@ impl Broker {
         count
     }
 
-    /// Whether there are octets to send on a connection.
+    /// Returns `true` if there are bytes to send on a connection.
     #[must_use]
     pub fn has_output(&self, id: ConnectionId) -> bool {
         self.state.connections.get(&id).is_some_and(|connection| connection.output_len() > 0)
     }
 
-    /// Whether a connection should be read from. It should not while it is blocked, or while far too much waits to be sent
-    /// on it, so that back-pressure reaches the client.
+    /// Returns `true` if a connection should be read from. Back-pressure reaches the client while
+    /// it returns `false`: while the connection is blocked, or its unsent output exceeds the limit.
     #[must_use]
     pub fn wants_input(&self, id: ConnectionId) -> bool {
         self.state.connections.get(&id).is_some_and(|connection| {
@@ -111,20 +114,23 @@ impl Broker {
         })
     }
 
-    /// Whether the broker wants the transport closed, after what [`poll_transmit`](Self::poll_transmit) gives has been
-    /// sent. True for a connection that is unknown or forgotten.
+    /// Returns `true` if the transport should be closed once the output of
+    /// [`poll_transmit`](Self::poll_transmit) has been sent, and for an unknown or removed
+    /// connection.
     #[must_use]
     pub fn is_closed(&self, id: ConnectionId) -> bool {
         self.state.connections.get(&id).is_none_or(|connection| connection.phase == Phase::Closed)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout), which may be earlier than something is due, never later.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout). It may be earlier than the
+    /// next deadline, but never later.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.state.timers.next()
     }
 
-    /// Does what is due: heartbeats, handshakes that take too long, messages and queues that expire, delayed confirms.
+    /// Handles everything that is due: heartbeats, handshake timeouts, messages and queues that
+    /// expire, delayed confirms.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.state.tell_time(now);
         while let Some(timer) = self.state.timers.pop_due(now) {
@@ -145,7 +151,7 @@ impl Broker {
         }
     }
 
-    /// Lets all that moves come to rest, and sets the timer of the connection that something was done with.
+    /// Processes everything that a call has caused, and arms the timer of its connection.
     pub(crate) fn settle(&mut self, now: Instant, id: Option<ConnectionId>) {
         loop {
             stuck::resume(&mut self.state, now);
@@ -167,7 +173,7 @@ impl Broker {
         }
     }
 
-    /// Output was taken: consumers that had to wait for that go on.
+    /// Continues deliveries that were waiting for output to be taken.
     fn resume(&mut self, id: ConnectionId) {
         let Some((now, _)) = self.state.clock else { return };
         let limit = self.state.config.output_limit;
@@ -182,7 +188,8 @@ impl Broker {
         self.settle(now, Some(id));
     }
 
-    /// Without an alarm, the connections that were blocked are processed further. Gives whether there were any.
+    /// Processes the blocked connections, unless there is an alarm. Returns `true` if there were
+    /// any.
     fn unblock_if_possible(&mut self, now: Instant) -> bool {
         if self.state.alarm().is_some() {
             return false;

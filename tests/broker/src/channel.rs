@@ -1,4 +1,5 @@
-//! What the broker keeps of a channel: its mode, its consumers, what is unsettled, a content that is arriving.
+//! The state of a channel: its mode, its consumers, its unsettled deliveries, and a content that is
+//! arriving.
 
 use crate::confirms::Confirms;
 use crate::ids::QueueId;
@@ -10,10 +11,10 @@ use puka::protocol::FrameKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A channel that is open, or that the broker has closed and the client has not yet agreed.
+/// A channel that is open, or that the broker has closed and the client has not confirmed.
 #[derive(Debug, Default)]
 pub(crate) struct Channel {
-    /// After the broker's `channel.close` everything is ignored up to `close-ok`.
+    /// The broker has sent `channel.close`. Everything before `close-ok` is ignored.
     pub(crate) closing: bool,
     pub(crate) content: Option<Content>,
     pub(crate) mode: Mode,
@@ -21,15 +22,15 @@ pub(crate) struct Channel {
     pub(crate) reply_consumer: Option<ReplyConsumer>,
     pub(crate) unacked: BTreeMap<u64, Unacked>,
     last_tag: u64,
-    /// For each consumer to come; 0 for no limit.
+    /// The limit of each later consumer; 0 for no limit.
     pub(crate) prefetch: u16,
-    /// For the channel as a whole; 0 for no limit.
+    /// The limit of the channel as a whole; 0 for no limit.
     pub(crate) global_prefetch: u16,
-    /// Deliveries to consumers that are not settled.
+    /// The number of unsettled deliveries to consumers.
     pub(crate) outstanding: usize,
-    /// What an empty queue name stands for.
+    /// The queue that an empty queue name refers to.
     pub(crate) last_queue: Option<Arc<str>>,
-    /// The stuck queue that the first frame of the backlog is for.
+    /// The stuck queue that the first frame of the backlog waits for.
     pub(crate) waits_for: Option<QueueId>,
     pub(crate) backlog: Vec<(FrameKind, Bytes)>,
 }
@@ -43,14 +44,14 @@ pub(crate) enum Mode {
     Transaction(Transaction),
 }
 
-/// What a commit will do.
+/// The pending work of a transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) publishes: Vec<Publish>,
     pub(crate) settlements: Vec<(BTreeMap<u64, Unacked>, Settlement)>,
 }
 
-/// A message and where it goes.
+/// A message and its destinations.
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) message: Arc<Message>,
@@ -58,7 +59,7 @@ pub(crate) struct Publish {
     pub(crate) mandatory: bool,
 }
 
-/// What becomes of a delivery.
+/// How a delivery is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,
@@ -66,23 +67,24 @@ pub(crate) enum Settlement {
     Reject,
 }
 
-/// A consumer as its channel knows it.
+/// The channel's view of a consumer.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) queue: QueueId,
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
     pub(crate) outstanding: usize,
-    /// It was cancelled because it did not acknowledge in time. It stays until the client confirms.
+    /// The consumer was cancelled because it did not acknowledge in time. It stays until the client
+    /// confirms.
     pub(crate) timed_out: bool,
 }
 
-/// A delivery that is not settled.
+/// An unsettled delivery.
 #[derive(Debug)]
 pub(crate) struct Unacked {
     pub(crate) queue: QueueId,
     pub(crate) entry: Entry,
-    /// Whose it is; none after `basic.get`.
+    /// The consumer's tag; `None` after `basic.get`.
     pub(crate) consumer: Option<Arc<str>>,
 }
 
@@ -94,7 +96,7 @@ pub(crate) struct Content {
     pub(crate) header: Option<Bytes>,
     pub(crate) body_size: u64,
     pub(crate) received: u64,
-    /// What was received, as far as it is within the limit.
+    /// The received bytes, if the body is within the limit.
     pub(crate) body: Vec<u8>,
 }
 
@@ -111,8 +113,8 @@ impl Channel {
         self.last_tag
     }
 
-    /// Whether a consumer may be sent another message, as far as prefetch goes. Both limits hold, and neither concerns
-    /// a consumer without acks.
+    /// Returns `true` if prefetch allows another message for a consumer. Both limits apply, and
+    /// neither concerns a consumer without acknowledgements.
     pub(crate) fn has_credit(&self, tag: &str) -> bool {
         let within = |limit: u16, outstanding: usize| limit == 0 || outstanding < usize::from(limit);
         !self.closing
@@ -123,7 +125,7 @@ impl Channel {
             })
     }
 
-    /// Remembers a delivery that is to be settled.
+    /// Stores an unsettled delivery.
     pub(crate) fn hold(&mut self, tag: u64, unacked: Unacked) {
         if let Some(name) = &unacked.consumer {
             self.outstanding += 1;
@@ -134,18 +136,19 @@ impl Channel {
         self.unacked.insert(tag, unacked);
     }
 
-    /// Gives back the credit of a delivery that is settled.
+    /// Returns the credit of a settled delivery.
     pub(crate) fn release(&mut self, unacked: &Unacked) {
         if let Some(name) = &unacked.consumer {
             self.outstanding = self.outstanding.saturating_sub(1);
-            // A new consumer of the same tag may have begun since; it owes nothing for this one.
+            // A new consumer with the same tag may have started since; this delivery does not count
+            // for it.
             if let Some(consumer) = self.consumers.get_mut(name) {
                 consumer.outstanding = consumer.outstanding.saturating_sub(1);
             }
         }
     }
 
-    /// The queues whose consumers may go on when there is credit again.
+    /// Returns the queues of the channel's consumers, which may have credit again.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueId> {
         self.consumers.values().map(|consumer| consumer.queue)
     }

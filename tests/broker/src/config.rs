@@ -1,11 +1,12 @@
-//! What a broker is told when it is made: users, limits, and the knobs of a simulation.
+//! The configuration of a broker: users, limits, and settings for simulations.
 
 use puka::protocol::{Table, Value};
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-/// How a [`Broker`](crate::Broker) is set up. The defaults are RabbitMQ's where it has the setting.
+/// The configuration of a [`Broker`](crate::Broker). The defaults are RabbitMQ's where it has the
+/// setting.
 ///
 /// ```
 /// use puka_test_broker::Config;
@@ -15,48 +16,59 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who may log in; `guest` with password `guest` by default.
+    /// The users that may log in; `guest` with password `guest` by default.
     pub users: Vec<User>,
     /// The virtual hosts; `/` by default.
     pub vhosts: Vec<String>,
-    /// SASL mechanisms offered, of `PLAIN`, `AMQPLAIN`, `RABBIT-CR-DEMO`, `ANONYMOUS` and `EXTERNAL`; the first two by
-    /// default.
+    /// The SASL mechanisms to offer, of `PLAIN`, `AMQPLAIN`, `RABBIT-CR-DEMO`, `ANONYMOUS` and
+    /// `EXTERNAL`; the first two by default.
     pub mechanisms: Vec<String>,
-    /// The name of the user whom `ANONYMOUS` logs in, as RabbitMQ's `anonymous_login_user`; `guest` by default.
+    /// The user that `ANONYMOUS` logs in, like RabbitMQ's `anonymous_login_user`; `guest` by
+    /// default.
     pub anonymous_user: String,
-    /// The name of the user whom `EXTERNAL` logs in, as a certificate would say; nobody by default.
+    /// The user that `EXTERNAL` logs in, in place of the name in a certificate; none by default.
     pub external_user: Option<String>,
-    /// Channels open at once that `tune` proposes; 0 for no limit.
+    /// The `channel_max` to propose in `tune`; 0 for no limit.
     pub channel_max: u16,
-    /// Octets of a whole frame that `tune` proposes; 0 for no limit but [`frame_limit`](Self::frame_limit).
+    /// The `frame_max` to propose in `tune`, in bytes; 0 for no limit but
+    /// [`frame_limit`](Self::frame_limit).
     pub frame_max: u32,
-    /// Octets of a frame that are accepted when no `frame_max` was agreed upon; 1 MiB by default.
+    /// The largest accepted frame if no `frame_max` was negotiated, in bytes; 1 MiB by default.
     pub frame_limit: u32,
-    /// The heartbeat that `tune` proposes, in whole seconds; zero for none.
+    /// The heartbeat to propose in `tune`, in whole seconds; zero for none.
     pub heartbeat: Duration,
-    /// The largest body, in octets; 16 MiB by default, as RabbitMQ has it since 4.0. A larger one is a channel error 406.
+    /// The largest body in bytes; 16 MiB by default, as in RabbitMQ since 4.0. A larger one is a
+    /// channel error 406.
     pub max_message_size: u64,
-    /// Octets of messages held at which publishers are blocked as "low on memory"; 256 MiB by default.
+    /// The size of all stored messages, in bytes, above which publishers are blocked as "low on
+    /// memory"; 256 MiB by default.
     pub memory_limit: usize,
-    /// Octets waiting to be sent on a connection at which its consumers get no more; 1 MiB by default.
+    /// The unsent output of a connection, in bytes, above which its consumers receive no more; 1
+    /// MiB by default.
     pub output_limit: usize,
-    /// Messages kept for [`Broker::published`](crate::Broker::published), the newest ones; 10 000 by default.
+    /// The number of messages that [`Broker::published`](crate::Broker::published) returns, the
+    /// newest ones; 10 000 by default.
     pub published_log: usize,
-    /// Octets of bodies and properties kept for [`Broker::published`](crate::Broker::published); 16 MiB by default.
+    /// The size of the bodies and properties that [`Broker::published`](crate::Broker::published)
+    /// returns, in bytes; 16 MiB by default.
     pub published_log_octets: usize,
-    /// What `start` tells of the broker.
+    /// The server properties in `start`.
     pub server_properties: Table,
-    /// How long the whole handshake may take; 10 s by default.
+    /// The timeout of the whole handshake; 10 s by default.
     pub handshake_timeout: Duration,
-    /// How long a client that failed to log in waits for the silent close; 3 s by default.
+    /// The delay before the connection of a client that failed to log in is closed without a frame;
+    /// 3 s by default.
     pub refusal_delay: Duration,
-    /// How long a confirm takes, at random within the range; empty at zero by default, which is at once.
+    /// The delay of a confirm, at random within the range; empty at zero by default, which is at
+    /// once.
     pub confirm_delay: Range<Duration>,
-    /// Whether confirms that are due together leave as one frame with `multiple`, as RabbitMQ's do; true by default.
+    /// Whether confirms that are due together are sent as one frame with `multiple`, as RabbitMQ
+    /// does; `true` by default.
     pub coalesce_confirms: bool,
-    /// The seed of everything random: names that the broker makes, delays.
+    /// The seed of all random values: generated names and delays.
     pub seed: u64,
-    /// Seconds since 1970-01-01 UTC at the first moment the broker is told of: what `x-death` counts from.
+    /// The seconds since 1970-01-01 UTC at the first instant passed to the broker: the base of the
+    /// times in `x-death`.
     pub unix_time: u64,
     /// How often a message may be requeued before it is dropped or dead-lettered, as by a quorum
     /// queue; `None` for no limit.
@@ -92,7 +104,7 @@ impl Default for Config {
     }
 }
 
-/// Adds an entry whose name is short enough.
+/// Adds an entry with a short name.
 pub(crate) fn put<'v>(table: &mut Table, name: &str, value: impl Into<Value<'v>>) {
     table.insert(name, value).unwrap_or_default();
 }
@@ -122,27 +134,27 @@ fn server_properties() -> Table {
     properties
 }
 
-/// Who may log in, and what they may do.
+/// A user and its permissions.
 #[derive(Clone)]
 pub struct User {
     /// The name.
     pub name: String,
     /// The password. It is never printed.
     pub password: String,
-    /// Whether messages may carry another one's `user_id`: RabbitMQ's tag `impersonator`.
+    /// Whether messages may have the `user_id` of another user: RabbitMQ's tag `impersonator`.
     pub impersonator: bool,
-    /// The virtual hosts that may be opened; `None` for all.
+    /// The virtual hosts that the user may open; `None` for all.
     pub vhosts: Option<Vec<String>>,
-    /// Which exchanges and queues may be declared and deleted.
+    /// The exchanges and queues that the user may declare and delete.
     pub configure: Pattern,
-    /// Which exchanges may be published to, which queues bound.
+    /// The exchanges that the user may publish to, and the queues that it may bind.
     pub write: Pattern,
-    /// Which queues may be consumed, which exchanges bound to.
+    /// The queues that the user may consume, and the exchanges that it may bind to.
     pub read: Pattern,
 }
 
 impl User {
-    /// A user who may do everything.
+    /// Creates a user with all permissions.
     #[must_use]
     pub fn new(name: impl Into<String>, password: impl Into<String>) -> Self {
         Self {
@@ -170,21 +182,21 @@ impl fmt::Debug for User {
     }
 }
 
-/// Which names a permission covers, in place of RabbitMQ's regular expressions.
+/// The names that a permission covers, in place of RabbitMQ's regular expressions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Every name.
     All,
     /// No name.
     None,
-    /// Names that begin like this.
+    /// Names with this prefix.
     Prefix(String),
     /// These names.
     Names(Vec<String>),
 }
 
 impl Pattern {
-    /// Whether it covers the name.
+    /// Returns `true` if the pattern covers the name.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! The confirms of a channel: which publishes are open, and when each is answered.
+//! The confirms of a channel: the open publishes, and when each is confirmed.
 
 use crate::ids::QueueId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ pub(crate) struct Confirm {
     pub(crate) accepted: bool,
 }
 
-/// Publishes on a channel after `confirm.select`, numbered from 1.
+/// The publishes on a channel after `confirm.select`, numbered from 1.
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
     published: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Confirms {
 struct Open {
     due: Instant,
     accepted: bool,
-    /// The stuck queues that it was routed to.
+    /// The stuck queues that the message was routed to.
     stuck: BTreeSet<QueueId>,
 }
 
@@ -48,8 +48,8 @@ impl Confirms {
         waited
     }
 
-    /// Takes those that are due. "multiple=true stands for all numbers up to it that are still open", so only those in
-    /// front of which nothing is left open can be joined.
+    /// Takes the confirms that are due. "multiple=true stands for all numbers up to it that are
+    /// still open", so a confirm is joined with others only if no earlier publish stays open.
     pub(crate) fn take_due(&mut self, now: Instant, coalesce: bool) -> Vec<Confirm> {
         let mut due: Vec<(Instant, Confirm)> = Vec::new();
         let mut joining = coalesce;
@@ -66,13 +66,13 @@ impl Confirms {
                     last.tag = tag;
                     last.multiple = true;
                 }
-                // RabbitMQ's nacks are always `multiple` where they can be, its single acks never.
+                // RabbitMQ sends nacks with `multiple` if possible, and single acks never.
                 _ => due.push((open.due, Confirm { tag, multiple: joining && !accepted, accepted })),
             }
         }
         self.open = left;
         if !coalesce {
-            // Each by itself, in the order in which they were due.
+            // Each one separately, in the order in which they were due.
             due.sort_by_key(|(at, confirm)| (*at, confirm.tag));
         }
         due.into_iter().map(|(_, confirm)| confirm).collect()
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn confirms_are_joined_only_where_nothing_is_left_open_before_them() {
+    fn confirms_are_joined_only_without_earlier_open_publishes() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         let mut confirms = Confirms::default();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn confirms_leave_in_the_order_in_which_they_are_due() {
+    fn confirms_are_sent_in_order_of_their_deadlines() {
         let now = Instant::now();
         let mut confirms = Confirms::default();
         confirms.add(now + Duration::from_millis(5), true, BTreeSet::new());

@@ -1,4 +1,4 @@
-//! What the broker keeps of a connection: how far it has come, octets in both directions, its channels.
+//! The state of a connection: its phase, the bytes in both directions, and its channels.
 
 use crate::channel::Channel;
 use crate::config::{Config, User};
@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The longest that a broker waits for `close-ok`, and for the client to close the transport.
+/// The timeout for `close-ok`, and for the client to close the transport.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Waits for the eight octets.
+    /// Waits for the protocol header of eight bytes.
     ProtocolHeader { deadline: Instant },
-    /// Has sent `start`.
+    /// Has sent `start`, and waits for `start-ok`.
     StartOk { deadline: Instant },
-    /// Has sent `secure`: RABBIT-CR-DEMO's question.
+    /// Has sent `secure`, the challenge of RABBIT-CR-DEMO, and waits for `secure-ok`.
     SecureOk { deadline: Instant },
-    /// Has sent `tune`.
+    /// Has sent `tune`, and waits for `tune-ok`.
     TuneOk { deadline: Instant },
     /// Waits for `open`.
     Open { deadline: Instant },
@@ -29,9 +29,9 @@ pub(crate) enum Phase {
     Running,
     /// Has sent `close`, and waits for `close-ok`.
     Closing { deadline: Instant },
-    /// Has answered `close`; closing the transport is up to the client.
+    /// Has answered `close`, and waits for the client to close the transport.
     Parting { deadline: Instant },
-    /// A client that is not trusted: it waits for a silent close.
+    /// The client has failed to log in. The transport is closed at the deadline, without a frame.
     Doomed { deadline: Instant },
     /// The transport is to be closed.
     Closed,
@@ -42,24 +42,24 @@ pub(crate) enum Phase {
 pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) decoder: Decoder,
-    /// The first octets, up to eight, which are no frame.
+    /// The first bytes, up to eight, which are not a frame.
     pub(crate) protocol_header: Vec<u8>,
     output: Vec<u8>,
-    /// Octets of the output that have been taken.
+    /// The number of output bytes that have been taken.
     taken: usize,
-    /// Whether a consumer was passed over because too much output is waiting.
+    /// A delivery to one of its consumers was skipped because of its unsent output.
     pub(crate) stalled: bool,
     pub(crate) channels: BTreeMap<u16, Channel>,
     pub(crate) vhost: Arc<str>,
     pub(crate) user: User,
     pub(crate) client_properties: puka::protocol::Table,
     pub(crate) channel_max: u16,
-    /// 0 for no limit.
+    /// The negotiated maximum; 0 for no limit.
     pub(crate) frame_max: u32,
     pub(crate) heartbeat: Duration,
     last_sent: Instant,
     pub(crate) last_received: Instant,
-    /// Whether nothing it sends is processed, as it has published while memory was low.
+    /// The connection has published while memory was low, so nothing that it sends is processed.
     pub(crate) blocked: bool,
 }
 
@@ -85,7 +85,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client announced a capability as true.
+    /// Returns `true` if the client announced a capability as true.
     pub(crate) fn has_capability(&self, name: &str) -> bool {
         let Some(puka::protocol::Value::Table(capabilities)) = self.client_properties.get("capabilities")
         else {
@@ -94,7 +94,7 @@ impl Connection {
         capabilities.get(name).and_then(|value| value.as_bool()).unwrap_or(false)
     }
 
-    /// Whether frames that arrive are looked at.
+    /// Returns `true` if arriving frames are processed.
     pub(crate) fn reads(&self) -> bool {
         !self.blocked && !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
     }
@@ -103,7 +103,7 @@ impl Connection {
         !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
     }
 
-    /// Writes a method. It can't be split, so `frame_max` does not count.
+    /// Writes a method. A method cannot be split, so `frame_max` is not applied.
     pub(crate) fn send(&mut self, now: Instant, channel: u16, method: &impl Encode) {
         if self.writes() {
             frame::method(&mut self.output, channel, u32::MAX, method).unwrap_or_default();
@@ -133,12 +133,13 @@ impl Connection {
         frame::body(&mut self.output, channel, frame_max, body);
     }
 
-    /// Writes octets that are no frame.
+    /// Writes bytes that are not a frame.
     pub(crate) fn send_octets(&mut self, octets: &[u8]) {
         self.output.extend_from_slice(octets);
     }
 
-    /// Says why the connection ends, and waits for `close-ok`: for the smaller of heartbeat and 30 s.
+    /// Sends `connection.close`, and waits for `close-ok`: for the heartbeat interval or 30 s,
+    /// whichever is shorter.
     pub(crate) fn send_close(&mut self, now: Instant, close: &connection::Close<'_>) {
         self.send(now, 0, close);
         let patience =
@@ -146,30 +147,30 @@ impl Connection {
         self.phase = Phase::Closing { deadline: now + patience };
     }
 
-    /// Answers `close`, which is the last that is sent.
+    /// Answers `close`, and sends nothing afterwards.
     pub(crate) fn send_close_ok(&mut self, now: Instant) {
         self.send(now, 0, &connection::CloseOk {});
         self.phase = Phase::Parting { deadline: now + CLOSE_TIMEOUT };
     }
 
-    /// Ends it without another octet.
+    /// Ends the connection without sending anything.
     pub(crate) fn drop_transport(&mut self) {
         self.phase = Phase::Closed;
     }
 
-    /// Octets waiting to be sent.
+    /// Returns the number of bytes to send.
     pub(crate) fn output_len(&self) -> usize {
         self.output.len() - self.taken
     }
 
-    /// Takes all octets waiting to be sent.
+    /// Takes all bytes to send.
     pub(crate) fn take_output(&mut self) -> Bytes {
         let output = Bytes::from(std::mem::take(&mut self.output)).slice(self.taken..);
         self.taken = 0;
         output
     }
 
-    /// Takes as many octets as fit.
+    /// Takes as many bytes as the buffer has room for, and returns their number.
     pub(crate) fn read_output(&mut self, buffer: &mut [u8]) -> usize {
         let waiting = &self.output[self.taken..];
         let count = waiting.len().min(buffer.len());
@@ -185,7 +186,7 @@ impl Connection {
         count
     }
 
-    /// When something has to be done next.
+    /// Returns the next deadline.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running => [self.next_heartbeat(), self.given_up()].into_iter().flatten().min(),
@@ -207,12 +208,13 @@ impl Connection {
         (!self.heartbeat.is_zero()).then(|| self.last_sent + self.heartbeat / 2)
     }
 
-    /// "The server gives up 2T to 3T after the last one", and does not watch a client that it has blocked.
+    /// "The server gives up 2T to 3T after the last one". It does not monitor a client that it has
+    /// blocked.
     fn given_up(&self) -> Option<Instant> {
         (!self.heartbeat.is_zero() && !self.blocked).then(|| self.last_received + 2 * self.heartbeat)
     }
 
-    /// Does what is due.
+    /// Handles the deadline that was reached.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match self.phase {

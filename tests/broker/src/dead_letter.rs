@@ -1,4 +1,5 @@
-//! Dead-lettering: a message leaves its queue, gets another entry in `x-death`, and is published again.
+//! Dead-lettering: a message is removed from its queue, gets another entry in `x-death`, and is
+//! published again.
 
 use crate::config::put;
 use crate::delivery::enqueue;
@@ -9,7 +10,7 @@ use puka::protocol::{Array, Properties, Table, TableRef, Value};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Sends a message on. Without its exchange, it is dropped.
+/// Publishes a dead letter. Drops it if the exchange does not exist.
 pub(crate) fn forward(state: &mut State, letter: &DeadLetter, now: Instant) {
     let deaths = deaths(letter, state.unix_time());
     let message = &letter.message;
@@ -73,10 +74,10 @@ fn is_cycle(deaths: &[Death], queue: &str, reason: Reason) -> bool {
     deaths[..=last].iter().all(|death| death.reason != Reason::Rejected)
 }
 
-/// The headers with those of dead-lettering, sorted by name and without duplicates.
+/// Returns the headers with those of dead-lettering, sorted by name and without duplicates.
 fn headers(old: TableRef<'_>, deaths: &[Death], new_key: bool) -> Table {
     let entries = entries(deaths);
-    // The first death is written down once; `x-first-death-` of a client's own does not count.
+    // The first death is recorded once; `x-first-death-` headers of a client are ignored.
     let first_time = matches!(deaths, [only] if only.count == 1);
     let mut all: Vec<(&[u8], Value<'_>)> = Vec::new();
     for (name, value) in old {

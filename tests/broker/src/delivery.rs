@@ -1,4 +1,4 @@
-//! Messages into queues, and out of them to consumers.
+//! Moves messages into queues, and from them to consumers.
 
 use crate::arguments::Overflow;
 use crate::channel::Unacked;
@@ -14,7 +14,7 @@ use puka::protocol::{Properties, ShortStr};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Puts a message into a queue. Gives false when the queue refuses it.
+/// Adds a message to a queue. Returns `false` if the queue refuses it.
 pub(crate) fn enqueue(state: &mut State, id: QueueId, message: &Arc<Message>, now: Instant) -> bool {
     let Some(queue) = state.queues.get_mut(&id) else { return true };
     let overflow = queue.arguments.overflow;
@@ -29,8 +29,9 @@ pub(crate) fn enqueue(state: &mut State, id: QueueId, message: &Arc<Message>, no
     true
 }
 
-/// Moves whatever can move in a queue: what has expired goes, consumers get what they have credit for, and what is then
-/// too much goes, too. What has come back makes the queue too long before consumers get it, a new message after.
+/// Moves everything that can be moved in a queue: drops expired messages, delivers to consumers
+/// with credit, and drops what exceeds the length limit. Requeued messages count for that limit
+/// before the deliveries, new messages after them.
 pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
     if state.stuck.contains(&id) {
         return;
@@ -38,7 +39,8 @@ pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
     if state.queues.get_mut(&id).is_some_and(|queue| std::mem::take(&mut queue.requeued)) {
         drop_excess(state, id);
     }
-    // A message that expires at once goes to a consumer that is ready, so it is not looked at here yet.
+    // A message that expires at once is still delivered to a ready consumer, so it is not dropped
+    // here yet.
     expire(state, id, |at| at < now);
     while let Some(index) = ready_consumer(state, id) {
         deliver(state, id, index, now);
@@ -48,7 +50,7 @@ pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
     arm(state, id);
 }
 
-/// Drops from the head what is too much.
+/// Drops messages from the head until the queue is within its limits.
 fn drop_excess(state: &mut State, id: QueueId) {
     while let Some(queue) = state.queues.get_mut(&id) {
         if !queue.has_overflowed() {
@@ -59,7 +61,8 @@ fn drop_excess(state: &mut State, id: QueueId) {
     }
 }
 
-/// Drops what has expired at the head. "Classic queues expire messages only when they reach the head."
+/// Drops expired messages from the head. "Classic queues expire messages only when they reach the
+/// head."
 pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -> bool) {
     while let Some(queue) = state.queues.get_mut(&id) {
         if !queue.head().and_then(|entry| entry.expires_at).is_some_and(&expired) {
@@ -70,7 +73,7 @@ pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -
     }
 }
 
-/// Sets the timer of a queue.
+/// Arms the timer of a queue.
 fn arm(state: &mut State, id: QueueId) {
     let Some(queue) = state.queues.get(&id) else { return };
     let message = queue.head().and_then(|entry| entry.expires_at);
@@ -79,13 +82,13 @@ fn arm(state: &mut State, id: QueueId) {
     }
 }
 
-/// When a queue with `x-expires` will have been unused for long enough.
+/// Returns when an unused queue with `x-expires` is deleted.
 fn unused_until(queue: &Queue) -> Option<Instant> {
     let expires = queue.arguments.expires?;
     if queue.consumers.is_empty() { queue.last_used.checked_add(expires) } else { None }
 }
 
-/// Does what is due in a queue.
+/// Handles everything that is due in a queue.
 pub(crate) fn handle_timeout(state: &mut State, id: QueueId, now: Instant) {
     let unused = state.queues.get(&id).and_then(unused_until);
     if unused.is_some_and(|at| at <= now) {
@@ -95,7 +98,8 @@ pub(crate) fn handle_timeout(state: &mut State, id: QueueId, now: Instant) {
     }
 }
 
-/// The first consumer, in the order of their turns, that may be sent the next message.
+/// Returns the index of the first consumer, in the order of their turns, that may receive the next
+/// message.
 fn ready_consumer(state: &mut State, id: QueueId) -> Option<usize> {
     let State { queues, connections, config, .. } = state;
     let queue = queues.get(&id)?;
@@ -116,7 +120,7 @@ fn ready_consumer(state: &mut State, id: QueueId) -> Option<usize> {
     })
 }
 
-/// Sends the next message of a queue to a consumer.
+/// Delivers the next message of a queue to a consumer.
 fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
     let Some(queue) = state.queues.get_mut(&id) else { return };
     let Some(key) = queue.consumers.get(index).map(|subscription| subscription.key.clone()) else { return };
@@ -153,7 +157,7 @@ pub(crate) fn take(state: &mut State, id: QueueId, now: Instant) -> Option<Entry
     Some(entry)
 }
 
-/// The properties as they are delivered.
+/// Returns the properties as they are delivered.
 pub(crate) fn properties(message: &Message) -> Properties<'_> {
     message.properties()
 }

@@ -1,4 +1,5 @@
-//! Frames that arrive: cut, checked against what may come next, and given to the class they belong to (spec 4.2.3).
+//! Decodes arriving frames, checks that they are allowed in the current state, and passes them to
+//! the module of their class (spec 4.2.3).
 
 use crate::channel::Content;
 use crate::connection::Phase;
@@ -12,10 +13,10 @@ use puka::protocol::wire::Reader;
 use puka::protocol::{FrameKind, Method, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
-/// Bodies beyond this are refused on their header (RabbitMQ 4.2.6): 512 MiB.
+/// A larger body is refused when its header arrives (RabbitMQ 4.2.6): 512 MiB.
 const LARGEST_BODY: u64 = 512 << 20;
 
-/// Takes octets, in pieces of any size.
+/// Receives bytes, in pieces of any size.
 pub(crate) fn receive(state: &mut State, id: ConnectionId, octets: &[u8], now: Instant) {
     let Some(connection) = state.connections.get_mut(&id) else { return };
     // "Any octet read counts as a sign of life."
@@ -40,7 +41,7 @@ pub(crate) fn receive(state: &mut State, id: ConnectionId, octets: &[u8], now: I
     process(state, id, now);
 }
 
-/// Handles the frames that have arrived, for as long as the connection is not blocked.
+/// Processes the frames that have arrived, unless the connection is blocked.
 pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
     while let Some(connection) = state.connections.get_mut(&id) {
         if !connection.reads() || matches!(connection.phase, Phase::ProtocolHeader { .. }) {
@@ -57,14 +58,14 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
             Err(error) => {
                 let place = Place { now, connection: id, channel: 0 };
                 fail(state, place, Fault::undecodable(error), MethodId::NONE);
-                // There is no next frame to be found.
+                // The decoder cannot find the next frame.
                 break;
             }
         }
     }
 }
 
-/// Handles a frame.
+/// Processes a frame.
 pub(crate) fn arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) {
     if let Err((fault, method)) = frame_arrived(state, place, kind, payload) {
         fail(state, place, fault, method);
@@ -72,36 +73,37 @@ pub(crate) fn arrived(state: &mut State, place: Place, kind: FrameKind, payload:
     quiesce::quiesce(state, place.now);
 }
 
-/// What went wrong, and with which method.
+/// A fault, and the method that has caused it.
 type Failed = (Fault, MethodId);
 
 fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) -> Result<(), Failed> {
-    let nobody = |fault| (fault, MethodId::NONE);
+    let failed = |fault| (fault, MethodId::NONE);
     let Some(connection) = state.connections.get(&place.connection) else { return Ok(()) };
     let largest = if connection.frame_max == 0 { state.config.frame_limit } else { connection.frame_max };
-    // "The server tolerates payloads up to frame_max, one octet more is 501, whatever the frame type."
+    // "The server tolerates payloads up to frame_max, one octet more is 501, whatever the frame
+    // type."
     if u32::try_from(payload.len()).map_or(true, |size| size > largest) {
-        let why = format!("frame of {} octets, negotiated maximum {largest}", payload.len());
-        return Err(nobody(Fault::new(ReplyCode::FRAME_ERROR, why)));
+        let why = format!("frame of {} bytes, negotiated maximum {largest}", payload.len());
+        return Err(failed(Fault::new(ReplyCode::FRAME_ERROR, why)));
     }
     let running = connection.phase == Phase::Running;
     match kind {
         FrameKind::Heartbeat => Ok(()),
         FrameKind::ProtocolHeader => {
-            Err(nobody(Fault::new(ReplyCode::FRAME_ERROR, "a second protocol header")))
+            Err(failed(Fault::new(ReplyCode::FRAME_ERROR, "a second protocol header")))
         }
         FrameKind::Method if place.channel == 0 => {
-            let method = Method::decode(&payload).map_err(Fault::undecodable).map_err(nobody)?;
+            let method = Method::decode(&payload).map_err(Fault::undecodable).map_err(failed)?;
             methods::connection::handle(state, place, method).map_err(|fault| (fault, id_of(&payload)))
         }
-        // Before `open` only channel 0 is there, after `close` nothing else counts.
+        // Before `open` there is only channel 0, and after `close` other frames are ignored.
         _ if matches!(connection.phase, Phase::Closing { .. }) => Ok(()),
         FrameKind::Header | FrameKind::Body if place.channel == 0 || !running => {
-            Err(nobody(Fault::new(ReplyCode::UNEXPECTED_FRAME, "expected method frame on channel 0")))
+            Err(failed(Fault::new(ReplyCode::UNEXPECTED_FRAME, "expected method frame on channel 0")))
         }
         FrameKind::Method if !running => {
             let why = format!("channel {} before the connection is open", place.channel);
-            Err(nobody(Fault::new(ReplyCode::CHANNEL_ERROR, why)))
+            Err(failed(Fault::new(ReplyCode::CHANNEL_ERROR, why)))
         }
         _ if stuck::keep(state, place, kind, &payload) => Ok(()),
         FrameKind::Method => method_arrived(state, place, payload),
@@ -109,7 +111,7 @@ fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Byte
     }
 }
 
-/// The class and method with which a payload begins.
+/// Returns the class and method at the start of a payload.
 fn id_of(payload: &[u8]) -> MethodId {
     let mut reader = Reader::new(payload);
     match (reader.short(), reader.short()) {
@@ -135,7 +137,8 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
         }
         return Ok(());
     }
-    // "Until the content is complete, any other method on that channel is 505, channel.close-ok included."
+    // "Until the content is complete, any other method on that channel is 505, channel.close-ok
+    // included."
     if let Some(content) = &found.content {
         let what = if content.header.is_none() { "content header" } else { "content body" };
         let why = format!("expected {what} for class 60, got method frame instead");
@@ -144,13 +147,14 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
     if let Method::Basic(basic::Method::Publish(_)) = method {
         begin_publish(state, place, payload).map_err(|fault| (fault, id))
     } else {
-        // Confirms don't linger behind what answers a later method.
+        // Confirms are sent before the reply to a later method.
         quiesce::confirm(state, place.connection, place.channel, place.now);
         handle(state, place, method).map_err(|fault| (fault, id))
     }
 }
 
-/// "After the next publish of the connection the server stops reading its socket and sends connection.blocked."
+/// "After the next publish of the connection the server stops reading its socket and sends
+/// connection.blocked."
 fn begin_publish(state: &mut State, place: Place, payload: Bytes) -> Outcome {
     state.channel(place)?.content = Some(Content::new(payload));
     let Some(reason) = state.alarm().map(String::from) else { return Ok(()) };
@@ -171,7 +175,7 @@ fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
         Method::Basic(method) => methods::basic::handle(state, place, &method),
         Method::Confirm(method) => methods::tx::handle_confirm(state, place, method),
         Method::Tx(method) => methods::tx::handle(state, place, method),
-        // Deprecated, and answered without effect; the ticket is always 1.
+        // Deprecated, and answered without an effect; the ticket is always 1.
         Method::Access(access::Method::Request(_)) => {
             state.send(place, &access::RequestOk { ticket: 1 });
             Ok(())
@@ -183,18 +187,18 @@ fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
 }
 
 fn content_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) -> Result<(), Failed> {
-    let nobody = |fault| (fault, MethodId::NONE);
+    let failed = |fault| (fault, MethodId::NONE);
     let limit = state.config.max_message_size;
     let connection = state.connections.get_mut(&place.connection);
     let Some(channel) = connection.and_then(|connection| connection.channels.get_mut(&place.channel)) else {
-        return Err(nobody(Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'")));
+        return Err(failed(Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'")));
     };
     if channel.closing {
         return Ok(());
     }
     let Some(content) = &mut channel.content else {
         let why = "expected method frame, got non method frame instead";
-        return Err(nobody(Fault::new(ReplyCode::UNEXPECTED_FRAME, why)));
+        return Err(failed(Fault::new(ReplyCode::UNEXPECTED_FRAME, why)));
     };
     let id = basic::Publish::ID;
     match (kind, content.header.is_some()) {
@@ -208,7 +212,7 @@ fn content_arrived(state: &mut State, place: Place, kind: FrameKind, payload: By
         return Err((Fault::new(ReplyCode::FRAME_ERROR, "body size over 512 MiB"), id));
     }
     if content.received > content.body_size {
-        return Err((Fault::new(ReplyCode::FRAME_ERROR, "more octets of body than announced"), id));
+        return Err((Fault::new(ReplyCode::FRAME_ERROR, "more body bytes than announced"), id));
     }
     if content.received < content.body_size {
         return Ok(());
@@ -239,7 +243,8 @@ fn header_arrived(content: &mut Content, payload: Bytes) -> Result<(), &'static 
     Ok(())
 }
 
-/// "While octets are missing an empty body frame is legal and adds nothing." What is beyond the limit is counted, not kept.
+/// Adds a body frame to a content. "While octets are missing an empty body frame is legal and adds
+/// nothing." Bytes beyond the limit are counted, but not stored.
 fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(), &'static str> {
     content.received += u64::try_from(payload.len()).unwrap_or(u64::MAX);
     if content.body_size <= limit {
@@ -248,7 +253,7 @@ fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(),
     Ok(())
 }
 
-/// Ends a channel or a connection for what its client did.
+/// Closes a channel or a connection because of a fault of its client.
 pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
     let Some(connection) = state.connections.get_mut(&place.connection) else { return };
     let MethodId { class: class_id, method: method_id } = method;
@@ -273,13 +278,13 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
             connection.send_close(place.now, &close);
             release::release_connection(state, place.connection, place.now);
         }
-        // One fault is enough.
+        // A second fault ends the connection without another `close`.
         Phase::Closing { .. } => connection.drop_transport(),
         _ => silent(state, place),
     }
 }
 
-/// Ends a connection without a frame. A client that has not logged in waits for it.
+/// Ends a connection without a frame, after a delay if the client has not logged in.
 fn silent(state: &mut State, place: Place) {
     let delay = state.config.refusal_delay;
     let Some(connection) = state.connections.get_mut(&place.connection) else { return };

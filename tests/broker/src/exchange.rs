@@ -1,4 +1,4 @@
-//! An exchange, its bindings, and which of them a message matches (spec 3.1.3).
+//! An exchange, its bindings, and the bindings that match a message (spec 3.1.3).
 
 use crate::fault::Fault;
 use crate::ids::QueueId;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use puka::protocol::{ReplyCode, Table, TableRef, Value};
 use std::sync::Arc;
 
-/// The types that every RabbitMQ has.
+/// The exchange types of every RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Direct,
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     Headers,
 }
 
-/// Types of plugins or of later versions.
+/// The exchange types of plugins and of later versions.
 const OTHER_KINDS: &[&str] = &[
     "x-consistent-hash",
     "x-delayed-message",
@@ -39,7 +39,7 @@ impl Kind {
                     "the in-memory broker has no exchanges of type '{other}'"
                 )));
             }
-            // 406 since RabbitMQ 3.13.3; before, it was 503.
+            // 406 since RabbitMQ 3.13.3, 503 before.
             other => return Err(Fault::precondition(format_args!("unknown exchange type '{other}'"))),
         })
     }
@@ -54,14 +54,14 @@ impl Kind {
     }
 }
 
-/// Where a binding leads.
+/// The destination of a binding.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Destination {
     Queue(QueueId),
     Exchange(Arc<str>),
 }
 
-/// A binding, kept by the exchange that it leads from.
+/// A binding, stored in its source exchange.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     pub(crate) destination: Destination,
@@ -70,7 +70,7 @@ pub(crate) struct Binding {
 }
 
 impl PartialEq for Binding {
-    /// Whether it is the same binding: the order of its arguments does not count.
+    /// Compares bindings. The order of the arguments is irrelevant.
     fn eq(&self, other: &Self) -> bool {
         let sorted = |binding: &Self| -> Vec<(Vec<u8>, String)> {
             let entries = binding.arguments.iter();
@@ -98,7 +98,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// The durable one that is always there.
+    /// Returns a durable, predeclared exchange.
     pub(crate) fn predeclared(name: &str, kind: Kind) -> Self {
         Self {
             name: name.into(),
@@ -121,10 +121,10 @@ impl Exchange {
     }
 }
 
-/// What `x-match` of a binding to a headers exchange says.
+/// The value of `x-match` of a binding to a headers exchange.
 struct XMatch {
     all: bool,
-    /// Whether names that begin with `x-` count, too.
+    /// Whether headers with the prefix `x-` are compared, too.
     with_x: bool,
 }
 
@@ -165,7 +165,8 @@ fn headers_match(arguments: TableRef<'_>, headers: TableRef<'_>) -> bool {
     if x_match.all { wanted.all(found) } else { wanted.any(&mut found) }
 }
 
-/// `V` as value asks for presence only. Integers match whatever their size, and so do floats.
+/// Compares header values. `V` in a binding matches any value. Integers of different sizes match,
+/// and so do floats.
 fn values_match(wanted: Value<'_>, value: Value<'_>) -> bool {
     let float = |value| match value {
         Value::F32(number) => Some(f64::from(number)),

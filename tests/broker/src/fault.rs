@@ -1,9 +1,10 @@
-//! What a client did wrong, and what it is told (spec 1.2, "Constants").
+//! Faults of a client, and the broker's reply (spec 1.2, "Constants").
 
 use puka::protocol::{DecodeError, ReplyCode, ShortStr};
 use std::fmt;
 
-/// Why a method or a frame is refused. A soft reply code closes the channel, a hard one the connection.
+/// The reason why a method or a frame is refused. A soft reply code closes the channel, a hard one
+/// the connection.
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// A close with this code and text.
@@ -12,11 +13,11 @@ pub(crate) enum Fault {
     Silent,
 }
 
-/// What the handling of a method gives.
+/// The result of handling a method.
 pub(crate) type Outcome = Result<(), Fault>;
 
 impl Fault {
-    /// RabbitMQ writes `NAME_WITH_UNDERSCORES - why`.
+    /// Creates a fault with a text in RabbitMQ's format `NAME_WITH_UNDERSCORES - why`.
     pub(crate) fn new(code: ReplyCode, why: impl fmt::Display) -> Self {
         Self::Reply(code, format!("{} - {why}", code.name().unwrap_or("UNKNOWN")))
     }
@@ -33,7 +34,7 @@ impl Fault {
         Self::new(ReplyCode::NOT_IMPLEMENTED, why)
     }
 
-    /// A method that a client has no business to send, or not on this channel.
+    /// Returns the fault of a method that a client must not send, or not on this channel.
     pub(crate) fn unimplemented() -> Self {
         Self::new(ReplyCode::COMMAND_INVALID, "unimplemented method")
     }
@@ -46,15 +47,17 @@ impl Fault {
         Self::new(ReplyCode::NOT_FOUND, format_args!("no exchange '{name}' in vhost '{vhost}'"))
     }
 
-    /// An entity of the broker's own that is missing where it must be: its own fault.
+    /// Returns the fault of an entity that is missing although it must exist, which is the broker's
+    /// error.
     pub(crate) fn internal(why: impl fmt::Display) -> Self {
         Self::new(ReplyCode::INTERNAL_ERROR, why)
     }
 
-    /// What RabbitMQ does about a frame or a method that can't be decoded.
+    /// Returns RabbitMQ's reaction to a frame or method that cannot be decoded.
     pub(crate) fn undecodable(error: DecodeError) -> Self {
         match error {
-            // An unknown method, and a table that can't be parsed, end its reader process: no close frame is sent.
+            // An unknown method or an invalid table crashes RabbitMQ's reader process, so no close
+            // frame is sent.
             DecodeError::UnknownMethod(_)
             | DecodeError::BadTable { .. }
             | DecodeError::UnknownFieldTag { .. }
@@ -66,7 +69,7 @@ impl Fault {
     }
 }
 
-/// A short string of a method without content, which RabbitMQ wants to be UTF-8.
+/// Decodes a short string of a method without content, which RabbitMQ requires to be UTF-8.
 pub(crate) fn text<'a>(field: ShortStr<'a>) -> Result<&'a str, Fault> {
     field.as_str().ok_or_else(|| Fault::new(ReplyCode::FRAME_ERROR, "a short string is not valid UTF-8"))
 }

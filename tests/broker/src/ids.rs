@@ -1,10 +1,10 @@
-//! What names a connection, a queue, a consumer.
+//! The identifiers of connections, queues and consumers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A connection of a [`Broker`](crate::Broker). It is never used again for another one.
+/// Identifies a connection of a [`Broker`](crate::Broker). Identifiers are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub(crate) u64);
 
@@ -14,11 +14,11 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// One incarnation of a queue: deleting and declaring it anew makes another.
+/// Identifies a queue. A queue that is deleted and declared again has a new identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueId(pub(crate) u64);
 
-/// A consumer: its tag on a channel of a connection.
+/// Identifies a consumer: its tag on a channel of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ConsumerKey {
     pub(crate) connection: ConnectionId,
@@ -26,7 +26,7 @@ pub(crate) struct ConsumerKey {
     pub(crate) tag: Arc<str>,
 }
 
-/// Where and when a frame arrived.
+/// When and where a frame has arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) now: Instant,

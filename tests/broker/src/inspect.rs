@@ -1,20 +1,20 @@
-//! What a test can see of a broker, without changing anything.
+//! Inspection of a broker by tests, without changing it.
 
 use crate::broker::Broker;
 use crate::ids::{ConnectionId, QueueId};
 use crate::queue::Entry;
 use crate::view::{ExchangeView, Published, QueueView, QueuedMessage};
 
-/// What a test can look at.
+/// Inspection by tests.
 impl Broker {
-    /// A queue.
+    /// Returns a queue.
     #[must_use]
     pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueView> {
         let id = self.state.vhosts.get(vhost)?.queues.get(name)?;
         self.view(*id)
     }
 
-    /// All queues, by virtual host and name.
+    /// Returns all queues, sorted by virtual host and name.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueView> {
         let ids = self.state.vhosts.values().flat_map(|vhost| vhost.queues.values());
@@ -43,7 +43,7 @@ impl Broker {
         })
     }
 
-    /// All exchanges but the default one, by virtual host and name.
+    /// Returns all exchanges but the default one, sorted by virtual host and name.
     #[must_use]
     pub fn exchanges(&self) -> Vec<ExchangeView> {
         let vhosts = self.state.vhosts.iter();
@@ -61,26 +61,27 @@ impl Broker {
         .collect()
     }
 
-    /// The messages that were accepted, oldest first, as many as [`Config::published_log`](crate::Config::published_log) keeps. What a queue refused
-    /// (and a nack answered) is not among them.
+    /// Returns the accepted messages, oldest first, up to the limit
+    /// [`Config::published_log`](crate::Config::published_log). Messages that a queue refused with
+    /// a nack are not included.
     pub fn published(&self) -> impl Iterator<Item = &Published> {
         self.state.published.iter()
     }
 
-    /// The connections whose transport is not gone.
+    /// Returns the connections whose transport is open.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionId> {
         self.state.connections.keys().copied().collect()
     }
 
-    /// How many channels of a connection are open, those included that the broker has closed and the client has not yet
-    /// agreed.
+    /// Returns how many channels of a connection are open, including those that the broker has
+    /// closed and the client has not confirmed.
     #[must_use]
     pub fn channels(&self, id: ConnectionId) -> usize {
         self.state.connections.get(&id).map_or(0, |connection| connection.channels.len())
     }
 
-    /// Octets of all messages that are held.
+    /// Returns the size of all stored messages, in bytes.
     #[must_use]
     pub fn memory_used(&self) -> usize {
         self.state.memory.used()

@@ -1,26 +1,30 @@
-//! A small, honest AMQP 0-9-1 broker in memory: something to test a client against.
+//! A small, honest AMQP 0-9-1 broker in memory, for testing clients.
 //!
-//! It answers as RabbitMQ does, with RabbitMQ's reply codes and much like its texts, so that a client that gets along with
-//! it gets along with RabbitMQ. What it does not do it refuses with `540 NOT_IMPLEMENTED`; it never makes up a success.
+//! It answers as RabbitMQ does, with RabbitMQ's reply codes and similar texts, so that a client
+//! that works with it works with RabbitMQ. It refuses unsupported requests with
+//! `540 NOT_IMPLEMENTED`, and never fakes success.
 //!
-//! - [`Broker`] is the broker itself, as plain data: no I/O, no clock, no threads. Octets and the time go in, octets come
-//!   out, and the same input with the same seed gives the same output. Simulations drive it by hand, and may block it,
-//!   restart it, cut its connections.
-//! - [`Server`] shares a broker and gives in-memory [`Stream`]s to connect to it, for any executor.
-//! - [`Listener`] puts it on a TCP port; the binary `puka-test-broker` does just that.
+//! - [`Broker`] is the broker itself, as plain data: no I/O, no clock, no threads. Bytes and the
+//!   time are its input, bytes its output, and the same input with the same seed produces the same
+//!   output. Simulations drive it directly, and can block it, restart it, and cut its connections.
+//! - [`Server`] shares a broker, and returns in-memory [`Stream`]s to connect to it, for any
+//!   executor.
+//! - [`Listener`] serves it on a TCP port, as the binary `puka-test-broker` does.
 //!
-//! # What it has
-//! The whole handshake with PLAIN and AMQPLAIN; heartbeats; channels; direct, fanout, topic and headers exchanges, alternate
-//! exchanges, bindings between exchanges; classic queues with lengths, times to live, dead-lettering, priorities, a single
-//! active consumer; consumers with both kinds of prefetch and priorities; `get`, settling, `recover`; confirms, returns,
-//! transactions; direct reply-to; `connection.blocked`; users with permissions.
+//! # Features
+//! The whole handshake with PLAIN and AMQPLAIN; heartbeats; channels; direct, fanout, topic and
+//! headers exchanges, alternate exchanges, bindings between exchanges; classic queues with length
+//! limits, times to live, dead-lettering, priorities, a single active consumer; consumers with both
+//! kinds of prefetch and priorities; `get`, settling, `recover`; confirms, returns, transactions;
+//! direct reply-to; `connection.blocked`; users with permissions.
 //!
-//! # What it refuses with 540
-//! Besides what RabbitMQ refuses itself (`immediate`, a prefetch size, `recover` without requeue, `flow` off): quorum queues
-//! and streams, exchange types of plugins.
+//! # Refused with 540
+//! Besides what RabbitMQ itself refuses (`immediate`, a prefetch size, `recover` without requeue,
+//! `flow` off): quorum queues and streams, exchange types of plugins.
 //!
-//! # What it does not know
-//! Clusters, policies, limits of virtual hosts, acknowledgement timeouts, TLS. Messages are lost when it ends.
+//! # Not supported
+//! Clusters, policies, limits of virtual hosts, acknowledgement timeouts, TLS. Messages are lost
+//! when it ends.
 
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-/// Octets read or written at a time.
+/// The number of bytes to read or write at a time.
 const BUFFER: usize = 64 << 10;
 
 /// A TCP port on which a [`Server`] listens.
@@ -30,33 +30,34 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes the port; port 0 takes one that is free.
+    /// Binds the port; port 0 selects a free one.
     ///
     /// # Errors
-    /// What the system has against it, such as a port in use.
+    /// The system's error, for example if the port is in use.
     pub fn bind(address: impl ToSocketAddrs, server: Server) -> io::Result<Self> {
         Ok(Self { server, socket: TcpListener::bind(address)? })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Takes connections for ever, each with its own threads, and sees to the broker's timers.
+    /// Accepts connections for ever, each with its own threads, and runs the broker's timers.
     ///
     /// # Errors
-    /// When the port can't be listened on any longer.
+    /// If the listener fails.
     pub fn run(&self) -> io::Result<()> {
         self.server.start_timer_thread()?;
         loop {
             match self.socket.accept() {
-                // One that can't be served, for want of threads or as it has gone, is dropped.
+                // A connection that cannot be served is dropped: the client is gone, or no thread
+                // can be started.
                 Ok((socket, _)) => drop(self.serve(socket)),
-                // A client that has already gone.
+                // The client has closed the connection already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
@@ -69,13 +70,13 @@ impl Listener {
         let stream = Arc::new(self.server.connect());
         let theirs = Arc::clone(&stream);
         thread::Builder::new().name("broker-in".into()).spawn(move || {
-            // An error ends the connection like its orderly end.
+            // An error ends the connection like an end of stream.
             drop(copy_in(inbound, &theirs));
             theirs.disconnect();
         })?;
         thread::Builder::new().name("broker-out".into()).spawn(move || {
             drop(copy_out(&outbound, &stream));
-            // Wakes the other thread, too.
+            // Also ends the other thread's read.
             drop(outbound.shutdown(Shutdown::Both));
         })?;
         Ok(())
@@ -110,7 +111,7 @@ fn copy_out(mut socket: &TcpStream, stream: &Stream) -> io::Result<()> {
     }
 }
 
-/// Wakes a thread.
+/// A waker that unparks a thread.
 struct Unpark(Thread);
 
 impl Wake for Unpark {

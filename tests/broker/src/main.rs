@@ -5,18 +5,18 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-A small AMQP 0-9-1 broker in memory, for tests. Nothing is kept when it ends.
+A small AMQP 0-9-1 broker in memory, for tests. All data is lost when it ends.
 
 Usage: puka-test-broker [--listen ADDRESS:PORT]
 
 Options:
-  --listen ADDRESS:PORT  where to listen [default: 127.0.0.1:5672]; port 0 takes one that is free
-  --help                 this text
+  --listen ADDRESS:PORT  address to listen on [default: 127.0.0.1:5672]; port 0 selects a free one
+  --help                 prints this text
 
 The only user is guest with password guest, the only virtual host is /.
 ";
 
-/// What the arguments ask for.
+/// The request on the command line.
 enum Request {
     Listen(String),
     Help,
@@ -25,13 +25,13 @@ enum Request {
 fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Ok(Request::Help) => {
-            // Nobody reads it: nothing to be done.
+            // A closed standard output is not an error here.
             drop(io::stdout().write_all(USAGE.as_bytes()));
             ExitCode::SUCCESS
         }
         Ok(Request::Listen(address)) => match listen(&address) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&format!("can't listen on {address}: {error}"), ExitCode::FAILURE),
+            Err(error) => complain(&format!("cannot listen on {address}: {error}"), ExitCode::FAILURE),
         },
         Err(message) => complain(&format!("{message}\nTry --help."), ExitCode::from(2)),
     }
@@ -42,7 +42,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--help" | "-h" => return Ok(Request::Help),
-            "--listen" => address = arguments.next().ok_or("--listen wants an address and a port")?,
+            "--listen" => address = arguments.next().ok_or("--listen requires an address and a port")?,
             other => match other.strip_prefix("--listen=") {
                 Some(value) => address = value.to_string(),
                 None => return Err(format!("unknown argument {other:?}")),
@@ -52,7 +52,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
     let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(_)) => Ok(Request::Listen(address)),
-        _ => Err(format!("{address:?} is not an address and a port, such as 127.0.0.1:5672")),
+        _ => Err(format!("{address:?} is not an address and a port such as 127.0.0.1:5672")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A message as the broker keeps it: where it was published to, its properties and body as octets.
+//! A stored message: its exchange, and its properties and body as bytes.
 
 use bytes::Bytes;
 use puka::protocol::frame::{self, HEADER};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What a message costs besides its octets.
+/// The memory of a message besides its bytes.
 const OVERHEAD: usize = 256;
 
 /// Why a message was dead-lettered.
@@ -30,7 +30,7 @@ impl Reason {
     }
 }
 
-/// An entry of `x-death`: how often a message left a queue for a reason.
+/// An entry of `x-death`: how often a message was dead-lettered from a queue for a reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Death {
     pub(crate) queue: Arc<str>,
@@ -42,19 +42,19 @@ pub(crate) struct Death {
     pub(crate) original_expiration: Option<Bytes>,
 }
 
-/// A published message. Queues share it.
+/// A published message, shared by its queues.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) exchange: Arc<str>,
     /// The routing key of the publish, then those of the headers CC and BCC.
     pub(crate) routing_keys: Vec<Bytes>,
-    /// Flags and values as on the wire, without BCC.
+    /// The property flags and values in wire format, without BCC.
     property_list: Bytes,
     pub(crate) body: Bytes,
     pub(crate) persistent: bool,
     pub(crate) priority: u8,
     pub(crate) expiration: Option<Duration>,
-    /// Newest first.
+    /// The entries of `x-death`, newest first.
     pub(crate) deaths: Vec<Death>,
     _weight: Weight,
 }
@@ -101,12 +101,12 @@ impl Message {
     }
 }
 
-/// The headers; an empty table when there are none.
+/// Returns the headers, or an empty table.
 pub(crate) fn headers<'a>(properties: &Properties<'a>) -> TableRef<'a> {
     properties.headers.and_then(|headers| headers.table().ok()).unwrap_or_default()
 }
 
-/// Flags and values as on the wire.
+/// Encodes the property flags and values.
 fn property_list(properties: &Properties<'_>) -> Bytes {
     let mut out = Vec::new();
     let header = ContentHeader { body_size: 0, properties: *properties };
@@ -117,7 +117,7 @@ fn property_list(properties: &Properties<'_>) -> Bytes {
     Bytes::from(out).slice(HEADER + ContentHeader::PROPERTY_LIST..end)
 }
 
-/// Octets of all messages that are held, counted while they live.
+/// The size of all live messages, in bytes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory(Arc<AtomicUsize>);
 

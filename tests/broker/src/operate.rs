@@ -1,4 +1,4 @@
-//! What an operator, or bad luck, can do to a broker: forced closes, cut cables, alarms, restarts.
+//! Operations and failures: forced closes, lost transports, alarms, restarts.
 
 use crate::broker::Broker;
 use crate::connection::Phase;
@@ -10,9 +10,10 @@ use puka::protocol::{ReplyCode, ShortStr};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What an operator, or bad luck, can do.
+/// Operations and failures, caused by a test.
 impl Broker {
-    /// Closes a connection with a reply code and a text, such as 320 and `CONNECTION_FORCED - maintenance`.
+    /// Closes a connection with a reply code and a text, such as 320 and
+    /// `CONNECTION_FORCED - maintenance`.
     pub fn close_connection(&mut self, now: Instant, id: ConnectionId, code: ReplyCode, text: &str) {
         let now = self.state.tell_time(now);
         if let Some(connection) = self.state.connections.get_mut(&id)
@@ -30,7 +31,8 @@ impl Broker {
         self.settle(now, Some(id));
     }
 
-    /// Drops a transport without a word, as a cut cable does. What waits to be sent is still given.
+    /// Drops a transport without a frame, as a cut cable does. Output that is queued can still be
+    /// taken.
     pub fn drop_connection(&mut self, now: Instant, id: ConnectionId) {
         let now = self.state.tell_time(now);
         if let Some(connection) = self.state.connections.get_mut(&id) {
@@ -40,26 +42,27 @@ impl Broker {
         self.settle(now, None);
     }
 
-    /// Raises an alarm, such as `low on memory`: a connection that publishes from now on gets `connection.blocked`, and
-    /// nothing it sends is processed any more.
+    /// Raises an alarm, such as `low on memory`: a connection that publishes from now on receives
+    /// `connection.blocked`, and nothing more of its input is processed.
     pub fn block(&mut self, reason: &str) {
         self.state.alarm = Some(reason.to_string());
     }
 
-    /// Ends the alarm: what the blocked connections have sent meanwhile is processed.
+    /// Ends the alarm, and processes what the blocked connections have sent meanwhile.
     pub fn unblock(&mut self, now: Instant) {
         let now = self.state.tell_time(now);
         self.state.alarm = None;
         self.settle(now, None);
     }
 
-    /// Sets the `channel_max` to propose to later connections, as another node of a cluster may
-    /// have it. Existing connections keep theirs.
+    /// Sets the `channel_max` to propose to later connections, which may differ between the nodes
+    /// of a cluster. Existing connections keep theirs.
     pub fn set_channel_max(&mut self, channel_max: u16) {
         self.state.config.channel_max = channel_max;
     }
 
-    /// Deletes a queue as an operator does, whosever it is. Its consumers are told. Gives whether there was one.
+    /// Deletes a queue as an operator does, even an exclusive one. Its consumers are notified.
+    /// Returns `true` if it existed.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.tell_time(now);
         let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
@@ -95,8 +98,8 @@ impl Broker {
         keys.len()
     }
 
-    /// The broker dies and comes back: transports drop without a word, durable exchanges and queues stay, and in them the
-    /// persistent messages.
+    /// Crashes and restarts the broker: transports are dropped without a frame; durable exchanges
+    /// and queues remain, with their persistent messages.
     pub fn restart(&mut self, now: Instant) {
         let now = self.state.tell_time(now);
         for id in self.connections() {

@@ -1,4 +1,5 @@
-//! A publish whose content is complete: checked, routed, enqueued, returned, numbered for its confirm.
+//! A publish with its complete content: checks it, routes it, enqueues or returns it, and numbers
+//! it for its confirm.
 
 use crate::arguments::LONGEST;
 use crate::channel::{Content, Mode, Publish};
@@ -15,7 +16,7 @@ use puka::protocol::{ContentHeader, Properties, ReplyCode, ShortStr, Table, Valu
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes a message that has arrived whole.
+/// Processes a complete message.
 pub(crate) fn publish(
     state: &mut State,
     place: Place,
@@ -35,7 +36,7 @@ pub(crate) fn publish(
     check_exchange(state, place, &exchange)?;
     let header = content.header.unwrap_or_default();
     let mut list = header.slice(ContentHeader::PROPERTY_LIST.min(header.len())..).to_vec();
-    // Bit 0 announces more flags. RabbitMQ reads none, so what follows is octets too many.
+    // Bit 0 announces more flags. RabbitMQ reads none, so such flags are surplus bytes.
     if let [_, flags, ..] = &mut list[..] {
         *flags &= !1;
     }
@@ -82,7 +83,7 @@ pub(crate) fn publish(
     Ok(())
 }
 
-/// Enqueues a message, or returns it. Gives false when a queue refused it.
+/// Enqueues a message, or returns it to the client. Returns `false` if a queue refused it.
 pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) -> Result<bool, Fault> {
     let message = &publish.message;
     if reply_to::deliver(state, place, message) {
@@ -109,7 +110,7 @@ pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) ->
     Ok(accepted)
 }
 
-/// Remembers what was accepted, for tests to compare.
+/// Records an accepted message for tests.
 fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
     let names = publish.queues.iter().filter_map(|id| state.queues.get(id));
     let queues = names.map(|queue| queue.name.to_string()).collect();
@@ -148,7 +149,7 @@ fn check_exchange(state: &State, place: Place, name: &Arc<str>) -> Outcome {
     Ok(())
 }
 
-/// What RabbitMQ refuses in the properties. Gives the time to live.
+/// Checks the properties as RabbitMQ does. Returns the time to live.
 fn check_properties(
     state: &State,
     place: Place,
@@ -172,7 +173,7 @@ fn check_properties(
     };
     match properties.delivery_mode {
         None | Some(1 | 2) => Ok(expiration),
-        // Up to RabbitMQ 3.12; later it is passed on as transient.
+        // Up to RabbitMQ 3.12; later versions accept it as transient.
         Some(mode) => Err(Fault::precondition(format_args!("invalid delivery_mode {mode}: must be 1 or 2"))),
     }
 }

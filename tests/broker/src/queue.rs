@@ -1,4 +1,4 @@
-//! A classic queue: messages in order, and who consumes them.
+//! A classic queue: messages in order, and its consumers.
 
 use crate::arguments::{Overflow, QueueArguments};
 use crate::ids::{ConnectionId, ConsumerKey, QueueId};
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The place of a message in its queue, which it keeps when it is delivered and requeued.
+/// The position of a message in its queue. It is the same after a delivery and requeue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     /// 0 for the highest priority.
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     pub(crate) expires_at: Option<Instant>,
 }
 
-/// A consumer as its queue knows it.
+/// The queue's view of a consumer.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) key: ConsumerKey,
@@ -42,19 +42,20 @@ pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
-    /// The connection that has it for itself.
+    /// The connection of an exclusive queue.
     pub(crate) owner: Option<ConnectionId>,
     pub(crate) arguments: QueueArguments,
     ready: BTreeMap<Position, Entry>,
     ready_octets: u64,
     sequence: u64,
     pub(crate) unacked: usize,
-    /// Whose turn it is first: higher priorities in front, among equals whoever waits longest.
+    /// The consumers in the order of their turns: by priority, then by the time since the last
+    /// delivery.
     pub(crate) consumers: Vec<Subscription>,
-    /// The one that gets all messages, when `x-single-active-consumer` is set.
+    /// The consumer that receives all messages, if `x-single-active-consumer` is set.
     pub(crate) active: Option<ConsumerKey>,
     pub(crate) last_used: Instant,
-    /// Whether messages have come back since the queue was last at rest.
+    /// Whether messages were requeued since the queue was last idle.
     pub(crate) requeued: bool,
 }
 
@@ -93,7 +94,7 @@ impl Queue {
         self.ready.len()
     }
 
-    /// A count as a reply carries it.
+    /// Returns the number of ready messages for a reply.
     pub(crate) fn message_count(&self) -> u32 {
         u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
     }
@@ -102,7 +103,7 @@ impl Queue {
         u32::try_from(self.consumers.len()).unwrap_or(u32::MAX)
     }
 
-    /// Adds a message at the end of those of its priority.
+    /// Adds a message behind the others of its priority.
     pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
         let rank = self.arguments.max_priority.map_or(0, |max| max - message.priority.min(max));
         let position = Position { rank, sequence: self.sequence };
@@ -113,7 +114,7 @@ impl Queue {
         self.put_back(Entry { message, position, redelivered: false, deliveries: 0, expires_at });
     }
 
-    /// Puts a message where it was.
+    /// Puts a message back at its position.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.ready_octets += octets(&entry);
         self.ready.insert(entry.position, entry);
@@ -129,7 +130,7 @@ impl Queue {
         Some(entry)
     }
 
-    /// Takes all that are ready.
+    /// Removes all ready messages. Returns their number.
     pub(crate) fn purge(&mut self) -> u32 {
         let count = self.message_count();
         self.ready.clear();
@@ -137,19 +138,20 @@ impl Queue {
         count
     }
 
-    /// Keeps only the messages that may survive a restart.
+    /// Removes the messages that do not survive a restart.
     pub(crate) fn retain_persistent(&mut self) {
         self.ready.retain(|_, entry| entry.message.persistent);
         self.ready_octets = self.ready.values().map(octets).sum();
     }
 
-    /// Whether another message of so many octets would be too much.
+    /// Returns `true` if another message of this many bytes would exceed a limit.
     pub(crate) fn would_overflow(&self, body: usize) -> bool {
         let octets = self.ready_octets + u64::try_from(body).unwrap_or(u64::MAX);
         self.overflows(self.ready.len() + 1, octets)
     }
 
-    /// Whether there is too much. A queue that refuses publishes keeps what comes back, however much that is.
+    /// Returns `true` if the queue exceeds a limit and drops messages from its head. A queue that
+    /// refuses publishes instead keeps all requeued messages.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.arguments.overflow == Overflow::DropHead && self.overflows(self.ready.len(), self.ready_octets)
     }
@@ -160,7 +162,7 @@ impl Queue {
             || self.arguments.max_length_bytes.is_some_and(|max| octets > max)
     }
 
-    /// Adds a consumer behind those of its priority.
+    /// Adds a consumer behind the others of its priority.
     pub(crate) fn subscribe(&mut self, subscription: Subscription) {
         if self.arguments.single_active_consumer && self.active.is_none() {
             self.active = Some(subscription.key.clone());
@@ -169,7 +171,7 @@ impl Queue {
         self.consumers.insert(place, subscription);
     }
 
-    /// Takes a consumer away; the next one becomes active if it was.
+    /// Removes a consumer. If it was the active one, the next one becomes active.
     pub(crate) fn unsubscribe(&mut self, key: &ConsumerKey) -> bool {
         let before = self.consumers.len();
         self.consumers.retain(|subscription| subscription.key != *key);
@@ -179,7 +181,7 @@ impl Queue {
         self.consumers.len() < before
     }
 
-    /// Puts a consumer that has just got a message behind the others of its priority.
+    /// Moves a consumer that has received a message behind the others of its priority.
     pub(crate) fn rotate(&mut self, index: usize) {
         if index < self.consumers.len() {
             let subscription = self.consumers.remove(index);

@@ -1,4 +1,5 @@
-//! After something has happened: dead letters are sent on, queues pumped, until nothing moves any more; and confirms sent.
+//! Processes the consequences of a call: forwards dead letters, delivers from queues, and sends
+//! confirms, until nothing is left to do.
 
 use crate::channel::Mode;
 use crate::ids::ConnectionId;
@@ -8,7 +9,8 @@ use crate::{dead_letter, delivery};
 use puka::protocol::method::basic;
 use std::time::Instant;
 
-/// Lets everything come to rest. It does: a message can't be dead-lettered in a circle.
+/// Processes everything until nothing is left to do. This ends, because a message cannot be
+/// dead-lettered in a cycle.
 pub(crate) fn quiesce(state: &mut State, now: Instant) {
     loop {
         if let Some(letter) = state.dead.pop_front() {

@@ -1,9 +1,9 @@
-//! Numbers that look random and follow from a seed: `SplitMix64`.
+//! Pseudo-random numbers from a seed: `SplitMix64`.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// A generator whose numbers follow from its seed.
+/// A pseudo-random number generator.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -20,7 +20,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A time within the range; its start when the range is empty, which uses up no number.
+    /// Returns a duration within the range. For an empty range this is its start, and no number is
+    /// consumed.
     pub(crate) fn within(&mut self, range: &Range<Duration>) -> Duration {
         let span = range.end.saturating_sub(range.start).as_nanos();
         if span == 0 {
@@ -30,7 +31,7 @@ impl Random {
         range.start.saturating_add(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// A name like RabbitMQ's for what it names itself: 22 letters and digits behind a prefix.
+    /// Returns a name like those that RabbitMQ generates: a prefix and 22 letters and digits.
     pub(crate) fn name(&mut self, prefix: &str) -> String {
         const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut name = String::from(prefix);

@@ -1,4 +1,5 @@
-//! The end of consumers, queues, exchanges, channels and connections, and what goes with them.
+//! Removes consumers, queues, exchanges, channels and connections, and everything that depends on
+//! them.
 
 use crate::channel::Settlement;
 use crate::exchange::Destination;
@@ -12,8 +13,8 @@ use puka::protocol::method::basic;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Deletes a queue with its messages, bindings and consumers, who are told if they want to be. Gives how many messages were
-/// ready.
+/// Deletes a queue with its messages, bindings and consumers, and notifies the clients with that
+/// capability. Returns how many messages were ready.
 pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 {
     let Some(queue) = state.queues.remove(&id) else { return 0 };
     stuck::release(state, id);
@@ -28,7 +29,8 @@ pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 
         if let Some(channel) = connection.channels.get_mut(channel) {
             channel.consumers.remove(tag);
         }
-        // "basic.cancel (nowait=true, no answer needed) when a consumer ends by itself." Without the capability: silence.
+        // "basic.cancel (nowait=true, no answer needed) when a consumer ends by itself." Sent only
+        // to clients with the capability.
         if connection.has_capability("consumer_cancel_notify") {
             let cancel = basic::Cancel { consumer_tag: ShortStr::cut(tag), nowait: true };
             connection.send(now, *channel, &cancel);
@@ -46,7 +48,8 @@ pub(crate) fn delete_exchange(state: &mut State, vhost: &Arc<str>, name: &Arc<st
     drop_bindings_to(state, vhost, Destination::Exchange(Arc::clone(name)));
 }
 
-/// Drops all bindings to something that is gone. "Auto-delete exchange: when the last binding is gone."
+/// Removes all bindings to a deleted destination. "Auto-delete exchange: when the last binding is
+/// gone."
 fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destination) {
     let Some(vhost) = state.vhosts.get_mut(vhost) else { return };
     let mut gone = vec![destination];
@@ -64,7 +67,7 @@ fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destinatio
     }
 }
 
-/// Ends a consumer. "Auto-delete: when the last consumer is gone, never before there was one."
+/// Removes a consumer. "Auto-delete: when the last consumer is gone, never before there was one."
 pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant) {
     let consumer = state
         .connections
@@ -84,13 +87,14 @@ pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant
     }
 }
 
-/// Ends a channel: its consumers go, and "everything unacked is requeued with redelivered=true".
+/// Removes a channel: its consumers end, and "everything unacked is requeued with
+/// redelivered=true".
 pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, number: u16, now: Instant) {
     let Some(found) = state.connections.get_mut(&connection) else { return };
     let Some(channel) = found.channels.get_mut(&number) else { return };
     let tags: Vec<Arc<str>> = channel.consumers.keys().cloned().collect();
     let mut unacked = std::mem::take(&mut channel.unacked);
-    // What a transaction had settled comes back, too.
+    // Deliveries that were settled in a transaction are requeued, too.
     if let crate::channel::Mode::Transaction(transaction) = std::mem::take(&mut channel.mode) {
         for (settled, _) in transaction.settlements {
             unacked.extend(settled);
@@ -111,7 +115,7 @@ pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, numbe
     }
 }
 
-/// Ends all channels of a connection, and its exclusive queues.
+/// Removes all channels of a connection, and its exclusive queues.
 pub(crate) fn release_connection(state: &mut State, id: ConnectionId, now: Instant) {
     let Some(connection) = state.connections.get(&id) else { return };
     let numbers: Vec<u16> = connection.channels.keys().copied().collect();

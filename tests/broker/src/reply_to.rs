@@ -1,7 +1,9 @@
-//! Direct reply-to: replies that go to the channel that asked, and to no queue (RabbitMQ's extension).
+//! Direct reply-to: replies go to the channel of the requester, without a queue (RabbitMQ's
+//! extension).
 //!
-//! Whoever asks consumes `amq.rabbitmq.reply-to` and publishes with that as `reply-to`, for which the broker puts an address of
-//! the channel. A message to the default exchange with the address as its routing key is delivered there, or is unroutable.
+//! The requester consumes `amq.rabbitmq.reply-to` and publishes with that as `reply-to`, which the
+//! broker replaces by an address of the channel. A message to the default exchange with the address
+//! as its routing key is delivered there, or is unroutable.
 
 use crate::fault::{Fault, Outcome};
 use crate::ids::{ConnectionId, Place};
@@ -13,11 +15,11 @@ use std::sync::Arc;
 
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// Who takes replies on a channel.
+/// The consumer of replies on a channel.
 #[derive(Debug)]
 pub(crate) struct ReplyConsumer {
     tag: Arc<str>,
-    /// What nobody can guess of the address.
+    /// The part of the address that cannot be guessed.
     secret: String,
 }
 
@@ -40,7 +42,7 @@ pub(crate) fn consume(
     Ok(())
 }
 
-/// Ends the consumer of that tag, if it is the one of replies.
+/// Ends the consumer with this tag, if it is the consumer of replies.
 pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
     let consumer = &mut state.channel(place)?.reply_consumer;
     if consumer.as_ref().is_some_and(|consumer| &*consumer.tag == tag) {
@@ -49,7 +51,7 @@ pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
     Ok(())
 }
 
-/// The address that stands for the pseudo-queue in a message of that channel.
+/// Returns the address that replaces the pseudo-queue in a message of the channel.
 pub(crate) fn address(
     state: &mut State,
     place: Place,
@@ -63,7 +65,7 @@ pub(crate) fn address(
     Ok(Some(format!("{REPLY_TO}.{}.{}.{}", place.connection.0, place.channel, consumer.secret)))
 }
 
-/// The channel of an address, if it still takes replies.
+/// Returns the channel of an address, if it still has a consumer of replies.
 fn find(state: &State, address: &[u8]) -> Option<(ConnectionId, u16)> {
     let rest = std::str::from_utf8(address).ok()?.strip_prefix(REPLY_TO)?.strip_prefix('.')?;
     let (connection, rest) = rest.split_once('.')?;
@@ -74,7 +76,8 @@ fn find(state: &State, address: &[u8]) -> Option<(ConnectionId, u16)> {
     is_it.then_some((connection, channel))
 }
 
-/// Delivers a message to whoever asked. False when it is no reply, or finds nobody.
+/// Delivers a reply to its requester. Returns `false` if the message is not a reply, or the
+/// requester is gone.
 pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> bool {
     if !message.exchange.is_empty() {
         return false;
@@ -96,7 +99,8 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
     true
 }
 
-/// "A declare of that name tells whether the requester lives: 0 messages, 1 consumer, or 404." False when it is another name.
+/// Handles a declare of an address. "A declare of that name tells whether the requester lives: 0
+/// messages, 1 consumer, or 404." Returns `false` for other names.
 pub(crate) fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Result<bool, Fault> {
     let name = method.queue;
     if !name.as_octets().starts_with(REPLY_TO.as_bytes()) {

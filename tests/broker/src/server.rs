@@ -1,4 +1,4 @@
-//! A broker that many share: one lock, a clock, and the wakers of those who wait for octets.
+//! A shared broker: one lock, a clock, and the wakers of tasks that wait for bytes.
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -10,14 +10,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-/// How long the timer thread sleeps at most, so that it notices when nobody needs it any more.
+/// The longest sleep of the timer thread, so that it notices when the last handle is dropped.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// A [`Broker`] behind a lock, that gives in-memory streams to connect to it. Clones are handles to the same broker.
+/// A [`Broker`] behind a lock, with in-memory streams to connect to it. Clones are handles to the
+/// same broker.
 ///
-/// It needs no runtime and has no thread of its own. Time passes for it when something is done with one of its streams, or
-/// when [`tick`](Self::tick) is called; what depends on time alone (heartbeats, messages that expire, delayed confirms)
-/// waits for that, unless [`start_timer_thread`](Self::start_timer_thread) was called.
+/// It needs no runtime and has no thread of its own. Its time advances when one of its streams is
+/// used, or when [`tick`](Self::tick) is called. Work that depends on time alone (heartbeats,
+/// expiring messages, delayed confirms) waits for that, unless
+/// [`start_timer_thread`](Self::start_timer_thread) was called.
 ///
 /// ```
 /// use puka_test_broker::{Config, Server};
@@ -34,18 +36,18 @@ pub struct Server {
 
 struct Shared {
     guarded: Mutex<Guarded>,
-    /// The next deadline is another one.
+    /// Notified when the next deadline has changed.
     deadline_changed: Condvar,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
 }
 
-/// What the lock guards.
+/// The state behind the lock.
 pub(crate) struct Guarded {
     pub(crate) broker: Broker,
     waiting: BTreeMap<ConnectionId, Waiting>,
 }
 
-/// Who waits on a stream.
+/// The wakers of the tasks that wait for a stream.
 #[derive(Default)]
 struct Waiting {
     reader: Option<Waker>,
@@ -65,13 +67,13 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// A fresh broker that lives by the system's clock.
+    /// Creates a broker with the system's clock.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self::with_clock(config, Instant::now)
     }
 
-    /// A fresh broker that lives by another clock, such as a simulated one.
+    /// Creates a broker with another clock, such as a simulated one.
     #[must_use]
     pub fn with_clock(config: Config, clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
         let guarded = Mutex::new(Guarded { broker: Broker::new(config), waiting: BTreeMap::new() });
@@ -79,27 +81,29 @@ impl Server {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Looks at the broker, or does something to it. The lock is held meanwhile: don't use a stream inside.
+    /// Calls a function with the broker. The lock is held meanwhile, so the function must not use a
+    /// stream.
     pub fn with<R>(&self, f: impl FnOnce(&mut Broker) -> R) -> R {
         self.enter(|guarded, _| f(&mut guarded.broker))
     }
 
-    /// What the broker's clock shows, for the calls inside [`with`](Self::with) that want to know.
+    /// Returns the time of the broker's clock, for the calls inside [`with`](Self::with) that need
+    /// it.
     #[must_use]
     pub fn now(&self) -> Instant {
         (self.shared.clock)()
     }
 
-    /// Lets the broker do what is due, and says when something will be due next.
+    /// Handles everything that is due, and returns the next deadline.
     pub fn tick(&self) -> Option<Instant> {
         self.enter(|guarded, _| guarded.broker.poll_timeout())
     }
 
-    /// Starts a thread that calls [`tick`](Self::tick) whenever something is due. It ends when no other handle and no
-    /// stream is left.
+    /// Starts a thread that calls [`tick`](Self::tick) at each deadline. It ends when no other
+    /// handle and no stream is left.
     ///
     /// # Errors
-    /// When the system has no more threads.
+    /// If the system cannot start a thread.
     pub fn start_timer_thread(&self) -> io::Result<()> {
         let server = self.clone();
         std::thread::Builder::new().name("broker-timer".into()).spawn(move || {
@@ -120,7 +124,8 @@ impl Server {
         self.shared.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something under the lock, after what is due, and wakes whom it concerns when the lock is free again.
+    /// Handles what is due, calls a function under the lock, and after releasing it wakes the tasks
+    /// that the changes concern.
     pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let now = self.now();
         let mut guarded = self.lock();
@@ -143,7 +148,7 @@ impl Server {
 }
 
 impl Guarded {
-    /// Those who need not wait any longer.
+    /// Takes the wakers of the tasks that need not wait any longer.
     fn take_wakers(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for (&id, waiting) in &mut self.waiting {
@@ -158,24 +163,24 @@ impl Guarded {
         wakers
     }
 
-    /// A transport is opened, on which nobody waits yet.
+    /// Adds a connection.
     pub(crate) fn connect(&mut self, now: Instant) -> ConnectionId {
         let id = self.broker.connect(now);
         self.waiting.insert(id, Waiting::default());
         id
     }
 
-    /// Has a reader woken when there is something to read.
+    /// Registers a task to wake when there are bytes to read.
     pub(crate) fn wait_to_read(&mut self, id: ConnectionId, context: &Context<'_>) {
         self.waiting.entry(id).or_default().reader = Some(context.waker().clone());
     }
 
-    /// Has a writer woken when there is room.
+    /// Registers a task to wake when bytes can be written.
     pub(crate) fn wait_to_write(&mut self, id: ConnectionId, context: &Context<'_>) {
         self.waiting.entry(id).or_default().writer = Some(context.waker().clone());
     }
 
-    /// The stream is gone. Whoever waits on it is given back, to be woken without the lock.
+    /// Removes a connection. Returns the wakers of its tasks, to be woken without the lock.
     pub(crate) fn disconnect(&mut self, id: ConnectionId, now: Instant) -> Vec<Waker> {
         self.broker.handle_eof(now, id);
         let waiting = self.waiting.remove(&id).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What becomes of messages that were delivered: gone, back to their queue, or to the dead-letter exchange.
+//! Settles deliveries: removes the message, requeues it, or dead-letters it.
 
 use crate::channel::{Settlement, Unacked};
 use crate::ids::QueueId;
@@ -6,7 +6,7 @@ use crate::message::{Message, Reason};
 use crate::state::{DeadLetter, State};
 use std::sync::Arc;
 
-/// Settles a delivery. Its queue may have been deleted meanwhile, and the message with it.
+/// Settles a delivery. Its queue may have been deleted meanwhile, together with the message.
 pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement) {
     let Unacked { queue: id, mut entry, .. } = unacked;
     let Some(queue) = state.queues.get_mut(&id) else { return };
@@ -27,7 +27,7 @@ pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement
     state.dirty.insert(id);
 }
 
-/// Sends a message to the dead-letter exchange of its queue, if there is one.
+/// Sends a message to the dead-letter exchange of its queue, if the queue has one.
 pub(crate) fn bury(state: &mut State, id: QueueId, message: Arc<Message>, reason: Reason) {
     let Some(queue) = state.queues.get(&id) else { return };
     let Some(exchange) = &queue.arguments.dead_letter_exchange else { return };

@@ -1,4 +1,4 @@
-//! Everything that the broker knows, and the look-ups that all its parts share.
+//! The whole state of the broker, and the look-ups that its parts share.
 
 use crate::channel::Channel;
 use crate::config::{Config, Pattern, User};
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// All that the broker knows.
+/// The state of the broker.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: Config,
@@ -27,38 +27,38 @@ pub(crate) struct State {
     next_id: u64,
     pub(crate) random: Random,
     pub(crate) memory: Memory,
-    /// Why publishers are blocked, by the operator's will.
+    /// The reason of an alarm that was raised by a test.
     pub(crate) alarm: Option<String>,
     pub(crate) timers: Timers,
-    /// Queues in which something may have to move.
+    /// The queues that may have something to deliver or to drop.
     pub(crate) dirty: BTreeSet<QueueId>,
-    /// Stuck queues, and those that were stuck until now.
+    /// The stuck queues, and those that were just released.
     pub(crate) stuck: BTreeSet<QueueId>,
     pub(crate) released: Vec<QueueId>,
-    /// Messages on their way to a dead-letter exchange.
+    /// The messages to publish to a dead-letter exchange.
     pub(crate) dead: VecDeque<DeadLetter>,
-    /// Channels whose confirms are due.
+    /// The channels with confirms that are due.
     pub(crate) unconfirmed: BTreeSet<(ConnectionId, u16)>,
     pub(crate) published: VecDeque<Published>,
     pub(crate) published_octets: usize,
-    /// The latest and the first time that the broker was told.
+    /// The latest and the first time passed to the broker.
     pub(crate) clock: Option<(Instant, Instant)>,
 }
 
-/// A message that leaves its queue for a dead-letter exchange.
+/// A message to be published to a dead-letter exchange.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) vhost: Arc<str>,
-    /// The queue that it leaves.
+    /// The queue that it was in.
     pub(crate) queue: Arc<str>,
     pub(crate) exchange: Arc<str>,
-    /// In place of its own routing keys.
+    /// Replaces its own routing keys.
     pub(crate) routing_key: Option<Arc<str>>,
     pub(crate) message: Arc<Message>,
     pub(crate) reason: Reason,
 }
 
-/// What one may want to do to an entity.
+/// The kind of access to an entity.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Permission {
     Configure,
@@ -90,28 +90,28 @@ impl State {
         }
     }
 
-    /// A number that was not used before.
+    /// Returns a number that was not used before.
     pub(crate) fn fresh_id(&mut self) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         id
     }
 
-    /// Notes the time. It does not go back.
+    /// Records the time. It never goes back.
     pub(crate) fn tell_time(&mut self, now: Instant) -> Instant {
         let (latest, _) = self.clock.get_or_insert((now, now));
         *latest = now.max(*latest);
         *latest
     }
 
-    /// Seconds since 1970-01-01 UTC.
+    /// Returns the seconds since 1970-01-01 UTC.
     pub(crate) fn unix_time(&self) -> u64 {
         let elapsed =
             self.clock.map_or(Duration::ZERO, |(latest, first)| latest.saturating_duration_since(first));
         self.config.unix_time + elapsed.as_secs()
     }
 
-    /// Why publishers are blocked.
+    /// Returns why publishers are blocked.
     pub(crate) fn alarm(&self) -> Option<&str> {
         let full = self.memory.used() >= self.config.memory_limit;
         self.alarm.as_deref().or(full.then_some("low on memory"))
@@ -123,7 +123,7 @@ impl State {
         }
     }
 
-    /// Answers unless no reply is wanted.
+    /// Sends a reply, unless `nowait` is set.
     pub(crate) fn reply(&mut self, place: Place, nowait: bool, method: &impl Encode) {
         if !nowait {
             self.send(place, method);
@@ -142,20 +142,22 @@ impl State {
             .ok_or_else(|| Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'"))
     }
 
-    /// The virtual host of a connection, with its name.
+    /// Returns the virtual host of a connection, with its name.
     pub(crate) fn vhost(&self, place: Place) -> Result<(Arc<str>, &VHost), Fault> {
         let name = Arc::clone(&self.connection(place)?.vhost);
-        let vhost = self.vhosts.get(&name).ok_or_else(|| Fault::internal("the virtual host is gone"))?;
+        let vhost =
+            self.vhosts.get(&name).ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
         Ok((name, vhost))
     }
 
     pub(crate) fn vhost_mut(&mut self, place: Place) -> Result<(Arc<str>, &mut VHost), Fault> {
         let name = Arc::clone(&self.connection(place)?.vhost);
-        let vhost = self.vhosts.get_mut(&name).ok_or_else(|| Fault::internal("the virtual host is gone"))?;
+        let vhost =
+            self.vhosts.get_mut(&name).ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
         Ok((name, vhost))
     }
 
-    /// The queue of that name, which must exist and not belong to another connection.
+    /// Returns a queue, which must exist and not be exclusive to another connection.
     pub(crate) fn queue(&mut self, place: Place, name: &str) -> Result<&mut Queue, Fault> {
         let (vhost_name, vhost) = self.vhost(place)?;
         let id = vhost.queues.get(name).copied();
@@ -167,7 +169,7 @@ impl State {
         Ok(queue)
     }
 
-    /// What a queue field names: "empty: the queue last declared on the channel".
+    /// Resolves a queue field: "empty: the queue last declared on the channel".
     pub(crate) fn queue_name(&mut self, place: Place, field: &str) -> Result<Arc<str>, Fault> {
         if !field.is_empty() {
             return Ok(clean(field).into());
@@ -190,7 +192,7 @@ impl State {
             Permission::Write => (write, "write"),
             Permission::Read => (read, "read"),
         };
-        // The default exchange goes by this name in permissions.
+        // This is the name of the default exchange in permissions.
         let checked = if kind == "exchange" && name.is_empty() { "amq.default" } else { name };
         if pattern.matches(checked) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The client's end of a connection in memory, for any executor.
+//! The client's end of an in-memory connection, for any executor.
 
 use crate::ids::ConnectionId;
 use crate::server::{Guarded, Server};
@@ -7,14 +7,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Octets that one write takes at most.
+/// The maximum number of bytes of one write.
 const LARGEST_WRITE: usize = 64 << 10;
 
-/// A connection to the broker of a [`Server`], in memory.
+/// An in-memory connection to the broker of a [`Server`].
 ///
-/// What is written is processed at once, so there is nothing to flush. A connection that the broker has blocked, or that
-/// does not read what waits for it, can't write more than a little: back-pressure, as over TCP. Dropping it drops the
-/// connection.
+/// A write is processed at once, so there is nothing to flush. Like over TCP there is
+/// back-pressure: if the broker has blocked the connection, or the client does not read its output,
+/// writes are limited to a small number of bytes. Dropping the stream drops the connection.
 #[derive(Debug)]
 pub struct Stream {
     server: Server,
@@ -22,8 +22,8 @@ pub struct Stream {
 }
 
 impl Server {
-    /// A connection to the broker, as bidirectional stream of octets. Dropping or closing it is the end of the connection,
-    /// as the broker sees it.
+    /// Connects to the broker. Returns a bidirectional byte stream; dropping or closing it ends the
+    /// connection.
     #[must_use]
     pub fn connect(&self) -> Stream {
         let id = self.enter(Guarded::connect);
@@ -32,13 +32,13 @@ impl Server {
 }
 
 impl Stream {
-    /// The name of the connection in the broker.
+    /// Returns the identifier of the connection in the broker.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Reads through a shared reference, as one end of a connection that two threads use.
+    /// Reads through a shared reference, for a connection that is used by two threads.
     pub(crate) fn poll_read_shared(
         &self,
         context: &Context<'_>,

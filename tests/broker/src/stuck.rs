@@ -1,5 +1,5 @@
-//! Stuck queues, as a quorum queue without a majority: what waits for them, and what continues when
-//! they are released.
+//! Stuck queues, like a quorum queue without a majority: what waits for them, and what continues
+//! when they are released.
 
 use crate::broker::Broker;
 use crate::channel::Mode;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Failures of a queue, caused by a test.
 impl Broker {
-    /// Stops a queue, as the loss of its majority stops a quorum queue. It takes messages without
+    /// Stops a queue, as the loss of its majority stops a quorum queue. It accepts messages without
     /// confirming them, and delivers none. `declare`, `purge`, `delete`, `consume`, `get` and
     /// commits of messages to it get no reply, and later frames on their channel are not processed.
     /// [`release_queue`](Self::release_queue) continues all of that. Returns `true` if the queue

@@ -1,21 +1,21 @@
-//! What falls due when. A timer may go off too early, never too late: whom it belongs to looks at the time itself.
+//! Deadlines. A timer may fire too early, but never too late: the handler compares the time itself.
 
 use crate::ids::{ConnectionId, QueueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Who is to be looked at.
+/// A timer and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// Handshake, heartbeats, closing.
+    /// Handshake, heartbeats and closing.
     Connection(ConnectionId),
     /// Delayed confirms.
     Channel(ConnectionId, u16),
-    /// Messages or a queue that expire.
+    /// Expiring messages, or an expiring queue.
     Queue(QueueId),
 }
 
-/// At most one deadline each.
+/// The armed timers, with at most one deadline each.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     by_time: BTreeSet<(Instant, Timer)>,
@@ -23,7 +23,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Sets a deadline, unless there is an earlier one.
+    /// Arms a timer, unless it has an earlier deadline.
     pub(crate) fn arm(&mut self, timer: Timer, at: Instant) {
         let armed = self.by_timer.entry(timer).or_insert(at);
         if *armed > at {
@@ -37,7 +37,7 @@ impl Timers {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Takes one that is due.
+    /// Takes a timer that is due.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
         let (at, timer) = *self.by_time.first()?;
         if at > now {

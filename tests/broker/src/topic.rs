@@ -1,10 +1,11 @@
 //! The patterns of a topic exchange (spec 3.1.3.3).
 
-/// Whether a routing key matches: words between dots, `*` stands for one of them, `#` for any number.
+/// Returns `true` if a routing key matches a pattern. Words are separated by dots; `*` matches one
+/// word, `#` any number.
 pub(crate) fn matches(pattern: &[u8], key: &[u8]) -> bool {
     let pattern: Vec<&[u8]> = words(pattern);
     let key: Vec<&[u8]> = words(key);
-    // reached[j]: the words of the pattern so far match the first j words of the key.
+    // `reached[j]` is `true` if the pattern's words so far match the first j words of the key.
     let mut reached = vec![false; key.len() + 1];
     reached[0] = true;
     for word in pattern {
@@ -21,7 +22,7 @@ pub(crate) fn matches(pattern: &[u8], key: &[u8]) -> bool {
     reached[key.len()]
 }
 
-/// The words; a key of no octets has none.
+/// Splits a key into words. An empty key has none.
 fn words(key: &[u8]) -> Vec<&[u8]> {
     if key.is_empty() { Vec::new() } else { key.split(|&octet| octet == b'.').collect() }
 }
@@ -31,7 +32,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn a_pattern_matches_words() {
+    fn pattern_matches_words() {
         for (pattern, key, expected) in [
             ("a.b", "a.b", true),
             ("a.b", "a.c", false),

@@ -1,4 +1,4 @@
-//! A virtual host: its exchanges, its queues by name, and the way of a message through the bindings.
+//! A virtual host: its exchanges, its queues by name, and the routing of messages through bindings.
 
 use crate::exchange::{Destination, Exchange, Kind};
 use crate::ids::QueueId;
@@ -6,7 +6,7 @@ use crate::message::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A virtual host. The default exchange is no entry of it: it routes by the name of the queue.
+/// A virtual host. The default exchange has no entry: it routes by the name of the queue.
 #[derive(Debug)]
 pub(crate) struct VHost {
     pub(crate) exchanges: BTreeMap<Arc<str>, Exchange>,
@@ -26,7 +26,7 @@ impl VHost {
         Self { exchanges: BTreeMap::from(exchanges), queues: BTreeMap::new() }
     }
 
-    /// The queues that a message goes to, each once, however many bindings lead there.
+    /// Returns the queues that a message is routed to, each once, even if several bindings match.
     pub(crate) fn route(&self, message: &Message) -> BTreeSet<QueueId> {
         let mut queues = BTreeSet::new();
         let mut seen = BTreeSet::new();

@@ -1,9 +1,9 @@
-//! What a test may see of the broker.
+//! The views of the broker's entities for tests.
 
 use bytes::Bytes;
 use puka::protocol::Properties;
 
-/// A queue, as it is at the moment of asking.
+/// A snapshot of a queue.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct QueueView {
@@ -11,17 +11,17 @@ pub struct QueueView {
     pub vhost: String,
     /// Its name.
     pub name: String,
-    /// Whether it survives a restart.
+    /// Whether the queue survives a restart.
     pub durable: bool,
-    /// Whether a connection has it for itself.
+    /// Whether the queue is exclusive to a connection.
     pub exclusive: bool,
-    /// Whether it goes with its last consumer.
+    /// Whether the queue is deleted with its last consumer.
     pub auto_delete: bool,
-    /// The messages that are ready, the next one first.
+    /// The ready messages in order.
     pub ready: Vec<QueuedMessage>,
-    /// How many messages are delivered and not settled.
+    /// The number of unsettled deliveries.
     pub unacked: usize,
-    /// How many consumers it has.
+    /// The number of consumers.
     pub consumers: usize,
 }
 
@@ -43,14 +43,14 @@ pub struct QueuedMessage {
 }
 
 impl QueuedMessage {
-    /// The properties, as a consumer would get them.
+    /// Returns the properties as a consumer would receive them.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         Properties::decode(&self.property_list).unwrap_or_default()
     }
 }
 
-/// An exchange, as it is at the moment of asking.
+/// A snapshot of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExchangeView {
@@ -60,17 +60,17 @@ pub struct ExchangeView {
     pub name: String,
     /// Its type, such as `direct`.
     pub kind: String,
-    /// Whether it survives a restart.
+    /// Whether the exchange survives a restart.
     pub durable: bool,
-    /// Whether it goes with its last binding.
+    /// Whether the exchange is deleted with its last binding.
     pub auto_delete: bool,
-    /// Whether it takes no publishes.
+    /// Whether clients cannot publish to the exchange.
     pub internal: bool,
-    /// How many bindings lead from it.
+    /// The number of bindings with this source.
     pub bindings: usize,
 }
 
-/// A message that the broker took: what was, or will be, confirmed by an ack.
+/// A message that the broker has accepted: it was, or will be, confirmed with an ack.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Published {
@@ -82,19 +82,19 @@ pub struct Published {
     pub routing_key: Bytes,
     /// The body.
     pub body: Bytes,
-    /// The queues it went to; none when it was unroutable.
+    /// The queues that the message was routed to; none if it was unroutable.
     pub queues: Vec<String>,
     pub(crate) property_list: Bytes,
 }
 
 impl Published {
-    /// The properties.
+    /// Returns the properties.
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         Properties::decode(&self.property_list).unwrap_or_default()
     }
 
-    /// What it costs to remember it.
+    /// Returns the size of the record, in bytes.
     pub(crate) fn octets(&self) -> usize {
         self.body.len() + self.property_list.len()
     }

@@ -1,4 +1,4 @@
-//! Consumers, prefetch, settling.
+//! Consumers, prefetch and settling.
 
 #![cfg(test)]
 
@@ -17,7 +17,7 @@ fn reject(delivery_tag: u64, requeue: bool) -> basic::Reject {
     basic::Reject { delivery_tag, requeue }
 }
 
-/// The bodies of the deliveries that have come, each with its tag and whether it is a redelivery.
+/// Returns the bodies of the received deliveries, each with its tag and whether it is a redelivery.
 fn deliveries(client: &mut Client) -> Vec<(String, u64, bool)> {
     let mut all = Vec::new();
     while let Some(received) = client.poll() {
@@ -32,7 +32,7 @@ fn bodies(client: &mut Client) -> Vec<String> {
     deliveries(client).into_iter().map(|(body, ..)| body).collect()
 }
 
-/// A client with confirms on channel 2, whose queue has these messages.
+/// Returns a client with confirms on channel 2, whose queue has these messages.
 fn filled(queue: &str, bodies: &[&str]) -> Client {
     let mut client = World::default().client();
     client.queue(1, queue);
@@ -78,7 +78,7 @@ fn the_broker_names_a_consumer_without_tag() {
 }
 
 #[test]
-fn prefetch_limits_each_consumer_that_comes_later() {
+fn prefetch_limits_each_later_consumer() {
     let mut client = filled("facts-prefetch", &["1", "2", "3", "4", "5", "6"]);
     client.qos(1, 2, false);
     client.consume(1, "facts-prefetch", "a");
@@ -93,7 +93,7 @@ fn prefetch_limits_each_consumer_that_comes_later() {
 }
 
 #[test]
-fn global_prefetch_is_shared_and_both_limits_hold() {
+fn global_and_consumer_prefetch_both_apply() {
     let mut client = filled("facts-global", &["1", "2", "3", "4", "5"]);
     client.qos(1, 2, false);
     client.qos(1, 3, true);
@@ -142,7 +142,7 @@ fn consumers_of_a_queue_take_turns() {
 }
 
 #[test]
-fn a_consumer_of_higher_priority_goes_first_while_it_can() {
+fn higher_priority_consumer_is_served_first() {
     let mut client = filled("facts-consumer-priority", &[]);
     client.qos(1, 1, false);
     client.consume(1, "facts-consumer-priority", "low");
@@ -160,7 +160,7 @@ fn a_consumer_of_higher_priority_goes_first_while_it_can() {
 }
 
 #[test]
-fn a_single_active_consumer_gets_all_until_it_is_gone() {
+fn single_active_consumer_receives_all_until_it_ends() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-single", &table([("x-single-active-consumer", true)]));
     fill(&mut client, "facts-single", &[]);
@@ -206,20 +206,20 @@ fn a_missing_queue_is_404() {
 }
 
 #[test]
-fn cancel_ends_deliveries_and_an_unknown_tag_is_no_error() {
+fn cancel_ends_deliveries_and_ignores_unknown_tags() {
     let mut client = filled("facts-cancelled", &["1"]);
     client.consume(1, "facts-cancelled", "tag");
     assert_eq!(bodies(&mut client), ["1"]);
     client.call(1, &cancel("tag"), basic::CancelOk { consumer_tag: s("tag") });
     client.publish_confirmed(2, "", "facts-cancelled", "2");
     client.call(1, &cancel("tag"), basic::CancelOk { consumer_tag: s("tag") });
-    // What it had is still to be settled.
+    // Its delivery can still be settled.
     client.ack(1, 1, false);
     assert_eq!(client.drain(1, "facts-cancelled"), ["2"]);
 }
 
 #[test]
-fn a_consumer_whose_queue_is_deleted_is_told_if_it_wants_to_be() {
+fn queue_deletion_notifies_consumers_with_the_capability() {
     let world = World::default();
     let mut told = world.client();
     let mut untold = world.connect_with(&Table::new(), 0);
@@ -232,13 +232,13 @@ fn a_consumer_whose_queue_is_deleted_is_told_if_it_wants_to_be() {
     operator.call(1, &delete, queue::DeleteOk { message_count: 0 });
     told.expect(1, basic::Cancel { consumer_tag: s("told"), nowait: true });
     untold.quiet();
-    // The tag is free again.
+    // The tag can be used again.
     told.queue(1, "facts-gone");
     told.consume(1, "facts-gone", "told");
 }
 
 #[test]
-fn get_gives_one_message_and_how_many_are_left() {
+fn get_returns_a_message_and_the_remaining_count() {
     let mut client = filled("facts-get", &["1", "2", "3"]);
     let message = client.get(1, "facts-get").unwrap();
     let expected = basic::GetOk {
@@ -271,7 +271,7 @@ fn unknown_delivery_tags_are_406() {
     client.get(1, "facts-unknown").unwrap();
     client.ack(1, 1, false);
     client.refused(1, &ack(1, false), 406);
-    // A tag that was settled is unknown, even with multiple and others outstanding below.
+    // A settled tag is unknown, even with `multiple` and lower outstanding tags.
     let mut client = filled("facts-unknown", &["1", "2"]);
     client.get(1, "facts-unknown").unwrap();
     client.get(1, "facts-unknown").unwrap();
@@ -281,7 +281,7 @@ fn unknown_delivery_tags_are_406() {
 }
 
 #[test]
-fn multiple_settles_all_up_to_the_tag_and_zero_all() {
+fn multiple_settles_up_to_the_tag_or_all() {
     let mut client = filled("facts-multiple", &["1", "2", "3", "4"]);
     for _ in 0..4 {
         client.get(1, "facts-multiple").unwrap();
@@ -292,7 +292,7 @@ fn multiple_settles_all_up_to_the_tag_and_zero_all() {
 }
 
 #[test]
-fn what_is_requeued_goes_to_its_old_place_and_is_redelivered() {
+fn requeued_message_keeps_its_position() {
     let mut client = filled("facts-requeue", &["1", "2", "3"]);
     client.get(1, "facts-requeue").unwrap();
     client.get(1, "facts-requeue").unwrap();
@@ -308,7 +308,7 @@ fn what_is_requeued_goes_to_its_old_place_and_is_redelivered() {
 }
 
 #[test]
-fn what_is_rejected_for_good_is_gone() {
+fn rejected_message_is_removed() {
     let mut client = filled("facts-reject", &["1", "2", "3"]);
     for _ in 0..3 {
         client.get(1, "facts-reject").unwrap();
@@ -319,7 +319,7 @@ fn what_is_rejected_for_good_is_gone() {
 }
 
 #[test]
-fn the_end_of_a_channel_requeues_what_is_unsettled() {
+fn channel_end_requeues_unsettled_messages() {
     let mut client = filled("facts-channel-end", &["1", "2"]);
     client.consume(1, "facts-channel-end", "tag");
     assert_eq!(bodies(&mut client), ["1", "2"]);
@@ -331,7 +331,7 @@ fn the_end_of_a_channel_requeues_what_is_unsettled() {
 }
 
 #[test]
-fn the_end_of_a_connection_requeues_what_is_unsettled() {
+fn connection_end_requeues_unsettled_messages() {
     let world = World::new(Config::default());
     let mut client = world.client();
     client.queue(1, "q");
@@ -360,7 +360,7 @@ fn recover_requeues_everything() {
 }
 
 #[test]
-fn settling_what_a_deleted_queue_had_is_no_error() {
+fn settling_after_queue_deletion_is_ignored() {
     let mut client = filled("facts-late", &["1"]);
     client.get(1, "facts-late").unwrap();
     client.queue(1, "facts-late");
@@ -369,7 +369,7 @@ fn settling_what_a_deleted_queue_had_is_no_error() {
 }
 
 #[test]
-fn direct_reply_to_is_consumed_without_acks_and_once() {
+fn direct_reply_to_allows_one_consumer_without_acks() {
     let mut client = World::new(Config::default()).client();
     client.send(1, &consume("amq.rabbitmq.reply-to", "a"));
     client.expect_channel_close(1, 406);
@@ -382,7 +382,7 @@ fn direct_reply_to_is_consumed_without_acks_and_once() {
 }
 
 #[test]
-fn consumers_wait_while_too_much_is_to_be_sent() {
+fn consumers_wait_while_output_exceeds_the_limit() {
     let world = World::new(Config { output_limit: 10_000, ..Config::default() });
     let mut client = world.client();
     client.queue(1, "q");

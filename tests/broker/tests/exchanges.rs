@@ -1,4 +1,4 @@
-//! Exchanges, bindings, and where messages go.
+//! Exchanges, bindings, and routing.
 
 #![cfg(test)]
 
@@ -27,7 +27,7 @@ fn passive(name: &str) -> exchange::Declare<'_> {
     exchange::Declare { passive: true, ..declare_exchange(name, "") }
 }
 
-/// Which of the queues gets a message.
+/// Returns the queues that receive a message.
 fn routed(client: &mut Client, queues: &[&str], exchange: &str, key: &str, headers: &Table) -> Vec<String> {
     let properties = client::properties(|properties| properties.headers = Some(headers.as_ref().into()));
     client.publish_with(1, &publish(exchange, key), &properties, b"x");
@@ -57,7 +57,7 @@ fn a_direct_exchange_routes_by_equality() {
         client.queue(1, queue);
         client.bind(1, queue, "facts-direct", key, &Table::new());
     }
-    // The same binding once more does not double messages.
+    // The same binding again does not duplicate messages.
     client.bind(1, "facts-d1", "facts-direct", "a", &Table::new());
     let queues = ["facts-d1", "facts-d2", "facts-d3"];
     assert_eq!(routed(&mut client, &queues, "facts-direct", "a", &Table::new()), ["facts-d1", "facts-d2"]);
@@ -150,7 +150,7 @@ fn exchanges_are_bound_to_exchanges() {
     client.bind(1, "facts-e2e", "facts-destination", "", &Table::new());
     let bind = bind_exchange("facts-destination", "facts-source", "a.*");
     client.call(1, &bind, exchange::BindOk {});
-    // A circle is none of a message's concern.
+    // A cycle of bindings is harmless.
     client.call(1, &bind_exchange("facts-source", "facts-destination", ""), exchange::BindOk {});
     client.publish(1, "facts-source", "a.b", "x");
     client.publish(1, "facts-source", "b.b", "y");
@@ -171,7 +171,7 @@ fn exchanges_are_bound_to_exchanges() {
 }
 
 #[test]
-fn an_alternate_exchange_takes_what_is_unroutable() {
+fn alternate_exchange_receives_unroutable_messages() {
     let mut client = World::default().client();
     client.exchange(1, "facts-alternate", "fanout");
     client.exchange_with(1, "facts-main", "direct", &table([("alternate-exchange", "facts-alternate")]));
@@ -281,7 +281,7 @@ fn an_internal_exchange_takes_no_publishes() {
 }
 
 #[test]
-fn a_used_exchange_is_not_deleted_when_it_must_be_unused() {
+fn if_unused_keeps_an_exchange_with_bindings() {
     let mut client = World::default().client();
     client.exchange(1, "facts-used", "fanout");
     client.queue(1, "facts-user");
@@ -293,7 +293,7 @@ fn a_used_exchange_is_not_deleted_when_it_must_be_unused() {
 }
 
 #[test]
-fn an_auto_delete_exchange_goes_with_its_last_binding() {
+fn auto_delete_exchange_ends_with_its_last_binding() {
     let mut client = World::default().client();
     client.send(1, &exchange::Delete { nowait: true, ..delete("facts-auto", false) });
     let auto = exchange::Declare { auto_delete: true, ..declare_exchange("facts-auto", "fanout") };
@@ -312,7 +312,7 @@ fn an_auto_delete_exchange_goes_with_its_last_binding() {
 }
 
 #[test]
-fn an_unknown_type_is_406_and_one_of_a_plugin_540() {
+fn unknown_type_is_406_and_plugin_type_540() {
     let mut client = World::new(Config::default()).client();
     client.refused(1, &declare_exchange("x", "nonsense"), 406);
     client.send(1, &declare_exchange("x", "x-consistent-hash"));

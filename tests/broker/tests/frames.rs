@@ -1,4 +1,4 @@
-//! Frames that are wrong, and contents in pieces.
+//! Invalid frames, and contents in pieces.
 
 #![cfg(test)]
 
@@ -29,7 +29,7 @@ fn client() -> Client {
     World::default().client()
 }
 
-/// A connection error with this code is the answer to these octets.
+/// Checks that these bytes are a connection error with this code.
 #[track_caller]
 fn closes(code: u16, octets: &[u8]) -> String {
     let mut client = client();
@@ -37,7 +37,7 @@ fn closes(code: u16, octets: &[u8]) -> String {
     client.expect_close(code)
 }
 
-/// A publish has begun, and these octets are a connection error.
+/// Checks that these bytes are a connection error after a `basic.publish`.
 #[track_caller]
 fn closes_publish(code: u16, octets: &[u8]) -> String {
     let mut client = client();
@@ -67,13 +67,13 @@ fn an_unknown_frame_type_is_501() {
 }
 
 #[test]
-fn a_heartbeat_with_a_payload_is_501_and_on_a_channel_505() {
+fn invalid_heartbeat_is_501_or_505() {
     closes(501, &raw(8, 0, &[0]));
     closes(505, &raw(8, 1, &[]));
 }
 
 #[test]
-fn a_frame_with_more_payload_than_frame_max_is_501() {
+fn payload_above_frame_max_is_501() {
     let mut client = client();
     client.send(1, &publish("", "facts-nowhere"));
     client.write(&header(131_072 + 131_073));
@@ -84,13 +84,13 @@ fn a_frame_with_more_payload_than_frame_max_is_501() {
 }
 
 #[test]
-fn a_method_cut_short_or_too_long_is_501() {
+fn method_of_wrong_length_is_501() {
     closes(501, &raw(1, 1, &[0, 50, 0, 10, 0, 0]));
     closes(501, &raw(1, 1, &[0, 85, 0, 10, 0, 0]));
 }
 
 #[test]
-fn a_name_that_is_no_utf_8_is_501() {
+fn name_with_invalid_utf8_is_501() {
     let mut client = client();
     let name = puka::protocol::ShortStr::from_octets(b"\xFF").unwrap();
     client.send(1, &queue::Declare { queue: name, ..declare("") });
@@ -104,19 +104,19 @@ fn an_unknown_method_drops_the_connection() {
 }
 
 #[test]
-fn arguments_that_can_not_be_parsed_drop_the_connection() {
-    // queue.declare of "q" with a table of one entry "a" of type "?".
+fn invalid_arguments_drop_the_connection() {
+    // `queue.declare` of "q" with a table of one entry "a" of type "?".
     drops(&raw(1, 1, &[0, 50, 0, 10, 0, 0, 1, b'q', 0, 0, 0, 0, 3, 1, b'a', b'?']));
 }
 
 #[test]
-fn a_content_header_or_body_without_a_publish_is_505() {
+fn content_without_a_publish_is_505() {
     closes(505, &header(0));
     closes(505, &raw(3, 1, b"x"));
 }
 
 #[test]
-fn a_method_in_the_middle_of_a_content_is_505() {
+fn method_within_a_content_is_505() {
     let mut octets = Vec::new();
     frame::method(&mut octets, 1, u32::MAX, &channel::CloseOk {}).unwrap();
     closes_publish(505, &octets);
@@ -124,13 +124,13 @@ fn a_method_in_the_middle_of_a_content_is_505() {
 }
 
 #[test]
-fn a_body_before_its_header_and_a_second_header_are_505() {
+fn content_frames_out_of_order_are_505() {
     closes_publish(505, &raw(3, 1, b"x"));
     closes_publish(505, &[header(5), header(5)].concat());
 }
 
 #[test]
-fn a_header_of_another_class_or_with_a_weight_is_505() {
+fn header_with_wrong_class_or_weight_is_505() {
     let mut other = header(0);
     other[8] = 50;
     closes_publish(505, &other);
@@ -140,7 +140,7 @@ fn a_header_of_another_class_or_with_a_weight_is_505() {
 }
 
 #[test]
-fn a_body_frame_behind_an_empty_body_is_505() {
+fn body_frame_after_an_empty_body_is_505() {
     closes_publish(505, &[header(0), raw(3, 1, &[])].concat());
 }
 
@@ -150,19 +150,19 @@ fn property_flags_behind_property_flags_are_541() {
 }
 
 #[test]
-fn headers_that_can_not_be_parsed_are_541() {
+fn invalid_headers_are_541() {
     let payload = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 3, 1, b'a', b'?'][..]].concat();
     closes_publish(541, &raw(2, 1, &payload));
 }
 
 #[test]
-fn a_number_that_is_none_is_541() {
+fn nan_in_headers_is_541() {
     let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 7, 1, b'a', b'f'];
     payload.extend(f32::NAN.to_be_bytes());
     closes_publish(541, &raw(2, 1, &payload));
 }
 
-/// Since RabbitMQ 4.2.6; before, it waits for ever.
+/// Since RabbitMQ 4.2.6. Earlier versions wait for ever.
 #[test]
 fn more_body_than_announced_is_501() {
     let mut client = World::new(Config::default()).client();
@@ -172,7 +172,7 @@ fn more_body_than_announced_is_501() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_406_after_it_was_read() {
+fn body_over_the_limit_is_406() {
     let world = World::new(Config { max_message_size: 10, ..Config::default() });
     let mut client = world.client();
     client.send(1, &publish("", "nowhere"));
@@ -186,7 +186,7 @@ fn a_body_over_the_limit_is_406_after_it_was_read() {
 }
 
 #[test]
-fn a_content_may_come_in_any_pieces() {
+fn content_is_accepted_in_any_pieces() {
     let mut client = client();
     client.queue(1, "facts-pieces");
     let mut octets = Vec::new();
@@ -212,7 +212,7 @@ fn contents_of_two_channels_may_be_interleaved() {
 }
 
 #[test]
-fn bodies_are_cut_by_the_frame_max_of_the_client() {
+fn bodies_are_split_by_the_clients_frame_max() {
     let mut client = World::default().dial();
     client.start(&client::all_capabilities(), "PLAIN", b"\0guest\0guest");
     client.expect_kind(0, puka::protocol::method::connection::Tune::ID);
@@ -261,7 +261,7 @@ fn access_is_granted_without_effect() {
 }
 
 #[test]
-fn get_empty_is_what_an_empty_queue_gives() {
+fn empty_queue_replies_with_get_empty() {
     let mut client = client();
     client.queue(1, "facts-empty");
     client.call(1, &basic::Get { queue: client::s("facts-empty"), no_ack: false }, basic::GetEmpty {});

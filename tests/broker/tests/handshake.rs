@@ -11,7 +11,7 @@ use puka_test_broker::{Config, User};
 use std::time::Duration;
 
 #[test]
-fn a_wrong_protocol_header_is_answered_with_the_right_one() {
+fn wrong_protocol_header_gets_the_right_one() {
     for header in [b"AMQP\x00\x00\x09\x02", b"AMQP\x00\x00\x0A\x00", b"GET / HT"] {
         let world = World::new(Config::default());
         let mut client = world.dial();
@@ -30,7 +30,7 @@ fn version_0_9_is_accepted() {
 }
 
 #[test]
-fn octets_may_arrive_one_by_one() {
+fn handshake_works_with_single_bytes() {
     let world = World::default();
     let mut client = world.dial();
     for octet in b"AMQP\x00\x00\x09\x01" {
@@ -94,7 +94,7 @@ fn rabbit_cr_demo_asks_for_the_password() {
 }
 
 #[test]
-fn anonymous_and_external_log_in_whom_the_config_says() {
+fn anonymous_and_external_use_the_configured_user() {
     let mut client = World::new(offering("ANONYMOUS")).dial();
     client.start(&all_capabilities(), "ANONYMOUS", b"whatever");
     client.expect_kind(0, connection::Tune::ID);
@@ -111,7 +111,7 @@ fn anonymous_and_external_log_in_whom_the_config_says() {
 }
 
 #[test]
-fn a_wrong_password_is_403_for_those_who_can_take_it() {
+fn wrong_password_is_403_with_the_capability() {
     let mut client = World::default().dial();
     client.start(&all_capabilities(), "PLAIN", b"\0guest\0secret");
     let text = client.expect_close(403);
@@ -140,7 +140,7 @@ fn refused_logins_are_dropped_silently_after_a_while() {
 }
 
 #[test]
-fn a_tune_ok_beyond_what_was_proposed_is_refused_silently() {
+fn tune_ok_above_the_limits_is_refused_silently() {
     for (channel_max, frame_max) in [(0, 131_072), (2048, 131_072), (2047, 0), (2047, 131_073), (2047, 4095)]
     {
         let world = World::default();
@@ -191,7 +191,7 @@ fn a_handshake_that_takes_too_long_is_dropped() {
 }
 
 #[test]
-fn close_is_answered_and_the_transport_left_to_the_client() {
+fn close_is_answered_before_the_transport_closes() {
     let world = World::new(Config::default());
     let mut client = world.client();
     client.send(0, &connection::Close { reply_code: 200, reply_text: s("bye"), class_id: 0, method_id: 0 });
@@ -220,7 +220,7 @@ fn a_close_that_crosses_the_brokers_is_answered() {
 }
 
 #[test]
-fn a_client_that_does_not_agree_to_the_close_is_dropped() {
+fn client_without_close_ok_is_dropped() {
     let world = World::new(Config::default());
     let client = &mut world.connect_with(&all_capabilities(), 8);
     let id = client.id();
@@ -261,7 +261,7 @@ fn a_channel_opened_twice_is_504() {
 }
 
 #[test]
-fn a_method_on_a_channel_that_is_not_open_is_504() {
+fn method_on_a_closed_channel_is_504() {
     let mut client = World::default().client();
     client.send(2, &declare("x"));
     assert_eq!(client.expect_close(504), "CHANNEL_ERROR - expected 'channel.open'");
@@ -287,7 +287,7 @@ fn a_connection_method_on_another_channel_is_503() {
 }
 
 #[test]
-fn what_only_a_server_says_is_503() {
+fn server_method_from_a_client_is_503() {
     let mut client = World::default().client();
     client.send(1, &queue::PurgeOk { message_count: 1 });
     client.expect_close(503);
@@ -309,7 +309,7 @@ fn one_channel_too_many_is_530() {
 }
 
 #[test]
-fn after_a_channel_error_everything_is_ignored_up_to_close_ok() {
+fn channel_error_ignores_everything_until_close_ok() {
     let world = World::new(Config::default());
     let mut client = world.client();
     client.send(1, &queue::Declare { passive: true, ..declare("missing") });

@@ -1,4 +1,4 @@
-//! What an operator does, and what goes wrong: forced closes, alarms, restarts, full memory.
+//! Operations and failures: forced closes, alarms, restarts, full memory.
 
 #![cfg(test)]
 
@@ -29,7 +29,7 @@ fn an_operator_closes_a_connection() {
 }
 
 #[test]
-fn a_cut_connection_says_nothing() {
+fn dropped_connection_sends_nothing() {
     let world = world();
     let mut client = world.client();
     let id = client.id();
@@ -90,7 +90,7 @@ fn a_message_requeued_too_often_is_dropped() {
 }
 
 #[test]
-fn a_connection_that_publishes_during_an_alarm_is_blocked() {
+fn publishing_during_an_alarm_blocks_the_connection() {
     let world = world();
     let (mut publisher, mut consumer) = (world.client(), world.client());
     publisher.queue(1, "q");
@@ -114,7 +114,7 @@ fn a_connection_that_publishes_during_an_alarm_is_blocked() {
 }
 
 #[test]
-fn a_blocked_connection_gets_heartbeats_and_is_not_watched() {
+fn blocked_connection_is_not_monitored() {
     let world = world();
     let mut client = world.connect_with(&all_capabilities(), 10);
     client.open(1);
@@ -135,7 +135,7 @@ fn a_blocked_connection_gets_heartbeats_and_is_not_watched() {
 }
 
 #[test]
-fn a_client_without_the_capability_is_blocked_in_silence() {
+fn client_without_the_capability_is_blocked_silently() {
     let world = world();
     let mut client = world.connect_with(&Table::new(), 0);
     client.open(1);
@@ -148,7 +148,7 @@ fn a_client_without_the_capability_is_blocked_in_silence() {
 }
 
 #[test]
-fn input_of_a_blocked_connection_is_not_wanted_beyond_a_bound() {
+fn blocked_connection_has_bounded_input() {
     let world = world();
     let mut client = world.client();
     world.broker.borrow_mut().block("low on memory");
@@ -176,7 +176,7 @@ fn full_memory_blocks_publishers_until_there_is_room() {
 }
 
 #[test]
-fn a_restart_keeps_what_is_durable() {
+fn restart_keeps_durable_entities() {
     let world = world();
     let mut client = world.client();
     client.send(1, &queue::Declare { durable: true, ..declare("durable") });
@@ -211,7 +211,7 @@ fn a_restart_keeps_what_is_durable() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_names() {
+fn same_seed_generates_the_same_names() {
     let name = |seed| {
         let world = World::new(Config { seed, ..Config::default() });
         let mut client = world.client();
@@ -275,7 +275,7 @@ fn a_changed_channel_max_is_for_later_connections() {
 }
 
 #[test]
-fn no_octets_whatever_make_it_panic() {
+fn arbitrary_bytes_do_not_panic() {
     let world = world();
     let mut state = 1_u64;
     let mut random = || {

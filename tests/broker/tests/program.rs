@@ -15,7 +15,7 @@ fn output(arguments: &[&str]) -> Output {
     program().args(arguments).output().unwrap()
 }
 
-/// Ends with its test.
+/// A process that is killed at the end of its test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -26,12 +26,12 @@ impl Drop for Running {
 }
 
 #[test]
-fn it_listens_and_says_where() {
+fn program_prints_its_address() {
     let mut child = program().args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let _running = Running(child);
-    let address = line.trim().strip_prefix("listening on ").expect("an address");
+    let address = line.trim().strip_prefix("listening on ").expect("the line has an address");
     assert!(!address.ends_with(":0"));
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -47,14 +47,14 @@ fn it_listens_and_says_where() {
 }
 
 #[test]
-fn help_helps() {
+fn help_lists_the_options() {
     let output = output(&["--help"]);
     assert!(output.status.success());
     assert!(String::from_utf8(output.stdout).unwrap().contains("--listen ADDRESS:PORT"));
 }
 
 #[test]
-fn bad_arguments_are_named_and_end_with_2() {
+fn bad_arguments_exit_with_2() {
     for arguments in
         [&["--lissen", "x"][..], &["--listen"], &["--listen", "nowhere"], &["--listen=127.0.0.1:x"]]
     {
@@ -67,7 +67,7 @@ fn bad_arguments_are_named_and_end_with_2() {
 }
 
 #[test]
-fn a_port_in_use_is_a_failure_that_names_it() {
+fn error_names_a_port_in_use() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = output(&["--listen", &address]);

@@ -1,4 +1,4 @@
-//! Publishing: confirms, returns, what is refused, transactions.
+//! Publishing: confirms, returns, refused messages, transactions.
 
 #![cfg(test)]
 
@@ -50,7 +50,7 @@ fn confirms_that_are_due_together_leave_as_one() {
 }
 
 #[test]
-fn confirms_may_take_their_time_and_come_in_any_order() {
+fn delayed_confirms_arrive_in_any_order() {
     let delay = Duration::from_millis(10)..Duration::from_millis(500);
     let config = Config { confirm_delay: delay, coalesce_confirms: false, seed: 3, ..Config::default() };
     let tags = || {
@@ -79,12 +79,12 @@ fn confirms_may_take_their_time_and_come_in_any_order() {
     let mut sorted = first.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (1..=20).collect::<Vec<_>>());
-    assert_ne!(first, sorted, "in order, of all orders");
-    assert_eq!(first, tags(), "the same seed, another order");
+    assert_ne!(first, sorted, "the confirms should not be in order");
+    assert_eq!(first, tags(), "the same seed must result in the same order");
 }
 
 #[test]
-fn an_unroutable_mandatory_message_comes_back_before_its_ack() {
+fn unroutable_mandatory_message_is_returned_before_its_ack() {
     let mut client = World::default().client();
     client.confirm_select(1);
     let properties = client::properties(|properties| properties.message_id = Some(s("m1")));
@@ -146,7 +146,7 @@ fn bad_properties_are_406() {
 }
 
 #[test]
-fn properties_come_out_as_they_went_in() {
+fn properties_are_delivered_unchanged() {
     let mut client = World::default().client();
     client.queue(1, "facts-roundtrip");
     let mut headers = table([("z", "last first")]);
@@ -173,7 +173,7 @@ fn properties_come_out_as_they_went_in() {
 }
 
 #[test]
-fn the_log_has_what_was_accepted_and_nothing_else() {
+fn log_contains_exactly_the_accepted_messages() {
     let world = World::new(Config { published_log: 2, ..Config::default() });
     let mut client = world.client();
     let mut arguments = table([("x-max-length", 0)]);
@@ -236,7 +236,7 @@ fn a_transaction_covers_acks() {
 }
 
 #[test]
-fn a_settlement_without_commit_comes_back_with_the_end_of_the_channel() {
+fn uncommitted_settlement_is_undone_by_channel_end() {
     let mut client = World::default().client();
     client.queue(1, "facts-tx-lost");
     client.publish(1, "", "facts-tx-lost", "one");
@@ -260,7 +260,7 @@ fn a_commit_that_a_queue_refuses_is_406() {
 }
 
 #[test]
-fn nothing_comes_without_confirm_mode() {
+fn no_confirms_without_confirm_mode() {
     let mut client = World::default().client();
     client.publish(1, "", "facts-nowhere", "x");
     client.quiet();

@@ -1,4 +1,4 @@
-//! Queues: declaring them, what their arguments do, deleting them.
+//! Queues: declaring them, their arguments, deleting them.
 
 #![cfg(test)]
 
@@ -18,7 +18,7 @@ fn passive(name: &str) -> queue::Declare<'_> {
 }
 
 #[test]
-fn declare_tells_messages_and_consumers() {
+fn declare_returns_message_and_consumer_counts() {
     let mut client = World::default().client();
     client.queue(1, "facts-counts");
     client.confirm_select(1);
@@ -38,13 +38,13 @@ fn the_broker_names_a_queue_without_name() {
     let name = ok.queue.to_str_lossy().into_owned();
     assert!(name.starts_with("amq.gen-"), "{name}");
     client.publish(1, "", &name, "x");
-    // The empty name stands for it from now on.
+    // From now on the empty name refers to this queue.
     assert_eq!(client.drain(1, ""), ["x"]);
     client.call(1, &delete(""), queue::DeleteOk { message_count: 0 });
 }
 
 #[test]
-fn an_empty_name_without_a_queue_before_is_404() {
+fn empty_name_without_a_declared_queue_is_404() {
     let mut client = World::default().client();
     let text = client.refused(1, &basic::Get { queue: s(""), no_ack: true }, 404);
     assert_eq!(text, "NOT_FOUND - no previously declared queue");
@@ -53,7 +53,7 @@ fn an_empty_name_without_a_queue_before_is_404() {
 }
 
 #[test]
-fn an_empty_routing_key_becomes_the_name_of_the_last_queue() {
+fn empty_routing_key_becomes_the_queue_name() {
     let mut client = World::default().client();
     client.queue(1, "facts-last-bound");
     client.bind(1, "", "amq.direct", "", &Table::new());
@@ -88,7 +88,7 @@ fn a_declare_that_differs_is_406() {
 }
 
 #[test]
-fn arguments_of_the_wrong_type_or_range_are_406() {
+fn invalid_argument_values_are_406() {
     let mut client = World::default().client();
     let bad: &[(&str, Value<'_>)] = &[
         ("x-message-ttl", Value::String(b"1")),
@@ -140,7 +140,7 @@ fn a_reserved_name_is_403() {
 }
 
 #[test]
-fn an_exclusive_queue_is_405_for_others_and_goes_with_its_connection() {
+fn exclusive_queue_is_405_for_other_connections() {
     let world = World::default();
     let (mut owner, mut other) = (world.client(), world.client());
     let exclusive = queue::Declare { exclusive: true, ..declare("facts-exclusive") };
@@ -170,7 +170,7 @@ fn an_exclusive_queue_is_405_for_others_and_goes_with_its_connection() {
         arguments: TableRef::EMPTY,
     };
     other.refused(1, &bind, 405);
-    // Publishing to it is free.
+    // Publishing to it is allowed.
     other.publish(1, "", "facts-exclusive", "x");
     owner.hang_up();
 }
@@ -186,7 +186,7 @@ fn an_exclusive_queue_is_never_durable() {
 }
 
 #[test]
-fn exclusive_queues_vanish_with_their_connection() {
+fn exclusive_queues_are_deleted_with_their_connection() {
     let world = World::new(Config::default());
     let mut owner = world.client();
     owner.send(1, &queue::Declare { exclusive: true, ..declare("q") });
@@ -197,7 +197,7 @@ fn exclusive_queues_vanish_with_their_connection() {
 }
 
 #[test]
-fn an_auto_delete_queue_goes_with_its_last_consumer_and_not_before_the_first() {
+fn auto_delete_queue_ends_with_its_last_consumer() {
     let mut client = World::default().client();
     client.open(2);
     client.send(1, &queue::Delete { nowait: true, ..delete("facts-auto") });
@@ -214,7 +214,7 @@ fn an_auto_delete_queue_goes_with_its_last_consumer_and_not_before_the_first() {
 }
 
 #[test]
-fn purge_and_delete_tell_how_many_messages_went() {
+fn purge_and_delete_return_message_counts() {
     let mut client = World::default().client();
     client.queue(1, "facts-purged");
     for _ in 0..3 {
@@ -232,7 +232,7 @@ fn purge_and_delete_tell_how_many_messages_went() {
 }
 
 #[test]
-fn a_queue_in_use_or_not_empty_is_not_deleted_when_it_must_be() {
+fn conditional_delete_keeps_used_or_filled_queues() {
     let mut client = World::default().client();
     client.queue(1, "facts-in-use");
     client.publish(1, "", "facts-in-use", "x");
@@ -248,7 +248,7 @@ fn a_queue_in_use_or_not_empty_is_not_deleted_when_it_must_be() {
 }
 
 #[test]
-fn what_is_not_bound_is_unbound_all_the_same() {
+fn unbinding_a_missing_binding_succeeds() {
     let mut client = World::default().client();
     client.queue(1, "facts-unbound");
     for exchange in ["amq.topic", "facts-missing"] {
@@ -285,7 +285,7 @@ fn a_full_queue_drops_its_head() {
 }
 
 #[test]
-fn a_full_queue_refuses_when_it_shall() {
+fn full_queue_with_reject_publish_refuses() {
     let mut client = World::default().client();
     client.confirm_select(1);
     let mut arguments = table([("x-max-length", 1)]);
@@ -301,7 +301,7 @@ fn a_full_queue_refuses_when_it_shall() {
 }
 
 #[test]
-fn a_message_of_higher_priority_comes_first() {
+fn higher_priority_message_is_first() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-priority", &table([("x-max-priority", 5)]));
     for (priority, body) in
@@ -311,7 +311,7 @@ fn a_message_of_higher_priority_comes_first() {
         client.publish_with(1, &publish("", "facts-priority"), &properties, body.as_bytes());
     }
     assert_eq!(client.drain(1, "facts-priority"), ["nine", "five", "one", "none", "zero"]);
-    // Without the argument it means nothing.
+    // Without the argument the priority is ignored.
     client.queue(1, "facts-no-priority");
     for priority in [1, 9] {
         let properties = client::properties(|properties| properties.priority = Some(priority));

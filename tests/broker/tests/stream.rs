@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// Counts how often it was woken.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -57,10 +57,10 @@ impl Peer {
         assert!(matches!(self.poll_write(&octets), Poll::Ready(Ok(count)) if count == octets.len()));
     }
 
-    /// The methods that have come; the last read is pending.
+    /// Reads until a read is pending. Returns the received methods.
     fn received(&mut self) -> Vec<MethodId> {
         let mut ids = Vec::new();
-        // Small pieces, to cut frames anywhere.
+        // A small buffer, to split frames anywhere.
         let mut buffer = [0; 100];
         while let Poll::Ready(count) = self.poll_read(&mut buffer) {
             let count = count.unwrap();
@@ -100,7 +100,7 @@ impl Peer {
 }
 
 #[test]
-fn a_reader_is_woken_by_what_another_connection_does() {
+fn another_connection_wakes_a_reader() {
     let server = Server::default();
     let (mut publisher, mut consumer) = (Peer::open(&server), Peer::open(&server));
     consumer.send(1, &declare("q"));
@@ -126,12 +126,12 @@ fn a_blocked_writer_waits_and_is_woken() {
     let mut written = 0;
     while let Poll::Ready(count) = peer.poll_write(&[8, 0, 0, 0, 0, 0, 0, 0xCE].repeat(1000)) {
         written += count.unwrap();
-        assert!(written < 1_000_000, "no back-pressure");
+        assert!(written < 1_000_000, "writing must become pending");
     }
     let before = peer.woken();
     let now = server.now();
     server.with(|broker| broker.unblock(now));
-    // The heartbeats were in the way of the content; but they may stand anywhere.
+    // The heartbeats were sent within the content, which is allowed anywhere.
     assert!(peer.woken() > before);
     assert_eq!(peer.received(), [connection::Unblocked::ID]);
     assert!(peer.poll_write(&[8]).is_ready());
@@ -148,7 +148,7 @@ fn dropping_a_stream_ends_the_connection() {
 }
 
 #[test]
-fn a_closed_stream_reads_as_ended_and_takes_no_more() {
+fn closed_stream_ends_and_refuses_writes() {
     let server = Server::default();
     let mut peer = Peer::open(&server);
     let (id, now) = (peer.stream.id(), server.now());
@@ -183,7 +183,7 @@ fn time_passes_with_tick() {
 }
 
 #[test]
-fn the_timer_thread_sees_to_what_is_due() {
+fn timer_thread_handles_deadlines() {
     let config = Config { refusal_delay: Duration::from_millis(50), ..Config::default() };
     let listener = Listener::bind("127.0.0.1:0", Server::new(config)).unwrap();
     let address = listener.local_addr().unwrap();

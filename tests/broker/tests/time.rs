@@ -1,4 +1,4 @@
-//! What time does: heartbeats, messages and queues that expire, and where dead messages go.
+//! Effects of time: heartbeats, expiring messages and queues, and dead-lettering.
 
 #![cfg(test)]
 
@@ -19,10 +19,12 @@ fn publish_expiring(client: &mut Client, queue: &str, expiration: &str, body: &s
     client.publish_with(1, &publish("", queue), &properties, body.as_bytes());
 }
 
-/// The entries of x-death: queue, reason, count, exchange, routing keys.
+/// Returns the entries of x-death: queue, reason, count, exchange, routing keys.
 fn deaths(message: &Message) -> Vec<(String, String, i64, String, Vec<String>)> {
     let text = |value: Option<Value<'_>>| value.and_then(Value::as_str).unwrap().to_string();
-    let Some(Value::Array(array)) = message.headers().get("x-death") else { panic!("no x-death") };
+    let Some(Value::Array(array)) = message.headers().get("x-death") else {
+        panic!("the message has no x-death")
+    };
     let entry = |value: Value<'_>| {
         let Value::Table(entry) = value else { panic!("{value:?}") };
         let Some(Value::Array(keys)) = entry.get("routing-keys") else { panic!("{entry:?}") };
@@ -38,7 +40,7 @@ fn death(queue: &str, reason: &str, count: i64, key: &str) -> (String, String, i
     (queue.into(), reason.into(), count, String::new(), vec![key.into()])
 }
 
-/// Arguments that dead-letter to a queue by its name.
+/// Returns arguments that dead-letter to a queue by its name.
 fn dead_letter_to(queue: &str) -> Table {
     let mut arguments = table([("x-dead-letter-exchange", "")]);
     arguments.insert("x-dead-letter-routing-key", queue).unwrap();
@@ -63,7 +65,7 @@ fn heartbeats_are_sent_when_nothing_else_is() {
 }
 
 #[test]
-fn a_silent_client_is_given_up_after_two_timeouts() {
+fn silent_client_is_dropped_after_two_timeouts() {
     let world = World::new(Config::default());
     let mut client = world.connect_with(&all_capabilities(), 10);
     world.pass(ms(15_000));
@@ -75,7 +77,7 @@ fn a_silent_client_is_given_up_after_two_timeouts() {
 }
 
 #[test]
-fn without_heartbeats_silence_is_golden() {
+fn silence_without_heartbeats_is_allowed() {
     let world = World::new(Config::default());
     let mut client = world.connect_with(&all_capabilities(), 0);
     world.pass(Duration::from_secs(100_000));
@@ -123,7 +125,7 @@ fn the_lower_of_queue_and_message_ttl_counts() {
 }
 
 #[test]
-fn a_message_that_expires_at_once_needs_a_consumer_that_is_ready() {
+fn zero_ttl_message_needs_a_ready_consumer() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-zero", &table([("x-message-ttl", 0)]));
     client.publish(1, "", "facts-zero", "lost");
@@ -186,7 +188,7 @@ fn rejected_expired_and_superfluous_messages_are_dead_lettered() {
 }
 
 #[test]
-fn dead_messages_keep_their_routing_key_unless_another_is_set() {
+fn dead_letters_keep_their_routing_key_by_default() {
     let mut client = World::default().client();
     client.exchange(1, "facts-dlx", "fanout");
     client.queue(1, "facts-dead-key");
@@ -220,7 +222,7 @@ fn a_message_that_dies_again_is_counted() {
 }
 
 #[test]
-fn a_message_that_would_expire_in_a_circle_is_dropped() {
+fn expiry_cycle_drops_the_message() {
     let world = World::default();
     let mut client = world.client();
     for (queue, next) in [("facts-circle-1", "facts-circle-2"), ("facts-circle-2", "facts-circle-1")] {
@@ -245,7 +247,7 @@ fn a_missing_dead_letter_exchange_drops_the_message() {
 }
 
 #[test]
-fn reject_publish_dlx_dead_letters_what_it_refuses() {
+fn reject_publish_dlx_dead_letters_refused_messages() {
     let mut client = World::default().client();
     client.queue(1, "facts-refused");
     let mut arguments = dead_letter_to("facts-refused");
@@ -262,7 +264,7 @@ fn reject_publish_dlx_dead_letters_what_it_refuses() {
 }
 
 #[test]
-fn an_expired_message_is_not_delivered_to_a_consumer_that_comes_later() {
+fn later_consumer_receives_no_expired_message() {
     let world = World::default();
     let mut client = world.client();
     client.queue(1, "facts-late-consumer");

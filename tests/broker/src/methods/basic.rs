@@ -1,4 +1,4 @@
-//! Class `basic`, but for publishing and settling: prefetch, consumers, `get` (spec 1.8).
+//! Class `basic` without publishing and settling: prefetch, consumers, `get` (spec 1.8).
 
 use super::settling;
 use crate::channel::{Consumer, Unacked};
@@ -24,7 +24,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         | Method::Reject(_)
         | Method::Recover(_)
         | Method::RecoverAsync(_) => settling::handle(state, place, *method),
-        // A publish is taken when its content is complete.
+        // A publish is processed once its content is complete.
         Method::Publish(_) => Ok(()),
         Method::QosOk(_)
         | Method::ConsumeOk(_)
@@ -36,8 +36,8 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
     }
 }
 
-/// "global=false: applies to each consumer started afterwards on this channel, separately. global=true: one limit shared
-/// by the channel."
+/// "global=false: applies to each consumer started afterwards on this channel, separately.
+/// global=true: one limit shared by the channel."
 fn qos(state: &mut State, place: Place, method: basic::Qos) -> Outcome {
     if method.prefetch_size != 0 {
         return Err(Fault::not_implemented(format_args!("prefetch_size!=0 ({})", method.prefetch_size)));
@@ -53,7 +53,7 @@ fn qos(state: &mut State, place: Place, method: basic::Qos) -> Outcome {
     Ok(())
 }
 
-/// Lets the consumers of a channel go on, as there may be credit.
+/// Marks the queues of a channel's consumers, which may have credit again.
 pub(super) fn wake(state: &mut State, place: Place) -> Outcome {
     let queues: Vec<_> = state.channel(place)?.queues().collect();
     state.dirty.extend(queues);
@@ -81,7 +81,8 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
     let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: Arc::clone(&tag) };
     let queue = state.queue(place, &name)?;
     let id = queue.id;
-    // "Exclusive consumer: 403 if another consumer exists, or for any later one"; with a single active consumer, always.
+    // "Exclusive consumer: 403 if another consumer exists, or for any later one". With a single
+    // active consumer it is always refused.
     let taken = queue.consumers.iter().any(|other| other.exclusive || method.exclusive);
     if taken || (method.exclusive && queue.arguments.single_active_consumer) {
         let vhost = Arc::clone(&queue.vhost);

@@ -1,4 +1,4 @@
-//! Bindings, of queues and of exchanges alike (spec 3.1.4; exchange to exchange is RabbitMQ's extension).
+//! Bindings of queues and of exchanges (spec 3.1.4; exchange to exchange is RabbitMQ's extension).
 
 use crate::exchange::{Binding, Destination, Kind, check_headers_binding};
 use crate::fault::{Fault, Outcome};
@@ -9,13 +9,13 @@ use bytes::Bytes;
 use puka::protocol::TableRef;
 use std::sync::Arc;
 
-/// Binding needs to write to the destination and to read from the source.
+/// Checks the permissions for a binding: write for the destination, and read for the source.
 pub(crate) fn check(state: &State, place: Place, destination: (&str, &str), source: &str) -> Outcome {
     state.check_permission(place, Permission::Write, destination.0, destination.1)?;
     state.check_permission(place, Permission::Read, "exchange", source)
 }
 
-/// Adds a binding, unless there is the same one.
+/// Adds a binding, unless the same one exists.
 pub(crate) fn bind(
     state: &mut State,
     place: Place,
@@ -36,7 +36,7 @@ pub(crate) fn bind(
     Ok(())
 }
 
-/// Whether there is that binding.
+/// Returns `true` if the binding exists.
 pub(crate) fn exists(
     state: &State,
     place: Place,

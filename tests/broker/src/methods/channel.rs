@@ -8,11 +8,12 @@ use crate::state::State;
 use puka::protocol::ReplyCode;
 use puka::protocol::method::channel::{self, Method};
 
-/// `channel.open` on a number that is free.
+/// Handles `channel.open` on a free number.
 pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     let open = connection.channels.len();
-    // "channel-max limits how many channels are open at once; channel numbers above it are accepted."
+    // "channel-max limits how many channels are open at once; channel numbers above it are
+    // accepted."
     if connection.channel_max != 0 && open >= usize::from(connection.channel_max) {
         return Err(Fault::new(
             ReplyCode::NOT_ALLOWED,
@@ -27,7 +28,7 @@ pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
     Ok(())
 }
 
-/// A method of the class on a channel that is open.
+/// Handles a method of the class on an open channel.
 pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
     match method {
         Method::Open(_) => Err(Fault::new(ReplyCode::CHANNEL_ERROR, "second 'channel.open' seen")),
@@ -37,7 +38,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Out
             forget(state, place);
             Ok(())
         }
-        // One that answers nothing is ignored.
+        // A reply to nothing is ignored.
         Method::CloseOk(_) | Method::FlowOk(_) => Ok(()),
         Method::Flow(channel::Flow { active: true }) => {
             state.send(place, &channel::FlowOk { active: true });
@@ -48,8 +49,8 @@ pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Out
     }
 }
 
-/// A method on a channel that the broker has closed: "everything the client sent after the fault is ignored up to
-/// close-ok". A `close` that crosses ours is answered all the same.
+/// Handles a method on a channel that the broker has closed: "everything the client sent after the
+/// fault is ignored up to close-ok". A `close` that crosses the broker's own still gets a reply.
 pub(crate) fn handle_closing(state: &mut State, place: Place, method: Method<'_>) {
     match method {
         Method::Close(_) => state.send(place, &channel::CloseOk {}),

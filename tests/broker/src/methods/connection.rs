@@ -1,4 +1,4 @@
-//! Class `connection`: from the eight octets to the last `close-ok` (spec 2.2.4, 4.2.2).
+//! Class `connection`: from the protocol header to the last `close-ok` (spec 2.2.4, 4.2.2).
 
 use crate::config::User;
 use crate::connection::Phase;
@@ -12,7 +12,8 @@ use puka::protocol::method::{Encode, Method as AnyMethod};
 use puka::protocol::{MethodId, ProtocolHeader, ReplyCode, ShortStr, TableRef, Value};
 use std::time::Duration;
 
-/// The eight octets with which a client begins. A server that refuses them sends its own and closes the transport.
+/// Handles the protocol header of eight bytes. A server that does not accept it sends its own and
+/// closes the transport.
 pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
     // `AMQP,1,1,0,9` is 0-9, which RabbitMQ accepts.
     let accepted = octets == ProtocolHeader::AMQP_0_9_1.to_octets() || octets == b"AMQP\x01\x01\x00\x09";
@@ -37,7 +38,7 @@ pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
     set_phase(state, place, Phase::StartOk { deadline });
 }
 
-/// A method on channel 0.
+/// Handles a method on channel 0.
 pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> Outcome {
     let phase = state.connection(place)?.phase;
     let AnyMethod::Connection(method) = method else { return Err(unexpected(&method)) };
@@ -54,7 +55,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> 
             state.send(place, &connection::UpdateSecretOk {});
             Ok(())
         }
-        // "Both may cross: answer close with close-ok even then", and go on waiting.
+        // "Both may cross: answer close with close-ok even then", and continue to wait.
         (Phase::Closing { .. }, Method::Close(_)) => {
             state.send(place, &connection::CloseOk {});
             Ok(())
@@ -63,7 +64,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> 
             set_phase(state, place, Phase::Closed);
             Ok(())
         }
-        // After sending close, everything else is discarded.
+        // After `close` was sent, everything else is discarded.
         (Phase::Closing { .. }, _) => Ok(()),
         (_, Method::Close(_)) => {
             quiesce::confirm_all(state, place.now);
@@ -120,7 +121,8 @@ fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -
     log_in(state, place, mechanism, user)
 }
 
-/// RABBIT-CR-DEMO: the response is the user name, and the password is asked for.
+/// Continues RABBIT-CR-DEMO: the response is the user name, and the challenge asks for the
+/// password.
 fn ask_for_password(state: &mut State, place: Place, username: &[u8]) -> Outcome {
     let name = String::from_utf8(username.to_vec()).map_err(|_| Fault::Silent)?;
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
@@ -147,7 +149,7 @@ fn user_with_password(state: &State, (name, password): (String, String)) -> Opti
     user(state, &name).filter(|user| user.password == password)
 }
 
-/// Goes on with the limits, or refuses.
+/// Sends `tune`, or refuses the login.
 fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) -> Outcome {
     let Some(user) = user else { return refuse_login(state, place, mechanism) };
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
@@ -163,8 +165,8 @@ fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) 
     Ok(())
 }
 
-/// "Close 403 when the client has authentication_failure_close, else TCP closed after 3 s without a frame. The text never
-/// says why."
+/// "Close 403 when the client has authentication_failure_close, else TCP closed after 3 s without a
+/// frame. The text never says why."
 fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     if !connection.has_capability("authentication_failure_close") {
@@ -182,8 +184,8 @@ fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
     Ok(())
 }
 
-/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty." A malformed response is "seen as silent
-/// close".
+/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty." A malformed
+/// response is "seen as silent close".
 fn plain(response: &[u8]) -> Result<(String, String), Fault> {
     plain_parts(response).ok_or(Fault::Silent)
 }
@@ -211,12 +213,13 @@ fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
     Some((entry("LOGIN")?, entry("PASSWORD")?))
 }
 
-/// The limits. "Refusal of tune-ok comes as a silent TCP close."
+/// Checks the negotiated limits. "Refusal of tune-ok comes as a silent TCP close."
 fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outcome {
     let connection::TuneOk { channel_max, frame_max, heartbeat } = method;
-    // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a larger value."
+    // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a
+    // larger value."
     let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
-    // The limit that was negotiated for this connection. The configured one may have changed since.
+    // The limit proposed for this connection. The configuration may have changed since.
     let proposed = state.connection(place)?.channel_max;
     if exceeds(channel_max.into(), proposed.into())
         || exceeds(frame_max, state.config.frame_max)
@@ -229,7 +232,8 @@ fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outco
     let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
     connection.channel_max = channel_max;
     connection.frame_max = frame_max;
-    // "The server tolerates payloads up to frame_max": as if frames were 8 octets longer than agreed upon.
+    // "The server tolerates payloads up to frame_max": frames may be 8 bytes longer than
+    // negotiated.
     let largest = if frame_max == 0 { limit } else { frame_max };
     connection.decoder.set_frame_max(largest.saturating_add(puka::protocol::frame::OVERHEAD));
     // "The server adopts the client's value for both directions."

@@ -1,4 +1,4 @@
-//! Class `exchange`: declaring, deleting, binding exchanges to each other (spec 1.6).
+//! Class `exchange`: declaring, deleting, and binding exchanges to each other (spec 1.6).
 
 use super::binding;
 use crate::exchange::{Destination, Exchange, Kind};
@@ -53,7 +53,7 @@ fn ends(source: &str, destination: &str) -> Result<(Arc<str>, Arc<str>), Fault> 
     Ok((clean(source).into(), clean(destination).into()))
 }
 
-/// An exchange that is there.
+/// Returns the name of an existing exchange.
 pub(crate) fn existing(state: &State, place: Place, name: &str) -> Result<Arc<str>, Fault> {
     let (vhost_name, vhost) = state.vhost(place)?;
     let found = vhost.exchanges.get_key_value(name);

@@ -1,4 +1,4 @@
-//! What each method does, a file for each class.
+//! The effect of each method, one file for each class.
 
 pub(crate) mod basic;
 mod binding;

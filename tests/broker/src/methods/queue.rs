@@ -30,7 +30,8 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
             let destination = state.vhost(place)?.1.queues.get(&name).map(|id| Destination::Queue(*id));
             if let Some(destination) = destination {
-                // Who may not use the queue may not undo what is bound, and nothing is wrong when nothing is.
+                // Removing an existing binding requires access to the queue. Removing one that does
+                // not exist is not an error.
                 if binding::exists(state, place, source, &destination, &key, method.arguments)? {
                     state.queue(place, &name)?;
                 }
@@ -55,8 +56,8 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
     }
 }
 
-/// The name of the queue of a binding, and its routing key: "in bind and unbind an empty routing key then becomes that name, too",
-/// namely when the name of the queue was empty.
+/// Returns the queue of a binding, and its routing key. If the queue field is empty, it is the last
+/// declared queue, and "in bind and unbind an empty routing key then becomes that name, too".
 fn bound(
     state: &mut State,
     place: Place,
@@ -74,20 +75,21 @@ fn bound(
 
 fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Outcome {
     let Some(queue) = state.queues.get_mut(&id) else {
-        return Err(Fault::internal("the queue is gone"));
+        return Err(Fault::internal("the queue does not exist"));
     };
     queue.last_used = place.now;
     let (name, message_count, consumer_count) =
         (Arc::clone(&queue.name), queue.message_count(), queue.consumer_count());
     state.channel(place)?.last_queue = Some(Arc::clone(&name));
-    // Its timer.
+    // Arms the queue's timer.
     state.dirty.insert(id);
     let queue = ShortStr::cut(&name);
     state.reply(place, nowait, &queue::DeclareOk { queue, message_count, consumer_count });
     Ok(())
 }
 
-/// "Passive declare of a missing entity: 404, with nowait as well", and the empty name means no last queue here.
+/// Handles a passive declare. "Passive declare of a missing entity: 404, with nowait as well". An
+/// empty name does not mean the last queue here.
 fn declare_passive(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
     if reply_to::declare(state, place, method)? {
         return Ok(());
@@ -122,7 +124,7 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     }
     if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
         if let Some(what) = arguments.difference(&queue.arguments) {
-            return Err(inequivalent(queue, what, "another value", "what it was declared with"));
+            return Err(inequivalent(queue, what, "another value", "the declared value"));
         }
         let id = queue.id;
         return declare_ok(state, place, id, method.nowait);
@@ -139,7 +141,8 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     declare_ok(state, place, id, method.nowait)
 }
 
-/// "Redeclare with other durable, exclusive, auto-delete or known arguments: 406 (405 when the exclusivity differs)."
+/// "Redeclare with other durable, exclusive, auto-delete or known arguments: 406 (405 when the
+/// exclusivity differs)."
 fn check_flags(queue: &Queue, place: Place, method: &queue::Declare<'_>) -> Outcome {
     if queue.owner != method.exclusive.then_some(place.connection) {
         return Err(locked(&queue.vhost, &queue.name));

@@ -1,4 +1,4 @@
-//! `ack`, `nack`, `reject`, `recover`: what becomes of deliveries (spec 1.8.3).
+//! `ack`, `nack`, `reject` and `recover` (spec 1.8.3).
 
 use super::basic::wake;
 use crate::channel::{Mode, Settlement, Unacked};
@@ -31,7 +31,8 @@ fn refusal(requeue: bool) -> Settlement {
     if requeue { Settlement::Requeue } else { Settlement::Reject }
 }
 
-/// "Unknown tag: 406. multiple acts on all outstanding tags up to it; tag 0 + multiple = all outstanding."
+/// "Unknown tag: 406. multiple acts on all outstanding tags up to it; tag 0 + multiple = all
+/// outstanding."
 fn some(state: &mut State, place: Place, tag: u64, multiple: bool, settlement: Settlement) -> Outcome {
     let channel = state.channel(place)?;
     let settled = if multiple && tag == 0 {
@@ -51,7 +52,7 @@ fn some(state: &mut State, place: Place, tag: u64, multiple: bool, settlement: S
     carry_out(state, place, settled, settlement)
 }
 
-/// Settles deliveries, and gives their consumers credit for others.
+/// Settles deliveries, and returns credit to their consumers.
 pub(super) fn carry_out(
     state: &mut State,
     place: Place,

@@ -1,4 +1,5 @@
-//! Classes `confirm` and `tx`, which exclude each other (spec 1.9; confirms are RabbitMQ's extension).
+//! Classes `confirm` and `tx`, which exclude each other (spec 1.9; confirms are RabbitMQ's
+//! extension).
 
 use super::settling::carry_out;
 use crate::channel::{Mode, Transaction};
@@ -64,7 +65,7 @@ pub(crate) fn handle(state: &mut State, place: Place, method: tx::Method) -> Out
     }
 }
 
-/// What has gathered since the last commit or rollback.
+/// Takes the work since the last commit or rollback.
 fn take(state: &mut State, place: Place) -> Result<Transaction, Fault> {
     match &mut state.channel(place)?.mode {
         Mode::Transaction(transaction) => Ok(std::mem::take(transaction)),

@@ -1,8 +1,8 @@
-//! A client of raw frames, and the broker that it talks to, for the tests in this folder.
+//! A client of raw frames, and its broker, for the tests in this folder.
 //!
-//! With `PUKA_COMPARE=host:port` in the environment, the tests that use [`World::default`] talk to a real RabbitMQ there
-//! instead, to see that their facts are facts.
-#![allow(dead_code, unused_imports, clippy::allow_attributes, reason = "each test program uses a part of it")]
+//! With `PUKA_COMPARE=host:port` in the environment, the tests that use [`World::default`] run
+//! against the RabbitMQ there instead, to verify their facts.
+#![allow(dead_code, unused_imports, clippy::allow_attributes, reason = "each test program uses only a part")]
 
 mod received;
 mod requests;
@@ -21,7 +21,7 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A broker and a time that only tests move.
+/// A broker, and a clock that only tests advance.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) broker: Rc<RefCell<Broker>>,
@@ -36,7 +36,7 @@ impl Default for World {
 }
 
 impl World {
-    /// A world of its own, whatever the environment says.
+    /// Creates a broker in memory, regardless of the environment.
     pub(crate) fn new(config: Config) -> Self {
         let broker = Rc::new(RefCell::new(Broker::new(config)));
         Self { broker, now: Rc::new(Cell::new(Instant::now())), real: None }
@@ -46,7 +46,7 @@ impl World {
         self.now.get()
     }
 
-    /// Lets time pass, from deadline to deadline.
+    /// Advances the time, from deadline to deadline.
     pub(crate) fn pass(&self, time: Duration) {
         if self.real.is_some() {
             std::thread::sleep(time);
@@ -68,7 +68,7 @@ impl World {
         f(&mut self.broker.borrow_mut(), self.now())
     }
 
-    /// A client that has sent nothing yet.
+    /// Returns a client that has sent nothing yet.
     pub(crate) fn dial(&self) -> Client {
         let wire = match &self.real {
             Some(address) => Wire::Tcp(TcpStream::connect(address).unwrap()),
@@ -77,7 +77,7 @@ impl World {
         Client { wire, decoder: Decoder::new(), frame_max: 131_072 }
     }
 
-    /// A client whose connection is open.
+    /// Returns a client with an open connection.
     pub(crate) fn connect(&self) -> Client {
         self.connect_with(&all_capabilities(), 0)
     }
@@ -93,7 +93,7 @@ impl World {
         client
     }
 
-    /// A client with channel 1 open.
+    /// Returns a client with channel 1 open.
     pub(crate) fn client(&self) -> Client {
         let mut client = self.connect();
         client.open(1);
@@ -117,7 +117,7 @@ impl Client {
     pub(crate) fn id(&self) -> ConnectionId {
         match &self.wire {
             Wire::Memory(_, id) => *id,
-            Wire::Tcp(_) => panic!("not against a real broker"),
+            Wire::Tcp(_) => panic!("not supported with a real broker"),
         }
     }
 
@@ -128,14 +128,14 @@ impl Client {
         }
     }
 
-    /// The transport goes away.
+    /// Closes the transport.
     pub(crate) fn hang_up(self) {
         if let Wire::Memory(world, id) = &self.wire {
             world.broker_mut(|broker, now| broker.handle_eof(now, *id));
         }
     }
 
-    /// Reads what there is. Gives false when there is nothing.
+    /// Reads what has arrived. Returns `false` if there is nothing.
     fn fill(&mut self, patience: Duration) -> bool {
         match &mut self.wire {
             Wire::Memory(world, id) => {
@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    /// The next frame, if one comes.
+    /// Returns the next frame, if one arrives.
     pub(crate) fn poll(&mut self) -> Option<Received> {
         self.poll_within(Duration::from_millis(300))
     }
@@ -178,7 +178,7 @@ impl Client {
         }
     }
 
-    /// Whether the broker has closed the transport, with nothing more to read.
+    /// Returns `true` if the broker has closed the transport and there is nothing to read.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.is_closed_within(Duration::from_millis(500))
     }
@@ -222,7 +222,7 @@ impl Client {
         received
     }
 
-    /// Sends a method and expects the answer.
+    /// Sends a method and expects the reply.
     #[track_caller]
     pub(crate) fn call<'m>(&mut self, channel: u16, method: &impl Encode, answer: impl Into<Method<'m>>) {
         self.send(channel, method);
@@ -251,7 +251,8 @@ impl Client {
         text
     }
 
-    /// Expects the connection to be closed with a code, agrees, and sees the transport closed.
+    /// Expects the connection to be closed with a code, answers the close, and checks that the
+    /// transport is closed.
     #[track_caller]
     pub(crate) fn expect_close(&mut self, code: u16) -> String {
         let received = self.next();
@@ -356,7 +357,8 @@ impl Client {
         self.expect_kind(channel, basic::Ack::ID);
     }
 
-    /// Publishes to a queue, takes confirm and delivery in either order, settles nothing, and adds the consumer's tag.
+    /// Publishes to a queue, receives the confirm and the delivery in either order, settles
+    /// nothing, and returns the consumer's tag.
     #[track_caller]
     pub(crate) fn publish_confirmed_and_delivered(
         &mut self,
@@ -386,14 +388,14 @@ impl Client {
         self.call(channel, &basic::Qos { prefetch_size: 0, prefetch_count, global }, basic::QosOk {});
     }
 
-    /// The next method, which has a content.
+    /// Returns the next method and its content.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
         let method = self.next();
         self.content(method)
     }
 
-    /// The content of a method.
+    /// Returns the content of a method.
     #[track_caller]
     pub(crate) fn content(&mut self, method: Received) -> Message {
         assert!(method.method().info().unwrap().has_content, "expected a content, got {method:?}");
@@ -427,7 +429,7 @@ impl Client {
         Some(self.content(received))
     }
 
-    /// Gets the bodies of all messages, for good.
+    /// Gets and removes all messages, and returns their bodies.
     #[track_caller]
     pub(crate) fn drain(&mut self, channel: u16, queue: &str) -> Vec<String> {
         let mut bodies = Vec::new();
@@ -440,7 +442,7 @@ impl Client {
         }
     }
 
-    /// How many messages are ready and how many consumers there are.
+    /// Returns the number of ready messages and of consumers.
     #[track_caller]
     pub(crate) fn counts(&mut self, channel: u16, queue: &str) -> (u32, u32) {
         self.send(channel, &queue::Declare { passive: true, ..declare(queue) });

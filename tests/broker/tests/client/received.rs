@@ -1,10 +1,10 @@
-//! What was received: frames, and methods with their content.
+//! Received frames, and methods with their content.
 
 use bytes::Bytes;
 use puka::protocol::method::basic;
 use puka::protocol::{ContentHeader, FrameKind, Method, Properties, TableRef};
 
-/// A frame that was received.
+/// A received frame.
 #[derive(Clone)]
 pub(crate) struct Received {
     pub(crate) kind: FrameKind,
@@ -33,7 +33,7 @@ pub(crate) struct Message {
     pub(crate) method: Received,
     pub(crate) header: Bytes,
     pub(crate) body: Vec<u8>,
-    /// Octets of the payload of each body frame.
+    /// The size of the payload of each body frame, in bytes.
     pub(crate) frames: Vec<usize>,
 }
 

@@ -1,14 +1,14 @@
-//! Values to send, with what most tests leave at its default.
+//! Values to send, with the defaults of most tests.
 
 use puka::protocol::method::{basic, exchange, queue};
 use puka::protocol::{Properties, ShortStr, Table, TableRef};
 
-/// A short string.
+/// Returns a short string.
 pub(crate) fn s(text: &str) -> ShortStr<'_> {
     ShortStr::new(text).unwrap()
 }
 
-/// A table.
+/// Returns a table.
 pub(crate) fn table<'v, V: Into<puka::protocol::Value<'v>>>(
     entries: impl IntoIterator<Item = (&'v str, V)>,
 ) -> Table {
