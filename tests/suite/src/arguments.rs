@@ -1,4 +1,4 @@
-//! The well-known arguments: what the typed methods say is what the broker knows.
+//! The well-known arguments: the typed methods set the arguments that the broker knows.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
@@ -6,7 +6,7 @@ use puka::protocol::Value;
 use puka::{Error, HeadersMatch, Overflow};
 use std::time::Duration;
 
-/// A queue declared with typed arguments is the same as one declared with their names.
+/// A queue declared with typed arguments is equivalent to one declared with their names.
 pub async fn typed_arguments_are_the_brokers_own<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("typed");
@@ -42,13 +42,13 @@ pub async fn typed_arguments_are_the_brokers_own<R: Runtime>(world: &World<R>) -
     Ok(client.close().await?)
 }
 
-/// A queue that refuses when it is full has the publish refused, not lost.
+/// A full queue with `reject-publish` refuses a publish instead of losing it.
 pub async fn a_full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     client.queue_declare(&queue).exclusive(true).max_length(1).overflow(Overflow::RejectPublish).await?;
     client.basic_publish("", &queue, "fits").await?;
-    // The broker may take one more before it notices.
+    // The broker may accept one more before it applies the limit.
     let mut refused = false;
     for _ in 0..5 {
         match client.basic_publish("", &queue, "does not").await {
@@ -61,8 +61,8 @@ pub async fn a_full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> O
     Ok(client.close().await?)
 }
 
-/// Further routing keys reach further queues, and the blind ones are not seen.
-pub async fn copies_go_to_further_queues<R: Runtime>(world: &World<R>) -> Outcome {
+/// Messages are also routed by CC and BCC, and BCC is removed.
+pub async fn copies_are_routed_to_more_queues<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (to, cc, bcc) =
         (world.queue(&client).await?, world.queue(&client).await?, world.queue(&client).await?);
@@ -76,7 +76,7 @@ pub async fn copies_go_to_further_queues<R: Runtime>(world: &World<R>) -> Outcom
     Ok(client.close().await?)
 }
 
-/// A binding of a headers exchange compares any of its headers, if told so.
+/// A binding of a headers exchange can match any of its headers.
 pub async fn a_binding_matches_any_header<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;

@@ -1,4 +1,4 @@
-//! No runtime at all: what is spawned, the driver above all, is polled by hand beside the case, on its thread.
+//! No runtime: spawned futures, such as the driver, are polled by hand on the thread of the case.
 
 use crate::Runtime;
 use async_io::{Async, Timer};
@@ -10,15 +10,15 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// `futures_lite::future::block_on`, and drivers that are polled in turn with the case.
+/// A runtime of `futures_lite::future::block_on` that polls drivers in turn with the case.
 #[derive(Clone, Copy, Debug)]
 pub struct Bare;
 
-/// A clock of async-io's reactor, which has a thread of its own and suits any executor.
+/// A clock of async-io's reactor, which has its own thread and works with any executor.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock;
 
-/// A sleep of [`Clock`].
+/// A sleep that [`Clock`] returns.
 #[derive(Debug)]
 pub struct Sleep(Timer);
 
@@ -80,7 +80,7 @@ impl Runtime for Bare {
     }
 
     fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-        // The case, which spawns, is polled before those that it spawned.
+        // The case, which spawns futures, is polled before them.
         SPAWNED.with_borrow_mut(|spawned| spawned.push(Box::pin(future)));
     }
 
@@ -93,7 +93,8 @@ impl Runtime for Bare {
     }
 }
 
-/// A TCP connection to the first endpoint, which has to be a numeric one; for any executor.
+/// Opens a TCP connection to the first endpoint, which must be an IP address. Works with any
+/// executor.
 pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
     let address = options.endpoints()[0].to_string().parse::<std::net::SocketAddr>();
     let address = address.map_err(|error| std::io::Error::other(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Calls: a message, and the reply to it.
+//! Calls: a message and its reply.
 
 use crate::cases::assert_error;
 use crate::taking::{ack, next, take};
@@ -6,7 +6,7 @@ use crate::{Outcome, Runtime, World, ready_now};
 use puka::{Client, Delivery, Error};
 use std::time::Duration;
 
-/// Answers a call, with the body behind what was asked.
+/// Replies to a call with the body of the request and this text.
 async fn answer(client: &Client, call: &Delivery, answer: &str) -> Result<(), Error> {
     let properties = call.properties();
     let (to, of) = (properties.reply_to.unwrap_or_default(), properties.correlation_id.unwrap_or_default());
@@ -15,7 +15,7 @@ async fn answer(client: &Client, call: &Delivery, answer: &str) -> Result<(), Er
     client.basic_publish("", to, body).correlation_id(&of).await
 }
 
-/// A call resolves to the reply, which another connection gives.
+/// A call resolves to the reply, which is sent by another connection.
 pub async fn a_call_is_replied_to<R: Runtime>(world: &World<R>) -> Outcome {
     let (caller, callee) = (world.client().await?, world.client().await?);
     let queue = world.shared_queue(&caller).await?;
@@ -32,7 +32,7 @@ pub async fn a_call_is_replied_to<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(caller.close().await?)
 }
 
-/// Many calls are under way, and each has its own reply, in whatever order they come.
+/// Each of many pending calls receives its own reply, in any order.
 pub async fn many_calls_have_their_own_replies<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
@@ -50,8 +50,8 @@ pub async fn many_calls_have_their_own_replies<R: Runtime>(world: &World<R>) -> 
     Ok(client.close().await?)
 }
 
-/// A call that no queue takes comes back; one to an exchange that is not there fails alone.
-pub async fn a_call_that_nobody_takes_says_so<R: Runtime>(world: &World<R>) -> Outcome {
+/// An unroutable call is returned; one to a missing exchange fails alone.
+pub async fn unroutable_call_fails<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut calls = client.basic_consume(&queue).await?;
@@ -68,7 +68,7 @@ pub async fn a_call_that_nobody_takes_says_so<R: Runtime>(world: &World<R>) -> O
     Ok(client.close().await?)
 }
 
-/// A call has its own deadline; a reply that comes later, and one to nothing, harm nobody.
+/// A call has its own deadline. A late reply, and one to an unknown call, are harmless.
 pub async fn a_call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
@@ -86,7 +86,7 @@ pub async fn a_call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -
     Ok(client.close().await?)
 }
 
-/// A call has an address and a number of its own, and takes no other.
+/// The address and the id of a call are chosen by the client, and cannot be set.
 pub async fn a_call_chooses_its_own_way_back<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let call = client.basic_publish("", "anywhere", "").reply_to("elsewhere").rpc();
@@ -96,8 +96,8 @@ pub async fn a_call_chooses_its_own_way_back<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// Whoever calls is there as long as the connection is: the address can be asked for.
-pub async fn the_address_of_a_caller_can_be_asked_for<R: Runtime>(world: &World<R>) -> Outcome {
+/// The address of a caller exists as long as its connection, and can be tested with a declare.
+pub async fn caller_address_can_be_checked<R: Runtime>(world: &World<R>) -> Outcome {
     let (caller, callee) = (world.client().await?, world.client().await?);
     let queue = world.shared_queue(&caller).await?;
     let mut calls = callee.basic_consume(&queue).await?;

@@ -1,4 +1,5 @@
-//! Closing: what was accepted is sent, what was not settled comes again, and everything that waits has its end.
+//! Closing: accepted messages are sent, unsettled ones are delivered again, and everything pending
+//! completes.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
@@ -6,8 +7,8 @@ use futures_lite::FutureExt;
 use futures_lite::future::try_zip;
 use puka::{Broken, Ended, Error};
 
-/// What was not settled is delivered again after the close.
-pub async fn what_was_not_settled_comes_again<R: Runtime>(world: &World<R>) -> Outcome {
+/// Unsettled messages are delivered again after the close.
+pub async fn close_requeues_unsettled_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
@@ -23,8 +24,8 @@ pub async fn what_was_not_settled_comes_again<R: Runtime>(world: &World<R>) -> O
     Ok(client.close().await?)
 }
 
-/// Publishes and acks that nobody waited for are sent before the goodbye.
-pub async fn a_close_flushes_what_was_accepted<R: Runtime>(world: &World<R>) -> Outcome {
+/// Publishes and acks whose promises were dropped are sent before the close.
+pub async fn close_flushes_accepted_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 100).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(100).await?;
@@ -47,8 +48,8 @@ pub async fn a_close_flushes_what_was_accepted<R: Runtime>(world: &World<R>) -> 
     Ok(client.close().await?)
 }
 
-/// Promises that are under way when the close begins have their answers.
-pub async fn a_close_waits_for_what_is_under_way<R: Runtime>(world: &World<R>) -> Outcome {
+/// Promises that are pending when the close begins complete with their own results.
+pub async fn close_waits_for_pending_promises<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
     let declare = client.queue_declare(&queue).passive(true).send();
@@ -67,8 +68,9 @@ pub async fn a_close_waits_for_what_is_under_way<R: Runtime>(world: &World<R>) -
     Ok(())
 }
 
-/// After the close, requests fail with `Closed`, another close is fine, and consumers have ended without an error.
-pub async fn a_closed_client_says_so<R: Runtime>(world: &World<R>) -> Outcome {
+/// After the close, requests fail with `Closed`, another close succeeds, and consumers have ended
+/// without an error.
+pub async fn closed_client_returns_closed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut consumer = client.basic_consume(&queue).await?;
@@ -88,7 +90,7 @@ pub async fn a_closed_client_says_so<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(())
 }
 
-/// A connection whose last handle is dropped closes gracefully, and what was accepted is sent.
+/// A connection whose last handle is dropped closes gracefully, and accepted messages are sent.
 pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &World<R>) -> Outcome {
     let other = world.client().await?;
     let kept = world.shared_queue(&other).await?;
@@ -100,7 +102,7 @@ pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &Worl
         let consumer = client.basic_consume(&own).await?;
         let clone = client.clone();
         drop(client);
-        // The clone and the consumer still hold it.
+        // The clone and the consumer still keep the connection open.
         clone.basic_publish("", &own, "for the consumer").mandatory(true).await?;
         for n in 0..100 {
             drop(clone.basic_publish("", &kept, n.to_string()).send());
@@ -109,10 +111,10 @@ pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &Worl
         drop(consumer);
         Ok::<(), Error>(())
     };
-    // The driver comes to its end by itself, and without an error.
+    // The driver ends by itself, without an error.
     try_zip(work, driver).await?;
     world.until_ready(&other, &kept, 100).await?;
-    // Its queue went with it.
+    // The exclusive queue is deleted with its connection.
     while let Err(Error::ResourceLocked(_)) = other.queue_declare(&own).exclusive(true).await {}
     if let Some(server) = world.in_memory() {
         assert_eq!(server.with(|broker| broker.connections().len()), 1);
@@ -131,7 +133,7 @@ pub async fn the_driver_ends_with_the_connection<R: Runtime>(world: &World<R>) -
     Ok(())
 }
 
-/// Dropping the driver ends everything that waits: the connection is broken.
+/// Dropping the driver completes everything pending with a broken connection.
 pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, mut driver) = world.open(|options| options).await?;
     let queue = world.name("own");
@@ -161,11 +163,11 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
     assert_error!(qos.await, error if dropped(error));
     assert_error!(cancel.await, error if dropped(error));
     for publish in publishes.into_iter().chain([held]) {
-        let error = publish.await.err().ok_or("it was confirmed")?;
+        let error = publish.await.err().ok_or("the publish was confirmed")?;
         assert!(error.is_connection_broken(), "{error:?}");
         assert!(matches!(&error, Error::Unconfirmed(cause) if dropped(cause)), "{error:?}");
     }
-    let end = consumer.next().await.ok_or("it ended without an error")?;
+    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, error if dropped(error));
     assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
     assert_error!(got.ok_or("empty")?.ack(), Error::Stale);
@@ -175,22 +177,20 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
     Ok(())
 }
 
-/// A driver that is dropped before the handshake was done, too.
-pub async fn dropping_the_driver_early_ends_what_waits_for_the_handshake<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+/// The same for a driver that is dropped before the handshake is complete.
+pub async fn dropping_the_driver_ends_the_handshake<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, driver) = world.open(|options| options).await?;
     let (connect, declare) = (client.connect(), client.queue_declare("early").send());
     let publish = client.basic_publish("", "early", "").send();
     drop(driver);
     assert_error!(connect.await, Error::ConnectionBroken(Broken::DriverDropped));
     assert_error!(declare.await, Error::ConnectionBroken(Broken::DriverDropped));
-    // It was never sent, so its fate is known.
+    // It was never sent, so its outcome is certain.
     assert_error!(publish.await, Error::ConnectionBroken(Broken::DriverDropped));
     Ok(())
 }
 
-/// Twenty connections, one after the other.
+/// Twenty connections are opened and closed, one after the other.
 pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Outcome {
     for _ in 0..20 {
         let client = world.client().await?;
@@ -201,8 +201,9 @@ pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Ou
     Ok(())
 }
 
-/// What waits for room when the connection is closed ends with `Closed`, and was not sent.
-pub async fn what_waits_for_room_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
+/// A publish that waits for capacity when the connection is closed ends with `Closed`, and was not
+/// sent.
+pub async fn waiting_for_capacity_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, mut driver) = world.open(|options| options.max_publishes_in_flight(1)).await?;
     let connected = async { client.connect().await.map(drop) };
     let driven = async { (&mut driver).await.and(Err(Error::Closed)) };

@@ -1,4 +1,5 @@
-//! Many at once: every outcome belongs to its own request, and one's trouble is nobody else's.
+//! Concurrency: every outcome belongs to its own request, and an error of one does not affect
+//! others.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, Task, World, ready_now};
@@ -7,10 +8,10 @@ use std::collections::BTreeSet;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Publishes of one thread, of eight.
+/// The number of publishes of each of eight threads.
 const PUBLISHES: usize = 3000;
 
-/// What becomes of a publish.
+/// Returns `true` if this publish goes to a missing exchange.
 fn is_missing(n: usize) -> bool {
     n % 100 == 99
 }
@@ -19,7 +20,7 @@ fn is_unroutable(n: usize) -> bool {
     n % 3 == 1
 }
 
-/// Publishes with each outcome there is in turn, many in flight, and checks that each has its own.
+/// Publishes with each possible outcome in turn, many in flight, and checks that each has its own.
 async fn mixed_publishes(client: Client, queue: String, thread: usize) -> Result<(), Failure> {
     let missing = format!("{queue}-missing");
     let mut promises = Vec::new();
@@ -44,9 +45,9 @@ async fn mixed_publishes(client: Client, queue: String, thread: usize) -> Result
     Ok(())
 }
 
-/// Eight threads publish 24 000 messages at once: a third comes back, a hundredth goes to an exchange that is missing, and
-/// what was confirmed is what the broker has.
-pub async fn m01_every_publish_of_eight_threads_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
+/// Eight threads publish 24 000 messages at once: a third is returned, a hundredth goes to a
+/// missing exchange, and the broker has exactly the confirmed ones.
+pub async fn m01_publishes_of_eight_threads_have_own_outcomes<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let threads: Vec<_> = (0..8)
@@ -64,13 +65,18 @@ pub async fn m01_every_publish_of_eight_threads_has_its_own_outcome<R: Runtime>(
     let mut consumer = client.basic_consume(&queue).no_ack(true).await?;
     while !expected.is_empty() {
         let delivery = consumer.next().await.ok_or("the consumer has ended")??;
-        assert!(expected.remove(delivery.body()), "{:?} was not confirmed, or came twice", delivery.body());
+        assert!(
+            expected.remove(delivery.body()),
+            "{:?} was not confirmed, or was delivered twice",
+            delivery.body()
+        );
     }
     Ok(client.close().await?)
 }
 
-/// A queue that refuses what is too much: of many publishes in flight those are confirmed that it has, and no others.
-pub async fn s53_what_a_full_queue_has_is_what_was_confirmed<R: Runtime>(world: &World<R>) -> Outcome {
+/// Of many publishes in flight to a full queue with `reject-publish`, exactly those are confirmed
+/// that the queue has.
+pub async fn s53_full_queue_contains_exactly_the_confirmed_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     let declare = client.queue_declare(&queue).exclusive(true).max_length(100);
@@ -88,14 +94,14 @@ pub async fn s53_what_a_full_queue_has_is_what_was_confirmed<R: Runtime>(world: 
     }
     assert!(confirmed.len() >= 100 && confirmed.len() < 1000, "{}", confirmed.len());
     while let Some(message) = client.basic_get(&queue).no_ack(true).await? {
-        assert!(confirmed.remove(message.body()), "{:?} was refused, or came twice", message.body());
+        assert!(confirmed.remove(message.body()), "{:?} was refused, or was delivered twice", message.body());
     }
-    assert!(confirmed.is_empty(), "the broker has lost {confirmed:?}");
+    assert!(confirmed.is_empty(), "the broker has lost confirmed messages: {confirmed:?}");
     Ok(client.close().await?)
 }
 
-/// Eight tasks each work with a queue of their own: declare, publish, get, ack, purge, delete.
-pub async fn m02_requests_of_eight_tasks_do_not_get_mixed_up<R: Runtime>(world: &World<R>) -> Outcome {
+/// Eight tasks each work with their own queue: declare, publish, get, ack, purge, delete.
+pub async fn m02_requests_of_eight_tasks_stay_separate<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.request_channels(3)).await?;
     let tasks: Vec<_> = (0..8_u32)
         .map(|task| {
@@ -123,8 +129,8 @@ pub async fn m02_requests_of_eight_tasks_do_not_get_mixed_up<R: Runtime>(world: 
     Ok(client.close().await?)
 }
 
-/// Futures that are dropped anywhere harm nobody: the next request gets its own answer.
-pub async fn m02_m03_dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -> Outcome {
+/// Futures that are dropped at any point are harmless: the next request gets its own result.
+pub async fn m02_m03_dropped_futures_are_harmless<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.request_channels(2)).await?;
     let queue = world.filled_queue(&client, 10).await?;
     for n in 0..200_usize {
@@ -136,7 +142,7 @@ pub async fn m02_m03_dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -
         let mut consume = Box::pin(client.basic_consume(&queue).prefetch_count(3).into_future());
         for _ in 0..polls {
             drop(ready_now(&mut declare).await);
-            // What it resolved to, it must not be polled again for.
+            // A future that is complete must not be polled again.
             if ready_now(&mut get).await.is_some() || ready_now(&mut publish).await.is_some() {
                 break;
             }
@@ -160,17 +166,15 @@ pub async fn m02_m03_dropped_futures_harm_nobody<R: Runtime>(world: &World<R>) -
             assert_eq!(got.body(), own.as_bytes());
         }
     }
-    // Everything goes back.
+    // All messages are requeued.
     while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
     world.until_ready(&client, &queue, 10).await?;
     Ok(client.close().await?)
 }
 
-/// A publish to a missing exchange, a passive declare of a missing queue, a consume of a forbidden one, in the middle of
-/// 10 000 publishes and deliveries, disturb nothing else.
-pub async fn an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+/// A publish to a missing exchange, a passive declare of a missing queue, and a refused consume
+/// among 10 000 publishes and deliveries do not affect anything else.
+pub async fn errors_among_ten_thousand_messages_stay_separate<R: Runtime>(world: &World<R>) -> Outcome {
     const MESSAGES: u32 = 10_000;
     let owner = world.client().await?;
     let forbidden = world.queue(&owner).await?;
@@ -181,7 +185,7 @@ pub async fn an_error_in_the_middle_of_ten_thousand_messages_disturbs_nothing<R:
         for n in 0..MESSAGES {
             let delivery = consumer.next().await.ok_or("the consumer has ended")??;
             if delivery.body() != n.to_be_bytes() || delivery.redelivered() {
-                return Err(format!("{:?} in place of {n}", delivery.body()).into());
+                return Err(format!("expected {n}, found {:?}", delivery.body()).into());
             }
             delivery.ack()?;
         }

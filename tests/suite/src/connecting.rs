@@ -1,11 +1,11 @@
-//! Opening a connection: what the server says of itself, what it refuses, what is agreed upon.
+//! Opening a connection: the server's properties, its refusals, and the negotiated limits.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use puka::{AuthMechanism, Error};
 
-/// `connect` tells who the server is, as often as it is asked.
-pub async fn connect_tells_who_the_server_is<R: Runtime>(world: &World<R>) -> Outcome {
+/// `connect` returns the server's properties, any number of times.
+pub async fn connect_returns_the_server_properties<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let server = client.connect().await?;
     let product = if world.in_memory().is_some() { "puka-test-broker" } else { "RabbitMQ" };
@@ -17,8 +17,8 @@ pub async fn connect_tells_who_the_server_is<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// A message goes all the way: declare, publish, consume, ack, close.
-pub async fn a_message_goes_all_the_way<R: Runtime>(world: &World<R>) -> Outcome {
+/// A message makes the whole way: declare, publish, consume, ack, close.
+pub async fn message_is_published_and_consumed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     client.basic_publish("", &queue, "Hello world!").persistent(true).await?;
@@ -31,7 +31,7 @@ pub async fn a_message_goes_all_the_way<R: Runtime>(world: &World<R>) -> Outcome
     Ok(client.close().await?)
 }
 
-/// A wrong password is `AccessRefused`, and is not in the text.
+/// A wrong password is `AccessRefused`, and the error does not contain it.
 pub async fn a_wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let refused = world.client_with(|options| options.credentials("guest", "opensesame")).await;
     let error = refused.err().ok_or("the password was accepted")?;
@@ -50,7 +50,7 @@ pub async fn an_unknown_virtual_host_is_not_allowed<R: Runtime>(world: &World<R>
     Ok(())
 }
 
-/// AMQPLAIN does as well as PLAIN.
+/// AMQPLAIN works like PLAIN.
 pub async fn either_mechanism_logs_in<R: Runtime>(world: &World<R>) -> Outcome {
     for mechanism in [AuthMechanism::Plain, AuthMechanism::Amqplain] {
         let client = world.client_with(|options| options.auth_mechanisms(&[mechanism])).await?;
@@ -59,7 +59,7 @@ pub async fn either_mechanism_logs_in<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(())
 }
 
-/// Requests made before the handshake is done wait for it.
+/// Requests made before the handshake is complete are sent after it.
 pub async fn requests_do_not_wait_for_the_handshake<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, driver) = world.open(|options| options).await?;
     let queue = world.name("early");
@@ -93,7 +93,7 @@ pub async fn small_frames_and_few_channels_are_enough<R: Runtime>(world: &World<
     Ok(client.close().await?)
 }
 
-/// A frame limit below what AMQP allows is refused before anything is sent.
+/// A frame limit below AMQP's minimum is refused before anything is sent.
 pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     assert_error!(
         world.client_with(|options| options.frame_max(4095)).await,
@@ -102,7 +102,7 @@ pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<
     Ok(())
 }
 
-/// What we leave to the server, zero for no limit of our own, is agreed upon.
+/// Limits of zero leave the choice to the server.
 pub async fn limits_can_be_left_to_the_server<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.frame_max(0).channel_max(0).heartbeat(0)).await?;
     let queue = world.queue(&client).await?;
@@ -112,7 +112,7 @@ pub async fn limits_can_be_left_to_the_server<R: Runtime>(world: &World<R>) -> O
     Ok(client.close().await?)
 }
 
-/// With a single channel everything has its turn, one after the other.
+/// With a single channel, requests and publishes take turns.
 pub async fn a_single_channel_is_enough<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(1)).await?;
     let queue = world.queue(&client).await?;

@@ -1,11 +1,11 @@
-//! Consumers: what they are given, and how they end.
+//! Consumers: their deliveries, and how they end.
 
 use crate::cases::assert_error;
 use crate::taking::{ack, next, take};
 use crate::{Outcome, Runtime, World};
 use puka::{Client, Consumer, Ended, Error};
 
-/// A consumer is a stream, in the order of the queue, under a tag that people recognise.
+/// A consumer is a stream of deliveries in the order of the queue, with a recognisable tag.
 pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 100).await?;
@@ -40,8 +40,8 @@ pub async fn a_consume_fails_alone<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(client.close().await?)
 }
 
-/// Deliveries that are held can be settled after the cancel; what was not handed out goes back.
-pub async fn a_cancel_gives_back_what_was_not_handed_out<R: Runtime>(world: &World<R>) -> Outcome {
+/// Deliveries can be settled after the cancel; buffered ones are returned to the queue.
+pub async fn cancel_requeues_buffered_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(6).await?;
@@ -62,8 +62,9 @@ pub async fn a_cancel_gives_back_what_was_not_handed_out<R: Runtime>(world: &Wor
     Ok(client.close().await?)
 }
 
-/// A consumer that is dropped is cancelled: what it had buffered goes back, what was handed out can still be settled.
-pub async fn m03_a_dropped_consumer_gives_back_what_it_has_buffered<R: Runtime>(world: &World<R>) -> Outcome {
+/// A dropped consumer is cancelled: its buffered deliveries are returned to the queue, and earlier
+/// ones can still be settled.
+pub async fn m03_dropped_consumer_requeues_buffered_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
@@ -80,8 +81,8 @@ pub async fn m03_a_dropped_consumer_gives_back_what_it_has_buffered<R: Runtime>(
     Ok(client.close().await?)
 }
 
-/// What needs no ack would be lost, so it is handed out after the cancel.
-pub async fn a_cancel_hands_out_the_rest_of_what_needs_no_ack<R: Runtime>(world: &World<R>) -> Outcome {
+/// Deliveries without acknowledgements would be lost, so they can be taken after the cancel.
+pub async fn cancel_keeps_buffered_no_ack_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 200).await?;
     let mut consumer = client.basic_consume(&queue).no_ack(true).await?;
@@ -97,7 +98,8 @@ pub async fn a_cancel_hands_out_the_rest_of_what_needs_no_ack<R: Runtime>(world:
     Ok(client.close().await?)
 }
 
-/// `basic_cancel` ends it, too, and what was taken from the connection already is handed out.
+/// `basic_cancel` ends a consumer, too, and deliveries that it has already taken from the
+/// connection can be read.
 pub async fn basic_cancel_ends_a_consumer<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 5).await?;
@@ -115,7 +117,7 @@ pub async fn basic_cancel_ends_a_consumer<R: Runtime>(world: &World<R>) -> Outco
     Ok(client.close().await?)
 }
 
-/// Deleting the queue ends the stream with `ConsumerCancelled`; what was delivered before is handed out.
+/// Deleting the queue ends the stream with `ConsumerCancelled`, after the earlier deliveries.
 pub async fn s57_deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
@@ -125,7 +127,7 @@ pub async fn s57_deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World
     client.queue_delete(&queue).await?;
     assert_eq!(next(&mut consumer).await?.body(), b"1");
     assert!(consumer.ended().is_none());
-    let end = Consumer::next(&mut consumer).await.ok_or("it ended without an error")?;
+    let end = Consumer::next(&mut consumer).await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConsumerCancelled(cancelled) if *cancelled == tag);
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
     assert!(Consumer::next(&mut consumer).await.is_none());
@@ -135,7 +137,8 @@ pub async fn s57_deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World
     Ok(client.close().await?)
 }
 
-/// Two consumers of a queue have each their own prefetch, and every message goes to one of them.
+/// Two consumers of a queue each have their own prefetch, and every message is delivered to one of
+/// them.
 pub async fn consumers_of_a_queue_share_its_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let clients: [Client; 2] = [world.client().await?, world.client().await?];
     let queue = world.shared_queue(&clients[0]).await?;
@@ -156,7 +159,7 @@ pub async fn consumers_of_a_queue_share_its_messages<R: Runtime>(world: &World<R
     Ok(())
 }
 
-/// Many consumers on one connection, each with its queue.
+/// A hundred consumers share one connection, each with its own queue.
 pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut consumers = Vec::new();
@@ -188,7 +191,7 @@ pub async fn a_consumer_beyond_the_channels_is_refused<R: Runtime>(world: &World
         consumers.push(client.basic_consume(&queue).prefetch_count(1).await?);
     }
     assert_error!(client.basic_consume(&queue).await, Error::ChannelLimit);
-    // Requests and publishes go on meanwhile.
+    // Requests and publishes continue meanwhile.
     for _ in 0..10 {
         client.basic_publish("", &queue, "x").mandatory(true).await?;
         client.queue_declare(&queue).passive(true).await?;

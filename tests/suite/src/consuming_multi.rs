@@ -9,7 +9,7 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Box<dyn std::error::E
     Ok(consumer.next().await.ok_or("the consumer has ended")??)
 }
 
-/// The messages of all queues come out of one stream, and each says which queue it is from.
+/// The messages of all queues are in one stream, and each has the name of its queue.
 pub async fn several_queues_share_a_consumer<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (one, other) = (world.filled_queue(&client, 5).await?, world.filled_queue(&client, 5).await?);
@@ -18,10 +18,10 @@ pub async fn several_queues_share_a_consumer<R: Runtime>(world: &World<R>) -> Ou
     let mut seen = BTreeSet::new();
     for _ in 0..10 {
         let delivery = next(&mut consumer).await?;
-        let queue = delivery.queue().ok_or("it is from no queue")?.to_owned();
+        let queue = delivery.queue().ok_or("the delivery has no queue")?.to_owned();
         let is_other = delivery.consumer_tag().is_some_and(|tag| tag.ends_with(".other"));
         assert_eq!(is_other, queue == other);
-        assert!(seen.insert((queue, delivery.body().to_vec())), "a message came twice");
+        assert!(seen.insert((queue, delivery.body().to_vec())), "a message was delivered twice");
         delivery.ack()?;
     }
     assert_eq!(seen.iter().filter(|(queue, _)| *queue == one).count(), 5);
@@ -33,7 +33,7 @@ pub async fn several_queues_share_a_consumer<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// The prefetch count holds for all the queues together, and can be changed.
+/// The prefetch count applies to all the queues together, and can be changed.
 pub async fn several_queues_share_a_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (one, other) = (world.filled_queue(&client, 5).await?, world.filled_queue(&client, 5).await?);
@@ -51,13 +51,16 @@ pub async fn several_queues_share_a_prefetch_count<R: Runtime>(world: &World<R>)
     held.remove(0).ack()?;
     held.push(next(&mut consumer).await?);
     assert_eq!(ready().await?, 5);
-    assert!(ready_now(&mut Box::pin(consumer.next())).await.is_none(), "more than the prefetch count");
+    assert!(
+        ready_now(&mut Box::pin(consumer.next())).await.is_none(),
+        "more deliveries than the prefetch count"
+    );
     drop((held, consumer));
     while ready().await? < 9 {}
     Ok(client.close().await?)
 }
 
-/// When one queue is missing, none is consumed, and the client goes on.
+/// If one queue is missing, none is consumed, and the client continues to work.
 pub async fn either_all_queues_are_consumed_or_none<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
@@ -70,7 +73,7 @@ pub async fn either_all_queues_are_consumed_or_none<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// It goes on without a queue that is deleted, and ends with the last one.
+/// The consumer continues without a deleted queue, and ends with the last one.
 pub async fn it_ends_with_the_last_of_its_queues<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (one, other) = (world.queue(&client).await?, world.queue(&client).await?);
@@ -81,7 +84,7 @@ pub async fn it_ends_with_the_last_of_its_queues<R: Runtime>(world: &World<R>) -
     assert_eq!((delivery.queue(), delivery.body()), (Some(other.as_str()), &b"still here"[..]));
     delivery.ack()?;
     client.queue_delete(&other).await?;
-    let end = consumer.next().await.ok_or("it ended without an error")?;
+    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConsumerCancelled(_));
     assert!(consumer.next().await.is_none());
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));

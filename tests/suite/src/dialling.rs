@@ -1,4 +1,4 @@
-//! Addresses where there is no AMQP server: for the adapter, which dials.
+//! Addresses without an AMQP server, for the adapter, which dials.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
@@ -12,7 +12,7 @@ fn to(port: u16) -> Result<Options, Error> {
     Options::from_uri(&format!("amqp://127.0.0.1:{port}/"))
 }
 
-/// A server that reads the protocol header, says something, and hangs up.
+/// Starts a server that reads the protocol header, sends some bytes, and closes the connection.
 fn server_that_says(words: &'static [u8]) -> Result<Options, Box<dyn std::error::Error>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let options = to(listener.local_addr()?.port())?;
@@ -24,15 +24,15 @@ fn server_that_says(words: &'static [u8]) -> Result<Options, Box<dyn std::error:
     Ok(options)
 }
 
-/// A host name that nobody can resolve.
-pub async fn a_host_that_does_not_resolve_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
+/// A host name that does not resolve is a broken connection.
+pub async fn unresolvable_host_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let options = Options::from_uri("amqp://nowhere.invalid/")?;
     assert_error!(R::connect(options).await, Error::ConnectionBroken(Broken::Io(_)));
     Ok(())
 }
 
-/// A port that was just given up.
-pub async fn a_port_where_nobody_listens_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
+/// A port that was just released is a broken connection.
+pub async fn closed_port_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     assert_error!(
         R::connect(to(port)?).await,
@@ -41,26 +41,24 @@ pub async fn a_port_where_nobody_listens_is_a_broken_connection<R: Runtime>(_: &
     Ok(())
 }
 
-/// What it said is in the error.
+/// The error contains what the server has sent.
 pub async fn a_web_server_is_not_amqp<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
     assert_error!(R::connect(options).await, Error::NotAmqp(words) if words.starts_with("HTTP/1.1 400"));
     Ok(())
 }
 
-/// What it proposes is in the error.
-pub async fn a_server_that_speaks_another_version_is_an_unsupported_protocol<R: Runtime>(
-    _: &World<R>,
-) -> Outcome {
+/// The error contains the version that the server proposes.
+pub async fn another_version_is_an_unsupported_protocol<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"AMQP\x00\x01\x00\x00")?;
-    let error = R::connect(options).await.err().ok_or("it connected")?;
+    let error = R::connect(options).await.err().ok_or("the connection was opened")?;
     assert!(matches!(error, Error::UnsupportedProtocol(_)), "{error:?}");
     assert!(error.to_string().contains("1.0.0") || error.to_string().contains("1-0-0"), "{error}");
     Ok(())
 }
 
-/// The handshake has its deadline.
-pub async fn a_server_that_says_nothing_is_given_up_in_time<R: Runtime>(_: &World<R>) -> Outcome {
+/// The handshake has a deadline.
+pub async fn silent_server_is_given_up_in_time<R: Runtime>(_: &World<R>) -> Outcome {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let limit = Duration::from_millis(200);
     let options = to(listener.local_addr()?.port())?.handshake_timeout(limit);
@@ -70,8 +68,8 @@ pub async fn a_server_that_says_nothing_is_given_up_in_time<R: Runtime>(_: &Worl
     Ok(())
 }
 
-/// No word, no answer.
-pub async fn a_server_that_closes_at_once_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
+/// A server that closes the connection at once is a broken connection.
+pub async fn immediate_close_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"")?;
     assert_error!(R::connect(options).await, Error::ConnectionBroken(_));
     Ok(())

@@ -1,4 +1,4 @@
-//! Running the examples of the documentation.
+//! Runs the examples of the documentation.
 
 use crate::{Bare, Runtime};
 use puka::evented::{Evented, Stream};
@@ -6,8 +6,8 @@ use puka::{Client, Error, Options};
 use puka_test_broker::{Listener, Server};
 use std::thread;
 
-/// Runs an example of the documentation with a client that is connected to a fresh broker in memory, and closes the
-/// connection in the end.
+/// Runs an example of the documentation with a client that is connected to a new broker in memory,
+/// and closes the connection at the end.
 ///
 /// ```
 /// puka_test_suite::example(async |client: puka::Client| {
@@ -17,7 +17,7 @@ use std::thread;
 /// ```
 ///
 /// # Panics
-/// When the example gives an error.
+/// If the example returns an error.
 pub fn example(example: impl AsyncFnOnce(Client) -> Result<(), Error>) {
     let outcome = Bare::block_on(async {
         let (client, driver) = puka::open(Server::default().connect(), Bare::clock(), Options::default());
@@ -26,11 +26,11 @@ pub fn example(example: impl AsyncFnOnce(Client) -> Result<(), Error>) {
         example(client.clone()).await?;
         client.close().await
     });
-    assert!(outcome.is_ok(), "the example gave {outcome:?}");
+    assert!(outcome.is_ok(), "the example returned {outcome:?}");
 }
 
-/// Runs an example of the documentation with a client without a runtime, which is connected to a fresh broker on a port of
-/// its own, and closes the connection in the end.
+/// Runs an example of the documentation with a client without a runtime, which is connected to a
+/// new broker on its own port, and closes the connection at the end.
 ///
 /// ```
 /// puka_test_suite::evented_example(|conn| {
@@ -39,7 +39,7 @@ pub fn example(example: impl AsyncFnOnce(Client) -> Result<(), Error>) {
 /// ```
 ///
 /// # Panics
-/// When the example gives an error.
+/// If the example returns an error.
 pub fn evented_example(example: impl FnOnce(&mut Evented<Stream>) -> Result<(), Error>) {
     let outcome = (|| {
         let listener = Listener::bind("127.0.0.1:0", Server::default())?;
@@ -51,5 +51,5 @@ pub fn evented_example(example: impl FnOnce(&mut Evented<Stream>) -> Result<(), 
         example(&mut conn)?;
         conn.wait(&mut client.close(), None)
     })();
-    assert!(outcome.is_ok(), "the example gave {outcome:?}");
+    assert!(outcome.is_ok(), "the example returned {outcome:?}");
 }

@@ -1,11 +1,11 @@
-//! Exchanges and bindings: what goes where.
+//! Exchanges, bindings and routing.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use puka::protocol::Table;
 use puka::{Client, Error};
 
-/// Publishes under each key, and tells the keys that arrived in the queue, in order.
+/// Publishes under each key, and returns the keys of the messages in the queue, in order.
 async fn arrive(client: &Client, exchange: &str, queue: &str, keys: &[&str]) -> Result<Vec<String>, Error> {
     for key in keys {
         client.basic_publish(exchange, *key, "").await?;
@@ -23,7 +23,7 @@ async fn exchange<R: Runtime>(world: &World<R>, client: &Client, kind: &str) -> 
     Ok(name)
 }
 
-/// Direct: the key is the binding's.
+/// A direct exchange routes to bindings with an equal key.
 pub async fn a_direct_exchange_routes_by_the_key<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (exchange, queue) = (exchange(world, &client, "direct").await?, world.queue(&client).await?);
@@ -37,7 +37,7 @@ pub async fn a_direct_exchange_routes_by_the_key<R: Runtime>(world: &World<R>) -
     Ok(client.close().await?)
 }
 
-/// Fanout: every queue has every message.
+/// A fanout exchange routes every message to every queue.
 pub async fn a_fanout_exchange_routes_to_all<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "fanout").await?;
@@ -53,7 +53,7 @@ pub async fn a_fanout_exchange_routes_to_all<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// Topic: `*` is one word, `#` any number of them.
+/// In patterns of a topic exchange, `*` is one word and `#` any number of words.
 pub async fn a_topic_exchange_routes_by_patterns<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "topic").await?;
@@ -73,7 +73,7 @@ pub async fn a_topic_exchange_routes_by_patterns<R: Runtime>(world: &World<R>) -
     Ok(client.close().await?)
 }
 
-/// Headers: all of the binding's have to match, or any.
+/// A headers exchange requires all headers of the binding, or any.
 pub async fn a_headers_exchange_routes_by_headers<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "headers").await?;
@@ -94,7 +94,7 @@ pub async fn a_headers_exchange_routes_by_headers<R: Runtime>(world: &World<R>) 
     Ok(client.close().await?)
 }
 
-/// What one exchange routes to another goes on from there, until it is unbound.
+/// Messages that one exchange routes to another are routed on from there, until it is unbound.
 pub async fn exchanges_are_bound_to_exchanges<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let source = exchange(world, &client, "topic").await?;
@@ -109,8 +109,8 @@ pub async fn exchanges_are_bound_to_exchanges<R: Runtime>(world: &World<R>) -> O
     Ok(client.close().await?)
 }
 
-/// What an exchange can't route goes to its alternate exchange, and is then no unroutable message.
-pub async fn an_alternate_exchange_takes_what_is_unroutable<R: Runtime>(world: &World<R>) -> Outcome {
+/// Unroutable messages go to the alternate exchange, and are not returned.
+pub async fn alternate_exchange_receives_unroutable_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let alternate = exchange(world, &client, "fanout").await?;
     let name = world.name("main");
@@ -123,7 +123,8 @@ pub async fn an_alternate_exchange_takes_what_is_unroutable<R: Runtime>(world: &
     Ok(client.close().await?)
 }
 
-/// A missing exchange is `NotFound`; one that is there otherwise is `PreconditionFailed`; and the client goes on.
+/// A missing exchange is `NotFound`, a declare with other properties `PreconditionFailed`, and the
+/// client continues to work.
 pub async fn an_exchange_is_declared_again_only_alike<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("again");
@@ -140,7 +141,8 @@ pub async fn an_exchange_is_declared_again_only_alike<R: Runtime>(world: &World<
     Ok(client.close().await?)
 }
 
-/// A delete can be held back while there are bindings; deleting a missing exchange is no error, the default one can't be.
+/// A delete can be conditional on the absence of bindings. Deleting a missing exchange is not an
+/// error; the default exchange cannot be deleted.
 pub async fn exchanges_are_deleted<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (exchange, queue) = (exchange(world, &client, "direct").await?, world.queue(&client).await?);
@@ -154,8 +156,8 @@ pub async fn exchanges_are_deleted<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(client.close().await?)
 }
 
-/// An auto-delete exchange goes with its last binding.
-pub async fn an_auto_delete_exchange_goes_with_its_last_binding<R: Runtime>(world: &World<R>) -> Outcome {
+/// An auto-delete exchange is deleted with its last binding.
+pub async fn auto_delete_exchange_ends_with_its_last_binding<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (name, queue) = (world.name("auto"), world.queue(&client).await?);
     client.exchange_declare(&name).auto_delete(true).await?;
@@ -166,7 +168,7 @@ pub async fn an_auto_delete_exchange_goes_with_its_last_binding<R: Runtime>(worl
     Ok(client.close().await?)
 }
 
-/// Binding what is missing is `NotFound`.
+/// A binding of something missing is `NotFound`.
 pub async fn a_binding_needs_both_ends<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (exchange, queue) = (exchange(world, &client, "direct").await?, world.queue(&client).await?);
@@ -177,7 +179,7 @@ pub async fn a_binding_needs_both_ends<R: Runtime>(world: &World<R>) -> Outcome 
     Ok(client.close().await?)
 }
 
-/// An internal exchange takes no publishes, but what other exchanges send it.
+/// An internal exchange accepts messages from other exchanges only.
 pub async fn an_internal_exchange_takes_no_publishes<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("internal");
@@ -190,9 +192,9 @@ pub async fn an_internal_exchange_takes_no_publishes<R: Runtime>(world: &World<R
     Ok(client.close().await?)
 }
 
-/// A broker closes the connection over a type of exchange that it does not have, or, since RabbitMQ
-/// 3.13.3, refuses only the declare. The declare fails either way. A client that can reconnect goes
-/// on, and one with a single stream ends.
+/// A broker closes the connection if a declare has an unknown exchange type, or, since RabbitMQ
+/// 3.13.3, refuses only the declare. The declare fails either way. A client that can reconnect
+/// continues, and one with a single stream ends.
 pub async fn an_unknown_type_is_an_error<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let declared = client.exchange_declare(world.name("odd")).exchange_type("odd").await;

@@ -1,4 +1,4 @@
-//! What a broker does that is in trouble, or does not want us: for the broker in memory, which does it when it is told to.
+//! Faults of the broker, and its refusals: for the broker in memory, which can be made to fail.
 
 use crate::cases::assert_error;
 use crate::taking::take;
@@ -10,10 +10,11 @@ use puka_test_broker::Server;
 use std::time::Duration;
 
 fn server<R: Runtime>(world: &World<R>) -> Result<&Server, &'static str> {
-    world.in_memory().ok_or("this needs the broker in memory")
+    world.in_memory().ok_or("this case needs the broker in memory")
 }
 
-/// Has the broker notice that the connection publishes, while it is low on something: the publish that it does not take.
+/// Raises an alarm, and publishes a message that makes the broker block the connection. Returns the
+/// promise of that publish.
 async fn block<R: Runtime>(
     world: &World<R>,
     client: &Client,
@@ -28,8 +29,9 @@ async fn block<R: Runtime>(
     Ok(noticed)
 }
 
-/// While the broker holds back publishes, the client says why; other connections go on, and in the end everything does.
-pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(world: &World<R>) -> Outcome {
+/// The client reports why its publishes are blocked; other connections continue, and all messages
+/// are sent after the alarm.
+pub async fn blocked_connection_continues_after_the_alarm<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, other, server) = (world.client().await?, world.client().await?, server(world)?);
     let queue = world.filled_queue(&client, 1).await?;
     let got = client.basic_get(&queue).await?.ok_or("empty")?;
@@ -49,7 +51,7 @@ pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(wor
     for publish in held {
         publish.await?;
     }
-    // It was sent while the publishes were held back, and so was the ack.
+    // The declare was sent while publishes were blocked, and so was the ack.
     assert_eq!(declare.await?.message_count, 0);
     assert!(client.blocked().is_none());
     assert!(matches!(notices.next().await, Some(Notice::Blocked(why)) if &*why == "low on memory"));
@@ -60,7 +62,7 @@ pub async fn a_blocked_connection_goes_on_when_the_alarm_is_over<R: Runtime>(wor
     Ok(other.close().await?)
 }
 
-/// A connection that is closed while it is blocked has its deadline; what was held back was never sent.
+/// Closing a blocked connection has a deadline; the unsent publishes were never sent.
 pub async fn a_blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.close_timeout(Duration::from_millis(400))).await?;
     let noticed = block(world, &client, "low on disk").await?;
@@ -71,8 +73,8 @@ pub async fn a_blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) ->
     Ok(())
 }
 
-/// A forced close is told to everyone, with the broker's words.
-pub async fn a_forced_close_is_told_to_everyone<R: Runtime>(world: &World<R>) -> Outcome {
+/// Everything pending completes with the broker's text after a forced close.
+pub async fn forced_close_ends_everything_with_its_text<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     let queue = world.filled_queue(&client, 1).await?;
     let held = client.basic_get(&queue).await?.ok_or("empty")?;
@@ -83,7 +85,7 @@ pub async fn a_forced_close_is_told_to_everyone<R: Runtime>(world: &World<R>) ->
             broker.close_connection(now, id, ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - flooded");
         }
     });
-    let end = consumer.next().await.ok_or("it ended without an error")?;
+    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionForced(fault) if fault.text.contains("flooded"));
     assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))));
     assert_error!(client.queue_declare("x").await, Error::ConnectionForced(_));
@@ -92,7 +94,7 @@ pub async fn a_forced_close_is_told_to_everyone<R: Runtime>(world: &World<R>) ->
     Ok(())
 }
 
-/// A transport that is cut ends everything that waits.
+/// A lost transport completes everything pending.
 pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     let queue = world.queue(&client).await?;
@@ -103,14 +105,15 @@ pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Ou
             broker.drop_connection(now, id);
         }
     });
-    let end = consumer.next().await.ok_or("it ended without an error")?;
+    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionBroken(Broken::Eof | Broken::Io(_)));
     assert_error!(client.basic_publish("", &queue, "").await, Error::ConnectionBroken(_));
     assert_error!(client.close().await, Error::ConnectionBroken(_));
     Ok(())
 }
 
-/// A user without permission is refused request by request, and may go on with what it may touch.
+/// A user without permission is refused request by request, and can continue with what it may
+/// access.
 pub async fn permissions_are_checked_request_by_request<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let closed = world.filled_queue(&owner, 1).await?;
@@ -134,7 +137,7 @@ pub async fn permissions_are_checked_request_by_request<R: Runtime>(world: &Worl
     Ok(owner.close().await?)
 }
 
-/// The memory of the broker is free again when everything is closed: nothing of ours is left on it.
+/// After everything is closed, the broker has no state of the client left.
 pub async fn nothing_is_left_at_the_broker<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     let queue = world.queue(&client).await?;
@@ -186,14 +189,14 @@ pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &Worl
     assert_eq!(server.with(|broker| broker.time_out_consumers(now, "/", &queue)), 1);
     let mut rest = Vec::new();
     let end = loop {
-        match consumer.next().await.ok_or("it ended without an error")? {
+        match consumer.next().await.ok_or("the consumer has ended without an error")? {
             Ok(delivery) => rest.push(delivery),
             Err(error) => break error,
         }
     };
     assert!(matches!(&end, Error::ConsumerCancelled(_)), "{end:?}");
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
-    // Earlier deliveries can be settled; later ones are unwanted.
+    // Earlier deliveries can be settled; later ones are discarded.
     held.into_iter().chain(rest).try_for_each(Delivery::ack)?;
     drop(consumer);
     while server

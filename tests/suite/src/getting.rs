@@ -1,8 +1,8 @@
-//! Getting one message at a time.
+//! Getting single messages.
 
 use crate::{Outcome, Runtime, World};
 
-/// A get tells how many are left, and its message is gone when it is acknowledged.
+/// A get returns how many messages are left, and its message is removed by the ack.
 pub async fn a_message_that_was_got_is_acknowledged<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
@@ -18,8 +18,8 @@ pub async fn a_message_that_was_got_is_acknowledged<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// Nothing is `None`.
-pub async fn an_empty_queue_gives_none<R: Runtime>(world: &World<R>) -> Outcome {
+/// A get from an empty queue returns `None`.
+pub async fn get_from_an_empty_queue_is_none<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     assert!(client.basic_get(&queue).await?.is_none());
@@ -30,7 +30,7 @@ pub async fn an_empty_queue_gives_none<R: Runtime>(world: &World<R>) -> Outcome 
     Ok(client.close().await?)
 }
 
-/// `no_ack` has nothing to settle: the message is gone, and settling or dropping it does nothing.
+/// With `no_ack` the message is removed at once, and settling or dropping it has no effect.
 pub async fn no_ack_has_nothing_to_settle<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 2).await?;
@@ -43,13 +43,13 @@ pub async fn no_ack_has_nothing_to_settle<R: Runtime>(world: &World<R>) -> Outco
     Ok(client.close().await?)
 }
 
-/// A promise that is dropped gives its message back.
-pub async fn a_get_that_nobody_waits_for_gives_its_message_back<R: Runtime>(world: &World<R>) -> Outcome {
+/// A dropped promise requeues its message.
+pub async fn dropped_get_requeues_its_message<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     drop(client.basic_get(&queue).send());
     drop(client.basic_get(&queue).send());
-    // The queue itself does not tell whether the gets have been there already.
+    // The queue does not show whether the gets have arrived already.
     let mut delivery = client.basic_get(&queue).await?;
     while delivery.as_ref().is_none_or(|delivery| !delivery.redelivered()) {
         drop(delivery);
@@ -61,8 +61,8 @@ pub async fn a_get_that_nobody_waits_for_gives_its_message_back<R: Runtime>(worl
     Ok(client.close().await?)
 }
 
-/// Many gets at once give every message once.
-pub async fn many_gets_at_once_give_every_message_once<R: Runtime>(world: &World<R>) -> Outcome {
+/// Many concurrent gets return every message once.
+pub async fn concurrent_gets_return_every_message_once<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 200).await?;
     let gets: Vec<_> = (0..201).map(|_| client.basic_get(&queue).send()).collect();

@@ -1,14 +1,18 @@
-//! End-to-end cases for puka: what a user of the library may rely on, against the broker in memory and a real RabbitMQ.
+//! End-to-end cases for puka: what its users can rely on, tested with the broker in memory and a
+//! real RabbitMQ.
 //!
-//! The cases are generic over the [`Runtime`]. Each adapter implements it in a test, and has them all with one line:
+//! The cases are generic over the [`Runtime`]. Each adapter implements it in a test, and runs them
+//! all with one line:
 //!
 //! ```ignore
 //! puka_test_suite::tests!(Smol);
 //! ```
 //!
-//! That makes a `#[test]` of every case, in seven modules: `in_memory`, `rabbitmq`, `faults` of the broker in memory, and
-//! `dialling`, `recovering`, `stopping` and `unix` for what concerns the adapter most. The module `rabbitmq` talks to the node that `PUKA_TEST_RABBITMQ_URL` names, or starts one for the
-//! process; without RabbitMQ it fails and says what to install. A case that takes longer than [`DEADLINE`] fails by its name.
+//! This defines a `#[test]` for every case, in seven modules: `in_memory`, `rabbitmq`, `faults` of
+//! the broker in memory, and `dialling`, `recovering`, `stopping` and `unix` for what concerns the
+//! adapter most. The module `rabbitmq` uses the node at `PUKA_TEST_RABBITMQ_URL`, or starts one for
+//! the process; without RabbitMQ it fails with a message that says what to install. A case that
+//! takes longer than [`DEADLINE`] fails with its name.
 //!
 //! [`example`] and [`evented_example`] run the examples of the documentation.
 
@@ -16,7 +20,7 @@
 #![expect(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
-    reason = "the cases are tests: they fail or panic when a fact does not hold"
+    reason = "the cases are tests: they fail or panic if a fact is wrong"
 )]
 
 mod bare;

@@ -1,6 +1,7 @@
-//! Limits: at a bound `try_send` says `Full`, `.await` and `submit` wait for their turn, and nothing is lost.
+//! Limits: at a limit `try_send` returns `Full`, `.await` and `submit` wait for their turn, and
+//! nothing is lost.
 //!
-//! The driver is polled by the case, and not at all while the case fills what there is to fill.
+//! The case polls the driver, and does not poll it while it fills the capacity.
 
 use crate::cases::assert_error;
 use crate::world::Io;
@@ -12,7 +13,8 @@ use std::pin::pin;
 
 type Standing<R> = Driver<Box<dyn Io>, <R as Runtime>::Clock>;
 
-/// A connection that is open, with a queue and the channel to publish to it, and the driver, which then stands still.
+/// Returns an open connection with a queue and a channel to publish to it, and the driver, which is
+/// not polled any more.
 async fn standing_still<R: Runtime>(
     world: &World<R>,
     set: impl FnOnce(Options) -> Options,
@@ -28,7 +30,7 @@ async fn standing_still<R: Runtime>(
     Ok((client, driver, queue))
 }
 
-/// Does something with the driver running.
+/// Does some work while the driver is polled.
 async fn driving<R: Runtime, T>(driver: &mut Standing<R>, work: impl Future<Output = T>) -> T {
     let driven = async {
         drop(driver.await);
@@ -37,7 +39,7 @@ async fn driving<R: Runtime, T>(driver: &mut Standing<R>, work: impl Future<Outp
     work.or(driven).await
 }
 
-/// Two publishes may be in flight: the third has no room, and waits.
+/// With a limit of two publishes in flight, the third waits.
 pub async fn publishes_in_flight_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     let set = |options: Options| options.max_publishes_in_flight(2);
     let (client, mut driver, queue) = standing_still(world, set).await?;
@@ -48,7 +50,7 @@ pub async fn publishes_in_flight_are_bounded<R: Runtime>(world: &World<R>) -> Ou
     let mut submitted = pin!(publish().submit());
     let mut awaited = pin!(publish().into_future());
     assert!(ready_now(&mut submitted).await.is_none() && ready_now(&mut awaited).await.is_none());
-    // Requests have a bound of their own.
+    // Requests have their own limit.
     let declared = client.queue_declare(&queue).passive(true).try_send()?;
     driving::<R, Outcome>(&mut driver, async {
         for publish in sent {
@@ -63,8 +65,9 @@ pub async fn publishes_in_flight_are_bounded<R: Runtime>(world: &World<R>) -> Ou
     .await
 }
 
-/// Octets that wait are bounded: what does not fit waits, one that is larger than the bound goes when there is nothing else.
-pub async fn outgoing_octets_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
+/// The outgoing bytes are limited. A message waits for capacity; one larger than the limit is sent
+/// when nothing else is queued.
+pub async fn outgoing_bytes_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     let set = |options: Options| options.max_outgoing_octets(10_000);
     let (client, mut driver, queue) = standing_still(world, set).await?;
     let publish = || client.basic_publish("", &queue, vec![0; 4000]);
@@ -90,7 +93,7 @@ pub async fn outgoing_octets_are_bounded<R: Runtime>(world: &World<R>) -> Outcom
     .await
 }
 
-/// Requests are bounded likewise.
+/// The number of requests is limited.
 pub async fn requests_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     let set = |options: Options| options.max_requests(5).request_channels(1);
     let (client, mut driver, queue) = standing_still(world, set).await?;
@@ -120,7 +123,8 @@ pub async fn requests_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     .await
 }
 
-/// A future that is dropped while it waits for room sends nothing, and the next one has its turn.
+/// A future that is dropped while it waits for capacity sends nothing, and the next one has its
+/// turn.
 pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -> Outcome {
     let set = |options: Options| options.max_publishes_in_flight(1);
     let (client, mut driver, queue) = standing_still(world, set).await?;
@@ -132,7 +136,7 @@ pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -
     assert!(ready_now(&mut third).await.is_none());
     drop(first);
     driving::<R, Outcome>(&mut driver, async {
-        // Nobody polls the second when it is its turn: it is dropped, and the turn is the third's.
+        // The second is not polled when it is its turn. It is dropped, so the turn is the third's.
         sent.await?;
         drop(second);
         third.await?;
@@ -142,8 +146,8 @@ pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -
     .await
 }
 
-/// Twenty tasks that publish with room for three at a time all come to their end.
-pub async fn tasks_that_wait_for_room_all_have_their_turn<R: Runtime>(world: &World<R>) -> Outcome {
+/// Twenty tasks that publish with a capacity of three all complete.
+pub async fn tasks_waiting_for_capacity_all_complete<R: Runtime>(world: &World<R>) -> Outcome {
     let client =
         world.client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000)).await?;
     let queue = world.queue(&client).await?;
@@ -166,7 +170,8 @@ pub async fn tasks_that_wait_for_room_all_have_their_turn<R: Runtime>(world: &Wo
     Ok(client.close().await?)
 }
 
-/// Deliveries that wait to be taken are bounded: reading pauses, goes on when they are taken, and nothing is lost.
+/// The buffered deliveries are limited: reading pauses, continues when they are taken, and nothing
+/// is lost.
 pub async fn buffered_deliveries_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     let client =
         world.client_with(|options| options.max_buffered_deliveries(10).max_buffered_octets(1000)).await?;
@@ -181,7 +186,7 @@ pub async fn buffered_deliveries_are_bounded<R: Runtime>(world: &World<R>) -> Ou
 }
 
 /// A body above the limit is an error of its message, which can be settled.
-pub async fn a_message_that_is_too_large_says_so<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn too_large_message_is_an_error<R: Runtime>(world: &World<R>) -> Outcome {
     let sender = world.client().await?;
     let queue = world.shared_queue(&sender).await?;
     for size in [1000, 200_000, 1001, 10] {

@@ -1,4 +1,4 @@
-//! The broker in memory on ports and sockets of this machine, for what has to dial.
+//! The broker in memory on a port or Unix socket, for clients that dial.
 
 use puka_test_broker::{Listener, Server};
 use std::io;
@@ -16,7 +16,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Starts one. Its threads end with the process.
+    /// Starts a broker. Its threads end with the process.
     pub fn start() -> io::Result<Self> {
         let server = Server::default();
         let listener = Listener::bind("127.0.0.1:0", server.clone())?;
@@ -25,25 +25,26 @@ impl Listening {
         Ok(Self { server, address })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as a URI.
+    /// Returns its URI.
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://{}/", self.address)
     }
 }
 
-/// A Unix socket that leads to a TCP port. Dropping it removes the socket; connections stay.
+/// A Unix socket that is relayed to a TCP port. Dropping it removes the socket; connections stay
+/// open.
 #[derive(Debug)]
 pub struct UnixRelay(PathBuf);
 
 impl UnixRelay {
-    /// Starts one, with threads that end with the process.
+    /// Starts a relay, with threads that end with the process.
     pub fn start(name: &str, to: SocketAddr) -> io::Result<Self> {
         let path = std::env::temp_dir().join(puka_test_rabbitmq::unique(name));
         let listener = UnixListener::bind(&path)?;
@@ -56,7 +57,7 @@ impl UnixRelay {
         Ok(Self(path))
     }
 
-    /// The socket.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0

@@ -1,12 +1,12 @@
-//! What happens to the connection and is nobody's answer.
+//! Notices: events of the connection that are not the result of a request.
 
 use crate::taking::{next, take};
 use crate::{Outcome, Runtime, World};
 use puka::{Error, Notice};
 
-/// A consumer that the broker ends, a channel that it closes, and the end of the connection are told to everyone who
-/// listens, in that order; then it is over.
-pub async fn notices_tell_what_happened<R: Runtime>(world: &World<R>) -> Outcome {
+/// Every listener is notified that the broker has cancelled a consumer, closed a channel, and that
+/// the connection has ended, in that order.
+pub async fn notices_report_events_in_order<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (mut one, mut other) = (client.notices(), client.notices());
     let queue = world.shared_queue(&client).await?;
@@ -36,7 +36,7 @@ pub async fn notices_tell_what_happened<R: Runtime>(world: &World<R>) -> Outcome
     Ok(())
 }
 
-/// Who listens does not keep the connection open.
+/// A listener does not keep the connection open.
 pub async fn a_listener_alone_lets_the_connection_close<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut notices = client.notices();
@@ -46,7 +46,8 @@ pub async fn a_listener_alone_lets_the_connection_close<R: Runtime>(world: &Worl
     Ok(())
 }
 
-/// A login can be given another secret while it lives. RabbitMQ looks at it only with a backend that has secrets to renew.
+/// The secret of an open connection can be updated. RabbitMQ only checks it if an authentication
+/// backend has expiring secrets.
 pub async fn s61_a_secret_is_renewed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     client.update_secret("guest", "a day has passed").await?;
@@ -58,8 +59,8 @@ pub async fn s61_a_secret_is_renewed<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(client.close().await?)
 }
 
-/// What a consumer holds is taken back on demand, and delivered again.
-pub async fn what_is_taken_back_comes_again<R: Runtime>(world: &World<R>) -> Outcome {
+/// The unsettled deliveries of a consumer can be requeued on demand, and are delivered again.
+pub async fn recovered_deliveries_are_delivered_again<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(8).await?;

@@ -1,4 +1,4 @@
-//! How many messages are under way to a consumer, and changing that while it lives.
+//! The prefetch count of a consumer, and changes of it.
 
 use crate::cases::assert_error;
 use crate::taking::{ack, next, take};
@@ -6,7 +6,7 @@ use crate::{Outcome, Runtime, World, ready_now};
 use futures_lite::StreamExt;
 use puka::{Delivery, Error};
 
-/// No more than the prefetch count is under way, and an ack makes room for one.
+/// No more deliveries than the prefetch count are unsettled, and an ack allows another.
 pub async fn prefetch_is_respected<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 6).await?;
@@ -22,8 +22,8 @@ pub async fn prefetch_is_respected<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(client.close().await?)
 }
 
-/// Raising the prefetch count by one has one more delivered.
-pub async fn a_higher_prefetch_count_raises_by_just_that<R: Runtime>(world: &World<R>) -> Outcome {
+/// Raising the prefetch count by one allows one more delivery.
+pub async fn higher_prefetch_count_allows_exactly_more<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
@@ -45,8 +45,9 @@ pub async fn a_higher_prefetch_count_raises_by_just_that<R: Runtime>(world: &Wor
     Ok(client.close().await?)
 }
 
-/// After lowering the prefetch count, fewer are delivered, and nothing is lost or delivered twice.
-pub async fn a_lower_prefetch_count_holds_for_what_comes_next<R: Runtime>(world: &World<R>) -> Outcome {
+/// After lowering the prefetch count, fewer messages are delivered, and none is lost or delivered
+/// twice.
+pub async fn lower_prefetch_count_limits_later_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
@@ -63,7 +64,7 @@ pub async fn a_lower_prefetch_count_holds_for_what_comes_next<R: Runtime>(world:
     Ok(client.close().await?)
 }
 
-/// No limit can become one, and one none.
+/// No limit can be changed to a limit, and a limit to none.
 pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 50).await?;
@@ -82,7 +83,8 @@ pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) 
     Ok(client.close().await?)
 }
 
-/// An exclusive consumer keeps its prefetch count, for no other may start beside it.
+/// An exclusive consumer keeps its prefetch count, because no other consumer can be started beside
+/// it.
 pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
@@ -95,8 +97,8 @@ pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &
     Ok(client.close().await?)
 }
 
-/// A change of the prefetch count in the middle of a stream of messages loses none and delivers none twice.
-pub async fn changing_the_prefetch_count_in_full_flow_loses_nothing<R: Runtime>(world: &World<R>) -> Outcome {
+/// Changing the prefetch count while messages are delivered loses none and delivers none twice.
+pub async fn changing_the_prefetch_count_loses_nothing<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 2000).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(50).await?;
@@ -106,8 +108,8 @@ pub async fn changing_the_prefetch_count_in_full_flow_loses_nothing<R: Runtime>(
     while count < 2000 {
         let delivery = next(&mut consumer).await?;
         let number: usize = String::from_utf8_lossy(delivery.body()).parse()?;
-        // What was under way to a tag that was cancelled may come again.
-        assert!(seen[number] == 0 || delivery.redelivered(), "{number} came twice");
+        // The deliveries to a cancelled tag may be delivered again.
+        assert!(seen[number] == 0 || delivery.redelivered(), "{number} was delivered twice");
         count += usize::from(seen[number] == 0);
         seen[number] += 1;
         delivery.ack()?;
@@ -127,9 +129,7 @@ pub async fn changing_the_prefetch_count_in_full_flow_loses_nothing<R: Runtime>(
 }
 
 /// A consumer that is cancelled or dropped while its prefetch count is being changed ends alone.
-pub async fn a_cancel_right_behind_a_change_of_the_prefetch_count_ends_one_consumer<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+pub async fn cancel_during_a_prefetch_change_ends_one_consumer<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 20).await?;
     for (n, prefetch) in [5, 1, 0, 5, 1, 0].into_iter().enumerate() {
@@ -140,7 +140,7 @@ pub async fn a_cancel_right_behind_a_change_of_the_prefetch_count_ends_one_consu
             assert_eq!(consumer.cancel().await?, consumer.tag());
         }
         drop(consumer);
-        // Done or too late, but answered.
+        // Successful or too late, but the promise completes.
         assert!(matches!(changed.await, Ok(()) | Err(Error::Stale)));
     }
     while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
@@ -149,8 +149,8 @@ pub async fn a_cancel_right_behind_a_change_of_the_prefetch_count_ends_one_consu
     Ok(client.close().await?)
 }
 
-/// Changes of the prefetch count that do not wait for each other end with the last one's.
-pub async fn the_last_of_several_prefetch_counts_holds<R: Runtime>(world: &World<R>) -> Outcome {
+/// Of several pending changes of the prefetch count, the last one applies.
+pub async fn last_of_several_prefetch_counts_applies<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 30).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
@@ -162,7 +162,7 @@ pub async fn the_last_of_several_prefetch_counts_holds<R: Runtime>(world: &World
         }
     }
     ack(held)?;
-    // What the passing ones have had delivered goes first.
+    // The deliveries to the intermediate consumers come first.
     while world.ready(&client, &queue).await? > 0 {
         next(&mut consumer).await?.ack()?;
     }

@@ -6,7 +6,7 @@ use puka::protocol::{Array, Properties, ShortStr, Table, Value};
 use puka::{Error, Notice, Returned};
 use std::time::{Duration, SystemTime};
 
-/// Fails only the publishes to it, opens no channel for ever, and leaves other exchanges alone.
+/// A missing exchange fails only the publishes to it, and leaks no channel.
 pub async fn a_missing_exchange_fails_only_its_own_publishes<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(5)).await?;
     let queue = world.queue(&client).await?;
@@ -34,8 +34,8 @@ pub async fn a_missing_exchange_fails_only_its_own_publishes<R: Runtime>(world: 
     Ok(client.close().await?)
 }
 
-/// A mandatory message that no queue wants comes back whole, and without our stamp.
-pub async fn an_unroutable_message_comes_back_whole<R: Runtime>(world: &World<R>) -> Outcome {
+/// An unroutable mandatory message is returned complete, and without the internal header.
+pub async fn unroutable_message_is_returned_complete<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("nowhere");
     let publish = || {
@@ -43,7 +43,7 @@ pub async fn an_unroutable_message_comes_back_whole<R: Runtime>(world: &World<R>
             client.basic_publish("", &queue, "come back").mandatory(true).content_type("text/plain");
         publish.correlation_id("17").persistent(true).header("colour", "red").header("size", 5)
     };
-    let error = publish().await.err().ok_or("it was routed")?;
+    let error = publish().await.err().ok_or("the message was routed")?;
     let Error::NoRoute(returned) = &error else { return Err(error.into()) };
     let Returned { reply_code, reply_text, message } = &**returned;
     assert_eq!((reply_code.value(), reply_text.as_str()), (312, "NO_ROUTE"));
@@ -64,10 +64,8 @@ pub async fn an_unroutable_message_comes_back_whole<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// A message without headers comes back without headers, and an empty one empty.
-pub async fn an_unroutable_message_without_headers_comes_back_without<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+/// A message without headers is returned without headers, and an empty one empty.
+pub async fn return_without_headers_has_no_headers<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let error = client.basic_publish("amq.direct", world.name("x"), "").mandatory(true).await.err();
     let Some(Error::NoRoute(returned)) = error else { return Err(format!("{error:?}").into()) };
@@ -76,8 +74,8 @@ pub async fn an_unroutable_message_without_headers_comes_back_without<R: Runtime
     Ok(client.close().await?)
 }
 
-/// Without `mandatory`, what no queue wants is confirmed.
-pub async fn what_no_queue_wants_is_confirmed_unless_mandatory<R: Runtime>(world: &World<R>) -> Outcome {
+/// Without `mandatory`, an unroutable message is confirmed.
+pub async fn unroutable_message_is_confirmed_unless_mandatory<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("nowhere");
     client.basic_publish("", &queue, "gone").await?;
@@ -113,14 +111,14 @@ pub async fn every_property_arrives<R: Runtime>(world: &World<R>) -> Outcome {
     assert_eq!(all.properties(), expected);
     let none = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
     assert_eq!(none.properties(), Properties::default());
-    // The properties of one message do for another.
+    // The properties of one message can be used for another.
     client.basic_publish("", &queue, "again").properties(all.properties()).await?;
     let again = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
     assert_eq!(again.properties(), expected);
     Ok(client.close().await?)
 }
 
-/// Every type of value, alone and nested.
+/// Returns a table with every type of value, alone and nested.
 fn every_value() -> Result<Table, Error> {
     let mut inner = Table::new();
     inner.insert("deep", "value")?;
@@ -151,7 +149,7 @@ fn every_value() -> Result<Table, Error> {
     Ok(table)
 }
 
-/// Headers of every type arrive as they were sent, bare and nested.
+/// Headers of every type arrive as they were sent, alone and nested.
 pub async fn headers_of_every_type_arrive<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
@@ -164,7 +162,7 @@ pub async fn headers_of_every_type_arrive<R: Runtime>(world: &World<R>) -> Outco
     Ok(client.close().await?)
 }
 
-/// Bodies of every size arrive: none, one frame's worth, one octet more, many frames.
+/// Bodies of every size arrive: empty, one frame, one byte more, many frames.
 pub async fn s50_bodies_of_every_size_arrive<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
@@ -175,17 +173,17 @@ pub async fn s50_bodies_of_every_size_arrive<R: Runtime>(world: &World<R>) -> Ou
         client.basic_publish("", &queue, body.clone()).mandatory(true).await?;
         let arrived = client.basic_get(&queue).await?.ok_or("empty")?;
         assert_eq!(arrived.body().len(), size);
-        assert!(arrived.body() == body, "{size} octets are others");
+        assert!(arrived.body() == body, "a body of {size} bytes has changed");
         arrived.ack()?;
         client.basic_publish("", &queue, &body).await?;
         let arrived = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
-        assert!(arrived.message().body_bytes() == body, "{size} octets are others");
+        assert!(arrived.message().body_bytes() == body, "a body of {size} bytes has changed");
     }
     Ok(client.close().await?)
 }
 
-/// A queue that refuses what is too much has the publish `Nacked`.
-pub async fn a_full_queue_that_refuses_has_the_publish_nacked<R: Runtime>(world: &World<R>) -> Outcome {
+/// A publish to a full queue with `reject-publish` is `Nacked`.
+pub async fn publish_to_a_refusing_queue_is_nacked<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     let declare = client.queue_declare(&queue).exclusive(true).argument("x-max-length", 1);
@@ -197,8 +195,8 @@ pub async fn a_full_queue_that_refuses_has_the_publish_nacked<R: Runtime>(world:
     Ok(client.close().await?)
 }
 
-/// What the broker would close a channel over is refused before it is sent.
-pub async fn what_the_broker_would_refuse_is_refused_at_once<R: Runtime>(world: &World<R>) -> Outcome {
+/// Messages for which the broker would close a channel are refused before they are sent.
+pub async fn invalid_messages_are_refused_locally<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.max_message_size(1000)).await?;
     let queue = world.queue(&client).await?;
     let publish = || client.basic_publish("", &queue, "x");
@@ -224,7 +222,8 @@ pub async fn what_the_broker_would_refuse_is_refused_at_once<R: Runtime>(world: 
     Ok(client.close().await?)
 }
 
-/// A foreign `user_id` that is sent all the same is the broker's to refuse, and fails one publish.
+/// A foreign `user_id` that is allowed by the options is refused by the broker, and fails one
+/// publish.
 pub async fn a_foreign_user_id_fails_its_own_publish<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.allow_foreign_user_id(true)).await?;
     let queue = world.queue(&client).await?;
@@ -234,8 +233,8 @@ pub async fn a_foreign_user_id_fails_its_own_publish<R: Runtime>(world: &World<R
     Ok(client.close().await?)
 }
 
-/// `CC` sends copies, and `BCC` does without telling.
-pub async fn copies_go_where_cc_and_bcc_say<R: Runtime>(world: &World<R>) -> Outcome {
+/// `CC` and `BCC` route copies, and `BCC` is removed.
+pub async fn cc_and_bcc_route_copies<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queues = [world.queue(&client).await?, world.queue(&client).await?, world.queue(&client).await?];
     let (mut cc, mut bcc) = (Array::new(), Array::new());
@@ -250,14 +249,14 @@ pub async fn copies_go_where_cc_and_bcc_say<R: Runtime>(world: &World<R>) -> Out
     Ok(client.close().await?)
 }
 
-/// The order of publishes to an exchange is kept, mandatory or not, awaited or not.
+/// Publishes to an exchange keep their order, mandatory or not, awaited or not.
 pub async fn the_order_of_publishes_is_kept<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut promises = Vec::new();
     for n in 0..1000_u32 {
         let publish = client.basic_publish("", &queue, n.to_be_bytes().to_vec()).mandatory(n % 3 == 0);
-        // A promise that is dropped takes nothing back.
+        // Dropping a promise does not undo its publish.
         promises.extend(Some(publish.send()).filter(|_| n % 2 == 0));
     }
     for promise in promises {
@@ -272,10 +271,9 @@ pub async fn the_order_of_publishes_is_kept<R: Runtime>(world: &World<R>) -> Out
     Ok(client.close().await?)
 }
 
-/// Without confirms messages arrive in order, beside others that are confirmed, and a close behind them loses none.
-pub async fn what_is_not_confirmed_arrives_in_order_and_none_is_lost_by_a_close<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+/// Messages without confirms arrive in order, interleaved with confirmed ones, and a close loses
+/// none.
+pub async fn unconfirmed_messages_arrive_in_order_before_the_close<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let other = world.client().await?;
     let (queue, confirmed) = (world.shared_queue(&other).await?, world.queue(&other).await?);
@@ -298,8 +296,9 @@ pub async fn what_is_not_confirmed_arrives_in_order_and_none_is_lost_by_a_close<
     Ok(other.close().await?)
 }
 
-/// Without a confirm nobody is told that an exchange is missing but those who listen, and nothing else notices.
-pub async fn what_is_not_confirmed_is_lost_without_an_exchange<R: Runtime>(world: &World<R>) -> Outcome {
+/// Without a confirm, only listeners are notified that an exchange is missing, and nothing else is
+/// affected.
+pub async fn unconfirmed_message_to_a_missing_exchange_is_lost<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut notices = client.notices();
     let (exchange, queue) = (world.name("late"), world.queue(&client).await?);
@@ -333,8 +332,9 @@ pub async fn a_message_expires<R: Runtime>(world: &World<R>) -> Outcome {
     Ok(client.close().await?)
 }
 
-/// Headers that do not fit into a frame are refused before anything is sent, and the next publish is fine.
-pub async fn headers_that_do_not_fit_into_a_frame_are_refused<R: Runtime>(world: &World<R>) -> Outcome {
+/// Headers that do not fit into a frame are refused before anything is sent, and the next publish
+/// succeeds.
+pub async fn headers_larger_than_a_frame_are_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.frame_max(4096)).await?;
     let queue = world.queue(&client).await?;
     for size in 4010..4080 {
@@ -343,13 +343,14 @@ pub async fn headers_that_do_not_fit_into_a_frame_are_refused<R: Runtime>(world:
         let (plain, mandatory) = (publish().send(), publish().mandatory(true).send());
         let fine = client.basic_publish("", &queue, "fine").mandatory(true).send();
         let (plain, mandatory) = (plain.await, mandatory.await);
-        // The stamp takes room, too.
+        // The internal header of a mandatory publish takes space, too.
         let fits = |outcome: &Result<(), Error>| {
             assert!(matches!(outcome, Ok(()) | Err(Error::InvalidArgument { .. })), "{size}: {outcome:?}");
             outcome.is_ok()
         };
         assert!(fits(&plain) || !fits(&mandatory), "{size}");
-        // Octets around it: the frame, class, weight and size, flags, the length of the table, name, tag, length.
+        // The other bytes of the frame: its header and end, class, weight and size, flags, the
+        // length of the table, name, tag, length.
         let around = 8 + 12 + 2 + 4 + 2 + 1 + 4;
         assert_eq!(fits(&plain), around + size <= 4096, "{size}: {plain:?}");
         fine.await?;
@@ -357,8 +358,9 @@ pub async fn headers_that_do_not_fit_into_a_frame_are_refused<R: Runtime>(world:
     Ok(client.close().await?)
 }
 
-/// A message that was delivered can be sent on as it is, mandatory again, and a return finds its publish all the same.
-pub async fn a_message_that_is_sent_on_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
+/// A delivered message can be published again with its headers, mandatory again, and a return still
+/// finds its own publish.
+pub async fn forwarded_message_has_its_own_outcome<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     client.basic_publish("", &queue, "on").mandatory(true).header("colour", "red").await?;
@@ -380,8 +382,9 @@ pub async fn a_message_that_is_sent_on_has_its_own_outcome<R: Runtime>(world: &W
     Ok(client.close().await?)
 }
 
-/// An error that can be any publish's is told to each of those that were in flight, and the next are fine.
-pub async fn an_error_of_one_in_many_leaves_the_others_unconfirmed<R: Runtime>(world: &World<R>) -> Outcome {
+/// An error that may be caused by any of several publishes completes each that was in flight, and
+/// later ones succeed.
+pub async fn channel_error_leaves_other_publishes_unconfirmed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.allow_foreign_user_id(true)).await?;
     let queue = world.queue(&client).await?;
     for _ in 0..5 {
@@ -393,7 +396,8 @@ pub async fn an_error_of_one_in_many_leaves_the_others_unconfirmed<R: Runtime>(w
         let before = before.await;
         assert!(before.as_ref().err().is_none_or(refused), "{before:?}");
         assert_error!(bad.await, error if refused(error));
-        // The broker ignores what comes behind; what was sent when it had already closed the channel is on the next one.
+        // The broker ignores later publishes; one that was sent after it had closed the channel is
+        // on the next channel.
         let after = after.await;
         assert!(
             matches!(&after, Ok(())) || matches!(&after, Err(Error::Unconfirmed(error)) if refused(error)),
@@ -405,7 +409,7 @@ pub async fn an_error_of_one_in_many_leaves_the_others_unconfirmed<R: Runtime>(w
     Ok(client.close().await?)
 }
 
-/// More exchanges than channels: each publish has its turn and its own outcome.
+/// With more exchanges than channels, each publish has its turn and its own outcome.
 pub async fn more_exchanges_than_channels_are_published_to<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.publish_channels(3)).await?;
     let queue = world.queue(&client).await?;
@@ -428,8 +432,9 @@ pub async fn more_exchanges_than_channels_are_published_to<R: Runtime>(world: &W
     Ok(client.close().await?)
 }
 
-/// An exchange that goes between two publishes fails the second, and one that comes back takes the third.
-pub async fn an_exchange_that_goes_and_comes_back<R: Runtime>(world: &World<R>) -> Outcome {
+/// An exchange that is deleted between two publishes fails the second, and one that is declared
+/// again accepts the third.
+pub async fn exchange_can_be_deleted_and_declared_again<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = world.name("fickle");
     for _ in 0..5 {

@@ -1,11 +1,11 @@
-//! Queues: declaring, counting, emptying, deleting, and who may use them.
+//! Queues: declaring, counting, purging, deleting, and access to them.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use puka::Error;
 
-/// Messages and consumers are counted.
-pub async fn a_declare_tells_messages_and_consumers<R: Runtime>(world: &World<R>) -> Outcome {
+/// A declare returns the number of messages and consumers.
+pub async fn declare_returns_message_and_consumer_counts<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("counted");
     let queue = client.queue_declare(&name).exclusive(true).await?;
@@ -22,7 +22,7 @@ pub async fn a_declare_tells_messages_and_consumers<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// An empty name has the server make one up.
+/// The server generates a name for an empty one.
 pub async fn the_server_names_queues_that_have_no_name<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let first = client.queue_declare("").exclusive(true).await?.name;
@@ -34,7 +34,7 @@ pub async fn the_server_names_queues_that_have_no_name<R: Runtime>(world: &World
     Ok(client.close().await?)
 }
 
-/// A thousand requests are under way at once, and each has its own answer.
+/// A thousand requests are pending at once, and each has its own result.
 pub async fn a_thousand_queues_are_declared_at_once<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let names: Vec<_> = (0..1000).map(|n| world.name(&format!("a{n:04}"))).collect();
@@ -50,8 +50,8 @@ pub async fn a_thousand_queues_are_declared_at_once<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// Delete and purge tell how many messages went.
-pub async fn delete_and_purge_tell_how_many_messages_went<R: Runtime>(world: &World<R>) -> Outcome {
+/// Delete and purge return the number of removed messages.
+pub async fn delete_and_purge_return_message_counts<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 5).await?;
     let held = client.basic_get(&queue).await?.ok_or("empty")?;
@@ -65,7 +65,7 @@ pub async fn delete_and_purge_tell_how_many_messages_went<R: Runtime>(world: &Wo
     Ok(client.close().await?)
 }
 
-/// `if_unused` and `if_empty` hold a delete back.
+/// `if_unused` and `if_empty` make a delete conditional.
 pub async fn a_delete_can_have_conditions<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
@@ -78,13 +78,13 @@ pub async fn a_delete_can_have_conditions<R: Runtime>(world: &World<R>) -> Outco
     Ok(client.close().await?)
 }
 
-/// A queue that is missing is `NotFound`, with all that the broker said, and the client goes on.
-pub async fn a_missing_queue_is_not_found_and_the_client_goes_on<R: Runtime>(world: &World<R>) -> Outcome {
+/// A missing queue is `NotFound`, with the broker's reply, and the client continues to work.
+pub async fn missing_queue_is_not_found<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("missing");
-    let error = client.queue_declare(&name).passive(true).await.err().ok_or("it was found")?;
+    let error = client.queue_declare(&name).passive(true).await.err().ok_or("the queue was found")?;
     assert!(matches!(error, Error::NotFound(_)), "{error:?}");
-    let fault = error.fault().ok_or("no fault")?;
+    let fault = error.fault().ok_or("the error has no fault")?;
     assert_eq!((fault.code.value(), fault.found_by), (404, puka::Peer::Server));
     assert_eq!((fault.method.class, fault.method.method), (50, 10));
     assert!(fault.text.contains(&name), "{error}");
@@ -94,7 +94,7 @@ pub async fn a_missing_queue_is_not_found_and_the_client_goes_on<R: Runtime>(wor
     Ok(client.close().await?)
 }
 
-/// Declared again alike, it is the same queue; otherwise it is `PreconditionFailed`.
+/// A declare with the same properties succeeds; one with others is `PreconditionFailed`.
 pub async fn a_queue_is_declared_again_only_alike<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("again");
@@ -108,7 +108,7 @@ pub async fn a_queue_is_declared_again_only_alike<R: Runtime>(world: &World<R>) 
     Ok(client.close().await?)
 }
 
-/// A connection's own queue is `ResourceLocked` for the others, and goes with it.
+/// An exclusive queue is `ResourceLocked` for other connections, and is deleted with its own.
 pub async fn an_exclusive_queue_is_locked_for_others<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let other = world.client().await?;
@@ -122,14 +122,14 @@ pub async fn an_exclusive_queue_is_locked_for_others<R: Runtime>(world: &World<R
     other.basic_publish("", &queue, "anyone may").mandatory(true).await?;
     assert_eq!(world.ready(&owner, &queue).await?, 1);
     owner.close().await?;
-    // RabbitMQ deletes it when it has noticed, and keeps it locked until then.
+    // RabbitMQ deletes it after it has noticed the close, and keeps it locked until then.
     while let Err(Error::ResourceLocked(_)) = other.queue_declare(&queue).exclusive(true).await {}
     assert_eq!(world.ready(&other, &queue).await?, 0);
     Ok(other.close().await?)
 }
 
-/// An auto-delete queue goes with its last consumer.
-pub async fn e45_an_auto_delete_queue_goes_with_its_last_consumer<R: Runtime>(world: &World<R>) -> Outcome {
+/// An auto-delete queue is deleted with its last consumer.
+pub async fn e45_auto_delete_queue_ends_with_its_last_consumer<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("auto");
     client.queue_declare(&queue).auto_delete(true).await?;
@@ -143,7 +143,7 @@ pub async fn e45_an_auto_delete_queue_goes_with_its_last_consumer<R: Runtime>(wo
     Ok(client.close().await?)
 }
 
-/// Names that begin with `amq.` are the broker's.
+/// Names with the prefix `amq.` are reserved for the broker.
 pub async fn reserved_names_are_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     assert_error!(client.queue_declare("amq.mine").await, Error::AccessRefused(_));
@@ -151,8 +151,8 @@ pub async fn reserved_names_are_refused<R: Runtime>(world: &World<R>) -> Outcome
     Ok(client.close().await?)
 }
 
-/// What can't be written is refused before anything is sent.
-pub async fn arguments_that_amqp_does_not_allow_are_refused_at_once<R: Runtime>(world: &World<R>) -> Outcome {
+/// Values that cannot be encoded are refused before anything is sent.
+pub async fn invalid_arguments_are_refused_locally<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let long = "n".repeat(256);
     assert_error!(client.queue_declare(&long).await, Error::InvalidArgument { what: "queue", .. });
@@ -171,7 +171,7 @@ pub async fn arguments_that_amqp_does_not_allow_are_refused_at_once<R: Runtime>(
     Ok(client.close().await?)
 }
 
-/// A full queue that drops its head keeps the newest.
+/// A full queue that drops its head keeps the newest messages.
 pub async fn a_limited_queue_keeps_the_newest<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("limited");
@@ -193,7 +193,7 @@ pub async fn names_may_be_any_text<R: Runtime>(world: &World<R>) -> Outcome {
     let got = client.basic_get(&queue).await?.ok_or("empty")?;
     assert_eq!(got.routing_key(), queue);
     got.ack()?;
-    let error = client.basic_get(format!("{queue}ß")).await.err().ok_or("it was found")?;
+    let error = client.basic_get(format!("{queue}ß")).await.err().ok_or("the queue was found")?;
     assert!(error.to_string().contains("süß ☃"), "{error}");
     Ok(client.close().await?)
 }

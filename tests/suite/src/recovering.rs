@@ -1,4 +1,4 @@
-//! A connection that is lost and comes back: for the adapter, which dials again.
+//! Lost connections and their recovery, for the adapter, which dials again.
 
 use crate::cases::assert_error;
 use crate::taking::next;
@@ -7,7 +7,7 @@ use puka::{Broken, Client, ConnectionState, Ended, Error, Notice, Notices, Optio
 use puka_test_rabbitmq::Proxy;
 use std::time::Duration;
 
-/// The broker in memory, and a proxy that cuts it off.
+/// The broker in memory, and a proxy that can disconnect it.
 struct Remote {
     broker: Listening,
     proxy: Proxy,
@@ -29,7 +29,7 @@ fn hasty() -> Recovery {
     Recovery::default().delays(Duration::from_millis(1), Duration::from_millis(20))
 }
 
-/// The next notice, in a few letters.
+/// Returns a short name of the next notice.
 async fn told(notices: &mut Notices) -> &'static str {
     match notices.next().await {
         Some(Notice::Disconnected(_)) => "disconnected",
@@ -46,8 +46,8 @@ async fn lost(notices: &mut Notices) -> Outcome {
     Ok(())
 }
 
-/// Nothing of what was there is missing afterwards, and what waits is sent.
-pub async fn a_cut_is_survived_by_a_consumer_and_a_publish_that_waits<R: Runtime>(_: &World<R>) -> Outcome {
+/// After a recovery a consumer continues, and a pending publish is sent.
+pub async fn consumer_and_pending_publish_survive_a_loss<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?).await?;
     let queue = client.queue_declare("").exclusive(true).await?.name;
@@ -72,8 +72,9 @@ pub async fn a_cut_is_survived_by_a_consumer_and_a_publish_that_waits<R: Runtime
     Ok(client.close().await?)
 }
 
-/// A restart leaves durable queues with their persistent messages, and what was not acknowledged comes again.
-pub async fn s2_a_broker_that_restarts_is_taken_up_again<R: Runtime>(_: &World<R>) -> Outcome {
+/// After a restart durable queues have their persistent messages, and unacknowledged ones are
+/// delivered again.
+pub async fn s2_client_recovers_after_a_broker_restart<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?).await?;
     client.queue_declare("q").durable(true).await?;
@@ -101,8 +102,8 @@ pub async fn s2_a_broker_that_restarts_is_taken_up_again<R: Runtime>(_: &World<R
     Ok(client.close().await?)
 }
 
-/// First the loss, then the tries, then the recovery.
-pub async fn notices_tell_of_the_loss_the_tries_and_the_recovery<R: Runtime>(_: &World<R>) -> Outcome {
+/// The notices report the loss, then the attempts, then the recovery.
+pub async fn notices_report_loss_attempts_and_recovery<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?).await?;
     let mut notices = client.notices();
@@ -125,8 +126,8 @@ pub async fn notices_tell_of_the_loss_the_tries_and_the_recovery<R: Runtime>(_: 
     Ok(())
 }
 
-/// One option switches it off.
-pub async fn without_recovery_a_cut_ends_everything<R: Runtime>(_: &World<R>) -> Outcome {
+/// Recovery can be switched off.
+pub async fn loss_without_recovery_ends_everything<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?.recovery(None)).await?;
     client.queue_declare("q").await?;
@@ -141,8 +142,8 @@ pub async fn without_recovery_a_cut_ends_everything<R: Runtime>(_: &World<R>) ->
     Ok(())
 }
 
-/// Closing wins, whatever is under way, and nothing comes back.
-pub async fn s10_a_close_during_a_recovery_wins<R: Runtime>(_: &World<R>) -> Outcome {
+/// A close takes precedence over a recovery, and nothing is recovered.
+pub async fn s10_close_during_recovery_wins<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?).await?;
     client.queue_declare("q").await?;
@@ -161,8 +162,8 @@ pub async fn s10_a_close_during_a_recovery_wins<R: Runtime>(_: &World<R>) -> Out
     Ok(client.close().await?)
 }
 
-/// With a bound, giving up is told to everybody who waits.
-pub async fn s13_when_the_tries_are_used_up_whoever_waits_is_told<R: Runtime>(_: &World<R>) -> Outcome {
+/// When the limit of attempts is reached, everything pending completes with an error.
+pub async fn s13_last_attempt_completes_everything_pending<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client = R::connect(remote.options()?.recovery(hasty().max_attempts(3))).await?;
     client.queue_declare("q").await?;
@@ -181,10 +182,8 @@ pub async fn s13_when_the_tries_are_used_up_whoever_waits_is_told<R: Runtime>(_:
     Ok(())
 }
 
-/// When the last handle goes, nobody wants the connection back.
-pub async fn a_client_that_is_dropped_during_a_recovery_is_not_dialled_for<R: Runtime>(
-    _: &World<R>,
-) -> Outcome {
+/// When the last handle is dropped, the connection is not dialled again.
+pub async fn dropping_the_client_ends_its_recovery<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     let client: Client = R::connect(remote.options()?).await?;
     let mut notices = client.notices();
@@ -199,8 +198,8 @@ pub async fn a_client_that_is_dropped_during_a_recovery_is_not_dialled_for<R: Ru
     Ok(())
 }
 
-/// A way that leads nowhere at first is tried again when that is asked for.
-pub async fn s17_the_first_connect_waits_for_the_broker_when_asked_to<R: Runtime>(_: &World<R>) -> Outcome {
+/// The first connect is retried if that is enabled.
+pub async fn s17_first_connect_can_wait_for_the_broker<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     remote.proxy.off();
     assert_error!(R::connect(remote.options()?).await, Error::ConnectionBroken(Broken::Io(_) | Broken::Eof));

@@ -1,4 +1,4 @@
-//! What a case needs of a runtime.
+//! The interface of a runtime for the cases.
 
 use puka::{Client, Clock, Error, Options};
 use std::future::Future;
@@ -8,15 +8,15 @@ pub trait Runtime: 'static {
     /// The adapter's clock.
     type Clock: Clock<Sleep: Send> + Send + Unpin + 'static;
 
-    /// A clock.
+    /// Returns a clock.
     fn clock() -> Self::Clock;
 
-    /// Runs a future to its end, and whatever it has spawned meanwhile.
+    /// Runs a future to completion, together with the futures that it spawns.
     fn block_on<F: Future>(future: F) -> F::Output;
 
-    /// Has a future run beside the others, to its end, with nobody holding on to it.
+    /// Spawns a future that runs to completion in the background.
     fn spawn(future: impl Future<Output = ()> + Send + 'static);
 
-    /// The adapter's `connect_with`.
+    /// Connects with the adapter's `connect_with`.
     fn connect(options: Options) -> impl Future<Output = Result<Client, Error>>;
 }

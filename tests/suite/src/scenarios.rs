@@ -1,50 +1,51 @@
-//! The scenarios of Puka's own test suite. Most are cases of other files; here are those that were left.
+//! The scenarios of Puka's own test suite. Most are cases of other files; this file has
+//! the others.
 //!
-//! | what Puka tests | what shows it here |
+//! | scenario | case |
 //! | --- | --- |
-//! | a round trip | [`connecting::a_message_goes_all_the_way`](crate::connecting::a_message_goes_all_the_way) |
-//! | a round trip with properties of the connection | [`a_connection_may_have_properties_of_its_own`] |
-//! | confirms are found among the server's capabilities | [`connecting::connect_tells_who_the_server_is`](crate::connecting::connect_tells_who_the_server_is) |
-//! | purge tells how many | [`queues::delete_and_purge_tell_how_many_messages_went`](crate::queues::delete_and_purge_tell_how_many_messages_went) |
-//! | get and ack of four, after which the channels are free again | [`four_messages_are_got_and_their_channels_come_back`] |
+//! | a round trip | [`connecting::message_is_published_and_consumed`](crate::connecting::message_is_published_and_consumed) |
+//! | a round trip with connection properties | [`a_connection_may_have_properties_of_its_own`] |
+//! | confirms are among the server's capabilities | [`connecting::connect_returns_the_server_properties`](crate::connecting::connect_returns_the_server_properties) |
+//! | purge returns the message count | [`queues::delete_and_purge_return_message_counts`](crate::queues::delete_and_purge_return_message_counts) |
+//! | get and ack of four messages, whose channels are reused | [`channels_of_four_gets_are_reused`] |
 //! | publishing to a bad exchange, twice, leaks no channel | [`bad_publishes_leak_no_channel`] |
-//! | a mandatory message comes back, and is fine once the queue is there | [`publishing::an_unroutable_message_comes_back_whole`](crate::publishing::an_unroutable_message_comes_back_whole) |
+//! | a mandatory message is returned, and confirmed once the queue exists | [`publishing::unroutable_message_is_returned_complete`](crate::publishing::unroutable_message_is_returned_complete) |
 //! | an immediate message | [`an_immediate_message_is_refused`] |
-//! | a delivery mode that is absent, 1 or 2 | [`a_delivery_mode_is_absent_or_what_was_said`] |
-//! | reject requeues | [`settling::what_is_requeued_comes_again`](crate::settling::what_is_requeued_comes_again) |
-//! | reject without requeue | [`settling::what_is_not_requeued_is_gone`](crate::settling::what_is_not_requeued_is_gone) |
+//! | a delivery mode that is absent, 1 or 2 | [`delivery_mode_is_absent_by_default`] |
+//! | reject requeues | [`settling::requeued_message_is_delivered_again`](crate::settling::requeued_message_is_delivered_again) |
+//! | reject without requeue | [`settling::message_rejected_without_requeue_is_removed`](crate::settling::message_rejected_without_requeue_is_removed) |
 //! | dead letters with `x-death` | [`settling::a_refused_message_is_dead_lettered`](crate::settling::a_refused_message_is_dead_lettered) |
 //! | every property | [`publishing::every_property_arrives`](crate::publishing::every_property_arrives) |
 //! | headers of every type, nested | [`publishing::headers_of_every_type_arrive`](crate::publishing::headers_of_every_type_arrive) |
-//! | ack of an unknown tag | can't be said; twice by way of `multiple`: [`settling::s56_a_multiple_ack_settles_everything_before`](crate::settling::s56_a_multiple_ack_settles_everything_before) |
+//! | ack of an unknown tag | not possible; twice with `multiple`: [`settling::s56_a_multiple_ack_settles_everything_before`](crate::settling::s56_a_multiple_ack_settles_everything_before) |
 //! | cancel after an ack | [`a_consumer_is_cancelled_after_an_ack`] |
-//! | close with an unacked message | [`closing::what_was_not_settled_comes_again`](crate::closing::what_was_not_settled_comes_again) |
+//! | close with an unacked message | [`closing::close_requeues_unsettled_messages`](crate::closing::close_requeues_unsettled_messages) |
 //! | consume of a missing queue | [`consuming::a_consume_fails_alone`](crate::consuming::a_consume_fails_alone) |
-//! | delete of the queue of an unacked get, and close | [`a_queue_goes_while_its_message_is_held`] |
-//! | the prefetch count of a live consumer, from 1 to 2 | [`prefetch::a_higher_prefetch_count_raises_by_just_that`](crate::prefetch::a_higher_prefetch_count_raises_by_just_that) |
-//! | a heartbeat of one second on an idle connection | `heartbeats_keep_an_idle_connection_and_find_a_frozen_node` of the tests on RabbitMQ |
-//! | acks are on their way before the socket closes | [`acks_are_written_before_everything_is_dropped`] |
-//! | cancel of a consumer of one queue | [`consuming::a_cancel_gives_back_what_was_not_handed_out`](crate::consuming::a_cancel_gives_back_what_was_not_handed_out), [`consuming::basic_cancel_ends_a_consumer`](crate::consuming::basic_cancel_ends_a_consumer) |
+//! | delete of the queue of an unsettled get, and close | [`queue_is_deleted_during_an_unsettled_get`] |
+//! | the prefetch count of a live consumer, from 1 to 2 | [`prefetch::higher_prefetch_count_allows_exactly_more`](crate::prefetch::higher_prefetch_count_allows_exactly_more) |
+//! | a heartbeat of one second on an idle connection | `heartbeats_keep_an_idle_connection_and_find_a_frozen_node` of the tests with RabbitMQ |
+//! | acks are sent before the socket is closed | [`acks_are_written_before_everything_is_dropped`] |
+//! | cancel of a consumer of one queue | [`consuming::cancel_requeues_buffered_deliveries`](crate::consuming::cancel_requeues_buffered_deliveries), [`consuming::basic_cancel_ends_a_consumer`](crate::consuming::basic_cancel_ends_a_consumer) |
 //! | cancel of a consumer of several queues | [`consuming_multi::several_queues_share_a_consumer`](crate::consuming_multi::several_queues_share_a_consumer) |
 //! | the broker cancels a consumer of one queue | [`consuming::s57_deleting_the_queue_ends_its_consumers`](crate::consuming::s57_deleting_the_queue_ends_its_consumers) |
 //! | the broker cancels a consumer of several queues | [`consuming_multi::it_ends_with_the_last_of_its_queues`](crate::consuming_multi::it_ends_with_the_last_of_its_queues) |
-//! | the broker cancels two at once | [`two_queues_of_a_consumer_go_at_once`] |
-//! | a host that does not resolve | [`dialling::a_host_that_does_not_resolve_is_a_broken_connection`](crate::dialling::a_host_that_does_not_resolve_is_a_broken_connection) |
-//! | a port where nobody listens | [`dialling::a_port_where_nobody_listens_is_a_broken_connection`](crate::dialling::a_port_where_nobody_listens_is_a_broken_connection) |
+//! | the broker cancels two at once | [`consumer_survives_deletion_of_two_queues`] |
+//! | a host that does not resolve | [`dialling::unresolvable_host_is_a_broken_connection`](crate::dialling::unresolvable_host_is_a_broken_connection) |
+//! | a closed port | [`dialling::closed_port_is_a_broken_connection`](crate::dialling::closed_port_is_a_broken_connection) |
 //! | a wrong password | [`connecting::a_wrong_password_is_refused`](crate::connecting::a_wrong_password_is_refused) |
 //! | a prefetch count shared by two queues, raised | [`consuming_multi::several_queues_share_a_prefetch_count`](crate::consuming_multi::several_queues_share_a_prefetch_count) |
 //! | an exclusive queue is locked for another connection | [`queues::an_exclusive_queue_is_locked_for_others`](crate::queues::an_exclusive_queue_is_locked_for_others) |
 //! | an exclusive consumer refuses the second | [`consuming::a_consume_fails_alone`](crate::consuming::a_consume_fails_alone) |
-//! | consumer tags: made up, chosen, repeated | [`consumer_tags_are_chosen_in_part_and_never_the_same`] |
+//! | consumer tags: generated, chosen, repeated | [`consumer_tags_are_unique_with_a_chosen_part`] |
 //! | an exchange declared again, with another type | [`exchanges::an_exchange_is_declared_again_only_alike`](crate::exchanges::an_exchange_is_declared_again_only_alike) |
-//! | delete of an exchange that is missing | [`exchanges::exchanges_are_deleted`](crate::exchanges::exchanges_are_deleted) |
+//! | delete of a missing exchange | [`exchanges::exchanges_are_deleted`](crate::exchanges::exchanges_are_deleted) |
 //! | exchanges bound to exchanges | [`exchanges::exchanges_are_bound_to_exchanges`](crate::exchanges::exchanges_are_bound_to_exchanges) |
 //! | many declares and deletes in parallel | [`queues::a_thousand_queues_are_declared_at_once`](crate::queues::a_thousand_queues_are_declared_at_once) |
 //! | good, bad and good publishes | [`good_and_bad_publishes_take_turns`], [`publishing::a_missing_exchange_fails_only_its_own_publishes`](crate::publishing::a_missing_exchange_fails_only_its_own_publishes) |
-//! | 42 publishes right behind `connect` | [`publishes_right_behind_the_connect`] |
-//! | a queue declared again, alike and otherwise, with arguments too | [`queues::a_queue_is_declared_again_only_alike`](crate::queues::a_queue_is_declared_again_only_alike) |
-//! | delete of a queue that is missing | [`queues::delete_and_purge_tell_how_many_messages_went`](crate::queues::delete_and_purge_tell_how_many_messages_went) |
-//! | an auto-delete queue | [`queues::e45_an_auto_delete_queue_goes_with_its_last_consumer`](crate::queues::e45_an_auto_delete_queue_goes_with_its_last_consumer) |
+//! | 42 publishes directly after `connect` | [`publishes_directly_after_the_connect_succeed`] |
+//! | a queue declared again, with the same and other properties and arguments | [`queues::a_queue_is_declared_again_only_alike`](crate::queues::a_queue_is_declared_again_only_alike) |
+//! | delete of a missing queue | [`queues::delete_and_purge_return_message_counts`](crate::queues::delete_and_purge_return_message_counts) |
+//! | an auto-delete queue | [`queues::e45_auto_delete_queue_ends_with_its_last_consumer`](crate::queues::e45_auto_delete_queue_ends_with_its_last_consumer) |
 //! | bind and unbind | [`exchanges::a_direct_exchange_routes_by_the_key`](crate::exchanges::a_direct_exchange_routes_by_the_key) |
 
 use crate::cases::assert_error;
@@ -53,7 +54,7 @@ use crate::{Outcome, Runtime, World};
 use puka::{Ended, Error};
 use std::collections::BTreeSet;
 
-/// A connection may say what it is, to people who look at the broker, and works all the same.
+/// A connection can have its own properties, which operators see.
 pub async fn a_connection_may_have_properties_of_its_own<R: Runtime>(world: &World<R>) -> Outcome {
     let options = world.options()?.client_property("customer", "somebody")?.client_property("instance", 7)?;
     let client = world.client_with(|_| options.connection_name("properties")).await?;
@@ -63,8 +64,8 @@ pub async fn a_connection_may_have_properties_of_its_own<R: Runtime>(world: &Wor
     Ok(client.close().await?)
 }
 
-/// Four messages are held at once, each with its channel, and the channels are free again when they are acknowledged.
-pub async fn four_messages_are_got_and_their_channels_come_back<R: Runtime>(world: &World<R>) -> Outcome {
+/// Four unsettled messages each keep a channel, which is free again after the ack.
+pub async fn channels_of_four_gets_are_reused<R: Runtime>(world: &World<R>) -> Outcome {
     // One for the publishes, one for requests, one for each message, and one for the get that finds
     // no more messages.
     let client = world.client_with(|options| options.channel_max(7)).await?;
@@ -87,7 +88,7 @@ pub async fn four_messages_are_got_and_their_channels_come_back<R: Runtime>(worl
     Ok(client.close().await?)
 }
 
-/// A publish to an exchange that is missing costs its channel, and another takes its place.
+/// A publish to a missing exchange loses its channel, which is replaced.
 pub async fn bad_publishes_leak_no_channel<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(2)).await?;
     let missing = world.name("missing");
@@ -100,10 +101,11 @@ pub async fn bad_publishes_leak_no_channel<R: Runtime>(world: &World<R>) -> Outc
     Ok(client.close().await?)
 }
 
-/// `immediate` is a thing of the past, and is refused without harm to the connection.
+/// `immediate` is obsolete, and is refused without affecting the connection.
 pub async fn an_immediate_message_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     if world.in_memory().is_some() {
-        // It closes the connection, as RabbitMQ does, and is not known to.
+        // This broker closes the connection, as RabbitMQ does, and does not announce itself as
+        // RabbitMQ.
         let client = world.client().await?;
         let refused = client.basic_publish("", "q", "x").immediate(true).await;
         assert!(
@@ -120,8 +122,8 @@ pub async fn an_immediate_message_is_refused<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// A delivery mode is absent by default, 2 for what is to persist, 1 for what is not.
-pub async fn a_delivery_mode_is_absent_or_what_was_said<R: Runtime>(world: &World<R>) -> Outcome {
+/// The delivery mode is absent by default, 2 for persistent and 1 for transient messages.
+pub async fn delivery_mode_is_absent_by_default<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     client.basic_publish("", &queue, "by default").await?;
@@ -134,7 +136,7 @@ pub async fn a_delivery_mode_is_absent_or_what_was_said<R: Runtime>(world: &Worl
     Ok(client.close().await?)
 }
 
-/// A consumer is cancelled after an ack, and what comes to its queue then is nobody's.
+/// After an ack and a cancel, new messages stay in the queue.
 pub async fn a_consumer_is_cancelled_after_an_ack<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 2).await?;
@@ -151,8 +153,9 @@ pub async fn a_consumer_is_cancelled_after_an_ack<R: Runtime>(world: &World<R>) 
     Ok(client.close().await?)
 }
 
-/// A queue is deleted while one of its messages is held: settling that is harmless, and so is closing.
-pub async fn a_queue_goes_while_its_message_is_held<R: Runtime>(world: &World<R>) -> Outcome {
+/// A queue is deleted while one of its messages is unsettled: settling that is harmless, and so is
+/// closing.
+pub async fn queue_is_deleted_during_an_unsettled_get<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     for settles in [true, false] {
         let queue = world.filled_queue(&client, 1).await?;
@@ -167,7 +170,7 @@ pub async fn a_queue_goes_while_its_message_is_held<R: Runtime>(world: &World<R>
     Ok(client.close().await?)
 }
 
-/// Acks reach the broker though everything is dropped right behind them and nobody closes.
+/// Acks reach the broker even if everything is dropped right after them, without a close.
 pub async fn acks_are_written_before_everything_is_dropped<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 4).await?;
@@ -184,8 +187,8 @@ pub async fn acks_are_written_before_everything_is_dropped<R: Runtime>(world: &W
     Ok(client.close().await?)
 }
 
-/// Two queues of one consumer are deleted at the same time, and it goes on with the third.
-pub async fn two_queues_of_a_consumer_go_at_once<R: Runtime>(world: &World<R>) -> Outcome {
+/// Two queues of one consumer are deleted at the same time, and it continues with the third.
+pub async fn consumer_survives_deletion_of_two_queues<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut queues = Vec::new();
     for _ in 0..3 {
@@ -211,8 +214,9 @@ pub async fn two_queues_of_a_consumer_go_at_once<R: Runtime>(world: &World<R>) -
     Ok(client.close().await?)
 }
 
-/// A tag is made up, with a part that the user chose; the same choice twice gives two tags, on one connection or two.
-pub async fn consumer_tags_are_chosen_in_part_and_never_the_same<R: Runtime>(world: &World<R>) -> Outcome {
+/// A tag is generated, and contains the user's part. The same part twice results in two tags, on
+/// one connection or two.
+pub async fn consumer_tags_are_unique_with_a_chosen_part<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut tags = BTreeSet::new();
@@ -225,15 +229,15 @@ pub async fn consumer_tags_are_chosen_in_part_and_never_the_same<R: Runtime>(wor
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.consumer_tag(), Some(consumer.tag()));
         assert_eq!(delivery.queue(), Some(queue.as_str()));
-        // It is held, so the next goes to the next consumer.
+        // Its delivery stays unsettled, so the next message goes to the next consumer.
         consumers.push((consumer, delivery));
     }
     let got = client.basic_get(&queue).await?;
-    assert!(got.is_none(), "and what is got has none: {got:?}");
+    assert!(got.is_none(), "and a get must return none: {got:?}");
     Ok(client.close().await?)
 }
 
-/// Good and bad publishes in turn: each has its own outcome, and what comes behind a bad one is fine.
+/// Good and bad publishes take turns: each has its own outcome, and those after a bad one succeed.
 pub async fn good_and_bad_publishes_take_turns<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let missing = world.name("wrong_exchange");
@@ -251,8 +255,8 @@ pub async fn good_and_bad_publishes_take_turns<R: Runtime>(world: &World<R>) -> 
     Ok(client.close().await?)
 }
 
-/// Publishes that follow the connect at once, all together.
-pub async fn publishes_right_behind_the_connect<R: Runtime>(world: &World<R>) -> Outcome {
+/// Several publishes directly after the connect succeed.
+pub async fn publishes_directly_after_the_connect_succeed<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let queue = world.shared_queue(&owner).await?;
     let (client, driver) = world.open(|options| options).await?;

@@ -1,4 +1,4 @@
-//! Settling: acknowledging, refusing, giving back; one delivery or all before it.
+//! Settling: acknowledging, rejecting, requeueing; one delivery or all before it.
 
 use crate::cases::assert_error;
 use crate::taking::take;
@@ -10,7 +10,8 @@ async fn get(client: &Client, queue: &str) -> Result<Delivery, Box<dyn std::erro
     Ok(client.basic_get(queue).await?.ok_or("the queue is empty")?)
 }
 
-/// Closes the connection, which brings back what is unsettled, and tells how many messages the queue then has.
+/// Closes the connection, which requeues unsettled messages, and returns how many messages the
+/// queue then has.
 async fn left<R: Runtime>(world: &World<R>, client: Client, queue: &str) -> Result<u32, Error> {
     client.close().await?;
     let client = world.client().await?;
@@ -19,8 +20,8 @@ async fn left<R: Runtime>(world: &World<R>, client: Client, queue: &str) -> Resu
     Ok(left)
 }
 
-/// What was refused with `requeue` comes again, marked as redelivered.
-pub async fn what_is_requeued_comes_again<R: Runtime>(world: &World<R>) -> Outcome {
+/// A message that was rejected with `requeue` is delivered again, marked as redelivered.
+pub async fn requeued_message_is_delivered_again<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
     get(&client, &queue).await?.reject(true)?;
@@ -37,8 +38,8 @@ pub async fn what_is_requeued_comes_again<R: Runtime>(world: &World<R>) -> Outco
     Ok(())
 }
 
-/// What is refused without `requeue` is gone.
-pub async fn what_is_not_requeued_is_gone<R: Runtime>(world: &World<R>) -> Outcome {
+/// A message that is rejected without `requeue` is removed.
+pub async fn message_rejected_without_requeue_is_removed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     get(&client, &queue).await?.reject(false)?;
@@ -49,7 +50,7 @@ pub async fn what_is_not_requeued_is_gone<R: Runtime>(world: &World<R>) -> Outco
     Ok(())
 }
 
-/// A refused message goes to the dead-letter exchange, with an account of its death.
+/// A rejected message goes to the dead-letter exchange, with an `x-death` header.
 pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, graveyard) = (world.name("mortal"), world.queue(&client).await?);
@@ -75,18 +76,18 @@ pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) ->
     Ok(client.close().await?)
 }
 
-/// `nack` with `multiple` refuses all that the consumer was delivered before, and no others.
+/// `nack` with `multiple` rejects all earlier deliveries of the consumer, and no others.
 pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 6).await?;
     let got = get(&client, &queue).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
     let mut held = take(&mut consumer, 5).await?;
-    // Out of turn.
+    // Out of order.
     held.remove(1).ack()?;
     held.remove(2).nack(true, false)?;
-    // The two before it went with it, the one behind it and the one that was got did not.
-    let last = held.pop().ok_or("none")?;
+    // The two before it were settled with it; the one after it and the one from the get were not.
+    let last = held.pop().ok_or("there is no delivery")?;
     for settled in held {
         assert_error!(settled.ack(), Error::Stale);
     }
@@ -100,7 +101,8 @@ pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World
     Ok(())
 }
 
-/// `ack_multiple` settles all before, which are then stale, and dropping those does nothing.
+/// `ack_multiple` settles all earlier deliveries, which are stale then, and dropping those has no
+/// effect.
 pub async fn s56_a_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
@@ -123,8 +125,8 @@ pub async fn s56_a_multiple_ack_settles_everything_before<R: Runtime>(world: &Wo
     Ok(())
 }
 
-/// A delivery that is dropped unsettled goes back to its queue at once.
-pub async fn a_dropped_delivery_goes_back<R: Runtime>(world: &World<R>) -> Outcome {
+/// A delivery that is dropped unsettled is requeued at once.
+pub async fn dropped_delivery_is_requeued<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 2).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
@@ -137,7 +139,7 @@ pub async fn a_dropped_delivery_goes_back<R: Runtime>(world: &World<R>) -> Outco
     Ok(())
 }
 
-/// Acks in any order leave just what was not acknowledged.
+/// Acks in any order settle exactly their own deliveries.
 pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 300).await?;
@@ -145,9 +147,9 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
     let mut held: Vec<_> = take(&mut consumer, 300).await?.into_iter().map(Some).collect();
     let mut refused = Vec::new();
     for n in 0..300 {
-        // 7 and 300 have no common divisor, so each has its turn.
+        // 7 and 300 are coprime, so each has its turn.
         let place = n * 7 % 300;
-        let delivery = held[place].take().ok_or("twice")?;
+        let delivery = held[place].take().ok_or("the delivery was settled twice")?;
         match n % 3 {
             0 => delivery.ack()?,
             1 => delivery.reject(false)?,
@@ -157,7 +159,7 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
             }
         }
     }
-    // A third was dropped, and comes again.
+    // A third was dropped, and is delivered again.
     refused.sort_unstable();
     let mut again: Vec<usize> = Vec::new();
     for delivery in take(&mut consumer, 100).await? {
@@ -171,7 +173,7 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
     Ok(())
 }
 
-/// An ack is on its way before its channel serves another request, which may fail and take the channel with it.
+/// An ack is sent before its channel serves another request, which may fail and close the channel.
 pub async fn an_ack_is_not_lost_with_its_channel<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.request_channels(1)).await?;
     let queue = world.filled_queue(&client, 3).await?;
@@ -201,7 +203,7 @@ pub async fn deliveries_are_settled_on_any_thread<R: Runtime>(world: &World<R>) 
     Ok(())
 }
 
-/// A delivery whose connection is gone is stale: nothing is sent, and the broker delivers it again.
+/// A delivery of a lost connection is stale: nothing is sent, and the broker delivers it again.
 pub async fn a_delivery_outlives_its_connection_only_as_stale<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;

@@ -1,4 +1,5 @@
-//! Several consumers of one queue: who gets the messages, who takes over, and what each is told in the end.
+//! Several consumers of one queue: which one receives a message, which one takes over, and how each
+//! ends.
 
 use crate::cases::assert_error;
 use crate::taking::{next, take};
@@ -11,7 +12,7 @@ async fn declare_single_active<R: Runtime>(world: &World<R>, client: &Client) ->
     Ok(client.queue_declare(&queue).exclusive(true).single_active_consumer(true).await?.name)
 }
 
-/// A message for each of the consumers in turn, with the name of who should get it.
+/// Publishes a message, and checks that this consumer receives it.
 async fn goes_to(
     client: &Client,
     queue: &str,
@@ -24,8 +25,9 @@ async fn goes_to(
     Ok(delivery)
 }
 
-/// Consumers of higher priority come first, and others only when those have all they may hold.
-pub async fn consumers_of_higher_priority_come_first<R: Runtime>(world: &World<R>) -> Outcome {
+/// Consumers of higher priority receive messages first, and others only when those are at their
+/// prefetch limit.
+pub async fn consumers_of_higher_priority_are_served_first<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let consume = || client.basic_consume(&queue).prefetch_count(1);
@@ -35,15 +37,15 @@ pub async fn consumers_of_higher_priority_come_first<R: Runtime>(world: &World<R
     let held = goes_to(&client, &queue, "first", &mut high).await?;
     let also_held = goes_to(&client, &queue, "second", &mut usual).await?;
     let last_held = goes_to(&client, &queue, "third", &mut low).await?;
-    // Whoever is free again gets the next.
+    // A consumer that has credit again receives the next message.
     also_held.ack()?;
     let also_held = goes_to(&client, &queue, "fourth", &mut usual).await?;
     drop((held, also_held, last_held));
     Ok(client.close().await?)
 }
 
-/// A priority is a number.
-pub async fn a_priority_that_is_no_number_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+/// A priority must be a number.
+pub async fn non_numeric_priority_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let refused = client.basic_consume(&queue).argument("x-priority", "high").await.map(drop);
@@ -52,9 +54,9 @@ pub async fn a_priority_that_is_no_number_is_refused<R: Runtime>(world: &World<R
     Ok(client.close().await?)
 }
 
-/// Of the consumers of a queue with a single active one, the first gets everything, and the next takes over when it goes:
-/// by a cancel, by being dropped, or with its connection.
-pub async fn a_single_active_consumer_is_followed_by_the_next<R: Runtime>(world: &World<R>) -> Outcome {
+/// With a single active consumer, the first one receives everything, and the next one takes over
+/// when it ends: by a cancel, by a drop, or with its connection.
+pub async fn next_consumer_replaces_the_single_active_one<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let other = world.client().await?;
     let queue = world.name("single");
@@ -67,7 +69,7 @@ pub async fn a_single_active_consumer_is_followed_by_the_next<R: Runtime>(world:
     goes_to(&owner, &queue, "one", &mut first).await?.ack()?;
     goes_to(&owner, &queue, "two", &mut first).await?.ack()?;
     for waiting in [&mut second, &mut last] {
-        assert!(ready_now(&mut StreamExt::next(waiting)).await.is_none(), "it is not active");
+        assert!(ready_now(&mut StreamExt::next(waiting)).await.is_none(), "the consumer must not be active");
     }
     first.cancel().await?;
     goes_to(&owner, &queue, "three", &mut second).await?.ack()?;
@@ -84,8 +86,8 @@ pub async fn a_single_active_consumer_is_followed_by_the_next<R: Runtime>(world:
     Ok(owner.close().await?)
 }
 
-/// What the active consumer holds when it is cancelled stays its own until it is settled.
-pub async fn a_takeover_leaves_what_is_held_where_it_is<R: Runtime>(world: &World<R>) -> Outcome {
+/// The unsettled deliveries of an active consumer stay its own after its cancel.
+pub async fn takeover_keeps_unsettled_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = declare_single_active(world, &client).await?;
     let mut first = client.basic_consume(&queue).prefetch_count(2).await?;
@@ -96,7 +98,8 @@ pub async fn a_takeover_leaves_what_is_held_where_it_is<R: Runtime>(world: &Worl
     let mut held = take(&mut first, 2).await?;
     first.cancel().await?;
     held.remove(1).ack()?;
-    // RabbitMQ 3.10 gives what is ready to the next consumer not at the cancel, but when something comes or comes back.
+    // RabbitMQ 3.10 delivers the ready messages to the next consumer not at the cancel, but when
+    // another message is published or requeued.
     held.remove(0).reject(true)?;
     for delivery in take(&mut second, 2).await? {
         assert!(delivery.body() == b"0" || delivery.body() == b"2", "{:?}", delivery.body());
@@ -116,7 +119,8 @@ pub async fn a_single_active_consumer_can_not_be_exclusive<R: Runtime>(world: &W
     Ok(client.close().await?)
 }
 
-/// Cancelled here, cancelled by the broker, or ended with the connection: each end can be told from the others.
+/// The end of a consumer shows its reason: cancelled by the client, by the broker, or ended with
+/// the connection.
 pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, doomed) = (world.queue(&client).await?, world.queue(&client).await?);
@@ -131,7 +135,7 @@ pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World
 
     client.queue_delete(&doomed).await?;
     let tag = deleted.tag().to_owned();
-    let end = deleted.next().await.ok_or("it ended without an error")?;
+    let end = deleted.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConsumerCancelled(found) if *found == tag);
     assert!(deleted.next().await.is_none());
     assert!(matches!(deleted.ended(), Some(Ended::CancelledByServer)));
@@ -156,13 +160,14 @@ pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World
         futures_lite::FutureExt::or(work, driven).await?
     };
     drop(driver);
-    let end = consumer.next().await.ok_or("it ended without an error")?;
+    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionBroken(puka::Broken::DriverDropped));
     assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::ConnectionBroken(_)))));
     Ok(())
 }
 
-/// A message whose headers take more than a frame reaches a consumer with small frames, for RabbitMQ does not cut headers.
+/// Headers larger than a frame reach a consumer with small frames, because RabbitMQ does not split
+/// headers.
 pub async fn m08_headers_larger_than_a_frame_arrive<R: Runtime>(world: &World<R>) -> Outcome {
     let sender = world.client().await?;
     let receiver = world.client_with(|options| options.frame_max(8192)).await?;

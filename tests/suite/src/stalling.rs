@@ -1,4 +1,4 @@
-//! A broker behind a relay that stops when it is told to.
+//! A broker behind a relay that can be stopped.
 
 use crate::Listening;
 use puka::{Error, Options};
@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How it stops, when the client next sends something.
+/// The reaction to bytes that the client sends after the stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// It takes what the client sends and says nothing more.
+    /// The relay reads what the client sends and sends nothing.
     Silent,
-    /// It passes on what the broker says, an octet now and then.
+    /// The relay passes on the broker's bytes, but slowly, one at a time.
     Trickle,
-    /// It ends the stream.
+    /// The relay ends the stream.
     Eof,
-    /// It resets the connection.
+    /// The relay resets the connection.
     Reset,
 }
 
@@ -27,7 +27,7 @@ impl Stop {
     pub(crate) const ALL: [Self; 4] = [Self::Silent, Self::Trickle, Self::Eof, Self::Reset];
 }
 
-/// Between two octets of [`Stop::Trickle`].
+/// The pause between two bytes of [`Stop::Trickle`].
 const TRICKLE: Duration = Duration::from_millis(50);
 
 /// A relay of one connection to a broker in memory.
@@ -38,7 +38,7 @@ pub(crate) struct Stalling {
 }
 
 impl Stalling {
-    /// Starts one that relays until it is told to stop.
+    /// Starts a relay, which works until it is stopped.
     pub(crate) fn start(how: Stop) -> io::Result<Self> {
         let broker = Listening::start()?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -55,21 +55,21 @@ impl Stalling {
         Ok(Self { port, stopped })
     }
 
-    /// From now on it does not relay.
+    /// Stops relaying.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    /// Options that lead to it.
+    /// Returns options to connect to the relay.
     pub(crate) fn options(&self) -> Result<Options, Error> {
         Options::from_uri(&format!("amqp://127.0.0.1:{}/", self.port))
     }
 }
 
-/// What the client says, for the broker.
+/// Relays the client's bytes to the broker.
 fn relay(mut client: TcpStream, mut broker: TcpStream, how: Stop, stopped: &AtomicBool) -> io::Result<()> {
     let mut buffer = [0; 1 << 12];
-    // Looked at and not taken, because closing over something unread is a reset.
+    // Peeks, because closing a socket with unread data would be a reset.
     while client.peek(&mut buffer)? > 0 {
         match how {
             _ if !stopped.load(Ordering::SeqCst) => {}
@@ -88,7 +88,7 @@ fn relay(mut client: TcpStream, mut broker: TcpStream, how: Stop, stopped: &Atom
     broker.shutdown(Shutdown::Both)
 }
 
-/// What the broker says, for the client.
+/// Relays the broker's bytes to the client.
 fn answer(mut broker: TcpStream, mut client: TcpStream, how: Stop, stopped: &AtomicBool) -> io::Result<()> {
     let mut buffer = [0; 1 << 12];
     loop {

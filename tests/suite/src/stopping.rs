@@ -1,5 +1,5 @@
-//! A server that stops in the middle of something: silent, an octet now and then, the end, a reset. Nothing waits longer than
-//! its deadline.
+//! A server that stops in the middle of an exchange: silent, one byte at a time, end of stream,
+//! reset. Nothing waits longer than its deadline.
 
 use crate::stalling::{Stalling, Stop};
 use crate::{Outcome, Runtime, World};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_millis(250);
 
-/// Whether it ended as it should, and when.
+/// Checks the outcome and the time it took.
 fn check<T: std::fmt::Debug>(how: Stop, outcome: Result<T, Error>, since: Instant) -> Outcome {
     let took = since.elapsed();
     let right = match how {
@@ -18,12 +18,12 @@ fn check<T: std::fmt::Debug>(how: Stop, outcome: Result<T, Error>, since: Instan
         Stop::Eof => matches!(&outcome, Err(Error::ConnectionBroken(Broken::Eof))),
         Stop::Reset => matches!(&outcome, Err(Error::ConnectionBroken(_))),
     };
-    // As busy as the machine may be.
+    // A generous limit, for a busy machine.
     if right && took < 40 * LIMIT { Ok(()) } else { Err(format!("{how:?}: {outcome:?} in {took:?}").into()) }
 }
 
-/// The handshake.
-pub async fn a_server_that_stops_in_the_handshake_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
+/// A server that stops in the handshake is given up at the deadline.
+pub async fn server_stopping_in_the_handshake_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
     for how in Stop::ALL {
         let server = Stalling::start(how)?;
         server.stop();
@@ -34,11 +34,11 @@ pub async fn a_server_that_stops_in_the_handshake_is_given_up<R: Runtime>(_: &Wo
     Ok(())
 }
 
-/// A request; where the connection lives, the next one is answered.
-pub async fn a_server_that_stops_in_a_request_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
+/// A request fails at its deadline; if the connection is still alive, the next one succeeds.
+pub async fn server_stopping_in_a_request_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
     for how in Stop::ALL {
         let server = Stalling::start(how)?;
-        // Recovery would dial again, and the request would wait for that.
+        // With recovery, the request would wait for a reconnect.
         let options = server.options()?.request_timeout(LIMIT).close_timeout(LIMIT).recovery(None);
         let client = R::connect(options).await?;
         client.queue_declare("q").await?;
@@ -51,15 +51,15 @@ pub async fn a_server_that_stops_in_a_request_is_given_up<R: Runtime>(_: &World<
     Ok(())
 }
 
-/// Closing, after which the client is closed, whatever the server does.
-pub async fn a_server_that_stops_in_the_close_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
+/// A close completes at its deadline, and the client is closed, even if the server does not reply.
+pub async fn server_stopping_in_the_close_is_given_up<R: Runtime>(_: &World<R>) -> Outcome {
     for how in Stop::ALL {
         let server = Stalling::start(how)?;
         let client = R::connect(server.options()?.close_timeout(LIMIT)).await?;
         server.stop();
         let since = Instant::now();
         match (how, client.close().await) {
-            // It was about to hang up anyway.
+            // The server closes the transport, which also completes the close.
             (Stop::Eof | Stop::Reset, Ok(())) if since.elapsed() < LIMIT => {}
             (how, outcome) => check(how, outcome, since)?,
         }

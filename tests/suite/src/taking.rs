@@ -1,15 +1,15 @@
-//! Taking deliveries, in one line each.
+//! Shortcuts to take deliveries.
 
 use puka::{Consumer, Delivery, Error};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The next delivery.
+/// Returns the next delivery.
 pub(crate) async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
     Ok(Consumer::next(consumer).await.ok_or("the consumer has ended")??)
 }
 
-/// The next so many.
+/// Returns the next `count` deliveries.
 pub(crate) async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<Delivery>, Failure> {
     let mut taken = Vec::new();
     for _ in 0..count {
@@ -18,7 +18,7 @@ pub(crate) async fn take(consumer: &mut Consumer, count: usize) -> Result<Vec<De
     Ok(taken)
 }
 
-/// Acknowledges each.
+/// Acknowledges each delivery.
 pub(crate) fn ack(deliveries: impl IntoIterator<Item = Delivery>) -> Result<(), Error> {
     deliveries.into_iter().try_for_each(Delivery::ack)
 }

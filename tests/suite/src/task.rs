@@ -1,4 +1,4 @@
-//! Futures that run beside each other: spawned ones with a result, and a look at one without waiting.
+//! Concurrent futures: spawned ones with a result, and a single poll.
 
 use crate::Runtime;
 use futures_lite::FutureExt;
@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-/// The result of a spawned future. It runs on when this is dropped; when it panics, so does who waits for it.
+/// The result of a spawned future, which continues when this is dropped. If the future panics, so
+/// does the task that waits for it.
 #[derive(Debug)]
-#[must_use = "the result is lost when nobody waits for it"]
+#[must_use = "the result is lost unless it is awaited"]
 pub struct Task<T>(Arc<Mutex<Slot<T>>>);
 
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl<T: Send + 'static> Task<T> {
         task
     }
 
-    /// Runs a future on a thread of its own, without a runtime.
+    /// Runs a future on its own thread, without a runtime.
     pub fn on_a_thread(future: impl Future<Output = T> + Send + 'static) -> Self {
         let (task, filling) = Self::filled_by(future);
         thread::spawn(|| futures_lite::future::block_on(filling));
@@ -70,7 +71,7 @@ impl<T> Future for Task<T> {
     }
 }
 
-/// What a future resolves to, if it does at its next poll.
+/// Polls a future once. Returns its output, if it is ready.
 pub async fn ready_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     poll_once(future).await
 }

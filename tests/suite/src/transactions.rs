@@ -1,16 +1,16 @@
-//! Transactions: all of it, or nothing.
+//! Transactions: all or nothing.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
 use puka::{Client, Error};
 
-/// Messages that are ready, asked for behind everything that was said before.
+/// Returns the number of ready messages. The request is sent after everything before it.
 async fn holds(client: &Client, queue: &str) -> Result<u32, Error> {
     Ok(client.queue_declare(queue).passive(true).await?.message_count)
 }
 
-/// Publishes and acknowledgements take effect with the commit, and not before.
-pub async fn s63_what_is_committed_takes_effect_together<R: Runtime>(world: &World<R>) -> Outcome {
+/// Publishes and acknowledgements take effect together at the commit.
+pub async fn s63_committed_work_takes_effect_together<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (from, to) = (world.filled_queue(&client, 2).await?, world.shared_queue(&client).await?);
     let transaction = client.transaction().await?;
@@ -24,14 +24,14 @@ pub async fn s63_what_is_committed_takes_effect_together<R: Runtime>(world: &Wor
     assert_eq!(holds(&client, &to).await?, 0);
     assert!(transaction.commit().await?.is_empty());
     assert_eq!(holds(&client, &to).await?, 3);
-    // What was not settled goes back, and can't be settled any more.
+    // Unsettled deliveries are requeued, and cannot be settled any more.
     assert_error!(held.ack(), Error::Stale);
     world.until_ready(&client, &from, 1).await?;
     Ok(client.close().await?)
 }
 
-/// Nothing of what is rolled back takes effect, whether it is said or the transaction is dropped.
-pub async fn s63_what_is_rolled_back_does_not_take_effect<R: Runtime>(world: &World<R>) -> Outcome {
+/// Rolled back work has no effect, whether by a call or by dropping the transaction.
+pub async fn s63_rolled_back_work_has_no_effect<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (from, to) = (world.filled_queue(&client, 1).await?, world.shared_queue(&client).await?);
     for said in [true, false] {
@@ -49,8 +49,8 @@ pub async fn s63_what_is_rolled_back_does_not_take_effect<R: Runtime>(world: &Wo
     Ok(client.close().await?)
 }
 
-/// The commit tells which mandatory messages came back, whole.
-pub async fn s63_a_commit_tells_what_came_back<R: Runtime>(world: &World<R>) -> Outcome {
+/// The commit returns the unroutable mandatory messages, complete.
+pub async fn s63_commit_returns_unroutable_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, nowhere) = (world.shared_queue(&client).await?, world.name("nowhere"));
     let transaction = client.transaction().await?;
@@ -65,7 +65,7 @@ pub async fn s63_a_commit_tells_what_came_back<R: Runtime>(world: &World<R>) -> 
     Ok(client.close().await?)
 }
 
-/// A fault ends the transaction with all that is in it, and nothing else.
+/// An error ends its transaction with all its work, and nothing else.
 pub async fn s63_a_transaction_with_a_fault_has_no_effect<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.shared_queue(&client).await?;
@@ -85,8 +85,8 @@ pub async fn s63_a_transaction_with_a_fault_has_no_effect<R: Runtime>(world: &Wo
     Ok(client.close().await?)
 }
 
-/// Many transactions live beside each other, and leave no channel behind.
-pub async fn s63_many_transactions_come_and_go<R: Runtime>(world: &World<R>) -> Outcome {
+/// Many transactions exist at once, and leak no channel.
+pub async fn s63_many_transactions_leak_no_channel<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(12)).await?;
     let queue = world.shared_queue(&client).await?;
     for _ in 0..5 {

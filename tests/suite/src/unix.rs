@@ -1,4 +1,4 @@
-//! A broker behind a Unix socket: for the adapter, which dials.
+//! A broker behind a Unix socket, for the adapter, which dials.
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, Target, UnixRelay, World};
@@ -6,16 +6,16 @@ use puka::{Broken, Endpoint, Error, Options};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-/// Where the broker listens on TCP.
+/// Returns the TCP address of the broker.
 fn address<R>(world: &World<R>) -> Result<SocketAddr, Box<dyn std::error::Error>> {
-    let Target::RabbitMq(url) = world.target() else { return Err("it listens nowhere".into()) };
+    let Target::RabbitMq(url) = world.target() else { return Err("the broker has no TCP address".into()) };
     match Options::from_uri(url)?.endpoints() {
         [Endpoint::Tcp { host, port }] => Ok(SocketAddr::new(host.parse()?, *port)),
         endpoints => Err(format!("{endpoints:?}").into()),
     }
 }
 
-/// It does as well as a port, and is no place where others read the password.
+/// A Unix socket works like a port, and counts as private for the password.
 pub async fn rabbitmq_can_be_reached_over_a_unix_socket<R: Runtime>(world: &World<R>) -> Outcome {
     let relay = UnixRelay::start("relay", address(world)?)?;
     let options = world.options()?.endpoint(Endpoint::unix(relay.path()))?.refuse_unencrypted_login(true);
@@ -27,7 +27,7 @@ pub async fn rabbitmq_can_be_reached_over_a_unix_socket<R: Runtime>(world: &Worl
     Ok(client.close().await?)
 }
 
-/// A path where there is no socket is passed over; when there is no other, its error tells.
+/// An endpoint without a socket is skipped; if it is the only one, the error names it.
 pub async fn a_missing_socket_is_a_broken_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let missing = Endpoint::unix("/nowhere/broker.sock");
     let outcome = R::connect(world.options()?.endpoint(missing.clone())?).await;

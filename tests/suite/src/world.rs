@@ -1,4 +1,4 @@
-//! What a case is given: a broker, names of its own, and a deadline.
+//! The environment of a case: a broker, unique names, and a deadline.
 
 use crate::{Runtime, bare};
 use futures_lite::FutureExt;
@@ -10,31 +10,31 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-/// How long a case may take, which is far more than any needs.
+/// The time limit of a case, which is far more than any needs.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
-/// What a case gives.
+/// The result of a case.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// A broker.
 #[derive(Clone)]
 pub enum Target {
-    /// One of our own, in this process.
+    /// A broker in memory, in this process.
     InMemory(Server),
-    /// A RabbitMQ node, by its URL.
+    /// A RabbitMQ node, by its URI.
     RabbitMq(String),
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL has a password.
+        // The URI contains a password.
         f.write_str(if let Self::InMemory(_) = self { "InMemory" } else { "RabbitMq" })
     }
 }
 
 impl Target {
-    /// A fresh broker in memory. Besides `guest` it has the user `limited` with the password `limited`, who may only touch
-    /// what begins with `open`.
+    /// Creates a broker in memory. Besides `guest` it has the user `limited` with the password
+    /// `limited`, who may only access names with the prefix `open`.
     pub fn in_memory() -> Result<Self, Box<dyn std::error::Error>> {
         let mut limited = User::new("limited", "limited");
         let open = Pattern::Prefix("open".into());
@@ -43,18 +43,18 @@ impl Target {
         Ok(Self::InMemory(Server::new(Config { users, ..Config::default() })))
     }
 
-    /// The RabbitMQ node that all tests share.
+    /// Returns the RabbitMQ node that all tests share.
     pub fn rabbitmq() -> Result<Self, Box<dyn std::error::Error>> {
         Ok(Self::RabbitMq(puka_test_rabbitmq::shared_url()?))
     }
 }
 
-/// Any stream of octets.
+/// Any byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// What a case has: a broker and names of its own.
+/// The environment of a case: a broker and unique names.
 #[derive(Debug)]
 pub struct World<R> {
     target: Target,
@@ -63,7 +63,7 @@ pub struct World<R> {
 }
 
 impl<R> World<R> {
-    /// The broker.
+    /// Returns the broker.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
@@ -71,7 +71,7 @@ impl<R> World<R> {
 }
 
 impl<R: Runtime> World<R> {
-    /// The broker in memory, if it is that.
+    /// Returns the broker in memory, if it is one.
     #[must_use]
     pub fn in_memory(&self) -> Option<&Server> {
         match &self.target {
@@ -80,7 +80,7 @@ impl<R: Runtime> World<R> {
         }
     }
 
-    /// Options for the broker.
+    /// Returns options for the broker.
     pub fn options(&self) -> Result<Options, Error> {
         match &self.target {
             Target::InMemory(_) => Ok(Options::default()),
@@ -88,12 +88,12 @@ impl<R: Runtime> World<R> {
         }
     }
 
-    /// A client that is connected.
+    /// Returns a connected client.
     pub async fn client(&self) -> Result<Client, Error> {
         self.client_with(|options| options).await
     }
 
-    /// A client that is connected, with other options.
+    /// Returns a connected client with other options.
     pub async fn client_with(&self, set: impl FnOnce(Options) -> Options) -> Result<Client, Error> {
         let options = set(self.options()?);
         let Target::InMemory(server) = &self.target else { return R::connect(options).await };
@@ -103,7 +103,7 @@ impl<R: Runtime> World<R> {
         Ok(client)
     }
 
-    /// A client, and the driver for the case to poll, or not.
+    /// Returns a client, and the driver for the case to poll, or not.
     pub async fn open(
         &self,
         set: impl FnOnce(Options) -> Options,
@@ -116,24 +116,25 @@ impl<R: Runtime> World<R> {
         Ok(puka::open(io, R::clock(), options))
     }
 
-    /// A name that nobody else uses. The queue or exchange of that name is deleted when the case is over.
+    /// Returns a unique name. The queue or exchange with that name is deleted at the end of the
+    /// case.
     pub fn name(&self, stem: &str) -> String {
         let name = puka_test_rabbitmq::unique(stem);
         self.names.borrow_mut().push(name.clone());
         name
     }
 
-    /// A queue with a name of its own, for this connection only.
+    /// Declares an exclusive queue with a unique name.
     pub async fn queue(&self, client: &Client) -> Result<String, Error> {
         Ok(client.queue_declare(self.name("queue")).exclusive(true).await?.name)
     }
 
-    /// A queue with a name of its own, which all connections can use.
+    /// Declares a queue with a unique name, which all connections can use.
     pub async fn shared_queue(&self, client: &Client) -> Result<String, Error> {
         Ok(client.queue_declare(self.name("queue")).await?.name)
     }
 
-    /// A queue with so many messages: `0`, `1`, `2` and so on.
+    /// Declares a queue and publishes this many messages to it: `0`, `1`, `2` and so on.
     pub async fn filled_queue(&self, client: &Client, messages: usize) -> Result<String, Error> {
         let queue = self.shared_queue(client).await?;
         let publishes: Vec<_> =
@@ -144,12 +145,13 @@ impl<R: Runtime> World<R> {
         Ok(queue)
     }
 
-    /// Messages in the queue that are ready.
+    /// Returns the number of ready messages.
     pub async fn ready(&self, client: &Client, queue: &str) -> Result<u32, Error> {
         Ok(client.queue_declare(queue).passive(true).await?.message_count)
     }
 
-    /// Asks until so many messages of the queue are ready, for what other channels or connections do takes its time.
+    /// Polls until this many messages of the queue are ready, because work of other channels or
+    /// connections takes some time.
     pub async fn until_ready(&self, client: &Client, queue: &str, messages: u32) -> Result<(), Error> {
         while self.ready(client, queue).await? != messages {}
         Ok(())
@@ -160,7 +162,7 @@ impl<R: Runtime> World<R> {
         within::<R, T>(limit, step).await
     }
 
-    /// Deletes what the case has left behind.
+    /// Deletes the entities that the case has left.
     async fn clean_up(&self) -> Result<(), Error> {
         if self.in_memory().is_some() {
             return Ok(());
@@ -169,10 +171,11 @@ impl<R: Runtime> World<R> {
         let names = self.names.take();
         let queues: Vec<_> = names.iter().map(|name| client.queue_delete(name).send()).collect();
         for deleted in queues {
-            // Another connection may have it for itself; then it goes with that.
+            // It may be exclusive to another connection, which deletes it.
             drop(deleted.await);
         }
-        // One by one: RabbitMQ 3.10 crashes a channel when two exchanges are deleted at once and one is bound to the other.
+        // One by one: RabbitMQ 3.10 crashes a channel if two exchanges are deleted at once and one
+        // is bound to the other.
         for name in &names {
             client.exchange_delete(name).await?;
         }
@@ -199,8 +202,8 @@ pub fn run<R: Runtime>(
     R::block_on(async {
         let outcome = within::<R, _>(DEADLINE, case(&world)).await;
         let cleaned = within::<R, _>(DEADLINE, world.clean_up()).await;
-        outcome.ok_or_else(|| format!("{name} takes longer than {DEADLINE:?}"))??;
-        cleaned.ok_or_else(|| format!("cleaning up behind {name} takes longer than {DEADLINE:?}"))??;
+        outcome.ok_or_else(|| format!("{name} took longer than {DEADLINE:?}"))??;
+        cleaned.ok_or_else(|| format!("cleaning up behind {name} took longer than {DEADLINE:?}"))??;
         Ok(())
     })
 }

@@ -1,4 +1,4 @@
-//! All the end-to-end cases in memory without a runtime: a driver that is polled by hand beside the case.
+//! All end-to-end cases in memory without a runtime: the driver is polled by hand beside the case.
 
 use puka_test_suite::Bare;
 

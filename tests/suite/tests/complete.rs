@@ -1,4 +1,4 @@
-//! The list of cases has every case that there is.
+//! Checks that the list of cases is complete.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn every_case_is_in_the_list() -> Result<(), Box<dyn std::error::Error>> {
         let text = fs::read_to_string(file?.path())?;
         for case in text.lines().filter_map(|line| line.strip_prefix("pub async fn ")) {
             let Some((case, _)) = case.split_once("<R: Runtime>(") else { continue };
-            assert_eq!(listed(case), 1, "{case} is not listed once");
+            assert_eq!(listed(case), 1, "{case} must be listed once");
             cases += 1;
         }
     }

@@ -1,5 +1,5 @@
-//! The end-to-end cases over RabbitMQ with clients that have no runtime: each is driven by a thread of its own, which waits
-//! for the system, while the case asks from another thread.
+//! The end-to-end cases with RabbitMQ and evented clients: each is driven by its own thread, while
+//! the case makes requests from another.
 
 use puka::{Client, Error, Options, evented};
 use puka_test_suite::{Bare, Runtime};

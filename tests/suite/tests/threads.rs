@@ -1,4 +1,4 @@
-//! What people hold goes to any thread, and a task may own it together with what it asks.
+//! Handles can be used from any thread, and a task can own a handle together with its requests.
 
 use puka::{Client, Consumer, Delivery, Error, Message, Options, Promise};
 use puka_test_suite::{Bare, Runtime};
@@ -10,7 +10,7 @@ fn can_be_spawned<T: Send + 'static>(task: T) -> T {
 }
 
 #[test]
-fn what_people_hold_goes_to_any_thread() {
+fn handles_are_send_and_sync() {
     goes_anywhere::<Client>();
     goes_anywhere::<Promise<()>>();
     goes_anywhere::<Consumer>();
@@ -21,7 +21,7 @@ fn what_people_hold_goes_to_any_thread() {
 }
 
 #[test]
-fn requests_can_be_spawned_with_what_they_ask() {
+fn spawned_task_can_own_handle_and_request() {
     let broker = puka_test_broker::Server::new(Default::default());
     let (client, driver) = puka::open(broker.connect(), Bare::clock(), Options::default());
     let driver = can_be_spawned(driver);
@@ -34,5 +34,5 @@ fn requests_can_be_spawned_with_what_they_ask() {
         client.close().await
     });
     let (task, driver) = Bare::block_on(futures_lite::future::zip(task, driver));
-    task.and(driver).expect("both end well");
+    task.and(driver).expect("task and driver succeed");
 }
