@@ -11,7 +11,7 @@ use puka::protocol::{
 };
 use std::time::{Duration, Instant};
 
-/// How the containers alternate in a deep nest.
+/// The kinds of containers in a deep nest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Nest {
     Tables,
@@ -19,14 +19,15 @@ enum Nest {
     Mixed,
 }
 
-/// A table whose entry is nested so many containers deep around nothing.
+/// Returns a table whose entry is nested in this many containers, the innermost of which is empty.
 fn nest(kind: Nest, depth: usize) -> Vec<u8> {
     let is_array = |level: usize| match kind {
         Nest::Tables => false,
         Nest::Arrays => true,
         Nest::Mixed => level % 2 == 1,
     };
-    // From the outside in, as every length is known: what is inside a level is all that is written behind its length.
+    // Written from the outside in. Every length is known in advance: a level contains everything
+    // after its length.
     let lengths: Vec<usize> = (0..depth)
         .rev()
         .scan(0, |inside, level| {
@@ -58,8 +59,8 @@ fn depth_of(table: TableRef<'_>) -> usize {
 }
 
 #[test]
-fn a10_a_length_that_wraps_around_with_its_place_is_refused() {
-    // In 32 bits the place behind it plus FFFFFFF0 is in front of it.
+fn a10_length_that_overflows_its_offset_is_refused() {
+    // In 32 bits, the offset behind the length plus FFFFFFF0 is in front of it.
     for before in [0, 7, 16, 64, 250] {
         let entries =
             [entry(b'S', &counted(&vec![b'x'; before])), entry(b'S', &hex("ffff fff0 6162"))].concat();
@@ -71,7 +72,7 @@ fn a10_a_length_that_wraps_around_with_its_place_is_refused() {
 }
 
 #[test]
-fn a13_a_length_of_two_gigabytes_in_a_frame_of_twenty_octets_is_refused() {
+fn a13_two_gigabyte_length_in_small_frame_is_refused() {
     for length in [0x7FFF_FFFF_u32, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFFC] {
         let length = length.to_be_bytes();
         let long = [&hex("000a 0014")[..], &length, b"ab"].concat();
@@ -90,7 +91,7 @@ fn a13_a_length_of_two_gigabytes_in_a_frame_of_twenty_octets_is_refused() {
 }
 
 #[test]
-fn a14_nesting_is_read_to_the_limit_and_refused_beyond_it_on_little_stack() {
+fn a14_nesting_limit_is_exact_on_a_small_stack() {
     with_little_stack(|| {
         for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
             for depth in [0, 1, 31, 32, 33, 34, 100, 5_000, 20_000] {
@@ -108,7 +109,7 @@ fn a14_nesting_is_read_to_the_limit_and_refused_beyond_it_on_little_stack() {
 }
 
 #[test]
-fn a14_a_table_at_the_limit_is_walked_printed_and_built_on_little_stack() {
+fn a14_deepest_table_works_on_a_small_stack() {
     with_little_stack(|| {
         for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
             let octets = nest(kind, MAX_NESTING);
@@ -147,7 +148,7 @@ fn a14_random_nests_are_refused_exactly_beyond_the_limit() {
     });
 }
 
-/// The least time that reading takes, of several tries.
+/// Returns the shortest time of several reads.
 fn least_time(octets: &[u8]) -> Duration {
     (0..7)
         .map(|_| {
@@ -160,8 +161,9 @@ fn least_time(octets: &[u8]) -> Duration {
 }
 
 #[test]
-fn a15_ten_times_the_table_takes_about_ten_times_as_long() {
-    // As deep as is allowed, with all of the octets at the bottom, where a copy for each level would cost most.
+fn a15_reading_time_is_linear() {
+    // At the maximum depth with all bytes at the bottom, where a copy for each level would cost
+    // most.
     let deep = |entries: usize| {
         let mut octets = entry(b't', &[1]).repeat(entries);
         for _ in 0..MAX_NESTING {
@@ -169,19 +171,20 @@ fn a15_ten_times_the_table_takes_about_ten_times_as_long() {
         }
         octets
     };
-    // And wide: containers in a row, each with one inside.
+    // And wide: many containers in a row, each with one inside.
     let wide = |entries: usize| entry(b'F', &counted(&entry(b'A', &counted(b"VV")))).repeat(entries);
     for (small, large) in [(deep(3_000), deep(30_000)), (wide(1_000), wide(10_000))] {
         assert!(large.len() >= 120_000 && large.len() >= 9 * small.len());
-        // Quadratic would be 100 times, again and again. A machine that is busy elsewhere is so now and then only.
+        // Quadratic work would take 100 times as long, every time. On a busy machine a single
+        // measurement may be wrong.
         let linear = (0..40).any(|_| least_time(&large) < least_time(&small) * 40);
-        assert!(linear, "{} octets take far more than {}", large.len(), small.len());
+        assert!(linear, "{} bytes take far longer than {}", large.len(), small.len());
     }
 }
 
 #[test]
-fn a15_a_nest_beyond_the_limit_is_refused_without_a_look_at_what_is_inside() {
-    // What the innermost containers hold is wrong too, but nobody gets there.
+fn a15_content_beyond_the_nesting_limit_is_not_read() {
+    // The content of the innermost container is invalid, too, but is never reached.
     let mut octets = entry(b'Z', b"");
     for _ in 0..5_000 {
         octets = entry(b'F', &counted(&octets));
@@ -202,8 +205,8 @@ fn a16_a_byte_array_of_negative_length_is_refused() {
 }
 
 #[test]
-fn a17_a_bad_length_in_a_table_never_brings_frames_out_of_what_is_behind_it() {
-    // The octets behind the string look like a frame of their own: connection.close.
+fn a17_bad_table_length_exposes_no_frames() {
+    // The bytes after the string look like a frame: connection.close.
     let inside = raw_frame(1, 0, &hex("000a 0032 0140 00 0000 0000"));
     for tag in *b"SxAF" {
         let table = counted(&[&entry(tag, &hex("80000000"))[..], &inside].concat());
@@ -220,13 +223,13 @@ fn a17_a_bad_length_in_a_table_never_brings_frames_out_of_what_is_behind_it() {
 }
 
 #[test]
-fn a18_a_short_string_of_more_than_255_octets_can_not_be_made() {
+fn a18_short_string_above_255_bytes_is_refused() {
     for (length, text) in [
         (256, "x".repeat(256)),
         (300, "x".repeat(300)),
         (511, "x".repeat(511)),
         (512, "x".repeat(512)),
-        // Octets count, not characters: 128 of two, 86 of three, 64 of four.
+        // The limit counts bytes, not characters: 128 of two bytes, 86 of three, 64 of four.
         (256, "ü".repeat(128)),
         (258, "漢".repeat(86)),
         (256, "🐇".repeat(64)),
@@ -237,8 +240,8 @@ fn a18_a_short_string_of_more_than_255_octets_can_not_be_made() {
         let mut table = Table::new();
         table.insert("before", true).unwrap();
         assert_eq!(table.insert(&text, true), Err(refused));
-        assert_eq!(table.iter().count(), 1, "the table is as it was");
-        // For texts for people there is a cut, and it never splits a character.
+        assert_eq!(table.iter().count(), 1, "the table must not change");
+        // Texts for people can be truncated instead, and never within a character.
         let cut = ShortStr::cut(&text);
         assert!(cut.len() > 251 && cut.as_str().is_some_and(|cut| text.starts_with(cut)));
     }
@@ -249,7 +252,7 @@ fn a18_a_short_string_of_more_than_255_octets_can_not_be_made() {
 }
 
 #[test]
-fn a23_an_array_that_claims_more_than_there_is_is_refused() {
+fn a23_array_length_beyond_the_table_is_refused() {
     let table = entry(b'A', &hex("0000000a 62 01"));
     for refused in read_everywhere(&table) {
         assert_eq!(refused, Err(DecodeError::BadTable { at: 0 }));
@@ -257,10 +260,10 @@ fn a23_an_array_that_claims_more_than_there_is_is_refused() {
 }
 
 #[test]
-fn a23_an_array_of_nothings_has_as_many_values_as_octets() {
+fn a23_array_of_voids_has_one_value_a_byte() {
     let octets = entry(b'A', &counted(&[b'V'; 65_536]));
     let table = TableRef::new(&octets).unwrap();
-    let Some(Value::Array(array)) = table.get("k") else { panic!("no array") };
+    let Some(Value::Array(array)) = table.get("k") else { panic!("the entry is not an array") };
     assert_eq!(array.iter().count(), 65_536);
     assert!(array.iter().all(|value| value == Value::Void));
 }
@@ -284,7 +287,7 @@ fn a25_an_unknown_tag_is_refused_and_not_skipped() {
 }
 
 #[test]
-fn a29_a_table_read_from_a_kept_payload_is_the_same() {
+fn a29_table_of_a_stored_payload_is_unchanged() {
     let table = entry(b'S', &counted(b"value"));
     let header = raw_header(0x2000, &counted(&table));
     let mut decoder = Decoder::new();
@@ -299,7 +302,7 @@ fn a29_a_table_read_from_a_kept_payload_is_the_same() {
 }
 
 #[test]
-fn a33_a_header_name_of_more_than_128_octets_is_read() {
+fn a33_header_name_above_128_bytes_is_read() {
     for length in [127, 128, 129, 200, 255] {
         let name = "n".repeat(length);
         let mut octets = vec![u8::try_from(length).unwrap()];

@@ -1,6 +1,7 @@
-//! The corpus of the fuzz targets, replayed by a plain compiler; seeds made of the vectors stand in it.
+//! The corpus of the fuzz targets, replayed by an ordinary compiler. It contains seeds made from
+//! the vectors.
 //!
-//! `PUKA_WRITE_CORPUS=1 cargo test -p puka --test vectors the_seeds` writes the seeds that are missing.
+//! `PUKA_WRITE_CORPUS=1 cargo test -p puka --test vectors the_seeds` writes the missing seeds.
 
 use super::bodies;
 use super::json::{Vector, vectors};
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a target does with an input.
+/// The body of a target.
 type Body = fn(&[u8]);
 
 const TARGETS: [(&str, Body); 12] = [
@@ -28,7 +29,8 @@ const TARGETS: [(&str, Body); 12] = [
     ("recovery", bodies::recovery),
 ];
 
-/// Those whose inputs are choices and not octets of a peer. Random ones are as good as any, and say more than none.
+/// The targets whose inputs are choices and not bytes of a peer. Random inputs are useful for
+/// these.
 const OF_CHOICES: [(&str, Body); 6] = [
     ("encoder", bodies::encoder),
     ("connection", bodies::connection),
@@ -38,7 +40,7 @@ const OF_CHOICES: [(&str, Body); 6] = [
     ("recovery", bodies::recovery),
 ];
 
-/// The largest seed, and the most inputs of all targets together: this is a repository, not a store.
+/// The largest seed, and the maximum number of inputs of all targets, to keep the repository small.
 const LARGEST: usize = 2048;
 const MOST: usize = 900;
 
@@ -46,7 +48,7 @@ fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
 }
 
-/// The seeds that a vector gives: the target, and the input.
+/// Returns the seeds of a vector: the targets and their inputs.
 fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
     let octets = vector.octets();
     match vector.text("feed").unwrap() {
@@ -68,7 +70,7 @@ fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
 fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
     let mut all = BTreeMap::new();
     for vector in vectors() {
-        // Those that differ in a number only add little.
+        // Vectors that differ only in a number add little.
         let name = vector.name();
         let alike = name.starts_with("methods/") && !name.starts_with("methods/typical/");
         if alike
@@ -95,7 +97,7 @@ fn the_seeds_are_those_of_the_vectors() {
             fs::write(&path, &octets).unwrap();
         }
         let found = fs::read(&path).unwrap_or_default();
-        assert_eq!(found, octets, "{}: write it anew with PUKA_WRITE_CORPUS=1", path.display());
+        assert_eq!(found, octets, "{}: write it again with PUKA_WRITE_CORPUS=1", path.display());
     }
 }
 
@@ -132,7 +134,7 @@ fn random_choices_find_nothing() {
     }
 }
 
-/// Up to 700 octets, the same for the same seed: xorshift64*.
+/// Returns up to 700 bytes, the same for the same seed: xorshift64*.
 fn random_octets(seed: u64) -> Vec<u8> {
     let mut state = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut next = || {

@@ -1,4 +1,5 @@
-//! The method table of `puka::protocol` against `amqp-0-9-1.json`, field by field: nothing more, nothing less.
+//! Compares the method table of `puka::protocol` with `amqp-0-9-1.json`, field by field, in both
+//! directions.
 
 use super::json::spec;
 use puka::protocol::method::{CLASSES, SentBy, WireType};
@@ -9,7 +10,7 @@ fn dashed(name: &str) -> String {
     name.replace('_', "-")
 }
 
-/// The wire type of the JSON; we read a timestamp as the 64 bits that it is.
+/// Returns the wire type of the JSON. A timestamp is read as its 64 bits.
 fn wire_type(json: &Json) -> &str {
     match json.as_str().unwrap() {
         "timestamp" => WireType::Longlong.name(),
@@ -18,7 +19,7 @@ fn wire_type(json: &Json) -> &str {
 }
 
 #[test]
-fn the_classes_and_methods_are_those_of_the_spec() {
+fn classes_and_methods_match_the_spec() {
     let ours: Vec<Json> = CLASSES
         .iter()
         .map(|class| {
@@ -100,7 +101,7 @@ fn a_method_is_found_by_its_numbers() {
 }
 
 #[test]
-fn a_reply_answers_what_names_it() {
+fn replies_belong_to_the_same_class() {
     for class in CLASSES {
         for method in class.methods {
             for reply in method.replies {
@@ -111,7 +112,7 @@ fn a_reply_answers_what_names_it() {
 }
 
 #[test]
-fn the_properties_are_those_of_the_spec() {
+fn properties_match_the_spec() {
     let ours: Vec<Json> = PROPERTIES
         .iter()
         .map(|p| json!([dashed(p.name), p.wire_type.name(), format!("0x{:04x}", p.flag)]))
@@ -125,12 +126,12 @@ fn the_properties_are_those_of_the_spec() {
         .collect();
     assert_eq!(ours, theirs);
     for (index, property) in PROPERTIES.iter().enumerate() {
-        assert_eq!(property.flag, 0x8000 >> index, "flag order is the order of the properties");
+        assert_eq!(property.flag, 0x8000 >> index, "the flags must be in the order of the properties");
     }
 }
 
 #[test]
-fn the_reply_codes_are_those_of_the_spec() {
+fn reply_codes_match_the_spec() {
     let ours: Vec<Json> = ReplyCode::ALL
         .iter()
         .map(|code| {
@@ -146,14 +147,14 @@ fn the_reply_codes_are_those_of_the_spec() {
 }
 
 #[test]
-fn a_reply_code_that_the_spec_does_not_have_is_kept() {
+fn unknown_reply_code_is_kept() {
     let code = ReplyCode::from(599);
     assert_eq!((code.value(), code.name(), code.to_string().as_str()), (599, None, "599"));
     assert!(!code.is_hard_error() && !code.is_soft_error());
 }
 
 #[test]
-fn the_constants_of_frames_are_those_of_the_spec() {
+fn frame_constants_match_the_spec() {
     let spec = spec();
     let constants = &spec["constants"];
     assert_eq!(constants["frame_end"], json!(frame::FRAME_END));
@@ -169,7 +170,7 @@ fn the_constants_of_frames_are_those_of_the_spec() {
 }
 
 #[test]
-fn the_types_of_frames_are_those_of_the_spec() {
+fn frame_types_match_the_spec() {
     let kinds = [
         ("method", FrameKind::Method),
         ("header", FrameKind::Header),

@@ -1,10 +1,11 @@
-//! Edge cases of properties and field tables: flags, names, containers that end too early or too late, and every tag.
+//! Edge cases of properties and field tables: flags, names, containers with a wrong length, and
+//! every tag.
 
 use super::sample::Node;
 use super::tools::{counted, entry, header_payload, hex, raw_header, read_everywhere, read_table};
 use puka::protocol::{Array, ContentHeader, DecodeError, Properties, ShortStr, Table, TableRef, Value};
 
-/// The octets of a table with that one value in it, as we write it.
+/// Returns the encoding of a table with this value.
 fn written<'v>(value: impl Into<Value<'v>>) -> Vec<u8> {
     let mut table = Table::new();
     table.insert("k", value).unwrap();
@@ -12,7 +13,7 @@ fn written<'v>(value: impl Into<Value<'v>>) -> Vec<u8> {
 }
 
 #[test]
-fn e09_flags_that_announce_more_flags_are_refused_and_an_unused_one_is_ignored() {
+fn e09_continued_flags_are_refused_and_unused_ones_ignored() {
     assert_eq!(
         ContentHeader::decode(&raw_header(0x8001, &hex("0000 0161"))),
         Err(DecodeError::PropertyFlags(0x8001))
@@ -20,7 +21,7 @@ fn e09_flags_that_announce_more_flags_are_refused_and_an_unused_one_is_ignored()
     let header = raw_header(0x8002, &hex("0161"));
     let header = ContentHeader::decode(&header).unwrap();
     assert_eq!(header.properties.content_type, Some(ShortStr::literal("a")));
-    // And it does not come back.
+    // The unused flag is not encoded again.
     assert_eq!(header_payload(&header), raw_header(0x8000, &hex("0161")));
     let cluster = raw_header(0x0004, &hex("0163"));
     let cluster = ContentHeader::decode(&cluster).unwrap();
@@ -28,7 +29,7 @@ fn e09_flags_that_announce_more_flags_are_refused_and_an_unused_one_is_ignored()
 }
 
 #[test]
-fn e09_a_property_that_is_there_and_empty_is_not_one_that_is_absent() {
+fn e09_empty_property_differs_from_an_absent_one() {
     let mut empty = Properties::default();
     assert_eq!(header_payload(&ContentHeader { body_size: 0, properties: empty }), raw_header(0, b""));
     empty.content_type = Some(ShortStr::EMPTY);
@@ -41,14 +42,15 @@ fn e09_a_property_that_is_there_and_empty_is_not_one_that_is_absent() {
 }
 
 #[test]
-fn e10_bad_headers_are_an_error_of_the_headers_only() {
-    // The headers don't parse, but the properties around them do: it is one message that is wrong, no connection.
+fn e10_bad_headers_leave_other_properties_readable() {
+    // The headers do not parse, but the other properties do: an error of one message, not of the
+    // connection.
     let header = raw_header(0xB000, &[&hex("0174 00000003 016b5a")[..], &[2]].concat());
     let properties = ContentHeader::decode(&header).unwrap().properties;
     assert_eq!((properties.content_type, properties.delivery_mode), (Some(ShortStr::literal("t")), Some(2)));
     let headers = properties.headers.unwrap();
     assert_eq!(headers.table(), Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 2 }));
-    assert_eq!(headers.as_octets(), hex("016b5a"), "and what came can still be looked at");
+    assert_eq!(headers.as_octets(), hex("016b5a"), "the received bytes must be accessible");
     assert_eq!(format!("{headers:?}"), "<unknown type tag 0x5a at octet 2 of a field table>");
 }
 
@@ -66,7 +68,7 @@ fn e16_names_of_every_length_are_read() {
 }
 
 #[test]
-fn e16_a_name_twice_keeps_both_and_a_look_up_finds_the_first() {
+fn e16_look_up_finds_the_first_of_equal_names() {
     let mut table = Table::new();
     for (name, value) in [("b", 1), ("a", 2), ("b", 3), ("a", 4)] {
         table.insert(name, value).unwrap();
@@ -84,24 +86,25 @@ fn e16_a_name_twice_keeps_both_and_a_look_up_finds_the_first() {
 }
 
 #[test]
-fn e16_a_container_whose_length_is_wrong_is_refused() {
+fn e16_container_of_wrong_length_is_refused() {
     let inner = entry(b'V', b"");
     for (what, table) in [
-        ("a nested table that ends behind its parent", entry(b'F', &[&hex("00000004")[..], &inner].concat())),
+        ("a nested table that ends after its parent", entry(b'F', &[&hex("00000004")[..], &inner].concat())),
         ("a nested table that cuts its entry", entry(b'F', &hex("00000002 016b56"))),
         ("a nested table that cuts its entry's name", entry(b'F', &hex("00000001 016b56"))),
         ("a nested table whose entry runs on into its parent", entry(b'F', &hex("00000003 016b74 01"))),
         ("a nested table whose name runs on into its parent", entry(b'F', &hex("00000002 056b 016b5601"))),
         ("an array whose value runs on into its parent", entry(b'A', &hex("00000001 74 01"))),
         ("a string that runs on into its parent", entry(b'F', &hex("00000008 016b53 00000002 6161"))),
-        // What is behind the end is not looked at, so an unknown tag there is not what is wrong.
+        // Bytes after the end of the container are not read, so the unknown tag there is not the
+        // error.
         ("a nested name without its tag", entry(b'F', &hex("00000002 016b 5a 5a"))),
         (
             "a nested table that overruns its parent",
             [entry(b'F', &counted(&entry(b'F', &hex("00000003")))), hex("016b5a")].concat(),
         ),
         ("an array that cuts a length", entry(b'A', &hex("00000003 530000"))),
-        ("a table of a lonely octet", hex("01")),
+        ("a table of a single byte", hex("01")),
         ("a name and no tag", hex("016b")),
         ("a name that overruns", hex("ff6b56")),
     ] {
@@ -109,7 +112,7 @@ fn e16_a_container_whose_length_is_wrong_is_refused() {
             assert!(matches!(refused, Err(DecodeError::BadTable { .. })), "{what}: {refused:?}");
         }
     }
-    // An entry behind a nested table is one of the outer table, not of the nested.
+    // An entry after a nested table belongs to the outer table.
     let table = [entry(b'F', &counted(&inner)), hex("0161 74 01")].concat();
     let table = TableRef::new(&table).unwrap();
     assert_eq!(table.iter().count(), 2);
@@ -117,7 +120,7 @@ fn e16_a_container_whose_length_is_wrong_is_refused() {
 }
 
 #[test]
-fn e16_a_table_shorter_than_its_length_is_refused_as_a_field() {
+fn e16_table_shorter_than_its_length_is_refused() {
     assert_eq!(read_table(&hex("0000000a 016b56")), Err(DecodeError::TruncatedPayload { at: 0 }));
     assert_eq!(read_table(&hex("000000")), Err(DecodeError::TruncatedPayload { at: 0 }));
     assert_eq!(read_table(&hex("00000000 00")), Err(DecodeError::TrailingOctets { at: 4 }));
@@ -158,7 +161,7 @@ fn e17_every_tag_is_written_as_rabbitmq_writes_it() {
 }
 
 #[test]
-fn e17_a_value_of_rust_takes_the_tag_of_its_type() {
+fn e17_rust_types_have_their_own_tags() {
     let (text, table, array) = ("text".to_owned(), Table::new(), Array::new());
     for (octets, tag) in [
         (written(true), b't'),
@@ -185,7 +188,7 @@ fn e17_a_value_of_rust_takes_the_tag_of_its_type() {
 }
 
 #[test]
-fn e17_what_is_read_only_is_read() {
+fn e17_decode_only_tags_are_decoded() {
     for (octets, value, back) in [
         ("55 fffb", Value::I16(-5), "73 fffb"),
         ("4c ffffffffffffffff", Value::I64(-1), "6c ffffffffffffffff"),
@@ -196,7 +199,11 @@ fn e17_what_is_read_only_is_read() {
         let octets = [hex("016b"), hex(octets)].concat();
         let read = TableRef::new(&octets).unwrap().get("k").unwrap();
         assert_eq!(read, value);
-        assert_eq!(written(read), [hex("016b"), hex(back)].concat(), "written back with RabbitMQ's own tag");
+        assert_eq!(
+            written(read),
+            [hex("016b"), hex(back)].concat(),
+            "must be encoded with RabbitMQ's own tag"
+        );
     }
 }
 
@@ -211,23 +218,27 @@ fn e17_every_other_tag_is_refused() {
 }
 
 #[test]
-fn e17_floats_come_back_bit_by_bit() {
+fn e17_floats_keep_every_bit() {
     for bits in
         [0x7FF8_0000_0000_0001, 0xFFF0_0000_0000_0000, 0x7FF0_0000_0000_0001, 1, 0x8000_0000_0000_0000]
     {
         let octets = written(f64::from_bits(bits));
-        let Some(Value::F64(read)) = TableRef::new(&octets).unwrap().get("k") else { panic!("no float") };
+        let Some(Value::F64(read)) = TableRef::new(&octets).unwrap().get("k") else {
+            panic!("the entry is not a float")
+        };
         assert_eq!(read.to_bits(), bits);
     }
     for bits in [0x7FC0_0001, 0xFF80_0000, 1, 0x8000_0000] {
         let octets = written(f32::from_bits(bits));
-        let Some(Value::F32(read)) = TableRef::new(&octets).unwrap().get("k") else { panic!("no float") };
+        let Some(Value::F32(read)) = TableRef::new(&octets).unwrap().get("k") else {
+            panic!("the entry is not a float")
+        };
         assert_eq!(read.to_bits(), bits);
     }
 }
 
 #[test]
-fn e17_a_value_tells_what_it_is() {
+fn e17_value_accessors_match_its_type() {
     for (value, int) in [
         (Value::I8(-1), -1),
         (Value::U8(255), 255),

@@ -1,6 +1,7 @@
-//! Every method and every property, listed by hand: how tests build them by name and take them apart again.
+//! Every method and every property, listed by hand, to build them by name and take them apart
+//! again.
 //!
-//! The compiler finds a method or a field that is missing here, and a test compares the list with `CLASSES`.
+//! The compiler finds a missing method or field here, and a test compares the list with `CLASSES`.
 
 use super::sample::{Field, Fields};
 use puka::protocol::method::{
@@ -10,16 +11,16 @@ use puka::protocol::{Method, PROPERTIES, Properties, RawHeaders, TableRef};
 
 macro_rules! every_method {
     ($($Class:ident $module:ident { $($Method:ident { $($field:ident),* })* })*) => {
-        /// The method of that number with those fields.
+        /// Returns the method with this number and these fields.
         pub(crate) fn build(id: MethodId, fields: &Fields) -> Method<'_> {
             let _ = fields;
             $($(if id == $module::$Method::ID {
                 return $module::$Method { $($field: fields.get(plain(stringify!($field)))),* }.into();
             })*)*
-            panic!("no test knows how to build {id}")
+            panic!("unknown method {id}")
         }
 
-        /// What a method holds, by name.
+        /// Returns the fields of a method, by name.
         pub(crate) fn take_apart(method: Method<'_>) -> Fields {
             match method {
                 $($(Method::$Class($module::Method::$Method($module::$Method { $($field),* })) =>
@@ -120,7 +121,7 @@ every_method! {
 
 macro_rules! every_property {
     ($($name:ident)*) => {
-        /// Those properties, and no others.
+        /// Returns these properties, and no others.
         pub(crate) fn build_properties(fields: &Fields) -> Properties<'_> {
             let mut properties = Properties::default();
             $(properties.$name = fields.find(plain(stringify!($name)));)*
@@ -128,7 +129,7 @@ macro_rules! every_property {
             properties
         }
 
-        /// The properties that are there, by name. The headers must be well-formed.
+        /// Returns the properties that are set, by name. The headers must be well-formed.
         pub(crate) fn take_properties_apart(properties: &Properties<'_>) -> Fields {
             let mut fields = Vec::new();
             $(if let Some(value) = properties.$name {
@@ -149,23 +150,23 @@ every_property! {
     user_id app_id cluster_id
 }
 
-/// A field's name without the `r#` that Rust needs.
+/// Returns a field's name without the `r#` that Rust needs.
 fn plain(name: &str) -> &str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-/// The number of the method with that name, such as `basic.get-ok`.
+/// Returns the number of a method from its name, such as `basic.get-ok`.
 pub(crate) fn id_of(full_name: &str) -> MethodId {
     CLASSES
         .iter()
         .flat_map(|class| class.methods.iter().map(move |method| (*class, method)))
         .find(|(class, method)| full_name == format!("{}.{}", class.name, method.name))
         .map(|(_, method)| method.id)
-        .unwrap_or_else(|| panic!("no method {full_name}"))
+        .unwrap_or_else(|| panic!("unknown method {full_name}"))
 }
 
 #[test]
-fn the_list_of_methods_is_that_of_the_table() {
+fn list_of_methods_matches_the_table() {
     let declared: Vec<(MethodId, Vec<&str>)> = CLASSES
         .iter()
         .flat_map(|class| class.methods)
@@ -177,7 +178,7 @@ fn the_list_of_methods_is_that_of_the_table() {
 }
 
 #[test]
-fn the_list_of_properties_is_that_of_the_table() {
+fn list_of_properties_matches_the_table() {
     let mut declared: Vec<&str> = PROPERTIES.iter().map(|property| property.name).collect();
     let mut listed: Vec<&str> = LISTED_PROPERTIES.iter().map(|name| plain(name)).collect();
     declared.sort_unstable();

@@ -1,4 +1,4 @@
-//! Every vector of `octets/`, none skipped: what it decodes to, what encodes to it, or why it is refused.
+//! Every vector of `octets/`: its decoding, its encoding, or the error.
 
 use super::every_method::{build, build_properties, id_of, take_apart, take_properties_apart};
 use super::json::{Vector, entries, fields, sample, vectors};
@@ -12,10 +12,10 @@ use puka::protocol::{
 use serde_json::Value as Json;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// How many vectors there are in all; a new one has to be looked at.
+/// The number of vectors. A new one has to be reviewed.
 const VECTORS: usize = 518;
 
-/// What a frame means.
+/// The meaning of a frame.
 #[derive(Debug, PartialEq)]
 enum Meaning {
     ProtocolHeader(ProtocolHeader),
@@ -25,19 +25,20 @@ enum Meaning {
     Heartbeat,
 }
 
-/// What we do with input that some accept and some refuse: the kind of the error, or `None` where we accept it.
+/// The treatment of input that some implementations accept and some refuse: the kind of the error,
+/// or `None` if it is accepted.
 const DECISIONS: [(&str, Option<&str>); 16] = [
     ("malformed/frame-type/65", Some("unknown_frame_type")),
     ("malformed/heartbeat/channel-1", Some("heartbeat_channel")),
     ("malformed/heartbeat/payload", Some("heartbeat_payload")),
     ("malformed/method/trailing", Some("trailing_bytes")),
     ("malformed/method/trailing-close-ok", Some("trailing_bytes")),
-    // No broker checks it in messages, and nobody gains by a connection that is lost.
+    // No broker checks this in messages, and closing the connection would help no user.
     ("malformed/method/shortstr-not-utf8", None),
     ("malformed/header/values-without-flags", Some("trailing_bytes")),
     ("malformed/header/class-50", Some("wrong_content_class")),
     ("malformed/table/name-not-utf8", None),
-    // 0-9-1's own tag for a 16 bit integer.
+    // The tag of AMQP 0-9-1 for a 16-bit integer.
     ("malformed/table/tag/55", None),
     ("malformed/table/depth-2000", Some("nesting_too_deep")),
     ("truncated/announced-huge", Some("frame_too_large")),
@@ -47,10 +48,10 @@ const DECISIONS: [(&str, Option<&str>); 16] = [
     ("content_headers/lenient/weight-1", Some("content_weight")),
 ];
 
-/// Kinds of errors that only the state of a channel shows: the codec reads those frames as they are.
+/// The kinds of errors that depend on the state of a channel: the codec decodes these frames.
 const NEED_A_CHANNEL: [&str; 4] = ["unexpected_frame", "wrong_channel", "body_too_long", "channel_not_open"];
 
-/// The name that the vectors have for an error.
+/// Returns the vectors' name for an error.
 fn kind(error: DecodeError) -> &'static str {
     match error {
         DecodeError::FrameEnd { .. } => "bad_frame_end",
@@ -67,7 +68,7 @@ fn kind(error: DecodeError) -> &'static str {
         DecodeError::ContentClass(_) => "wrong_content_class",
         DecodeError::ContentWeight(_) => "content_weight",
         DecodeError::PropertyFlags(_) => "property_flags",
-        other => panic!("an error that no test knows: {other}"),
+        other => panic!("unknown error: {other}"),
     }
 }
 
@@ -112,11 +113,11 @@ fn stated_meaning(value: &Json) -> Meaning {
         }
         "body" => Meaning::Body(channel(), super::tools::hex(value["body"].as_str().unwrap())),
         "heartbeat" => Meaning::Heartbeat,
-        other => panic!("no frame {other}"),
+        other => panic!("unknown frame {other}"),
     }
 }
 
-/// The properties of a vector, in the order in which `take_properties_apart` gives them.
+/// Returns the properties of a vector, in the order in which `take_properties_apart` returns them.
 fn properties(json: &Json) -> Fields {
     let mut fields = Fields::default();
     for (name, value) in json.as_object().unwrap() {
@@ -138,7 +139,8 @@ fn encode(meaning: &Meaning) -> Vec<u8> {
             let header = ContentHeader { body_size: *body_size, properties: build_properties(fields) };
             frame::content_header(&mut out, *channel, FRAME_MAX, &header).unwrap();
         }
-        // An empty body takes no frame, so the empty body frame of a vector is nothing that we would send.
+        // An empty body takes no frame, so the encoder never writes the empty body frame of a
+        // vector.
         Meaning::Body(channel, body) if body.is_empty() => out = super::tools::raw_frame(3, *channel, b""),
         Meaning::Body(channel, body) => frame::body(&mut out, *channel, FRAME_MAX, body),
         Meaning::Heartbeat => frame::heartbeat(&mut out),
@@ -146,7 +148,8 @@ fn encode(meaning: &Meaning) -> Vec<u8> {
     out
 }
 
-/// The frames that the octets hold, what is wrong behind them or in one of them, and how many octets are kept.
+/// Returns the decoded frames, the error after them or in one of them, and how many bytes are
+/// pending.
 fn read(octets: &[u8], frame_max: u32) -> (Vec<Meaning>, Option<DecodeError>, usize) {
     let (frames, error, pending) = decode_stream(octets, frame_max);
     let mut meanings = Vec::new();
@@ -175,7 +178,8 @@ fn stated_entries(vector: &Vector) -> Entries {
     entries(&vector.0["value"]["table"])
 }
 
-/// The octets decode to what the vector states, and the other way round where it says so.
+/// Checks that the bytes decode to the stated value, and that the value encodes to them if the
+/// vector says so.
 fn check_value(vector: &Vector) {
     let octets = vector.octets();
     if is_table(vector) {
@@ -204,15 +208,17 @@ fn check_need_more(vector: &Vector) {
     let whole = usize::try_from(vector.number("complete_frames").unwrap_or(0)).unwrap();
     assert_eq!((frames.len(), error), (whole, None));
     let decoded: usize = frames.iter().map(|frame| encode(frame).len()).sum();
-    assert_eq!(pending, octets.len() - decoded, "octets of a frame that is not whole are kept");
+    assert_eq!(pending, octets.len() - decoded, "the bytes of an incomplete frame must be kept");
 }
 
-/// The octets of a SASL response are those of the frames that carry it.
+/// Checks that the bytes of a SASL response are contained in the frames of its method.
 fn check_response(vector: &Vector, all: &[Vector]) {
     let carrier = vector.name().replace("/response/", "/frame/");
     let carrier = all.iter().find(|other| other.name() == carrier).unwrap();
     let (frames, ..) = decode_stream(&carrier.octets(), FRAME_MAX);
-    let Meaning::Method(_, id, fields) = meaning(&frames[0]).unwrap() else { panic!("no method") };
+    let Meaning::Method(_, id, fields) = meaning(&frames[0]).unwrap() else {
+        panic!("the frame is not a method")
+    };
     let response = fields.find::<&[u8]>("response").unwrap();
     assert_eq!(response, vector.octets());
     let mechanism = match vector.name().rsplit('/').next().unwrap() {
@@ -222,7 +228,7 @@ fn check_response(vector: &Vector, all: &[Vector]) {
         name if name.starts_with("plain") => "PLAIN",
         "external" => "EXTERNAL",
         "anonymous" => "ANONYMOUS",
-        other => panic!("no mechanism {other}"),
+        other => panic!("unknown mechanism {other}"),
     };
     assert_eq!(id, StartOk::ID);
     assert_eq!(fields.0[1].1, Sample::Shortstr(mechanism.into()));
@@ -240,19 +246,19 @@ fn check(vector: &Vector, all: &[Vector]) {
         }
         "error" => assert_eq!(refused(vector), vector.text("error")),
         "either" => {
-            let (_, decision) = decision.expect("no decision on this vector");
+            let (_, decision) = decision.expect("there is a decision on this vector");
             assert_eq!(refused(vector), *decision);
             if decision.is_none() && vector.0.get("value").is_some() {
                 check_value(vector);
             }
         }
-        other => panic!("no expectation {other}"),
+        other => panic!("unknown expectation {other}"),
     }
     assert_eq!(decision.is_some(), vector.text("expect") == Some("either"));
 }
 
 #[test]
-fn every_vector_reads_and_writes_as_it_says() {
+fn every_vector_decodes_and_encodes_as_stated() {
     let all = vectors();
     assert_eq!(all.len(), VECTORS);
     for vector in &all {
@@ -262,7 +268,7 @@ fn every_vector_reads_and_writes_as_it_says() {
         }
     }
     let decided = all.iter().filter(|v| DECISIONS.iter().any(|(name, _)| *name == v.name())).count();
-    assert_eq!(decided, DECISIONS.len(), "a decision on a vector that does not exist");
+    assert_eq!(decided, DECISIONS.len(), "every decision must belong to a vector");
 }
 
 #[test]
@@ -275,13 +281,13 @@ fn a_vector_that_is_wrong_is_found() {
 }
 
 #[test]
-fn a_vector_whose_name_or_tag_is_undecided_reads_as_we_decided() {
-    // What the three vectors that we accept, and that state no value, decode to.
+fn undecided_vectors_decode_as_decided() {
+    // The meaning of the three accepted vectors that state no value.
     let cancel = super::tools::hex("003c 0015 02 fffe");
     let Method::Basic(puka::protocol::method::basic::Method::ConsumeOk(ok)) =
         Method::decode(&cancel).unwrap()
     else {
-        panic!("no consume-ok")
+        panic!("expected consume-ok")
     };
     assert_eq!(ok.consumer_tag.as_octets(), [0xFF, 0xFE]);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Attacks and edge cases of framing: sizes, types, frame ends, and what a decoder holds meanwhile.
+//! Attacks and edge cases of framing: sizes, types, frame ends, and the memory of a decoder.
 
 use super::every_method::{build, id_of, take_apart};
 use super::json::vectors;
@@ -14,24 +14,24 @@ use puka::protocol::{
     Table, frame,
 };
 
-/// The first octets of a frame that announces a payload of that size.
+/// Returns the first bytes of a frame that announces a payload of this size.
 fn announced(kind: u8, channel: u16, size: u32) -> Vec<u8> {
     [&[kind][..], &channel.to_be_bytes(), &size.to_be_bytes()].concat()
 }
 
-/// A decoder that has agreed on that `frame_max`.
+/// Returns a decoder with this `frame_max`.
 fn tuned(frame_max: u32) -> Decoder {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(frame_max);
     decoder
 }
 
-/// What a decoder says of the first seven octets of a frame, and of nothing more.
+/// Returns the decoder's result for only the first seven bytes of a frame.
 fn announce(decoder: &mut Decoder, kind: u8, size: u32) -> Result<bool, DecodeError> {
     decoder.extend(&announced(kind, 1, size));
     let answer = decoder.next_frame().map(|frame| frame.is_some());
     let held = decoder.space().len() + decoder.pending().len();
-    assert!(held <= 140_000, "{held} octets are held for seven");
+    assert!(held <= 140_000, "{held} bytes are buffered for seven");
     answer
 }
 
@@ -40,20 +40,20 @@ fn too_large(size: u32, frame_max: u32) -> Result<bool, DecodeError> {
 }
 
 #[test]
-fn a04_a_frame_length_that_overflows_is_refused_by_its_first_octets() {
+fn a04_overflowing_frame_length_is_refused_early() {
     for size in [0xFFFF_FFFF, 0xFFFF_FFF8, 0xFFFF_FFF7, 0x8000_0000, 0x7FFF_FFFF] {
         for kind in [1, 2, 3] {
             assert_eq!(announce(&mut Decoder::new(), kind, size), too_large(size, INITIAL_FRAME_MAX));
             let limit = if kind == 3 { FRAME_MAX } else { UNSPLIT_FRAME_MAX };
             assert_eq!(announce(&mut tuned(FRAME_MAX), kind, size), too_large(size, limit));
-            // No limit that can be agreed upon makes a size overflow.
+            // No limit that can be negotiated lets a size overflow.
             assert_ne!(announce(&mut tuned(u32::MAX), kind, size), Ok(true));
         }
     }
 }
 
 #[test]
-fn a05_a_body_frame_beyond_what_was_tuned_is_refused_by_its_first_octets() {
+fn a05_body_frame_above_frame_max_is_refused_early() {
     let mut decoder = tuned(4096);
     assert_eq!(announce(&mut decoder, 3, 16 << 20), too_large(16 << 20, 4096));
     assert_eq!(decoder.pending(), announced(3, 1, 16 << 20));
@@ -66,34 +66,34 @@ fn a06_a_first_frame_of_four_gigabytes_is_refused() {
     for kind in [1, 2, 3] {
         let mut decoder = Decoder::new();
         assert_eq!(announce(&mut decoder, kind, u32::MAX), too_large(u32::MAX, INITIAL_FRAME_MAX));
-        assert!(decoder.space().len() <= 4096, "and it costs no more than an idle connection");
-        // Before anything is tuned the limit is 8192 octets, whatever the type.
+        assert!(decoder.space().len() <= 4096, "it must need no more memory than an idle connection");
+        // Before tuning the limit is 8192 bytes, for every type.
         assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 8), Ok(false));
         assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 7), too_large(8192 - 7, 8192));
     }
 }
 
 #[test]
-fn a09_a_payload_too_short_for_what_it_must_hold_is_refused() {
+fn a09_too_short_payload_is_refused() {
     let method = hex("000a 001e 07ff 00020000 003c");
     for length in 0..method.len() {
         let (frames, error, _) = decode_stream(&raw_frame(1, 0, &method[..length]), FRAME_MAX);
-        assert_eq!((frames.len(), error), (1, None), "the frame is whole");
+        assert_eq!((frames.len(), error), (1, None), "the frame must be complete");
         let refused = Method::decode(&frames[0].payload).unwrap_err();
-        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} octets: {refused}");
+        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} bytes: {refused}");
         assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
     }
     assert!(Method::decode(&method).is_ok());
     let header = raw_header(0, b"");
     for length in 0..header.len() {
         let refused = ContentHeader::decode(&header[..length]).unwrap_err();
-        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} octets: {refused}");
+        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} bytes: {refused}");
     }
     assert!(ContentHeader::decode(&header).is_ok());
 }
 
 #[test]
-fn a28_a_short_string_of_more_than_127_octets_is_read_whole() {
+fn a28_short_string_above_127_bytes_is_read() {
     for length in [127, 128, 129, 200, 254, 255] {
         let text = "k".repeat(length);
         let text = ShortStr::new(&text).unwrap();
@@ -111,8 +111,8 @@ fn a28_a_short_string_of_more_than_127_octets_is_read_whole() {
 }
 
 #[test]
-fn a30_frame_max_may_rise_and_fall_while_octets_wait() {
-    // Up: the buffer from before the tuning must not bound the frames behind it.
+fn a30_frame_max_can_change_with_pending_bytes() {
+    // A raised limit applies at once: the buffer from before must not bound the later frames.
     let mut decoder = Decoder::new();
     let tune = method_payload(&Tune { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 60 });
     let body = raw_frame(3, 1, &vec![7; 131_072 - 8]);
@@ -123,7 +123,7 @@ fn a30_frame_max_may_rise_and_fall_while_octets_wait() {
     decoder.extend(&body[20..]);
     assert_eq!(drain(&mut decoder, &mut frames), None);
     assert_eq!(frames[0].payload.len(), 131_072 - 8);
-    // Down: what was allowed before is refused now, at the limit and one beyond.
+    // A lowered limit applies at once, at the limit and one byte above it.
     let mut decoder = Decoder::new();
     decoder.set_frame_max(FRAME_MIN_SIZE);
     decoder.extend(&raw_frame(3, 1, &[7; 4096 - 8]));
@@ -145,12 +145,12 @@ fn e01_a_wrong_frame_end_ends_the_stream() {
             assert_eq!(error, DecodeError::FrameEnd { found: end });
             assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
         }
-        assert_eq!(decoder.pending().len(), 9 + 8, "nothing more is parsed");
+        assert_eq!(decoder.pending().len(), 9 + 8, "nothing more must be parsed");
     }
 }
 
 #[test]
-fn e02_a_frame_above_the_limit_is_refused_on_seven_octets() {
+fn e02_frame_above_the_limit_is_refused_early() {
     for (kind, limit) in [(1, UNSPLIT_FRAME_MAX), (2, UNSPLIT_FRAME_MAX), (3, 4096)] {
         let mut decoder = tuned(4096);
         let octets = announced(kind, 1, limit - 7);
@@ -160,7 +160,7 @@ fn e02_a_frame_above_the_limit_is_refused_on_seven_octets() {
         let error = decoder.next_frame().unwrap_err();
         assert_eq!(error, DecodeError::FrameTooLarge { size: limit - 7, limit: limit - 8 });
         assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
-        // A limit that rises later does not bring the stream back.
+        // Raising the limit later does not recover the stream.
         decoder.set_frame_max(4 << 20);
         assert_eq!(decoder.next_frame().err(), Some(error));
         assert_eq!(announce(&mut tuned(4096), kind, limit - 8), Ok(false));
@@ -168,7 +168,7 @@ fn e02_a_frame_above_the_limit_is_refused_on_seven_octets() {
 }
 
 #[test]
-fn e03_an_unknown_frame_type_is_refused_by_its_first_octet() {
+fn e03_unknown_frame_type_is_refused_early() {
     for kind in (0..=0xFF).filter(|kind| ![1, 2, 3, 8, b'A'].contains(kind)) {
         let mut decoder = Decoder::new();
         decoder.extend(&[kind]);
@@ -179,17 +179,17 @@ fn e03_an_unknown_frame_type_is_refused_by_its_first_octet() {
 }
 
 #[test]
-fn e05_an_empty_body_frame_is_read_and_never_sent() {
+fn e05_empty_body_frame_is_read_but_not_sent() {
     let (frames, error, _) = decode_stream(&raw_frame(3, 1, b"").repeat(3), FRAME_MAX);
     assert_eq!((frames.len(), error), (3, None));
     assert!(frames.iter().all(|frame| frame.kind == FrameKind::Body && frame.payload.is_empty()));
     let mut out = Vec::new();
     frame::body(&mut out, 1, FRAME_MAX, b"");
-    assert_eq!(out, b"", "a body of no octets takes no frame");
+    assert_eq!(out, b"", "an empty body must take no frame");
 }
 
 #[test]
-fn e05_a_body_goes_in_as_few_frames_as_there_can_be() {
+fn e05_body_uses_the_fewest_frames() {
     for (length, sizes) in [
         (1, vec![1]),
         (4087, vec![4087]),
@@ -210,14 +210,14 @@ fn e05_a_body_goes_in_as_few_frames_as_there_can_be() {
 }
 
 #[test]
-fn e11_a_method_or_content_header_above_frame_max_is_read_up_to_a_limit_of_our_own() {
+fn e11_large_methods_and_headers_have_their_own_limit() {
     let mut headers = Table::new();
     headers.insert("h", &"x".repeat(100_908 - 8 - 14 - 4 - 7)).unwrap();
     let mut properties = Properties::default();
     properties.headers = Some(headers.as_ref().into());
     let header = header_payload(&ContentHeader { body_size: 1, properties });
     let octets = raw_frame(2, 1, &header);
-    assert_eq!(octets.len(), 100_908, "what a consumer tuned to 4096 was sent");
+    assert_eq!(octets.len(), 100_908, "the size that a consumer with a frame_max of 4096 received");
     let (frames, error, _) = decode_stream(&octets, 4096);
     assert_eq!((frames[0].payload.len(), error), (header.len(), None));
     let decoded = ContentHeader::decode(&frames[0].payload).unwrap();
@@ -227,13 +227,13 @@ fn e11_a_method_or_content_header_above_frame_max_is_read_up_to_a_limit_of_our_o
         assert_eq!(decode_stream(&whole, 4096).0.len(), 1);
         assert_eq!(announce(&mut tuned(4096), kind, (1 << 20) - 7), too_large((1 << 20) - 7, 1 << 20));
     }
-    // Where more was tuned than the limit of our own, what was tuned holds.
+    // A negotiated `frame_max` above the decoder's own limit takes precedence.
     assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 8), Ok(false));
     assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 7), too_large((2 << 20) - 7, 2 << 20));
 }
 
 #[test]
-fn e11_what_does_not_fit_into_one_frame_is_not_written() {
+fn e11_method_larger_than_a_frame_is_not_written() {
     let text = "x".repeat(200);
     let routing_key = ShortStr::new(&text).unwrap();
     let publish = Publish { exchange: ShortStr::EMPTY, routing_key, mandatory: false, immediate: false };
@@ -249,7 +249,7 @@ fn e11_what_does_not_fit_into_one_frame_is_not_written() {
         let mut out = b"before".to_vec();
         let refused = EncodeError::FrameTooLarge { octets: whole.try_into().unwrap(), limit: whole - 1 };
         assert_eq!(write(&mut out, whole - 1), Err(refused));
-        assert_eq!(out, b"before", "nothing was written");
+        assert_eq!(out, b"before", "nothing must be written");
         write(&mut out, whole).unwrap();
         let (frames, error, pending) = decode_stream(&out[6..], whole);
         assert_eq!((frames.len(), error, pending), (1, None, 0));
@@ -275,7 +275,7 @@ fn e13_a_heartbeat_is_empty_and_on_channel_0() {
 }
 
 #[test]
-fn a27_a_golden_method_that_is_cut_short_or_goes_on_is_refused() {
+fn a27_golden_method_of_wrong_length_is_refused() {
     for vector in vectors() {
         if !vector.name().starts_with("methods/") {
             continue;
@@ -305,7 +305,7 @@ fn a27_a_method_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn e10_octets_behind_the_last_argument_or_property_are_refused() {
+fn e10_trailing_bytes_are_refused() {
     let ok = puka::protocol::method::connection::CloseOk {};
     let mut payload = method_payload(&ok);
     payload.push(0);
@@ -317,7 +317,7 @@ fn e10_octets_behind_the_last_argument_or_property_are_refused() {
     let refused = ContentHeader::decode(&raw_header(0x1000, &[2, 0])).unwrap_err();
     assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
     assert!(matches!(refused, DecodeError::TrailingOctets { .. }));
-    // And a property that lacks octets.
+    // And a property with missing bytes.
     for (flags, values) in
         [(0x1000, &[][..]), (0x0040, &[0; 7]), (0x8000, &[5, b'a']), (0x2000, &[0, 0, 0, 1])]
     {
@@ -327,7 +327,7 @@ fn e10_octets_behind_the_last_argument_or_property_are_refused() {
 }
 
 #[test]
-fn e12_a_short_string_that_is_not_utf8_is_kept_as_it_came() {
+fn e12_short_string_with_invalid_utf8_is_kept() {
     let sample = Sample::Shortstr(vec![0xFF, b'a', 0xC3]);
     let fields = Fields(vec![("reason".to_owned(), sample.clone())]);
     let octets = method_payload(&build(id_of("connection.blocked"), &fields));

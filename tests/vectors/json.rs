@@ -1,4 +1,4 @@
-//! The vectors and the table of methods, as they stand in their JSON files, and what a vector's `value` means.
+//! The vectors and the method table from their JSON files, and the meaning of a vector's `value`.
 
 use super::sample::{Fields, Node, Sample, array, table};
 use super::tools::hex;
@@ -17,7 +17,7 @@ const FILES: [(&str, &str); 8] = [
     ("truncated", include_str!("octets/truncated.json")),
 ];
 
-/// One vector; its keys are explained at the top of `octets/generate.py`.
+/// A vector; its keys are explained at the top of `octets/generate.py`.
 pub(crate) struct Vector(pub(crate) Json);
 
 impl Vector {
@@ -38,12 +38,12 @@ impl Vector {
     }
 }
 
-/// Every vector of every file, with each file's own count checked.
+/// Returns every vector of every file, after checking each file's count.
 pub(crate) fn vectors() -> Vec<Vector> {
     let mut all = Vec::new();
     for (group, text) in FILES {
         let Json::Object(mut file) = serde_json::from_str(text).unwrap() else {
-            panic!("{group} is no object")
+            panic!("{group} is not an object")
         };
         let Some(Json::Array(vectors)) = file.remove("vectors") else { panic!("{group} has no vectors") };
         assert_eq!(file["count"].as_u64(), Some(vectors.len() as u64), "{group}");
@@ -52,17 +52,17 @@ pub(crate) fn vectors() -> Vec<Vector> {
     all
 }
 
-/// The table of methods, properties and constants.
+/// Returns the table of methods, properties and constants.
 pub(crate) fn spec() -> Json {
     serde_json::from_str(include_str!("amqp-0-9-1.json")).unwrap()
 }
 
-/// A string that is UTF-8, or `{"hex": ..}`.
+/// Returns the bytes of a UTF-8 string, or of `{"hex": ..}`.
 fn octets(json: &Json) -> Vec<u8> {
     match json {
         Json::String(text) => text.clone().into_bytes(),
         Json::Object(_) => hex(json["hex"].as_str().unwrap()),
-        other => panic!("no octets: {other}"),
+        other => panic!("expected bytes, found {other}"),
     }
 }
 
@@ -71,7 +71,8 @@ fn float(json: &Json) -> f64 {
         Some("NaN") => f64::NAN,
         Some("inf") => f64::INFINITY,
         Some("-inf") => f64::NEG_INFINITY,
-        // Printed and parsed again: what serde_json parses may be one step off.
+        // Printed and parsed again, because serde_json's own parser may be off by one unit in the
+        // last place.
         _ => json.to_string().parse().unwrap(),
     }
 }
@@ -105,17 +106,17 @@ fn node(tag: &str, json: &Json) -> Node {
         }
         "F" => Node::Table(entries(json)),
         "V" => Node::Void,
-        other => panic!("no tag {other}"),
+        other => panic!("unknown tag {other}"),
     }
 }
 
-/// The entries of a table: `[name, tag, value]` each.
+/// Returns the entries of a table, each as `[name, tag, value]`.
 pub(crate) fn entries(json: &Json) -> Vec<(String, Node)> {
     let entries = json.as_array().unwrap().iter();
     entries.map(|e| (e[0].as_str().unwrap().to_owned(), node(e[1].as_str().unwrap(), &e[2]))).collect()
 }
 
-/// A field or property of that type.
+/// Returns a field or property of this type.
 pub(crate) fn sample(wire_type: WireType, json: &Json) -> Sample {
     let int = || json.as_u64().unwrap();
     match wire_type {
@@ -130,7 +131,8 @@ pub(crate) fn sample(wire_type: WireType, json: &Json) -> Sample {
     }
 }
 
-/// The fields of a method but for the reserved ones. The vector must name every field of the method and no other.
+/// Returns the fields of a method without the reserved ones. The vector must name exactly the
+/// fields of the method.
 pub(crate) fn fields(id: MethodId, json: &Json) -> Fields {
     let (_, method) = id.info().unwrap();
     let given: Vec<String> = json.as_object().unwrap().keys().map(|name| name.replace('-', "_")).collect();

@@ -1,9 +1,11 @@
-//! Facts about octets: what `puka::protocol` reads and writes, seen from outside and without a connection.
+//! Tests of the codec: what `puka::protocol` decodes and encodes, from outside and without a
+//! connection.
 //!
-//! `octets/` holds vectors that independent encoders agree upon, `amqp-0-9-1.json` the table of methods and constants
-//! (what their keys mean is told at the top of `octets/generate.py`). The other modules throw arbitrary, mutated and
-//! hostile octets at the same code. Tests whose names begin with `a` or `e` and two digits show an attack or an edge
-//! case of the project's acceptance lists.
+//! `octets/` contains vectors on which independent encoders agree, `amqp-0-9-1.json` the table of
+//! methods and constants (their keys are explained at the top of `octets/generate.py`). The other
+//! modules run arbitrary, mutated and hostile bytes through the same code. A test whose name begins
+//! with `a` or `e` and two digits covers an attack or an edge case of the project's acceptance
+//! lists.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What holds for every method, every set of properties and every table: what is written is read again.
+//! Properties of every method, every set of properties and every table: the encoding decodes to the
+//! same value.
 
 use super::bodies;
 use super::every_method::{build, build_properties, take_apart, take_properties_apart};
@@ -12,7 +13,7 @@ use puka::protocol::method::Encode;
 use puka::protocol::{ContentHeader, EncodeError, MAX_NESTING, Method, PROPERTIES, Table, TableRef};
 
 #[test]
-fn every_method_reads_as_it_was_written() {
+fn every_method_round_trips() {
     for id in ids() {
         for_all(40, fields(id), |fields| {
             let method = build(id, &fields);
@@ -26,7 +27,7 @@ fn every_method_reads_as_it_was_written() {
 }
 
 #[test]
-fn every_set_of_properties_reads_as_it_was_written() {
+fn every_set_of_properties_round_trips() {
     for_all(600, (properties(), any::<u64>()), |(fields, body_size)| {
         let header = ContentHeader { body_size, properties: build_properties(&fields) };
         let octets = header_payload(&header);
@@ -54,11 +55,11 @@ fn every_property_alone_has_its_own_flag() {
 }
 
 #[test]
-fn every_table_reads_as_it_was_written() {
+fn every_table_round_trips() {
     for_all(600, entries(), |entries| {
         let table = table(&entries).unwrap();
         let read = TableRef::new(table.as_ref().as_octets()).unwrap();
-        assert_eq!(sample::entries(read), entries, "order and repeated names are kept");
+        assert_eq!(sample::entries(read), entries, "order and repeated names must be kept");
         assert_eq!(sample::entries(table.as_ref()), entries);
         assert_eq!(read.to_table(), table);
         assert_eq!(read.is_empty(), entries.is_empty());
@@ -67,7 +68,7 @@ fn every_table_reads_as_it_was_written() {
 }
 
 #[test]
-fn a_table_nested_as_deep_as_is_allowed_reads_as_it_was_written() {
+fn deepest_allowed_table_round_trips() {
     for_all(250, nested(depths()), |value| {
         let entries = vec![("k".to_owned(), value)];
         let table = table(&entries).unwrap();
@@ -77,19 +78,23 @@ fn a_table_nested_as_deep_as_is_allowed_reads_as_it_was_written() {
 }
 
 #[test]
-fn a_value_nested_one_deeper_than_allowed_enters_no_table() {
+fn value_above_the_nesting_limit_is_refused() {
     for_all(60, nested(Just(MAX_NESTING + 1)), |value| {
-        // The innermost containers can be built, the outermost can't be entered.
+        // The inner containers can be built, the outermost one cannot be inserted.
         let mut table = Table::new();
         table.insert("before", 1).unwrap();
         let refused = value.with(|value| table.insert("k", value)).and_then(|inserted| inserted);
         assert_eq!(refused, Err(EncodeError::NestingTooDeep { limit: MAX_NESTING }));
-        assert_eq!(sample::entries(table.as_ref()), [("before".to_owned(), Node::I32(1))], "as it was");
+        assert_eq!(
+            sample::entries(table.as_ref()),
+            [("before".to_owned(), Node::I32(1))],
+            "the table must not change"
+        );
     });
 }
 
 #[test]
-fn a_look_up_finds_the_first_of_a_name() {
+fn look_up_finds_the_first_entry() {
     for_all(300, (entries(), name()), |(entries, other)| {
         let table = table(&entries).unwrap();
         let first = |name: &str, entries: &Entries| {
@@ -127,17 +132,17 @@ fn a_value_knows_whether_it_is_finite() {
 }
 
 #[test]
-fn a_method_that_is_cut_short_or_goes_on_is_refused() {
+fn method_of_wrong_length_is_refused() {
     for_all(600, (method_octets(), any::<proptest::sample::Index>()), |((id, mut octets), at)| {
         let at = at.index(octets.len());
         assert!(Method::decode(&octets[..at]).is_err(), "{id} cut at {at}");
         octets.push(0);
-        assert!(Method::decode(&octets).is_err(), "{id} with an octet too many");
+        assert!(Method::decode(&octets).is_err(), "{id} with one byte too many");
     });
 }
 
 #[test]
-fn any_octets_are_read_or_refused() {
+fn any_bytes_are_read_or_refused() {
     for_all(4000, (any::<u8>(), prop::collection::vec(any::<u8>(), 0..120)), |(which, octets)| {
         bodies::table(&octets);
         bodies::properties(&octets);

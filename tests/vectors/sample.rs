@@ -1,4 +1,4 @@
-//! Owned values of every wire type, in which tests say what a method, a table or a set of properties holds.
+//! Owned values of every wire type, for the fields of methods, tables and properties in tests.
 //!
 //! They are compared bit by bit (a NaN equals itself), and tables keep their order.
 
@@ -26,11 +26,11 @@ pub(crate) enum Node {
     Void,
 }
 
-/// The entries of a table, in their order.
+/// The entries of a table, in order.
 pub(crate) type Entries = Vec<(String, Node)>;
 
 impl Node {
-    /// What a value holds, nested containers included.
+    /// Returns the content of a value, including nested containers.
     pub(crate) fn of(value: Value<'_>) -> Self {
         match value {
             Value::Bool(truth) => Self::Bool(truth),
@@ -50,11 +50,11 @@ impl Node {
             Value::Array(array) => Self::Array(values(array)),
             Value::Table(table) => Self::Table(entries(table)),
             Value::Void => Self::Void,
-            other => panic!("a value that no test knows: {other:?}"),
+            other => panic!("unknown value {other:?}"),
         }
     }
 
-    /// Hands the value to `take`, built from the inside out.
+    /// Calls `take` with the value, built from the inside out.
     pub(crate) fn with<R>(&self, take: impl FnOnce(Value<'_>) -> R) -> Result<R, EncodeError> {
         let (array, table);
         Ok(take(match self {
@@ -85,7 +85,7 @@ impl Node {
     }
 }
 
-/// What a table holds.
+/// Returns the entries of a table.
 pub(crate) fn entries(table: TableRef<'_>) -> Entries {
     table.iter().map(|(name, value)| (name.as_str().unwrap().to_owned(), Node::of(value))).collect()
 }
@@ -94,7 +94,7 @@ fn values(array: ArrayRef<'_>) -> Vec<Node> {
     array.iter().map(Node::of).collect()
 }
 
-/// A table of these entries.
+/// Returns a table with these entries.
 pub(crate) fn table(entries: &[(String, Node)]) -> Result<Table, EncodeError> {
     let mut table = Table::new();
     for (name, value) in entries {
@@ -103,7 +103,7 @@ pub(crate) fn table(entries: &[(String, Node)]) -> Result<Table, EncodeError> {
     Ok(table)
 }
 
-/// An array of these values.
+/// Returns an array with these values.
 pub(crate) fn array(values: &[Node]) -> Result<Array, EncodeError> {
     let mut array = Array::new();
     for value in values {
@@ -125,7 +125,7 @@ pub(crate) enum Sample {
     Table(Table),
 }
 
-/// The type that a field has in a struct of `puka::protocol`.
+/// The type of a field in a struct of `puka::protocol`.
 pub(crate) trait Field<'a>: Copy {
     fn from_sample(sample: &'a Sample) -> Self;
     fn sample(self) -> Sample;
@@ -137,7 +137,7 @@ macro_rules! plain_fields {
             fn from_sample(sample: &'a Sample) -> Self {
                 match sample {
                     Sample::$Variant(value) => *value,
-                    other => panic!("{other:?} is no {}", stringify!($Variant)),
+                    other => panic!("{other:?} is not a {}", stringify!($Variant)),
                 }
             }
             fn sample(self) -> Sample {
@@ -151,7 +151,7 @@ plain_fields! { bool => Bit; u8 => Octet; u16 => Short; u32 => Long; u64 => Long
 
 impl<'a> Field<'a> for ShortStr<'a> {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Shortstr(octets) = sample else { panic!("{sample:?} is no short string") };
+        let Sample::Shortstr(octets) = sample else { panic!("{sample:?} is not a short string") };
         ShortStr::from_octets(octets).unwrap()
     }
     fn sample(self) -> Sample {
@@ -161,7 +161,7 @@ impl<'a> Field<'a> for ShortStr<'a> {
 
 impl<'a> Field<'a> for &'a [u8] {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Longstr(octets) = sample else { panic!("{sample:?} is no long string") };
+        let Sample::Longstr(octets) = sample else { panic!("{sample:?} is not a long string") };
         octets
     }
     fn sample(self) -> Sample {
@@ -171,7 +171,7 @@ impl<'a> Field<'a> for &'a [u8] {
 
 impl<'a> Field<'a> for TableRef<'a> {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Table(table) = sample else { panic!("{sample:?} is no table") };
+        let Sample::Table(table) = sample else { panic!("{sample:?} is not a table") };
         table.as_ref()
     }
     fn sample(self) -> Sample {
@@ -179,7 +179,7 @@ impl<'a> Field<'a> for TableRef<'a> {
     }
 }
 
-/// The fields of a method by name, or the properties that are there.
+/// The fields of a method, or the properties that are set, by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Fields(pub(crate) Vec<(String, Sample)>);
 

@@ -1,4 +1,4 @@
-//! A stream of octets gives the same frames, or the same error, in whatever pieces it arrives.
+//! A byte stream decodes to the same frames, or the same error, for any split into pieces.
 
 use super::bodies;
 use super::json::vectors;
@@ -13,7 +13,7 @@ fn pieces() -> impl Strategy<Value = (u32, usize)> {
 }
 
 #[test]
-fn a_valid_stream_gives_the_same_frames_in_any_pieces() {
+fn valid_stream_decodes_alike_in_any_pieces() {
     for_all(60, (valid_stream(), pieces()), |(stream, (seed, longest))| {
         let (_, error, pending) = decode_stream(&stream, FRAME_MAX);
         assert_eq!((error, pending), (None, 0));
@@ -22,7 +22,7 @@ fn a_valid_stream_gives_the_same_frames_in_any_pieces() {
 }
 
 #[test]
-fn a_mutated_stream_gives_the_same_error_in_any_pieces() {
+fn mutated_stream_fails_alike_in_any_pieces() {
     for_all(
         120,
         (mutated_stream(), pieces(), select(vec![4096, FRAME_MAX])),
@@ -33,14 +33,14 @@ fn a_mutated_stream_gives_the_same_error_in_any_pieces() {
 }
 
 #[test]
-fn a_random_stream_gives_the_same_error_in_any_pieces() {
+fn random_stream_fails_alike_in_any_pieces() {
     for_all(3000, (random_stream(), pieces()), |(stream, (seed, longest))| {
         bodies::any_split(&stream, FRAME_MAX, seed, longest);
     });
 }
 
 #[test]
-fn a29_a_golden_frame_is_the_same_cut_at_every_place() {
+fn a29_golden_frame_decodes_alike_at_every_split() {
     for vector in vectors() {
         if vector.text("feed") == Some("table") || vector.text("feed") == Some("bytes") {
             continue;
@@ -59,15 +59,15 @@ fn a29_a_golden_frame_is_the_same_cut_at_every_place() {
             }
             assert_eq!((&frames, found), (&expected, error), "{} cut at {at}", vector.name());
         }
-        // And in single octets, with a look at the decoder after each.
+        // Also in single bytes, with a check of the decoder after each.
         bodies::any_split(&octets, FRAME_MAX, 1, 1);
     }
 }
 
 #[test]
-fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
-    // A large frame in the smallest reads. If the buffer were made anew, or moved, for each of them, it would now and then
-    // change its place; counting how often it does needs no clock.
+fn a29_single_byte_reads_move_bytes_rarely() {
+    // A large frame in the smallest reads. If the buffer were reallocated or moved for each of
+    // them, its address would change often. Counting the changes needs no clock.
     for size in [8_000_u32, 100_000, 1_000_000] {
         let mut decoder = Decoder::new();
         decoder.set_frame_max(2 << 20);
@@ -78,7 +78,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
         for (received, octet) in stream.chain([0xCE]).enumerate() {
             let space = decoder.space();
             assert!(space.len() <= received + bodies::AHEAD, "a size alone must not make a buffer");
-            // The place where the stream begins in memory.
+            // The address of the start of the stream.
             let place = space.as_ptr().addr() - received;
             if last != Some(place) {
                 places += 1;
@@ -87,7 +87,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
             space[0] = octet;
             decoder.filled(1);
         }
-        assert!(places <= 10, "{places} moves for {size} octets");
+        assert!(places <= 10, "{places} moves for {size} bytes");
         let frame = decoder.next_frame().unwrap().unwrap();
         assert_eq!(frame.payload().len(), usize::try_from(size).unwrap());
     }
@@ -97,7 +97,7 @@ fn a29_a_stream_of_single_octets_moves_each_of_them_a_few_times_only() {
 fn frame_size_alone_allocates_no_buffer() {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(u32::MAX);
-    // A whole frame, whose payload shares the buffer, and the start of one of 4 GiB.
+    // A complete frame, whose payload shares the buffer, and the start of one of 4 GiB.
     let size = 100_000_u32.to_be_bytes();
     let stream = [&[3, 0, 1][..], &size, &[7; 100_000], &[0xCE, 3, 0, 1, 0xFF, 0xFF, 0xFF, 0xF0]].concat();
     decoder.extend(&stream);
@@ -108,7 +108,7 @@ fn frame_size_alone_allocates_no_buffer() {
 }
 
 #[test]
-fn octets_that_nobody_decodes_are_moved_a_few_times_only() {
+fn undecoded_bytes_are_moved_rarely() {
     let mut decoder = Decoder::new();
     let mut places = 0;
     let mut last = None;
@@ -129,8 +129,8 @@ fn octets_that_nobody_decodes_are_moved_a_few_times_only() {
 }
 
 #[test]
-fn a_stream_that_is_decoded_at_once_stays_in_its_buffer() {
-    // Small frames that nobody keeps: after the first few reads no buffer is made anew.
+fn promptly_decoded_stream_reuses_its_buffer() {
+    // Small frames that are dropped at once: after the first few reads no buffer is reallocated.
     let frames = super::tools::raw_frame(3, 1, &[7; 100]).repeat(1000);
     let mut decoder = Decoder::new();
     decoder.set_frame_max(FRAME_MAX);
@@ -153,7 +153,7 @@ fn a_stream_that_is_decoded_at_once_stays_in_its_buffer() {
 }
 
 #[test]
-fn a_payload_that_is_kept_stays_as_it_was() {
+fn stored_payload_does_not_change() {
     let mut decoder = Decoder::new();
     let mut kept = Vec::new();
     for n in 0..500_u16 {
@@ -169,7 +169,7 @@ fn a_payload_that_is_kept_stays_as_it_was() {
 }
 
 #[test]
-fn a_protocol_header_is_one_only_where_a_stream_begins() {
+fn protocol_header_is_only_valid_first() {
     let header = b"AMQP\x00\x00\x09\x01";
     let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
     let (frames, error, _) = decode_stream(&[&header[..], &heartbeat].concat(), FRAME_MAX);

@@ -1,4 +1,4 @@
-//! How random methods, properties, tables and streams are made, and how a test of them is replayed.
+//! Generators of random methods, properties, tables and streams, and the replay of a failed test.
 
 use super::every_method::{build, build_properties, take_properties_apart};
 use super::sample::{Entries, Fields, Node, Sample, table};
@@ -10,7 +10,8 @@ use puka::protocol::{ContentHeader, MAX_NESTING, MethodId, PROPERTIES, frame};
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
 
-/// Runs a test on that many random values. `PUKA_SEED` gives the same values again, and a failure says which it was.
+/// Runs a test on this many random values. `PUKA_SEED` generates the same values again, and a
+/// failure prints its seed.
 pub(crate) fn for_all<T: Debug>(cases: u32, strategy: impl Strategy<Value = T>, test: impl Fn(T)) {
     let seed = match std::env::var("PUKA_SEED") {
         Ok(seed) => seed.parse().expect("PUKA_SEED is a number"),
@@ -30,7 +31,7 @@ pub(crate) fn for_all<T: Debug>(cases: u32, strategy: impl Strategy<Value = T>, 
     }
 }
 
-/// A value that holds no other.
+/// Generates a value that is not a container.
 fn leaf() -> impl Strategy<Value = Node> {
     prop_oneof![
         any::<bool>().prop_map(Node::Bool),
@@ -55,12 +56,12 @@ fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..=most)
 }
 
-/// A name of at most 255 octets; short ones repeat.
+/// Generates a name of at most 255 bytes; short ones repeat.
 pub(crate) fn name() -> impl Strategy<Value = String> {
     prop_oneof!["[a-c]{0,2}", "[a-z]{200,255}", "\\PC{0,60}"]
 }
 
-/// A value of any kind, nested or not.
+/// Generates a value of any kind, nested or not.
 pub(crate) fn node() -> impl Strategy<Value = Node> {
     leaf().prop_recursive(8, 64, 6, |inner| {
         prop_oneof![
@@ -70,12 +71,13 @@ pub(crate) fn node() -> impl Strategy<Value = Node> {
     })
 }
 
-/// The entries of a table.
+/// Generates the entries of a table.
 pub(crate) fn entries() -> impl Strategy<Value = Entries> {
     prop::collection::vec((name(), node()), 0..6)
 }
 
-/// A value in exactly so many containers, tables and arrays mixed, each with company.
+/// Generates a value in exactly this many containers, tables and arrays mixed, each with other
+/// entries.
 pub(crate) fn nested(depth: impl Strategy<Value = usize>) -> impl Strategy<Value = Node> {
     let layers = depth.prop_flat_map(|depth| prop::collection::vec((any::<bool>(), name(), leaf()), depth));
     (leaf(), layers).prop_map(|(innermost, layers)| {
@@ -86,7 +88,7 @@ pub(crate) fn nested(depth: impl Strategy<Value = usize>) -> impl Strategy<Value
     })
 }
 
-/// A value of that type.
+/// Generates a value of this type.
 fn sample(wire_type: WireType) -> BoxedStrategy<Sample> {
     match wire_type {
         WireType::Bit => any::<bool>().prop_map(Sample::Bit).boxed(),
@@ -100,7 +102,7 @@ fn sample(wire_type: WireType) -> BoxedStrategy<Sample> {
     }
 }
 
-/// The fields of a method.
+/// Generates the fields of a method.
 pub(crate) fn fields(id: MethodId) -> BoxedStrategy<Fields> {
     let (_, method) = id.info().unwrap();
     let fields: Vec<_> = method
@@ -112,12 +114,12 @@ pub(crate) fn fields(id: MethodId) -> BoxedStrategy<Fields> {
     fields.prop_map(Fields).boxed()
 }
 
-/// Every method of the table.
+/// Returns every method of the table.
 pub(crate) fn ids() -> Vec<MethodId> {
     CLASSES.iter().flat_map(|class| class.methods).map(|method| method.id).collect()
 }
 
-/// Any set of properties, in the order in which they are taken apart.
+/// Generates any set of properties, in the order in which they are taken apart.
 pub(crate) fn properties() -> impl Strategy<Value = Fields> {
     let fields: Vec<_> = PROPERTIES
         .iter()
@@ -128,7 +130,7 @@ pub(crate) fn properties() -> impl Strategy<Value = Fields> {
     })
 }
 
-/// A frame as it is sent, of any type.
+/// Generates a valid frame of any type.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let method = select(ids()).prop_flat_map(|id| (Just(id), fields(id), any::<u16>()));
     let body = prop_oneof![octets(30), octets(3000), prop::collection::vec(any::<u8>(), 60_000..100_000)];
@@ -151,12 +153,12 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// A stream of valid frames.
+/// Generates a stream of valid frames.
 pub(crate) fn valid_stream() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(frame(), 0..12).prop_map(|frames| frames.concat())
 }
 
-/// A stream of valid frames in which an octet is changed, or some are missing or too many.
+/// Generates a stream of valid frames in which a byte is changed, or bytes are missing or added.
 pub(crate) fn mutated_stream() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<Index>(), any::<u8>(), 0..3_u8);
     (valid_stream(), prop::collection::vec(change, 1..4)).prop_map(|(mut stream, changes)| {
@@ -175,7 +177,7 @@ pub(crate) fn mutated_stream() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Octets that begin like a frame more often than chance has it.
+/// Generates bytes that often begin like a frame.
 pub(crate) fn random_stream() -> impl Strategy<Value = Vec<u8>> {
     let begun = (0..10_u8, any::<u16>(), any::<u16>(), octets(60)).prop_map(|(kind, channel, size, rest)| {
         let mut stream = vec![kind];
@@ -187,7 +189,7 @@ pub(crate) fn random_stream() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![octets(200), begun]
 }
 
-/// The payload of any method, with its number.
+/// Generates the payload of any method, with its number.
 pub(crate) fn method_octets() -> impl Strategy<Value = (MethodId, Vec<u8>)> {
     select(ids()).prop_flat_map(|id| (Just(id), fields(id))).prop_map(|(id, fields)| {
         let method = build(id, &fields);
@@ -196,7 +198,7 @@ pub(crate) fn method_octets() -> impl Strategy<Value = (MethodId, Vec<u8>)> {
     })
 }
 
-/// The depths around the limit.
+/// Generates the depths up to the limit.
 pub(crate) fn depths() -> impl Strategy<Value = usize> {
     0..=MAX_NESTING
 }

@@ -1,24 +1,24 @@
-//! Small things that several modules need: hexadecimal, frames out of octets, threads with little stack.
+//! Helpers for several modules: hexadecimal, frames from bytes, threads with a small stack.
 
 use puka::protocol::frame::{self, FRAME_END};
 use puka::protocol::method::Encode;
 use puka::protocol::{ContentHeader, DecodeError, Decoder, FrameKind, Method, TableRef, wire::Reader};
 
-/// `frame_max` where a test does not care.
+/// The `frame_max` of tests that do not depend on it.
 pub(crate) const FRAME_MAX: u32 = 131_072;
 
-/// The stack that every decoder must get by with, in octets.
+/// The stack size that is enough for every decoder, in bytes.
 const LITTLE_STACK: usize = 64 << 10;
 
-/// Octets from hexadecimal digits; blanks are for the eye.
+/// Returns the bytes of hexadecimal digits; blanks are ignored.
 pub(crate) fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> =
         digits.bytes().filter(|b| *b != b' ').map(|b| char::from(b).to_digit(16).unwrap() as u8).collect();
-    assert!(digits.len().is_multiple_of(2), "an odd number of digits");
+    assert!(digits.len().is_multiple_of(2), "the number of digits must be even");
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// A frame, cut from its decoder.
+/// A frame, copied from its decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnedFrame {
     pub(crate) kind: FrameKind,
@@ -26,8 +26,8 @@ pub(crate) struct OwnedFrame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// What a decoder with that `frame_max` makes of octets that arrive at once: the frames, what is wrong after them, and
-/// how many octets it keeps.
+/// Decodes bytes that arrive at once. Returns the frames, the error after them, and how many bytes
+/// are pending.
 pub(crate) fn decode_stream(octets: &[u8], frame_max: u32) -> (Vec<OwnedFrame>, Option<DecodeError>, usize) {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(frame_max);
@@ -37,7 +37,7 @@ pub(crate) fn decode_stream(octets: &[u8], frame_max: u32) -> (Vec<OwnedFrame>, 
     (frames, error, decoder.pending().len())
 }
 
-/// Takes every whole frame out of a decoder. Gives what is wrong behind them.
+/// Takes every complete frame from a decoder. Returns the error after them.
 pub(crate) fn drain(decoder: &mut Decoder, frames: &mut Vec<OwnedFrame>) -> Option<DecodeError> {
     loop {
         match decoder.next_frame() {
@@ -52,7 +52,7 @@ pub(crate) fn drain(decoder: &mut Decoder, frames: &mut Vec<OwnedFrame>) -> Opti
     }
 }
 
-/// A frame of any type around any payload.
+/// Returns a frame of any type with any payload.
 pub(crate) fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut octets = vec![kind];
     octets.extend(channel.to_be_bytes());
@@ -62,21 +62,21 @@ pub(crate) fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// The payload of a method, as it is sent.
+/// Returns the encoded payload of a method.
 pub(crate) fn method_payload(method: &impl Encode) -> Vec<u8> {
     let mut octets = Vec::new();
     frame::method(&mut octets, 1, u32::MAX, method).unwrap();
     octets[7..octets.len() - 1].to_vec()
 }
 
-/// The payload of a content header, as it is sent.
+/// Returns the encoded payload of a content header.
 pub(crate) fn header_payload(header: &ContentHeader<'_>) -> Vec<u8> {
     let mut octets = Vec::new();
     frame::content_header(&mut octets, 1, u32::MAX, header).unwrap();
     octets[7..octets.len() - 1].to_vec()
 }
 
-/// The payload of a content header with these flags and values, whatever they are.
+/// Returns the payload of a content header with these flags and values, valid or not.
 pub(crate) fn raw_header(flags: u16, values: &[u8]) -> Vec<u8> {
     let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     payload.extend(flags.to_be_bytes());
@@ -84,21 +84,21 @@ pub(crate) fn raw_header(flags: u16, values: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// Octets behind the four of their length.
+/// Returns the bytes after their length, which takes four bytes.
 pub(crate) fn counted(octets: &[u8]) -> Vec<u8> {
     let mut all = u32::try_from(octets.len()).unwrap().to_be_bytes().to_vec();
     all.extend(octets);
     all
 }
 
-/// A table of one entry `k` with that tag and those octets, without the four of its length.
+/// Returns the content of a table with one entry `k`, with this tag and these bytes.
 pub(crate) fn entry(tag: u8, octets: &[u8]) -> Vec<u8> {
     let mut all = vec![1, b'k', tag];
     all.extend(octets);
     all
 }
 
-/// Reads a table with its length, and nothing behind it.
+/// Decodes a table with its length, and nothing after it.
 pub(crate) fn read_table(octets: &[u8]) -> Result<TableRef<'_>, DecodeError> {
     let mut reader = Reader::new(octets);
     let table = reader.table()?;
@@ -106,8 +106,8 @@ pub(crate) fn read_table(octets: &[u8]) -> Result<TableRef<'_>, DecodeError> {
     Ok(table)
 }
 
-/// The ways a table reaches us: alone, in a method of the handshake, as arguments, and in the headers of a message.
-/// Gives what each of them says of it.
+/// Decodes a table in every place that a peer can use: alone, in a method of the handshake, as
+/// arguments, and in the headers of a message. Returns the result of each.
 pub(crate) fn read_everywhere(table: &[u8]) -> [Result<(), DecodeError>; 4] {
     let table = counted(table);
     let start =
@@ -122,7 +122,7 @@ pub(crate) fn read_everywhere(table: &[u8]) -> [Result<(), DecodeError>; 4] {
     ]
 }
 
-/// Runs a test on a thread that has little stack.
+/// Runs a test on a thread with a small stack.
 pub(crate) fn with_little_stack(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(LITTLE_STACK).spawn(test).unwrap();
     if let Err(panic) = thread.join() {
