@@ -1,4 +1,4 @@
-//! The calls that a loop makes, one by one.
+//! The methods that an event loop calls, one by one.
 
 use crate::memory::{self, answer, open, settle};
 use puka::{Error, Options};
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 #[test]
-fn a_request_is_queued_at_once_and_written_in_the_next_turn() {
+fn request_is_written_in_the_next_iteration() {
     let (mut conn, client) = memory::connected();
     settle(&mut conn).unwrap();
     assert!(conn.needs_read() && !conn.needs_write());
@@ -16,7 +16,7 @@ fn a_request_is_queued_at_once_and_written_in_the_next_turn() {
     assert!(conn.needs_write());
     assert!(
         conn.next_timeout().unwrap() <= Instant::now(),
-        "a loop that only tells of changes has nothing to tell"
+        "an edge-triggered loop must not depend on another event"
     );
     conn.on_write().unwrap();
     assert!(!conn.needs_write());
@@ -24,7 +24,7 @@ fn a_request_is_queued_at_once_and_written_in_the_next_turn() {
 }
 
 #[test]
-fn a_stream_that_takes_nothing_is_waited_for() {
+fn full_stream_is_waited_for() {
     let server = Server::default();
     let mut conn = open(&server, Options::default());
     let client = conn.client();
@@ -33,7 +33,7 @@ fn a_stream_that_takes_nothing_is_waited_for() {
     server.with(|broker| broker.block("low on memory"));
     conn.on_read().unwrap();
     drop(client.basic_publish("", "q", "one").send());
-    // The broker does not read from who publishes now, so more requests stay where they are.
+    // The broker no longer reads from a publishing connection, so more requests fill the stream.
     let mut requests = vec![];
     while requests.len() < 10_000 && !(conn.needs_write() && conn.next_timeout().unwrap() > Instant::now()) {
         requests.push(client.queue_declare("q").send());
@@ -57,7 +57,7 @@ fn the_handshake_begins_by_itself() {
 }
 
 #[test]
-fn a_call_too_many_is_harmless() {
+fn extra_calls_are_harmless() {
     let (mut conn, client) = memory::connected();
     for _ in 0..100 {
         conn.on_write().unwrap();
@@ -75,7 +75,7 @@ fn a_call_too_many_is_harmless() {
 }
 
 #[test]
-fn an_end_that_was_not_asked_for_is_told_by_each_call() {
+fn unexpected_end_is_returned_by_each_call() {
     let server = Server::default();
     let mut conn = open(&server, Options::default());
     let client = conn.client();
@@ -103,7 +103,7 @@ fn an_end_that_was_not_asked_for_is_told_by_each_call() {
 }
 
 #[test]
-fn reading_pauses_at_the_bound_and_goes_on_by_itself_when_deliveries_are_taken() {
+fn reading_resumes_after_deliveries_are_taken() {
     let server = Server::default();
     let mut conn = open(&server, Options::default().max_buffered_deliveries(10));
     let client = conn.client();
@@ -114,11 +114,11 @@ fn reading_pauses_at_the_bound_and_goes_on_by_itself_when_deliveries_are_taken()
     }
     let consumer = answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
     conn.on_read().unwrap();
-    assert!(!conn.needs_read(), "the bound is reached");
+    assert!(!conn.needs_read(), "the limit is reached");
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
     conn.on_each(consumer, move |_, delivery| seen.set(seen.get() + u32::from(delivery.is_ok())));
-    // A loop that only tells of changes has told already: the rest comes by `next_timeout` alone.
+    // An edge-triggered loop gets no further notice: `next_timeout` alone makes it read the rest.
     while conn.next_timeout().is_some_and(|at| at <= Instant::now()) {
         conn.on_timeout(Instant::now()).unwrap();
         conn.run_any_callbacks();
@@ -128,7 +128,7 @@ fn reading_pauses_at_the_bound_and_goes_on_by_itself_when_deliveries_are_taken()
 }
 
 #[test]
-fn a_promise_that_is_dropped_harms_nobody() {
+fn dropped_promise_is_harmless() {
     let (mut conn, client) = memory::connected();
     drop(client.queue_declare("q").send());
     conn.on(client.queue_declare("p").send(), |_, declared| assert_eq!(declared.unwrap().name, "p"));
@@ -140,7 +140,7 @@ fn a_promise_that_is_dropped_harms_nobody() {
     answer(&mut conn, client.queue_declare("q").passive(true).send()).unwrap();
 }
 
-/// Has a broker of its own serve a Unix socket.
+/// Serves a Unix socket with a new broker.
 #[cfg(unix)]
 pub(crate) fn serve(socket: std::os::unix::net::UnixStream) {
     let (from, to) = smol::io::split(smol::Async::new(socket).unwrap());
@@ -151,7 +151,7 @@ pub(crate) fn serve(socket: std::os::unix::net::UnixStream) {
 
 #[cfg(unix)]
 #[test]
-fn a_unix_socket_will_do() {
+fn unix_socket_works() {
     use crate::tcp::SOON;
     use puka::evented::Evented;
     use std::os::unix::net::UnixStream;

@@ -23,7 +23,7 @@ fn a_callback_runs_once_with_its_answer() {
 }
 
 #[test]
-fn a_callback_for_a_promise_that_is_answered_already_runs_too() {
+fn callback_of_a_complete_promise_runs() {
     let (mut conn, client) = memory::connected();
     let promise = client.queue_declare("q").send();
     conn.on_read().unwrap();
@@ -61,19 +61,19 @@ fn each_delivery_has_its_callback_then_the_end() {
     drop(client.queue_delete("q").send());
     settle(&mut conn).unwrap();
     assert_eq!(*log.borrow(), ["0", "1", "2", "the end"]);
-    assert!(!conn.off(id), "it has run for the last time");
+    assert!(!conn.off(id), "the callback has run for the last time");
 }
 
 #[test]
-fn a_callback_that_is_taken_back_never_runs_and_its_consumer_is_cancelled() {
+fn removed_callback_never_runs() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
     let consumer = memory::answer(&mut conn, client.basic_consume("q").send()).unwrap();
-    let each = conn.on_each(consumer, |_, _| panic!("it ran"));
-    let once = conn.on(client.basic_publish("", "q", "one").send(), |_, _| panic!("it ran"));
+    let each = conn.on_each(consumer, |_, _| panic!("a removed callback ran"));
+    let once = conn.on(client.basic_publish("", "q", "one").send(), |_, _| panic!("a removed callback ran"));
     assert!(conn.off(each) && conn.off(once));
     assert!(!conn.off(each) && !conn.off(once));
-    // Another callback in the same place is not the one that was taken back.
+    // A callback that reuses the slot is not the one that was removed.
     let ran = Rc::new(Cell::new(false));
     let seen = ran.clone();
     conn.on(client.queue_declare("q").send(), move |_, _| seen.set(true));
@@ -85,7 +85,7 @@ fn a_callback_that_is_taken_back_never_runs_and_its_consumer_is_cancelled() {
 }
 
 #[test]
-fn a_callback_can_take_itself_back() {
+fn callback_can_remove_itself() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
     for _ in 0..3 {
@@ -103,10 +103,10 @@ fn a_callback_can_take_itself_back() {
     settle(&mut conn).unwrap();
     assert_eq!(runs.get(), 1);
     let queue = memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
-    assert_eq!((queue.message_count, queue.consumer_count), (2, 0), "the rest has gone back");
+    assert_eq!((queue.message_count, queue.consumer_count), (2, 0), "the other deliveries are requeued");
 }
 
-/// Puka's simple round trip, one callback inside the other.
+/// Puka's simple round trip, with nested callbacks.
 #[test]
 fn a_round_trip_in_callbacks_alone() {
     let (mut conn, client) = connected();
@@ -143,13 +143,13 @@ fn a_callback_may_call_anything() {
     conn.on(client.queue_declare("q").send(), move |conn, declared| {
         declared.unwrap();
         let client = conn.client();
-        // Waits, inside a callback, for this and that.
+        // Waits inside a callback.
         conn.wait(&mut client.basic_publish("", "q", "one").send(), SOON).unwrap();
         conn.wait_for_all(&mut [client.basic_publish("", "q", "two").send()], SOON).pop().unwrap().unwrap();
         let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
         let (_, first) = conn.wait_for_any(std::slice::from_mut(&mut consumer), SOON).unwrap();
         first.unwrap().ack().unwrap();
-        // Runs another loop inside this one, with a callback of its own that breaks just that.
+        // Runs another loop inside this one, with its own callback that breaks only the inner loop.
         let inner = seen.clone();
         conn.on_each(consumer, move |conn, delivery| {
             let Ok(delivery) = delivery else { return };
@@ -158,7 +158,7 @@ fn a_callback_may_call_anything() {
             conn.loop_break();
         });
         conn.run(SOON).unwrap();
-        // Drives by hand.
+        // Drives the connection.
         assert!(!conn.is_over());
         let _ = (conn.needs_read(), conn.needs_write(), conn.next_timeout(), conn.socket());
         conn.on_read().unwrap();
@@ -166,19 +166,19 @@ fn a_callback_may_call_anything() {
         conn.on_timeout(std::time::Instant::now()).unwrap();
         conn.run_any_callbacks();
         seen.borrow_mut().push("outer".to_owned());
-        // Closes.
+        // Closes the connection.
         conn.on(client.close(), |conn, closed| {
             closed.unwrap();
             assert!(matches!(conn.client().why_closed(), Some(Error::Closed)));
         });
     });
     conn.run(SOON).unwrap();
-    assert!(conn.is_over(), "it ran until the connection was closed");
+    assert!(conn.is_over(), "the loop must run until the connection is closed");
     assert_eq!(*log.borrow(), ["two", "outer"]);
 }
 
 #[test]
-fn an_inner_loop_that_is_broken_leaves_the_outer_running() {
+fn breaking_an_inner_loop_keeps_the_outer_one() {
     let (mut conn, client) = connected();
     let log = Rc::new(RefCell::new(Vec::new()));
     let (outer, inner) = (log.clone(), log.clone());

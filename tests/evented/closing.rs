@@ -1,4 +1,4 @@
-//! What is flushed before the socket goes.
+//! Output that is flushed before the socket is closed.
 
 use crate::tcp::{SOON, broker, connect_to};
 use puka::Error;
@@ -17,7 +17,7 @@ fn filled() -> (Server, Evented<Stream>, puka::Client) {
     (server, conn, client)
 }
 
-/// Drops the client without a goodbye, and waits until the broker knows.
+/// Drops the client without a close, and waits until the broker has noticed.
 fn hang_up(server: &Server, conn: Evented<Stream>) {
     drop(conn);
     while server.with(|broker| !broker.connections().is_empty()) {
@@ -30,7 +30,7 @@ fn left(server: &Server) -> usize {
 }
 
 #[test]
-fn acks_are_flushed_by_the_next_wait_even_if_it_has_its_answer_already() {
+fn acks_are_flushed_by_any_next_wait() {
     let (server, mut conn, client) = filled();
     let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
     let mut answered = client.queue_declare("p").send();
@@ -40,7 +40,7 @@ fn acks_are_flushed_by_the_next_wait_even_if_it_has_its_answer_already() {
         conn.wait(&mut consumer, SOON).unwrap().ack().unwrap();
     }
     let mut refused = client.queue_declare("x".repeat(256)).send();
-    assert!(conn.wait(&mut refused, SOON).is_err(), "its answer was there from the start");
+    assert!(conn.wait(&mut refused, SOON).is_err(), "the result was there before the wait");
     hang_up(&server, conn);
     assert_eq!(left(&server), 0);
 }
@@ -64,7 +64,7 @@ fn acks_are_flushed_when_the_loop_is_broken() {
 }
 
 #[test]
-fn acks_are_flushed_when_the_loop_has_had_its_time() {
+fn acks_are_flushed_when_the_loop_times_out() {
     let (server, mut conn, client) = filled();
     let consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
     let count = Rc::new(Cell::new(0));
@@ -82,7 +82,7 @@ fn acks_are_flushed_when_the_loop_has_had_its_time() {
 }
 
 #[test]
-fn what_was_accepted_is_sent_before_the_close_and_all_have_their_answer() {
+fn accepted_requests_complete_before_the_close() {
     let (server, mut conn, client) = filled();
     let mut confirms: Vec<_> =
         (0..1000).map(|_| client.basic_publish("", "q", vec![0; 5000]).send()).collect();
@@ -99,7 +99,7 @@ fn what_was_accepted_is_sent_before_the_close_and_all_have_their_answer() {
 }
 
 #[test]
-fn a_client_that_is_dropped_breaks_the_connection() {
+fn dropping_the_client_breaks_the_connection() {
     let (server, conn, client) = filled();
     let promise = client.queue_declare("p").send();
     hang_up(&server, conn);

@@ -1,4 +1,4 @@
-//! Connecting: it never blocks, and says what went wrong.
+//! Connecting: it never blocks, and its errors name the cause.
 
 use crate::tcp::{SOON, broker, to};
 use puka::{Broken, Endpoint, Error, Options, evented};
@@ -10,15 +10,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_host_that_does_not_resolve_is_an_error_at_once() {
+fn unresolvable_host_is_an_immediate_error() {
     let error = evented::connect("amqp://nowhere.invalid/").unwrap_err();
     assert!(matches!(error, Error::ConnectionBroken(Broken::Io(_))), "{error:?}");
 }
 
 #[test]
-fn a_port_where_nobody_listens_is_a_broken_connection() {
+fn closed_port_is_a_broken_connection() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    // A system may say so at once, or only when it is waited for.
+    // The system may report it at once, or only to a wait.
     let error = match evented::connect_with(to(address)) {
         Ok(mut conn) => {
             let client = conn.client();
@@ -46,7 +46,7 @@ fn a_wrong_password_is_refused() {
 }
 
 #[test]
-fn what_can_not_be_connected_to_is_refused() {
+fn unusable_endpoints_are_refused() {
     assert!(matches!(evented::connect("http://localhost/"), Err(Error::Uri(_))));
     let short: Options = Options::default().frame_max(100);
     assert!(matches!(evented::connect_with(short), Err(Error::InvalidArgument { .. })));
@@ -123,8 +123,8 @@ fn a_unix_socket_is_an_endpoint() {
     assert!(evented::connect_with(options).unwrap_err().is_connection_broken());
 }
 
-/// An address that takes no connection and refuses none: its queue is full.
-fn deaf() -> (SocketAddr, Socket, TcpStream) {
+/// Returns an address that neither accepts nor refuses a connection: its backlog is full.
+fn silent() -> (SocketAddr, Socket, TcpStream) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
@@ -134,13 +134,13 @@ fn deaf() -> (SocketAddr, Socket, TcpStream) {
 }
 
 #[test]
-fn dialling_has_its_time_and_the_handshake_its_own() {
-    let (address, _listener, _full) = deaf();
+fn dialling_and_handshake_have_separate_timeouts() {
+    let (address, _listener, _full) = silent();
     let second = Duration::from_secs(1);
     let options: Options = to(address).dial_timeout(20 * second).handshake_timeout(second);
     let before = Instant::now();
     let mut conn = evented::connect_with(options.request_timeout(10 * second)).unwrap();
-    assert!(!conn.needs_read() && conn.needs_write(), "a socket that has connected can be written to");
+    assert!(!conn.needs_read() && conn.needs_write(), "a connected socket becomes writable");
     let client = conn.client();
     let mut connect = client.connect();
     let mut declare = client.queue_declare("q").send();
@@ -165,22 +165,22 @@ fn dialling_has_its_time_and_the_handshake_its_own() {
 }
 
 #[test]
-fn a_client_that_is_still_connecting_can_be_closed() {
-    let (address, _listener, _full) = deaf();
+fn connecting_client_can_be_closed() {
+    let (address, _listener, _full) = silent();
     let mut conn = evented::connect_with(to(address)).unwrap();
     let client = conn.client();
     let mut connect = client.connect();
     conn.on_write().unwrap();
     assert!(conn.next_timeout().unwrap() > Instant::now());
     let mut close = client.close();
-    assert!(conn.next_timeout().unwrap() <= Instant::now(), "there is nothing to wait for");
+    assert!(conn.next_timeout().unwrap() <= Instant::now(), "the close is immediate");
     conn.wait(&mut close, SOON).unwrap();
     assert!(matches!(conn.wait(&mut connect, SOON), Err(Error::Closed)));
     conn.run(SOON).unwrap();
 }
 
 #[test]
-fn a_server_that_says_nothing_is_given_up_in_time() {
+fn silent_server_is_given_up_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = to(listener.local_addr().unwrap()).handshake_timeout(Duration::from_millis(20));
     let mut conn = evented::connect_with(options).unwrap();

@@ -1,4 +1,4 @@
-//! Puka's scenarios that wait, loop and call back, over loopback TCP and against RabbitMQ.
+//! Puka's scenarios with waiting, loops and callbacks, over loopback TCP and with RabbitMQ.
 
 use crate::tcp::{SOON, broker};
 use puka::evented::{self, Evented, Stream};
@@ -14,7 +14,7 @@ fn connect(url: &str) -> (Evented<Stream>, Client) {
     (conn, client)
 }
 
-/// A queue for this connection, which a name of the broker's making keeps apart from all others.
+/// Declares an exclusive queue with a name that the broker generates, so it is unique.
 fn queue(conn: &mut Evented<Stream>, client: &Client) -> String {
     conn.wait(&mut client.queue_declare("").exclusive(true).send(), SOON).unwrap().name
 }
@@ -100,8 +100,8 @@ fn thousands_at_once(url: &str) {
     conn.wait(&mut client.close(), SOON).unwrap();
 }
 
-/// The last words of a loop are acknowledgements: they leave although nobody drives the client any more, which is seen by
-/// the broker sending what they make room for.
+/// Acknowledgements at the end of a loop are sent although the client is not driven any more: the
+/// broker sends the deliveries that they give credit for.
 fn acks_are_flushed(url: &str) {
     let (mut conn, client) = connect(url);
     let name = puka_test_rabbitmq::unique("acks");
@@ -123,7 +123,7 @@ fn acks_are_flushed(url: &str) {
     second.run(SOON).unwrap();
     let deadline = Instant::now() + SOON.unwrap();
     while conn.wait(&mut client.queue_declare(&name).passive(true).send(), SOON).unwrap().message_count > 0 {
-        assert!(Instant::now() < deadline, "the acknowledgements have not left");
+        assert!(Instant::now() < deadline, "the acknowledgements were not sent");
     }
     drop(second);
     conn.wait(&mut client.queue_delete(&name).send(), SOON).unwrap();

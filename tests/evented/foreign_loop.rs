@@ -1,5 +1,5 @@
-//! Inside a loop that is not ours, such as a window system's: it knows watches of descriptors and timers, and tells of one
-//! thing at a time.
+//! An event loop of the application, such as a window system's: it has watches of descriptors and
+//! timers, and reports one event at a time.
 #![cfg(unix)]
 
 use crate::tcp::{broker, to};
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What the loop tells of.
+/// The event that the loop reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Readable,
@@ -18,7 +18,7 @@ enum Told {
     Timer,
 }
 
-/// Waits as a foreign loop would, and tells of one thing: whatever is asked for, and never of two at once.
+/// Waits like such a loop, and reports one event, never two at once.
 fn wait(descriptor: BorrowedFd<'_>, readable: bool, writable: bool, timer: Option<Instant>) -> Told {
     let mut wanted = PollFlags::empty();
     wanted.set(PollFlags::IN, readable);
@@ -27,7 +27,7 @@ fn wait(descriptor: BorrowedFd<'_>, readable: bool, writable: bool, timer: Optio
     let left = left.map(|left| Timespec::try_from(left).unwrap());
     let mut watches = [PollFd::from_borrowed_fd(descriptor, wanted)];
     let watches = if wanted.is_empty() { &mut watches[..0] } else { &mut watches[..] };
-    assert!(timer.is_some() || !watches.is_empty(), "there is nothing to wait for");
+    assert!(timer.is_some() || !watches.is_empty(), "the loop must have something to wait for");
     poll(watches, left.as_ref()).unwrap();
     let told = watches.first().map_or(PollFlags::empty(), PollFd::revents);
     if told.intersects(PollFlags::OUT) {
@@ -39,7 +39,7 @@ fn wait(descriptor: BorrowedFd<'_>, readable: bool, writable: bool, timer: Optio
     }
 }
 
-/// One turn of the foreign loop.
+/// One iteration of the loop.
 fn turn(conn: &RefCell<Evented<Stream>>) -> Told {
     let told = {
         let mut conn = conn.borrow_mut();
@@ -57,7 +57,7 @@ fn turn(conn: &RefCell<Evented<Stream>>) -> Told {
 }
 
 #[test]
-fn a_loop_that_knows_descriptors_and_timers_is_enough() {
+fn descriptors_and_timers_are_enough() {
     let (_, address) = broker();
     let conn = RefCell::new(evented::connect_with(to(address)).unwrap());
     let client = conn.borrow().client();
@@ -85,7 +85,7 @@ fn a_loop_that_knows_descriptors_and_timers_is_enough() {
     while !conn.borrow().is_over() {
         turn(&conn);
         turns += 1;
-        assert!(turns < 20_000, "it spins");
+        assert!(turns < 20_000, "the loop is busy");
     }
     assert_eq!(count.get(), 100);
 }

@@ -1,5 +1,5 @@
-//! The client without a runtime: waited for, with callbacks, and in loops that are not ours, over a stream in memory, over
-//! loopback TCP, and against RabbitMQ.
+//! The client without a runtime: with blocking calls, with callbacks, and in event loops of the
+//! application, over a stream in memory, over loopback TCP, and with RabbitMQ.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
 

@@ -1,4 +1,5 @@
-//! A client over a stream in memory, which says `WouldBlock` and has no descriptor: only driving it by hand will do.
+//! A client over a stream in memory, which returns `WouldBlock` and has no descriptor, so it can
+//! only be driven by hand.
 
 use puka::evented::Evented;
 use puka::{Client, Error, Options};
@@ -37,12 +38,12 @@ impl Write for Memory {
     }
 }
 
-/// A client, with nothing sent yet.
+/// Returns a client that has sent nothing yet.
 pub(crate) fn open(server: &Server, options: Options) -> Evented<Memory> {
     Evented::new(Memory(server.connect()), options)
 }
 
-/// A client whose handshake is done.
+/// Returns a client after its handshake.
 pub(crate) fn connected() -> (Evented<Memory>, Client) {
     let mut conn = open(&Server::default(), Options::default());
     let client = conn.client();
@@ -50,7 +51,7 @@ pub(crate) fn connected() -> (Evented<Memory>, Client) {
     (conn, client)
 }
 
-/// Drives the client for as long as there is something to do that needs no waiting, callbacks included.
+/// Drives the client until it would have to wait, callbacks included.
 pub(crate) fn settle(conn: &mut Evented<Memory>) -> Result<(), Error> {
     loop {
         conn.run_any_callbacks();
@@ -62,16 +63,16 @@ pub(crate) fn settle(conn: &mut Evented<Memory>) -> Result<(), Error> {
     }
 }
 
-/// The answer to a promise, which must not need any waiting.
+/// Returns the result of a promise, which must be there without waiting.
 pub(crate) fn answer<T>(
     conn: &mut Evented<Memory>,
     promise: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     drop(conn.on_read());
-    poll_now(promise).expect("the answer is there")
+    poll_now(promise).expect("the result is there")
 }
 
-/// What a future is, if it is ready.
+/// Returns the output of a future, if it is ready.
 pub(crate) fn poll_now<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),

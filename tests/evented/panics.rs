@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 #[test]
-fn a_panic_in_a_callback_leaves_the_client_and_the_other_callbacks_as_they_were() {
+fn panic_leaves_client_and_other_callbacks_intact() {
     let (mut conn, client) = connected();
     let log = Rc::new(RefCell::new(Vec::new()));
     for n in 0..10 {
@@ -34,7 +34,7 @@ fn a_panic_in_a_callback_leaves_the_client_and_the_other_callbacks_as_they_were(
 }
 
 #[test]
-fn a_consumer_whose_callback_panics_goes_on_with_the_next_delivery() {
+fn consumer_continues_after_a_callback_panic() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
     let consumer = memory::answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
@@ -46,7 +46,7 @@ fn a_consumer_whose_callback_panics_goes_on_with_the_next_delivery() {
             assert_ne!(body, b"bad");
             seen.borrow_mut().push(body);
         }
-        Err(_) => panic!("the end"),
+        Err(_) => panic!("the consumer has ended"),
     });
     for body in ["a", "bad", "b"] {
         drop(client.basic_publish("", "q", body).send());
@@ -54,7 +54,7 @@ fn a_consumer_whose_callback_panics_goes_on_with_the_next_delivery() {
     assert!(catch_unwind(AssertUnwindSafe(|| settle(&mut conn))).is_err());
     settle(&mut conn).unwrap();
     assert_eq!(*log.borrow(), [b"a", b"b"]);
-    // The end is told once, also when that panics.
+    // The end is reported once, even if the callback panics then.
     drop(client.queue_delete("q").send());
     assert!(catch_unwind(AssertUnwindSafe(|| settle(&mut conn))).is_err());
     settle(&mut conn).unwrap();
@@ -62,7 +62,7 @@ fn a_consumer_whose_callback_panics_goes_on_with_the_next_delivery() {
 }
 
 #[test]
-fn a_delivery_that_is_lost_in_a_panic_goes_back_to_its_queue() {
+fn delivery_lost_in_a_panic_is_requeued() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
     let consumer = memory::answer(&mut conn, client.basic_consume("q").send()).unwrap();
@@ -85,15 +85,15 @@ fn panics(mut run: impl FnMut()) -> usize {
     let mut panics = 0;
     while catch_unwind(AssertUnwindSafe(&mut run)).is_err() {
         panics += 1;
-        assert!(panics < 10, "it panics for ever");
+        assert!(panics < 10, "the panics do not end");
     }
     panics
 }
 
 #[test]
-fn a_future_that_panics_is_removed() {
+fn panicking_future_is_removed() {
     let (mut conn, client) = memory::connected();
-    let failing = conn.on(async { panic!("in the future") }, |_, ()| panic!("it has no output"));
+    let failing = conn.on(async { panic!("in the future") }, |_, ()| panic!("the future has no output"));
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
     conn.on(client.queue_declare("q").send(), move |_, declared| seen.borrow_mut().push(declared));
@@ -112,7 +112,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn a_callback_whose_drop_panics_is_removed() {
+fn callback_with_a_panicking_drop_is_removed() {
     let (mut conn, client) = memory::connected();
     let bomb = Bomb;
     conn.on(async {}, move |_, ()| drop(bomb));

@@ -1,4 +1,5 @@
-//! A connection that is lost and comes back: waited for, with callbacks, and in loops that are not ours.
+//! Lost connections and their recovery: with blocking calls, with callbacks, and in event loops of
+//! the application.
 
 use crate::tcp::{SOON, broker, connect_with, cut, to};
 use puka::evented::{self, Evented, Stream};
@@ -14,15 +15,15 @@ use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// So that the first delay is neither nothing nor the longest.
+/// A seed for which the first delay is neither zero nor the longest.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Comes back within moments.
+/// Returns a policy that reconnects within milliseconds.
 fn quick() -> Recovery {
     Recovery::default().seed(SEED).delays(Duration::from_millis(1), Duration::from_millis(5))
 }
 
-/// Comes back after an hour or so.
+/// Returns a policy that reconnects after about an hour.
 fn slow() -> Recovery {
     Recovery::default().seed(SEED).delays(HOUR, HOUR)
 }
@@ -33,7 +34,7 @@ fn connected(recovery: Recovery) -> (Server, Evented<Stream>, Client) {
     (server, conn, client)
 }
 
-/// Cuts the connection, and drives it until it knows.
+/// Cuts the connection, and drives it until it has noticed.
 fn lose(conn: &mut Evented<Stream>, client: &Client) {
     conn.socket().tcp().unwrap().shutdown(Shutdown::Both).unwrap();
     while matches!(client.state(), ConnectionState::Open) {
@@ -43,7 +44,7 @@ fn lose(conn: &mut Evented<Stream>, client: &Client) {
 }
 
 #[test]
-fn a_consumer_comes_back_and_a_publish_waits_for_it() {
+fn consumer_and_publish_survive_a_loss() {
     let (server, mut conn, client) = connected(quick());
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
@@ -72,7 +73,7 @@ fn a_consumer_comes_back_and_a_publish_waits_for_it() {
         while seen.get() <= n || !confirmed.get() {
             conn.run(SOON).unwrap();
         }
-        // What was acknowledged is not to come again.
+        // A message that was acknowledged must not be delivered again.
         conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     }
     conn.wait(&mut client.close(), SOON).unwrap();
@@ -81,7 +82,7 @@ fn a_consumer_comes_back_and_a_publish_waits_for_it() {
 }
 
 #[test]
-fn waiting_goes_on_over_a_recovery() {
+fn wait_continues_across_a_recovery() {
     let (server, mut conn, client) = connected(quick());
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
@@ -98,7 +99,7 @@ fn waiting_goes_on_over_a_recovery() {
 }
 
 #[test]
-fn several_connections_in_one_loop_each_come_back() {
+fn several_connections_in_one_loop_recover() {
     let (server, mut one, first) = connected(quick());
     let (mut other, second) = {
         let address: SocketAddr = one.socket().tcp().unwrap().peer_addr().unwrap();
@@ -130,7 +131,7 @@ fn several_connections_in_one_loop_each_come_back() {
 }
 
 #[test]
-fn another_thread_asks_while_it_is_down() {
+fn other_threads_make_requests_during_a_loss() {
     let (server, address) = broker();
     let (sender, receiver) = std::sync::mpsc::channel();
     let driving = thread::spawn(move || {
@@ -149,14 +150,14 @@ fn another_thread_asks_while_it_is_down() {
 }
 
 #[test]
-fn while_it_is_down_there_is_nothing_to_wait_for_but_the_time() {
+fn lost_connection_waits_only_for_its_deadline() {
     let (_server, mut conn, client) = connected(slow());
     let before = conn.socket().generation();
     lose(&mut conn, &client);
     assert_ne!(conn.socket().generation(), before);
     assert!(conn.socket().tcp().is_none());
     assert!(!conn.needs_read() && !conn.needs_write() && !conn.is_over());
-    // The last octets have had their time, too.
+    // The broker's last bytes are also awaited only until their deadline.
     conn.on_timeout(Instant::now() + Duration::from_secs(1)).unwrap();
     let next = conn.next_timeout().unwrap() - Instant::now();
     assert!(next > HOUR / 100 && next <= HOUR, "{next:?}");
@@ -169,7 +170,7 @@ fn while_it_is_down_there_is_nothing_to_wait_for_but_the_time() {
     let late = conn.wait(&mut declare, Some(Duration::ZERO)).unwrap_err();
     assert!(matches!(late, Error::Timeout { what: "the request", .. }), "{late:?}");
 
-    // Its time has come: a test may have hours pass in a moment.
+    // The deadline is reached: hours can pass at once in a test.
     let next = conn.next_timeout().unwrap();
     conn.on_timeout(next).unwrap();
     assert!(conn.socket().tcp().is_some() && conn.needs_write());
@@ -177,14 +178,14 @@ fn while_it_is_down_there_is_nothing_to_wait_for_but_the_time() {
 }
 
 #[test]
-fn a_connection_that_is_down_can_be_closed() {
+fn lost_connection_can_be_closed() {
     let (_server, mut conn, client) = connected(slow());
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
     lose(&mut conn, &client);
     let mut declare = client.queue_declare("p").send();
     let mut close = client.close();
-    assert!(conn.next_timeout().unwrap() <= Instant::now(), "there is nothing to wait for");
+    assert!(conn.next_timeout().unwrap() <= Instant::now(), "the close is immediate");
     conn.wait(&mut close, SOON).unwrap();
     assert!(matches!(conn.wait(&mut declare, SOON), Err(Error::Closed)));
     assert!(matches!(conn.wait(&mut consumer, SOON), Err(Error::Closed)));
@@ -194,7 +195,7 @@ fn a_connection_that_is_down_can_be_closed() {
 }
 
 #[test]
-fn the_last_client_to_go_closes_a_connection_that_is_down() {
+fn dropping_the_last_client_closes_a_lost_connection() {
     let (server, address) = broker();
     let (sender, receiver) = std::sync::mpsc::channel();
     let driving = thread::spawn(move || {
@@ -212,7 +213,7 @@ fn the_last_client_to_go_closes_a_connection_that_is_down() {
     driving.join().unwrap().unwrap();
 }
 
-/// Has a broker of its own serve a connection.
+/// Serves a connection with a new broker.
 fn serve(socket: TcpStream) {
     let (from, into) = smol::io::split(smol::Async::new(socket).unwrap());
     let (out, back) = smol::io::split(Server::default().connect());
@@ -220,7 +221,7 @@ fn serve(socket: TcpStream) {
     smol::spawn(smol::io::copy(out, into)).detach();
 }
 
-/// A client of a broker that takes one connection and no other.
+/// Returns a client of a broker that accepts only one connection.
 fn connected_once(recovery: impl Into<Option<Recovery>>) -> (Evented<Stream>, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = to(listener.local_addr().unwrap()).recovery(recovery);
@@ -261,12 +262,12 @@ fn a_filter_may_ask_the_client() {
 }
 
 #[test]
-fn a_filter_that_panics_holds_up_nothing() {
-    recovered_with_filter(|_| panic!("the filter's own fault"));
+fn panicking_filter_does_not_stop_the_recovery() {
+    recovered_with_filter(|_| panic!("a fault of the filter"));
 }
 
 #[test]
-fn a_frame_that_was_cut_is_forgotten() {
+fn partial_frame_is_discarded_after_a_loss() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = to(listener.local_addr().unwrap()).recovery(quick());
     let mut conn = evented::connect_with(options).unwrap();
@@ -284,7 +285,7 @@ fn a_frame_that_was_cut_is_forgotten() {
 }
 
 #[test]
-fn when_it_is_refused_too_often_that_is_how_it_ends() {
+fn last_refusal_is_the_final_error() {
     let (mut conn, client) = connected_once(quick().max_attempts(3));
     lose(&mut conn, &client);
     let mut declare = client.queue_declare("q").send();
@@ -299,7 +300,7 @@ fn when_it_is_refused_too_often_that_is_how_it_ends() {
 }
 
 #[test]
-fn without_recovery_it_ends_when_it_is_lost() {
+fn loss_without_recovery_is_final() {
     let (mut conn, client) = connected_once(None);
     let mut declare = client.queue_declare("q").send();
     conn.socket().tcp().unwrap().shutdown(Shutdown::Both).unwrap();
@@ -310,7 +311,7 @@ fn without_recovery_it_ends_when_it_is_lost() {
 
 #[cfg(unix)]
 #[test]
-fn a_broker_that_is_not_there_yet_is_waited_for_when_that_is_asked_for() {
+fn first_connect_can_wait_for_the_broker() {
     use puka::{Endpoint, Options};
     use std::os::unix::net::UnixListener;
 
@@ -341,7 +342,7 @@ mod foreign {
     use std::os::fd::AsRawFd;
 
     #[test]
-    fn a_loop_that_only_tells_of_changes_follows_the_descriptor_by_its_generation() {
+    fn edge_triggered_loop_follows_the_generation() {
         let (server, mut conn, client) = connected(quick());
         conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
         let consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
@@ -361,7 +362,7 @@ mod foreign {
                 published += 1;
                 cut(&server);
                 let publish = client.basic_publish("", "q", "one").send();
-                // It may have been on its way when the connection went.
+                // The publish may have been in flight when the connection was lost.
                 conn.on(publish, |conn, outcome| {
                     if let Err(Error::Unconfirmed(_)) = outcome {
                         drop(conn.client().basic_publish("", "q", "one").send());
@@ -386,16 +387,16 @@ mod foreign {
             conn.on_timeout(Instant::now()).unwrap();
             conn.run_any_callbacks();
             turns += 1;
-            assert!(turns < 20_000, "it spins");
+            assert!(turns < 20_000, "the loop is busy");
         }
     }
 
     #[test]
-    fn a_loop_sleeps_on_a_connection_that_is_down() {
+    fn loop_sleeps_during_a_loss() {
         let (_server, mut conn, client) = connected(slow());
         lose(&mut conn, &client);
         assert!(!conn.needs_read() && !conn.needs_write());
-        // A system tells of a peer that has hung up also when it is not asked to.
+        // The system reports a hang-up even for an empty interest.
         let mut descriptors = [PollFd::new(&conn, PollFlags::empty())];
         poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
         assert!(descriptors[0].revents().is_empty(), "{:?}", descriptors[0].revents());

@@ -39,14 +39,14 @@ fn clients_of_one_loop_talk_to_each_other() {
 }
 
 #[test]
-fn a_callback_of_one_client_may_ask_the_other() {
+fn callback_can_use_another_client() {
     let (_, address) = broker();
     let (mut one, client) = connect_to(address);
     let (mut other, others) = connect_to(address);
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
     let asked = others.clone();
-    // The other has nothing to do but what this one asks of it.
+    // The other client has nothing to do but this client's request.
     one.on(client.queue_declare("q").send(), move |conn, _| {
         conn.on(asked.queue_declare("p").send(), move |conn, declared| {
             seen.borrow_mut().push(declared.unwrap().name);
@@ -58,7 +58,7 @@ fn a_callback_of_one_client_may_ask_the_other() {
 }
 
 #[test]
-fn the_loop_goes_on_until_every_connection_has_ended_and_tells_of_the_first_error() {
+fn loop_ends_with_the_first_error() {
     let (server, address) = broker();
     let (mut one, client) = connect_with(to(address).recovery(None));
     let first = server.with(|broker| broker.connections()[0]);
@@ -70,7 +70,7 @@ fn the_loop_goes_on_until_every_connection_has_ended_and_tells_of_the_first_erro
     });
     let closed = Rc::new(Cell::new(false));
     let seen = closed.clone();
-    // Only when the first has gone is the other closed.
+    // The other client is closed only after the first connection has ended.
     let mut consumer = one.wait(&mut client.basic_consume("missing").send(), SOON).err();
     assert!(consumer.take().is_some());
     one.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
@@ -88,6 +88,6 @@ fn the_loop_goes_on_until_every_connection_has_ended_and_tells_of_the_first_erro
 }
 
 #[test]
-fn no_clients_are_nothing_to_wait_for() {
+fn loop_without_clients_ends_at_once() {
     evented::run::<evented::Stream>(&mut [], None).unwrap();
 }

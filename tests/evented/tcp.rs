@@ -1,4 +1,4 @@
-//! A broker on a port of its own, and clients of it.
+//! A broker on its own port, and clients of it.
 
 use puka::evented::{self, Evented, Stream};
 use puka::{Client, Options};
@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-/// Far more than anything here takes, so that what hangs fails.
+/// A timeout far longer than any test takes, so that a hanging test fails.
 pub(crate) const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
-/// A broker, and where it listens.
+/// Starts a broker. Returns it and its address.
 pub(crate) fn broker() -> (Server, SocketAddr) {
     let server = Server::default();
     let listener = Listener::bind("127.0.0.1:0", server.clone()).unwrap();
@@ -19,17 +19,17 @@ pub(crate) fn broker() -> (Server, SocketAddr) {
     (server, address)
 }
 
-/// The options to reach it.
+/// Returns options to connect to the address.
 pub(crate) fn to(address: SocketAddr) -> Options {
     Options::from_uri(&format!("amqp://{address}/")).unwrap()
 }
 
-/// A client whose handshake is done.
+/// Returns a client after its handshake.
 pub(crate) fn connect_to(address: SocketAddr) -> (Evented<Stream>, Client) {
     connect_with(to(address))
 }
 
-/// The same, with these options.
+/// Returns a client with these options after its handshake.
 pub(crate) fn connect_with(options: Options) -> (Evented<Stream>, Client) {
     let mut conn = evented::connect_with(options).unwrap();
     let client = conn.client();
@@ -47,7 +47,7 @@ pub(crate) fn cut(server: &Server) {
     });
 }
 
-/// A client of a broker of its own.
+/// Returns a client of a new broker.
 pub(crate) fn connected() -> (Evented<Stream>, Client) {
     connect_to(broker().1)
 }

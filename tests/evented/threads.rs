@@ -10,7 +10,7 @@ use std::thread;
 #[test]
 fn a_request_from_another_thread_wakes_the_loop() {
     let (mut conn, client) = connected();
-    // Nothing ever comes from the broker by itself, and no heartbeat is due within the test.
+    // The broker sends nothing by itself, and no heartbeat is due within the test.
     let asking = thread::spawn(move || {
         for n in 0..200 {
             block_on(client.queue_declare(format!("q{n}")).into_future()).unwrap();
@@ -23,7 +23,7 @@ fn a_request_from_another_thread_wakes_the_loop() {
 }
 
 #[test]
-fn a_request_from_another_thread_wakes_who_waits() {
+fn request_from_another_thread_wakes_a_wait() {
     let (_, address) = broker();
     let (mut conn, client) = connect_to(address);
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
@@ -38,7 +38,7 @@ fn a_request_from_another_thread_wakes_who_waits() {
         assert_eq!(delivery.body(), n.to_string().as_bytes());
         delivery.ack().unwrap();
     }
-    // Its last confirm may still be to be read.
+    // Its last confirm may not have been read.
     while !asking.is_finished() {
         conn.run(Some(std::time::Duration::from_millis(1))).unwrap();
     }
@@ -46,7 +46,7 @@ fn a_request_from_another_thread_wakes_who_waits() {
 }
 
 #[test]
-fn a_thread_drives_for_as_long_as_anybody_holds_on() {
+fn run_to_end_lasts_until_the_last_handle() {
     let (server, address) = broker();
     let (sender, receiver) = std::sync::mpsc::channel();
     let driving = thread::spawn(move || {
@@ -61,7 +61,11 @@ fn a_thread_drives_for_as_long_as_anybody_holds_on() {
     drop(second.basic_publish("", "q", "one").send());
     drop(second);
     driving.join().unwrap().unwrap();
-    assert_eq!(server.with(|broker| broker.queue("/", "q").unwrap().ready.len()), 1, "it was flushed");
+    assert_eq!(
+        server.with(|broker| broker.queue("/", "q").unwrap().ready.len()),
+        1,
+        "the publish must be flushed"
+    );
 }
 
 struct Count(AtomicUsize);
@@ -73,9 +77,9 @@ impl Wake for Count {
 }
 
 #[test]
-fn a_foreign_loop_is_woken_for_a_request_from_another_thread() {
+fn request_from_another_thread_wakes_a_foreign_loop() {
     let (mut conn, client) = crate::memory::connected();
-    // A callback that was set before is wired to the new waker, too.
+    // A callback that was registered before also wakes the new waker.
     let (told, tell) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let seen = told.clone();
     let ready = tell.clone();

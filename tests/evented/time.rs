@@ -1,4 +1,5 @@
-//! Heartbeats and deadlines, in virtual time: `next_timeout` says when, `on_timeout` that it has come.
+//! Heartbeats and deadlines in virtual time: `next_timeout` returns the deadline, `on_timeout`
+//! handles it.
 
 use crate::memory::{answer, open};
 use puka::{Broken, Error, Options};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_connection_that_is_driven_by_its_timeouts_alone_lives_for_a_day() {
+fn timeouts_alone_keep_a_connection_alive() {
     let start = Instant::now();
     let time = Arc::new(Mutex::new(start));
     let shown = time.clone();
@@ -29,26 +30,26 @@ fn a_connection_that_is_driven_by_its_timeouts_alone_lives_for_a_day() {
         let now = next.max(*time.lock().unwrap());
         *time.lock().unwrap() = now;
         server.tick();
-        // A loop tells of what the broker has sent, and of the time.
+        // A loop reports the broker's output, and the time.
         conn.on_read().unwrap();
         conn.on_timeout(now).unwrap();
         calls += 1;
     }
     assert!(!conn.is_over());
-    assert_eq!(server.with(|broker| broker.connections().len()), 1, "the broker has had its heartbeats");
-    // Both sides send one each 5 s, and watch the other.
+    assert_eq!(server.with(|broker| broker.connections().len()), 1, "the broker must receive heartbeats");
+    // Both sides send a heartbeat every 5 s, and monitor the other.
     assert!((17_280..5 * 17_280).contains(&calls), "{calls} calls in a day");
     answer(&mut conn, client.queue_declare("q").send()).unwrap();
 }
 
 #[test]
-fn a_broker_that_falls_silent_is_given_up() {
+fn silent_broker_is_given_up() {
     let start = Instant::now();
     let server = Server::with_clock(Config::default(), move || start);
     let mut conn = open(&server, Options::default().heartbeat(10));
     let client = conn.client();
     answer(&mut conn, client.connect()).unwrap();
-    // Its clock stands still, so it never sends one.
+    // The broker's clock does not advance, so it sends no heartbeat.
     let error = loop {
         let next = conn.next_timeout().unwrap();
         assert!(next < start + 60 * SECOND);
@@ -60,7 +61,7 @@ fn a_broker_that_falls_silent_is_given_up() {
 }
 
 #[test]
-fn time_never_goes_back() {
+fn time_does_not_go_backwards() {
     let start = Instant::now();
     let server = Server::with_clock(Config::default(), move || start);
     let mut conn = open(&server, Options::default().request_timeout(5 * SECOND));
@@ -79,7 +80,7 @@ fn time_never_goes_back() {
 
 #[test]
 fn a_pause_of_two_heartbeats_keeps_the_connection() {
-    // After 8 s, the broker has received nothing for two heartbeats, and closes.
+    // After 8 s, the broker has received nothing for two heartbeat intervals, and closes.
     for quarters in 1..8 {
         let start = Instant::now();
         let time = Arc::new(Mutex::new(start));
@@ -93,7 +94,7 @@ fn a_pause_of_two_heartbeats_keeps_the_connection() {
             *time.lock().unwrap() = start + half_heartbeat * 2 * SECOND;
             server.tick();
         }
-        // The loop may pass the time first.
+        // The loop may report the time first.
         conn.on_timeout(now).unwrap();
         assert!(!conn.is_over(), "{quarters} quarters of a heartbeat");
     }

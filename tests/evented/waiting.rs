@@ -1,4 +1,4 @@
-//! `wait`, `wait_for_any`, `wait_for_all`.
+//! `wait`, `wait_for_any` and `wait_for_all`.
 
 use crate::tcp::{SOON, broker, connect_to, connect_with, connected, cut, to};
 use puka::{Consumer, Error};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
 
 #[test]
-fn an_answer_that_is_not_there_in_time_can_be_waited_for_again() {
+fn timed_out_promise_can_be_awaited_again() {
     let (server, address) = broker();
     let (mut conn, client) = connect_to(address);
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
@@ -28,7 +28,7 @@ fn an_answer_that_is_not_there_in_time_can_be_waited_for_again() {
 }
 
 #[test]
-fn a_consumer_is_waited_for_again_and_again() {
+fn consumer_can_be_awaited_repeatedly() {
     let (mut conn, client) = connected();
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let mut consumer = conn.wait(&mut client.basic_consume("q").prefetch_count(1).send(), SOON).unwrap();
@@ -41,7 +41,7 @@ fn a_consumer_is_waited_for_again_and_again() {
     }
 }
 
-/// The first error that comes of a consumer, and that it stays.
+/// Returns the first error of a consumer, and checks that a second wait returns the same one.
 fn end_of(conn: &mut puka::evented::Evented<puka::evented::Stream>, consumer: &mut Consumer) -> Error {
     let first = conn.wait(consumer, SOON).unwrap_err();
     let second = conn.wait(consumer, SOON).unwrap_err();
@@ -50,7 +50,7 @@ fn end_of(conn: &mut puka::evented::Evented<puka::evented::Stream>, consumer: &m
 }
 
 #[test]
-fn a_consumer_that_has_ended_says_why_again_and_again() {
+fn ended_consumer_repeats_its_error() {
     let (mut conn, client) = connected();
     for queue in ["a", "b", "c"] {
         conn.wait(&mut client.queue_declare(queue).send(), SOON).unwrap();
@@ -84,7 +84,7 @@ fn any_future_can_be_waited_for() {
 }
 
 #[test]
-fn the_first_of_several_is_told_by_its_place() {
+fn wait_for_any_returns_the_index() {
     let (mut conn, client) = connected();
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     conn.wait(&mut client.queue_declare("p").send(), SOON).unwrap();
@@ -105,7 +105,7 @@ fn the_first_of_several_is_told_by_its_place() {
 }
 
 #[test]
-fn the_answers_to_all_come_in_their_order() {
+fn wait_for_all_keeps_the_order() {
     let (mut conn, client) = connected();
     let mut promises: Vec<_> = (0..1000).map(|n| client.queue_declare(format!("q{n}")).send()).collect();
     promises.insert(500, client.queue_declare("missing").passive(true).send());
@@ -120,7 +120,7 @@ fn the_answers_to_all_come_in_their_order() {
 }
 
 #[test]
-fn what_is_not_there_in_time_is_a_timeout_among_the_answers_and_stays() {
+fn wait_for_all_returns_timeouts_as_results() {
     let (mut conn, client) = connected();
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     conn.wait(&mut client.queue_declare("p").send(), SOON).unwrap();
@@ -129,7 +129,7 @@ fn what_is_not_there_in_time_is_a_timeout_among_the_answers_and_stays() {
         conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap(),
         conn.wait(&mut client.basic_consume("p").send(), SOON).unwrap(),
     ];
-    // Once the second has its delivery, the first is the only one to be late.
+    // Once the second consumer has its delivery, only the first one is late.
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
     let answers = conn.wait_for_all(&mut consumers, Some(Duration::from_millis(5)));
     assert!(matches!(answers[0], Err(Error::Timeout { what: "waiting", .. })));
@@ -139,10 +139,10 @@ fn what_is_not_there_in_time_is_a_timeout_among_the_answers_and_stays() {
 }
 
 #[test]
-fn what_is_larger_than_the_stream_takes_is_written_bit_by_bit() {
+fn large_output_is_written_in_parts() {
     let (mut conn, client) = connected();
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    // Nothing comes back before all of it is there.
+    // The confirm arrives only after the whole body was written.
     let body = vec![7; 16 << 20];
     let start = Instant::now();
     conn.wait(&mut client.basic_publish("", "q", body.clone()).send(), SOON).unwrap();
@@ -154,13 +154,13 @@ fn what_is_larger_than_the_stream_takes_is_written_bit_by_bit() {
 #[test]
 fn waiting_runs_no_callbacks() {
     let (mut conn, client) = connected();
-    conn.on(client.queue_declare("q").send(), |_, _| panic!("it ran"));
+    conn.on(client.queue_declare("q").send(), |_, _| panic!("a callback ran"));
     conn.wait(&mut client.queue_declare("p").send(), SOON).unwrap();
     conn.wait_for_all(&mut [client.queue_declare("p").send()], SOON).pop().unwrap().unwrap();
 }
 
 #[test]
-fn numbers_of_promises_are_small_and_unique_until_the_answer_is_taken() {
+fn promise_numbers_are_small_and_unique() {
     let (mut conn, client) = connected();
     let mut promises: Vec<_> = (0..100).map(|n| client.queue_declare(format!("q{n}")).send()).collect();
     let mut numbers: Vec<_> = promises.iter().map(|promise| promise.number().unwrap()).collect();
@@ -174,13 +174,13 @@ fn numbers_of_promises_are_small_and_unique_until_the_answer_is_taken() {
     assert_eq!(later.number(), None);
     let refused = client.queue_declare("x".repeat(256)).send();
     assert_eq!(refused.number(), None);
-    // Answered, but not taken: the numbers are still theirs.
+    // Complete, but not fetched: the numbers are still in use.
     let again = client.queue_declare("q").send();
     assert!(!numbers.contains(&again.number().unwrap()));
     for answer in conn.wait_for_all(&mut promises, SOON) {
         answer.unwrap();
     }
-    // A number rests, but is used again.
+    // A number is not reused at once, but it is reused.
     let reused = (0..200).map(|_| {
         let mut promise = client.queue_declare("q").send();
         let number = promise.number().unwrap();
@@ -191,7 +191,7 @@ fn numbers_of_promises_are_small_and_unique_until_the_answer_is_taken() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_the_answer() {
+fn broken_connection_is_the_result() {
     let (server, address) = broker();
     let (mut conn, client) = connect_with(to(address).recovery(None));
     conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
