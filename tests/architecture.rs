@@ -1,7 +1,8 @@
-//! The shape of the source: arrows point down, no file is part of a cycle of imports, the core's dependencies name no
-//! runtime, and the machine does no I/O, reads no clock, and holds no lock.
+//! The structure of the source: modules import only from lower layers, no file is part of a cycle
+//! of imports, the core depends on no runtime, and the state machine does no I/O, reads no clock,
+//! and has no lock.
 //!
-//! What counts as an import is told at the top of `architecture/imports.rs`.
+//! The definition of an import is at the top of `architecture/imports.rs`.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
@@ -17,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The layers of the crate, the lowest first. A module may import from its own layer and from those below.
+/// The layers of the crate, the lowest first. A module may import from its own layer and from those
+/// below.
 const LAYERS: [&[&str]; 9] = [
     &["protocol"],
-    // What errors hold, and know nothing of them.
+    // The contents of errors, which do not depend on the errors.
     &["message", "uri"],
     &["error"],
     &["options"],
@@ -31,7 +33,7 @@ const LAYERS: [&[&str]; 9] = [
     &["lib"],
 ];
 
-/// Modules of one layer that must not know each other.
+/// Modules of one layer that must not import from each other.
 const APART: [(&str, &str); 1] = [("driver", "client")];
 
 /// Crates that would choose a runtime for the user.
@@ -55,7 +57,8 @@ const RUNTIMES: [&str; 17] = [
     "wasm-bindgen-futures",
 ];
 
-/// What the machine must not mention: I/O, clocks, locks, wakers, threads, shared ownership.
+/// Names that must not be used in the state machine: I/O, clocks, locks, wakers, threads, shared
+/// ownership.
 const NOT_IN_THE_MACHINE: [&[&str]; 15] = [
     &["io", "::", "Read"],
     &["io", "::", "Write"],
@@ -74,14 +77,14 @@ const NOT_IN_THE_MACHINE: [&[&str]; 15] = [
     &["async"],
 ];
 
-/// The most lines of a file.
+/// The maximum number of lines of a file.
 const MOST_LINES: usize = 500;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
-/// Every Rust file below a folder, by its place in it.
+/// Returns every Rust file below a folder, by its path in it.
 fn files_below(folder: &Path) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -104,11 +107,11 @@ fn files_below(folder: &Path) -> BTreeMap<String, String> {
 
 fn sources() -> BTreeMap<String, String> {
     let files = files_below(&root().join("src"));
-    assert!(files.contains_key("lib.rs"), "no src/lib.rs");
+    assert!(files.contains_key("lib.rs"), "src/lib.rs is missing");
     files
 }
 
-/// The module right below the crate that a file belongs to, `lib` for the crate itself.
+/// Returns the top-level module of a file, `lib` for the crate itself.
 fn top(file: &str) -> String {
     module_path(file).first().cloned().unwrap_or_else(|| "lib".to_owned())
 }
@@ -121,7 +124,8 @@ fn layer(file: &str) -> usize {
         .unwrap_or_else(|| panic!("{file}: no layer has `{top}`; give it one in tests/architecture.rs"))
 }
 
-/// Imports that point up, or between modules that must not know each other.
+/// Returns the imports from higher layers, and those between modules that must not import from each
+/// other.
 fn upward(source: &Crate) -> Vec<String> {
     let mut wrong = Vec::new();
     for (from, targets) in source.imports() {
@@ -146,11 +150,11 @@ fn no_module_imports_from_a_layer_above() {
 }
 
 #[test]
-fn no_two_files_import_each_other_however_indirectly() {
+fn no_files_import_each_other_in_a_cycle() {
     let files = sources();
     let source = Crate::new(&files);
     let cycles: Vec<String> = cycles(&source.imports()).iter().map(|cycle| cycle.join(" -> ")).collect();
-    assert!(cycles.is_empty(), "files that import each other, in a circle:\n{}", cycles.join("\n"));
+    assert!(cycles.is_empty(), "files that import each other in a cycle:\n{}", cycles.join("\n"));
 }
 
 #[test]
@@ -175,13 +179,13 @@ fn the_core_depends_on_no_runtime() {
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8(tree.stdout).unwrap();
     let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains(&"puka") && names.contains(&"bytes"), "that is not the tree of puka: {tree}");
+    assert!(names.contains(&"puka") && names.contains(&"bytes"), "not the dependency tree of puka: {tree}");
     let runtimes: Vec<_> = names.iter().filter(|name| RUNTIMES.contains(name)).collect();
     assert!(runtimes.is_empty(), "the core depends on {runtimes:?}");
 }
 
 #[test]
-fn the_machine_has_no_io_no_clock_no_lock_and_no_thread() {
+fn machine_is_sans_io() {
     for (file, source) in sources() {
         if top(&file) != "machine" {
             continue;
@@ -200,10 +204,10 @@ fn only_the_link_has_a_lock() {
 }
 
 #[test]
-fn every_file_begins_with_what_it_is_for() {
+fn every_file_begins_with_a_module_comment() {
     for folder in ["src", "runtimes", "tests/broker/src", "tests/vectors", "tests/architecture"] {
         let files = files_below(&root().join(folder));
-        assert!(!files.is_empty(), "nothing in {folder}");
+        assert!(!files.is_empty(), "{folder} has no files");
         for (file, source) in files {
             assert!(source.starts_with("//! "), "{folder}/{file} does not begin with //!");
         }
@@ -211,7 +215,7 @@ fn every_file_begins_with_what_it_is_for() {
 }
 
 #[test]
-fn no_file_is_longer_than_people_read() {
+fn no_file_exceeds_the_line_limit() {
     for (file, source) in sources() {
         let lines = source.lines().count();
         assert!(lines <= MOST_LINES, "src/{file} has {lines} lines; split it");
@@ -258,7 +262,7 @@ fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
 fn no_method_of_the_connection_recurses() {
     let mut files = sources();
     files.retain(|file, _| file.starts_with("machine/connection"));
-    assert!(calls_among_methods(&files).len() > 100, "the methods are found");
+    assert!(calls_among_methods(&files).len() > 100, "the methods must be found");
     assert_eq!(recursions(&files), Vec::<Vec<String>>::new());
 }
 
@@ -272,12 +276,12 @@ fn a_recursion_is_found() {
     assert_eq!(recursions(&files), [["answer", "dispose", "release"]]);
 }
 
-/// A crate of these files.
+/// Returns the files of a small crate.
 fn small(files: &[(&str, &str)]) -> BTreeMap<String, String> {
     files.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect()
 }
 
-/// What a file of a small crate imports from.
+/// Returns the files that a file of a small crate imports from.
 fn imports_of<'f>(source: &'f Crate, file: &str) -> Vec<&'f str> {
     source.imports()[file].iter().copied().collect()
 }
@@ -313,7 +317,7 @@ fn an_upward_import_is_found() {
 }
 
 #[test]
-fn a_driver_that_knows_the_client_is_found() {
+fn import_between_driver_and_client_is_found() {
     for (driver, client) in [("use crate::client::C;", ""), ("", "use crate::driver::D;")] {
         let files = small(&[("lib.rs", ""), ("driver/mod.rs", driver), ("client/mod.rs", client)]);
         assert_eq!(upward(&Crate::new(&files)).len(), 1);
@@ -355,7 +359,7 @@ fn a_cycle_is_found() {
 }
 
 #[test]
-fn a_parent_and_a_child_that_use_each_other_are_a_cycle() {
+fn mutual_parent_child_imports_are_a_cycle() {
     for (parent, child, found) in [
         ("mod child; pub use child::C; pub struct P;", "use super::P;", false),
         ("mod child; use child::C; pub struct P(C);", "use super::P;", true),
@@ -369,7 +373,7 @@ fn a_parent_and_a_child_that_use_each_other_are_a_cycle() {
 }
 
 #[test]
-fn an_import_leads_to_the_file_that_defines_the_item() {
+fn import_resolves_to_the_defining_file() {
     let files = small(&[
         ("lib.rs", "mod a; mod b; pub use a::{Deep as Renamed, deeper};"),
         ("a/mod.rs", "mod deeper; pub use deeper::Deep; use bytes::Bytes; pub struct Shallow;"),
@@ -387,11 +391,11 @@ fn an_import_leads_to_the_file_that_defines_the_item() {
     assert_eq!(imports_of(&source, "c.rs"), ["a/deeper.rs", "a/mod.rs"]);
     assert_eq!(imports_of(&source, "d.rs"), ["a/deeper.rs", "a/mod.rs", "b.rs"]);
     assert_eq!(imports_of(&source, "lib.rs"), Vec::<&str>::new());
-    assert!(!source.imports().contains_key("c/tests.rs"), "what is for tests is no part of it");
+    assert!(!source.imports().contains_key("c/tests.rs"), "test modules must be ignored");
 }
 
 #[test]
-fn a_forbidden_name_is_found_where_it_is_code() {
+fn forbidden_names_are_found_only_in_code() {
     for (source, found) in [
         ("let now = Instant::now();", true),
         ("let now = std::time::Instant :: now();", true),

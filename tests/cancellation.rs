@@ -1,6 +1,7 @@
-//! Cancel safety, for every point at which a future can be dropped: each flow is run against the broker in memory, over a stream
-//! that moves a few octets at a time, and dropped at its first pending, at its second, and so on until it is done before that.
-//! Whenever it was, the client goes on as if nothing had been, and neither side is left with anything.
+//! Cancel safety at every point where a future can be dropped. Each flow runs against the broker in
+//! memory, over a stream that moves a few bytes at a time. It is dropped after its first `Pending`,
+//! then after its second, and so on until it completes. Each time the client must continue as if
+//! nothing had happened, and nothing may be left on either side.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
@@ -19,20 +20,21 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Octets that one turn of the driver moves, in both directions together: less than a frame.
+/// The number of bytes that one turn of the driver moves, in both directions together: less than a
+/// frame.
 const DRIP: usize = 11;
 
-/// Turns after which something that is not done hangs.
+/// After this many turns, a flow that is not complete counts as hanging.
 const TURNS: usize = 2_000;
 
-/// A stream that moves no more octets than it is allowed to.
+/// A stream that moves no more bytes than it is allowed to.
 struct Dripping {
     stream: Stream,
     allowed: Arc<AtomicUsize>,
 }
 
 impl Dripping {
-    /// Takes some of what is allowed.
+    /// Takes a part of the allowance.
     fn take(&self, wanted: usize) -> usize {
         let taken = wanted.min(self.allowed.load(Ordering::Relaxed));
         self.allowed.fetch_sub(taken, Ordering::Relaxed);
@@ -82,7 +84,7 @@ impl AsyncWrite for Dripping {
     }
 }
 
-/// Time that stands still unless it is told to pass.
+/// A clock that advances only when a test sets it.
 #[derive(Clone)]
 struct Still(Arc<Mutex<Instant>>);
 
@@ -115,7 +117,7 @@ struct World {
     driver: Driver<Dripping, Still>,
     clock: Still,
     allowed: Arc<AtomicUsize>,
-    /// What the driver resolved to.
+    /// The result of the driver.
     over: Option<Result<(), Error>>,
 }
 
@@ -143,7 +145,7 @@ impl World {
         }
     }
 
-    /// Everything is moved that can be.
+    /// Moves everything that can be moved.
     fn settle(&mut self) {
         (0..20).for_each(|_| self.turn(usize::MAX >> 1));
     }
@@ -156,10 +158,10 @@ impl World {
             }
             self.turn(usize::MAX >> 1);
         }
-        panic!("it hangs");
+        panic!("the flow hangs");
     }
 
-    /// Runs a flow and drops it at its `last`th pending. True when it was done before.
+    /// Runs a flow and drops it at its `last`th `Pending`. Returns `true` if it completed before.
     fn drop_at(&mut self, last: usize, flow: impl Future<Output = Result<(), Error>>) -> bool {
         let mut flow = pin!(flow);
         for _ in 0..last {
@@ -168,11 +170,11 @@ impl World {
             }
             self.turn(DRIP);
         }
-        assert!(last < TURNS, "it hangs");
+        assert!(last < TURNS, "the flow hangs");
         false
     }
 
-    /// The queue `q` with three messages, and nothing else.
+    /// Creates the queue `q` with three messages, and nothing else.
     fn prepare(&mut self) {
         let client = self.client.clone();
         self.wait(async {
@@ -187,7 +189,8 @@ impl World {
         .unwrap();
     }
 
-    /// The client publishes, gets and consumes as ever, and nothing is left of what was before.
+    /// Checks that the client publishes, gets and consumes as usual, and that nothing is left of
+    /// the flow.
     fn check(&mut self, what: &str) {
         self.settle();
         let client = self.client.clone();
@@ -205,7 +208,7 @@ impl World {
         let expected = ["got", "consumed"].map(|body| Some((body.as_bytes().to_vec(), true)));
         assert_eq!(body.unwrap(), expected, "{what}");
         self.settle();
-        // Numbers of promises are used again as soon as nobody has them.
+        // Numbers of promises are reused once their handles are dropped.
         let number = client.queue_declare("q").send().number();
         assert!(number.is_none_or(|number| number < 16), "{what}: promise {number:?}");
         self.settle();
@@ -219,12 +222,13 @@ impl World {
     }
 }
 
-/// As few channels as there can be kept.
+/// Returns options with the smallest number of channels.
 fn narrow() -> Options {
     Options::default().request_channels(3).publish_channels(4)
 }
 
-/// Drops a flow at each of its pendings. Gives how many there were. So much time may pass until nothing is left.
+/// Drops a flow at each of its `Pending`s. Returns their number. Nothing may be left after this
+/// time.
 fn at_every_pending<F>(what: &str, options: Options, time: Duration, flow: impl Fn(Client) -> F) -> usize
 where
     F: Future<Output = Result<(), Error>>,
@@ -239,7 +243,7 @@ where
         world.check(&format!("{what}, dropped at its pending {last}"));
         world.prepare();
         if done {
-            assert!(last > 2, "{what}: it waits for nothing");
+            assert!(last > 2, "{what}: the flow has no Pending");
             let closed = world.client.close();
             world.wait(closed).unwrap();
             world.settle();
@@ -259,9 +263,9 @@ where
 }
 
 #[test]
-fn e38_publishes_can_be_dropped_at_any_point() {
+fn e38_publishes_are_cancel_safe() {
     every_pending("publish", async |client: Client| client.basic_publish("", "q", "x").await);
-    // They wait for nothing but to let others run.
+    // These wait for nothing, but yield to other tasks.
     every_pending("publishes without a confirm", async |client: Client| {
         for _ in 0..6 {
             client.basic_publish("", "q", vec![7; 150_000]).confirm(false).await?;
@@ -285,7 +289,7 @@ fn e38_publishes_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn requests_can_be_dropped_at_any_point() {
+fn requests_are_cancel_safe() {
     every_pending("declare and delete", async |client: Client| {
         client.queue_declare("d").durable(true).await?;
         client.queue_delete("d").await.map(drop)
@@ -315,7 +319,7 @@ fn requests_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn gets_and_consumers_can_be_dropped_at_any_point() {
+fn gets_and_consumers_are_cancel_safe() {
     every_pending("get", async |client: Client| {
         let got = client.basic_get("q").await?;
         got.map_or(Ok(()), |got| got.ack())
@@ -345,7 +349,7 @@ fn gets_and_consumers_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn calls_and_transactions_can_be_dropped_at_any_point() {
+fn calls_and_transactions_are_cancel_safe() {
     every_pending("transaction", async |client: Client| {
         let transaction = client.transaction().await?;
         transaction.basic_publish("", "q", "x").await?;
@@ -359,7 +363,7 @@ fn calls_and_transactions_can_be_dropped_at_any_point() {
         transaction.basic_publish("", "q", "x").await?;
         transaction.rollback().await
     });
-    // A reply is waited for as long as it may come, by whomever.
+    // A reply is awaited until its deadline, even without the promise.
     at_every_pending("a call", narrow(), Duration::from_secs(31), async |client: Client| {
         let answers = async {
             loop {
@@ -378,7 +382,7 @@ fn calls_and_transactions_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn who_waits_for_room_can_be_dropped_at_any_point() {
+fn waiting_for_capacity_is_cancel_safe() {
     let narrow = || narrow().max_publishes_in_flight(1);
     at_every_pending("room to publish", narrow(), Duration::ZERO, async |client: Client| {
         let first = client.basic_publish("", "q", "x").send();
@@ -397,7 +401,7 @@ fn who_waits_for_room_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn notices_and_a_new_secret_can_be_dropped_at_any_point() {
+fn notices_and_update_secret_are_cancel_safe() {
     every_pending("notices", async |client: Client| {
         let mut notices = client.notices();
         let missing = client.queue_declare("missing").passive(true).send();
@@ -411,7 +415,7 @@ fn notices_and_a_new_secret_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn who_waits_for_the_connection_can_be_dropped_at_any_point() {
+fn waiting_for_the_connection_is_cancel_safe() {
     for last in 1.. {
         let mut world = World::new(narrow());
         let client = world.client.clone();
@@ -425,7 +429,7 @@ fn who_waits_for_the_connection_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn a_close_goes_on_when_nobody_waits_for_it() {
+fn dropped_close_future_still_closes() {
     // Before the handshake, within it, and when the connection is open and busy.
     for turns in [0, 10, TURNS / 2] {
         for last in 1.. {
@@ -448,7 +452,7 @@ fn a_close_goes_on_when_nobody_waits_for_it() {
 }
 
 #[test]
-fn the_driver_can_be_dropped_at_any_point() {
+fn driver_is_cancel_safe() {
     let mut outcomes = [0; 2];
     for turns in 0.. {
         let mut world = World::new(narrow());
@@ -458,7 +462,7 @@ fn the_driver_can_be_dropped_at_any_point() {
         let World { broker, driver, .. } = world;
         drop(driver);
         assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
-        let outcome = poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: it hangs"));
+        let outcome = poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: the promise hangs"));
         outcomes[usize::from(outcome.is_ok())] += 1;
         if outcome.is_ok() {
             break;
@@ -468,7 +472,7 @@ fn the_driver_can_be_dropped_at_any_point() {
     assert!(outcomes[0] > 20 && outcomes[1] == 1, "{outcomes:?}");
 }
 
-/// A broker at the second of two addresses, and everything takes its time.
+/// A slow broker at the second of two addresses.
 struct Slow {
     broker: Server,
     allowed: Arc<AtomicUsize>,
@@ -497,7 +501,7 @@ impl Dial for Slow {
 }
 
 #[test]
-fn who_dials_can_be_dropped_at_any_point() {
+fn dialling_is_cancel_safe() {
     let broker = Server::new(Config::default());
     let net = Slow { broker: broker.clone(), allowed: Arc::default() };
     let (clock, options) = (Still(Arc::new(Mutex::new(Instant::now()))), Options::default());
@@ -517,7 +521,7 @@ fn who_dials_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn the_driver_that_dials_can_be_dropped_at_any_point() {
+fn dialling_driver_is_cancel_safe() {
     for turns in 0.. {
         let broker = Server::new(Config::default());
         let allowed = Arc::<AtomicUsize>::default();
@@ -532,7 +536,7 @@ fn the_driver_that_dials_can_be_dropped_at_any_point() {
         }
         drop(driver);
         assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
-        match poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: it hangs")) {
+        match poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: the promise hangs")) {
             Ok(_) => return assert!(turns > 20, "{turns}"),
             Err(_) => assert!(client.why_closed().is_some(), "{turns}"),
         }
@@ -540,8 +544,9 @@ fn the_driver_that_dials_can_be_dropped_at_any_point() {
 }
 
 #[test]
-fn s48_whatever_is_dropped_in_whatever_order_the_broker_keeps_nothing() {
-    // The client, a consumer, a delivery, a promise, a transaction and the notices, in all 720 orders.
+fn s48_any_drop_order_leaves_nothing_at_the_broker() {
+    // The client, a consumer, a delivery, a promise, a transaction and the notices, in all 720
+    // orders.
     for order in 0..720 {
         let mut world = World::new(Options::default());
         world.prepare();

@@ -1,11 +1,13 @@
-//! The link between handles and driver, under thousands of schedules of its threads: shuttle chooses, at each use of the lock and at
-//! each wake-up, who goes on, and a wake-up that is lost is a deadlock, which it reports.
+//! The link between handles and driver, under thousands of schedules of its threads. At each use of
+//! the lock and at each wake-up, shuttle chooses which thread runs next. A lost wake-up is a
+//! deadlock, which it reports.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg shuttle" cargo test --target-dir target/shuttle -p puka --test interleavings
 //! ```
 //!
-//! `SHUTTLE_SCHEDULES=n` tries so many of each; a schedule that fails is printed, to be replayed with `shuttle::replay`.
+//! `SHUTTLE_SCHEDULES=n` sets the number of schedules of each test. A schedule that fails is
+//! printed, to be replayed with `shuttle::replay`.
 
 #![cfg(shuttle)]
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
@@ -17,7 +19,7 @@ use shuttle::thread;
 use std::future::{Pending, pending};
 use std::time::Instant;
 
-/// Time that stands still, so that no deadline hides a wake-up that was lost.
+/// A clock that does not advance, so that no deadline hides a lost wake-up.
 struct Still(Instant);
 
 impl Clock for Still {
@@ -36,7 +38,7 @@ fn schedules() -> usize {
     std::env::var("SHUTTLE_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
 }
 
-/// Runs a scenario with a client whose driver has a thread of its own, which ends with the connection.
+/// Runs a scenario with a client whose driver has its own thread, which ends with the connection.
 fn under_all_schedules(options: fn() -> Options, scenario: fn(Client) -> Result<(), Error>) {
     shuttle::check_random(
         move || {
@@ -78,7 +80,7 @@ fn each_of_two_threads_has_its_own_answers() {
 }
 
 #[test]
-fn who_waits_for_room_is_woken_in_turn() {
+fn waiting_publishers_are_woken_in_turn() {
     under_all_schedules(
         || Options::default().max_publishes_in_flight(1),
         |client| {
@@ -87,7 +89,7 @@ fn who_waits_for_room_is_woken_in_turn() {
                     let client = client.clone();
                     thread::spawn(move || {
                         let publish = client.basic_publish("", "nobody's", "x");
-                        // One gives up its place in the queue at once.
+                        // The first one gives up its place in the queue at once.
                         if number == 0 { Ok(drop(publish.send())) } else { block_on(publish.into_future()) }
                     })
                 })
@@ -99,7 +101,7 @@ fn who_waits_for_room_is_woken_in_turn() {
 }
 
 #[test]
-fn a_consumer_sees_what_another_thread_publishes_and_is_dropped_while_it_closes() {
+fn consumer_receives_publishes_of_another_thread() {
     under_all_schedules(Options::default, |client| {
         block_on(client.queue_declare("q").into_future())?;
         let mut consumer = block_on(client.basic_consume("q").into_future())?;

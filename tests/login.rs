@@ -1,4 +1,4 @@
-//! Logins at the broker in memory, end to end: every mechanism, and every way to be refused.
+//! Logins to the broker in memory, end to end: every mechanism, and every refusal.
 
 use puka::{AuthMechanism, Credentials, Error, Options};
 use puka_test_broker::{Config, Server, User};
@@ -23,7 +23,7 @@ fn config() -> Config {
     }
 }
 
-/// Logs in, and publishes in the name of a user.
+/// Logs in, and publishes with a user id.
 fn log_in(server: &Server, options: Options, user: &str) -> Result<(), Error> {
     let (client, driver) = puka::open(server.connect(), puka_smol::Clock, options);
     let driven = async {
@@ -39,7 +39,7 @@ fn log_in(server: &Server, options: Options, user: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn every_mechanism_logs_in_whom_it_should() {
+fn every_mechanism_logs_in_its_user() {
     let server = Server::new(config());
     for mechanism in MECHANISMS {
         let options = Options::default().credentials("user", "secret").auth_mechanisms(&[mechanism]);
@@ -50,7 +50,7 @@ fn every_mechanism_logs_in_whom_it_should() {
 }
 
 #[test]
-fn a_wrong_password_and_a_forbidden_virtual_host_are_different_errors() {
+fn wrong_password_and_forbidden_vhost_differ() {
     let server = Server::new(config());
     for mechanism in &MECHANISMS[..3] {
         let options = Options::default().auth_mechanisms(&[*mechanism]);
@@ -67,7 +67,7 @@ fn a_wrong_password_and_a_forbidden_virtual_host_are_different_errors() {
 }
 
 #[test]
-fn a_password_that_changes_is_asked_for_anew() {
+fn changed_password_is_requested_again() {
     let password = Arc::new(Mutex::new("wrong"));
     let current = password.clone();
     let options = Options::default()

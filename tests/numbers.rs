@@ -1,7 +1,7 @@
-//! The list of what has to be survived, `tests/numbers.txt`, and the tests that name its numbers: none of the attacks and edge cases
-//! is without one, and no test names what is not in the list.
+//! Compares the acceptance list, `tests/numbers.txt`, with the tests that name its numbers: every
+//! attack and edge case has a test, and no test names a number that is not in the list.
 //!
-//! `cargo test -p puka --test numbers -- --nocapture` tells which of the other numbers no test names.
+//! `cargo test -p puka --test numbers -- --nocapture` prints the other numbers that no test names.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,18 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Attack, edge case, scenario, rule of recovery, invariant; and the number.
+/// The kind (attack, edge case, scenario, rule of recovery or invariant) and the number.
 type Number = (char, u32);
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// Tests that show it without naming it.
+    /// The tests that cover the number without naming it.
     by: Vec<String>,
-    /// Why it needs none.
+    /// The reason why it needs no test.
     not: Option<String>,
 }
 
-/// The numbers that a name begins with, such as those of `s10_s11_r10_close_wins`.
+/// Returns the numbers at the start of a name, such as those of `s10_s11_r10_close_wins`.
 fn numbers_of(name: &str) -> Vec<Number> {
     name.split('_').map_while(number).collect()
 }
@@ -43,23 +43,26 @@ fn list(text: &str) -> BTreeMap<Number, Entry> {
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words = || line.split_whitespace();
         if line.starts_with(' ') {
-            let entry: &mut Entry = last.and_then(|last| entries.get_mut(&last)).expect("a number above it");
+            let entry: &mut Entry =
+                last.and_then(|last| entries.get_mut(&last)).expect("a number precedes the line");
             match words().next() {
                 Some("by") => entry.by.extend(words().skip(1).map(str::to_owned)),
                 Some("not") if words().count() > 3 => entry.not = Some(line.trim().to_owned()),
-                _ => panic!("neither `by TEST` nor `not REASON`: {line}"),
+                _ => panic!("expected `by TEST` or `not REASON`, found {line}"),
             }
             continue;
         }
-        let number = words().next().and_then(number).unwrap_or_else(|| panic!("no number: {line}"));
-        assert!(words().count() > 1, "it does not say what it is: {line}");
-        assert!(entries.insert(number, Entry::default()).is_none(), "twice: {line}");
+        let number =
+            words().next().and_then(number).unwrap_or_else(|| panic!("expected a number, found {line}"));
+        assert!(words().count() > 1, "the number has no description: {line}");
+        assert!(entries.insert(number, Entry::default()).is_none(), "the number is listed twice: {line}");
         last = Some(number);
     }
     entries
 }
 
-/// The functions that are tests: `#[test]` stands above them, or they take the world of the suite.
+/// Returns the functions that are tests: those after `#[test]`, and those with the world of the
+/// suite as an argument.
 fn tests(source: &str) -> Vec<String> {
     let mut tests = Vec::new();
     let mut is_test = false;
@@ -89,7 +92,7 @@ fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// All tests of the project.
+/// Returns all tests of the project.
 fn all_tests() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
@@ -127,7 +130,7 @@ fn every_attack_and_edge_case_has_a_test() {
 }
 
 #[test]
-fn no_test_names_a_number_that_is_not_listed() {
+fn tests_name_only_listed_numbers() {
     let listed = listed();
     for name in all_tests() {
         for number in numbers_of(&name) {
@@ -137,7 +140,7 @@ fn no_test_names_a_number_that_is_not_listed() {
 }
 
 #[test]
-fn numbers_are_read_from_the_front_of_a_name() {
+fn numbers_are_read_from_a_names_start() {
     assert_eq!(numbers_of("s10_s11_r10_close_wins_a01"), [('S', 10), ('S', 11), ('R', 10)]);
     assert_eq!(numbers_of("a07_a_frame"), [('A', 7)]);
     for name in ["a_frame", "e100", "v01_all", "an_e5", "e"] {
@@ -151,6 +154,6 @@ fn numbers_are_read_from_the_front_of_a_name() {
 
 #[test]
 #[should_panic(expected = "twice")]
-fn a_list_has_each_number_once() {
+fn numbers_are_listed_once() {
     list("A1 one\nA1 another");
 }

@@ -1,13 +1,14 @@
-//! Which file imports which.
+//! The imports between files.
 //!
-//! An import is a path of a `use`, or a path in the code that begins with `crate`, `super`, `self`, `$crate` or the name
-//! of a child module. It leads to the file that defines the item: re-exports and other `use` lines on the way are
-//! followed, so `use super::X` in a child where another child defines X leads there and not to their parent. What no
-//! `use` brings in is taken for an item of the file where the path's modules end (macros define many).
+//! An import is a path of a `use`, or a path in the code that begins with `crate`, `super`, `self`,
+//! `$crate` or the name of a child module. Its target is the file that defines the item: re-exports
+//! and other `use` lines are followed, so `use super::X` in a child, where another child defines X,
+//! is an import from that child and not from the parent. A name that no `use` introduces counts as
+//! an item of the file in which the modules of its path end (macros define many).
 //!
-//! Not an import: a `pub use` of something in a descendant (a parent that re-exports), `mod name;`, a path to another
-//! crate, what is compiled for tests only, and what a macro of another file expands to: a macro's paths count where it is
-//! defined.
+//! Not an import: a `pub use` of an item of a descendant (a re-export by the parent), `mod name;`,
+//! a path to another crate, test code, and the expansion of a macro from another file: a macro's
+//! paths count where it is defined.
 
 use super::source::{group_end, test_modules, tokens};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A module's path within the crate, without the crate: `["machine", "channel"]`.
 pub(crate) type Path = Vec<String>;
 
-/// A path in a `use`, made absolute where it leads into the crate.
+/// A path in a `use`, made absolute if it refers to this crate.
 #[derive(Debug)]
 struct Use {
     path: Path,
-    /// The name it has from here on; `*` for all.
+    /// The name that it introduces; `*` for all.
     name: String,
     is_public: bool,
 }
@@ -28,15 +29,15 @@ struct Use {
 struct Module {
     file: String,
     uses: Vec<Use>,
-    /// Absolute paths in the code outside of `use`.
+    /// The absolute paths in the code outside of `use`.
     mentions: Vec<Path>,
 }
 
-/// The modules of a crate that are files.
+/// The modules of a crate that have their own file.
 #[derive(Debug)]
 pub(crate) struct Crate(BTreeMap<Path, Module>);
 
-/// The module that a file is, by its place below `src/`.
+/// Returns the module of a file, from its path below `src/`.
 pub(crate) fn module_path(file: &str) -> Path {
     let path = file.trim_end_matches(".rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -44,7 +45,7 @@ pub(crate) fn module_path(file: &str) -> Path {
 }
 
 impl Crate {
-    /// Reads sources, each by its place below `src/`.
+    /// Creates a crate from its sources, each with its path below `src/`.
     pub(crate) fn new(files: &BTreeMap<String, String>) -> Self {
         let mut paths: BTreeMap<Path, &str> = files.keys().map(|f| (module_path(f), f.as_str())).collect();
         for (file, source) in files {
@@ -62,7 +63,7 @@ impl Crate {
         Self(modules.collect())
     }
 
-    /// Every import, as the files it leads from and to.
+    /// Returns every import, as the importing file and the files that it imports from.
     pub(crate) fn imports(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut imports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (path, module) in &self.0 {
@@ -80,7 +81,7 @@ impl Crate {
         imports
     }
 
-    /// The module that defines what a path names; `None` for what is outside of the crate.
+    /// Returns the module that defines the item of a path; `None` for a path outside of the crate.
     fn resolve<'c>(&'c self, path: &[String], seen: &mut Vec<Path>) -> Option<&'c Path> {
         if seen.iter().any(|other| other == path) {
             return None;
@@ -91,7 +92,7 @@ impl Crate {
         let Some(name) = path.get(length).filter(|name| *name != "*") else { return Some(module_path) };
         let mut named = module.uses.iter().filter(|import| import.name == *name);
         if let Some(import) = named.next() {
-            // Another crate's item, which this module has brought in, counts as this module's own.
+            // An item of another crate that this module imports counts as its own.
             return self.resolve(&import.path, seen).or(Some(module_path));
         }
         let globs = module.uses.iter().filter(|import| import.name == "*" && import.is_public);
@@ -107,7 +108,7 @@ impl Crate {
 
 /// Collects what a file imports.
 fn read(tokens: &[String], path: &Path, modules: &BTreeMap<Path, &str>, into: &mut Module) {
-    // Inline modules by the depth of the braces that they end at.
+    // The inline modules, each with the depth of the braces at which it ends.
     let mut inline: Vec<(usize, String)> = Vec::new();
     let (mut depth, mut at) = (0_usize, 0);
     let mut is_public = false;
@@ -162,7 +163,7 @@ fn is_name(token: &str) -> bool {
     token.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// The paths of a `use`, each with the name that it gives.
+/// Collects the paths of a `use`, each with the name that it introduces.
 fn use_tree(tokens: &[String], prefix: Path, leaves: &mut Vec<(Path, String)>) {
     let mut path = prefix.clone();
     let mut at = 0;
@@ -198,7 +199,7 @@ fn use_tree(tokens: &[String], prefix: Path, leaves: &mut Vec<(Path, String)>) {
     leaves.push((path, name.unwrap_or_default()));
 }
 
-/// A path as seen from the crate's root; `None` when it leads to another crate or is no module's.
+/// Returns a path from the crate's root; `None` if it refers to another crate or to no module.
 fn absolute(path: &[String], here: &[String], modules: &BTreeMap<Path, &str>) -> Option<Path> {
     let mut base = here.to_vec();
     let mut rest = path;
@@ -223,7 +224,8 @@ fn absolute(path: &[String], here: &[String], modules: &BTreeMap<Path, &str>) ->
     Some(base)
 }
 
-/// The cycles among imports: of each file that is part of one the shortest, as the files along it.
+/// Returns the cycles of imports, each as its files: the shortest cycle of each file that is part
+/// of one.
 pub(crate) fn cycles<'f>(imports: &BTreeMap<&'f str, BTreeSet<&'f str>>) -> Vec<Vec<&'f str>> {
     let ways = imports.keys().filter_map(|start| {
         let mut ways = vec![vec![*start]];

@@ -1,8 +1,9 @@
-//! Rust source as tokens, without comments, strings and what is compiled for tests only.
+//! Rust source as tokens, without comments, strings and test code.
 //!
-//! It is a reader of text and no compiler: enough to find paths, declarations and forbidden names.
+//! This is not a compiler: it is enough to find paths, declarations and forbidden names.
 
-/// The tokens of a source: identifiers (raw ones without `r#`), `::` as one, any other punctuation each by itself.
+/// Returns the tokens of a source: identifiers (raw ones without `r#`), `::` as one token, other
+/// punctuation as single characters.
 pub(crate) fn tokens(source: &str) -> Vec<String> {
     without_tests(&lex(source))
 }
@@ -54,7 +55,7 @@ fn line_end(chars: &[char], at: usize) -> usize {
     at + chars[at..].iter().take_while(|c| **c != '\n').count()
 }
 
-/// The end of a block comment; they nest.
+/// Returns the end of a block comment. Block comments nest.
 fn comment_end(chars: &[char], mut at: usize) -> usize {
     let mut depth = 0;
     while at < chars.len() {
@@ -70,7 +71,7 @@ fn comment_end(chars: &[char], mut at: usize) -> usize {
     at
 }
 
-/// The end of a string whose opening quote is behind us.
+/// Returns the end of a string, from after its opening quote.
 fn string_end(chars: &[char], mut at: usize) -> usize {
     while at < chars.len() {
         match chars[at] {
@@ -82,7 +83,8 @@ fn string_end(chars: &[char], mut at: usize) -> usize {
     at
 }
 
-/// The end of a raw, byte or C string that begins here, or of a byte; `None` when it is a word like any other.
+/// Returns the end of a raw, byte or C string, or of a byte, that begins here; `None` for an
+/// ordinary word.
 fn literal_prefix(chars: &[char], at: usize) -> Option<usize> {
     let end = word_end(chars, at);
     let prefix: String = chars[at..end].iter().collect();
@@ -105,7 +107,7 @@ fn literal_prefix(chars: &[char], at: usize) -> Option<usize> {
     Some(length.map_or(chars.len(), |length| body + length + close.len()))
 }
 
-/// The end of a character, or of a lifetime's quote.
+/// Returns the end of a character literal, or of the quote of a lifetime.
 fn quote_end(chars: &[char], at: usize) -> usize {
     match chars.get(at + 1) {
         Some('\\') => at + 3 + chars[at + 3..].iter().take_while(|c| **c != '\'').count() + 1,
@@ -114,7 +116,7 @@ fn quote_end(chars: &[char], at: usize) -> usize {
     }
 }
 
-/// Leaves out every item behind `#[cfg(test)]` or `#[test]`.
+/// Removes every item after `#[cfg(test)]` or `#[test]`.
 fn without_tests(tokens: &[String]) -> Vec<String> {
     let is_at = |at: usize, words: &[&str]| {
         tokens.get(at..at + words.len()).is_some_and(|found| found.iter().eq(words.iter()))
@@ -132,7 +134,8 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
     kept
 }
 
-/// The end of the item that begins here with its attributes: its block's, or its semicolon.
+/// Returns the end of the item that begins here with its attributes: the end of its block, or its
+/// semicolon.
 fn item_end(tokens: &[String], mut at: usize) -> usize {
     while tokens.get(at).is_some_and(|token| token == "#") {
         at = group_end(tokens, at + 1);
@@ -148,7 +151,7 @@ fn item_end(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// The token behind the group that opens here.
+/// Returns the token after the group that begins here.
 pub(crate) fn group_end(tokens: &[String], mut at: usize) -> usize {
     let mut depth = 0;
     while at < tokens.len() {
@@ -165,7 +168,7 @@ pub(crate) fn group_end(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// The names of the modules that are files of their own and compiled for tests only.
+/// Returns the names of the modules that have their own file and are compiled for tests only.
 pub(crate) fn test_modules(source: &str) -> Vec<String> {
     let all = lex(source);
     let kept = without_tests(&all);
