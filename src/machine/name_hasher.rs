@@ -28,3 +28,21 @@ impl Hasher for NameHasher {
         self.0.rotate_left(26)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::hash::{BuildHasher, BuildHasherDefault};
+
+    #[test]
+    fn similar_names_spread_over_a_table() {
+        let builder = BuildHasherDefault::<NameHasher>::default();
+        let names = (0..1024).map(|number| format!("exchange-{number}"));
+        let hashes: Vec<u64> = names.map(|name| builder.hash_one(name.as_bytes())).collect();
+        assert_eq!(hashes.iter().collect::<BTreeSet<_>>().len(), 1024);
+        // A table uses the low bits of a hash as a place. At random, 63 % of the places are used.
+        let places: BTreeSet<u64> = hashes.iter().map(|hash| hash % 1024).collect();
+        assert!(places.len() > 512, "{}", places.len());
+    }
+}

@@ -6,12 +6,12 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::peer::{Peer, consume, declare, header, method, publish, raw};
+use crate::peer::{Peer, ack, consume, declare, header, method, publish, raw};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
 use puka::machine::{ConnectionState, Outgoing, Settle};
 use puka::protocol::Properties;
 use puka::protocol::method::{channel, queue};
-use puka::{Error, Options};
+use puka::{Error, Options, Recovery};
 use std::collections::VecDeque;
 use std::process::Command;
 
@@ -336,6 +336,30 @@ fn ten_thousand_recoveries_leave_nothing_behind() {
             (100..10_100).for_each(|turn| lose_and_recover(peer, turn));
             assert_eq!(&*peer.machine.current_name(b"amq.gen-first"), b"amq.gen-10099");
         },
+    );
+}
+
+#[test]
+fn republished_messages_leave_nothing_behind() {
+    let turn = |peer: &mut Peer| {
+        let promises = [(); 100].map(|()| peer.machine.publish(&publish("", "x")).unwrap());
+        peer.serve();
+        peer.again();
+        peer.serve();
+        peer.method(1, &ack(0, true));
+        promises.into_iter().for_each(|promise| peer.done(promise));
+        while peer.machine.poll_event().is_some() {}
+    };
+    grows_by_at_most(
+        "republished_messages_leave_nothing_behind",
+        SLACK,
+        || {
+            let recovery = Recovery::default().seed(7).republish_unconfirmed(1);
+            let mut peer = Peer::dialled(Options::default().recovery(recovery));
+            (0..20).for_each(|_| turn(&mut peer));
+            peer
+        },
+        |peer| (0..300).for_each(|_| turn(peer)),
     );
 }
 

@@ -483,6 +483,24 @@ fn r8_a_publish_without_a_confirm_is_unconfirmed_and_one_that_was_not_sent_waits
 }
 
 #[test]
+fn a_publish_stopped_by_flow_leaves_after_a_loss() {
+    let mut peer = dialled();
+    let first = peer.machine.publish(&publish("", "1")).unwrap();
+    peer.serve();
+    peer.method(1, &ack(1, false));
+    peer.done(first);
+    peer.method(1, &channel::Flow { active: false });
+    let stopped = peer.machine.publish(&publish("", "2")).unwrap();
+    // It is tried in vain.
+    peer.method(1, &channel::Flow { active: false });
+    assert!(!peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)));
+    peer.again();
+    assert!(peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)));
+    peer.method(1, &ack(1, false));
+    peer.done(stopped);
+}
+
+#[test]
 fn r8_at_least_once_publishes_again_in_order_and_says_so() {
     let mut peer = Peer::dialled(options(|recovery| recovery.republish_unconfirmed(2)));
     let promises: Vec<_> = (0..4).map(|n| peer.machine.publish(&publish("", vec![n; 5])).unwrap()).collect();
@@ -676,6 +694,23 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
         for place in [0, 1, 3] {
             assert!(matches!(outcomes[place], Some(Ok(Reply::Queue(_)))), "{outcomes:?}");
         }
+    }
+}
+
+#[test]
+fn request_beside_a_pending_publish_is_repeated() {
+    // The close may be over the publish, or over the `channel.open` in front of it.
+    for over in [close_over(0, 0), close_over(20, 10)] {
+        let mut peer = dialled();
+        let published = peer.machine.publish(&publish("", "x")).unwrap();
+        let declared = peer.machine.request(declare("q")).unwrap();
+        peer.take();
+        peer.method(0, &over);
+        assert!(matches!(peer.error(published), Error::Unconfirmed(_)));
+        assert!(peer.is_pending(declared));
+        reconnect(&mut peer);
+        peer.serve();
+        assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
     }
 }
 

@@ -69,17 +69,20 @@ fn copies() -> Table {
     headers.insert("before", 1).unwrap();
     headers.insert("CC", &keys).unwrap();
     headers.insert("BCC", &keys).unwrap();
+    headers.insert("other", &keys).unwrap();
     headers
 }
 
 /// Returns the routing keys in the headers of the publishes.
 fn keys(sent: &[Sent]) -> Vec<Vec<String>> {
     let text = |value: Value<'_>| value.as_str().unwrap().to_owned();
+    let other = [Value::from("first"), Value::from("elsewhere")];
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
     let keys = headers.flat_map(|sent| {
         let headers = ContentHeader::decode(&sent.payload).unwrap().properties.headers.unwrap();
         let headers = headers.table().unwrap();
         assert_eq!(headers.get("before"), Some(Value::I32(1)));
+        assert!(headers.get("other").and_then(Value::as_array).unwrap().iter().eq(other));
         ["CC", "BCC"].map(|name| {
             let keys = headers.get(name).and_then(Value::as_array).unwrap();
             keys.iter().map(text).collect()

@@ -269,6 +269,21 @@ fn call_ids_are_not_guessable_from_others() {
 }
 
 #[test]
+fn late_reply_answers_no_later_call() {
+    let mut peer = Peer::open(Options::default());
+    let failed = peer.machine.call(&publish("", "12"), None).unwrap();
+    let earlier = correlation_ids(&peer.serve()).remove(0);
+    peer.method(1, &channel_close(406, "PRECONDITION_FAILED"));
+    assert!(matches!(peer.error(failed), Error::PreconditionFailed(_)));
+    let call = peer.machine.call(&publish("", "12"), None).unwrap();
+    let id = correlation_ids(&peer.serve()).remove(0);
+    reply(&mut peer, &earlier, 1);
+    assert!(peer.is_pending(call));
+    reply(&mut peer, &id, 2);
+    assert!(matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(_)))));
+}
+
+#[test]
 fn the_broker_makes_the_tag_of_replies() {
     let mut peer = Peer::open(Options::default());
     let _call = peer.machine.call(&publish("", "12"), None).unwrap();

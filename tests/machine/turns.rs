@@ -1,6 +1,6 @@
 //! More exchanges than publish channels: each gets its turn and keeps its order.
 
-use crate::peer::{Peer, Sent, ack, answer, method, publish, tune};
+use crate::peer::{Peer, Sent, ack, answer, channel_close, method, publish, raw, tune};
 use puka::Options;
 use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method};
@@ -222,4 +222,95 @@ fn a_stuck_exchange_does_not_hold_up_turns() {
         assert_eq!(world.came("e"), 1, "it waits for a publish that is never confirmed");
         world.assert_order();
     }
+}
+
+#[test]
+fn a_stopped_channel_that_closes_frees_its_publishes() {
+    let mut world = World::new(4);
+    world.step(&["a"]);
+    world.step(&[]);
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world.publish("a");
+    // It is tried in vain.
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world.step(&[]);
+    assert_eq!(world.came("a"), 1);
+    world.peer.method(1, &channel_close(406, ""));
+    world.published.clear();
+    world.step(&[]);
+    assert_eq!(world.came("a"), 2);
+}
+
+#[test]
+fn a_publish_follows_overdue_ones_to_its_exchange() {
+    let mut world = World::new(2);
+    world.publish("stuck");
+    world.serve();
+    world.to_confirm.clear();
+    world.peer.pass(Duration::from_secs(35));
+    world.step(&["busy"]);
+    world.step(&[]);
+    // The channel with the overdue publish makes room, and its `close-ok` is still to come.
+    world.publish("other");
+    world.publish("stuck");
+    let sent = world.peer.take();
+    assert!(sent.iter().any(|one| one.name() == "1 channel.close"));
+    sent.iter().for_each(|one| world.look_at(one));
+    assert_eq!((world.came("other"), world.came("stuck")), (1, 1));
+    for answer in sent.iter().filter_map(answer) {
+        world.peer.feed(&answer);
+    }
+    (0..3).for_each(|_| world.step(&[]));
+    assert_eq!(world.came("stuck"), 2);
+    world.assert_order();
+}
+
+#[test]
+fn an_exchange_stopped_while_it_waits_resumes_later() {
+    let mut world = World::new(1);
+    world.publish("a");
+    world.serve();
+    world.to_confirm.clear();
+    (0..11).for_each(|_| world.step(&[]));
+    // The channel is to make room, and its exchange waits behind another one that gives up.
+    let timeout = Some(Duration::from_millis(50));
+    let promise = world.peer.machine.call(&publish("b", "0"), timeout).unwrap();
+    world.peer.feed(&raw(8, 0, b""));
+    world.publish("a");
+    world.peer.feed(&raw(8, 0, b""));
+    world.serve();
+    assert_eq!(world.came("a"), 1);
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    (0..11).for_each(|_| world.step(&[]));
+    world.peer.machine.abandon(promise);
+    assert_eq!(world.came("a"), 1);
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: true });
+    world.step(&[]);
+    assert_eq!(world.came("a"), 2);
+}
+
+#[test]
+fn idle_channels_make_room_at_once() {
+    let mut world = World::new(2);
+    world.step(&["a", "b"]);
+    world.step(&[]);
+    world.publish("c");
+    world.publish("d");
+    let sent = world.peer.take();
+    sent.iter().for_each(|one| world.look_at(one));
+    assert_eq!((world.came("c"), world.came("d")), (1, 1), "no close-ok has come");
+}
+
+#[test]
+fn a_resumed_exchange_does_not_wait_behind_others() {
+    let mut world = World::new(2);
+    world.step(&["a", "busy"]);
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world.publish("b");
+    world.publish("a");
+    world.serve();
+    assert_eq!((world.came("a"), world.came("b")), (1, 0));
+    world.peer.method(1, &puka::protocol::method::channel::Flow { active: true });
+    world.serve();
+    assert_eq!((world.came("a"), world.came("b")), (2, 0));
 }
