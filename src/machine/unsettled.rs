@@ -397,6 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn refusal_of_several_leaves_unwanted_deliveries_out() {
+        for unwanted in [&[1, 2][..], &[1], &[2], &[]] {
+            let mut unsettled = delivered(1..=3);
+            unwanted.iter().for_each(|tag| unsettled.set_unwanted(*tag));
+            let mut refused = Vec::new();
+            assert!(unsettled.refuse(3, true, |tag, multiple| refused.push((tag, multiple))));
+            let mut expected: Vec<_> =
+                (1..=3).filter(|tag| !unwanted.contains(tag)).map(|tag| (tag, false)).collect();
+            if unwanted.is_empty() {
+                expected = vec![(3, true)];
+            }
+            assert_eq!(refused, expected);
+            assert_eq!((unsettled.held(), unsettled.unwanted()), (unwanted.len(), unwanted.len()));
+        }
+    }
+
+    #[test]
     fn tags_may_have_gaps_but_never_go_back() {
         let mut unsettled = delivered([1, 4, u64::MAX - 1]);
         assert!(!unsettled.deliver(4, false));

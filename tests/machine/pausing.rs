@@ -223,6 +223,24 @@ fn only_greedy_consumers_are_throttled() {
 }
 
 #[test]
+fn drained_consumer_continues_beside_a_full_one() {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let (read, channel, tag) = peer.consumer(&consume("read"));
+    let (_, other, others_tag) = peer.consumer(&consume("unread"));
+    for delivery in 1..=5 {
+        peer.deliver(channel, &tag, delivery, b"x");
+        peer.deliver(other, &others_tag, delivery, b"x");
+    }
+    let (started, cancelled) = tags(&throttled(&mut peer));
+    assert_eq!(cancelled, [tag, others_tag]);
+    peer.deliver(other, &started[1], 6, b"x");
+    assert_eq!(peer.taken(read).len(), 5);
+    let sent = peer.serve();
+    assert_eq!(prefetch_counts(&sent), [0]);
+    assert_eq!(tags(&sent).1, started[..1]);
+}
+
+#[test]
 fn prefetch_count_of_its_own_is_kept() {
     // A second tag would allow more unsettled deliveries than the count.
     for prefetch_count in [1, 19, 20, u16::MAX] {
@@ -272,6 +290,39 @@ fn all_queues_of_a_consumer_are_throttled() {
         assert_eq!(prefetch_counts(&sent), [prefetch_count]);
         assert_eq!(tags(&sent).1, started);
     }
+}
+
+#[test]
+fn throttled_queues_get_the_last_prefetch_count() {
+    for (before, after) in [(0, 50), (u16::MAX, 0), (u16::MAX, 50)] {
+        let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+        let queues = [consume("a"), consume("b")];
+        let promise = peer.machine.consume_multi(&queues, before, false).unwrap();
+        let (started, _) = tags(&peer.serve());
+        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("started") };
+        (1..=10).for_each(|delivery| peer.deliver(1, &started[0], delivery, b"x"));
+        throttled(&mut peer);
+        let changed = peer.machine.qos(id, after).unwrap();
+        peer.done(changed);
+        assert_eq!(peer.taken(id).len(), 10);
+        assert_eq!(prefetch_counts(&peer.serve()).last(), Some(&after), "{before}");
+    }
+}
+
+#[test]
+fn queues_of_a_throttled_consumer_are_cancelled_together() {
+    let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
+    let _promise = peer.machine.consume_multi(&[consume("a"), consume("b")], 0, false).unwrap();
+    let (before, _) = tags(&peer.serve());
+    (1..=10).for_each(|delivery| peer.deliver(1, &before[0], delivery, b"x"));
+    let _request = peer.machine.request(declare("other")).unwrap();
+    peer.pass(BOUND);
+    let (started, _) = tags(&peer.take());
+    peer.method(1, &basic::QosOk {});
+    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&started[0]) });
+    assert!(tags(&peer.take()).1.is_empty(), "the other queue has not started again");
+    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&started[1]) });
+    assert_eq!(tags(&peer.take()).1, before);
 }
 
 #[test]

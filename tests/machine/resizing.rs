@@ -79,6 +79,8 @@ fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
         peer.done(resized);
         assert_eq!(broker.total(), prefetch_count);
         assert!(prefetch_count != 0 || broker.consumers.len() == 1);
+        let unlimited = broker.consumers.values().filter(|count| **count == 0).count();
+        assert_eq!(unlimited, usize::from(prefetch_count == 0));
     }
     let tag = broker.consumers.keys().next().unwrap().clone();
     peer.deliver(1, &tag, 1, b"x");
@@ -99,6 +101,18 @@ fn e46_of_two_changes_at_once_the_last_one_holds() {
         assert_eq!(broker.total(), second, "10, then {first}, then {second}: {broker:?}");
         assert!(second != 0 || broker.consumers.len() == 1, "{broker:?}");
     }
+}
+
+#[test]
+fn consumer_delivers_until_its_last_change_has_started() {
+    let (mut peer, _, id) = consumer(10);
+    let _changes = [5, 3].map(|prefetch_count| peer.machine.qos(id, prefetch_count).unwrap());
+    let sent = peer.take();
+    let (first, second) = sent.split_at(sent.len() / 2);
+    first.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+    assert!(peer.take().is_empty(), "the second change has not started");
+    second.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+    assert_eq!(peer.take().iter().filter(|sent| sent.is(basic::Cancel::ID)).count(), 2);
 }
 
 #[test]

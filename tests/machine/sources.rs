@@ -172,6 +172,20 @@ fn auto_delete_queue_outlives_an_unrestored_consumer() {
 }
 
 #[test]
+fn auto_delete_queue_outlives_a_consumer_never_restarted() {
+    let mut peer = dialled();
+    declare_auto_delete(&mut peer, "kept");
+    let (id, ..) = peer.consumer(&consume("kept"));
+    peer.again();
+    // The queue is being declared, and the consumer starts after it.
+    let _cancelled = peer.machine.cancel(id).unwrap();
+    assert!(queues(&peer.serve(), basic::Consume::ID).is_empty());
+    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    peer.again();
+    assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
+}
+
+#[test]
 fn an_auto_delete_queue_outlives_a_refused_consumer() {
     for started in [false, true] {
         let mut peer = dialled();
