@@ -124,6 +124,19 @@ fn consume_may_be_as_large_as_a_frame() {
 }
 
 #[test]
+fn bytes_of_sent_requests_do_not_add_up() {
+    let mut peer = Peer::open(Options::default().max_outgoing_octets(1000));
+    for _ in 0..100 {
+        let declared = peer.machine.request(declare("q")).unwrap();
+        peer.serve();
+        assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+        let (id, ..) = peer.consumer(&consume("q"));
+        peer.machine.drop_consumer(id);
+        peer.serve();
+    }
+}
+
+#[test]
 fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
     for options in
         [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 132)]

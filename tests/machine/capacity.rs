@@ -124,6 +124,23 @@ fn waiting_for_capacity_ends_at_request_timeout() {
 }
 
 #[test]
+fn a_wait_that_is_over_wakes_no_task() {
+    let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
+    let (client, pipe, _clock, mut driver) = opened_without_heartbeats(options);
+    pipe.script().stalled = true;
+    let _first = client.basic_publish("", "q", vec![7; 2000]).send();
+    let wakes = [0; 2].map(|_| Arc::new(Wakes::default()));
+    let mut abandoned = Box::pin(client.basic_publish("", "q", "x").into_future());
+    let mut waits = Box::pin(client.basic_publish("", "q", "x").into_future());
+    assert!(poll(abandoned.as_mut(), &wakes[0]).is_pending());
+    assert!(poll(waits.as_mut(), &wakes[1]).is_pending());
+    drop(abandoned);
+    pipe.unstall();
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(wakes.each_ref().map(|wakes| wakes.count()), [0, 1]);
+}
+
+#[test]
 fn capacity_that_comes_at_the_deadline_is_used() {
     let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);

@@ -109,6 +109,20 @@ fn each_mechanism_sends_its_name_and_its_response() {
 }
 
 #[test]
+fn challenge_reaches_the_mechanism_through_a_driver() {
+    let pipe = Pipe::default();
+    let (_client, mut driver) = puka::open(pipe.clone(), ManualClock::default(), counting());
+    pipe.feed(&start(&rabbitmq(), b"COUNTING"));
+    assert!(pipe.poll(&mut driver).is_none());
+    pipe.written();
+    pipe.feed(&method(0, &connection::Secure { challenge: b"why" }));
+    assert!(pipe.poll(&mut driver).is_none());
+    let frames = pipe.frames();
+    let Method::Connection(connection::Method::SecureOk(ok)) = frames[0].method() else { panic!() };
+    assert_eq!(ok.response, b"guest 1 why");
+}
+
+#[test]
 fn a_mechanism_of_ones_own_is_preferred_and_answers_challenges() {
     let (mut peer, promise) = started(counting(), b"PLAIN COUNTING");
     assert!(peer.names().is_empty(), "nothing goes out before it has responded");

@@ -5,6 +5,7 @@ use crate::peer::{ack, close, method, rabbitmq, start, tune};
 use crate::pipe::{ManualClock, Pipe, Read};
 use bytes::Bytes;
 use futures_lite::future::{block_on, poll_once};
+use puka::protocol::FrameKind;
 use puka::protocol::method::{basic, channel, confirm, connection};
 use puka::{Client, Credentials, Dial, DialDriver, Options, Recovery, SaslMechanism, Transport};
 use std::error::Error;
@@ -119,6 +120,21 @@ fn a_written_body_is_dropped_without_the_lock() {
         pipe.serve(&mut driver);
         assert_eq!(asking.dropped(), 6);
     });
+}
+
+#[test]
+fn a_body_with_an_owner_is_written_whole() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let asking = Asking::of(&client);
+    pipe.written();
+    for size in SIZES {
+        drop(client.basic_publish("", "q", asking.body(size)).send());
+    }
+    assert!(pipe.poll(&mut driver).is_none());
+    let frames = pipe.frames();
+    let bodies = frames.iter().filter(|frame| frame.kind == FrameKind::Body);
+    let written: Vec<u8> = bodies.flat_map(|frame| frame.payload.clone()).collect();
+    assert!(written == vec![7; SIZES.iter().sum()], "{} bytes", written.len());
 }
 
 #[test]
@@ -252,6 +268,27 @@ fn users_error_is_dropped_without_the_lock() {
             let _ = poll(&mut driver);
             pipe.script().reads.clear();
             clock.pass(40 * SECOND);
+        }
+        assert!(asking.dropped() > 0);
+    });
+}
+
+#[test]
+fn a_streams_error_is_dropped_without_the_lock() {
+    without_deadlock(|| {
+        let asking = Asking::default();
+        let (pipe, clock) = (Pipe::default(), ManualClock::default());
+        let options = Options::default().recovery(Recovery::default());
+        let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
+        asking.client.set(client).unwrap();
+        shake_hands(&pipe, &mut driver);
+        for _ in 0..3 {
+            pipe.read(Read::OwnError(io::Error::other(asking.owner(0))));
+            for _ in 0..2 {
+                assert!(poll(&mut driver).is_pending());
+                clock.pass(2 * SECOND);
+            }
+            shake_hands(&pipe, &mut driver);
         }
         assert!(asking.dropped() > 0);
     });

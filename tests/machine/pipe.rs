@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Read {
     Octets(Vec<u8>),
     Error(io::ErrorKind),
+    /// An error of the stream's own.
+    OwnError(io::Error),
     Eof,
 }
 
@@ -183,6 +185,7 @@ impl AsyncRead for Pipe {
                 Poll::Ready(Ok(count))
             }
             Some(Read::Error(kind)) => Poll::Ready(Err(kind.into())),
+            Some(Read::OwnError(error)) => Poll::Ready(Err(error)),
             Some(Read::Eof) => {
                 script.reads.push_front(Read::Eof);
                 Poll::Ready(Ok(0))
