@@ -136,8 +136,7 @@ impl State {
                 woken.add(waiting.remove(&ticket));
             }
         }
-        // One at a time: the woken future sends, and that call checks whether there is capacity for
-        // the next.
+        // One at a time: the woken future sends, and that call looks for capacity for the next.
         let closed = self.machine.why_closed().is_some();
         if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
             woken.add(self.requesting.pop_first().map(|(_, waker)| waker));
