@@ -289,8 +289,7 @@ impl Link {
         });
     }
 
-    /// Returns the current connection epoch. A delivery can only be settled in its own epoch. The
-    /// value may be out of date for a moment.
+    /// Returns the connection epoch, which a delivery must have to be settled. May be out of date.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
@@ -356,8 +355,7 @@ impl Link {
         drop(unused);
     }
 
-    /// Queues a request, or waits until there is capacity for it. The ticket is the place in the
-    /// queue of waiting futures.
+    /// Queues a request, or waits for capacity. The ticket is the place in the queue of waiters.
     pub(crate) fn poll_send(
         &self,
         room: Room,
@@ -419,8 +417,7 @@ impl Link {
         if matches!(sent, Err(Error::Full)) { Poll::Pending } else { Poll::Ready(sent) }
     }
 
-    /// Gives up a place in the queue for capacity. If it was this one's turn, the next one is
-    /// woken.
+    /// Gives up a place in the queue for capacity. If it was first, the next one is woken.
     pub(crate) fn leave(&self, room: Room, ticket: Ticket) {
         let unused = self.with_state(|state| state.leave(room, ticket));
         drop(unused);
