@@ -113,7 +113,7 @@ impl DialPlan {
         Error::Timeout { what, after }
     }
 
-    /// Returns the error of a step that failed in the system. It says where.
+    /// Returns the error of a step that failed in the system, with the host or address.
     pub(crate) fn io_error(&self, error: &io::Error) -> Error {
         io::Error::new(error.kind(), format!("{}: {error}", self.place)).into()
     }
@@ -141,8 +141,8 @@ impl DialPlan {
     }
 
     /// Notes that the current address was connected to. Returns the host for the TLS handshake,
-    /// which is the next step if the options ask for TLS; `None` for a Unix socket, which is used
-    /// as it is.
+    /// which is the next step if the options ask for TLS; `None` for a Unix socket, which has
+    /// no TLS.
     pub(crate) fn connected(&mut self, now: Instant) -> Option<&str> {
         self.begin_step("the TLS handshake", self.timeouts.tls, now);
         Some(&*self.host).filter(|host| !host.is_empty())
