@@ -64,6 +64,7 @@ mod driver;
 mod error;
 #[cfg(feature = "evented")]
 pub mod evented;
+mod fairness;
 mod link;
 pub mod machine;
 mod message;

@@ -9,6 +9,7 @@ mod spare;
 mod woken;
 
 use crate::error::{Broken, Error};
+use crate::fairness::{LEAST_QUEUED_BYTES, QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
     Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId, Ticket,
 };
@@ -53,18 +54,6 @@ impl Room {
     }
 }
 
-/// Senders yield after queueing this many bytes. Otherwise a single-threaded executor would not
-/// poll the driver until the buffer is full, which takes milliseconds.
-const GIVE_WAY: usize = 256 << 10;
-
-/// Consumers yield after taking this many deliveries. Otherwise their acknowledgements would not be
-/// sent until the buffer of deliveries is empty, and the broker would wait for them.
-const GIVE_WAY_TAKING: usize = 512;
-
-/// Each request counts as at least this many bytes. A thousand small requests take as long to queue
-/// as [`GIVE_WAY`] bytes, the longest that other tasks should wait.
-const LEAST: usize = 256;
-
 /// The state machine, shared by the driver and the handles.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -107,7 +96,7 @@ impl State {
             && (self.driver.is_none() || !self.machine.wants_attention())
     }
 
-    /// Calls `send`, and counts the bytes that it queues towards [`GIVE_WAY`].
+    /// Calls `send`, and counts the bytes that it queues towards [`QUEUED_BYTES`].
     #[inline]
     fn send(
         &mut self,
@@ -115,7 +104,7 @@ impl State {
     ) -> Result<PromiseId, Error> {
         let before = self.machine.outgoing_octets();
         let sent = send(&mut self.machine);
-        self.sent += self.machine.outgoing_octets().saturating_sub(before).max(LEAST);
+        self.sent += self.machine.outgoing_octets().saturating_sub(before).max(LEAST_QUEUED_BYTES);
         sent
     }
 
@@ -364,7 +353,7 @@ impl Link {
         mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
         let mut state = self.lock();
-        if state.sent > GIVE_WAY {
+        if state.sent > QUEUED_BYTES {
             state.sent = 0;
             self.release(state);
             cx.waker().wake_by_ref();
@@ -434,7 +423,7 @@ impl Link {
         let mut spare = Spare::new(cx.waker());
         loop {
             let mut state = self.lock();
-            if state.taken >= GIVE_WAY_TAKING {
+            if state.taken >= TAKEN_DELIVERIES {
                 state.taken = 0;
                 if state.machine.wants_attention() {
                     self.release(state);

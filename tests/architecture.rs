@@ -21,7 +21,7 @@ use std::{env, fs};
 /// The layers of the crate, the lowest first. A module may import from its own layer and from those
 /// below.
 const LAYERS: [&[&str]; 9] = [
-    &["protocol"],
+    &["protocol", "fairness"],
     // The contents of errors, which do not depend on the errors.
     &["message", "uri"],
     &["error"],

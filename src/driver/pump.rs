@@ -4,6 +4,7 @@
 //! clock.
 
 use crate::error::{Broken, Error};
+use crate::fairness::{POLL_READ_BYTES, READ_WORTH_YIELDING, RESULTS_WORTH_YIELDING};
 use crate::link::Link;
 use crate::machine::Outgoing;
 use crate::protocol::Decoder;
@@ -16,18 +17,6 @@ use std::time::Instant;
 
 /// The maximum number of pieces in one vectored write.
 const PIECES: usize = 128;
-
-/// A poll reads at most this many bytes. Then other tasks run, so that they process the deliveries
-/// while these are in the processor's cache.
-const TURN: usize = 256 << 10;
-
-/// A short read of more bytes than this ends the poll if it brought deliveries. It is more than a
-/// TLS stream returns at a time from its own buffer, so such reads do not count.
-const WORTH_A_TURN: usize = 4 << 10;
-
-/// A short read ends the poll once this many promises have a result that was not fetched. With
-/// fewer, the delay until the other tasks have run is not worth it.
-const ANSWERS_WORTH_A_TURN: usize = 64;
 
 /// A stream, and the buffers between it and the state machine. Dropping it before the connection
 /// has ended counts as the loss of the connection.
@@ -114,11 +103,11 @@ impl<Io> Pump<Io> {
         self.has_news = false;
     }
 
-    /// Returns `true` if other tasks should run: this poll has read [`TURN`] bytes, or a short read
+    /// Returns `true` if other tasks should run: this poll has read [`POLL_READ_BYTES`] bytes, or a short read
     /// that brought many deliveries or results. More data may arrive until these are processed,
     /// which saves the read that would return nothing.
     pub(crate) fn is_sated(&self) -> bool {
-        self.taken_in >= TURN || self.has_news
+        self.taken_in >= POLL_READ_BYTES || self.has_news
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -247,8 +236,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     // Output of the state machine is written before other tasks run, as long as the
                     // stream accepts it.
                     let keeps_up = out.is_empty() && machine.has_output();
-                    let delivers = octets > WORTH_A_TURN && machine.buffered_deliveries() > before;
-                    (delivers || machine.untold_answers() >= ANSWERS_WORTH_A_TURN) && !keeps_up
+                    let delivers = octets > READ_WORTH_YIELDING && machine.buffered_deliveries() > before;
+                    (delivers || machine.untold_answers() >= RESULTS_WORTH_YIELDING) && !keeps_up
                 });
                 self.has_news = is_much && octets < room;
                 return true;

@@ -2,12 +2,10 @@
 
 use super::pump::{Turn, Wishes};
 use crate::error::Error;
+use crate::fairness::POLL_TURNS;
 use crate::link::Link;
 use std::task::Context;
 use std::time::Instant;
-
-/// The most turns in one poll, so that a stream that is always ready leaves time for other tasks.
-const ROUNDS: usize = 64;
 
 /// The result of a poll.
 pub(crate) enum Polled {
@@ -39,7 +37,7 @@ pub(crate) trait Rounds {
     /// Takes turns until there is nothing to do or other tasks should run.
     fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Polled {
         self.begin_poll();
-        for _ in 0..ROUNDS {
+        for _ in 0..POLL_TURNS {
             if self.is_sated() {
                 break;
             }

@@ -3,6 +3,7 @@
 
 use super::conn::Evented;
 use crate::error::Error;
+use crate::fairness::CALLBACKS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -12,9 +13,6 @@ pub(super) use std::os::fd::AsFd as Source;
 
 #[cfg(windows)]
 pub(super) use std::os::windows::io::AsSocket as Source;
-
-/// The number of callbacks to run before the stream is polled again.
-const BATCH: usize = 256;
 
 /// The longest wait in one call. Some systems return an error for a longer one.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -123,7 +121,7 @@ fn run_until<S: Read + Write + Source + 'static>(
             // An error is reported to the callbacks now, and to the caller once all connections
             // have ended.
             drop(client.drive());
-            for _ in 0..BATCH {
+            for _ in 0..CALLBACKS {
                 if !client.run_callback() {
                     break;
                 }

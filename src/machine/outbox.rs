@@ -7,22 +7,11 @@
 use super::Body;
 use super::chunk::Chunk;
 use super::outgoing::Outgoing;
+use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::protocol::frame::{self, OVERHEAD};
 use crate::protocol::method::Encode;
 use crate::protocol::{EncodeError, Properties};
 use std::collections::VecDeque;
-
-/// Octets that leave in the order in which they came: about a frame.
-const IN_ORDER: usize = 128 << 10;
-
-/// Octets that a channel has in one turn, when it has as many; a frame has as many as it has.
-const TURN: usize = 64 << 10;
-
-/// Octets that the transport is given at a time: two frames, behind which what comes next has to stand.
-const AT_A_TIME: usize = 256 << 10;
-
-/// Octets in the transport's hands up to which it is given more.
-const IN_HAND: usize = 64 << 10;
 
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -60,7 +49,7 @@ impl Outbox {
     fn write<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
         let waits = !self.turns.is_empty()
             && self.lanes.get(usize::from(channel)).is_some_and(|lane| !lane.is_empty());
-        if !waits && self.first.len() < IN_ORDER {
+        if !waits && self.first.len() < ORDERED_BYTES {
             return write(&mut self.first);
         }
         self.write_to_lane(channel, write)
@@ -76,13 +65,13 @@ impl Outbox {
         if lane.is_empty() {
             self.turns.push_back(channel);
         }
-        if lane.back().is_none_or(|chunk| chunk.len() >= TURN) {
+        if lane.back().is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES) {
             lane.push_back(self.spares.pop().unwrap_or_default());
         }
         let mut nowhere = Chunk::default();
         let chunk = lane.back_mut().unwrap_or(&mut nowhere);
         let before = chunk.len();
-        chunk.expect(before, TURN);
+        chunk.expect(before, CHANNEL_TURN_BYTES);
         let result = write(chunk);
         self.waiting += chunk.len() - before;
         result
@@ -145,7 +134,7 @@ impl Outbox {
 
     /// Gives what is next, when the transport has not much in its hands; with `all`, everything. Gives how many octets.
     pub(super) fn give(&mut self, in_hand: usize, all: bool, to: &mut Outgoing) -> usize {
-        if self.is_empty() || in_hand >= IN_HAND && !all {
+        if self.is_empty() || in_hand >= UNWRITTEN_BYTES && !all {
             return 0;
         }
         let before = to.len();
@@ -153,7 +142,7 @@ impl Outbox {
             let next = to.spare().or_else(|| self.spares.pop()).unwrap_or_default();
             to.push(std::mem::replace(&mut self.first, next));
         }
-        while all || to.len() - before < AT_A_TIME {
+        while all || to.len() - before < WRITE_BYTES {
             let Some(channel) = self.turns.pop_front() else { break };
             let Some(lane) = self.lanes.get_mut(usize::from(channel)) else { continue };
             let Some(chunk) = lane.pop_front() else { continue };
