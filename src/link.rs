@@ -229,7 +229,8 @@ impl Link {
             users = next;
             panic = panic.or(caught);
         }
-        if let Some(panic) = panic {
+        // Handles are dropped while a panic unwinds, and a second panic would abort the process.
+        if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
             resume_unwind(panic);
         }
     }

@@ -82,6 +82,20 @@ fn panicking_waker_leaves_other_tasks_woken() {
 }
 
 #[test]
+fn panicking_waker_does_not_abort_an_unwinding_thread() {
+    let (client, _pipe, _clock, mut driver) = opened(Options::default());
+    let panicking = Waker::from(Arc::new(PanickingWaker));
+    let promise = client.queue_declare("q").send();
+    while Pin::new(&mut driver).poll(&mut Context::from_waker(&panicking)).is_ready() {}
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        let _last = (promise, client);
+        panic!("the first");
+    }));
+    let payload = caught.unwrap_err();
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"the first"));
+}
+
+#[test]
 fn a_credential_source_that_panics_fails_the_login() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let options = Options::default().credentials_from(|| panic!("a credential source"));
