@@ -12,6 +12,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ pub(crate) struct Pump<Io> {
     out: Outgoing,
     /// The number of bytes written to the stream and not yet reported to the state machine.
     transmitted: usize,
+    /// The counter of the bytes that the stream below has received, and its value at the last read.
+    received: Option<(Arc<AtomicUsize>, usize)>,
     unflushed: bool,
     /// The number of bytes read in this poll.
     taken_in: usize,
@@ -73,6 +76,7 @@ impl<Io> Pump<Io> {
             decoder: Decoder::new(),
             out: Outgoing::default(),
             transmitted: 0,
+            received: None,
             unflushed: false,
             taken_in: 0,
             is_read_dry: false,
@@ -88,12 +92,28 @@ impl<Io> Pump<Io> {
         self.decoder = Decoder::new();
         self.out = Outgoing::default();
         self.transmitted = 0;
+        self.received = None;
         self.unflushed = false;
         self.taken_in = 0;
         self.is_read_dry = false;
         self.has_news = false;
         self.write_error = None;
         self.finished = false;
+    }
+
+    /// Counts the bytes that the stream below receives as signs of life.
+    pub(crate) fn count(&mut self, received: Option<Arc<AtomicUsize>>) {
+        self.received = received.map(|counter| {
+            let seen = counter.load(Ordering::Relaxed);
+            (counter, seen)
+        });
+    }
+
+    /// Returns `true` if the stream below has received bytes since the last call.
+    fn has_received(&mut self) -> bool {
+        let Some((counter, seen)) = &mut self.received else { return false };
+        let count = counter.load(Ordering::Relaxed);
+        std::mem::replace(seen, count) != count
     }
 
     /// Starts a poll of the driver.
@@ -224,7 +244,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         }
         let space = self.decoder.space();
         let room = space.len();
-        let broken = match Pin::new(&mut self.io).poll_read(cx, space) {
+        let polled = Pin::new(&mut self.io).poll_read(cx, space);
+        let has_received = self.has_received();
+        let broken = match polled {
             Poll::Ready(Ok(0)) => Broken::Eof,
             Poll::Ready(Ok(octets)) => {
                 self.decoder.filled(octets);
@@ -248,6 +270,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                 Some(error) => Broken::Io(error.into()),
                 None => {
                     self.is_read_dry = true;
+                    if has_received {
+                        self.link.with(|machine| machine.handle_partial_input(now));
+                    }
                     return false;
                 }
             },

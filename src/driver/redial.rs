@@ -108,9 +108,11 @@ where
                 match catch_unwind(AssertUnwindSafe(|| dialling.as_mut().poll(cx))) {
                     Err(panic) => self.panicked(now, panic),
                     Ok(Poll::Ready(Ok((transport, endpoint)))) => {
-                        let is_private = transport.is_private();
+                        let (is_private, received) = (transport.is_private(), transport.received());
                         self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
-                        self.phase = Phase::Driving(Pump::new(transport, self.link.clone()).into());
+                        let mut pump = Pump::new(transport, self.link.clone());
+                        pump.count(received);
+                        self.phase = Phase::Driving(pump.into());
                         Turn::Moved
                     }
                     Ok(Poll::Ready(Err(error))) => {

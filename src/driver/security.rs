@@ -29,7 +29,8 @@ impl Security {
         let Some(config) = &self.0 else { return Ok(stream) };
         let name = crate::tls::server_name(options, host)?;
         let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
-        Ok(Transport::new(stream).private())
+        let received = stream.received();
+        Ok(Transport::new(stream).private().counted(received))
     }
 }
 

@@ -4,6 +4,8 @@ use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 /// A type-erased byte stream: TCP, a Unix socket, or TLS over either. [`dial`](crate::dial) returns
@@ -11,6 +13,7 @@ use std::task::{Context, Poll};
 pub struct Transport {
     io: Box<dyn Io>,
     private: bool,
+    received: Option<Arc<AtomicUsize>>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -20,12 +23,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 impl Transport {
     /// Wraps a stream that third parties can read, such as TCP.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        Self { io: Box::new(stream), private: false }
+        Self { io: Box::new(stream), private: false, received: None }
     }
 
     /// Marks the stream as private: it is encrypted, or does not leave the machine.
     pub(crate) fn private(self) -> Self {
         Self { private: true, ..self }
+    }
+
+    /// Adds the counter of the bytes that the stream below has received.
+    #[cfg(feature = "tls")]
+    pub(crate) fn counted(self, received: Arc<AtomicUsize>) -> Self {
+        Self { received: Some(received), ..self }
+    }
+
+    /// Returns the counter of the bytes that the stream below has received, if there is one.
+    pub(crate) fn received(&self) -> Option<Arc<AtomicUsize>> {
+        self.received.clone()
     }
 
     /// Returns `true` if third parties cannot read the stream: it is TLS or a Unix socket.

@@ -292,6 +292,10 @@ impl<S: Read + Write> Rounds for Evented<S> {
         if let Some(dialled) = dialled
             && let Some(turn) = dialled.turn(&mut pump.io.0, link, now)
         {
+            if dialled.is_standing() {
+                let received = dialled.received(&pump.io.0);
+                pump.count(received);
+            }
             return turn;
         }
         match (pump.turn(cx, now), dialled) {

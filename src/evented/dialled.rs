@@ -3,6 +3,8 @@
 use crate::driver::{Turn, turn_without_stream};
 use crate::error::Error;
 use crate::link::Link;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 /// The events and the time that a stream being dialled waits for.
@@ -36,6 +38,9 @@ pub(super) trait Dialler<S> {
 
     /// Closes the stream.
     fn hang_up(&mut self, stream: &mut S);
+
+    /// Returns the counter of the bytes that the stream below has received, if there is one.
+    fn received(&self, stream: &S) -> Option<Arc<AtomicUsize>>;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +70,11 @@ impl<S> Dialled<S> {
     /// Returns what dialling is waiting for, if the stream is being dialled.
     pub(super) fn underway(&self) -> Option<Underway> {
         if let Phase::Dialling(underway) = self.phase { Some(underway) } else { None }
+    }
+
+    /// Returns the counter of the bytes that the stream below has received, if there is one.
+    pub(super) fn received(&self, stream: &S) -> Option<Arc<AtomicUsize>> {
+        self.dialler.received(stream)
     }
 
     /// Closes the stream.

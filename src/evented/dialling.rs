@@ -9,6 +9,8 @@ use crate::driver::{DialPlan, DialStep, Security};
 use crate::error::Error;
 use crate::options::Options;
 use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 /// Dials the endpoints of the options, any number of times.
@@ -44,6 +46,10 @@ impl Dialler<Stream> for Endpoints {
     fn hang_up(&mut self, stream: &mut Stream) {
         self.attempt = None;
         stream.hang_up();
+    }
+
+    fn received(&self, stream: &Stream) -> Option<Arc<AtomicUsize>> {
+        stream.socket.received()
     }
 }
 

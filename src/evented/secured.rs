@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Waker};
 
 /// A TLS session over a socket. Its drop sends `close_notify` if that is possible without blocking.
@@ -37,6 +38,11 @@ impl Secured {
     /// Returns `true` if the session waits until the socket is writable.
     pub(super) fn wants_write(&self) -> bool {
         self.0.wants_write()
+    }
+
+    /// Returns the counter of the bytes that have come.
+    pub(super) fn received(&self) -> Arc<AtomicUsize> {
+        self.0.received()
     }
 
     pub(super) fn socket(&self) -> &TcpStream {

@@ -11,6 +11,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -102,6 +104,15 @@ impl Socket {
     /// Returns `true` if third parties cannot read the stream: it is TLS or a Unix socket.
     pub(super) fn is_private(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Idle(_))
+    }
+
+    /// Returns the counter of the bytes that came below TLS. `None` without TLS.
+    pub(super) fn received(&self) -> Option<Arc<AtomicUsize>> {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => Some(secured.received()),
+            _ => None,
+        }
     }
 
     /// Returns the TCP socket, also the one below TLS.

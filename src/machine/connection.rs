@@ -245,6 +245,13 @@ impl Connection {
         }
     }
 
+    /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS record.
+    /// "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
+    pub fn handle_partial_input(&mut self, now: Instant) {
+        self.now = now;
+        self.heartbeat.received(now);
+    }
+
     /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
     /// life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {

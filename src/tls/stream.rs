@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 /// The read size in bytes: the maximum size of a TLS record, to make few system calls.
@@ -25,6 +26,8 @@ pub struct TlsStream<Io> {
     /// Received bytes. rustls has consumed those before `taken`.
     buffer: Vec<u8>,
     taken: usize,
+    /// How many bytes have come, those of a record that is not complete included.
+    received: Arc<AtomicUsize>,
     eof: bool,
     said_goodbye: bool,
 }
@@ -91,7 +94,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         name: ServerName<'static>,
     ) -> Result<Self, Error> {
         let session = ClientConnection::new(config, name)?;
-        Ok(Self { io, session, buffer: Vec::new(), taken: 0, eof: false, said_goodbye: false })
+        let (buffer, received) = (Vec::new(), Arc::default());
+        Ok(Self { io, session, buffer, taken: 0, received, eof: false, said_goodbye: false })
+    }
+
+    /// Returns the counter of the bytes that have come. It tells a server that is silent from one
+    /// that is sending a record, of which [`AsyncRead`] returns nothing until it is complete.
+    pub(crate) fn received(&self) -> Arc<AtomicUsize> {
+        self.received.clone()
     }
 
     /// Returns the underlying stream.
@@ -155,7 +165,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 return Poll::Pending;
             };
             self.buffer.truncate(*read.as_ref().unwrap_or(&0));
-            self.eof = read? == 0;
+            let count = read?;
+            self.eof = count == 0;
+            self.received.fetch_add(count, Ordering::Relaxed);
         }
         let mut fresh = self.buffer.get(self.taken..).unwrap_or_default();
         self.taken += self.session.read_tls(&mut fresh)?;

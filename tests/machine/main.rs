@@ -47,6 +47,8 @@ mod pipe;
 mod pipeline;
 mod publishing;
 mod random;
+#[cfg(feature = "tls")]
+mod records;
 mod recovering;
 mod redialling;
 mod renaming;
