@@ -60,6 +60,22 @@ impl Node {
         if status.success() { Ok(output) } else { failed(status.to_string(), output + &read(&mut problems)?) }
     }
 
+    /// Returns the major and minor version of RabbitMQ, such as `(4, 3)`.
+    ///
+    /// # Errors
+    /// As [`ctl`](Self::ctl), also when the version is not readable.
+    pub fn version(&self) -> Result<(u32, u32), NodeError> {
+        let output = self.ctl(&["version"])?;
+        let mut parts = output.trim().split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+            _ => {
+                let problem = "not a version".to_owned();
+                Err(NodeError::Ctl { command: "version".to_owned(), problem, output })
+            }
+        }
+    }
+
     /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`, with this reason.
     ///
     /// # Errors

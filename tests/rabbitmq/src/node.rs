@@ -1,5 +1,6 @@
 //! One node and its life: start, kill, freeze, end.
 
+use std::net::{Ipv4Addr, TcpStream};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -191,7 +192,7 @@ impl Node {
     /// Whether it came up; if not, it ended.
     fn wait_for_login(&self, guard: &Guard, log_start: u64) -> Result<bool, NodeError> {
         let end = Instant::now() + self.parts.limit;
-        while login(self.port()).is_err() {
+        while !self.takes_connections() {
             if !guard.is_running() {
                 return Ok(false);
             }
@@ -201,6 +202,13 @@ impl Node {
             thread::sleep(POLL);
         }
         Ok(true)
+    }
+
+    /// Returns `true` if both listeners accept connections. RabbitMQ 4 starts the one for TLS later.
+    fn takes_connections(&self) -> bool {
+        let takes_tls =
+            self.tls_port().is_none_or(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        takes_tls && login(self.port()).is_ok()
     }
 
     /// Why the server ended while it was starting. Call it when the server is gone for good.

@@ -126,7 +126,8 @@ fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
     assert!(node.ctl(&["list_permissions"])?.contains("u\t.*\t\t^a$"));
     node.clear_permissions("/", "u")?;
     node.delete_user("u")?;
-    assert!(node.delete_user("u").is_err());
+    // RabbitMQ 4 also deletes a user that does not exist.
+    assert!(node.set_permissions("/", "u", "", "", "").is_err());
     node.set_memory_alarm(true)?;
     assert!(node.ctl(&["status"])?.contains("Memory alarm on node"));
     node.set_memory_alarm(false)?;

@@ -53,6 +53,14 @@ impl Side {
         Ok(Self::new(prefix, clients))
     }
 
+    /// Returns `true` if the broker at this URL is RabbitMQ 3.
+    pub(crate) async fn is_version_3(url: &str) -> Result<bool, Failure> {
+        let client = puka_smol::connect(url).await?;
+        let is_version_3 = client.server_properties().version().starts_with("3.");
+        client.close().await?;
+        Ok(is_version_3)
+    }
+
     fn new(prefix: &str, clients: [Client; 2]) -> Self {
         Self {
             clients,
