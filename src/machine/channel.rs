@@ -164,6 +164,9 @@ pub(super) struct Channel {
     /// Number of deliveries for a consumer that does not exist. They are never settled, so the
     /// channel is closed when it has no other use.
     pub(super) strays: u32,
+    /// The server ended its consumer while deliveries were unsettled. The channel is closed when
+    /// it has no other use, because the server may still close it over one of them.
+    pub(super) is_suspect: bool,
 }
 
 impl Channel {
@@ -182,6 +185,7 @@ impl Channel {
             has_acks: false,
             no_ack: false,
             strays: 0,
+            is_suspect: false,
         }
     }
 

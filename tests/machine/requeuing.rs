@@ -202,9 +202,39 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
         assert!(take(&mut peer).is_empty());
         assert!(!reuses(&mut peer, channel));
         cancel_ok(&mut peer, channel, &tag);
-        assert_eq!(take(&mut peer), ["nack 4 multiple"]);
-        assert!(reuses(&mut peer, channel));
+        assert_eq!(take(&mut peer), ["nack 4 multiple", "channel.close"]);
     }
+}
+
+#[test]
+fn timed_out_delivery_fails_no_later_request() {
+    for settles_late in [false, true] {
+        let (mut peer, id, channel, tag) = consumer(2);
+        let held = peer.taken(id);
+        server_cancel(&mut peer, channel, &tag);
+        if !settles_late {
+            held.iter().for_each(|held| peer.machine.settle(held, ACK).unwrap());
+        }
+        take(&mut peer);
+        cancel_ok(&mut peer, channel, &tag);
+        held.iter().filter(|_| settles_late).for_each(|held| peer.machine.settle(held, ACK).unwrap());
+        peer.machine.drop_consumer(id);
+        assert_eq!(take(&mut peer).last().map(String::as_str), Some("channel.close"));
+        // RabbitMQ 4.3 closes the channel itself over the second delivery.
+        assert!(!reuses(&mut peer, channel));
+    }
+}
+
+#[test]
+fn settled_channel_is_reused_after_server_cancel() {
+    let (mut peer, id, channel, tag) = consumer(1);
+    let held = peer.taken(id).remove(0);
+    peer.machine.settle(&held, ACK).unwrap();
+    assert_eq!(take(&mut peer), ["ack 1"]);
+    server_cancel(&mut peer, channel, &tag);
+    take(&mut peer);
+    cancel_ok(&mut peer, channel, &tag);
+    assert!(reuses(&mut peer, channel));
 }
 
 #[test]
@@ -214,7 +244,8 @@ fn consumer_dropped_after_server_cancel_waits_for_cancel_ok() {
     peer.machine.drop_consumer(id);
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     cancel_ok(&mut peer, channel, &tag);
-    assert_eq!(take(&mut peer), ["nack 2 multiple"]);
+    assert_eq!(take(&mut peer), ["nack 2 multiple", "channel.close"]);
+    peer.method(channel, &channel::CloseOk {});
     assert!(peer.machine.is_idle());
 }
 
@@ -226,7 +257,8 @@ fn consumer_dropped_after_cancel_ok_returns_at_once() {
     cancel_ok(&mut peer, channel, &tag);
     assert!(take(&mut peer).is_empty(), "they can still be taken");
     peer.machine.drop_consumer(id);
-    assert_eq!(take(&mut peer), ["nack 2 multiple"]);
+    assert_eq!(take(&mut peer), ["nack 2 multiple", "channel.close"]);
+    peer.method(channel, &channel::CloseOk {});
     assert!(peer.machine.is_idle());
 }
 

@@ -165,6 +165,11 @@ impl Connection {
             }
         }
         if has_ended {
+            // RabbitMQ 4.3 times out each delivery by itself. If one does so when the consumer is
+            // already cancelled, the broker closes the channel (406), with the request on it.
+            if let Some(channel) = self.channels.get_mut(number) {
+                channel.is_suspect |= channel.unsettled.held() > 0;
+            }
             let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
             self.end_consumer(id, Ended::CancelledByServer);
             self.notices.tell(&Notice::ConsumerCancelled(tag));

@@ -201,6 +201,7 @@ impl Connection {
         } else {
             let keeps = !channel.shares_prefetch_count
                 && channel.strays == 0
+                && !channel.is_suspect
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
             // Before anything else on the channel, which may fail and take the channel with it.
             self.flush_channel_acks(number);
