@@ -36,6 +36,7 @@ mod tests {
     use std::hash::{BuildHasher, BuildHasherDefault};
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn similar_names_spread_over_a_table() {
         let builder = BuildHasherDefault::<NameHasher>::default();
         let names = (0..1024).map(|number| format!("exchange-{number}"));

@@ -166,6 +166,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn earlier_names_are_bounded() {
         let mut names = Names::default();
         for n in 0..1000 {

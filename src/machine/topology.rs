@@ -453,6 +453,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn entities_cost_only_their_own_bindings() {
         for queues in [20, 200] {
             // Each range ends with a look at the binding behind it.
