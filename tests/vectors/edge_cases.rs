@@ -51,7 +51,7 @@ fn e10_bad_headers_leave_other_properties_readable() {
     let headers = properties.headers.unwrap();
     assert_eq!(headers.table(), Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 2 }));
     assert_eq!(headers.as_octets(), hex("016b5a"), "the received bytes must be accessible");
-    assert_eq!(format!("{headers:?}"), "<unknown type tag 0x5a at octet 2 of a field table>");
+    assert_eq!(format!("{headers:?}"), "<unknown type tag 0x5a at byte 2 of a field table>");
 }
 
 #[test]
