@@ -96,8 +96,9 @@ async fn connect(
         }
     });
     let stream = within(clock, plan, connecting).await?;
-    match plan.connected(clock.now()).map(str::to_owned) {
-        Some(host) => within(clock, plan, security.secure(stream, &host, options)).await,
+    plan.connected(clock.now());
+    match plan.host() {
+        Some(host) => within(clock, plan, security.secure(stream, host, options)).await,
         None => Ok(stream.private()),
     }
 }

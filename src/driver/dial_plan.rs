@@ -60,10 +60,10 @@ pub(crate) struct DialPlan {
     addresses: VecDeque<Address>,
     /// The index of the current endpoint.
     endpoint: usize,
-    /// The current host; empty for a Unix socket.
+    /// The current host.
     host: String,
-    /// The host or address of the current step, for errors.
-    place: String,
+    /// The current address; none while the host is resolved.
+    address: Option<Address>,
     /// The name of the current step and how long it may take, for errors.
     step: (&'static str, Duration),
     deadline: Instant,
@@ -85,7 +85,7 @@ impl DialPlan {
             addresses: VecDeque::new(),
             endpoint: first,
             host: String::new(),
-            place: String::new(),
+            address: None,
             step: ("", Duration::ZERO),
             deadline: now,
         }
@@ -96,10 +96,9 @@ impl DialPlan {
         self.endpoint
     }
 
-    /// Returns the host of the current address; empty for a Unix socket.
-    #[cfg(all(feature = "evented", feature = "tls"))]
-    pub(crate) fn host(&self) -> &str {
-        &self.host
+    /// Returns the host to verify in the TLS handshake; `None` for a Unix socket, which has none.
+    pub(crate) fn host(&self) -> Option<&str> {
+        matches!(self.address, Some(Address::Tcp(_))).then_some(&self.host)
     }
 
     /// Returns when the current step fails with [`timed_out`](Self::timed_out).
@@ -115,7 +114,11 @@ impl DialPlan {
 
     /// Returns the error of a step that failed in the system, with the host or address.
     pub(crate) fn io_error(&self, error: &io::Error) -> Error {
-        io::Error::new(error.kind(), format!("{}: {error}", self.place)).into()
+        let text = match &self.address {
+            Some(address) => format!("{address}: {error}"),
+            None => format!("{}: {error}", self.host),
+        };
+        io::Error::new(error.kind(), text).into()
     }
 
     /// Returns the first step.
@@ -140,12 +143,10 @@ impl DialPlan {
         self.failed(none.into(), now)
     }
 
-    /// Notes that the current address was connected to. Returns the host for the TLS handshake,
-    /// which is the next step if the options ask for TLS; `None` for a Unix socket, which has
-    /// no TLS.
-    pub(crate) fn connected(&mut self, now: Instant) -> Option<&str> {
+    /// Notes that the current address was connected to. The TLS handshake is the next step if the
+    /// options ask for TLS and there is a [`host`](Self::host).
+    pub(crate) fn connected(&mut self, now: Instant) {
         self.begin_step("the TLS handshake", self.timeouts.tls, now);
-        Some(&*self.host).filter(|host| !host.is_empty())
     }
 
     /// Returns the step after the current one has failed: the next address, or the next endpoint.
@@ -161,15 +162,12 @@ impl DialPlan {
         match endpoint {
             Endpoint::Tcp { host, port } => {
                 self.host.clone_from(&host);
-                self.place.clone_from(&host);
+                self.address = None;
                 self.begin_step("resolving the host", self.timeouts.resolve, now);
                 Ok(DialStep::Resolve { host, port })
             }
             #[cfg(unix)]
-            Endpoint::Unix(path) => {
-                self.host.clear();
-                Ok(self.connect(Address::Unix(path), now))
-            }
+            Endpoint::Unix(path) => Ok(self.connect(Address::Unix(path), now)),
             #[cfg(not(unix))]
             Endpoint::Unix(_) => self
                 .failed(Error::invalid("endpoints", "Unix sockets are not supported on this platform"), now),
@@ -177,7 +175,7 @@ impl DialPlan {
     }
 
     fn connect(&mut self, address: Address, now: Instant) -> DialStep {
-        self.place = address.to_string();
+        self.address = Some(address.clone());
         self.begin_step("dialling", self.timeouts.connect, now);
         DialStep::Connect(address)
     }
@@ -255,7 +253,8 @@ mod tests {
         plan.resolved([address(1)], now + SECOND / 2).unwrap();
         assert_eq!(plan.deadline(), now + SECOND / 2 + 2 * SECOND);
         assert_eq!(text(&plan), "dialling took longer than 2 s");
-        assert_eq!(plan.connected(now + SECOND), Some("a"));
+        plan.connected(now + SECOND);
+        assert_eq!(plan.host(), Some("a"));
         assert_eq!(plan.deadline(), now + 4 * SECOND);
         assert_eq!(text(&plan), "the TLS handshake took longer than 3 s");
     }
@@ -287,7 +286,8 @@ mod tests {
         let mut plan = plan(&[Endpoint::tcp("a", 5672), Endpoint::Unix("/s".into())], 1, now);
         assert_eq!(plan.start(now).unwrap(), DialStep::Connect(Address::Unix("/s".into())));
         assert_eq!(plan.deadline(), now + 2 * SECOND);
-        assert_eq!(plan.connected(now), None);
+        plan.connected(now);
+        assert_eq!(plan.host(), None);
         assert_eq!(plan.failed(refused(), now).unwrap(), resolve("a"));
     }
 

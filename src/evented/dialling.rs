@@ -139,12 +139,12 @@ impl Attempt {
     /// Returns the socket with TLS over it, if the options ask for TLS.
     #[cfg(feature = "tls")]
     fn secured(&self, socket: Socket, options: &Options) -> Result<Socket, Error> {
-        match (self.security.config(), socket) {
-            (Some(config), Socket::Tcp(socket)) => {
-                let name = crate::tls::server_name(options, self.plan.host())?;
+        match (self.security.config(), self.plan.host(), socket) {
+            (Some(config), Some(host), Socket::Tcp(socket)) => {
+                let name = crate::tls::server_name(options, host)?;
                 Ok(Socket::Tls(Secured::new(socket, config.clone(), name)?.into()))
             }
-            (_, socket) => Ok(socket),
+            (_, _, socket) => Ok(socket),
         }
     }
 
