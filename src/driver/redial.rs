@@ -3,7 +3,7 @@
 use super::alarm::Alarm;
 use super::dial::dial_from;
 use super::pump::{Pump, Turn, Wishes};
-use super::rounds::{Polled, Rounds, turn_without_stream};
+use super::rounds::{Rounds, turn_without_stream};
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -153,17 +153,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        match this.poll_rounds(cx) {
-            Polled::Idle => Poll::Pending,
-            Polled::Busy => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Polled::Over(outcome) => {
-                this.phase = Phase::Finished;
-                Poll::Ready(outcome)
-            }
+        let polled = this.poll_rounds(cx).into_poll(cx);
+        if polled.is_ready() {
+            this.phase = Phase::Finished;
         }
+        polled
     }
 }
 

@@ -4,7 +4,7 @@ use super::pump::{Turn, Wishes};
 use crate::error::Error;
 use crate::fairness::POLL_TURNS;
 use crate::link::Link;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// The result of a poll.
@@ -15,6 +15,20 @@ pub(crate) enum Polled {
     Busy,
     /// The connection has ended: as requested, or with this error.
     Over(Result<(), Error>),
+}
+
+impl Polled {
+    /// Returns what a future that was polled returns. Wakes its task if more can be done.
+    pub(crate) fn into_poll(self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        match self {
+            Self::Idle => Poll::Pending,
+            Self::Busy => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Over(outcome) => Poll::Ready(outcome),
+        }
+    }
 }
 
 /// A driver, as the poll loop sees it.

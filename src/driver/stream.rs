@@ -3,7 +3,7 @@
 use super::Clock;
 use super::alarm::Alarm;
 use super::pump::{Pump, Turn, Wishes};
-use super::rounds::{Polled, Rounds};
+use super::rounds::Rounds;
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -70,13 +70,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
     type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut().poll_rounds(cx) {
-            Polled::Idle => Poll::Pending,
-            Polled::Busy => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Polled::Over(outcome) => Poll::Ready(outcome),
-        }
+        self.get_mut().poll_rounds(cx).into_poll(cx)
     }
 }
