@@ -8,7 +8,7 @@ use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
 use crate::driver::{Polled, Pump, Rounds, Turn, Wishes, tend};
 use crate::error::Error;
 use crate::link::Link;
-use crate::machine::{Connection, Ended};
+use crate::machine::{Connection, Ended, earlier};
 use crate::options::Options;
 use futures_lite::Stream as _;
 use std::fmt;
@@ -133,12 +133,12 @@ impl<S: Read + Write> Evented<S> {
     /// Moves everything that can be moved.
     pub(super) fn drive(&mut self) -> Result<(), Error> {
         self.bell.clear();
-        // If the stream panics, work may be left.
-        self.more = true;
         if self.ended.is_none() {
+            // If the stream panics, work may be left.
+            self.more = true;
             match self.poll_rounds(&mut Context::from_waker(Waker::noop())) {
-                Polled::Idle => self.more = false,
-                Polled::Busy => {}
+                Polled::Busy => return Ok(()),
+                Polled::Idle => {}
                 Polled::Over(outcome) => {
                     self.ended = Some(outcome);
                     if let Some(dialled) = &mut self.dialled {
@@ -147,7 +147,7 @@ impl<S: Read + Write> Evented<S> {
                 }
             }
         }
-        self.more &= self.ended.is_none();
+        self.more = false;
         self.outcome()
     }
 
@@ -248,7 +248,7 @@ impl<S: Read + Write> Evented<S> {
         if self.more || closes || writes {
             return Some(self.latest);
         }
-        [wishes.timeout, self.underway().map(|underway| underway.until)].into_iter().flatten().min()
+        earlier(wishes.timeout, self.underway().map(|underway| underway.until))
     }
 
     /// Returns `true` if the connection has ended and its stream is closed. Callbacks may still be

@@ -4,6 +4,7 @@
 use super::conn::Evented;
 use crate::error::Error;
 use crate::fairness::CALLBACKS;
+use crate::machine::earlier;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -157,7 +158,7 @@ pub(super) fn sleep<S: Read + Write + Source>(
         interest.set(PollFlags::IN, client.needs_read());
         interest.set(PollFlags::OUT, client.needs_write());
         interests.push(interest);
-        until = [until, client.next_deadline()].into_iter().flatten().min();
+        until = earlier(until, client.next_deadline());
     }
     let mut sources = Vec::with_capacity(2 * clients.len());
     let mut rung = false;

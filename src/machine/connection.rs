@@ -255,8 +255,7 @@ impl Connection {
     /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
     /// life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
-        self.now = now;
-        self.heartbeat.received(now);
+        self.handle_partial_input(now);
         while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
             let was_open = matches!(self.state, State::Open);
             match decoder.next_frame() {

@@ -29,7 +29,7 @@ fn near_the_latest(now: Instant, mut time: Duration) -> Instant {
 
 /// Returns the earlier of two instants.
 #[inline]
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

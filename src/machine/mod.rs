@@ -64,6 +64,8 @@ pub(crate) use capacity::Ticket;
 pub use connection::{Connection, Event};
 pub use consumers::Ended;
 pub use content::{Delivered, Got};
+#[cfg(feature = "evented")]
+pub(crate) use deadline::earlier;
 pub(crate) use deadline::later;
 pub use filtering::{FilterOutcome, FilterStep};
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
