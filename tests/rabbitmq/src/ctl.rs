@@ -16,6 +16,12 @@ const ERLANG_FLAGS: &str = "+S 1:1 +sbwt none -kernel inet_dist_use_interface {1
 /// RabbitMQ's default, in parts of the memory.
 const MEMORY_WATERMARK: &str = "0.4";
 
+/// Returns the first two numbers of a version of RabbitMQ: `(4, 3)` for `4.3.6`.
+pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
 impl Node {
     /// Runs `rabbitmqctl` for this node and gives what it prints, without headers.
     ///
@@ -66,14 +72,10 @@ impl Node {
     /// As [`ctl`](Self::ctl), also when the version is not readable.
     pub fn version(&self) -> Result<(u32, u32), NodeError> {
         let output = self.ctl(&["version"])?;
-        let mut parts = output.trim().split('.').map(str::parse);
-        match (parts.next(), parts.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-            _ => {
-                let problem = "not a version".to_owned();
-                Err(NodeError::Ctl { command: "version".to_owned(), problem, output })
-            }
-        }
+        major_and_minor(output.trim()).ok_or_else(|| {
+            let problem = "not a version".to_owned();
+            NodeError::Ctl { command: "version".to_owned(), problem, output }
+        })
     }
 
     /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`, with this reason.

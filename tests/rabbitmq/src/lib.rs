@@ -44,6 +44,7 @@ mod shared;
 
 pub use authority::{Authority, Identity};
 pub use builder::Builder;
+pub use ctl::major_and_minor;
 pub use error::NodeError;
 pub use listing::{Channel, Connection, Queue};
 pub use node::Node;

@@ -5,7 +5,7 @@
 use futures_lite::FutureExt;
 use puka::protocol::Value;
 use puka::{Client, Consumer, DeadLetterStrategy, Delivery, Ended, Error, Overflow, QueueType, StreamOffset};
-use puka_test_rabbitmq::{shared_url, unique};
+use puka_test_rabbitmq::{major_and_minor, shared_url, unique};
 use std::time::{Duration, SystemTime};
 
 type Failure = Box<dyn std::error::Error>;
@@ -246,10 +246,7 @@ fn a_quorum_queue_is_deleted_without_conditions_and_consumed_without_a_shared_pr
 /// Returns `true` for RabbitMQ 4.3 and later, which ignore the `global` flag of `basic.qos`: every
 /// consumer gets the prefetch count for itself.
 fn ignores_shared_prefetch(client: &Client) -> bool {
-    let properties = client.server_properties();
-    let version = properties.version();
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (parts.next(), parts.next()) >= (Some(4), Some(3))
+    major_and_minor(&client.server_properties().version()) >= Some((4, 3))
 }
 
 #[test]

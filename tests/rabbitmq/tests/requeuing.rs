@@ -1,27 +1,15 @@
 //! Quorum queues count deliveries, and drop a message at the delivery limit (20 by default since
 //! 4.0). What the program never receives must not come near it, however consumers end.
 
-use futures_lite::FutureExt;
 use puka::protocol::Value;
 use puka::{Client, Consumer, Delivery, Error, Notice, Notices, Options, QueueType};
-use puka_test_rabbitmq::{Node, shared_url, unique};
+use puka_test_rabbitmq::{Node, major_and_minor, shared_url, unique};
+use puka_test_soak::{Failure, Outcome, within};
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::time::Duration;
-
-type Failure = Box<dyn std::error::Error>;
-type Outcome = Result<(), Failure>;
 
 /// Far more than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-async fn within<T>(what: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let timeout = async {
-        smol::Timer::after(DEADLINE).await;
-        Err(format!("{what} takes longer than {DEADLINE:?}").into())
-    };
-    step.or(timeout).await
-}
 
 async fn connect(url: &str) -> Result<Client, Failure> {
     Ok(puka_smol::connect_with(Options::from_uri(url)?).await?)
@@ -31,11 +19,7 @@ async fn connect(url: &str) -> Result<Client, Failure> {
 fn version(client: &Client) -> Result<(u32, u32), Failure> {
     let properties = client.server_properties();
     let version = properties.version();
-    let mut parts = version.split('.').map(str::parse);
-    match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) => Ok((major?, minor?)),
-        _ => Err(format!("the version is {version:?}").into()),
-    }
+    major_and_minor(&version).ok_or_else(|| format!("the version is {version:?}").into())
 }
 
 /// Publishes the numbers from 0, with confirms.
@@ -52,7 +36,7 @@ async fn fill(client: &Client, queue: &str, count: u32) -> Outcome {
 }
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
-    let next = within("the next delivery", async { Ok(consumer.next().await) }).await?;
+    let next = within(DEADLINE, "the next delivery", consumer.next()).await?;
     Ok(next.ok_or("the consumer has ended")??)
 }
 
@@ -65,22 +49,27 @@ fn failures(delivery: &Delivery) -> Result<i64, Failure> {
     Ok(delivery.headers()?.get("x-delivery-count").and_then(Value::as_i64).unwrap_or(0))
 }
 
-/// Waits until a queue has this many messages and no consumer.
+async fn end(mut consumer: Consumer, is_dropped: bool) -> Outcome {
+    if is_dropped {
+        drop(consumer);
+    } else {
+        drop(consumer.cancel().await?);
+    }
+    Ok(())
+}
+
+/// Waits until a queue has this many messages and no consumer. The broker's replies set the pace.
 async fn rests(client: &Client, queue: &str, messages: u32) -> Outcome {
     let mut last = None;
-    let counts = async {
-        loop {
+    let requeueing = async {
+        while last != Some((messages, 0)) {
             let declared = client.queue_declare(queue).passive(true).await?;
-            let counts = (declared.message_count, declared.consumer_count);
-            if counts == (messages, 0) {
-                return Ok(());
-            }
-            last = Some(counts);
-            smol::Timer::after(Duration::from_millis(20)).await;
+            last = Some((declared.message_count, declared.consumer_count));
         }
+        Ok(())
     };
-    let outcome = within("requeueing", counts).await;
-    outcome.map_err(|error| format!("{error}: {last:?}, expected {messages}").into())
+    let outcome = within(DEADLINE, "requeueing", requeueing).await;
+    outcome.map_err(|error| format!("{error}: {last:?}, expected {messages}"))?
 }
 
 /// Waits until the broker has ended a consumer over an old delivery: since 4.3 with a cancel,
@@ -116,7 +105,7 @@ fn a_handler_slower_than_the_timeout_loses_nothing() -> Outcome {
             while let Some(Ok(delivery)) = orders.next().await {
                 in_round += 1;
                 if in_round == 10 {
-                    within("a timeout", times_out(&mut notices, is_cancelled, &tag)).await?;
+                    within(DEADLINE, "a timeout", times_out(&mut notices, is_cancelled, &tag)).await??;
                 }
                 received.insert(number(&delivery)?);
                 // The broker may have taken it back already, and delivers it again then.
@@ -156,11 +145,7 @@ fn dropped_consumers_deliver_every_message() -> Outcome {
                 assert!(failures(&delivery)? <= most.into(), "round {round}: {delivery:?}");
                 received.insert(number(&delivery)?);
                 delivery.ack()?;
-                if is_dropped {
-                    drop(consumer);
-                } else {
-                    drop(consumer.cancel().await?);
-                }
+                end(consumer, is_dropped).await?;
                 rests(&client, &queue, MESSAGES - 1 - round).await?;
             }
             assert_eq!(received.len(), MESSAGES as usize);
@@ -184,11 +169,7 @@ fn a_delivery_limit_of_one_survives_a_drop() -> Outcome {
         for round in 1..=rounds {
             let mut consumer = client.basic_consume(&queue).prefetch_count(20).await?;
             next(&mut consumer).await?.ack()?;
-            if round % 2 == 1 {
-                drop(consumer);
-            } else {
-                drop(consumer.cancel().await?);
-            }
+            end(consumer, round % 2 == 1).await?;
             rests(&client, &queue, MESSAGES - round).await?;
         }
         client.queue_delete(&queue).await?;

@@ -6,6 +6,7 @@ use crate::script::{Argument, EXCHANGES, How, NAMED_BY_THE_BROKER, QUEUES, Reque
 use futures_lite::FutureExt;
 use puka::{Client, Consumer, Delivery, Error, HeadersMatch, Options, Overflow};
 use puka_test_broker::{Config, Server};
+use puka_test_rabbitmq::major_and_minor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,9 +57,9 @@ impl Side {
     /// Returns `true` if the broker at this URL is RabbitMQ 3.
     pub(crate) async fn is_version_3(url: &str) -> Result<bool, Failure> {
         let client = puka_smol::connect(url).await?;
-        let is_version_3 = client.server_properties().version().starts_with("3.");
+        let version = major_and_minor(&client.server_properties().version());
         client.close().await?;
-        Ok(is_version_3)
+        Ok(version.is_some_and(|version| version < (4, 0)))
     }
 
     fn new(prefix: &str, clients: [Client; 2]) -> Self {
