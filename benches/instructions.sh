@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Counts the instructions of a publish, confirm, delivery and acknowledgement with valgrind's callgrind, and compares them
-# with benches/baseline.md. Exits with 1 if one has risen by more than 5 %.
+# Counts the instructions of a publish, confirm, delivery and acknowledgement with valgrind's
+# callgrind, and compares them with benches/baseline.md. Exits with 1 if one has risen by more than
+# 5 %.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
