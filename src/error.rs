@@ -158,6 +158,14 @@ pub enum Error {
     /// The client closed the connection.
     #[error("the connection was closed")]
     Closed,
+    /// The client closed the connection before everything that it had accepted was completed. Each
+    /// of these publishes and requests has completed with an error of its own, usually
+    /// [`Closed`](Self::Closed) if it was not sent.
+    #[error("the connection was closed with {pending} publishes and requests not completed")]
+    CloseIncomplete {
+        /// The number of publishes and requests without a reply.
+        pending: usize,
+    },
     /// The broker ended the consumer, usually because its queue was deleted.
     #[error("the broker cancelled the consumer {0:?}")]
     ConsumerCancelled(String),

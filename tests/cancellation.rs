@@ -442,8 +442,7 @@ fn dropped_close_future_still_closes() {
             assert!(matches!(world.over, Some(Ok(()))), "{turns}, {last}: {:?}", world.over);
             assert_eq!(world.broker.with(|broker| broker.connections().len()), 0, "{turns}, {last}");
             let published = world.wait(published);
-            let is_sent = turns > 10;
-            assert!(published.is_ok() == is_sent, "{turns}, {last}: {published:?}");
+            assert!(published.is_ok(), "{turns}, {last}: {published:?}");
             if done {
                 break;
             }

@@ -73,13 +73,17 @@ impl Client {
         self.promise(Connection::connect)
     }
 
-    /// Closes the connection. Later requests are refused. Accepted requests are sent, and their
-    /// replies awaited, within half of [`Options::close_timeout`](crate::Options::close_timeout).
+    /// Closes the connection. Later requests are refused. Accepted publishes and requests are sent,
+    /// and their replies awaited, within half of
+    /// [`Options::close_timeout`](crate::Options::close_timeout). That includes the handshake and
+    /// the recovery of a transport that is already there, but no other transport is dialled.
     /// Consumers end at once, those that are starting included; the broker requeues the deliveries
     /// that were not read.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the broker did not reply. If the connection was closed before, and not
+    /// [`Error::CloseIncomplete`] if publishes or requests did not complete in that time, or if
+    /// there was no transport to send them. [`Error::Timeout`] if the broker did not reply to the
+    /// close. If the connection was closed before, and not
     /// by this client, the reason for that.
     ///
     /// # Cancel safety

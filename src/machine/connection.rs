@@ -71,7 +71,7 @@ enum State {
     /// Everything that the connection had before it was lost is brought back.
     Restoring,
     Open,
-    /// Somebody wants to close, and what is under way is waited for.
+    /// The program has asked to close the connection, and what is pending may still complete.
     Draining,
     /// `connection.close` is sent; everything but `close` and `close-ok` is discarded.
     Closing,
@@ -152,6 +152,8 @@ pub struct Connection {
     /// The number of entries at which abandoned ones are removed.
     most_connecting: usize,
     closing: Vec<PromiseId>,
+    /// The number of promises that a close could not wait for.
+    incomplete: usize,
     requests: VecDeque<WaitingRequest>,
     request_octets: usize,
     consumes: VecDeque<WaitingConsume>,
@@ -230,6 +232,7 @@ impl Connection {
             most_connecting: 0,
             updating_secret: VecDeque::new(),
             closing: Vec::new(),
+            incomplete: 0,
             requests: VecDeque::new(),
             request_octets: 0,
             consumes: VecDeque::new(),
@@ -318,7 +321,7 @@ impl Connection {
     #[must_use]
     pub fn wants_input(&self) -> bool {
         // What comes then is no delivery, or is dropped.
-        let closing = matches!(self.state, State::Handshake(_) | State::Draining | State::Closing);
+        let closing = self.is_closing() || matches!(self.state, State::Handshake(_) | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
         let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
         let answers_leave = self.out.len() + self.in_hand < most;
@@ -333,6 +336,9 @@ impl Connection {
             (_, Some(error)) => {
                 let error = error.clone();
                 self.answer(promise, Err(error));
+            }
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None) if self.is_closing() => {
+                self.answer(promise, Err(Error::Closed));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
                 self.forget_abandoned_connects();
@@ -427,7 +433,8 @@ impl Connection {
     fn check_open(&self) -> Result<(), Error> {
         match (&self.state, &self.why) {
             (_, Some(error)) => Err(error.clone()),
-            (State::Draining | State::Closing | State::Closed, None) => Err(Error::Closed),
+            (State::Closing | State::Closed, None) => Err(Error::Closed),
+            _ if self.is_closing() => Err(Error::Closed),
             _ => self.fails_fast().map_or(Ok(()), |error| Err(error.clone())),
         }
     }
@@ -452,9 +459,7 @@ impl Connection {
             self.start_transactions();
             self.release_held();
         }
-        if matches!(self.state, State::Draining) && self.promises.waiting() == self.closing.len() {
-            self.send_close();
-        }
+        self.proceed_closing();
         self.update_reading();
     }
 }

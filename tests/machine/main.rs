@@ -19,6 +19,7 @@ mod capacity;
 mod channels;
 mod closing;
 mod closing_at_once;
+mod closing_early;
 mod confirms;
 mod consuming;
 mod contents;

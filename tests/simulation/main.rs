@@ -14,6 +14,7 @@ mod faults;
 mod frames;
 mod heard;
 mod ledger;
+mod left;
 mod line;
 mod meddler;
 mod observer;

@@ -101,6 +101,8 @@ pub(crate) enum Mischief {
     UnansweredCancel,
     /// The client does not bound the contents that it has received in part.
     UnboundContents,
+    /// A close does not say what it left undone.
+    SilentClose,
 }
 
 /// A seed and what is left of it.

@@ -464,7 +464,10 @@ impl World {
     }
 
     pub(crate) fn close(&mut self, client: usize) -> Checked {
+        let now = self.now;
         let Some(session) = self.session(client) else { return Ok(()) };
+        session.left.since.get_or_insert(now);
+        session.left.without_transport |= !session.closing && session.machine.is_down();
         let promise = session.machine.close();
         session.closing = true;
         self.ask(client, Some(promise), Asked::Close, MethodId::NONE);

@@ -2,6 +2,7 @@
 
 use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Settled, Violation, ensure};
+use crate::left::Left;
 use crate::line::Line;
 use crate::observer::{Observer, Said};
 use crate::plan::{Feature, Mischief, Plan};
@@ -155,6 +156,8 @@ pub(crate) struct Session {
     /// Why it may break, or may have broken.
     pub(crate) excuse: Option<&'static str>,
     pub(crate) closing: bool,
+    /// The promises that ended without the broker's answer since it closes.
+    pub(crate) left: Left,
 }
 
 impl Session {
@@ -199,6 +202,7 @@ impl Session {
             unnamed: Vec::new(),
             excuse: None,
             closing: false,
+            left: Left::default(),
         }
     }
 

@@ -8,41 +8,107 @@ use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 
 impl Connection {
-    /// Closes. What was accepted is sent, and what is under way waited for, within a part of the deadline.
+    /// Closes the connection. Accepted publishes and requests are sent, and their replies awaited,
+    /// within half of the close timeout. That includes the handshake and the recovery of a
+    /// transport that there is, but no other transport is dialled.
     pub fn close(&mut self) -> PromiseId {
         let promise = self.promises.open();
         self.attention = true;
-        match self.state {
-            State::Closed => {
-                let outcome = match &self.why {
-                    None | Some(Error::Closed) => Ok(Reply::Done),
-                    Some(error) => Err(error.clone()),
-                };
-                self.answer(promise, outcome);
-            }
-            State::Draining | State::Closing => self.closing.push(promise),
-            State::Down(_) | State::Handshake(_) | State::Restoring => {
-                self.closing.push(promise);
-                self.lose(Error::Closed);
-            }
-            State::Open => {
-                self.closing.push(promise);
-                self.state = State::Draining;
-                self.drain_deadline = Deadline::In(self.options.deadlines.close / 2);
-                self.close_deadline = Deadline::In(self.options.deadlines.close);
-                if self.promises.waiting() > self.closing.len() {
-                    for id in self.consumers.ids() {
-                        self.stop_consumer(id);
-                    }
-                }
-                self.end_consumers(&Ended::ConnectionBroken(Error::Closed));
-                self.proceed();
-            }
+        if matches!(self.state, State::Closed) {
+            let outcome = self.close_outcome(self.why.clone().unwrap_or(Error::Closed));
+            self.answer(promise, outcome);
+            return promise;
+        }
+        let is_first = !self.is_closing();
+        self.closing.push(promise);
+        if is_first && !matches!(self.state, State::Closing) {
+            self.begin_closing();
         }
         promise
     }
 
-    /// Says goodbye, when nothing is under way any more or it has had its time.
+    fn begin_closing(&mut self) {
+        self.drain_deadline = Deadline::In(self.options.deadlines.close / 2);
+        if matches!(self.state, State::Open) {
+            self.begin_draining();
+        }
+        for promise in std::mem::take(&mut self.connecting) {
+            self.answer(promise, Err(Error::Closed));
+        }
+        for consume in std::mem::take(&mut self.consumes) {
+            self.request_octets -= consume.octets();
+            self.answer(consume.promise, Err(Error::Closed));
+        }
+        if self.has_pending() {
+            for id in self.consumers.ids() {
+                self.stop_consumer(id);
+            }
+        }
+        self.end_consumers(&Ended::ConnectionBroken(Error::Closed));
+        if matches!(self.state, State::Down(_)) {
+            self.lose(Error::Closed);
+        }
+        self.proceed();
+    }
+
+    /// Continues a close on an open connection.
+    pub(super) fn begin_draining(&mut self) {
+        self.state = State::Draining;
+        // The whole close takes its timeout at most, of which the first half may be over.
+        self.close_deadline = match self.drain_deadline {
+            Deadline::At(_) => Deadline::In(self.options.deadlines.close / 2),
+            _ => Deadline::In(self.options.deadlines.close),
+        };
+    }
+
+    /// Returns `true` if the program has asked to close the connection.
+    pub(super) fn is_closing(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    /// Returns `true` if something is pending that closing waits for.
+    fn has_pending(&self) -> bool {
+        self.promises.waiting() > self.closing.len()
+    }
+
+    /// Goes on with closing, when nothing is pending any more.
+    pub(super) fn proceed_closing(&mut self) {
+        if !self.is_closing() || self.has_pending() {
+            return;
+        }
+        match self.state {
+            State::Draining => self.send_close(),
+            State::Handshake(_) | State::Restoring => self.lose(Error::Closed),
+            State::Down(_) | State::Open | State::Closing | State::Closed => {}
+        }
+    }
+
+    /// Counts promises that completed without a reply because the program closes the connection, or
+    /// whose timeout passed meanwhile.
+    pub(super) fn count_incomplete(&mut self, promises: usize) {
+        if self.is_closing() {
+            self.incomplete += promises;
+        }
+    }
+
+    /// Ends the time in which what is pending may complete.
+    pub(super) fn expire_draining(&mut self) {
+        match self.state {
+            State::Draining => self.send_close(),
+            _ => self.lose(Error::Closed),
+        }
+    }
+
+    /// Returns the outcome of a close on a connection that has ended with this error.
+    fn close_outcome(&self, error: Error) -> Result<Reply, Error> {
+        match (error, self.incomplete) {
+            (Error::Closed, 0) => Ok(Reply::Done),
+            (Error::Closed, pending) => Err(Error::CloseIncomplete { pending }),
+            (error, _) => Err(error),
+        }
+    }
+
+    /// Closes the connection, when nothing is pending any more or the time for that is over.
     pub(super) fn send_close(&mut self) {
         self.flush_acks();
         self.write_close(ReplyCode::REPLY_SUCCESS, "Goodbye", MethodId::NONE);
@@ -103,7 +169,9 @@ impl Connection {
                     self.become_closed();
                 } else {
                     self.state = State::Closing;
-                    self.close_deadline = Deadline::In(self.options.deadlines.close);
+                    let timeout = self.options.deadlines.close;
+                    let left = if self.is_closing() { timeout / 2 } else { timeout };
+                    self.close_deadline = Deadline::In(left);
                 }
                 self.give_up(error);
             }
@@ -150,8 +218,10 @@ impl Connection {
     /// Closing has come to its end.
     pub(super) fn end_closing(&mut self, outcome: Result<(), Error>) {
         let timed_out = outcome.is_err();
+        let error = outcome.err().unwrap_or(Error::Closed);
         for promise in std::mem::take(&mut self.closing) {
-            self.answer(promise, outcome.clone().map(|()| Reply::Done));
+            let outcome = self.close_outcome(error.clone());
+            self.answer(promise, outcome);
         }
         if matches!(self.state, State::Closed) || timed_out {
             self.state = State::Closed;
@@ -199,6 +269,8 @@ impl Connection {
     fn give_up(&mut self, error: Error) {
         let error = self.why.get_or_insert(error).clone();
         self.attention = true;
+        self.drain_deadline = Deadline::None;
+        self.count_incomplete(self.promises.waiting().saturating_sub(self.closing.len()));
         self.requests.clear();
         self.request_octets = 0;
         self.consumes.clear();
@@ -225,9 +297,9 @@ impl Connection {
             self.answer(promise, Err(error.clone()));
         }
         if matches!(self.state, State::Closed) && !self.closing.is_empty() {
-            let outcome = if matches!(error, Error::Closed) { Ok(()) } else { Err(error) };
             for promise in std::mem::take(&mut self.closing) {
-                self.answer(promise, outcome.clone().map(|()| Reply::Done));
+                let outcome = self.close_outcome(error.clone());
+                self.answer(promise, outcome);
             }
         }
         self.tell_closed();

@@ -175,7 +175,7 @@ impl Connection {
             }
             _ => {}
         }
-        let was_closing = matches!(self.state, State::Draining | State::Closing);
+        let was_closing = self.is_closing() || matches!(self.state, State::Closing);
         let endpoints = self.options.endpoints().len();
         let Some(backoff) = self.backoff.as_mut().filter(|_| !was_closing && self.why.is_none()) else {
             return false;

@@ -295,6 +295,9 @@ impl Connection {
     /// Everything is back that can be had.
     fn become_open(&mut self, mut report: Recovered) {
         self.state = State::Open;
+        if self.is_closing() {
+            self.begin_draining();
+        }
         self.counters.opened += 1;
         self.restore_deadline = Deadline::None;
         self.attention = true;

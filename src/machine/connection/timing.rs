@@ -13,6 +13,7 @@ impl Connection {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stamp(now);
         match self.state {
+            _ if self.drain_deadline.has_passed(now) => self.expire_draining(),
             State::Handshake(_) if self.handshake_deadline <= now => {
                 self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
             }
@@ -20,7 +21,6 @@ impl Connection {
                 let after = self.options.deadlines.request;
                 self.lose(Error::Timeout { what: "recovering", after });
             }
-            State::Draining if self.drain_deadline.has_passed(now) => self.send_close(),
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
                 self.end_closing(Err(Error::Timeout {
                     what: "closing",
@@ -68,6 +68,7 @@ impl Connection {
             let timeout = self.timed_out("the request", after);
             let error = self.of_unknown_outcome(promise, timeout);
             self.answer(promise, Err(error));
+            self.count_incomplete(1);
             expired = true;
         }
         if expired {
@@ -78,6 +79,7 @@ impl Connection {
         let after = self.options.deadlines.request;
         let mut late = Vec::new();
         self.publishers.expire(now, |promise| late.push(promise));
+        self.count_incomplete(late.len());
         for promise in late {
             let timeout = self.timed_out("the confirm", after);
             self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
@@ -120,7 +122,7 @@ impl Connection {
     /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        let closing = self.close_deadline.instant();
+        let closing = earlier(self.close_deadline.instant(), self.drain_deadline.instant());
         if matches!(self.state, State::Closed) {
             return closing;
         }
@@ -129,7 +131,6 @@ impl Connection {
             State::Down(_) => return earlier(self.down_deadline(), asked),
             State::Handshake(_) => Some(self.handshake_deadline),
             State::Restoring if self.waits_for_answers() => self.restore_deadline.instant(),
-            State::Draining => self.drain_deadline.instant(),
             _ => None,
         };
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
