@@ -1,5 +1,6 @@
-//! Compares the acceptance list, `tests/numbers.txt`, with the tests that name its numbers: every
+//! Compares the list of cases, `tests/numbers.txt`, with the tests that name their numbers: every
 //! attack and edge case has a test, and no test names a number that is not in the list.
+//! `tests/README.md` explains the numbers.
 //!
 //! `cargo test -p puka --test numbers -- --nocapture` prints the other numbers that no test names.
 

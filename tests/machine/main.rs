@@ -1,8 +1,9 @@
 //! The connection under a scripted server, in virtual time, and the driver over a scripted stream.
 //!
-//! The machine does no I/O and reads no clock, so every test here is exact: it says what the server sends and when, and looks
-//! at each frame that the machine would write. Nothing but `puka::protocol` knows the octets on the server's side. Names tell
-//! the numbers of `ROBUSTNESS.md` that a test shows; `v` stands for an invariant of `DESIGN.md` section 4.
+//! The state machine does no I/O and reads no clock, so every test is exact: it defines what the
+//! server sends and when, and checks each frame that the state machine would write. On the server's
+//! side only `puka::protocol` knows the bytes. A test's name begins with the numbers of the cases
+//! that it shows: `tests/README.md` lists them.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The sequences of `tests/vectors/sequences.json` that only a connection can judge: what may stand where on a channel.
+//! The sequences of `tests/vectors/octets/sequences.json` that only a connection can judge: what may
+//! stand where on a channel.
 //!
 //! The vectors speak of channel 1 with the consumer `c` and of methods that either side sends. Here a machine has consumers on its
 //! channels, and the consumer's own tag and numbers take the place of the vector's.

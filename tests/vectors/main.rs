@@ -4,8 +4,7 @@
 //! `octets/` contains vectors on which independent encoders agree, `amqp-0-9-1.json` the table of
 //! methods and constants (their keys are explained at the top of `octets/generate.py`). The other
 //! modules run arbitrary, mutated and hostile bytes through the same code. A test whose name begins
-//! with `a` or `e` and two digits covers an attack or an edge case of the project's acceptance
-//! lists.
+//! with `a` or `e` and two digits covers an attack or an edge case, which `tests/README.md` lists.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Who the server is: A20 of ROBUSTNESS.md, by default and when it is switched off by name.
+//! The verification of the server (`a20` in `tests/README.md`): by default, and when an option
+//! disables it by name.
 
 use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, certificate, server_that};
 use crate::{Outcome, assert_error, run, source, sources};
