@@ -1,4 +1,4 @@
-//! F10: see `puka_fuzz::confirms`.
+//! Runs `puka_fuzz::confirms`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! F8: see `puka_fuzz::connection`.
+//! Runs `puka_fuzz::connection`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! F9: see `puka_fuzz::content`.
+//! Runs `puka_fuzz::content`.
 
 #![no_main]
 

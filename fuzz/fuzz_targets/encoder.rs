@@ -1,4 +1,4 @@
-//! F5: see `puka_fuzz::encoder`.
+//! Runs `puka_fuzz::encoder`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! F1: see `puka_fuzz::frame`.
+//! Runs `puka_fuzz::frame`.
 
 #![no_main]
 

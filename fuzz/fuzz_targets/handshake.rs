@@ -1,4 +1,4 @@
-//! F7: see `puka_fuzz::handshake`.
+//! Runs `puka_fuzz::handshake`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! F2: see `puka_fuzz::method`.
+//! Runs `puka_fuzz::method`.
 
 #![no_main]
 

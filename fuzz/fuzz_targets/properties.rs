@@ -1,4 +1,4 @@
-//! F3: see `puka_fuzz::properties`.
+//! Runs `puka_fuzz::properties`.
 
 #![no_main]
 

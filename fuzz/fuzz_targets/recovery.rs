@@ -1,4 +1,4 @@
-//! F12: see `puka_fuzz::recovery`.
+//! Runs `puka_fuzz::recovery`.
 
 #![no_main]
 

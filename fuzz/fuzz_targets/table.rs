@@ -1,4 +1,4 @@
-//! F4: see `puka_fuzz::table`.
+//! Runs `puka_fuzz::table`.
 
 #![no_main]
 

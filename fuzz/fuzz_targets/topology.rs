@@ -1,4 +1,4 @@
-//! F11: see `puka_fuzz::topology`.
+//! Runs `puka_fuzz::topology`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! F6: see `puka_fuzz::uri`.
+//! Runs `puka_fuzz::uri`.
 
 #![no_main]
 

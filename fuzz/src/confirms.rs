@@ -1,4 +1,4 @@
-//! F10: confirms of any publishes in any order, against a map of the unconfirmed ones.
+//! Confirms of any publishes in any order, against a map of the unconfirmed ones.
 
 use super::input::Input;
 use super::peer::{Peer, method, short};
@@ -79,7 +79,7 @@ impl Model {
     }
 }
 
-/// F10: each publish has the outcome that a naive map predicts, and a confirm without a publish
+/// Each publish has the outcome that a naive map predicts, and a confirm without a publish
 /// closes the connection.
 pub fn confirms(data: &[u8]) {
     let mut input = Input::new(data);

@@ -1,4 +1,4 @@
-//! F8: a connection under any series of steps of its user, its broker, its transport and its clock.
+//! A connection under any series of steps of its user, its broker, its transport and its clock.
 
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
@@ -24,7 +24,7 @@ struct Run<'a> {
     tags: u64,
 }
 
-/// F8: every promise completes once, nothing is left at the end, and a strict broker accepts
+/// Every promise completes once, nothing is left at the end, and a strict broker accepts
 /// everything that is written.
 pub fn connection(data: &[u8]) {
     let mut input = Input::new(data);

@@ -1,4 +1,4 @@
-//! F9: messages assembled from any frames in any order, against a simple model.
+//! Messages assembled from any frames in any order, against a simple model.
 
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
@@ -96,7 +96,7 @@ fn size(input: &mut Input<'_>) -> u64 {
     }
 }
 
-/// F9: the messages match a simple model for any split of the input, and the first unexpected frame
+/// The messages match a simple model for any split of the input, and the first unexpected frame
 /// closes the connection.
 pub fn content(data: &[u8]) {
     let mut input = Input::new(data);

@@ -1,4 +1,4 @@
-//! F5: encoded values decode to the same values, by the library and by the independent parser.
+//! Encoded values decode to the same values, by the library and by the independent parser.
 
 use super::input::Input;
 use super::little::{Field, entries, next_frame};
@@ -101,7 +101,7 @@ fn method<'m>(it: impl Encode + Into<Method<'m>>, channel: u16, frame_max: u32, 
     assert_eq!(Method::decode(&little.payload).expect("an encoded method decodes"), it.into());
 }
 
-/// F5: any values of the methods with the most fields, of a content header and a body.
+/// Any values of the methods with the most fields, of a content header and a body.
 pub fn encoder(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.below(8);

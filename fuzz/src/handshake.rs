@@ -1,4 +1,4 @@
-//! F7: a server that sends anything, in each state of the handshake.
+//! A server that sends anything, in each state of the handshake.
 
 use super::input::Input;
 use super::peer::{Peer, method, short, start, start_of};
@@ -91,7 +91,7 @@ fn spelt_out(octets: &[u8]) -> Vec<u8> {
     out
 }
 
-/// F7: arbitrary bytes of the server in each state of the handshake. Any split has the same
+/// Arbitrary bytes of the server in each state of the handshake. Any split has the same
 /// outcome, except for replies that were not written before the server turned out not to speak
 /// AMQP.
 pub fn handshake(data: &[u8]) {

@@ -46,7 +46,8 @@ pub const AHEAD: usize = (128 << 10) + (2 << 10);
 /// A decoded frame: its kind, its channel and its payload.
 pub type Cut = (FrameKind, u16, Vec<u8>);
 
-/// F1: the first bytes select the sizes of the pieces and the maximum frame size.
+/// Any split of a stream has the same frames. The first bytes select the sizes of the pieces and the
+/// maximum frame size.
 pub fn frame(data: &[u8]) {
     let Some((&[limit, seed, seed2, pieces], stream)) = data.split_first_chunk::<4>() else { return };
     let frame_max = [131_072, 8192, 4096, 64][usize::from(limit % 4)];
@@ -144,7 +145,7 @@ impl Random {
     }
 }
 
-/// F2: a method that decodes encodes to bytes that decode to it and encode to themselves.
+/// A method that decodes encodes to bytes that decode to it and encode to themselves.
 pub fn method(data: &[u8]) {
     let Ok(method) = Method::decode(data) else { return };
     let octets = encoded(&method);
@@ -160,7 +161,7 @@ fn encoded(method: &Method<'_>) -> Vec<u8> {
     out[7..out.len() - 1].to_vec()
 }
 
-/// F3: the same for a content header; its headers are the same whether decoded at once or later.
+/// The same for a content header. Its headers are the same whether decoded at once or later.
 pub fn properties(data: &[u8]) {
     let decoded = ContentHeader::decode(data);
     if let Some(list) = data.get(ContentHeader::PROPERTY_LIST..) {
@@ -181,7 +182,7 @@ pub fn properties(data: &[u8]) {
     }
 }
 
-/// F4: an accepted table is read to its last byte, is nested no deeper than the limit, and is the
+/// An accepted table is read to its last byte, is nested no deeper than the limit, and is the
 /// same when it is built again.
 pub fn table(data: &[u8]) {
     let mut with_length =
@@ -262,7 +263,7 @@ fn rebuilt_array(array: ArrayRef<'_>) -> Array {
     built
 }
 
-/// F6: a text is a URI that parses back from its output, or an error; the output of neither
+/// A text is a URI that parses back from its output, or an error; the output of neither
 /// contains the password.
 pub fn uri(data: &[u8]) {
     const SECRET: &str = "S3KRET-correct-horse";

@@ -1,4 +1,4 @@
-//! F11: the topology that is declared again after a loss, against simple sets. F12: a recovery in
+//! The topology that is declared again after a loss, against simple sets; and a recovery in
 //! which any step may fail.
 
 use super::input::Input;
@@ -328,7 +328,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// F11: after any changes, exactly the existing entities are declared again, in a valid order.
+/// After any changes, exactly the existing entities are declared again, in a valid order.
 pub fn topology(data: &[u8]) {
     let mut run = Run::new(Input::new(data), Recovery::default());
     let mut losses = 0;
@@ -348,7 +348,7 @@ pub fn topology(data: &[u8]) {
     assert!(report.failed.is_empty(), "{report:?}");
 }
 
-/// F12: whichever step of a replay fails, recovery ends: open, with a report of what is missing, or
+/// Whichever step of a replay fails, recovery ends: open, with a report of what is missing, or
 /// closed.
 pub fn recovery(data: &[u8]) {
     let mut input = Input::new(data);

@@ -1,4 +1,4 @@
-//! SASL: choosing a mechanism, and what it responds (REFERENCE: RabbitMQ's access control guide).
+//! SASL: choosing a mechanism, and what it responds (RabbitMQ's access control guide).
 //!
 //! A [`LoginStep`] may run code of the user's, so the machine only hands it out, and takes in what came of it.
 
