@@ -1,6 +1,6 @@
 //! The structure of the source: modules import only from lower layers, no file is part of a cycle
 //! of imports, the core depends on no runtime, and the state machine does no I/O, reads no clock,
-//! and has no lock.
+//! and has no lock. The documents about the code name paths and functions that exist.
 //!
 //! The definition of an import is at the top of `architecture/imports.rs`.
 
@@ -76,6 +76,9 @@ const NOT_IN_THE_MACHINE: [&[&str]; 15] = [
     &["Arc"],
     &["async"],
 ];
+
+/// Documents that lead into the code.
+const DOCUMENTS: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "tests/README.md"];
 
 /// The maximum number of lines of a file.
 const MOST_LINES: usize = 500;
@@ -219,6 +222,44 @@ fn no_file_exceeds_the_line_limit() {
     for (file, source) in sources() {
         let lines = source.lines().count();
         assert!(lines <= MOST_LINES, "src/{file} has {lines} lines; split it");
+    }
+}
+
+/// Returns the words in backticks of a document, without its code blocks.
+fn quoted(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let prose: String = text.split("```").step_by(2).collect();
+    let words: Vec<String> = prose.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    assert!(words.len() > 50, "{document}: the words must be found");
+    words
+}
+
+#[test]
+fn documents_name_existing_paths() {
+    let sources = sources();
+    for document in DOCUMENTS {
+        for path in quoted(document) {
+            let is_path = path.contains('/') || path.ends_with(".rs");
+            // A command is more than a path.
+            if is_path && !path.contains(' ') {
+                // A table may name files from the folder that it is about.
+                let is_source = sources.keys().any(|file| file.ends_with(&format!("/{path}")));
+                assert!(is_source || root().join(&path).exists(), "{document} names {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn architecture_names_existing_functions() {
+    let sources: String = sources().into_values().collect();
+    for word in quoted("ARCHITECTURE.md") {
+        let name = word.rsplit("::").next().unwrap_or_default();
+        let is_snake_case = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        if is_snake_case && (name.contains('_') || name != word) {
+            let is_function = ["(", "<"].iter().any(|next| sources.contains(&format!("fn {name}{next}")));
+            assert!(is_function, "ARCHITECTURE.md names {word}");
+        }
     }
 }
 
