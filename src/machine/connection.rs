@@ -166,6 +166,9 @@ pub struct Connection {
     reading: Reading,
     /// Whoever drives should look at what there is to do.
     attention: bool,
+    /// A channel has become free, so queued work may start: [`proceed`](Self::proceed) is to be
+    /// called before the call returns.
+    may_start: bool,
     scratch: Vec<u8>,
     /// A place for what comes in front of a content's header.
     spare: Vec<u8>,
@@ -242,6 +245,7 @@ impl Connection {
             blocked: None,
             reading: Reading::new(options.limits.buffered_deliveries, options.limits.buffered_octets),
             attention: true,
+            may_start: false,
             scratch: Vec::new(),
             spare: Vec::new(),
             options,
@@ -371,7 +375,7 @@ impl Connection {
         if let Some(reply) = self.promises.abandon(promise) {
             self.dispose(reply);
             // A consumer that was not fetched may have had all buffered deliveries.
-            self.proceed_reading();
+            self.proceed_if_needed();
         }
     }
 
@@ -445,8 +449,9 @@ impl Connection {
         is_tuned.then_some(self.frame_max)
     }
 
-    /// Lets everything go on that can.
+    /// Starts the queued work that can start. Nothing else starts any.
     fn proceed(&mut self) {
+        self.may_start = false;
         while let Some(reply) = self.unwanted.pop_front() {
             self.dispose(reply);
         }

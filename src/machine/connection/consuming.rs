@@ -1,7 +1,7 @@
 //! Consumers: starting, delivering, resizing.
 
 use super::requesting::{check_queue_name, info};
-use super::{Connection, State};
+use super::Connection;
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Resize, Role};
 use crate::machine::consumers::{Consumer, Phase, Terms};
@@ -100,9 +100,7 @@ impl Connection {
             is_suspected: false,
         });
         self.attention = true;
-        if matches!(self.state, State::Open) {
-            self.start_consumes();
-        }
+        self.proceed();
         Ok(promise)
     }
 
@@ -378,7 +376,7 @@ impl Connection {
         self.write(number, &basic::Recover { requeue: true });
         self.await_reply(number, Awaited::Recover { promise, method });
         self.unthrottle(id);
-        self.proceed_reading();
+        self.proceed_if_needed();
         Ok(promise)
     }
 
@@ -396,11 +394,7 @@ impl Connection {
         tag: u64,
         redelivered: bool,
         message: Message,
-    ) {
-        if recipient.is_none() && self.publishers.is_called_on(number) {
-            self.reply(number, message);
-            return;
-        }
+    ) -> Result<(), Error> {
         let consumer = recipient.and_then(|recipient| self.consumers.get(recipient.consumer));
         let is_wanted = consumer.is_some_and(|consumer| {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
@@ -408,17 +402,14 @@ impl Connection {
                 && (consumer.no_ack
                     || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
         });
-        let Some(channel) = self.channels.get_mut(number) else { return };
+        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
         let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
-            let fault =
-                Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID);
-            self.fail(fault.into());
-            return;
+            return Err(reused_tag());
         }
         if !no_ack && channel.is_recovering() {
             channel.unsettled.forget();
-            return;
+            return Ok(());
         }
         let incarnation = channel.incarnation;
         let delivered = Delivered {
@@ -434,8 +425,9 @@ impl Connection {
         };
         match recipient {
             Some(recipient) if is_wanted => self.consumers.push(recipient.consumer, delivered),
-            _ => self.receive_unwanted(&delivered),
+            _ => return self.receive_unwanted(&delivered),
         }
+        Ok(())
     }
 
     /// How many deliveries wait to be taken.
@@ -447,7 +439,7 @@ impl Connection {
     /// allocation afterwards, or none.
     pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
         let is_throttled = self.consumers.take(consumer, most, into);
-        self.proceed_reading();
+        self.proceed_if_needed();
         if is_throttled {
             self.unthrottle(consumer);
         }
@@ -496,4 +488,9 @@ impl Connection {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
     }
+}
+
+#[cold]
+fn reused_tag() -> Error {
+    Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID).into()
 }

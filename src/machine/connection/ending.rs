@@ -30,7 +30,7 @@ impl Connection {
             consumer.cancelling.push(promise);
         }
         self.begin_cancel(id);
-        self.proceed_reading();
+        self.proceed_if_needed();
         Ok(promise)
     }
 
@@ -245,7 +245,7 @@ impl Connection {
     /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.
     pub fn drop_consumer(&mut self, id: ConsumerId) {
         self.let_go_of_consumer(id);
-        self.proceed_reading();
+        self.proceed_if_needed();
     }
 
     pub(super) fn let_go_of_consumer(&mut self, id: ConsumerId) {

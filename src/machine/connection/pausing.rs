@@ -36,9 +36,10 @@ impl Connection {
         }
     }
 
-    /// Resumes reading if the deliveries that were taken allow it.
-    pub(super) fn proceed_reading(&mut self) {
-        if self.reading.depends_on_taking() {
+    /// Starts queued work for which a channel has become free, and resumes reading if the
+    /// deliveries that were taken allow it.
+    pub(super) fn proceed_if_needed(&mut self) {
+        if self.may_start || self.reading.depends_on_taking() {
             self.proceed();
         }
     }

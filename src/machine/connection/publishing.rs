@@ -387,10 +387,6 @@ impl Connection {
 
     /// A publish came back. Its confirm, which comes next, has nothing to add.
     pub(super) fn returned(&mut self, channel: u16, code: u16, text: &str, message: Message) {
-        if self.publishers.on(channel).is_none() {
-            self.returned_in_transaction(channel, code, text, message);
-            return;
-        }
         let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
         let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else {
             return;

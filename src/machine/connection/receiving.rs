@@ -3,7 +3,7 @@
 use super::{Connection, State};
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Resize, Role};
-use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose};
+use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
 use crate::machine::handshake::{Handshake, Step};
 use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
@@ -169,7 +169,7 @@ impl Connection {
                 && let Some(deliver) = basic::Deliver::decode(frame.payload())
             {
                 let content = frame.with_content(most.min(INLINE_BODY));
-                self.receive_deliver(number, deliver, content);
+                self.receive_deliver(number, deliver, content)?;
                 if let Some(left) = content.map(|content| content.left) {
                     frame.skip_content(left);
                 }
@@ -195,8 +195,7 @@ impl Connection {
         {
             self.channels.resize_partial(before, 0);
             let message = assembly.finish();
-            self.receive_message(number, assembly.purpose, message);
-            return Ok(());
+            return self.receive_message(number, assembly.purpose, message);
         }
         self.channels.resize_partial(before, after);
         is_whole?;
@@ -270,19 +269,37 @@ impl Connection {
         number: u16,
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
-    ) {
+    ) -> Result<(), Error> {
         let recipient = self.recipient(number, deliver.consumer_tag);
         let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
         match content {
             Some(content) => {
                 let message = Message::as_it_came(exchange, routing_key, &content);
-                self.deliver(number, recipient, tag, redelivered, message);
+                self.receive_delivery(number, recipient, tag, redelivered, message)
             }
             None => {
                 let purpose = Purpose::Deliver { recipient, tag, redelivered };
                 self.begin_content(number, purpose, exchange, routing_key);
+                Ok(())
             }
         }
+    }
+
+    /// Handles a whole delivery: a reply to a call, or one for a consumer.
+    #[inline]
+    fn receive_delivery(
+        &mut self,
+        number: u16,
+        recipient: Option<Recipient>,
+        tag: u64,
+        redelivered: bool,
+        message: Message,
+    ) -> Result<(), Error> {
+        if recipient.is_none() && self.publishers.is_called_on(number) {
+            self.reply(number, message);
+            return Ok(());
+        }
+        self.deliver(number, recipient, tag, redelivered, message)
     }
 
     #[inline]
@@ -330,15 +347,22 @@ impl Connection {
         Ok(())
     }
 
-    fn receive_message(&mut self, number: u16, purpose: Purpose, message: Message) {
+    fn receive_message(&mut self, number: u16, purpose: Purpose, message: Message) -> Result<(), Error> {
         match purpose {
             Purpose::Deliver { recipient, tag, redelivered } => {
-                self.deliver(number, recipient, tag, redelivered, message);
+                self.receive_delivery(number, recipient, tag, redelivered, message)
             }
             Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
-                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message);
+                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message)
             }
-            Purpose::Returned { code, text } => self.returned(number, code, &text, message),
+            Purpose::Returned { code, text } => {
+                if self.publishers.on(number).is_some() {
+                    self.returned(number, code, &text, message);
+                } else {
+                    self.returned_in_transaction(number, code, &text, message);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -352,11 +376,14 @@ impl Connection {
         redelivered: bool,
         message_count: u32,
         message: Message,
-    ) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
+    ) -> Result<(), Error> {
+        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
         if !channel.unsettled.deliver(tag, no_ack) {
-            self.fail(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
-            return;
+            return Err(broken(
+                ReplyCode::COMMAND_INVALID,
+                "a delivery tag used again",
+                basic::GetOk::ID,
+            ));
         }
         let incarnation = channel.incarnation;
         let delivered = Delivered {
@@ -373,6 +400,7 @@ impl Connection {
         // The channel first, because an answer that nobody wants settles the message at once.
         self.release(number);
         self.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
+        Ok(())
     }
 
     fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {

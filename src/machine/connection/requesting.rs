@@ -1,6 +1,6 @@
 //! Requests over pooled channels, one at a time on each.
 
-use super::{Connection, State};
+use super::Connection;
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::channels::RoomToHold;
@@ -96,9 +96,7 @@ impl Connection {
         self.request_octets += request.payload.len();
         self.requests.push_back(WaitingRequest { promise, ..request });
         self.attention = true;
-        if matches!(self.state, State::Open) {
-            self.start_requests();
-        }
+        self.proceed();
         Ok(promise)
     }
 
@@ -197,8 +195,10 @@ impl Connection {
         if !channel.is_at_rest() {
             if channel.awaited.is_empty() && channel.consumer.is_none() {
                 self.channels.set_role(number, Role::Settling);
+                self.may_start = true;
             }
         } else {
+            self.may_start = true;
             let keeps = !channel.shares_prefetch_count
                 && channel.strays == 0
                 && !channel.is_suspect
@@ -210,13 +210,6 @@ impl Connection {
             } else {
                 self.close_channel(number);
             }
-        }
-        if matches!(self.state, State::Open | State::Draining) {
-            self.start_requests();
-            self.start_consumes();
-            self.start_transactions();
-            // An exchange without a channel can close one of the pool to make room.
-            self.release_held();
         }
     }
 

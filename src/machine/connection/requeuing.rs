@@ -8,7 +8,7 @@
 //! RabbitMQ counts a `basic.reject` as a failed delivery, but not a `basic.nack`.
 
 use super::Connection;
-use crate::error::Fault;
+use crate::error::{Error, Fault};
 use crate::machine::channel::Role;
 use crate::machine::content::Delivered;
 use crate::machine::{ConsumerId, Settle};
@@ -29,12 +29,19 @@ impl Connection {
     /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
     /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
+        self.set_unwanted(delivered);
+        if self.may_start {
+            self.proceed();
+        }
+    }
+
+    fn set_unwanted(&mut self, delivered: &Delivered) {
         if delivered.is_settled() {
             return;
         }
         if delivered.is_of_stream() {
             // A stream does not take messages back.
-            self.give_back(delivered);
+            let _ = self.settle_delivery(delivered, Settle::Reject { requeue: true });
         } else if let Some(channel) = self.channels.get_mut(delivered.channel)
             && channel.incarnation == delivered.incarnation
         {
@@ -45,27 +52,27 @@ impl Connection {
     /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
     /// reject as a failed delivery.
     pub(super) fn return_got(&mut self, delivered: &Delivered) {
-        let _ = self.settle(delivered, Settle::Nack { multiple: false, requeue: true });
+        let _ = self.settle_delivery(delivered, Settle::Nack { multiple: false, requeue: true });
     }
 
     /// Returns the buffered deliveries of a consumer in the same way.
     pub(super) fn return_buffered(&mut self, id: ConsumerId) {
         for delivered in self.consumers.take_all(id) {
-            self.return_later(&delivered);
+            self.set_unwanted(&delivered);
         }
     }
 
     /// Handles a delivery for a consumer that is being cancelled or does not exist.
     #[cold]
-    pub(super) fn receive_unwanted(&mut self, delivered: &Delivered) {
-        self.return_later(delivered);
+    pub(super) fn receive_unwanted(&mut self, delivered: &Delivered) -> Result<(), Error> {
+        self.set_unwanted(delivered);
         let number = delivered.channel;
-        let Some(channel) = self.channels.get_mut(number) else { return };
+        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
         if channel.is_consumer_changing() {
             if channel.unsettled.unwanted() > MOST_UNWANTED {
                 self.return_unwanted(number);
             }
-            return;
+            return Ok(());
         }
         // The broker would deliver a requeued message again. So it stays unsettled until the
         // channel has no other use and is closed, and the broker requeues it then.
@@ -73,14 +80,14 @@ impl Connection {
         if channel.strays > MOST_STRAYS {
             let text =
                 format!("{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist");
-            self.fail(Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into());
-            return;
+            return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into());
         }
         if channel.role == Role::Idle {
             self.channels.leave_pool(number);
             self.channels.set_role(number, Role::Settling);
         }
         self.release(number);
+        Ok(())
     }
 
     /// Returns the unwanted deliveries of a channel to their queues.

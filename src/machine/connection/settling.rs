@@ -14,6 +14,14 @@ impl Connection {
     /// # Errors
     /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
     pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
+        let settled = self.settle_delivery(delivered, how);
+        if self.may_start {
+            self.proceed();
+        }
+        settled
+    }
+
+    pub(super) fn settle_delivery(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
         if delivered.is_settled() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the transaction mode.
 
 use super::requesting::{check_queue_name, info};
-use super::{Connection, State};
+use super::Connection;
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::requested::WaitingRequest;
@@ -33,9 +33,7 @@ impl Connection {
         }
         let promise = self.timed_promise();
         self.transactions.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
-        if matches!(self.state, State::Open) {
-            self.start_transactions();
-        }
+        self.proceed();
         Ok(promise)
     }
 
