@@ -39,7 +39,19 @@
 //! it. A consumer that cannot be started ends with the error, and a consumer of several queues
 //! continues without the missing ones.
 //!
-//! The connection becomes [`Open`](crate::ConnectionState::Open) only when all of this is done.
+//! The connection becomes [`Open`](crate::ConnectionState::Open) only when all of this is done. It
+//! does not wait for a consumer that the broker refuses for now:
+//! - An exclusive consumer, or a consumer of a queue with one, while the broker has not noticed yet
+//!   that the previous connection is lost.
+//! - A consumer of an exclusive queue that another connection still has.
+//! - A consumer of a queue whose node is down or starts.
+//!
+//! [`Recovered::failed`](crate::Recovered::failed) lists such a consumer. It is started again after
+//! half a second, and then after up to five seconds each, until twice the heartbeat timeout has
+//! passed since the recovery began, or 30 seconds without heartbeats.
+//! [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports that it has started. If it
+//! has not by then, it ends with the broker's last error. It waits again if the connection is lost
+//! again.
 //!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with

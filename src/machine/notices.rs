@@ -58,6 +58,10 @@ pub enum Notice {
     },
     /// The connection is back, and with it what is told here.
     Recovered(Box<Recovered>),
+    /// A consumer has started again that was reported in [`Recovered::failed`], because the broker
+    /// refused it for now. The field is its tag, as [`Consumer::tag`](crate::Consumer::tag) returns
+    /// it.
+    ConsumerRestored(Box<str>),
     /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be remembered, so not
     /// everything will be declared again. Told once.
     NotRecorded,

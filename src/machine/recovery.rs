@@ -9,7 +9,8 @@ use std::time::Instant;
 pub enum ConnectionState {
     /// It is being opened for the first time.
     Connecting,
-    /// It is open, and everything that it had before it was lost is back.
+    /// It is open, and everything that it had before it was lost is back, but for what
+    /// [`Recovered::failed`] lists.
     Open,
     /// It was lost, and is on its way back.
     Recovering {
@@ -51,7 +52,9 @@ pub struct Recovered {
     pub lost_deliveries: u64,
     /// Queues that have another name now, each with the one before: the broker made both.
     pub renamed: Vec<(Box<str>, Box<str>)>,
-    /// What could not be declared or started again, and why.
+    /// What could not be declared or started again, and why. A consumer that the broker refused for
+    /// now is among it; it is started again later, and
+    /// [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports when it has started.
     pub failed: Vec<(Box<str>, Error)>,
 }
 

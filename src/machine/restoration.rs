@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const WINDOW: usize = 64;
 
 /// How long to wait before something is tried again, until the broker has cleared up behind the connection which went.
-const CLEARING: Duration = Duration::from_millis(500);
+pub(super) const CLEARING: Duration = Duration::from_millis(500);
 
 /// How often everything is declared once more.
 const ROUNDS: usize = 3;

@@ -53,6 +53,7 @@ mod random;
 mod records;
 mod recovering;
 mod redialling;
+mod refused;
 mod renaming;
 mod reports;
 mod requests;

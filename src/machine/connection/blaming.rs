@@ -57,7 +57,11 @@ fn pending(
             | Awaited::Recover { promise, .. } => Some(*promise),
             Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase) {
                 Some(Phase::Starting(promise)) => Some(*promise),
-                _ => None,
+                // Nobody waits for a consumer that is started again.
+                _ => {
+                    into.push((None, awaited.method().id));
+                    None
+                }
             },
             Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
                 Some(TransactionPhase::Starting(promise)) => Some(*promise),
@@ -97,10 +101,11 @@ impl Connection {
         if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
             return Blame::One(trial);
         }
-        // If the close names no method, a publish may be the cause, too. If it names one, so may a
-        // method that belongs to no request, such as the `channel.open` of a publish channel.
+        // If the close names no method, a publish may be the cause, too, or a consumer that is
+        // started again. If it names one, so may a method that belongs to no request, such as the
+        // `channel.open` of a publish channel.
         let is_only_kind = if names_none {
-            self.publishers.in_flight() == 0
+            self.publishers.in_flight() == 0 && !self.resubscription.is_starting()
         } else {
             all.iter().all(|(promise, _)| promise.is_some())
         };

@@ -54,7 +54,9 @@ impl Connection {
 
     /// Returns `true` if a reply or a confirm may be unread.
     fn waits_for_input(&self) -> bool {
-        self.promises.waiting() > 0 || matches!(self.state, State::Restoring)
+        self.promises.waiting() > 0
+            || matches!(self.state, State::Restoring)
+            || self.resubscription.is_starting()
     }
 
     /// Returns when the current pause becomes too long.

@@ -5,7 +5,7 @@ use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Resize, Role};
 use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
 use crate::machine::handshake::{Handshake, Step};
-use crate::machine::{Ended, LoginOutcome, LoginStep, Notice, PromiseId, Reply};
+use crate::machine::{LoginOutcome, LoginStep, Notice, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
 use crate::protocol::{
@@ -455,10 +455,8 @@ impl Connection {
         let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.awaited);
         self.answer_awaited(channel.assembly.take(), awaited, &error);
-        if let Some(consumer) = channel.consumer.take()
-            && !self.misses_queues_of(consumer, &error)
-        {
-            self.end_consumer(consumer, Ended::ChannelClosed(error.clone()));
+        if let Some(consumer) = channel.consumer.take() {
+            self.consumer_closed(consumer, &error);
         }
         self.publisher_closed(number, &error);
         self.transaction_closed(number, &error);

@@ -362,7 +362,8 @@ impl Connection {
 
     /// A consumer that has started goes on with the next connection; one that has not starts with it.
     fn suspend_consumer(&mut self, id: ConsumerId, error: &Error, blame: &Blame) {
-        let is_alone = self.resubscription.is_starting_one();
+        // On an open connection, a request of the program may be the cause, too.
+        let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::Nobody);
         // A consumer is started by `consume`, and by `qos` in front of it.
         let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
         let is_known = is_named || self.quarantine.one_at_a_time;

@@ -8,6 +8,7 @@ use crate::machine::deadline::Deadline;
 use crate::machine::filtering::{FilterOutcome, FilterStep};
 use crate::machine::requested::WaitingRequest;
 use crate::machine::restoration::{Next, Restoration};
+use crate::machine::resubscription::{Resubscription, is_not_now};
 use crate::machine::topology::Step;
 use crate::machine::{ConsumerId, Ended, Notice, Recovered, Reply};
 use crate::protocol::method::{Encode, MethodInfo, queue};
@@ -15,8 +16,14 @@ use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// For how long an exclusive queue is tried when there are no heartbeats by which the broker would notice a loss.
+/// For how long exclusive queues and refused consumers are tried when there are no heartbeats by
+/// which the broker would notice a loss.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the report says of a consumer that is not back.
+fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
+    (format!("consumer {tag:?}").into(), error.clone())
+}
 
 impl Connection {
     /// The handshake is done. The connection is open as soon as everything is back.
@@ -29,7 +36,7 @@ impl Connection {
         let patience = self.heartbeat.timeout().map_or(PATIENCE, |timeout| 2 * timeout);
         let report = Recovered { epoch: self.epoch, attempts, ..Recovered::default() };
         self.restoration = Some(Restoration::new(patience, report));
-        self.resubscription.begin(self.consumers.ids());
+        self.resubscription = Resubscription::new(self.consumers.ids(), patience);
         self.restore_deadline = Deadline::In(self.options.deadlines.request);
         self.state = State::Restoring;
         self.go_on_restoring();
@@ -173,10 +180,12 @@ impl Connection {
         self.go_on_restoring();
     }
 
-    /// Starts the consumers for which there are channels. The connection is open when all have started or failed.
+    /// Starts the consumers for which there are channels. The connection is open when all have
+    /// started or failed, or were refused for now.
     pub(super) fn restore_consumers(&mut self) {
+        let is_open = matches!(self.state, State::Open);
         let is_waiting = self.restoration.as_ref().is_some_and(|restoration| !restoration.is_done());
-        if !matches!(self.state, State::Restoring) || is_waiting {
+        if !is_open && !matches!(self.state, State::Restoring) || is_waiting {
             return;
         }
         while let Some(id) = self.resubscription.next() {
@@ -189,12 +198,16 @@ impl Connection {
                 self.resubscription.skip();
             } else if self.restore_consumer(id) {
                 self.resubscription.started();
-            } else if self.resubscription.is_starting() || self.channels.is_closing_one() {
+            } else if self.channels.is_closing_one() || !is_open && self.resubscription.is_starting() {
                 return;
             } else {
-                // This broker allows fewer channels than the one before.
+                // This broker allows fewer channels than the one before. Once it is open, other
+                // consumers and transactions may have the channels, and end.
                 self.resubscription.skip();
-                self.end_consumer(id, Ended::ChannelClosed(Error::ChannelLimit));
+                let error = Error::ChannelLimit;
+                if !(is_open && self.resubscription.refuse(id, error.clone(), self.now)) {
+                    self.end_consumer(id, Ended::ChannelClosed(error));
+                }
             }
         }
         if !self.resubscription.is_starting()
@@ -204,34 +217,62 @@ impl Connection {
         }
     }
 
-    /// Returns `true` if a consumer that could not be started is started once more: because its
-    /// queue was there before, or without its missing queue.
-    pub(super) fn misses_queues_of(&mut self, id: ConsumerId, error: &Error) -> bool {
-        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let (Error::NotFound(fault), Some(consumer), Some(restoration)) =
-            (error, consumer, &mut self.restoration)
-        else {
-            return false;
-        };
-        let source = consumer.missing_source(&fault.text, |queue| self.topology.current(queue));
-        let Some((source, terms)) = source.and_then(|source| Some((source, consumer.sources.get(source)?)))
-        else {
-            return false;
-        };
-        if !restoration.miss(&[Step::Queue(self.topology.current(&terms.queue).into())]) {
-            if consumer.live_sources() < 2 {
-                return false;
-            }
-            let queue = String::from_utf8_lossy(&terms.queue);
-            let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
-            restoration.report.failed.push((what.into(), error.clone()));
-            self.end_source(id, source, Ended::ChannelClosed(error.clone()));
+    /// Ends a consumer whose channel the broker closed, unless it is started again after a loss.
+    pub(super) fn consumer_closed(&mut self, id: ConsumerId, error: &Error) {
+        if !self.is_refused_for_now(id, error) && !self.misses_queues_of(id, error) {
+            self.end_consumer(id, Ended::ChannelClosed(error.clone()));
         }
+    }
+
+    /// Returns `true` if a consumer that could not be started now is started later, or has ended
+    /// because it is not wanted any more.
+    fn is_refused_for_now(&mut self, id: ConsumerId, error: &Error) -> bool {
+        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let Some(consumer) = consumer else { return false };
+        let is_wanted = !consumer.dropped && consumer.cancelling.is_empty();
+        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
+        if !is_not_now(error, is_exclusive) || !self.resubscription.refuse(id, error.clone(), self.now) {
+            return false;
+        }
+        self.leave_channel(id);
+        if !is_wanted {
+            self.end_consumer(id, Ended::Cancelled);
+        }
+        true
+    }
+
+    /// Records that a consumer on its way back has no channel any more.
+    fn leave_channel(&mut self, id: ConsumerId) {
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.tags.clear();
             consumer.channel = 0;
         }
         self.consumers.lose_unsettled(id);
+    }
+
+    /// Returns `true` if a consumer that could not be started is started once more: because its
+    /// queue was there before, or without its missing queue.
+    fn misses_queues_of(&mut self, id: ConsumerId, error: &Error) -> bool {
+        let consumer = self.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else { return false };
+        let source = consumer.missing_source(&fault.text, |queue| self.topology.current(queue));
+        let Some((source, terms)) = source.and_then(|source| Some((source, consumer.sources.get(source)?)))
+        else {
+            return false;
+        };
+        let missing = [Step::Queue(self.topology.current(&terms.queue).into())];
+        if !self.restoration.as_mut().is_some_and(|restoration| restoration.miss(&missing)) {
+            if consumer.live_sources() < 2 {
+                return false;
+            }
+            if let Some(restoration) = &mut self.restoration {
+                let queue = String::from_utf8_lossy(&terms.queue);
+                let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
+                restoration.report.failed.push((what.into(), error.clone()));
+            }
+            self.end_source(id, source, Ended::ChannelClosed(error.clone()));
+        }
+        self.leave_channel(id);
         self.resubscription.again(id);
         true
     }
@@ -255,12 +296,14 @@ impl Connection {
 
     /// A consumer has started again.
     pub(super) fn consumer_restored(&mut self, id: ConsumerId) {
-        self.restore_deadline = Deadline::In(self.options.deadlines.request);
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.phase = Phase::Live;
-            if let Some(restoration) = &mut self.restoration {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        consumer.phase = Phase::Live;
+        match &mut self.restoration {
+            Some(restoration) => {
                 restoration.report.consumers += 1;
+                self.restore_deadline = Deadline::In(self.options.deadlines.request);
             }
+            None => self.notices.tell(&Notice::ConsumerRestored(consumer.tag().into())),
         }
         self.resubscription.done(id);
         self.go_on_with(id);
@@ -287,9 +330,12 @@ impl Connection {
         }
     }
 
-    /// A consumer could not be started again.
+    /// Records for the report that a consumer could not be started again. Once the connection is
+    /// open, it is in the report already.
     pub(super) fn consumer_not_restored(&mut self, tag: &str, error: &Error) {
-        self.quarantine.failed.push((format!("consumer {tag:?}").into(), error.clone()));
+        if !matches!(self.state, State::Open) {
+            self.quarantine.failed.push(failed_consumer(tag, error));
+        }
     }
 
     /// Everything is back that can be had.
@@ -307,6 +353,10 @@ impl Connection {
         report.lost_deliveries = std::mem::take(&mut self.consumers.lost);
         self.counters.lost_deliveries += report.lost_deliveries;
         report.failed.extend(self.quarantine.end());
+        for (id, error) in self.resubscription.refused() {
+            let tag = self.consumers.get(id).map_or("", Consumer::tag);
+            report.failed.push(failed_consumer(tag, error));
+        }
         if self.cause.take().is_some() {
             self.notices.tell(&Notice::Recovered(report.into()));
         }

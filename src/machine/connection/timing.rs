@@ -38,9 +38,13 @@ impl Connection {
         {
             self.go_on_restoring();
         }
-        if matches!(self.state, State::Down(_)) {
-            self.expire(now);
-            return;
+        match self.state {
+            State::Down(_) => {
+                self.expire(now);
+                return;
+            }
+            State::Open => self.resubscription.handle_timeout(now),
+            _ => {}
         }
         if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
             self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
@@ -131,6 +135,7 @@ impl Connection {
             State::Down(_) => return earlier(self.down_deadline(), asked),
             State::Handshake(_) => Some(self.handshake_deadline),
             State::Restoring if self.waits_for_answers() => self.restore_deadline.instant(),
+            State::Open => self.resubscription.deadline(),
             _ => None,
         };
         let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
@@ -160,6 +165,7 @@ impl Connection {
         if let Some(restoration) = &mut self.restoration {
             restoration.stamp(now);
         }
+        self.resubscription.stamp(now);
         self.stamp_down(now);
     }
 }
