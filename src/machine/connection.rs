@@ -1,9 +1,13 @@
 //! The connection as a whole: what comes in, what goes out, what time does to it.
 
+mod api;
 mod blaming;
 mod calling;
+mod checking;
 mod closing;
 mod consuming;
+mod context;
+mod dispatch;
 mod ending;
 mod inspection;
 mod listening;
@@ -14,38 +18,26 @@ mod recovering;
 mod requesting;
 mod requeuing;
 mod restoring;
+mod resubscribing;
+mod session;
 mod settling;
 mod timing;
 mod transacting;
 
-use super::backoff::Backoff;
-use super::call_ids::CallIds;
+use self::context::{Context, Stage};
+use self::session::Session;
 use super::capacity::Waits;
-use super::channels::Channels;
-use super::consumers::Consumers;
 use super::deadline::{Deadline, later};
 use super::down::Down;
-use super::filtering::FilterStep;
 use super::handshake::Handshake;
 use super::heartbeat::Heartbeat;
-use super::lanes::Lanes;
-use super::notices::Notices;
 use super::outbox::Outbox;
-use super::promises::{Answer, Promises};
-use super::publishers::Publishers;
-use super::quarantine::Quarantine;
-use super::reading::Reading;
-use super::requested::WaitingRequest;
-use super::restoration::Restoration;
-use super::resubscription::Resubscription;
-use super::topology::Topology;
-use super::transactions::Transactions;
-use super::waiting::WaitingConsume;
-use super::{ConsumerId, Counters, ListenerId, Outgoing, PromiseId, Reply, ServerProperties};
+use super::promises::Answer;
+use super::{ConsumerId, ListenerId, Outgoing, PromiseId, Reply};
 use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::Decoder;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Something that whoever waits should know.
@@ -79,99 +71,51 @@ enum State {
     Closed,
 }
 
+impl State {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Down(_) => Stage::Down,
+            Self::Handshake(_) => Stage::Handshake,
+            Self::Restoring => Stage::Restoring,
+            Self::Open => Stage::Open,
+            Self::Draining => Stage::Draining,
+            Self::Closing => Stage::Closing,
+            Self::Closed => Stage::Closed,
+        }
+    }
+}
+
 /// A connection without its transport.
 #[derive(Debug)]
 pub struct Connection {
-    options: Options,
     state: State,
+    session: Session,
     /// Why it is closing or closed.
     why: Option<Error>,
-    /// Why it was lost, until it is open again.
-    cause: Option<Error>,
-    /// When and whether to dial again; none when there is but one transport.
-    backoff: Option<Backoff>,
-    topology: Topology,
     /// Listeners have received the last notice.
     is_closed_told: bool,
-    /// It was told that not all is remembered.
-    is_full_told: bool,
-    restoration: Option<Restoration>,
-    resubscription: Resubscription,
-    quarantine: Quarantine,
-    /// Entities to pass to the user's filter.
-    filtering: Option<FilterStep>,
-    /// A request that may have closed an earlier connection. While it is pending, no other such
-    /// request is sent.
-    trial: Option<PromiseId>,
-    /// When bringing everything back has gone on for too long without an answer.
-    restore_deadline: Deadline,
-    /// Which of the endpoints it is connected to, or is to begin with.
-    endpoint: usize,
-    /// The endpoint at which dialling began.
-    first_endpoint: usize,
-    /// Which transport this is, or will be, counted from 1: what another brought can't be settled.
-    epoch: u32,
     /// The options say that nobody reads the transport, whatever it is.
     says_encrypted: bool,
-    /// The time as last told.
-    now: Instant,
-    /// The octets that came make no sense, so what follows them can't either.
+    /// A decode error occurred; the rest of the stream cannot be parsed.
     deaf: bool,
-    frame_max: u32,
-    server: ServerProperties,
-    /// Whose name the broker knows us by, when that can be told.
-    username: Option<String>,
     heartbeat: Heartbeat,
     handshake_deadline: Instant,
-    /// When what is under way is not waited for any longer.
+    /// When pending requests are no longer waited for while closing.
     drain_deadline: Deadline,
-    /// When closing, `close-ok` and the last octets included, is not waited for any longer.
+    /// When `close-ok` and the last bytes are no longer waited for.
     close_deadline: Deadline,
-    out: Outbox,
-    /// Octets that the transport was given and has not taken.
-    in_hand: usize,
-    last_progress: Instant,
-    channels: Channels,
-    promises: Promises,
-    publishers: Publishers,
-    call_ids: CallIds,
-    consumers: Consumers,
-    transactions: Transactions,
-    /// Publishes that are sent again. An earlier attempt may have been taken, so an error does not
-    /// prove that the broker does not have the message.
-    republished: BTreeSet<PromiseId>,
-    notices: Notices,
-    /// Replies whose promise was abandoned. `proceed` disposes of them.
-    unwanted: VecDeque<Reply>,
-    /// Without the deliveries that were lost since it last became open.
-    counters: Counters,
-    /// Who waits for `update-secret-ok`, in the order in which they asked.
+    /// Promises of `update_secret`, in the order of the requests.
     updating_secret: VecDeque<PromiseId>,
-    /// Who waits for the connection to be open, and to be closed.
+    /// Promises that complete when the connection is open.
     connecting: Vec<PromiseId>,
     /// The number of entries at which abandoned ones are removed.
     most_connecting: usize,
+    /// Promises that complete when the connection is closed.
     closing: Vec<PromiseId>,
     /// The number of promises that a close could not wait for.
     incomplete: usize,
-    requests: VecDeque<WaitingRequest>,
-    request_octets: usize,
-    consumes: VecDeque<WaitingConsume>,
-    held: Lanes,
     /// Tasks that wait for capacity.
     waits: Waits,
-    /// Channels with acknowledgements to write.
-    acking: Vec<u16>,
-    blocked: Option<Box<str>>,
-    reading: Reading,
-    /// Whoever drives should look at what there is to do.
-    attention: bool,
-    /// A channel has become free, so queued work may start: [`proceed`](Self::proceed) is to be
-    /// called before the call returns.
-    may_start: bool,
-    scratch: Vec<u8>,
-    /// A place for what comes in front of a content's header.
-    spare: Vec<u8>,
 }
 
 /// How long the last octets may take once nothing more comes in.
@@ -185,77 +129,35 @@ impl Connection {
     #[must_use]
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outbox::default();
-        let frame_max = options.limits.frame_max;
         let refused = options.check().err();
         let state = match refused {
             Some(_) => State::Closed,
             None => State::Handshake(Handshake::begin(&mut out)),
         };
         Self {
-            state,
             why: refused,
-            cause: None,
-            backoff: None,
-            topology: Topology::default(),
             is_closed_told: false,
-            is_full_told: false,
-            restoration: None,
-            resubscription: Resubscription::default(),
-            quarantine: Quarantine::default(),
-            filtering: None,
-            trial: None,
-            restore_deadline: Deadline::None,
-            endpoint: 0,
-            first_endpoint: 0,
-            epoch: 1,
             says_encrypted: options.login.encrypted_transport,
-            now,
             deaf: false,
-            frame_max: if frame_max == 0 { 131_072 } else { frame_max },
-            server: ServerProperties::default(),
-            username: options.login.username().map(str::to_owned),
             heartbeat: Heartbeat::none(now),
             handshake_deadline: later(now, options.deadlines.handshake),
             drain_deadline: Deadline::None,
             close_deadline: Deadline::None,
-            out,
-            in_hand: 0,
-            last_progress: now,
-            channels: Channels::default(),
-            promises: Promises::default(),
-            publishers: Publishers::default(),
-            call_ids: CallIds::default(),
-            consumers: Consumers::default(),
-            counters: Counters::default(),
-            transactions: Transactions::default(),
-            republished: BTreeSet::new(),
-            notices: Notices::default(),
-            unwanted: VecDeque::new(),
+            updating_secret: VecDeque::new(),
             connecting: Vec::new(),
             most_connecting: 0,
-            updating_secret: VecDeque::new(),
             closing: Vec::new(),
             incomplete: 0,
-            requests: VecDeque::new(),
-            request_octets: 0,
-            consumes: VecDeque::new(),
-            held: Lanes::default(),
             waits: Waits::default(),
-            acking: Vec::new(),
-            blocked: None,
-            reading: Reading::new(options.limits.buffered_deliveries, options.limits.buffered_octets),
-            attention: true,
-            may_start: false,
-            scratch: Vec::new(),
-            spare: Vec::new(),
-            options,
+            session: Session::new(Context::new(now, state.stage(), out, options)),
+            state,
         }
     }
 
     /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS record.
     /// "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub fn handle_partial_input(&mut self, now: Instant) {
-        self.now = now;
+        self.session.cx.now = now;
         self.heartbeat.received(now);
     }
 
@@ -288,37 +190,38 @@ impl Connection {
     /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
-        self.attention = false;
-        self.flush_acks();
+        self.session.cx.attention = false;
+        self.session.consuming.flush_acks(&mut self.session.cx);
         if self.heartbeat.is_due(now)
-            && self.out.is_empty()
+            && self.session.cx.out.is_empty()
             && !matches!(self.state, State::Closed | State::Down(_))
         {
-            self.out.heartbeat();
+            self.session.cx.out.heartbeat();
         }
-        if self.out.is_empty() {
+        if self.session.cx.out.is_empty() {
             return false;
         }
-        if self.in_hand == 0 {
-            self.last_progress = now;
+        if self.session.cx.in_hand == 0 {
+            self.session.cx.last_progress = now;
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.out.give(self.in_hand, self.is_closed() || self.is_down(), out);
-        self.in_hand += octets;
+        let octets =
+            self.session.cx.out.give(self.session.cx.in_hand, self.is_closed() || self.is_down(), out);
+        self.session.cx.in_hand += octets;
         octets > 0
     }
 
     /// Tells that the transport has taken so many of the octets it was given.
     pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
-        self.in_hand = self.in_hand.saturating_sub(octets);
-        self.last_progress = now;
-        self.attention |= !self.out.is_empty();
+        self.session.cx.in_hand = self.session.cx.in_hand.saturating_sub(octets);
+        self.session.cx.last_progress = now;
+        self.session.cx.attention |= !self.session.cx.out.is_empty();
     }
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has something, acknowledgements that are still gathered apart.
     pub(crate) fn has_output(&self) -> bool {
-        !self.out.is_empty()
+        !self.session.cx.out.is_empty()
     }
 
     /// Whether to read. Not while too many deliveries wait to be taken.
@@ -327,30 +230,30 @@ impl Connection {
         // What comes then is no delivery, or is dropped.
         let closing = self.is_closing() || matches!(self.state, State::Handshake(_) | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
-        let most = self.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
-        let answers_leave = self.out.len() + self.in_hand < most;
+        let most = self.session.cx.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
+        let answers_leave = self.session.cx.out.len() + self.session.cx.in_hand < most;
         let has_transport = !matches!(self.state, State::Closed | State::Down(_));
-        (self.reading.is_on() || closing) && answers_leave && !self.deaf && has_transport
+        (self.session.consuming.reading.is_on() || closing) && answers_leave && !self.deaf && has_transport
     }
 
     /// Asks to be told when the connection is open.
     pub fn connect(&mut self) -> PromiseId {
-        let promise = self.promises.open();
+        let promise = self.session.cx.promises.open();
         match (&self.state, &self.why) {
             (_, Some(error)) => {
                 let error = error.clone();
-                self.answer(promise, Err(error));
+                self.session.cx.answer(promise, Err(error));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None) if self.is_closing() => {
-                self.answer(promise, Err(Error::Closed));
+                self.session.cx.answer(promise, Err(Error::Closed));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
                 self.forget_abandoned_connects();
                 self.connecting.push(promise);
             }
             (_, None) => {
-                let server = Box::new(self.server.clone());
-                self.answer(promise, Ok(Reply::Connected(server)));
+                let server = Box::new(self.session.cx.server.clone());
+                self.session.cx.answer(promise, Ok(Reply::Connected(server)));
             }
         }
         promise
@@ -365,31 +268,18 @@ impl Connection {
     /// The same, to be looked at later.
     #[inline]
     pub(crate) fn fetch_answer(&mut self, promise: PromiseId) -> Option<Answer> {
-        self.promises.fetch(promise)
+        self.session.cx.promises.fetch(promise)
     }
 
     /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a message that it gets
     /// goes back to its queue, a consumer that it starts is cancelled.
     #[inline]
     pub fn abandon(&mut self, promise: PromiseId) {
-        if let Some(reply) = self.promises.abandon(promise) {
-            self.dispose(reply);
+        if let Some(reply) = self.session.cx.promises.abandon(promise) {
+            self.session.dispose(reply);
             // A consumer that was not fetched may have had all buffered deliveries.
             self.proceed_if_needed();
         }
-    }
-
-    /// A promise with a deadline, which starts when the driver has looked.
-    fn timed_promise(&mut self) -> PromiseId {
-        self.attention = true;
-        self.promises.open_timed(self.options.deadlines.request)
-    }
-
-    /// Opens a promise with a deadline that counts towards `max_requests`. It is for requests that
-    /// are written at once and may be repeated any number of times before the broker replies.
-    fn counted_promise(&mut self) -> PromiseId {
-        self.attention = true;
-        self.promises.open_request(self.options.deadlines.request)
     }
 
     /// Completes abandoned promises of `connect`. Otherwise a program that calls it again and again
@@ -399,39 +289,15 @@ impl Connection {
         if self.connecting.len() < self.most_connecting {
             return;
         }
-        let promises = &self.promises;
+        let promises = &self.session.cx.promises;
         let (wanted, abandoned) =
             std::mem::take(&mut self.connecting).into_iter().partition(|it| promises.is_wanted(*it));
         self.connecting = wanted;
         self.most_connecting = 2 * self.connecting.len().max(8);
         let abandoned: Vec<PromiseId> = abandoned;
         for promise in abandoned {
-            self.answer(promise, Ok(Reply::Done));
+            self.session.cx.answer(promise, Ok(Reply::Done));
         }
-    }
-
-    fn answer(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
-        if !self.republished.is_empty()
-            && self.republished.remove(&promise)
-            && let Err(error) = outcome
-        {
-            outcome = Err(error.into_unconfirmed());
-        }
-        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
-            self.counters.unconfirmed += 1;
-        }
-        // Disposing of a reply may complete further promises, so only `proceed` does it, and
-        // completing a promise never recurses. On a closed connection such a reply holds no
-        // resources, and `proceed` would no longer empty the queue.
-        let unwanted = self.promises.answer(promise, outcome);
-        if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) = unwanted {
-            self.unwanted.push_back(reply);
-        }
-    }
-
-    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
-    fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
-        if self.transactions.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -443,28 +309,64 @@ impl Connection {
         }
     }
 
+    /// Returns an error unless another request is accepted.
+    fn check_to_request(&self) -> Result<(), Error> {
+        self.check_open()?;
+        if self.has_room_to_request() { Ok(()) } else { Err(Error::Full) }
+    }
+
     /// The limit that holds for what is received, once it is agreed upon.
     fn decoder_frame_max(&self) -> Option<u32> {
         let is_tuned = !matches!(&self.state, State::Handshake(handshake) if !handshake.is_tuned());
-        is_tuned.then_some(self.frame_max)
+        is_tuned.then_some(self.session.cx.frame_max)
+    }
+
+    fn enter(&mut self, state: State) {
+        self.session.cx.stage = state.stage();
+        self.state = state;
     }
 
     /// Starts the queued work that can start. Nothing else starts any.
     fn proceed(&mut self) {
-        self.may_start = false;
-        while let Some(reply) = self.unwanted.pop_front() {
-            self.dispose(reply);
+        self.session.cx.may_start = false;
+        while let Some(reply) = self.session.cx.unwanted.pop_front() {
+            self.session.dispose(reply);
         }
         // This comes first, because it may open the connection, and pending requests can then start
         // at once.
-        self.restore_consumers();
-        if matches!(self.state, State::Open | State::Draining) {
-            self.start_requests();
-            self.start_consumes();
-            self.start_transactions();
-            self.release_held();
+        if let Some(report) = self.session.recovery.restore_consumers(
+            &mut self.session.cx,
+            &mut self.session.publishing,
+            &mut self.session.consuming,
+        ) {
+            self.become_open(report);
+        }
+        if self.session.cx.stage.may_write() {
+            self.session.requests.start_requests(&mut self.session.cx, &mut self.session.publishing);
+            self.session.consuming.start_consumes(&mut self.session.cx, &mut self.session.publishing);
+            self.session.transactions.start_transactions(&mut self.session.cx, &mut self.session.publishing);
+            self.session.publishing.release_held(&mut self.session.cx);
         }
         self.proceed_closing();
-        self.update_reading();
+        if self.session.consuming.update_reading(&mut self.session.cx) {
+            self.resume_reading();
+        }
+    }
+
+    /// Starts queued work for which a channel has become free, and resumes reading if the
+    /// deliveries that were taken allow it.
+    fn proceed_if_needed(&mut self) {
+        if self.session.cx.may_start || self.session.consuming.reading.depends_on_taking() {
+            self.proceed();
+        }
+    }
+
+    /// Restarts the deadlines that do not run while reading is paused.
+    fn resume_reading(&mut self) {
+        self.session.cx.attention = true;
+        if matches!(self.state, State::Restoring) {
+            self.session.recovery.restore_deadline = Deadline::In(self.session.cx.options.deadlines.request);
+        }
+        self.heartbeat.resume();
     }
 }

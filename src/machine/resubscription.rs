@@ -61,6 +61,10 @@ pub(super) fn is_not_now(error: &Error, is_exclusive: bool) -> bool {
 /// The consumers of a lost connection that are being restored.
 #[derive(Debug)]
 pub(super) struct Resubscription {
+    /// The number of consumers that have started again before the connection became open.
+    pub(super) restored: usize,
+    /// The consumers that could not be started again, each with the error, for the next report.
+    pub(super) failed: Vec<(Box<str>, Error)>,
     /// The consumers to start, in order.
     waiting: VecDeque<ConsumerId>,
     /// Those whose `consume-ok` is pending.
@@ -82,9 +86,17 @@ impl Default for Resubscription {
 }
 
 impl Resubscription {
-    /// A resubscription of these consumers. Its patience begins now.
-    pub(super) fn new(consumers: Vec<ConsumerId>, patience: Duration) -> Self {
+    /// Starts over with these consumers. Patience begins now, and what has failed stays in the
+    /// report.
+    pub(super) fn begin(&mut self, consumers: Vec<ConsumerId>, patience: Duration) {
+        let failed = std::mem::take(&mut self.failed);
+        *self = Self { failed, ..Self::new(consumers, patience) };
+    }
+
+    fn new(consumers: Vec<ConsumerId>, patience: Duration) -> Self {
         Self {
+            restored: 0,
+            failed: Vec::new(),
             waiting: consumers.into(),
             starting: BTreeSet::new(),
             refused: BTreeMap::new(),
@@ -145,6 +157,11 @@ impl Resubscription {
     /// Returns `true` if the `consume-ok` of exactly one consumer is pending.
     pub(super) fn is_starting_one(&self) -> bool {
         self.starting.len() == 1
+    }
+
+    /// Returns `true` if a consumer is still to be started, or its `consume-ok` is pending.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.waiting.is_empty() || self.is_starting()
     }
 
     /// Returns `true` if a `consume-ok` is pending.

@@ -47,7 +47,10 @@ pub(super) struct Topology {
     queues: BTreeMap<Name, Queue>,
     bindings: Bindings,
     names: Names,
-    most: usize,
+    /// The number of entities to remember; `None` if there is no recovery.
+    most: Option<usize>,
+    /// The program knows that not everything is remembered.
+    is_overflow_told: bool,
 }
 
 fn name(text: ShortStr<'_>) -> Name {
@@ -60,7 +63,21 @@ fn text(name: &[u8]) -> Cow<'_, str> {
 
 impl Topology {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+        Self { most: Some(most), ..Self::default() }
+    }
+
+    /// Returns the record, if there is one.
+    pub(super) fn recorded(&mut self) -> Option<&mut Self> {
+        self.most.is_some().then_some(self)
+    }
+
+    /// Returns `true` at the first call.
+    pub(super) fn is_first_overflow(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_overflow_told, true)
+    }
+
+    fn has_room(&self) -> bool {
+        self.most.is_some_and(|most| self.len() < most)
     }
 
     /// How many entities are remembered.
@@ -70,7 +87,7 @@ impl Topology {
 
     /// Takes note of a request that the broker has agreed to. False when there is no room to remember it.
     pub(super) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
-        let has_room = self.len() < self.most;
+        let has_room = self.has_room();
         match *request {
             Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
                 let record = Exchange {
@@ -138,7 +155,7 @@ impl Topology {
     }
 
     fn bind(&mut self, destination: Destination, route: Route) -> bool {
-        if self.len() >= self.most && !self.bindings.contains(&destination, &route) {
+        if !self.has_room() && !self.bindings.contains(&destination, &route) {
             return false;
         }
         self.bindings.insert(destination, route);

@@ -4,7 +4,7 @@
 //! pending request matches, it fails with that error. If several match, those that can be repeated
 //! are sent again one at a time, so that the next close identifies it.
 
-use super::Connection;
+use super::session::Session;
 use crate::error::Error;
 use crate::machine::PromiseId;
 use crate::machine::channel::{Awaited, Channel, Resize};
@@ -81,19 +81,14 @@ fn pending(
     }
 }
 
-impl Connection {
-    /// Returns `true` if a request that may have closed a connection is pending.
-    pub(super) fn is_trying(&self) -> bool {
-        self.trial.is_some_and(|promise| self.promises.is_waiting(promise))
-    }
-
+impl Session {
     /// Finds the requests over which the broker closed the connection.
-    pub(super) fn blame(&mut self, error: &Error) -> Blame {
-        let trial = self.trial.take();
+    pub(in crate::machine) fn blame(&mut self, error: &Error) -> Blame {
+        let trial = self.cx.trial.take();
         let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else { return Blame::Nobody };
         let mut all = Vec::new();
-        for channel in self.channels.numbers().filter_map(|number| self.channels.get(number)) {
-            pending(channel, &self.consumers, &self.transactions, &mut all);
+        for channel in self.cx.channels.numbers().filter_map(|number| self.cx.channels.get(number)) {
+            pending(channel, &self.consuming.consumers, &self.transactions, &mut all);
         }
         let names_none = fault.method == MethodId::NONE;
         all.retain(|(_, method)| names_none || *method == fault.method);
@@ -105,7 +100,7 @@ impl Connection {
         // started again. If it names one, so may a method that belongs to no request, such as the
         // `channel.open` of a publish channel.
         let is_only_kind = if names_none {
-            self.publishers.in_flight() == 0 && !self.resubscription.is_starting()
+            self.publishing.publishers.in_flight() == 0 && !self.consuming.resubscription.is_starting()
         } else {
             all.iter().all(|(promise, _)| promise.is_some())
         };

@@ -3,7 +3,8 @@
 //! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an address into the property
 //! `reply-to` by which a reply finds the channel, and the property `correlation-id` finds the call.
 
-use super::Connection;
+use super::context::Context;
+use super::publishing::Publishing;
 use super::requesting::info;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
@@ -17,14 +18,15 @@ use std::time::Duration;
 
 const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
-impl Connection {
+impl Publishing {
     /// Publishes, and waits for a reply, for as long as for any other request unless told otherwise. A message that can't be
     /// routed comes back.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse, and when
-    /// the message has one of the properties by which the reply finds its way.
-    pub fn call(&mut self, publish: &Publish<'_>, timeout: Option<Duration>) -> Result<PromiseId, Error> {
+    pub(in crate::machine) fn call(
+        &mut self,
+        cx: &mut Context,
+        publish: &Publish<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<PromiseId, Error> {
         let properties = publish.properties;
         for (name, property) in
             [("reply_to", properties.reply_to), ("correlation_id", properties.correlation_id)]
@@ -33,31 +35,36 @@ impl Connection {
                 return Err(Error::invalid(name, "a call has one of its own"));
             }
         }
-        self.check_to_publish(publish)?;
+        self.check_to_publish(cx, publish)?;
         let publish = Publish { mandatory: true, ..publish.clone() };
-        let ready = self.ready_channel(publish.exchange, Kind::Call);
+        let ready = self.ready_channel(cx, publish.exchange, Kind::Call);
         if let Some(channel) = ready {
-            self.write_call(channel, &publish)?;
+            self.write_call(cx, channel, &publish)?;
         }
-        let promise = self.promises.open_timed(timeout.unwrap_or(self.options.deadlines.request));
+        let promise = cx.promises.open_timed(timeout.unwrap_or(cx.options.deadlines.request));
         match ready {
-            Some(channel) => self.sent(channel, promise, None),
+            Some(channel) => self.sent(cx, channel, promise, None),
             None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
         }
         Ok(promise)
     }
 
     /// Writes a call with its own correlation id.
-    pub(super) fn write_call(&mut self, channel: u16, publish: &Publish<'_>) -> Result<(), Error> {
+    pub(in crate::machine) fn write_call(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        publish: &Publish<'_>,
+    ) -> Result<(), Error> {
         let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next());
-        let id = self.call_ids.id(self.incarnation(channel), number);
+        let id = self.call_ids.id(cx.incarnation(channel), number);
         let correlation_id = Some(ShortStr::new(&id)?);
         let properties = Properties { reply_to: Some(REPLY_TO), correlation_id, ..*publish.properties };
-        self.write_publish(channel, &Publish { properties: &properties, ..publish.clone() }, 0)
+        self.write_publish(cx, channel, &Publish { properties: &properties, ..publish.clone() }, 0)
     }
 
     /// Has replies come on a channel.
-    pub(super) fn await_replies(&mut self, channel: u16) {
+    pub(in crate::machine) fn await_replies(&mut self, cx: &mut Context, channel: u16) {
         let Ok(method) = info(basic::Consume::ID) else { return };
         let consume = basic::Consume {
             queue: REPLY_TO,
@@ -70,21 +77,18 @@ impl Connection {
             nowait: false,
             arguments: TableRef::EMPTY,
         };
-        self.write(channel, &consume);
-        self.await_reply(channel, Awaited::Nothing(method));
+        cx.write(channel, &consume);
+        cx.await_reply(channel, Awaited::Nothing(method));
     }
 
     /// Completes the call that a reply belongs to. Drops a late reply and a reply to an unknown
     /// call.
-    pub(super) fn reply(&mut self, channel: u16, message: Message) {
-        let incarnation = self.incarnation(channel);
+    pub(in crate::machine) fn reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
+        let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
         let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
         if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
-            self.answer(promise, Ok(Reply::Message(Box::new(message))));
+            cx.answer(promise, Ok(Reply::Message(Box::new(message))));
         }
-    }
-    fn incarnation(&self, channel: u16) -> u64 {
-        self.channels.get(channel).map_or(0, |channel| channel.incarnation)
     }
 }

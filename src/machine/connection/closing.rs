@@ -12,11 +12,11 @@ impl Connection {
     /// within half of the close timeout. That includes the handshake and the recovery of a
     /// transport that there is, but no other transport is dialled.
     pub fn close(&mut self) -> PromiseId {
-        let promise = self.promises.open();
-        self.attention = true;
+        let promise = self.session.cx.promises.open();
+        self.session.cx.attention = true;
         if matches!(self.state, State::Closed) {
             let outcome = self.close_outcome(self.why.clone().unwrap_or(Error::Closed));
-            self.answer(promise, outcome);
+            self.session.cx.answer(promise, outcome);
             return promise;
         }
         let is_first = !self.is_closing();
@@ -28,23 +28,23 @@ impl Connection {
     }
 
     fn begin_closing(&mut self) {
-        self.drain_deadline = Deadline::In(self.options.deadlines.close / 2);
+        self.drain_deadline = Deadline::In(self.session.cx.options.deadlines.close / 2);
         if matches!(self.state, State::Open) {
             self.begin_draining();
         }
         for promise in std::mem::take(&mut self.connecting) {
-            self.answer(promise, Err(Error::Closed));
+            self.session.cx.answer(promise, Err(Error::Closed));
         }
-        for consume in std::mem::take(&mut self.consumes) {
-            self.request_octets -= consume.octets();
-            self.answer(consume.promise, Err(Error::Closed));
+        for consume in std::mem::take(&mut self.session.consuming.waiting) {
+            self.session.cx.request_octets -= consume.octets();
+            self.session.cx.answer(consume.promise, Err(Error::Closed));
         }
         if self.has_pending() {
-            for id in self.consumers.ids() {
-                self.stop_consumer(id);
+            for id in self.session.consuming.consumers.ids() {
+                self.session.consuming.stop_consumer(&mut self.session.cx, id);
             }
         }
-        self.end_consumers(&Ended::ConnectionBroken(Error::Closed));
+        self.session.consuming.end_consumers(&mut self.session.cx, &Ended::ConnectionBroken(Error::Closed));
         if matches!(self.state, State::Down(_)) {
             self.lose(Error::Closed);
         }
@@ -53,11 +53,11 @@ impl Connection {
 
     /// Continues a close on an open connection.
     pub(super) fn begin_draining(&mut self) {
-        self.state = State::Draining;
+        self.enter(State::Draining);
         // The whole close takes its timeout at most, of which the first half may be over.
         self.close_deadline = match self.drain_deadline {
-            Deadline::At(_) => Deadline::In(self.options.deadlines.close / 2),
-            _ => Deadline::In(self.options.deadlines.close),
+            Deadline::At(_) => Deadline::In(self.session.cx.options.deadlines.close / 2),
+            _ => Deadline::In(self.session.cx.options.deadlines.close),
         };
     }
 
@@ -68,7 +68,7 @@ impl Connection {
 
     /// Returns `true` if something is pending that closing waits for.
     fn has_pending(&self) -> bool {
-        self.promises.waiting() > self.closing.len()
+        self.session.cx.promises.waiting() > self.closing.len()
     }
 
     /// Goes on with closing, when nothing is pending any more.
@@ -110,9 +110,9 @@ impl Connection {
 
     /// Closes the connection, when nothing is pending any more or the time for that is over.
     pub(super) fn send_close(&mut self) {
-        self.flush_acks();
+        self.session.consuming.flush_acks(&mut self.session.cx);
         self.write_close(ReplyCode::REPLY_SUCCESS, "Goodbye", MethodId::NONE);
-        self.state = State::Closing;
+        self.enter(State::Closing);
         self.give_up(Error::Closed);
     }
 
@@ -127,9 +127,9 @@ impl Connection {
 
     /// Writes a method that nothing may follow.
     fn write_last(&mut self, method: &impl Encode) {
-        let written = self.out.last_method(self.frame_max, method);
+        let written = self.session.cx.out.last_method(self.session.cx.frame_max, method);
         debug_assert!(written.is_ok(), "{written:?}");
-        self.attention = true;
+        self.session.cx.attention = true;
     }
 
     /// The server closes: answers, and lets everybody know why.
@@ -168,8 +168,8 @@ impl Connection {
                     // No `close-ok` could be understood.
                     self.become_closed();
                 } else {
-                    self.state = State::Closing;
-                    let timeout = self.options.deadlines.close;
+                    self.enter(State::Closing);
+                    let timeout = self.session.cx.options.deadlines.close;
                     let left = if self.is_closing() { timeout / 2 } else { timeout };
                     self.close_deadline = Deadline::In(left);
                 }
@@ -210,9 +210,9 @@ impl Connection {
 
     /// Nothing more comes in; what there is to write has a short time to get out.
     fn become_closed(&mut self) {
-        self.state = State::Closed;
-        self.close_deadline = Deadline::In(LAST_OCTETS.min(self.options.deadlines.close));
-        self.attention = true;
+        self.enter(State::Closed);
+        self.close_deadline = Deadline::In(LAST_OCTETS.min(self.session.cx.options.deadlines.close));
+        self.session.cx.attention = true;
     }
 
     /// Closing has come to its end.
@@ -221,12 +221,12 @@ impl Connection {
         let error = outcome.err().unwrap_or(Error::Closed);
         for promise in std::mem::take(&mut self.closing) {
             let outcome = self.close_outcome(error.clone());
-            self.answer(promise, outcome);
+            self.session.cx.answer(promise, outcome);
         }
         if matches!(self.state, State::Closed) || timed_out {
-            self.state = State::Closed;
+            self.enter(State::Closed);
             self.close_deadline = Deadline::None;
-            self.attention = true;
+            self.session.cx.attention = true;
         } else {
             self.become_closed();
         }
@@ -237,7 +237,7 @@ impl Connection {
     /// being dropped.
     pub fn handle_loss(&mut self, cause: Broken) {
         if matches!(self.state, State::Down(_)) && !matches!(cause, Broken::DriverDropped) {
-            self.out = Default::default();
+            self.session.cx.out = Default::default();
             return;
         }
         let error = match (&self.state, &cause) {
@@ -250,8 +250,8 @@ impl Connection {
     /// Ends everything without another octet.
     pub(super) fn lose(&mut self, error: Error) {
         let in_handshake = matches!(self.state, State::Handshake(_));
-        self.out = Default::default();
-        self.in_hand = 0;
+        self.session.cx.out = Default::default();
+        self.session.cx.in_hand = 0;
         if !self.go_down(&error, in_handshake) {
             self.finish(error);
         }
@@ -259,47 +259,47 @@ impl Connection {
 
     /// Ends everything for good.
     pub(super) fn finish(&mut self, error: Error) {
-        self.state = State::Closed;
+        self.enter(State::Closed);
         self.close_deadline = Deadline::None;
-        self.attention = true;
+        self.session.cx.attention = true;
         self.give_up(error);
     }
 
     /// Answers everything that waits, but for those who wait for the end itself.
     fn give_up(&mut self, error: Error) {
         let error = self.why.get_or_insert(error).clone();
-        self.attention = true;
+        self.session.cx.attention = true;
         self.drain_deadline = Deadline::None;
-        self.count_incomplete(self.promises.waiting().saturating_sub(self.closing.len()));
-        self.requests.clear();
-        self.request_octets = 0;
-        self.consumes.clear();
-        self.acking.clear();
+        self.count_incomplete(self.session.cx.promises.waiting().saturating_sub(self.closing.len()));
+        self.session.requests.queue.clear();
+        self.session.cx.request_octets = 0;
+        self.session.consuming.waiting.clear();
+        self.session.cx.acking.clear();
         self.connecting.clear();
         self.updating_secret.clear();
-        self.fail_held(&error);
-        self.end_consumers(&Ended::ConnectionBroken(error.clone()));
-        let numbers: Vec<u16> = self.channels.numbers().collect();
+        self.session.publishing.fail_held(&mut self.session.cx, &error);
+        self.session.consuming.end_consumers(&mut self.session.cx, &Ended::ConnectionBroken(error.clone()));
+        let numbers: Vec<u16> = self.session.cx.channels.numbers().collect();
         for number in numbers {
-            self.channels.remove(number);
-            let Some(publisher) = self.publishers.remove(number) else { continue };
+            self.session.cx.channels.remove(number);
+            let Some(publisher) = self.session.publishing.publishers.remove(number) else { continue };
             let calls = publisher.calls.into_values();
             for promise in publisher.confirms.drain().map(|(_, promise)| promise).chain(calls) {
-                self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                self.session.cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
         }
-        for promise in self.transactions.drain() {
-            self.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+        for promise in self.session.transactions.drain() {
+            self.session.cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
-        let mut rest = self.promises.all_waiting();
+        let mut rest = self.session.cx.promises.all_waiting();
         rest.retain(|promise| !self.closing.contains(promise));
         for promise in rest {
-            self.answer(promise, Err(error.clone()));
+            self.session.cx.answer(promise, Err(error.clone()));
         }
         if matches!(self.state, State::Closed) && !self.closing.is_empty() {
             for promise in std::mem::take(&mut self.closing) {
                 let outcome = self.close_outcome(error.clone());
-                self.answer(promise, outcome);
+                self.session.cx.answer(promise, outcome);
             }
         }
         self.tell_closed();
@@ -312,7 +312,7 @@ impl Connection {
             && !std::mem::replace(&mut self.is_closed_told, true)
             && let Some(error) = &self.why
         {
-            self.notices.tell(&Notice::Closed(error.clone()));
+            self.session.cx.notices.tell(&Notice::Closed(error.clone()));
         }
     }
 }

@@ -1,15 +1,20 @@
 //! Consumers: starting, delivering, resizing.
 
+use super::context::Context;
+use super::publishing::Publishing;
 use super::requesting::{check_queue_name, info};
-use super::Connection;
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Resize, Role};
+use crate::machine::consumers::Consumers;
 use crate::machine::consumers::{Consumer, Phase, Terms};
 use crate::machine::content::{Delivered, Recipient, STREAM_OFFSET};
+use crate::machine::reading::Reading;
+use crate::machine::resubscription::Resubscription;
 use crate::machine::tags::TagNumber;
 use crate::machine::waiting::WaitingConsume;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
 use crate::message::Message;
+use crate::options::Options;
 use crate::protocol::method::basic;
 use crate::protocol::{EncodeError, ReplyCode, ShortStr};
 use std::collections::VecDeque;
@@ -17,24 +22,44 @@ use std::collections::VecDeque;
 /// Octets of a consumer tag that are the user's; the rest makes it unique.
 const LONGEST_TAG: usize = 225;
 
-impl Connection {
+/// The consumers of the connection, and whether it reads on for them.
+#[derive(Debug)]
+pub(in crate::machine) struct Consuming {
+    pub(in crate::machine) consumers: Consumers,
+    /// Consumers that wait for a channel.
+    pub(in crate::machine) waiting: VecDeque<WaitingConsume>,
+    pub(in crate::machine) resubscription: Resubscription,
+    pub(in crate::machine) reading: Reading,
+}
+
+impl Consuming {
+    pub(in crate::machine) fn new(options: &Options) -> Self {
+        let limits = &options.limits;
+        Self {
+            consumers: Consumers::default(),
+            waiting: VecDeque::new(),
+            resubscription: Resubscription::default(),
+            reading: Reading::new(limits.buffered_deliveries, limits.buffered_octets),
+        }
+    }
+}
+
+impl Consuming {
     /// Starts a consumer on a channel of its own.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
-    /// does not fit into a frame, or the queue name is empty.
-    pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
-        let sources = vec![self.terms(consume)?];
-        self.wait_to_consume(sources, consume.no_ack, consume.prefetch_count, false)
+    pub(in crate::machine) fn consume(
+        &mut self,
+        cx: &mut Context,
+        consume: &Consume<'_>,
+    ) -> Result<PromiseId, Error> {
+        let sources = vec![self.terms(cx, consume)?];
+        self.wait_to_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
     }
 
     /// Starts a consumer of several queues, with one channel and one prefetch count for all of them. The prefetch count and
     /// `no_ack` of each are not looked at.
-    ///
-    /// # Errors
-    /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
-    pub fn consume_multi(
+    pub(in crate::machine) fn consume_multi(
         &mut self,
+        cx: &mut Context,
         queues: &[Consume<'_>],
         prefetch_count: u16,
         no_ack: bool,
@@ -42,11 +67,11 @@ impl Connection {
         if queues.is_empty() {
             return Err(Error::invalid("queues", "there is none"));
         }
-        let sources = queues.iter().map(|consume| self.terms(consume)).collect::<Result<_, _>>()?;
-        self.wait_to_consume(sources, no_ack, prefetch_count, true)
+        let sources = queues.iter().map(|consume| self.terms(cx, consume)).collect::<Result<_, _>>()?;
+        self.wait_to_consume(cx, sources, no_ack, prefetch_count, true)
     }
 
-    fn terms(&self, consume: &Consume<'_>) -> Result<Terms, Error> {
+    pub(in crate::machine) fn terms(&self, cx: &Context, consume: &Consume<'_>) -> Result<Terms, Error> {
         check_queue_name(consume.queue)?;
         if !consume.arguments.is_finite() {
             return Err(Error::invalid("arguments", "RabbitMQ can't read a number that is NaN or infinite"));
@@ -56,7 +81,7 @@ impl Connection {
             return Err(Error::invalid("consumer_tag", why));
         }
         Ok(Terms {
-            queue: self.topology.original(consume.queue.as_octets()).into(),
+            queue: cx.topology.original(consume.queue.as_octets()).into(),
             users_tag: consume.tag.into(),
             tag: Box::default(),
             number: None,
@@ -69,29 +94,26 @@ impl Connection {
     }
 
     /// Whether each of them fits into a frame.
-    fn check_size(&self, sources: &[Terms]) -> Result<(), Error> {
+    pub(in crate::machine) fn check_size(&self, cx: &Context, sources: &[Terms]) -> Result<(), Error> {
         let longest = sources.iter().map(Terms::octets).max().unwrap_or(0) + 2 * ShortStr::MAX;
-        if longest > self.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge { octets: longest, limit: self.frame_max }.into());
+        if longest > cx.frame_max as usize {
+            return Err(EncodeError::FrameTooLarge { octets: longest, limit: cx.frame_max }.into());
         }
         Ok(())
     }
 
-    fn wait_to_consume(
+    pub(in crate::machine) fn wait_to_consume(
         &mut self,
+        cx: &mut Context,
         sources: Vec<Terms>,
         no_ack: bool,
         prefetch_count: u16,
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        self.check_size(&sources)?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
-        let promise = self.timed_promise();
-        self.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
-        self.consumes.push_back(WaitingConsume {
+        self.check_size(cx, &sources)?;
+        let promise = cx.timed_promise();
+        cx.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
+        self.waiting.push_back(WaitingConsume {
             promise,
             sources,
             no_ack,
@@ -99,107 +121,118 @@ impl Connection {
             shares_prefetch_count,
             is_suspected: false,
         });
-        self.attention = true;
-        self.proceed();
+        cx.attention = true;
         Ok(promise)
     }
 
     /// Starts waiting consumers while there are free channels, and refuses those for which no
     /// channel can become free.
-    pub(super) fn start_consumes(&mut self) {
-        while let Some(waiting) = self.consumes.front() {
+    pub(in crate::machine) fn start_consumes(&mut self, cx: &mut Context, publishing: &mut Publishing) {
+        while let Some(waiting) = self.waiting.front() {
             let promise = waiting.promise;
-            if waiting.is_suspected && self.is_trying() {
+            if waiting.is_suspected && cx.is_trying() {
                 return;
             }
             // The limit that was agreed upon may be lower than the one that was expected.
-            let mut fits = self.check_size(&waiting.sources);
-            let is_wanted = self.promises.is_waiting(promise);
-            let number = if is_wanted && fits.is_ok() { self.consumer_channel() } else { None };
+            let mut fits = self.check_size(cx, &waiting.sources);
+            let is_wanted = cx.promises.is_waiting(promise);
+            let number = if is_wanted && fits.is_ok() { self.consumer_channel(cx, publishing) } else { None };
             if is_wanted && fits.is_ok() && number.is_none() {
-                if !self.channels.are_consumed() {
+                if !cx.channels.are_consumed() {
                     return;
                 }
                 // No other consumer is about to end, so no channel becomes free.
                 fits = Err(Error::ChannelLimit);
             }
-            let Some(waiting) = self.consumes.pop_front() else { return };
+            let Some(waiting) = self.waiting.pop_front() else { return };
             if waiting.is_suspected {
-                self.trial = Some(promise);
+                cx.trial = Some(promise);
             }
             let WaitingConsume { sources, no_ack, prefetch_count, shares_prefetch_count, .. } = waiting;
-            self.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
+            cx.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
             let Some(number) = number else {
                 if let Err(error) = fits {
-                    self.answer(promise, Err(error));
+                    cx.answer(promise, Err(error));
                 }
                 continue;
             };
             let shared = shares_prefetch_count.then_some(prefetch_count);
             let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
-            if let Some(channel) = self.channels.get_mut(number) {
+            if let Some(channel) = cx.channels.get_mut(number) {
                 channel.consumer = Some(consumer);
             }
-            self.write_consumes(number, consumer, prefetch_count);
+            self.write_consumes(cx, number, consumer, prefetch_count);
         }
     }
 
     /// Starts all queues of a consumer on its channel.
-    pub(super) fn write_consumes(&mut self, number: u16, id: ConsumerId, prefetch_count: u16) {
+    pub(in crate::machine) fn write_consumes(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        id: ConsumerId,
+        prefetch_count: u16,
+    ) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let is_shared = consumer.shared_prefetch_count.is_some();
         let live = (0..).zip(&consumer.sources).filter(|(_, terms)| terms.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
-        if let Some(channel) = self.channels.get_mut(number) {
+        if let Some(channel) = cx.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
         }
         if is_shared && prefetch_count != 0 {
-            self.write_qos(number, prefetch_count, true, None);
+            self.write_qos(cx, number, prefetch_count, true, None);
         }
         for source in live {
             let own = if is_shared { 0 } else { prefetch_count };
-            self.write_consume(number, id, source, own, None, false);
+            self.write_consume(cx, number, id, source, own, None, false);
         }
     }
 
-    pub(super) fn consumer_channel(&mut self) -> Option<u16> {
-        if !self.channels.may_keep() {
+    pub(in crate::machine) fn consumer_channel(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+    ) -> Option<u16> {
+        if !cx.channels.may_keep() {
             return None;
         }
-        let number = self.open_channel(Role::Consume).or_else(|| self.channels.take_idle(Role::Consume));
+        let number = cx.open_channel(Role::Consume).or_else(|| cx.channels.take_idle(Role::Consume));
         if number.is_none() {
-            self.make_room();
+            publishing.make_room(cx);
         }
         number
     }
 
     /// Writes `qos`: for the consumers to come, or for all of the channel together.
-    pub(super) fn write_qos(
+    pub(in crate::machine) fn write_qos(
         &mut self,
+        cx: &mut Context,
         number: u16,
         prefetch_count: u16,
         global: bool,
         asked: Option<(ConsumerId, Resize)>,
     ) {
         let Ok(method) = info(basic::Qos::ID) else { return };
-        if let Some(channel) = self.channels.get_mut(number) {
+        if let Some(channel) = cx.channels.get_mut(number) {
             if global {
                 channel.shares_prefetch_count = true;
             } else {
                 channel.prefetch_count = prefetch_count;
             }
         }
-        self.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
+        cx.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
         let awaited = match asked {
             Some((consumer, resize)) => Awaited::Qos { consumer, resize, method },
             None => Awaited::Nothing(method),
         };
-        self.await_reply(number, awaited);
+        cx.await_reply(number, awaited);
     }
 
     /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any delivery can come.
-    pub(super) fn write_consume(
+    pub(in crate::machine) fn write_consume(
         &mut self,
+        cx: &mut Context,
         number: u16,
         id: ConsumerId,
         source: u32,
@@ -208,8 +241,8 @@ impl Connection {
         replaces: bool,
     ) {
         let Ok(method) = info(basic::Consume::ID) else { return };
-        if self.channels.get(number).is_some_and(|channel| channel.prefetch_count != prefetch_count) {
-            self.write_qos(number, prefetch_count, false, None);
+        if cx.channels.get(number).is_some_and(|channel| channel.prefetch_count != prefetch_count) {
+            self.write_qos(cx, number, prefetch_count, false, None);
         }
         let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else { return };
         if replaces && let Some(consumer) = self.consumers.get_mut(id) {
@@ -217,7 +250,7 @@ impl Connection {
         }
         let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
         let name = tag.to_tag(&terms.users_tag);
-        let queue = self.topology.current(&terms.queue);
+        let queue = cx.topology.current(&terms.queue);
         let consume = basic::Consume {
             queue: ShortStr::from_octets(queue).unwrap_or_default(),
             consumer_tag: ShortStr::cut(&name),
@@ -227,15 +260,16 @@ impl Connection {
             nowait: false,
             arguments: terms.arguments.as_ref(),
         };
-        let written = self.out.method(number, self.frame_max, &consume);
-        self.attention = true;
+        let written = cx.out.method(number, cx.frame_max, &consume);
+        cx.attention = true;
         debug_assert!(written.is_ok(), "{written:?}");
-        self.await_reply(number, Awaited::Consume { consumer: id, tag, resized, method });
+        cx.await_reply(number, Awaited::Consume { consumer: id, tag, resized, method });
     }
 
     /// Handles `consume-ok`: a consumer has started under that tag, as the broker spells it.
-    pub(super) fn consume_ok(
+    pub(in crate::machine) fn consume_ok(
         &mut self,
+        cx: &mut Context,
         number: u16,
         id: ConsumerId,
         (tag, name): (TagNumber, ShortStr<'_>),
@@ -247,11 +281,11 @@ impl Connection {
             Some(tag) => tag.started = true,
             // The broker or the program ended it before it had started, when the cancel could not
             // be written.
-            None => self.write_cancel(number, id, tag, name),
+            None => self.write_cancel(cx, number, id, tag, name),
         }
         let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
             if let Some(promise) = resized {
-                self.answer(promise, Err(Error::Stale));
+                cx.answer(promise, Err(Error::Stale));
             }
             return;
         };
@@ -261,60 +295,59 @@ impl Connection {
                 return;
             }
             consumer.phase = Phase::Live;
-            self.answer(promise, Ok(Reply::Consumer(id)));
+            cx.answer(promise, Ok(Reply::Consumer(id)));
             return;
         }
         if matches!(consumer.phase, Phase::Restoring) {
             consumer.starting = consumer.starting.saturating_sub(1);
             if consumer.starting == 0 {
-                self.consumer_restored(id);
+                self.consumer_restored(cx, id);
             }
             return;
         }
         consumer.resizing.extend(resized);
-        self.write_cancels(id);
-        self.answer_resized(id);
-        self.unthrottle(id);
+        self.write_cancels(cx, id);
+        self.answer_resized(cx, id);
+        self.unthrottle(cx, id);
     }
 
     /// Answers those who wait for another prefetch count, when it is the only one that holds.
-    pub(super) fn answer_resized(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn answer_resized(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if consumer.tags.iter().any(|tag| tag.leaving || !tag.started) {
             return;
         }
         for promise in std::mem::take(&mut consumer.resizing) {
-            self.answer(promise, Ok(Reply::Done));
+            cx.answer(promise, Ok(Reply::Done));
         }
     }
 
     /// Changes how many messages of a live consumer may be unsettled; 0 for no limit.
-    ///
-    /// The count that several queues share is the channel's, and can be changed. Else a broker fixes it when a consumer
-    /// starts: a higher one starts a second consumer for the difference, on the same channel and into the same buffer, and
-    /// a lower one starts a second consumer for all of it and ends the first.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended;
-    /// [`Error::InvalidArgument`] for an exclusive consumer, beside which the broker lets no second one start.
-    pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
+    pub(in crate::machine) fn qos(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        prefetch_count: u16,
+    ) -> Result<PromiseId, Error> {
         let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
         let consumer = consumer.ok_or(Error::Stale)?;
         if matches!(consumer.phase, Phase::Restoring) {
-            return Ok(self.qos_when_restored(id, prefetch_count));
+            return Ok(self.qos_when_restored(cx, id, prefetch_count));
         }
         consumer.check_resize(prefetch_count)?;
-        let promise = self.counted_promise();
-        self.resize(id, prefetch_count, promise);
+        let promise = cx.counted_promise();
+        self.resize(cx, id, prefetch_count, promise);
         Ok(promise)
     }
 
     /// Changes the prefetch count of a live consumer for which that can be done.
-    pub(super) fn resize(&mut self, id: ConsumerId, prefetch_count: u16, promise: PromiseId) {
+    pub(in crate::machine) fn resize(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        prefetch_count: u16,
+        promise: PromiseId,
+    ) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let (number, current) = (consumer.channel, consumer.prefetch_count());
         let is_shared = consumer.shared_prefetch_count.is_some();
@@ -322,24 +355,29 @@ impl Connection {
         if current == prefetch_count || consumer.no_ack {
             // An earlier change to the same count may be under way.
             consumer.resizing.push(promise);
-            self.answer_resized(id);
+            self.answer_resized(cx, id);
         } else if self.is_throttled(id) {
-            self.resize_throttled(id, prefetch_count, promise);
+            self.resize_throttled(cx, id, prefetch_count, promise);
         } else if is_shared {
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.shared_prefetch_count = Some(prefetch_count);
             }
-            self.write_qos(number, prefetch_count, true, Some((id, resize)));
+            self.write_qos(cx, number, prefetch_count, true, Some((id, resize)));
         } else if current != 0 && prefetch_count > current {
-            self.write_consume(number, id, 0, prefetch_count - current, Some(resize), false);
+            self.write_consume(cx, number, id, 0, prefetch_count - current, Some(resize), false);
         } else {
-            self.write_consume(number, id, 0, prefetch_count, Some(resize), true);
+            self.write_consume(cx, number, id, 0, prefetch_count, Some(resize), true);
         }
     }
 
     /// The consumer starts again with that prefetch count, or gets it right behind.
-    fn qos_when_restored(&mut self, id: ConsumerId, prefetch_count: u16) -> PromiseId {
-        let promise = self.counted_promise();
+    pub(in crate::machine) fn qos_when_restored(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        prefetch_count: u16,
+    ) -> PromiseId {
+        let promise = cx.counted_promise();
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.wanted_prefetch = Some(prefetch_count);
             consumer.resizing.push(promise);
@@ -349,46 +387,48 @@ impl Connection {
 
     /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
     /// the deliveries that are held are stale.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
-    pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
+    pub(in crate::machine) fn recover(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+    ) -> Result<PromiseId, Error> {
         let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
         let consumer = consumer.ok_or(Error::Stale)?;
         let number = consumer.channel;
         let method = info(basic::Recover::ID)?;
         if matches!(consumer.phase, Phase::Restoring) {
             // With its connection the broker has taken back everything.
-            let promise = self.promises.open();
-            self.answer(promise, Ok(Reply::Done));
+            let promise = cx.promises.open();
+            cx.answer(promise, Ok(Reply::Done));
             return Ok(promise);
         }
-        let promise = self.counted_promise();
-        self.flush_channel_acks(number);
+        let promise = cx.counted_promise();
+        cx.flush_channel_acks(number);
         self.consumers.discard_unsettled(id);
-        if let Some(channel) = self.channels.get_mut(number) {
+        if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
         }
-        self.write(number, &basic::Recover { requeue: true });
-        self.await_reply(number, Awaited::Recover { promise, method });
-        self.unthrottle(id);
-        self.proceed_if_needed();
+        cx.write(number, &basic::Recover { requeue: true });
+        cx.await_reply(number, Awaited::Recover { promise, method });
+        self.unthrottle(cx, id);
         Ok(promise)
     }
 
     /// For whom a delivery is that comes on that channel with that tag.
     #[inline]
-    pub(super) fn recipient(&self, number: u16, tag: ShortStr<'_>) -> Option<Recipient> {
-        self.consumers.recipient(self.channels.get(number)?.consumer?, TagNumber::of(tag)?)
+    pub(in crate::machine) fn recipient(
+        &self,
+        cx: &Context,
+        number: u16,
+        tag: ShortStr<'_>,
+    ) -> Option<Recipient> {
+        self.consumers.recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
     }
 
     #[inline]
-    pub(super) fn deliver(
+    pub(in crate::machine) fn deliver(
         &mut self,
+        cx: &mut Context,
         number: u16,
         recipient: Option<Recipient>,
         tag: u64,
@@ -402,7 +442,7 @@ impl Connection {
                 && (consumer.no_ack
                     || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
         });
-        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = cx.channels.get_mut(number) else { return Ok(()) };
         let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
             return Err(reused_tag());
@@ -420,34 +460,38 @@ impl Connection {
             source: recipient.map_or(0, |recipient| recipient.source),
             channel: number,
             incarnation,
-            epoch: self.epoch,
+            epoch: cx.epoch,
             by_offset: recipient.is_some_and(|recipient| recipient.by_offset),
         };
         match recipient {
             Some(recipient) if is_wanted => self.consumers.push(recipient.consumer, delivered),
-            _ => return self.receive_unwanted(&delivered),
+            _ => return self.receive_unwanted(cx, &delivered),
         }
         Ok(())
     }
 
     /// How many deliveries wait to be taken.
-    pub(crate) fn buffered_deliveries(&self) -> usize {
+    pub(in crate::machine) fn buffered_deliveries(&self) -> usize {
         self.consumers.buffered().0
     }
 
     /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
     /// allocation afterwards, or none.
-    pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
+    pub(in crate::machine) fn take_deliveries(
+        &mut self,
+        cx: &mut Context,
+        consumer: ConsumerId,
+        most: usize,
+        into: &mut VecDeque<Delivered>,
+    ) {
         let is_throttled = self.consumers.take(consumer, most, into);
-        self.proceed_if_needed();
         if is_throttled {
-            self.unthrottle(consumer);
+            self.unthrottle(cx, consumer);
         }
     }
 
     /// Why a consumer has ended, if it has. Deliveries may still wait to be taken.
-    #[must_use]
-    pub fn ended(&self, consumer: ConsumerId) -> Option<&Ended> {
+    pub(in crate::machine) fn ended(&self, consumer: ConsumerId) -> Option<&Ended> {
         match &self.consumers.get(consumer)?.phase {
             Phase::Ended(ended) => Some(ended),
             _ => None,
@@ -456,7 +500,10 @@ impl Connection {
 
     /// Returns the queues that a consumer of several queues has lost while it goes on with the
     /// others. Each comes with the name at the start of the consumer and the reason.
-    pub fn ended_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
+    pub(in crate::machine) fn ended_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().filter_map(|terms| {
             Some((ShortStr::from_octets(&terms.queue).unwrap_or_default(), terms.ended.as_ref()?))
@@ -465,26 +512,27 @@ impl Connection {
 
     /// How many deliveries of a consumer were dropped with connections that went, because they could not be settled any
     /// more.
-    #[must_use]
-    pub fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
+    pub(in crate::machine) fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
     }
 
     /// Counts deliveries that were taken from a consumer and dropped, because they can't be settled
     /// any more.
-    pub fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
+    pub(in crate::machine) fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
         self.consumers.count_lost(consumer, count);
     }
 
     /// The tag that its holder knows a consumer by.
-    #[must_use]
-    pub fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {
+    pub(in crate::machine) fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {
         self.consumers.get(consumer).map(Consumer::tag)
     }
 
     /// The queues of a consumer, those that the broker names by the first of their names, each with the tag that its holder
     /// knows it by.
-    pub fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
+    pub(in crate::machine) fn consumer_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
         let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
     }

@@ -1,7 +1,9 @@
 //! Consumers: how they end, by us, by the server, or with their channel (spec 1.8.3.5).
 
+use super::Stage;
+use super::consuming::Consuming;
+use super::context::Context;
 use super::requesting::info;
-use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::consumers::{Consumer, Phase};
@@ -11,60 +13,56 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 use std::collections::BTreeMap;
 
-impl Connection {
+impl Consuming {
     /// Ends a consumer. Its buffered deliveries go back to the queue once the broker has confirmed
     /// the cancel. Deliveries that need no ack stay buffered, because they would be lost.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
-    pub fn cancel(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
+    pub(in crate::machine) fn cancel(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+    ) -> Result<PromiseId, Error> {
         if self.consumers.get(id).is_none_or(Consumer::has_ended) {
             return Err(Error::Stale);
         }
-        let promise = self.counted_promise();
+        let promise = cx.counted_promise();
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.cancelling.push(promise);
         }
-        self.begin_cancel(id);
-        self.proceed_if_needed();
+        self.begin_cancel(cx, id);
         Ok(promise)
     }
 
-    pub(super) fn begin_cancel(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn begin_cancel(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let (is_live, is_restoring) =
             (matches!(consumer.phase, Phase::Live), matches!(consumer.phase, Phase::Restoring));
         if consumer.dropped || is_live && !consumer.no_ack {
-            self.return_buffered(id);
+            self.return_buffered(cx, id);
         }
         if is_restoring {
-            self.end_restoring(id);
+            self.end_restoring(cx, id);
         } else if is_live {
-            self.cancel_all(id);
+            self.cancel_all(cx, id);
         }
     }
 
     /// A consumer is not wanted any more that is to be started again: it ends at once, or as soon as it has started.
-    fn end_restoring(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn end_restoring(&mut self, cx: &mut Context, id: ConsumerId) {
         if self.consumers.get(id).is_some_and(|consumer| consumer.channel == 0) {
-            self.end_consumer(id, Ended::Cancelled);
+            self.end_consumer(cx, id, Ended::Cancelled);
         }
     }
 
     /// Has the broker deliver no more, because the connection closes. What was delivered, it takes back itself.
-    pub(super) fn stop_consumer(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn stop_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
         if self.consumers.get(id).is_some_and(|consumer| matches!(consumer.phase, Phase::Live)) {
-            self.cancel_all(id);
+            self.cancel_all(cx, id);
         }
     }
 
     /// Cancels what is to end of a consumer and has started: RabbitMQ 3.10 closes the connection over a cancel right behind
     /// its consume. A tag that another replaces stays until that has started.
-    pub(super) fn write_cancels(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn write_cancels(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         let all = matches!(consumer.phase, Phase::Cancelling);
@@ -89,31 +87,38 @@ impl Connection {
             }
         }
         for (tag, name) in ended {
-            self.write_cancel(number, id, tag, ShortStr::cut(&name));
+            self.write_cancel(cx, number, id, tag, ShortStr::cut(&name));
         }
     }
 
-    pub(super) fn write_cancel(&mut self, number: u16, id: ConsumerId, tag: TagNumber, name: ShortStr<'_>) {
+    pub(in crate::machine) fn write_cancel(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        id: ConsumerId,
+        tag: TagNumber,
+        name: ShortStr<'_>,
+    ) {
         let Ok(method) = info(basic::Cancel::ID) else { return };
-        self.write(number, &basic::Cancel { consumer_tag: name, nowait: false });
-        self.await_reply(number, Awaited::Cancel { consumer: id, tag, method });
+        cx.write(number, &basic::Cancel { consumer_tag: name, nowait: false });
+        cx.await_reply(number, Awaited::Cancel { consumer: id, tag, method });
     }
 
-    fn cancel_all(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn cancel_all(&mut self, cx: &mut Context, id: ConsumerId) {
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.phase = Phase::Cancelling;
-            self.channels.end_consumer(consumer.channel);
+            cx.channels.end_consumer(consumer.channel);
         }
-        self.write_cancels(id);
+        self.write_cancels(cx, id);
     }
 
-    pub(super) fn cancel_ok(&mut self, id: ConsumerId, tag: TagNumber) {
+    pub(in crate::machine) fn cancel_ok(&mut self, cx: &mut Context, id: ConsumerId, tag: TagNumber) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if consumer.tags.end(tag) && !consumer.has_ended() {
-            self.end_consumer(id, Ended::Cancelled);
+            self.end_consumer(cx, id, Ended::Cancelled);
         }
-        self.answer_resized(id);
-        self.unthrottle(id);
+        self.answer_resized(cx, id);
+        self.unthrottle(cx, id);
     }
 
     /// Replies to the broker's cancel with a cancel, unless that is already written or can't be
@@ -122,8 +127,13 @@ impl Connection {
     /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in
     /// time, and continues to deliver to it until the client cancels it as well. No broker treats
     /// the cancel of an ended consumer as an error.
-    fn confirm_server_cancel(&mut self, number: u16, name: ShortStr<'_>) {
-        let Some(channel) = self.channels.get(number) else { return };
+    pub(in crate::machine) fn confirm_server_cancel(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        name: ShortStr<'_>,
+    ) {
+        let Some(channel) = cx.channels.get(number) else { return };
         let tag = TagNumber::of(name);
         let is_of_tag = |awaited: &Awaited| match awaited {
             // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over an earlier
@@ -138,19 +148,24 @@ impl Connection {
         let consumer = id.and_then(|id| self.consumers.get(id));
         let found = tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
         match (id, found) {
-            (Some(id), Some(tag)) => self.write_cancel(number, id, tag, name),
+            (Some(id), Some(tag)) => self.write_cancel(cx, number, id, tag, name),
             // No consumer waits for a reply, and a peer may cause any number of these.
-            _ => self.write(number, &basic::Cancel { consumer_tag: name, nowait: true }),
+            _ => cx.write(number, &basic::Cancel { consumer_tag: name, nowait: true }),
         }
     }
 
     /// The broker ends a consumer by itself. What it delivered before is still to be taken.
-    pub(super) fn server_cancels(&mut self, number: u16, cancel: basic::Cancel<'_>) {
+    pub(in crate::machine) fn server_cancels(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        cancel: basic::Cancel<'_>,
+    ) {
         if !cancel.nowait {
-            self.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
+            cx.write(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
         }
-        self.confirm_server_cancel(number, cancel.consumer_tag);
-        let id = self.channels.get(number).and_then(|channel| channel.consumer);
+        self.confirm_server_cancel(cx, number, cancel.consumer_tag);
+        let id = cx.channels.get(number).and_then(|channel| channel.consumer);
         let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else { return };
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let Some(source) = consumer.tags.find(tag).map(|tag| tag.source) else { return };
@@ -159,43 +174,49 @@ impl Connection {
         if consumer.tags.iter().all(|tag| tag.source != source)
             && let Some(terms) = consumer.sources.get(source as usize)
         {
-            self.topology.forget_queue(&terms.queue);
+            cx.topology.forget_queue(&terms.queue);
             if !has_ended {
-                self.end_source(id, source as usize, Ended::CancelledByServer);
+                self.end_source(cx, id, source as usize, Ended::CancelledByServer);
             }
         }
         if has_ended {
             // RabbitMQ 4.3 times out each delivery by itself. If one does so when the consumer is
             // already cancelled, the broker closes the channel (406), with the request on it.
-            if let Some(channel) = self.channels.get_mut(number) {
+            if let Some(channel) = cx.channels.get_mut(number) {
                 channel.is_suspect |= channel.unsettled.held() > 0;
             }
             let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
-            self.end_consumer(id, Ended::CancelledByServer);
-            self.notices.tell(&Notice::ConsumerCancelled(tag));
-            self.release(number);
+            self.end_consumer(cx, id, Ended::CancelledByServer);
+            cx.notices.tell(&Notice::ConsumerCancelled(tag));
+            cx.release(number);
         }
     }
 
     /// Ends one queue of a consumer that goes on with its other queues.
-    pub(super) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
+    pub(in crate::machine) fn end_source(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        source: usize,
+        why: Ended,
+    ) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let tag = consumer.tag().into();
         let Some(terms) = consumer.sources.get(source) else { return };
         let queue = String::from_utf8_lossy(&terms.queue).into();
         self.consumers.end_source(id, source, why.clone());
-        self.notices.tell(&Notice::QueueEnded { tag, queue, why });
+        cx.notices.tell(&Notice::QueueEnded { tag, queue, why });
     }
 
     /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all is settled.
-    pub(super) fn end_consumer(&mut self, id: ConsumerId, ended: Ended) {
+    pub(in crate::machine) fn end_consumer(&mut self, cx: &mut Context, id: ConsumerId, ended: Ended) {
         let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
             return;
         };
         let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
         let was_lost =
-            matches!(ended, Ended::Cancelled) && !matches!(self.state, State::Open | State::Restoring);
+            matches!(ended, Ended::Cancelled) && !matches!(cx.stage, Stage::Open | Stage::Restoring);
         let queues = consumer.consumed_queues(was_lost);
         let cancelling = std::mem::take(&mut consumer.cancelling);
         let resizing = std::mem::take(&mut consumer.resizing);
@@ -206,14 +227,14 @@ impl Connection {
             Ended::Cancelled | Ended::CancelledByServer => None,
         };
         for promise in cancelling {
-            self.answer(promise, error.clone().map_or_else(|| Ok(Reply::Cancelled(tag.clone())), Err));
+            cx.answer(promise, error.clone().map_or_else(|| Ok(Reply::Cancelled(tag.clone())), Err));
         }
         for promise in resizing {
-            self.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
+            cx.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
         }
         if let Phase::Starting(promise) = phase {
             let error = error.clone().unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
-            self.answer(promise, Err(error));
+            cx.answer(promise, Err(error));
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.dropped = true;
             }
@@ -222,59 +243,47 @@ impl Connection {
             // They can't be settled any more, and the broker delivers them again.
             self.consumers.discard_unsettled(id);
         }
-        let channel = self.channels.get_mut(number);
+        let channel = cx.channels.get_mut(number);
         if channel.is_some_and(|channel| channel.consumer.take_if(|consumer| *consumer == id).is_some()) {
-            self.channels.end_consumer(number);
+            cx.channels.end_consumer(number);
         }
         for queue in queues {
             // "If set, the queue is deleted when all consumers have finished using it. [..] If
             // there was no consumer ever on the queue, it won't be deleted" (1.7.2.1, auto-delete).
-            if self.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
-                self.topology.forget_queue(&queue);
+            if cx.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
+                cx.topology.forget_queue(&queue);
             }
         }
         self.resubscription.done(id);
         self.consumers.announce(id);
         self.consumers.forget_if_over(id);
-        self.attention = true;
+        cx.attention = true;
         if let (Phase::Restoring, Some(error)) = (phase, error) {
-            self.consumer_not_restored(&tag, &error);
+            self.consumer_not_restored(cx, &tag, &error);
         }
     }
 
     /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.
-    pub fn drop_consumer(&mut self, id: ConsumerId) {
-        self.let_go_of_consumer(id);
-        self.proceed_if_needed();
+    pub(in crate::machine) fn drop_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
+        self.let_go_of_consumer(cx, id);
     }
 
-    pub(super) fn let_go_of_consumer(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn let_go_of_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         consumer.dropped = true;
         if consumer.has_ended() {
             let number = consumer.channel;
-            self.return_buffered(id);
+            self.return_buffered(cx, id);
             self.consumers.forget_if_over(id);
-            self.release(number);
+            cx.release(number);
         } else {
-            self.begin_cancel(id);
+            self.begin_cancel(cx, id);
         }
     }
 
-    /// Disposes of the reply of an abandoned promise: settles its delivery, ends its consumer or
-    /// transaction.
-    pub(super) fn dispose(&mut self, reply: Reply) {
-        match reply {
-            Reply::Delivery(Some(got)) => self.return_got(&got.delivered),
-            Reply::Consumer(consumer) => self.let_go_of_consumer(consumer),
-            Reply::Transaction(transaction) => self.drop_transaction(transaction),
-            _ => {}
-        }
-    }
-
-    pub(super) fn end_consumers(&mut self, ended: &Ended) {
+    pub(in crate::machine) fn end_consumers(&mut self, cx: &mut Context, ended: &Ended) {
         for id in self.consumers.ids() {
-            self.end_consumer(id, ended.clone());
+            self.end_consumer(cx, id, ended.clone());
         }
     }
 }

@@ -7,17 +7,10 @@ use crate::machine::content::Assembly;
 use crate::machine::deadline::Deadline;
 
 impl Connection {
-    /// Returns the number of bytes that the transport has not taken, including those of queued
-    /// publishes.
-    #[must_use]
-    pub fn outgoing_octets(&self) -> usize {
-        self.held.bytes() + self.out.len() + self.in_hand
-    }
-
     /// Returns `true` if there is work that a sleeping driver does not know of.
     #[must_use]
     pub fn wants_attention(&self) -> bool {
-        self.attention
+        self.session.cx.attention
     }
 
     /// Returns `true` if no more input is accepted. The transport can be closed once all output is
@@ -54,45 +47,48 @@ impl Connection {
     /// Returns the broker's reason for blocking publishes, or `None` if it does not.
     #[must_use]
     pub fn blocked(&self) -> Option<&str> {
-        self.blocked.as_deref()
+        self.session.publishing.blocked.as_deref()
     }
 
     /// Returns the properties that the server sent; empty until the connection is open.
     #[must_use]
     pub fn server_properties(&self) -> &ServerProperties {
-        &self.server
+        &self.session.cx.server
     }
 
     /// Returns `true` if nothing is pending or stored: no promise, no consumer, no message.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.promises.is_empty()
-            && self.consumers.is_empty()
-            && self.requests.is_empty()
-            && self.consumes.is_empty()
-            && self.held.is_empty()
-            && self.transactions.is_empty()
-            && self.publishers.in_flight() == 0
-            && self.acking.is_empty()
-            && self.unwanted.is_empty()
+        self.session.cx.promises.is_empty()
+            && self.session.consuming.consumers.is_empty()
+            && self.session.requests.queue.is_empty()
+            && self.session.consuming.waiting.is_empty()
+            && self.session.publishing.held.is_empty()
+            && self.session.transactions.is_empty()
+            && self.session.publishing.publishers.in_flight() == 0
+            && self.session.cx.acking.is_empty()
+            && self.session.cx.unwanted.is_empty()
             && self
+                .session
+                .cx
                 .channels
                 .numbers()
-                .all(|number| self.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
+                .all(|number| self.session.cx.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
     }
 
     /// Returns the connection epoch, the counter of transports from 1. Deliveries of another epoch
     /// can't be settled.
     #[must_use]
     pub fn epoch(&self) -> u32 {
-        self.epoch
+        self.session.cx.epoch
     }
 
     /// Returns the sizes in memory, in bytes, of the partly received contents. While there are
     /// several, [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) limits their
     /// sum: the bodies and properties of the largest are dropped.
     pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
-        let channels = self.channels.numbers().filter_map(|number| self.channels.get(number));
+        let channels =
+            self.session.cx.channels.numbers().filter_map(|number| self.session.cx.channels.get(number));
         let assemblies = channels.filter_map(|channel| channel.assembly.as_ref());
         assemblies.map(Assembly::size).filter(|size| *size > 0)
     }
@@ -100,6 +96,6 @@ impl Connection {
     /// Returns the number of open channels.
     #[must_use]
     pub fn open_channels(&self) -> usize {
-        self.channels.open()
+        self.session.cx.channels.open()
     }
 }

@@ -9,11 +9,11 @@ use crate::protocol::{EncodeError, ShortStr};
 impl Connection {
     /// The next thing that somebody should know.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(promise) = self.promises.poll_answered() {
+        if let Some(promise) = self.session.cx.promises.poll_answered() {
             return Some(Event::Answered(promise));
         }
-        let deliveries = self.consumers.poll_announcement().map(Event::Deliveries);
-        deliveries.or_else(|| self.notices.poll_announcement().map(Event::Notices))
+        let deliveries = self.session.consuming.consumers.poll_announcement().map(Event::Deliveries);
+        deliveries.or_else(|| self.session.cx.notices.poll_announcement().map(Event::Notices))
     }
 
     /// Returns `true` if [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or
@@ -21,34 +21,34 @@ impl Connection {
     #[must_use]
     pub fn has_event(&self) -> bool {
         self.untold_answers() > 0
-            || self.consumers.has_announcement()
-            || self.notices.has_announcement()
-            || self.filtering.is_some()
+            || self.session.consuming.consumers.has_announcement()
+            || self.session.cx.notices.has_announcement()
+            || self.session.recovery.filtering.is_some()
             || matches!(self.state, State::Handshake(_))
     }
 
     /// How many promises were answered of which [`poll_event`](Self::poll_event) has not told.
     pub(crate) fn untold_answers(&self) -> usize {
-        self.promises.answered()
+        self.session.cx.promises.answered()
     }
 
     /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
     pub fn listen(&mut self) -> ListenerId {
-        let id = self.notices.listen();
+        let id = self.session.cx.notices.listen();
         if let Some(error) = self.why.as_ref().filter(|_| matches!(self.state, State::Closed)) {
-            self.notices.tell_one(id, &Notice::Closed(error.clone()));
+            self.session.cx.notices.tell_one(id, &Notice::Closed(error.clone()));
         }
         id
     }
 
     /// The next notice for a listener, if something happened that it has not been told of.
     pub fn take_notice(&mut self, listener: ListenerId) -> Option<Notice> {
-        self.notices.take(listener)
+        self.session.cx.notices.take(listener)
     }
 
     /// Nobody listens there any more.
     pub fn stop_listening(&mut self, listener: ListenerId) {
-        self.notices.leave(listener);
+        self.session.cx.notices.leave(listener);
     }
 
     /// Gives the broker another secret for the login, such as a fresh OAuth 2 token (RabbitMQ's `connection.update-secret`).
@@ -62,15 +62,15 @@ impl Connection {
         if !matches!(self.state, State::Open) {
             return Err(Error::invalid("update_secret", "the connection is not open yet"));
         }
-        if !self.has_room_to_request() {
+        if !self.session.has_room_to_request() {
             return Err(Error::Full);
         }
         let update = methods::UpdateSecret { new_secret, reason };
-        self.out.method(0, self.frame_max, &update).map_err(|error| match error {
+        self.session.cx.out.method(0, self.session.cx.frame_max, &update).map_err(|error| match error {
             EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
             error => error.into(),
         })?;
-        let promise = self.counted_promise();
+        let promise = self.session.cx.counted_promise();
         self.updating_secret.push_back(promise);
         Ok(promise)
     }

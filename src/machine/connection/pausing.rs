@@ -11,78 +11,62 @@
 //! from a client. A second tag also serves a program that waits for one more message before it
 //! settles any.
 
-use super::{Connection, State};
+use super::Stage;
+use super::consuming::Consuming;
+use super::context::Context;
 use crate::error::Error;
 use crate::machine::consumers::{Consumer, Phase, Throttle};
-use crate::machine::deadline::Deadline;
 use crate::machine::reading::Buffered;
 use crate::machine::{ConsumerId, Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
-impl Connection {
-    fn buffered(&self) -> Buffered {
+impl Consuming {
+    pub(in crate::machine) fn buffered(&self) -> Buffered {
         let (deliveries, bytes) = self.consumers.buffered();
         Buffered { deliveries, bytes }
     }
 
-    /// Pauses or resumes reading, according to what is buffered.
-    pub(super) fn update_reading(&mut self) {
+    /// Pauses or resumes reading, according to what is buffered. Returns `true` if it resumes.
+    pub(in crate::machine) fn update_reading(&mut self, cx: &mut Context) -> bool {
         let buffered = self.buffered();
-        if self.reading.update(buffered) {
-            self.resume_reading();
-        }
+        let resumes = self.reading.update(buffered);
         if self.reading.wants_search(buffered) {
-            self.throttle_greedy();
+            self.throttle_greedy(cx);
         }
-    }
-
-    /// Starts queued work for which a channel has become free, and resumes reading if the
-    /// deliveries that were taken allow it.
-    pub(super) fn proceed_if_needed(&mut self) {
-        if self.may_start || self.reading.depends_on_taking() {
-            self.proceed();
-        }
-    }
-
-    fn resume_reading(&mut self) {
-        self.attention = true;
-        if matches!(self.state, State::Restoring) {
-            self.restore_deadline = Deadline::In(self.options.deadlines.request);
-        }
-        self.heartbeat.resume();
+        resumes
     }
 
     /// Returns `true` if a reply or a confirm may be unread.
-    fn waits_for_input(&self) -> bool {
-        self.promises.waiting() > 0
-            || matches!(self.state, State::Restoring)
-            || self.resubscription.is_starting()
+    pub(in crate::machine) fn waits_for_input(&self, cx: &Context) -> bool {
+        cx.promises.waiting() > 0 || cx.stage == Stage::Restoring || self.resubscription.is_starting()
     }
 
     /// Returns when the current pause becomes too long.
-    pub(super) fn pause_deadline(&self) -> Option<Instant> {
-        let reads = matches!(self.state, State::Open | State::Restoring);
-        self.reading.deadline(self.waits_for_input()).filter(|_| reads)
+    pub(in crate::machine) fn pause_deadline(&self, cx: &Context) -> Option<Instant> {
+        let reads = matches!(cx.stage, Stage::Open | Stage::Restoring);
+        self.reading.deadline(self.waits_for_input(cx)).filter(|_| reads)
     }
 
-    /// Reports a pause that has become too long, and ends it if a reply is pending.
-    pub(super) fn expire_pause(&mut self, now: Instant) {
-        if self.pause_deadline().is_none_or(|deadline| deadline > now) {
-            return;
+    /// Reports a pause that has become too long, and ends it if a reply is pending. Returns `true`
+    /// if reading resumes.
+    pub(in crate::machine) fn expire_pause(&mut self, cx: &mut Context, now: Instant) -> bool {
+        if self.pause_deadline(cx).is_none_or(|deadline| deadline > now) {
+            return false;
         }
         let buffered = self.buffered();
         if self.reading.tell(now) {
             let Buffered { deliveries, bytes } = buffered;
-            self.notices.tell(&Notice::ReadingPaused { deliveries, bytes });
+            cx.notices.tell(&Notice::ReadingPaused { deliveries, bytes });
         }
-        if self.waits_for_input() && self.reading.relieve(now, buffered) {
-            self.throttle_greedy();
-            self.resume_reading();
+        let resumes = self.waits_for_input(cx) && self.reading.relieve(now, buffered);
+        if resumes {
+            self.throttle_greedy(cx);
         }
+        resumes
     }
 
     /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
-    pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
+    pub(in crate::machine) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
         if self.reading.is_on() {
             return Error::Timeout { what, after };
         }
@@ -92,17 +76,17 @@ impl Connection {
 
     /// Throttles the consumers that have more than their share buffered. At the limit, there is at
     /// least one such consumer.
-    fn throttle_greedy(&mut self) {
+    pub(in crate::machine) fn throttle_greedy(&mut self, cx: &mut Context) {
         let limit = self.reading.limit();
         let share = limit.divided(self.consumers.len());
         for id in self.consumers.ids() {
             if self.consumers.get(id).is_some_and(|consumer| self.is_greedy(consumer, share)) {
-                self.throttle(id);
+                self.throttle(cx, id);
             }
         }
     }
 
-    fn is_greedy(&self, consumer: &Consumer, share: Buffered) -> bool {
+    pub(in crate::machine) fn is_greedy(&self, consumer: &Consumer, share: Buffered) -> bool {
         if !consumer.can_be_throttled() || !consumer.buffered.reaches(share) {
             return false;
         }
@@ -117,57 +101,63 @@ impl Connection {
         consumer.prefetch_count() == 0 || consumer.shared_prefetch_count.is_some()
     }
 
-    fn throttle(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn throttle(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let number = consumer.channel;
         if consumer.shared_prefetch_count.is_some_and(|count| count != 0) {
             consumer.throttle = Some(Throttle::Channel);
-            self.write_qos(number, 1, true, None);
+            self.write_qos(cx, number, 1, true, None);
         } else {
             consumer.throttle = Some(Throttle::Tags { prefetch_count: consumer.prefetch_count() });
-            self.replace_tags(id, 1);
+            self.replace_tags(cx, id, 1);
         }
     }
 
     /// Starts a tag with that prefetch count for each queue of a consumer, to replace its tags.
-    fn replace_tags(&mut self, id: ConsumerId, prefetch_count: u16) {
+    pub(in crate::machine) fn replace_tags(&mut self, cx: &mut Context, id: ConsumerId, prefetch_count: u16) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
         let number = consumer.channel;
         let live = (0..).zip(&consumer.sources).filter(|(_, terms)| terms.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
         for source in live {
-            self.write_consume(number, id, source, prefetch_count, None, false);
+            self.write_consume(cx, number, id, source, prefetch_count, None, false);
         }
     }
 
-    pub(super) fn is_throttled(&self, id: ConsumerId) -> bool {
+    pub(in crate::machine) fn is_throttled(&self, id: ConsumerId) -> bool {
         self.consumers.get(id).is_some_and(|consumer| consumer.throttle.is_some())
     }
 
     /// Changes the prefetch count of a throttled consumer.
-    pub(super) fn resize_throttled(&mut self, id: ConsumerId, prefetch_count: u16, promise: PromiseId) {
+    pub(in crate::machine) fn resize_throttled(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        prefetch_count: u16,
+        promise: PromiseId,
+    ) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         // The new count applies once the consumer is no longer throttled; until then it is lower.
         match &mut consumer.shared_prefetch_count {
             Some(shared) => *shared = prefetch_count,
             None => consumer.throttle = Some(Throttle::Tags { prefetch_count }),
         }
-        self.answer(promise, Ok(Reply::Done));
-        self.unthrottle(id);
+        cx.answer(promise, Ok(Reply::Done));
+        self.unthrottle(cx, id);
     }
 
     /// Restores the prefetch count of a channel's consumer, if it is throttled and may continue.
-    pub(super) fn unthrottle_on(&mut self, number: u16) {
+    pub(in crate::machine) fn unthrottle_on(&mut self, cx: &mut Context, number: u16) {
         if self.reading.has_been_relieved()
-            && let Some(id) = self.channels.get(number).and_then(|channel| channel.consumer)
+            && let Some(id) = cx.channels.get(number).and_then(|channel| channel.consumer)
         {
-            self.unthrottle(id);
+            self.unthrottle(cx, id);
         }
     }
 
     /// Restores the prefetch count of a consumer, if it is throttled and may continue.
-    pub(super) fn unthrottle(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn unthrottle(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get(id) else { return };
         let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else { return };
         let half = self.reading.limit().divided(2);
@@ -179,7 +169,7 @@ impl Connection {
         // A consumer whose deliveries are all unsettled waits until some are settled.
         let (number, shared) = (consumer.channel, consumer.shared_prefetch_count);
         let most = usize::from(consumer.prefetch_count());
-        let unsettled = self.channels.get(number).map_or(0, |channel| channel.unsettled.held());
+        let unsettled = cx.channels.get(number).map_or(0, |channel| channel.unsettled.held());
         if most != 0 && unsettled >= most {
             return;
         }
@@ -187,10 +177,10 @@ impl Connection {
             consumer.throttle = None;
         }
         if let Throttle::Tags { prefetch_count } = throttle {
-            self.replace_tags(id, prefetch_count);
+            self.replace_tags(cx, id, prefetch_count);
         }
         if let Some(count) = shared.filter(|count| *count != 0 || throttle == Throttle::Channel) {
-            self.write_qos(number, count, true, None);
+            self.write_qos(cx, number, count, true, None);
         }
     }
 }

@@ -1,149 +1,32 @@
 //! What the server sends: every frame finds what it belongs to, or breaks the protocol.
 
-use super::{Connection, State};
+use super::Stage;
+use super::context::Context;
+use super::session::Session;
 use crate::error::{Error, Fault};
 use crate::machine::channel::{Awaited, Resize, Role};
 use crate::machine::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
-use crate::machine::handshake::{Handshake, Step};
-use crate::machine::{LoginOutcome, LoginStep, Notice, PromiseId, Reply};
+use crate::machine::deadline::Deadline;
+use crate::machine::{Notice, PromiseId, Reply};
 use crate::message::Message;
-use crate::protocol::method::{Encode, basic, channel as channels, connection as methods};
-use crate::protocol::{
-    Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode, ShortStr, WholeContent,
-};
-use std::collections::VecDeque;
-use std::time::Instant;
+use crate::protocol::method::{Encode, basic, channel as channels};
+use crate::protocol::{Frame, FrameKind, Method, MethodId, ReplyCode, ShortStr, WholeContent};
 
 /// A fault of the server.
-fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
+pub(super) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
     Fault::by_client(code, text, method).into()
 }
 
-impl Connection {
-    pub(super) fn receive(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), Error> {
-        match (frame.kind(), frame.channel()) {
-            (FrameKind::Heartbeat, _) => Ok(()),
-            (FrameKind::ProtocolHeader, _) => {
-                let header =
-                    ProtocolHeader::from_octets(frame.payload()).unwrap_or(ProtocolHeader::AMQP_0_9_1);
-                Err(Error::UnsupportedProtocol(header))
-            }
-            (FrameKind::Method, 0) => {
-                let method = Method::decode(frame.payload()).map_err(Fault::from)?;
-                self.receive_on_connection(now, method)
-            }
-            (FrameKind::Header | FrameKind::Body, 0) => {
-                Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content on channel 0", MethodId::NONE))
-            }
-            (kind, _) if matches!(self.state, State::Closing) => {
-                if kind == FrameKind::Method {
-                    self.tell_refusal(frame.payload());
-                }
-                Ok(())
-            }
-            (_, number) if matches!(self.state, State::Handshake(_)) => {
-                let text = format!("a frame on channel {number} before the connection was open");
-                Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
-            }
-            (_, number) => self.receive_on_channel(number, frame),
-        }
-    }
-
-    /// Reports a channel that the server closes while the connection is being closed. The close is
-    /// not answered, but it may be the only report about publishes without confirms.
-    fn tell_refusal(&mut self, payload: &[u8]) {
-        if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
-            self.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
-        }
-    }
-
-    fn receive_on_connection(&mut self, now: Instant, method: Method<'_>) -> Result<(), Error> {
-        let id = method.id();
-        match method {
-            Method::Connection(methods::Method::Close(close)) => self.server_closes(close),
-            Method::Connection(methods::Method::CloseOk(_)) if matches!(self.state, State::Closing) => {
-                self.end_closing(Ok(()));
-            }
-            _ if matches!(self.state, State::Closing) => {}
-            method if matches!(self.state, State::Handshake(_)) => self.shake_hands(now, method),
-            Method::Connection(methods::Method::Blocked(blocked)) => {
-                let reason = blocked.reason.to_str_lossy();
-                self.blocked = Some(reason.as_ref().into());
-                self.notices.tell(&Notice::Blocked(reason.into()));
-            }
-            Method::Connection(methods::Method::Unblocked(_)) => {
-                self.blocked = None;
-                self.last_progress = now;
-                self.notices.tell(&Notice::Unblocked);
-            }
-            Method::Connection(methods::Method::UpdateSecretOk(_)) if !self.updating_secret.is_empty() => {
-                if let Some(promise) = self.updating_secret.pop_front() {
-                    self.answer(promise, Ok(Reply::Done));
-                }
-            }
-            Method::Connection(_) => {
-                return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
-            }
-            _ => return Err(broken(ReplyCode::CHANNEL_ERROR, "a channel's method on channel 0", id)),
-        }
-        Ok(())
-    }
-
-    fn shake_hands(&mut self, now: Instant, method: Method<'_>) {
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
-        self.attention = true;
-        match handshake.handle(method, &self.options, &mut self.out) {
-            // There is no common ground yet on which to tell the server (spec 2.2.4).
-            Err(error) => self.abort(error),
-            Ok(step) => self.step(now, step),
-        }
-    }
-
-    /// Something that is to be run for the login, where no lock is held: the user's own code. What comes of it is for
-    /// [`handle_login`](Self::handle_login). There is something only with
-    /// [`Options::credentials_from`](crate::Options::credentials_from) or
-    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after [`handle_input`](Self::handle_input).
-    pub fn poll_login(&mut self) -> Option<LoginStep> {
-        if let State::Handshake(handshake) = &mut self.state { handshake.poll_login() } else { None }
-    }
-
-    /// Takes in what came of a [`LoginStep`].
-    pub fn handle_login(&mut self, outcome: LoginOutcome) {
-        // Its time may be over, or somebody has closed.
-        if !matches!(self.state, State::Handshake(_)) {
-            return;
-        }
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
-        self.attention = true;
-        match handshake.handle_login(outcome, &self.options, &mut self.out) {
-            Err(error) => self.abort(error),
-            Ok(handshake) => self.state = State::Handshake(handshake),
-        }
-    }
-
-    fn step(&mut self, now: Instant, step: Step) {
-        match step {
-            Step::Next(handshake) => self.state = State::Handshake(handshake),
-            Step::Tuned(handshake) => {
-                self.frame_max = handshake.limits.frame_max;
-                self.channels.set_max(handshake.limits.channel_max);
-                self.heartbeat.agreed(handshake.limits.heartbeat, now);
-                self.username = handshake.username.clone();
-                self.state = State::Handshake(Handshake::OpenOk(handshake));
-            }
-            Step::Open(server) => {
-                self.server = server;
-                self.heartbeat.watch(now);
-                self.restore();
-            }
-        }
-    }
-
-    fn receive_on_channel(&mut self, number: u16, mut frame: Frame<'_>) -> Result<(), Error> {
-        let most = self.options.limits.message_size;
-        let Some(channel) = self.channels.get_mut(number) else {
+impl Session {
+    pub(in crate::machine) fn receive_on_channel(
+        &mut self,
+        number: u16,
+        mut frame: Frame<'_>,
+    ) -> Result<(), Error> {
+        let most = self.cx.options.limits.message_size;
+        let Some(channel) = self.cx.channels.get_mut(number) else {
             // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may still come.
-            if self.channels.was_closed_by_server(number) {
+            if self.cx.channels.was_closed_by_server(number) {
                 return Ok(());
             }
             let text = format!("a frame on channel {number}, which is not open");
@@ -186,53 +69,61 @@ impl Connection {
         };
         let before = assembly.size();
         let is_whole = match frame.kind() {
-            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.spare),
+            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.cx.spare),
             _ => assembly.body(frame),
         };
         let after = assembly.size();
         if matches!(is_whole, Ok(true))
             && let Some(mut assembly) = channel.assembly.take()
         {
-            self.channels.resize_partial(before, 0);
+            self.cx.channels.resize_partial(before, 0);
             let message = assembly.finish();
             return self.receive_message(number, assembly.purpose, message);
         }
-        self.channels.resize_partial(before, after);
+        self.cx.channels.resize_partial(before, after);
         is_whole?;
-        self.channels.bound_partial(self.options.limits.buffered_octets);
+        self.cx.channels.bound_partial(self.cx.options.limits.buffered_octets);
         Ok(())
     }
 
     /// "Discard all received methods except Close and Close-OK" (1.5.2.5).
-    fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
+    pub(in crate::machine) fn receive_on_closing(
+        &mut self,
+        number: u16,
+        frame: &Frame<'_>,
+    ) -> Result<(), Error> {
         if frame.kind() != FrameKind::Method {
             return Ok(());
         }
         match Method::decode(frame.payload()).map_err(Fault::from)? {
             Method::Channel(channels::Method::CloseOk(_)) => {
-                self.channels.remove(number);
-                self.publishers.has_left(number);
+                self.cx.channels.remove(number);
+                self.publishing.publishers.has_left(number);
             }
             Method::Channel(channels::Method::Close(close)) => {
-                let channel = self.channels.get_mut(number);
+                let channel = self.cx.channels.get_mut(number);
                 let channel = channel.filter(|channel| !channel.close_answered);
                 if let Some(channel) = channel {
                     channel.close_answered = true;
                     let awaited = std::mem::take(&mut channel.awaited);
-                    self.write(number, &channels::CloseOk {});
+                    self.cx.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
                     // The request timed out, and the cause of the error may be gone.
-                    self.answer_awaited(None, awaited, &error);
+                    self.cx.answer_awaited(None, awaited, &error);
                     // What was published without a confirm may be what it is about.
-                    self.notices.tell(&Notice::ChannelClosed(error));
+                    self.cx.notices.tell(&Notice::ChannelClosed(error));
                 }
             }
-            reply => self.absorb_late_reply(number, &reply),
+            reply => self.cx.absorb_late_reply(number, &reply),
         }
         Ok(())
     }
 
-    fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    pub(in crate::machine) fn receive_method(
+        &mut self,
+        number: u16,
+        method: Method<'_>,
+    ) -> Result<(), Error> {
         let id = method.id();
         match method {
             Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
@@ -247,15 +138,17 @@ impl Connection {
             Method::Basic(basic::Method::Nack(nack)) => {
                 self.receive_confirm(number, nack.delivery_tag, nack.multiple, false, id)?;
             }
-            Method::Basic(basic::Method::Cancel(cancel)) => self.server_cancels(number, cancel),
-            Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close),
+            Method::Basic(basic::Method::Cancel(cancel)) => {
+                self.consuming.server_cancels(&mut self.cx, number, cancel)
+            }
+            Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close)?,
             Method::Channel(channels::Method::Flow(flow)) => {
-                if let Some((exchange, kind)) = self.publishers.flow(number, flow.active) {
-                    self.held.retry(exchange, kind);
+                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active) {
+                    self.publishing.held.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = flow.active;
                 }
-                self.write(number, &channels::FlowOk { active: flow.active });
+                self.cx.write(number, &channels::FlowOk { active: flow.active });
             }
             method => self.receive_reply(number, method)?,
         }
@@ -264,13 +157,13 @@ impl Connection {
 
     /// A delivery, with its content if that is there already.
     #[inline]
-    fn receive_deliver(
+    pub(in crate::machine) fn receive_deliver(
         &mut self,
         number: u16,
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
     ) -> Result<(), Error> {
-        let recipient = self.recipient(number, deliver.consumer_tag);
+        let recipient = self.consuming.recipient(&self.cx, number, deliver.consumer_tag);
         let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
         match content {
             Some(content) => {
@@ -287,7 +180,7 @@ impl Connection {
 
     /// Handles a whole delivery: a reply to a call, or one for a consumer.
     #[inline]
-    fn receive_delivery(
+    pub(in crate::machine) fn receive_delivery(
         &mut self,
         number: u16,
         recipient: Option<Recipient>,
@@ -295,27 +188,27 @@ impl Connection {
         redelivered: bool,
         message: Message,
     ) -> Result<(), Error> {
-        if recipient.is_none() && self.publishers.is_called_on(number) {
-            self.reply(number, message);
+        if recipient.is_none() && self.publishing.publishers.is_called_on(number) {
+            self.publishing.reply(&mut self.cx, number, message);
             return Ok(());
         }
-        self.deliver(number, recipient, tag, redelivered, message)
+        self.consuming.deliver(&mut self.cx, number, recipient, tag, redelivered, message)
     }
 
     #[inline]
-    fn begin_content(
+    pub(in crate::machine) fn begin_content(
         &mut self,
         number: u16,
         purpose: Purpose,
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
     ) {
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.assembly = Some(Assembly::new(purpose, exchange, routing_key, &mut self.spare));
+        if let Some(channel) = self.cx.channels.get_mut(number) {
+            channel.assembly = Some(Assembly::new(purpose, exchange, routing_key, &mut self.cx.spare));
         }
     }
 
-    fn receive_confirm(
+    pub(in crate::machine) fn receive_confirm(
         &mut self,
         number: u16,
         tag: u64,
@@ -323,17 +216,21 @@ impl Connection {
         accepted: bool,
         id: MethodId,
     ) -> Result<(), Error> {
-        let awaited = self.channels.get(number).and_then(|channel| channel.awaited.front());
+        let awaited = self.cx.channels.get(number).and_then(|channel| channel.awaited.front());
         let selecting = matches!(awaited, Some(Awaited::Nothing(_)));
-        if !selecting && self.confirm(number, tag, multiple, accepted) {
+        if !selecting && self.publishing.confirm(&mut self.cx, number, tag, multiple, accepted) {
             return Ok(());
         }
         let text = format!("a confirm of publish {tag}, which waits for none");
         Err(broken(ReplyCode::COMMAND_INVALID, text, id))
     }
 
-    fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
-        let awaited = self.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
+    pub(in crate::machine) fn receive_got(
+        &mut self,
+        number: u16,
+        got: &basic::GetOk<'_>,
+    ) -> Result<(), Error> {
+        let awaited = self.cx.channels.get_mut(number).and_then(|channel| channel.awaited.pop_front());
         let Some(Awaited::Get { request, no_ack }) = awaited else {
             return Err(broken(
                 ReplyCode::COMMAND_INVALID,
@@ -347,7 +244,12 @@ impl Connection {
         Ok(())
     }
 
-    fn receive_message(&mut self, number: u16, purpose: Purpose, message: Message) -> Result<(), Error> {
+    pub(in crate::machine) fn receive_message(
+        &mut self,
+        number: u16,
+        purpose: Purpose,
+        message: Message,
+    ) -> Result<(), Error> {
         match purpose {
             Purpose::Deliver { recipient, tag, redelivered } => {
                 self.receive_delivery(number, recipient, tag, redelivered, message)
@@ -356,10 +258,10 @@ impl Connection {
                 self.got(number, request.promise, no_ack, tag, redelivered, message_count, message)
             }
             Purpose::Returned { code, text } => {
-                if self.publishers.on(number).is_some() {
-                    self.returned(number, code, &text, message);
+                if self.publishing.publishers.on(number).is_some() {
+                    self.publishing.returned(&mut self.cx, number, code, &text, message);
                 } else {
-                    self.returned_in_transaction(number, code, &text, message);
+                    self.transactions.returned_in_transaction(number, code, &text, message);
                 }
                 Ok(())
             }
@@ -367,7 +269,7 @@ impl Connection {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a purpose")]
-    fn got(
+    pub(in crate::machine) fn got(
         &mut self,
         number: u16,
         promise: PromiseId,
@@ -377,13 +279,9 @@ impl Connection {
         message_count: u32,
         message: Message,
     ) -> Result<(), Error> {
-        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
         if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(broken(
-                ReplyCode::COMMAND_INVALID,
-                "a delivery tag used again",
-                basic::GetOk::ID,
-            ));
+            return Err(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
         }
         let incarnation = channel.incarnation;
         let delivered = Delivered {
@@ -394,18 +292,18 @@ impl Connection {
             source: 0,
             channel: number,
             incarnation,
-            epoch: self.epoch,
+            epoch: self.cx.epoch,
             by_offset: false,
         };
         // The channel first, because an answer that nobody wants settles the message at once.
-        self.release(number);
-        self.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
+        self.cx.release(number);
+        self.cx.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
         Ok(())
     }
 
-    fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    pub(in crate::machine) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
-        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
         let of_tag = match method {
             Method::Basic(basic::Method::ConsumeOk(ok)) => Some(ok.consumer_tag),
             Method::Basic(basic::Method::CancelOk(ok)) => Some(ok.consumer_tag),
@@ -424,84 +322,67 @@ impl Connection {
         match awaited {
             Awaited::Nothing(_) => {}
             Awaited::Proof(_) => {
-                if let Some(publisher) = self.publishers.on(number) {
+                if let Some(publisher) = self.publishing.publishers.on(number) {
                     publisher.is_proven = true;
                 }
             }
             Awaited::Request(request) => {
-                self.note(&request, &method);
-                self.answer(request.promise, Ok(Self::reply_of(method)));
+                self.cx.note(&request, &method);
+                self.cx.answer(request.promise, Ok(Context::reply_of(method)));
             }
             Awaited::Qos { resize: Resize { promise, .. }, .. } | Awaited::Recover { promise, .. } => {
-                self.answer(promise, Ok(Reply::Done));
+                self.cx.answer(promise, Ok(Reply::Done));
             }
-            Awaited::Restored(_) => self.step_done(&method),
-            Awaited::Get { request, .. } => self.answer(request.promise, Ok(Reply::Delivery(None))),
+            Awaited::Restored(_) => self.recovery.step_done(&mut self.cx, &method),
+            Awaited::Get { request, .. } => self.cx.answer(request.promise, Ok(Reply::Delivery(None))),
             Awaited::Consume { consumer, tag, resized, .. } => {
                 let resized = resized.map(|resize| resize.promise);
-                self.consume_ok(number, consumer, (tag, of_tag.unwrap_or_default()), resized);
+                self.consuming.consume_ok(
+                    &mut self.cx,
+                    number,
+                    consumer,
+                    (tag, of_tag.unwrap_or_default()),
+                    resized,
+                );
+                if self.cx.stage == Stage::Restoring {
+                    self.recovery.restore_deadline = Deadline::In(self.cx.options.deadlines.request);
+                }
             }
-            Awaited::Cancel { consumer, tag, .. } => self.cancel_ok(consumer, tag),
-            Awaited::Transaction { id, .. } => self.transaction_replied(id),
+            Awaited::Cancel { consumer, tag, .. } => self.consuming.cancel_ok(&mut self.cx, consumer, tag),
+            Awaited::Transaction { id, .. } => self.transactions.transaction_replied(&mut self.cx, id),
         }
-        self.release(number);
+        self.cx.release(number);
         Ok(())
     }
 
     /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
-    fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) {
-        self.write(number, &channels::CloseOk {});
-        let Some(mut channel) = self.channels.remove_closed_by_server(number) else { return };
+    pub(in crate::machine) fn channel_closed(
+        &mut self,
+        number: u16,
+        close: channels::Close<'_>,
+    ) -> Result<(), Error> {
+        self.cx.write(number, &channels::CloseOk {});
+        let Some(mut channel) = self.cx.channels.remove_closed_by_server(number) else { return Ok(()) };
+        let mut outcome = Ok(());
         let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.awaited);
-        self.answer_awaited(channel.assembly.take(), awaited, &error);
+        self.cx.answer_awaited(channel.assembly.take(), awaited, &error);
         if let Some(consumer) = channel.consumer.take() {
-            self.consumer_closed(consumer, &error);
+            self.recovery.consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
         }
-        self.publisher_closed(number, &error);
-        self.transaction_closed(number, &error);
+        self.publishing.publisher_closed(&mut self.cx, number, &error);
+        self.transactions.transaction_closed(&mut self.cx, number, &error);
         if channel.role == Role::Restore {
-            self.step_failed(&error);
+            outcome = self.recovery.step_failed(&mut self.cx, &error);
         }
-        self.notices.tell(&Notice::ChannelClosed(error));
-        self.attention = true;
-    }
-
-    /// Answers those who waited for something on a channel that has no more to say.
-    pub(super) fn answer_awaited(
-        &mut self,
-        assembly: Option<Assembly>,
-        awaited: VecDeque<Awaited>,
-        error: &Error,
-    ) {
-        if let Some(assembly) = assembly
-            && let Purpose::Got { request, .. } = assembly.purpose
-        {
-            self.answer(request.promise, Err(error.clone()));
-        }
-        for awaited in awaited {
-            match awaited {
-                Awaited::Request(request) | Awaited::Get { request, .. } => {
-                    self.note_refusal(&request, error);
-                    self.answer(request.promise, Err(error.clone()));
-                }
-                Awaited::Qos { resize: Resize { promise, .. }, .. }
-                | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
-                | Awaited::Recover { promise, .. } => self.answer(promise, Err(error.clone())),
-                // Those of a consumer or a transaction are answered when it ends.
-                Awaited::Consume { .. }
-                | Awaited::Cancel { .. }
-                | Awaited::Transaction { .. }
-                | Awaited::Restored(_)
-                | Awaited::Nothing(_)
-                | Awaited::Proof(_) => {}
-            }
-        }
+        self.cx.notices.tell(&Notice::ChannelClosed(error));
+        self.cx.attention = true;
+        outcome
     }
 }
 
 /// What the server closes a channel over.
-fn fault_of(close: &channels::Close<'_>) -> Fault {
+pub(super) fn fault_of(close: &channels::Close<'_>) -> Fault {
     let method = MethodId { class: close.class_id, method: close.method_id };
     Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
 }

@@ -1,14 +1,18 @@
 //! Requests over pooled channels, one at a time on each.
 
-use super::Connection;
+use super::blaming::Blame;
+use super::context::Context;
+use super::publishing::Publishing;
+use crate::error::Broken;
 use crate::error::Error;
+use crate::machine::PromiseId;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::channels::RoomToHold;
 use crate::machine::requested::WaitingRequest;
-use crate::machine::{PromiseId, Queue, Reply};
 use crate::protocol::frame::OVERHEAD;
-use crate::protocol::method::{Encode, MethodInfo, basic, channel as methods, exchange, queue};
-use crate::protocol::{EncodeError, Method, MethodId, ReplyCode, ShortStr};
+use crate::protocol::method::{Encode, MethodInfo, basic, exchange, queue};
+use crate::protocol::{EncodeError, Method, MethodId, ShortStr};
+use std::collections::VecDeque;
 
 /// Whether a method wants no reply, so that nobody would know when its channel is free again.
 fn is_nowait(method: &Method<'_>) -> bool {
@@ -59,27 +63,47 @@ pub(super) fn info(id: MethodId) -> Result<&'static MethodInfo, Error> {
     id.info().map(|(_, method)| method).ok_or_else(|| Error::invalid("method", id))
 }
 
-impl Connection {
-    /// Whether another request would be accepted.
-    #[must_use]
-    pub fn has_room_to_request(&self) -> bool {
-        let limits = &self.options.limits;
-        let pending = self.requests.len() + self.consumes.len() + self.transactions.waiting.len();
-        pending + self.promises.requests() < limits.requests
-            && self.request_octets + self.out.len() + self.in_hand < limits.outgoing_octets
+/// The requests that wait for a channel of the pool.
+#[derive(Debug, Default)]
+pub(in crate::machine) struct Requests {
+    pub(in crate::machine) queue: VecDeque<WaitingRequest>,
+}
+
+impl Requests {
+    /// A request that was sent and not answered is asked again when that can't do anything twice.
+    pub(in crate::machine) fn ask_again(
+        &mut self,
+        cx: &mut Context,
+        mut request: WaitingRequest,
+        error: &Error,
+        blame: &Blame,
+        again: &mut Vec<WaitingRequest>,
+    ) {
+        if !blame.is_on(request.promise) {
+            cx.forget_what_may_be_gone(&request);
+        }
+        if request.in_transaction || blame.is_on(request.promise) {
+            cx.answer(request.promise, Err(error.clone()));
+        } else if !cx.promises.is_waiting(request.promise) {
+        } else if request.is_repeatable() {
+            request.is_suspected |= blame.suspects(request.promise);
+            // The names that they have now are not those that they will have.
+            again.push(cx.with_original_names(request));
+        } else {
+            cx.answer(
+                request.promise,
+                Err(Error::ConnectionBroken(Broken::OutcomeUnknown(error.clone().into()))),
+            );
+        }
     }
 
     /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
-    /// does not fit into a frame, or the queue name is empty.
-    pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
+    pub(in crate::machine) fn request<'a>(
+        &mut self,
+        cx: &mut Context,
+        method: impl Into<Method<'a>>,
+    ) -> Result<PromiseId, Error> {
         let method = method.into();
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
         let info = info(method.id())?;
         queue_of(&method).map_or(Ok(()), check_queue_name)?;
         match method {
@@ -87,142 +111,90 @@ impl Connection {
             Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {}
             _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
         }
-        let request = WaitingRequest::new(self.promises.nobody(), info, &method);
+        let request = WaitingRequest::new(cx.promises.nobody(), info, &method);
         let octets = request.payload.len() + OVERHEAD as usize;
-        if octets > self.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge { octets, limit: self.frame_max }.into());
+        if octets > cx.frame_max as usize {
+            return Err(EncodeError::FrameTooLarge { octets, limit: cx.frame_max }.into());
         }
-        let promise = self.timed_promise();
-        self.request_octets += request.payload.len();
-        self.requests.push_back(WaitingRequest { promise, ..request });
-        self.attention = true;
-        self.proceed();
+        let promise = cx.timed_promise();
+        cx.request_octets += request.payload.len();
+        self.queue.push_back(WaitingRequest { promise, ..request });
+        cx.attention = true;
         Ok(promise)
     }
 
     /// Starts the requests for which there are channels.
-    pub(super) fn start_requests(&mut self) {
-        while let Some(request) = self.requests.front() {
-            if request.is_suspected && self.is_trying() {
+    pub(in crate::machine) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
+        while let Some(request) = self.queue.front() {
+            if request.is_suspected && cx.is_trying() {
                 return;
             }
             let is_held = request.is_get_to_settle();
             // A request whose deadline has passed is not sent.
-            let is_waiting = self.promises.is_waiting(request.promise);
-            let room = if is_held { self.channels.room_to_hold() } else { RoomToHold::Yes };
+            let is_waiting = cx.promises.is_waiting(request.promise);
+            let room = if is_held { cx.channels.room_to_hold() } else { RoomToHold::Yes };
             let number = match room {
                 _ if !is_waiting => None,
                 RoomToHold::No => None,
                 RoomToHold::Later => return,
                 RoomToHold::Yes => {
-                    let Some(number) = self.pooled_channel() else { return };
+                    let Some(number) = self.pooled_channel(cx, publishing) else { return };
                     Some(number)
                 }
             };
-            let Some(request) = self.requests.pop_front() else { return };
-            self.request_octets -= request.payload.len();
+            let Some(request) = self.queue.pop_front() else { return };
+            cx.request_octets -= request.payload.len();
             let Some(number) = number else {
-                self.answer(request.promise, Err(Error::ChannelLimit));
+                cx.answer(request.promise, Err(Error::ChannelLimit));
                 continue;
             };
             if is_held {
-                self.channels.set_role(number, Role::Get);
+                cx.channels.set_role(number, Role::Get);
             }
             if request.is_suspected {
-                self.trial = Some(request.promise);
+                cx.trial = Some(request.promise);
             }
-            let request = self.with_current_names(request);
-            match self.out.method(number, self.frame_max, &request) {
-                Ok(()) => self.await_reply(number, Awaited::of(request)),
+            let request = cx.with_current_names(request);
+            match cx.out.method(number, cx.frame_max, &request) {
+                Ok(()) => cx.await_reply(number, Awaited::of(request)),
                 Err(error) => {
-                    self.channels.put_idle(number);
-                    self.answer(request.promise, Err(error.into()));
+                    cx.channels.put_idle(number);
+                    cx.answer(request.promise, Err(error.into()));
                 }
             }
         }
     }
 
     /// A channel for one request.
-    fn pooled_channel(&mut self) -> Option<u16> {
-        if let Some(number) = self.channels.take_idle(Role::Request) {
+    pub(in crate::machine) fn pooled_channel(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+    ) -> Option<u16> {
+        if let Some(number) = cx.channels.take_idle(Role::Request) {
             return Some(number);
         }
-        if self.channels.may_pool(usize::from(self.options.limits.request_channels.max(1)))
-            && let Some(number) = self.open_channel(Role::Request)
+        if cx.channels.may_pool(usize::from(cx.options.limits.request_channels.max(1)))
+            && let Some(number) = cx.open_channel(Role::Request)
         {
             return Some(number);
         }
-        if !self.channels.has_room(Role::Request) {
-            self.make_room();
+        if !cx.channels.has_room(Role::Request) {
+            publishing.make_room(cx);
         }
         None
     }
 
-    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing after the other.
-    pub(super) fn open_channel(&mut self, role: Role) -> Option<u16> {
-        let number = self.channels.add(role)?;
-        self.write(number, &methods::Open {});
-        if let Ok(method) = info(methods::Open::ID) {
-            self.await_reply(number, Awaited::Nothing(method));
-        }
-        Some(number)
-    }
-
-    pub(super) fn await_reply(&mut self, number: u16, awaited: Awaited) {
-        if let Some(channel) = self.channels.get_mut(number) {
-            channel.awaited.push_back(awaited);
-        }
-    }
-
-    /// Writes a method that fits into the smallest frame there is.
-    pub(super) fn write(&mut self, channel: u16, method: &impl Encode) {
-        let written = self.out.method(channel, self.frame_max, method);
-        debug_assert!(written.is_ok(), "{written:?}");
-        self.attention = true;
-    }
-
-    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
-    pub(super) fn release(&mut self, number: u16) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if !matches!(channel.role, Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending)
-        {
-            return;
-        }
-        if channel.unsettled.unwanted() > 0 && channel.strays == 0 && !channel.is_consumer_changing() {
-            self.return_unwanted(number);
-        }
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if !channel.is_at_rest() {
-            if channel.awaited.is_empty() && channel.consumer.is_none() {
-                self.channels.set_role(number, Role::Settling);
-                self.may_start = true;
-            }
-        } else {
-            self.may_start = true;
-            let keeps = !channel.shares_prefetch_count
-                && channel.strays == 0
-                && !channel.is_suspect
-                && self.channels.idle() < usize::from(self.options.limits.request_channels);
-            // Before anything else on the channel, which may fail and take the channel with it.
-            self.flush_channel_acks(number);
-            if keeps {
-                self.channels.put_idle(number);
-            } else {
-                self.close_channel(number);
-            }
-        }
-    }
-
     /// Closes the channels of requests that timed out, so that the pool can replace them. A
     /// transaction whose get timed out fails.
-    pub(super) fn close_overdue(&mut self) {
-        let promises = &self.promises;
-        let (mut busy, mut overdue) = (self.channels.busy(), Vec::new());
-        for number in self.channels.numbers() {
+    pub(in crate::machine) fn close_overdue(&mut self, cx: &mut Context) {
+        let promises = &cx.promises;
+        let (mut busy, mut overdue) = (cx.channels.busy(), Vec::new());
+        for number in cx.channels.numbers() {
             if busy == 0 {
                 break;
             }
-            let Some(channel) = self.channels.get(number) else { continue };
+            let Some(channel) = cx.channels.get(number) else { continue };
             if matches!(channel.role, Role::Request | Role::Get) {
                 busy -= 1;
                 if channel.requests().any(|request| !promises.is_waiting(request.promise)) {
@@ -231,49 +203,26 @@ impl Connection {
             }
         }
         for number in overdue {
-            self.channels.take_assembly(number);
-            self.close_channel(number);
-            self.channels.set_role(number, Role::Overdue);
-        }
-        self.fail_overdue_transactions();
-    }
-
-    /// Handles a late reply, on a closed channel, to a request that timed out.
-    pub(super) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if channel.awaited.front().is_none_or(|awaited| !awaited.is_answered_by(reply.id(), None)) {
-            return;
-        }
-        if let Some(Awaited::Request(request)) = channel.awaited.pop_front() {
-            self.note(&request, reply);
+            cx.channels.take_assembly(number);
+            cx.close_channel(number);
+            cx.channels.set_role(number, Role::Overdue);
         }
     }
+}
 
-    /// Closes a channel that is not needed any more. Its number is free when the server has answered.
-    pub(super) fn close_channel(&mut self, number: u16) {
-        self.write(
-            number,
-            &methods::Close {
-                reply_code: ReplyCode::REPLY_SUCCESS.value(),
-                reply_text: ShortStr::EMPTY,
-                class_id: MethodId::NONE.class,
-                method_id: MethodId::NONE.method,
-            },
-        );
-        self.channels.set_role(number, Role::Closing);
-    }
-
-    /// What a promise is answered with when its reply carries nothing else.
-    pub(super) fn reply_of(method: Method<'_>) -> Reply {
-        match method {
-            Method::Queue(queue::Method::DeclareOk(ok)) => Reply::Queue(Box::new(Queue {
-                name: ok.queue.to_str_lossy().into_owned(),
-                message_count: ok.message_count,
-                consumer_count: ok.consumer_count,
-            })),
-            Method::Queue(queue::Method::PurgeOk(ok)) => Reply::Count(ok.message_count),
-            Method::Queue(queue::Method::DeleteOk(ok)) => Reply::Count(ok.message_count),
-            _ => Reply::Done,
+impl WaitingRequest {
+    /// Whether it may be carried out twice: the second time changes nothing, and the answer is the same.
+    fn is_repeatable(&self) -> bool {
+        match self.method() {
+            Some(Method::Exchange(exchange::Method::Delete(_)) | Method::Queue(queue::Method::Delete(_))) => {
+                false
+            }
+            Some(Method::Queue(queue::Method::Purge(_))) => false,
+            // Another queue would be made, and the first be nobody's.
+            Some(Method::Queue(queue::Method::Declare(it))) => !it.queue.is_empty() || it.exclusive,
+            Some(Method::Basic(basic::Method::Get(it))) => !it.no_ack,
+            Some(_) => true,
+            None => false,
         }
     }
 }

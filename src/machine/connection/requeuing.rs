@@ -7,7 +7,8 @@
 //! unsettled until `cancel-ok`, and then as few `basic.nack` as possible settle them. Since 4.3,
 //! RabbitMQ counts a `basic.reject` as a failed delivery, but not a `basic.nack`.
 
-use super::Connection;
+use super::consuming::Consuming;
+use super::context::Context;
 use crate::error::{Error, Fault};
 use crate::machine::channel::Role;
 use crate::machine::content::Delivered;
@@ -22,27 +23,15 @@ const MOST_UNWANTED: usize = 1 << 16;
 /// The number of stray deliveries on a channel after which the broker is considered faulty.
 const MOST_STRAYS: u32 = 1 << 12;
 
-impl Connection {
-    /// Returns a delivery that the program does not receive to its queue, once the broker has
-    /// confirmed the cancel of its consumer.
-    ///
-    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
-    /// delivery that needs no ack is lost.
-    pub fn return_later(&mut self, delivered: &Delivered) {
-        self.set_unwanted(delivered);
-        if self.may_start {
-            self.proceed();
-        }
-    }
-
-    fn set_unwanted(&mut self, delivered: &Delivered) {
+impl Consuming {
+    pub(in crate::machine) fn set_unwanted(&mut self, cx: &mut Context, delivered: &Delivered) {
         if delivered.is_settled() {
             return;
         }
         if delivered.is_of_stream() {
             // A stream does not take messages back.
-            let _ = self.settle_delivery(delivered, Settle::Reject { requeue: true });
-        } else if let Some(channel) = self.channels.get_mut(delivered.channel)
+            let _ = self.settle_delivery(cx, delivered, Settle::Reject { requeue: true });
+        } else if let Some(channel) = cx.channels.get_mut(delivered.channel)
             && channel.incarnation == delivered.incarnation
         {
             channel.unsettled.set_unwanted(delivered.tag);
@@ -51,26 +40,30 @@ impl Connection {
 
     /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
     /// reject as a failed delivery.
-    pub(super) fn return_got(&mut self, delivered: &Delivered) {
-        let _ = self.settle_delivery(delivered, Settle::Nack { multiple: false, requeue: true });
+    pub(in crate::machine) fn return_got(&mut self, cx: &mut Context, delivered: &Delivered) {
+        let _ = self.settle_delivery(cx, delivered, Settle::Nack { multiple: false, requeue: true });
     }
 
     /// Returns the buffered deliveries of a consumer in the same way.
-    pub(super) fn return_buffered(&mut self, id: ConsumerId) {
+    pub(in crate::machine) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
         for delivered in self.consumers.take_all(id) {
-            self.set_unwanted(&delivered);
+            self.set_unwanted(cx, &delivered);
         }
     }
 
     /// Handles a delivery for a consumer that is being cancelled or does not exist.
     #[cold]
-    pub(super) fn receive_unwanted(&mut self, delivered: &Delivered) -> Result<(), Error> {
-        self.set_unwanted(delivered);
+    pub(in crate::machine) fn receive_unwanted(
+        &mut self,
+        cx: &mut Context,
+        delivered: &Delivered,
+    ) -> Result<(), Error> {
+        self.set_unwanted(cx, delivered);
         let number = delivered.channel;
-        let Some(channel) = self.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = cx.channels.get_mut(number) else { return Ok(()) };
         if channel.is_consumer_changing() {
             if channel.unsettled.unwanted() > MOST_UNWANTED {
-                self.return_unwanted(number);
+                cx.return_unwanted(number);
             }
             return Ok(());
         }
@@ -83,24 +76,10 @@ impl Connection {
             return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into());
         }
         if channel.role == Role::Idle {
-            self.channels.leave_pool(number);
-            self.channels.set_role(number, Role::Settling);
+            cx.channels.leave_pool(number);
+            cx.channels.set_role(number, Role::Settling);
         }
-        self.release(number);
+        cx.release(number);
         Ok(())
-    }
-
-    /// Returns the unwanted deliveries of a channel to their queues.
-    pub(super) fn return_unwanted(&mut self, number: u16) {
-        // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
-        // written.
-        self.flush_channel_acks(number);
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        let (out, frame_max) = (&mut self.out, self.frame_max);
-        channel.unsettled.return_unwanted(|delivery_tag, multiple| {
-            // A nack fits into any frame.
-            let _ = out.method(number, frame_max, &basic::Nack { delivery_tag, multiple, requeue: true });
-        });
-        self.attention = true;
     }
 }

@@ -15,16 +15,19 @@ impl Connection {
         match self.state {
             _ if self.drain_deadline.has_passed(now) => self.expire_draining(),
             State::Handshake(_) if self.handshake_deadline <= now => {
-                self.lose(Error::Timeout { what: "the handshake", after: self.options.deadlines.handshake });
+                self.lose(Error::Timeout {
+                    what: "the handshake",
+                    after: self.session.cx.options.deadlines.handshake,
+                });
             }
             State::Restoring if self.restores_for_too_long(now) => {
-                let after = self.options.deadlines.request;
+                let after = self.session.cx.options.deadlines.request;
                 self.lose(Error::Timeout { what: "recovering", after });
             }
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
                 self.end_closing(Err(Error::Timeout {
                     what: "closing",
-                    after: self.options.deadlines.close,
+                    after: self.session.cx.options.deadlines.close,
                 }));
             }
             _ => {}
@@ -33,17 +36,17 @@ impl Connection {
             return;
         }
         self.expire_down(now);
-        if let Some(restoration) = &mut self.restoration
+        if let Some(restoration) = &mut self.session.recovery.restoration
             && restoration.handle_timeout(now)
         {
-            self.go_on_restoring();
+            self.session.recovery.go_on_restoring(&mut self.session.cx);
         }
         match self.state {
             State::Down(_) => {
                 self.expire(now);
                 return;
             }
-            State::Open => self.resubscription.handle_timeout(now),
+            State::Open => self.session.consuming.resubscription.handle_timeout(now),
             _ => {}
         }
         if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
@@ -52,48 +55,53 @@ impl Connection {
             self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
         }
         self.expire(now);
-        self.expire_pause(now);
+        if self.session.consuming.expire_pause(&mut self.session.cx, now) {
+            self.resume_reading();
+        }
         self.proceed();
     }
 
     /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
     fn waits_for_answers(&self) -> bool {
-        matches!(self.state, State::Restoring) && self.reading.is_on()
+        matches!(self.state, State::Restoring) && self.session.consuming.reading.is_on()
     }
 
     fn restores_for_too_long(&self, now: Instant) -> bool {
-        self.waits_for_answers() && self.restore_deadline.has_passed(now)
+        self.waits_for_answers() && self.session.recovery.restore_deadline.has_passed(now)
     }
 
     /// Answers the promises whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         let mut expired = false;
-        while let Some((promise, after)) = self.promises.expired(now) {
-            let timeout = self.timed_out("the request", after);
-            let error = self.of_unknown_outcome(promise, timeout);
-            self.answer(promise, Err(error));
+        while let Some((promise, after)) = self.session.cx.promises.expired(now) {
+            let timeout = self.session.consuming.timed_out("the request", after);
+            let error = self.session.transactions.of_unknown_outcome(promise, timeout);
+            self.session.cx.answer(promise, Err(error));
             self.count_incomplete(1);
             expired = true;
         }
         if expired {
-            self.drop_expired();
-            self.publishers.forget_answered_calls(&self.promises);
-            self.close_overdue();
+            self.session.drop_expired();
+            self.session.publishing.publishers.forget_answered_calls(&self.session.cx.promises);
+            self.session.requests.close_overdue(&mut self.session.cx);
+            self.session
+                .transactions
+                .fail_overdue_transactions(&mut self.session.cx, &mut self.session.consuming);
         }
-        let after = self.options.deadlines.request;
+        let after = self.session.cx.options.deadlines.request;
         let mut late = Vec::new();
-        self.publishers.expire(now, |promise| late.push(promise));
+        self.session.publishing.publishers.expire(now, |promise| late.push(promise));
         self.count_incomplete(late.len());
         for promise in late {
-            let timeout = self.timed_out("the confirm", after);
-            self.answer(promise, Err(Error::Unconfirmed(timeout.into())));
+            let timeout = self.session.consuming.timed_out("the confirm", after);
+            self.session.cx.answer(promise, Err(Error::Unconfirmed(timeout.into())));
         }
         self.waits.expire(now);
     }
 
     /// Begins a wait for capacity. Its timeout is that of a request.
     pub(crate) fn begin_wait(&mut self) -> Ticket {
-        self.attention = true;
+        self.session.cx.attention = true;
         self.waits.begin()
     }
 
@@ -105,7 +113,7 @@ impl Connection {
     /// Returns an error if the timeout of a wait for capacity has passed.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
-            return Err(self.timed_out(what, self.options.deadlines.request));
+            return Err(self.session.consuming.timed_out(what, self.session.cx.options.deadlines.request));
         }
         Ok(())
     }
@@ -118,8 +126,9 @@ impl Connection {
     /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
     fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let timeout = self.heartbeat.timeout()?;
-        let stalled = now.saturating_duration_since(self.last_progress);
-        (self.in_hand > 0 && self.blocked.is_none() && stalled >= 2 * timeout).then_some(stalled)
+        let stalled = now.saturating_duration_since(self.session.cx.last_progress);
+        (self.session.cx.in_hand > 0 && self.session.publishing.blocked.is_none() && stalled >= 2 * timeout)
+            .then_some(stalled)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
@@ -130,42 +139,45 @@ impl Connection {
         if matches!(self.state, State::Closed) {
             return closing;
         }
-        let asked = earlier(self.promises.deadline(), self.waits.deadline());
+        let asked = earlier(self.session.cx.promises.deadline(), self.waits.deadline());
         let of_state = match self.state {
             State::Down(_) => return earlier(self.down_deadline(), asked),
             State::Handshake(_) => Some(self.handshake_deadline),
-            State::Restoring if self.waits_for_answers() => self.restore_deadline.instant(),
-            State::Open => self.resubscription.deadline(),
+            State::Restoring if self.waits_for_answers() => self.session.recovery.restore_deadline.instant(),
+            State::Open => self.session.consuming.resubscription.deadline(),
             _ => None,
         };
-        let stall = self.heartbeat.timeout().filter(|_| self.in_hand > 0 && self.blocked.is_none());
+        let stall = self
+            .heartbeat
+            .timeout()
+            .filter(|_| self.session.cx.in_hand > 0 && self.session.publishing.blocked.is_none());
         // One after the other: iterating over an array of them took 110 instructions more, and a
         // request pays for it twice.
         let mut earliest = earlier(closing, of_state);
         earliest = earlier(earliest, asked);
         earliest = earlier(earliest, self.heartbeat.deadline(self.wants_input()));
-        earliest = earlier(earliest, stall.map(|timeout| later(self.last_progress, 2 * timeout)));
-        earliest = earlier(earliest, self.publishers.deadline());
-        earliest = earlier(earliest, self.pause_deadline());
-        earlier(earliest, self.restoration.as_ref().and_then(Restoration::deadline))
+        earliest = earlier(earliest, stall.map(|timeout| later(self.session.cx.last_progress, 2 * timeout)));
+        earliest = earlier(earliest, self.session.publishing.publishers.deadline());
+        earliest = earlier(earliest, self.session.consuming.pause_deadline(&self.session.cx));
+        earlier(earliest, self.session.recovery.restoration.as_ref().and_then(Restoration::deadline))
     }
 
     /// Starts the deadlines of what came without the time.
     pub(super) fn stamp(&mut self, now: Instant) {
-        self.now = now;
-        let timeout = self.options.deadlines.request;
-        self.promises.stamp(now);
-        self.publishers.stamp(now, timeout);
+        self.session.cx.now = now;
+        let timeout = self.session.cx.options.deadlines.request;
+        self.session.cx.promises.stamp(now);
+        self.session.publishing.publishers.stamp(now, timeout);
         self.waits.stamp(now, timeout);
         self.heartbeat.stamp(now);
         self.drain_deadline.stamp(now);
         self.close_deadline.stamp(now);
-        self.restore_deadline.stamp(now);
-        self.reading.stamp(now);
-        if let Some(restoration) = &mut self.restoration {
+        self.session.recovery.restore_deadline.stamp(now);
+        self.session.consuming.reading.stamp(now);
+        if let Some(restoration) = &mut self.session.recovery.restoration {
             restoration.stamp(now);
         }
-        self.resubscription.stamp(now);
+        self.session.consuming.resubscription.stamp(now);
         self.stamp_down(now);
     }
 }

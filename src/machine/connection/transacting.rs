@@ -2,82 +2,114 @@
 //!
 //! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the transaction mode.
 
+use super::blaming::Blame;
+use super::checking::{check_publish, publish_method};
+use super::consuming::Consuming;
+use super::context::Context;
+use super::publishing::Publishing;
 use super::requesting::{check_queue_name, info};
-use super::Connection;
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::requested::WaitingRequest;
+use crate::machine::transactions::Transactions;
 use crate::machine::transactions::{Phase, WaitingTransaction};
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
 use crate::protocol::{MethodId, Table};
 
-impl Connection {
+impl Transactions {
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    pub(in crate::machine) fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+        if self.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+    }
+
+    pub(in crate::machine) fn suspend_transactions(
+        &mut self,
+        cx: &mut Context,
+        error: &Error,
+        blame: &Blame,
+    ) {
+        for phase in self.suspend(error) {
+            match phase {
+                Phase::Starting(promise) if blame.is_on(promise) => {
+                    cx.answer(promise, Err(error.clone()));
+                }
+                Phase::Starting(promise) => {
+                    let is_suspected = blame.suspects(promise);
+                    self.waiting.push_back(WaitingTransaction { promise, is_suspected });
+                }
+                Phase::Committing(promise) => {
+                    cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                }
+                Phase::RollingBack(promise) => cx.answer(promise, Ok(Reply::Done)),
+                Phase::Open | Phase::Failed(_) => {}
+            }
+        }
+    }
+
     /// Whether another publish of a transaction would be accepted.
-    #[must_use]
-    pub fn has_room_to_transact(&self) -> bool {
-        self.out.len() + self.in_hand < self.options.limits.outgoing_octets
-            && self.may_publish()
-            && self.transactions.all_flow()
+    pub(in crate::machine) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
+        cx.out.len() + cx.in_hand < cx.options.limits.outgoing_octets
+            && publishing.may_publish(cx)
+            && self.all_flow()
     }
 
     /// Begins a transaction.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`].
-    pub fn transaction(&mut self) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
-        let promise = self.timed_promise();
-        self.transactions.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
-        self.proceed();
+    pub(in crate::machine) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
+        let promise = cx.timed_promise();
+        self.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
         Ok(promise)
     }
 
     /// Starts the transactions for which there are channels.
-    pub(super) fn start_transactions(&mut self) {
-        while let Some(&WaitingTransaction { promise, is_suspected }) = self.transactions.waiting.front() {
-            if is_suspected && self.is_trying() {
+    pub(in crate::machine) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
+        while let Some(&WaitingTransaction { promise, is_suspected }) = self.waiting.front() {
+            if is_suspected && cx.is_trying() {
                 return;
             }
-            if !self.promises.is_waiting(promise) {
-                self.transactions.waiting.pop_front();
+            if !cx.promises.is_waiting(promise) {
+                self.waiting.pop_front();
                 continue;
             }
-            if !self.channels.may_keep() {
-                if !self.channels.are_consumed() {
+            if !cx.channels.may_keep() {
+                if !cx.channels.are_consumed() {
                     return;
                 }
                 // No other transaction is about to end, and consumers do not end by themselves.
-                self.transactions.waiting.pop_front();
-                self.answer(promise, Err(Error::ChannelLimit));
+                self.waiting.pop_front();
+                cx.answer(promise, Err(Error::ChannelLimit));
                 continue;
             }
-            let Some(number) = self.open_channel(Role::Transaction) else {
-                self.make_room();
+            let Some(number) = cx.open_channel(Role::Transaction) else {
+                publishing.make_room(cx);
                 return;
             };
-            self.transactions.waiting.pop_front();
+            self.waiting.pop_front();
             if is_suspected {
-                self.trial = Some(promise);
+                cx.trial = Some(promise);
             }
-            let id = self.transactions.add(number, promise);
-            self.transact(id, number, tx::Select::ID, &tx::Select {});
+            let id = self.add(number, promise);
+            self.transact(cx, id, number, tx::Select::ID, &tx::Select {});
         }
     }
 
-    fn transact(&mut self, id: TransactionId, channel: u16, of: MethodId, method: &impl Encode) {
+    pub(in crate::machine) fn transact(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+        channel: u16,
+        of: MethodId,
+        method: &impl Encode,
+    ) {
         let Ok(info): Result<&'static MethodInfo, _> = info(of) else { return };
-        self.write(channel, method);
-        self.await_reply(channel, Awaited::Transaction { id, method: info });
+        cx.write(channel, method);
+        cx.await_reply(channel, Awaited::Transaction { id, method: info });
     }
 
     /// The channel of a transaction that goes on.
-    fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
-        match self.transactions.get(id).map(|transaction| (&transaction.phase, transaction.channel)) {
+    pub(in crate::machine) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
+        match self.get(id).map(|transaction| (&transaction.phase, transaction.channel)) {
             Some((Phase::Open, channel)) => Ok(channel),
             Some((Phase::Failed(error), _)) => Err(error.clone()),
             _ => Err(Error::Stale),
@@ -86,164 +118,177 @@ impl Connection {
 
     /// Publishes within a transaction. The promise is answered at once, and no event tells of it: what comes of the publish, the
     /// commit tells.
-    ///
-    /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`]; [`Error::InvalidArgument`] for what
-    /// the broker would refuse.
-    pub fn publish_in(&mut self, id: TransactionId, publish: &Publish<'_>) -> Result<PromiseId, Error> {
-        self.check_open()?;
+    pub(in crate::machine) fn publish_in(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        id: TransactionId,
+        publish: &Publish<'_>,
+    ) -> Result<PromiseId, Error> {
         let number = self.transaction_channel(id)?;
-        if !self.has_room_to_transact() {
+        if !self.has_room_to_transact(cx, publishing) {
             return Err(Error::Full);
         }
-        self.check_publish(publish)?;
-        let mut method = self.publish_method(publish)?;
+        check_publish(cx, publish)?;
+        let mut method = publish_method(cx, publish)?;
         let mut renamed = None;
-        if self.topology.has_renamed() {
-            renamed = self.topology.address(&mut method, publish.headers);
+        if cx.topology.has_renamed() {
+            renamed = cx.topology.address(&mut method, publish.headers);
         }
         let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let mut properties = *publish.properties;
         properties.headers = headers.map(Into::into).or(properties.headers);
-        self.out.content(number, self.frame_max, &method, &properties, &publish.body)?;
-        self.attention = true;
-        if let Some(transaction) = self.transactions.get_mut(id).filter(|_| publish.mandatory) {
+        cx.out.content(number, cx.frame_max, &method, &properties, &publish.body)?;
+        cx.attention = true;
+        if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;
         }
-        Ok(self.promises.open_done())
+        Ok(cx.promises.open_done())
     }
 
     /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
     /// broker does not reply in time, the transaction fails.
-    ///
-    /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
-    /// [`Error::InvalidArgument`] if the queue name is empty.
-    pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
-        self.check_open()?;
+    pub(in crate::machine) fn get_in(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+        get: basic::Get<'_>,
+    ) -> Result<PromiseId, Error> {
         let number = self.transaction_channel(id)?;
         check_queue_name(get.queue)?;
-        if !self.has_room_to_request() {
-            return Err(Error::Full);
-        }
         let info = info(basic::Get::ID)?;
-        let promise = self.counted_promise();
+        let promise = cx.counted_promise();
         let request = WaitingRequest { in_transaction: true, ..WaitingRequest::new(promise, info, &get) };
-        let request = self.with_current_names(request);
-        self.write(number, &request);
-        self.await_reply(number, Awaited::Get { request, no_ack: get.no_ack });
+        let request = cx.with_current_names(request);
+        cx.write(number, &request);
+        cx.await_reply(number, Awaited::Get { request, no_ack: get.no_ack });
         Ok(promise)
     }
 
     /// Has everything of a transaction take effect. What it got and did not settle goes back to the queues.
-    ///
-    /// # Errors
-    /// Why the connection is closed, or the transaction has failed, which ends it.
-    pub fn commit(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
-        let number = self.end_transaction(id)?;
-        let promise = self.timed_promise();
+    pub(in crate::machine) fn commit(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<PromiseId, Error> {
+        let number = self.end_transaction(cx, id)?;
+        let promise = cx.timed_promise();
         self.set_phase(id, Phase::Committing(promise));
-        self.transact(id, number, tx::Commit::ID, &tx::Commit {});
+        self.transact(cx, id, number, tx::Commit::ID, &tx::Commit {});
         Ok(promise)
     }
 
     /// Has nothing of a transaction take effect.
-    ///
-    /// # Errors
-    /// Why the connection is closed, or the transaction has failed, which ends it.
-    pub fn rollback(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
-        let number = self.end_transaction(id)?;
-        let promise = self.timed_promise();
+    pub(in crate::machine) fn rollback(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<PromiseId, Error> {
+        let number = self.end_transaction(cx, id)?;
+        let promise = cx.timed_promise();
         self.set_phase(id, Phase::RollingBack(promise));
-        self.transact(id, number, tx::Rollback::ID, &tx::Rollback {});
+        self.transact(cx, id, number, tx::Rollback::ID, &tx::Rollback {});
         Ok(promise)
     }
 
     /// Writes what belongs to a transaction and is not written; from here on nothing more does.
-    fn end_transaction(&mut self, id: TransactionId) -> Result<u16, Error> {
-        self.check_open()?;
+    pub(in crate::machine) fn end_transaction(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<u16, Error> {
         let found = self.transaction_channel(id);
         let Ok(number) = found else {
-            self.transactions.remove(id);
+            self.remove(id);
             return found;
         };
-        self.flush_channel_acks(number);
-        if let Some(channel) = self.channels.get_mut(number) {
+        cx.flush_channel_acks(number);
+        if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
         }
         Ok(number)
     }
 
-    fn set_phase(&mut self, id: TransactionId, phase: Phase) {
-        if let Some(transaction) = self.transactions.get_mut(id) {
+    pub(in crate::machine) fn set_phase(&mut self, id: TransactionId, phase: Phase) {
+        if let Some(transaction) = self.get_mut(id) {
             transaction.phase = phase;
         }
     }
 
     /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled back, by closing its channel.
-    pub fn drop_transaction(&mut self, id: TransactionId) {
-        let Some(transaction) = self.transactions.get(id) else { return };
+    pub(in crate::machine) fn drop_transaction(&mut self, cx: &mut Context, id: TransactionId) {
+        let Some(transaction) = self.get(id) else { return };
         match transaction.phase {
             Phase::Open => {
-                self.roll_back(transaction.channel, &Error::Stale);
-                self.transactions.remove(id);
+                self.roll_back(cx, transaction.channel, &Error::Stale);
+                self.remove(id);
             }
-            Phase::Failed(_) => drop(self.transactions.remove(id)),
+            Phase::Failed(_) => drop(self.remove(id)),
             Phase::Starting(_) | Phase::Committing(_) | Phase::RollingBack(_) => {}
         }
     }
 
     /// Closes the channel of a transaction, so that the broker rolls it back. Answers its pending
     /// gets with the error.
-    fn roll_back(&mut self, number: u16, error: &Error) {
-        let assembly = self.channels.take_assembly(number);
-        if let Some(channel) = self.channels.get_mut(number) {
+    pub(in crate::machine) fn roll_back(&mut self, cx: &mut Context, number: u16, error: &Error) {
+        let assembly = cx.channels.take_assembly(number);
+        if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
             let awaited = std::mem::take(&mut channel.awaited);
-            self.answer_awaited(assembly, awaited, error);
+            cx.answer_awaited(assembly, awaited, error);
         }
-        self.close_channel(number);
+        cx.close_channel(number);
     }
 
     /// Fails the open transactions in which a get timed out, and closes their channels. A broker
     /// replies in order, so it cannot confirm the commit before it has replied to the get. The
     /// entries of such gets would otherwise add up without limit.
-    pub(super) fn fail_overdue_transactions(&mut self) {
-        let (channels, promises) = (&self.channels, &self.promises);
+    pub(in crate::machine) fn fail_overdue_transactions(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+    ) {
+        let (channels, promises) = (&cx.channels, &cx.promises);
         let is_overdue = |number: u16| {
             let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
             requests.any(|request| !promises.is_waiting(request.promise))
         };
-        let overdue: Vec<_> = self.transactions.open().filter(|(_, number)| is_overdue(*number)).collect();
+        let overdue: Vec<_> = self.open().filter(|(_, number)| is_overdue(*number)).collect();
         for (id, number) in overdue {
-            let after = self.options.deadlines.request;
-            let error = self.timed_out("a get of the transaction", after);
+            let after = cx.options.deadlines.request;
+            let error = consuming.timed_out("a get of the transaction", after);
             self.set_phase(id, Phase::Failed(error.clone()));
-            self.roll_back(number, &error);
+            self.roll_back(cx, number, &error);
         }
     }
 
     /// The broker has done what it was told of a transaction.
-    pub(super) fn transaction_replied(&mut self, id: TransactionId) {
-        let Some(transaction) = self.transactions.get_mut(id) else { return };
+    pub(in crate::machine) fn transaction_replied(&mut self, cx: &mut Context, id: TransactionId) {
+        let Some(transaction) = self.get_mut(id) else { return };
         match std::mem::replace(&mut transaction.phase, Phase::Open) {
-            Phase::Starting(promise) => self.answer(promise, Ok(Reply::Transaction(id))),
+            Phase::Starting(promise) => cx.answer(promise, Ok(Reply::Transaction(id))),
             Phase::Committing(promise) => {
                 let returned = std::mem::take(&mut transaction.returned);
-                self.drop_transaction(id);
-                self.answer(promise, Ok(Reply::Committed(returned)));
+                self.drop_transaction(cx, id);
+                cx.answer(promise, Ok(Reply::Committed(returned)));
             }
             Phase::RollingBack(promise) => {
-                self.drop_transaction(id);
-                self.answer(promise, Ok(Reply::Done));
+                self.drop_transaction(cx, id);
+                cx.answer(promise, Ok(Reply::Done));
             }
             phase @ (Phase::Open | Phase::Failed(_)) => transaction.phase = phase,
         }
     }
 
     /// A mandatory publish of a transaction came back. The commit tells of it.
-    pub(super) fn returned_in_transaction(&mut self, channel: u16, code: u16, text: &str, message: Message) {
-        let Some((_, transaction)) = self.transactions.on(channel) else { return };
+    pub(in crate::machine) fn returned_in_transaction(
+        &mut self,
+        channel: u16,
+        code: u16,
+        text: &str,
+        message: Message,
+    ) {
+        let Some((_, transaction)) = self.on(channel) else { return };
         if transaction.mandatory > 0 {
             transaction.mandatory -= 1;
             let reply_text = text.to_owned();
@@ -252,12 +297,12 @@ impl Connection {
     }
 
     /// The broker closed the channel of a transaction: nothing of it has taken effect.
-    pub(super) fn transaction_closed(&mut self, channel: u16, error: &Error) {
-        let Some((id, transaction)) = self.transactions.on(channel) else { return };
+    pub(in crate::machine) fn transaction_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
+        let Some((id, transaction)) = self.on(channel) else { return };
         match transaction.phase {
             Phase::Starting(promise) | Phase::Committing(promise) | Phase::RollingBack(promise) => {
-                self.transactions.remove(id);
-                self.answer(promise, Err(error.clone()));
+                self.remove(id);
+                cx.answer(promise, Err(error.clone()));
             }
             Phase::Open | Phase::Failed(_) => transaction.phase = Phase::Failed(error.clone()),
         }
