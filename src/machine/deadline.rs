@@ -37,7 +37,7 @@ pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Deadline {
+pub(crate) enum Deadline {
     #[default]
     None,
     /// It starts at the next [`stamp`](Self::stamp).
@@ -47,18 +47,18 @@ pub(super) enum Deadline {
 
 impl Deadline {
     #[inline]
-    pub(super) fn stamp(&mut self, now: Instant) {
+    pub(crate) fn stamp(&mut self, now: Instant) {
         if let Self::In(time) = *self {
             *self = Self::At(later(now, time));
         }
     }
 
     #[inline]
-    pub(super) fn instant(self) -> Option<Instant> {
+    pub(crate) fn instant(self) -> Option<Instant> {
         if let Self::At(instant) = self { Some(instant) } else { None }
     }
 
-    pub(super) fn has_passed(self, now: Instant) -> bool {
+    pub(crate) fn has_passed(self, now: Instant) -> bool {
         self.instant().is_some_and(|instant| instant <= now)
     }
 }

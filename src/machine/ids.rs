@@ -3,8 +3,8 @@
 /// Names a promise. A number is used again, with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PromiseId {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
 }
 
 impl PromiseId {
@@ -17,17 +17,17 @@ impl PromiseId {
 
 /// Names a transaction. No two of a connection have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TransactionId(pub(super) u64);
+pub struct TransactionId(pub(crate) u64);
 
 /// Names who listens for notices. No two of a connection have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerId(pub(super) u64);
+pub struct ListenerId(pub(crate) u64);
 
 /// Names a consumer. A number is used again, in another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId {
-    pub(super) turn: u64,
-    pub(super) index: u32,
+    pub(crate) turn: u64,
+    pub(crate) index: u32,
 }
 
 impl ConsumerId {

@@ -1,9 +1,9 @@
 //! Notices: what happens to the connection and is nobody's answer, for those who listen.
 
-use super::consumers::Ended;
-use super::ids::ListenerId;
-use super::recovery::Recovered;
 use crate::error::Error;
+use crate::machine::consume::consumers::Ended;
+use crate::machine::ids::ListenerId;
+use crate::machine::recovery::report::Recovered;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -95,26 +95,26 @@ impl Listener {
 
 /// Who listens, and what each has not heard yet.
 #[derive(Debug, Default)]
-pub(super) struct Notices {
+pub(crate) struct Notices {
     listeners: BTreeMap<ListenerId, Listener>,
     made: u64,
     announcements: VecDeque<ListenerId>,
 }
 
 impl Notices {
-    pub(super) fn listen(&mut self) -> ListenerId {
+    pub(crate) fn listen(&mut self) -> ListenerId {
         self.made += 1;
         let id = ListenerId(self.made);
         self.listeners.insert(id, Listener::default());
         id
     }
 
-    pub(super) fn leave(&mut self, id: ListenerId) {
+    pub(crate) fn leave(&mut self, id: ListenerId) {
         self.listeners.remove(&id);
     }
 
     /// Tells all who listen.
-    pub(super) fn tell(&mut self, notice: &Notice) {
+    pub(crate) fn tell(&mut self, notice: &Notice) {
         for (id, listener) in &mut self.listeners {
             if listener.hear(notice) {
                 self.announcements.push_back(*id);
@@ -123,14 +123,14 @@ impl Notices {
     }
 
     /// Tells one alone.
-    pub(super) fn tell_one(&mut self, id: ListenerId, notice: &Notice) {
+    pub(crate) fn tell_one(&mut self, id: ListenerId, notice: &Notice) {
         if self.listeners.get_mut(&id).is_some_and(|listener| listener.hear(notice)) {
             self.announcements.push_back(id);
         }
     }
 
     /// The next notice for a listener.
-    pub(super) fn take(&mut self, id: ListenerId) -> Option<Notice> {
+    pub(crate) fn take(&mut self, id: ListenerId) -> Option<Notice> {
         let listener = self.listeners.get_mut(&id)?;
         listener.announced = false;
         if listener.lost > 0 {
@@ -140,12 +140,12 @@ impl Notices {
     }
 
     /// Whether [`poll_announcement`](Self::poll_announcement) has one.
-    pub(super) fn has_announcement(&self) -> bool {
+    pub(crate) fn has_announcement(&self) -> bool {
         !self.announcements.is_empty()
     }
 
     /// The next listener that has something to hear.
-    pub(super) fn poll_announcement(&mut self) -> Option<ListenerId> {
+    pub(crate) fn poll_announcement(&mut self) -> Option<ListenerId> {
         self.announcements.pop_front()
     }
 }

@@ -3,11 +3,11 @@
 //! A promise is answered exactly once. One whose holder has gone is answered all the same, and what came is handed back
 //! to be disposed of.
 
-use super::content::Got;
-use super::deadline::later;
-use super::ids::{ConsumerId, PromiseId, TransactionId};
-use super::server_properties::ServerProperties;
 use crate::error::Error;
+use crate::machine::channel::content::Got;
+use crate::machine::deadline::later;
+use crate::machine::handshake::server_properties::ServerProperties;
+use crate::machine::ids::{ConsumerId, PromiseId, TransactionId};
 use crate::message::{Message, Returned};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn into_outcome(self) -> Outcome {
+    pub(crate) fn into_outcome(self) -> Outcome {
         self.into_more().unwrap_or(Ok(Reply::Done))
     }
 }
@@ -127,7 +127,7 @@ impl Slot {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Promises {
+pub(crate) struct Promises {
     slots: Vec<Slot>,
     /// Numbers that are free. The last that became free is the next, while its slot is in the processor's cache; the generation
     /// tells it from what it was before.
@@ -145,7 +145,7 @@ pub(super) struct Promises {
 impl Promises {
     /// A new promise.
     #[inline]
-    pub(super) fn open(&mut self) -> PromiseId {
+    pub(crate) fn open(&mut self) -> PromiseId {
         self.waiting += 1;
         let waiting = State::Waiting { abandoned: false };
         if let Some(index) = self.free.pop()
@@ -161,7 +161,7 @@ impl Promises {
 
     /// A new promise that is done from the start. Nobody can wait for it yet, so nobody is to be told.
     #[inline]
-    pub(super) fn open_done(&mut self) -> PromiseId {
+    pub(crate) fn open_done(&mut self) -> PromiseId {
         let id = self.open();
         self.waiting -= 1;
         if let Some(slot) = self.slot(id) {
@@ -171,19 +171,19 @@ impl Promises {
     }
 
     /// Nobody's promise, for what is asked on nobody's behalf.
-    pub(super) fn nobody(&self) -> PromiseId {
+    pub(crate) fn nobody(&self) -> PromiseId {
         PromiseId { index: u32::MAX, generation: u32::MAX }
     }
 
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
-    pub(super) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
+    pub(crate) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
         self.time(id, timeout);
         id
     }
 
     /// Opens a promise with a deadline. It counts as a pending request until it is completed.
-    pub(super) fn open_request(&mut self, timeout: Duration) -> PromiseId {
+    pub(crate) fn open_request(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open_timed(timeout);
         self.requests += 1;
         if let Some(slot) = self.slot(id) {
@@ -193,7 +193,7 @@ impl Promises {
     }
 
     /// Returns the number of pending requests that [`open_request`](Self::open_request) opened.
-    pub(super) fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests
     }
 
@@ -202,20 +202,20 @@ impl Promises {
     }
 
     /// Whether it is still to be answered, wanted or not.
-    pub(super) fn is_waiting(&self, id: PromiseId) -> bool {
+    pub(crate) fn is_waiting(&self, id: PromiseId) -> bool {
         self.slots.get(id.index()).is_some_and(|slot| {
             slot.generation == id.generation && matches!(slot.state, State::Waiting { .. })
         })
     }
 
     /// How many are to be answered.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
     #[inline]
-    pub(super) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
+    pub(crate) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
         let Some(slot) = self.settle(id) else { return outcome.ok() };
         if !matches!(outcome, Ok(Reply::Done)) {
             slot.more = Some(More::Outcome(outcome).into());
@@ -225,7 +225,7 @@ impl Promises {
 
     /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
     #[inline]
-    pub(super) fn done(&mut self, id: PromiseId) {
+    pub(crate) fn done(&mut self, id: PromiseId) {
         self.settle(id);
     }
 
@@ -251,7 +251,7 @@ impl Promises {
 
     /// Fetches the answer, once.
     #[inline]
-    pub(super) fn fetch(&mut self, id: PromiseId) -> Option<Answer> {
+    pub(crate) fn fetch(&mut self, id: PromiseId) -> Option<Answer> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
         if slot.state != State::Answered {
             return None;
@@ -262,7 +262,7 @@ impl Promises {
 
     /// Its holder has gone. Gives back a reply that was not fetched.
     #[inline]
-    pub(super) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
+    pub(crate) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
         if let Some(State::Waiting { abandoned }) = self.slot(id).map(|slot| &mut slot.state) {
             *abandoned = true;
             return None;
@@ -271,17 +271,17 @@ impl Promises {
     }
 
     /// How many [`poll_answered`](Self::poll_answered) has.
-    pub(super) fn answered(&self) -> usize {
+    pub(crate) fn answered(&self) -> usize {
         self.answered.len()
     }
 
     /// The next promise that was answered and that somebody wants.
-    pub(super) fn poll_answered(&mut self) -> Option<PromiseId> {
+    pub(crate) fn poll_answered(&mut self) -> Option<PromiseId> {
         self.answered.pop_front()
     }
 
     /// Starts the deadlines that have not been started.
-    pub(super) fn stamp(&mut self, now: Instant) {
+    pub(crate) fn stamp(&mut self, now: Instant) {
         while let Some(id) = self.unstamped.pop() {
             if let Some(slot) = self.slot(id)
                 && let Some(More::Deadline(Deadline { at: at @ None, timeout })) = slot.more.as_deref_mut()
@@ -294,14 +294,14 @@ impl Promises {
     }
 
     /// Takes the deadline off a promise that has another from here on.
-    pub(super) fn untime(&mut self, id: PromiseId) {
+    pub(crate) fn untime(&mut self, id: PromiseId) {
         if let Some(at) = self.slot(id).and_then(Slot::untime) {
             self.deadlines.remove(&(at, id));
         }
     }
 
     /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
-    pub(super) fn retime(&mut self, id: PromiseId, timeout: Duration) {
+    pub(crate) fn retime(&mut self, id: PromiseId, timeout: Duration) {
         self.untime(id);
         self.time(id, timeout);
     }
@@ -316,24 +316,24 @@ impl Promises {
     }
 
     /// The earliest deadline.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// A promise whose deadline has passed, and how much time it had. It is to be answered before the next call.
-    pub(super) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
+    pub(crate) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
         let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
         Some((id, self.slots.get(id.index())?.deadline()?.timeout))
     }
 
     /// Returns `true` if the promise is pending and not abandoned.
-    pub(super) fn is_wanted(&self, id: PromiseId) -> bool {
+    pub(crate) fn is_wanted(&self, id: PromiseId) -> bool {
         let slot = self.slots.get(id.index()).filter(|slot| slot.generation == id.generation);
         slot.is_some_and(|slot| slot.state == State::Waiting { abandoned: false })
     }
 
     /// Those that are to be answered, when all have to be.
-    pub(super) fn all_waiting(&self) -> Vec<PromiseId> {
+    pub(crate) fn all_waiting(&self) -> Vec<PromiseId> {
         let slots = self.slots.iter().enumerate();
         slots
             .filter(|(_, slot)| matches!(slot.state, State::Waiting { .. }))
@@ -342,7 +342,7 @@ impl Promises {
     }
 
     /// Whether nothing is waited for and nothing is left to be fetched.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len() && self.deadlines.is_empty()
     }
 }

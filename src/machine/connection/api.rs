@@ -1,8 +1,8 @@
 //! What the program asks for, each call passed on to the part that it concerns.
 
-use super::Connection;
 use crate::error::Error;
-use crate::machine::content::Delivered;
+use crate::machine::channel::content::Delivered;
+use crate::machine::connection::Connection;
 use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Publish, Settle, TransactionId};
 use crate::protocol::method::basic;
 use crate::protocol::{Method, ShortStr};

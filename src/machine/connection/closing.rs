@@ -1,7 +1,7 @@
 //! Closing, in every way that there is (spec 1.4.2.7, 2.2.4): by us, by the server, by both at once, by accident.
 
-use super::{Connection, LAST_OCTETS, State};
 use crate::error::{Broken, Error, Fault, Peer};
+use crate::machine::connection::{Connection, LAST_OCTETS, State};
 use crate::machine::deadline::Deadline;
 use crate::machine::{Ended, Notice, PromiseId, Reply};
 use crate::protocol::method::{Encode, connection as methods};
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// Continues a close on an open connection.
-    pub(super) fn begin_draining(&mut self) {
+    pub(crate) fn begin_draining(&mut self) {
         self.enter(State::Draining);
         // The whole close takes its timeout at most, of which the first half may be over.
         self.close_deadline = match self.drain_deadline {
@@ -62,7 +62,7 @@ impl Connection {
     }
 
     /// Returns `true` if the program has asked to close the connection.
-    pub(super) fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         !self.closing.is_empty()
     }
 
@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// Goes on with closing, when nothing is pending any more.
-    pub(super) fn proceed_closing(&mut self) {
+    pub(crate) fn proceed_closing(&mut self) {
         if !self.is_closing() || self.has_pending() {
             return;
         }
@@ -85,14 +85,14 @@ impl Connection {
 
     /// Counts promises that completed without a reply because the program closes the connection, or
     /// whose timeout passed meanwhile.
-    pub(super) fn count_incomplete(&mut self, promises: usize) {
+    pub(crate) fn count_incomplete(&mut self, promises: usize) {
         if self.is_closing() {
             self.incomplete += promises;
         }
     }
 
     /// Ends the time in which what is pending may complete.
-    pub(super) fn expire_draining(&mut self) {
+    pub(crate) fn expire_draining(&mut self) {
         match self.state {
             State::Draining => self.send_close(),
             _ => self.lose(Error::Closed),
@@ -109,7 +109,7 @@ impl Connection {
     }
 
     /// Closes the connection, when nothing is pending any more or the time for that is over.
-    pub(super) fn send_close(&mut self) {
+    pub(crate) fn send_close(&mut self) {
         self.session.consuming.flush_acks(&mut self.session.cx);
         self.write_close(ReplyCode::REPLY_SUCCESS, "Goodbye", MethodId::NONE);
         self.enter(State::Closing);
@@ -133,7 +133,7 @@ impl Connection {
     }
 
     /// The server closes: answers, and lets everybody know why.
-    pub(super) fn server_closes(&mut self, close: methods::Close<'_>) {
+    pub(crate) fn server_closes(&mut self, close: methods::Close<'_>) {
         self.write_last(&methods::CloseOk {});
         if matches!(self.state, State::Closing) {
             // Both at once. The server's `close-ok` may never come.
@@ -147,7 +147,7 @@ impl Connection {
     }
 
     /// The server broke the protocol, or does not do what we need. Tells it, if it makes sense to.
-    pub(super) fn fail(&mut self, error: Error) {
+    pub(crate) fn fail(&mut self, error: Error) {
         if matches!(self.state, State::Closing) && self.deaf {
             // `close-ok` can't be understood any more.
             self.end_closing(Ok(()));
@@ -188,12 +188,12 @@ impl Connection {
     }
 
     /// Ends the handshake, and closes the transport as soon as what was written is out.
-    pub(super) fn abort(&mut self, error: Error) {
+    pub(crate) fn abort(&mut self, error: Error) {
         self.end(error, true);
     }
 
     /// What came makes no sense, and nothing behind it can.
-    pub(super) fn fail_undecodable(&mut self, error: DecodeError, octets: &[u8]) {
+    pub(crate) fn fail_undecodable(&mut self, error: DecodeError, octets: &[u8]) {
         let at_start = matches!(&self.state, State::Handshake(handshake) if handshake.is_at_start());
         if at_start {
             self.lose(Error::NotAmqp(octets.escape_ascii().take(64).map(char::from).collect()));
@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// Closing has come to its end.
-    pub(super) fn end_closing(&mut self, outcome: Result<(), Error>) {
+    pub(crate) fn end_closing(&mut self, outcome: Result<(), Error>) {
         let timed_out = outcome.is_err();
         let error = outcome.err().unwrap_or(Error::Closed);
         for promise in std::mem::take(&mut self.closing) {
@@ -248,7 +248,7 @@ impl Connection {
     }
 
     /// Ends everything without another octet.
-    pub(super) fn lose(&mut self, error: Error) {
+    pub(crate) fn lose(&mut self, error: Error) {
         let in_handshake = matches!(self.state, State::Handshake(_));
         self.session.cx.out = Default::default();
         self.session.cx.in_hand = 0;
@@ -258,7 +258,7 @@ impl Connection {
     }
 
     /// Ends everything for good.
-    pub(super) fn finish(&mut self, error: Error) {
+    pub(crate) fn finish(&mut self, error: Error) {
         self.enter(State::Closed);
         self.close_deadline = Deadline::None;
         self.session.cx.attention = true;

@@ -1,9 +1,9 @@
 //! Read access to a connection: its state, its outcome, how much is pending.
 
-use super::{Connection, State};
 use crate::error::Error;
 use crate::machine::ServerProperties;
-use crate::machine::content::Assembly;
+use crate::machine::channel::content::Assembly;
+use crate::machine::connection::{Connection, State};
 use crate::machine::deadline::Deadline;
 
 impl Connection {

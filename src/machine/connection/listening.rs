@@ -1,7 +1,7 @@
 //! What others are told, notices among it, and renewing the secret of the login: what concerns the connection as a whole.
 
-use super::{Connection, State};
 use crate::error::Error;
+use crate::machine::connection::{Connection, State};
 use crate::machine::{Event, ListenerId, Notice, PromiseId};
 use crate::protocol::method::connection as methods;
 use crate::protocol::{EncodeError, ShortStr};

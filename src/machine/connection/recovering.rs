@@ -1,19 +1,19 @@
 //! Losing the connection and dialling again: what is kept for the next one, and what ends with this one.
 
-use super::restoring::{PATIENCE, failed_consumer};
-use super::{Connection, LAST_OCTETS, State};
 use crate::error::Error;
 use crate::machine::Recovered;
-use crate::machine::backoff::{Backoff, Failure};
-use crate::machine::consumers::Consumer;
+use crate::machine::connection::down::Down;
+use crate::machine::connection::{Connection, LAST_OCTETS, State};
+use crate::machine::consume::consumers::Consumer;
 use crate::machine::deadline::{Deadline, later};
-use crate::machine::down::Down;
-use crate::machine::filtering::{FilterOutcome, FilterStep};
 use crate::machine::handshake::Handshake;
-use crate::machine::heartbeat::Heartbeat;
-use crate::machine::outbox::Outbox;
-use crate::machine::restoration::Restoration;
-use crate::machine::topology::Topology;
+use crate::machine::recovery::backoff::{Backoff, Failure};
+use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
+use crate::machine::recovery::replay::Restoration;
+use crate::machine::recovery::topology::Topology;
+use crate::machine::recovery::{PATIENCE, failed_consumer};
+use crate::machine::transmit::heartbeat::Heartbeat;
+use crate::machine::transmit::outbox::Outbox;
 use crate::machine::{ConnectionState, Counters, Dialling, Notice, Reply};
 use crate::options::Options;
 use std::time::Instant;
@@ -136,37 +136,37 @@ impl Connection {
     }
 
     /// When the last transport, if it is still there, has had its time. Not before it is closed another can be dialled.
-    pub(super) fn down_deadline(&self) -> Option<Instant> {
+    pub(crate) fn down_deadline(&self) -> Option<Instant> {
         let State::Down(down) = &self.state else { return None };
         if down.over { None } else { self.close_deadline.instant() }
     }
 
-    pub(super) fn stamp_down(&mut self, now: Instant) {
+    pub(crate) fn stamp_down(&mut self, now: Instant) {
         if let State::Down(down) = &mut self.state {
             down.retry.stamp(now);
         }
     }
 
     /// The last transport had its time to take the last octets.
-    pub(super) fn expire_down(&mut self, now: Instant) {
+    pub(crate) fn expire_down(&mut self, now: Instant) {
         if let State::Down(down) = &mut self.state {
             down.over |= self.close_deadline.has_passed(now);
         }
     }
 
-    pub(super) fn is_down_and_over(&self) -> bool {
+    pub(crate) fn is_down_and_over(&self) -> bool {
         matches!(&self.state, State::Down(down) if down.over)
     }
 
     /// Whether requests fail at once, as there is no connection and somebody wants it so: with why.
-    pub(super) fn fails_fast(&self) -> Option<&Error> {
+    pub(crate) fn fails_fast(&self) -> Option<&Error> {
         let fails = self.session.recovery.backoff.as_ref().is_some_and(|backoff| backoff.policy.fails_fast);
         let is_away = matches!(self.state, State::Down(_) | State::Handshake(_) | State::Restoring);
         self.session.recovery.cause.as_ref().filter(|_| fails && is_away)
     }
 
     /// The connection is lost. True when it is to be dialled again: then everything that can wait does.
-    pub(super) fn go_down(&mut self, error: &Error, in_handshake: bool) -> bool {
+    pub(crate) fn go_down(&mut self, error: &Error, in_handshake: bool) -> bool {
         match self.state {
             State::Open | State::Draining => self.session.cx.counters.lost += 1,
             State::Down(_) | State::Handshake(_) | State::Restoring if !matches!(error, Error::Closed) => {
@@ -213,7 +213,7 @@ impl Connection {
         true
     }
     /// The handshake is done. The connection is open as soon as everything is back.
-    pub(super) fn restore(&mut self) {
+    pub(crate) fn restore(&mut self) {
         let Some(backoff) = &self.session.recovery.backoff else {
             self.become_open(Recovered { epoch: self.session.cx.epoch, ..Recovered::default() });
             return;
@@ -257,7 +257,7 @@ impl Connection {
     }
 
     /// Everything is back that can be had.
-    pub(super) fn become_open(&mut self, mut report: Recovered) {
+    pub(crate) fn become_open(&mut self, mut report: Recovered) {
         self.enter(State::Open);
         if self.is_closing() {
             self.begin_draining();

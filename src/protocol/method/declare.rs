@@ -157,18 +157,7 @@ macro_rules! class {
         pub const CLASS: ClassInfo = ClassInfo {
             id: $class_id,
             name: $class_name,
-            methods: &[$(MethodInfo {
-                id: $Method::ID,
-                name: $method_name,
-                sent_by: sent_by!($sender),
-                has_content: false $(|| stringify!($content).len() > 0)?,
-                replies: &[$($reply, $($other_reply),*)?],
-                fields: &[
-                    $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($lead)), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
-                    $($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($field)), wire_type: wire_type!(name $ty), reserved: false },)*
-                    $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($trail)), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
-                ],
-            },)*],
+            methods: &[$($Method::INFO,)*],
         };
 
         /// A method of this class.
@@ -205,6 +194,14 @@ macro_rules! class {
             }
         }
 
+        impl $(<$class_lt>)? Method $(<$class_lt>)? {
+            pub(in crate::protocol::method) fn info(&self) -> &'static MethodInfo {
+                match self {
+                    $(Self::$Method(_) => &$Method::INFO,)*
+                }
+            }
+        }
+
         $(
             $(#[$doc])*
             #[derive(Clone, Copy, Debug, PartialEq)]
@@ -215,6 +212,20 @@ macro_rules! class {
             impl<'a> $Method $(<$lt>)? {
                 /// The class and method numbers.
                 pub const ID: MethodId = MethodId { class: $class_id, method: $method_id };
+
+                /// The declaration of this method.
+                pub const INFO: MethodInfo = MethodInfo {
+                    id: Self::ID,
+                    name: $method_name,
+                    sent_by: sent_by!($sender),
+                    has_content: false $(|| stringify!($content).len() > 0)?,
+                    replies: &[$($reply, $($other_reply),*)?],
+                    fields: &[
+                        $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($lead)), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
+                        $($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($field)), wire_type: wire_type!(name $ty), reserved: false },)*
+                        $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($trail)), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
+                    ],
+                };
 
                 /// Decodes the payload of a method frame. Returns `None` for another method or a
                 /// malformed payload.

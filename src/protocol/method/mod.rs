@@ -85,6 +85,14 @@ macro_rules! classes {
                 reader.finish()?;
                 Ok(method)
             }
+
+            /// Returns the declaration of this method.
+            #[must_use]
+            pub fn info(&self) -> &'static MethodInfo {
+                match self {
+                    $(Self::$Class(method) => method.info(),)*
+                }
+            }
         }
 
         impl Encode for Method<'_> {
@@ -126,12 +134,4 @@ classes! {
     Confirm confirm;
     /// Class 90.
     Tx tx;
-}
-
-impl Method<'_> {
-    /// Returns the declaration of this method.
-    #[must_use]
-    pub fn info(&self) -> Option<&'static MethodInfo> {
-        self.id().info().map(|(_, method)| method)
-    }
 }

@@ -398,7 +398,7 @@ impl Client {
     /// Returns the content of a method.
     #[track_caller]
     pub(crate) fn content(&mut self, method: Received) -> Message {
-        assert!(method.method().info().unwrap().has_content, "expected a content, got {method:?}");
+        assert!(method.method().info().has_content, "expected a content, got {method:?}");
         let header = self.next();
         assert_eq!((header.kind, header.channel), (FrameKind::Header, method.channel));
         let size = ContentHeader::decode(&header.payload).unwrap().body_size;

@@ -1,0 +1,350 @@
+//! The channels of a connection, and their numbers.
+
+use crate::machine::channel::content::Assembly;
+use crate::machine::channel::{Channel, Role};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+
+/// Numbers kept for requests and publishes, which consumers and transactions can't take.
+const RESERVED: usize = 2;
+
+/// One in this many of the channels that can be used for long is reserved from unsettled messages
+/// of `basic.get`. A program that forgets to settle can then still publish to another exchange and
+/// consume.
+const KEPT_FROM_GETS: usize = 8;
+
+/// The largest size of the pool, as a multiple of its limit, while channels of requests that timed
+/// out are not closed. Such channels are replaced. Otherwise a queue that does not reply would
+/// block every other request. The multiple is bounded, because a broker that does not reply at all
+/// would use up all channel numbers.
+const OVERDUE_POOLS: usize = 4;
+
+/// Whether the message of another `basic.get` may stay unsettled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoomToHold {
+    Yes,
+    /// It depends on the replies to the pending gets.
+    Later,
+    No,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    /// By number; channel 0 is the connection's.
+    slots: Vec<Option<Box<Channel>>>,
+    /// Free numbers, the lowest first. Tables indexed by channel number stay small, and so does the
+    /// work of iterating over them. Numbers are reused sooner this way; `closed_by_server` handles
+    /// frames that are late.
+    freed: BinaryHeap<Reverse<u16>>,
+    /// Numbers whose last channel the server closed: what it had sent already may come after its `close`.
+    closed_by_server: BTreeSet<u16>,
+    /// In the pool, the one used last behind.
+    idle: Vec<u16>,
+    /// How many channels have each role, by its number.
+    roles: [usize; Role::COUNT],
+    max: u16,
+    incarnations: u64,
+    /// Bytes of all partly received contents.
+    partial: usize,
+    /// Number of partly received contents.
+    partials: usize,
+}
+
+impl Channels {
+    pub(crate) fn set_max(&mut self, max: u16) {
+        self.max = max;
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, number: u16) -> Option<&Channel> {
+        self.slots.get(usize::from(number))?.as_deref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
+        self.slots.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// How many are open, those that are being closed included.
+    pub(crate) fn open(&self) -> usize {
+        self.roles.iter().sum()
+    }
+
+    /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
+    /// are held would hold up requests.
+    pub(crate) fn pooled(&self) -> usize {
+        self.count(Role::Idle) + self.busy()
+    }
+
+    /// Returns the number of pooled channels that wait for the reply to a request.
+    pub(crate) fn busy(&self) -> usize {
+        self.count(Role::Request) + self.count(Role::Get)
+    }
+
+    /// Returns `true` if a pool limited to `most` channels may open another one. A channel whose
+    /// request timed out is replaced before the broker has closed it.
+    pub(crate) fn may_pool(&self, most: usize) -> bool {
+        let pooled = self.pooled();
+        let numbers = usize::from(self.max);
+        let with_overdue = (most.saturating_mul(OVERDUE_POOLS)).min(numbers - numbers / 4).max(most);
+        pooled < most && pooled + self.count(Role::Overdue) < with_overdue
+    }
+
+    /// Returns whether another message may be fetched that uses its channel until it is settled.
+    pub(crate) fn room_to_hold(&self) -> RoomToHold {
+        let numbers = self.may_be_kept().min(usize::from(self.max).saturating_sub(1));
+        let most = (numbers - numbers / KEPT_FROM_GETS).saturating_sub(self.kept()).max(1);
+        let held = self.count(Role::Settling);
+        if held >= most {
+            RoomToHold::No
+        } else if held + self.count(Role::Get) >= most {
+            RoomToHold::Later
+        } else {
+            RoomToHold::Yes
+        }
+    }
+
+    /// How many wait in the pool.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Takes a channel out of the pool.
+    pub(crate) fn take_idle(&mut self, role: Role) -> Option<u16> {
+        let number = self.idle.pop()?;
+        self.set_role(number, role);
+        Some(number)
+    }
+
+    /// Puts a channel that is at rest into the pool.
+    pub(crate) fn put_idle(&mut self, number: u16) {
+        if self.set_role(number, Role::Idle) {
+            self.idle.push(number);
+        }
+    }
+
+    /// Removes a channel from the pool. The caller changes its role, too.
+    pub(crate) fn leave_pool(&mut self, number: u16) {
+        self.idle.retain(|idle| *idle != number);
+    }
+
+    /// Has a channel be used for something else. False when there is none.
+    pub(crate) fn set_role(&mut self, number: u16, role: Role) -> bool {
+        let Some(channel) = self.get_mut(number) else { return false };
+        let before = std::mem::replace(&mut channel.role, role);
+        *self.count_mut(before) -= 1;
+        *self.count_mut(role) += 1;
+        true
+    }
+
+    /// Whether another channel may be opened for that.
+    pub(crate) fn has_room(&self, role: Role) -> bool {
+        let is_kept = matches!(role, Role::Consume | Role::Transaction);
+        self.open() < if is_kept { self.may_be_kept() } else { self.max.into() }
+    }
+
+    fn count(&self, role: Role) -> usize {
+        self.roles[role as usize]
+    }
+
+    fn count_mut(&mut self, role: Role) -> &mut usize {
+        &mut self.roles[role as usize]
+    }
+
+    /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
+    pub(crate) fn may_keep(&self) -> bool {
+        self.kept() < self.may_be_kept()
+    }
+
+    /// Returns the number of channels that consumers and transactions use.
+    fn kept(&self) -> usize {
+        self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
+    }
+
+    /// Returns `true` if consumers use all channels that may be kept and none of them is about to
+    /// end, so no channel can become free for another consumer.
+    pub(crate) fn are_consumed(&self) -> bool {
+        self.count(Role::Consume) >= self.may_be_kept()
+    }
+
+    /// Marks a consumer's channel as about to be free.
+    pub(crate) fn end_consumer(&mut self, number: u16) {
+        if self.get(number).is_some_and(|channel| channel.role == Role::Consume) {
+            self.set_role(number, Role::Ending);
+        }
+    }
+
+    /// How many may be kept for consumers and transactions.
+    fn may_be_kept(&self) -> usize {
+        let max = usize::from(self.max);
+        if max > RESERVED { max - RESERVED } else { max }
+    }
+
+    /// Whether a number is about to be free.
+    pub(crate) fn is_closing_one(&self) -> bool {
+        self.count(Role::Closing) > 0
+    }
+
+    /// Opens a channel under a number that is free.
+    pub(crate) fn add(&mut self, role: Role) -> Option<u16> {
+        if !self.has_room(role) {
+            return None;
+        }
+        self.slots.resize_with(self.slots.len().max(1), || None);
+        let number = match self.freed.pop() {
+            Some(Reverse(number)) => number,
+            None => {
+                let fresh = u16::try_from(self.slots.len()).ok().filter(|fresh| *fresh <= self.max)?;
+                self.slots.push(None);
+                fresh
+            }
+        };
+        self.incarnations += 1;
+        let mut channel = Channel::new(self.incarnations, role);
+        channel.discards_until_open = self.closed_by_server.remove(&number);
+        *self.slots.get_mut(usize::from(number))? = Some(Box::new(channel));
+        *self.count_mut(role) += 1;
+        Some(number)
+    }
+
+    /// Takes out a channel that is closed, and frees its number.
+    pub(crate) fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
+        let channel = self.slots.get_mut(usize::from(number))?.take()?;
+        if channel.role == Role::Idle {
+            self.leave_pool(number);
+        }
+        *self.count_mut(channel.role) -= 1;
+        self.freed.push(Reverse(number));
+        self.resize_partial(channel.assembly.as_ref().map_or(0, Assembly::size), 0);
+        Some(channel)
+    }
+
+    /// Takes the partly received content of a channel.
+    pub(crate) fn take_assembly(&mut self, number: u16) -> Option<Assembly> {
+        let assembly = self.get_mut(number)?.assembly.take()?;
+        self.resize_partial(assembly.size(), 0);
+        Some(assembly)
+    }
+
+    /// Records that a partly received content changed its size in memory; 0 when it is complete.
+    #[inline]
+    pub(crate) fn resize_partial(&mut self, before: usize, after: usize) {
+        self.partial = self.partial.saturating_sub(before).saturating_add(after);
+        self.partials = self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
+    }
+
+    /// Drains the largest partly received contents until all together use at most `most` bytes. A
+    /// single one may use as much as the message size limit.
+    #[inline]
+    pub(crate) fn bound_partial(&mut self, most: usize) {
+        if self.partial > most && self.partials > 1 {
+            self.drain_partial(most);
+        }
+    }
+
+    #[cold]
+    fn drain_partial(&mut self, most: usize) {
+        while self.partial > most && self.partials > 1 {
+            let assemblies = self.slots.iter_mut().flatten().filter_map(|channel| channel.assembly.as_mut());
+            let Some(largest) = assemblies.max_by_key(|assembly| assembly.size()) else { return };
+            let before = largest.size();
+            largest.drain();
+            let after = largest.size();
+            if after >= before {
+                return;
+            }
+            self.resize_partial(before, after);
+        }
+    }
+
+    /// Takes all channels with their numbers, and begins without any, on another connection.
+    pub(crate) fn start_over(&mut self) -> impl Iterator<Item = (u16, Box<Channel>)> + use<> {
+        let next = Self { incarnations: self.incarnations, ..Self::default() };
+        let slots = std::mem::replace(self, next).slots;
+        (0..=u16::MAX).zip(slots).filter_map(|(number, slot)| Some((number, slot?)))
+    }
+
+    /// Takes out a channel that the server has closed, and frees its number.
+    pub(crate) fn remove_closed_by_server(&mut self, number: u16) -> Option<Box<Channel>> {
+        let channel = self.remove(number)?;
+        self.closed_by_server.insert(number);
+        Some(channel)
+    }
+
+    /// Whether the number is free because the server closed its channel.
+    pub(crate) fn was_closed_by_server(&self, number: u16) -> bool {
+        self.closed_by_server.contains(&number)
+    }
+
+    /// The numbers of the channels that are open.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + use<'_> {
+        (0..=u16::MAX).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(number, _)| number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channels(max: u16) -> Channels {
+        let mut channels = Channels::default();
+        channels.set_max(max);
+        channels
+    }
+
+    #[test]
+    fn e29_the_lowest_free_number_is_used_first() {
+        let mut channels = channels(4);
+        assert_eq!([0; 3].map(|_| channels.add(Role::Request)), [Some(1), Some(2), Some(3)]);
+        channels.remove(1);
+        assert_eq!(channels.add(Role::Request), Some(1));
+        channels.remove(3);
+        channels.remove_closed_by_server(2);
+        let again: Vec<_> = (0..4).map(|_| channels.add(Role::Request)).collect();
+        assert_eq!(again, [Some(2), Some(3), Some(4), None]);
+        let discards = |number| channels.get(number).is_some_and(|channel| channel.discards_until_open);
+        assert_eq!([1, 2, 3].map(discards), [false, true, false], "what comes late is of the last channel");
+    }
+
+    #[test]
+    fn s60_consumers_leave_channels_for_requests_and_publishes() {
+        let mut channels = channels(4);
+        assert!(channels.add(Role::Consume).is_some());
+        assert!(channels.add(Role::Consume).is_some());
+        assert_eq!(channels.add(Role::Consume), None);
+        assert!(channels.add(Role::Publish).is_some());
+        assert!(channels.add(Role::Request).is_some());
+        assert_eq!(channels.add(Role::Request), None);
+    }
+
+    #[test]
+    fn channels_are_counted_by_what_they_are_used_for() {
+        let mut channels = channels(9);
+        let roles = [Role::Consume, Role::Request, Role::Request, Role::Transaction, Role::Publish];
+        let numbers = roles.map(|role| channels.add(role).unwrap());
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, false));
+        channels.put_idle(numbers[1]);
+        channels.set_role(numbers[0], Role::Settling);
+        channels.set_role(numbers[4], Role::Closing);
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, true));
+        channels.take_idle(Role::Consume);
+        channels.remove(numbers[3]);
+        channels.remove_closed_by_server(numbers[4]);
+        assert_eq!((channels.pooled(), channels.is_closing_one()), (1, false));
+        assert!(!channels.set_role(numbers[4], Role::Idle));
+        assert_eq!(channels.open(), channels.numbers().count());
+        assert_eq!(
+            [Role::Settling, Role::Request, Role::Consume].map(|role| channels.count(role)),
+            [1, 1, 1]
+        );
+    }
+
+    #[test]
+    fn another_incarnation_of_a_number_is_told_apart() {
+        let mut channels = channels(1);
+        let first = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        channels.remove(1);
+        let second = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        assert_ne!(first, second);
+    }
+}

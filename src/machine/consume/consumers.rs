@@ -1,0 +1,498 @@
+//! Consumers and what they have not been asked for yet.
+
+use crate::error::Error;
+use crate::machine::channel::content::{Delivered, Recipient};
+use crate::machine::consume::buffer::{Batches, Spares};
+use crate::machine::consume::reading::Buffered;
+use crate::machine::consume::tags::{Tag, TagNumber, Tags};
+use crate::machine::ids::{ConsumerId, PromiseId};
+use crate::protocol::Table;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Why a consumer has ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// It was cancelled from this side.
+    Cancelled,
+    /// The broker cancelled it, most often because its queue was deleted.
+    CancelledByServer,
+    /// The broker closed its channel.
+    ChannelClosed(Error),
+    /// The connection went, or was closed from this side.
+    ConnectionBroken(Error),
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// `consume-ok` is still to come.
+    Starting(PromiseId),
+    Live,
+    /// The connection went, and it is to be started again with the next.
+    Restoring,
+    /// `cancel-ok` is still to come.
+    Cancelling,
+    Ended(Ended),
+}
+
+/// A queue, and how it is consumed.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// By the first of its names, when the broker names it.
+    pub(crate) queue: Box<[u8]>,
+    pub(crate) users_tag: Box<str>,
+    /// What its holder knows it by, the first tag that it had, and its number.
+    pub(crate) tag: Box<str>,
+    pub(crate) number: Option<TagNumber>,
+    pub(crate) no_local: bool,
+    pub(crate) exclusive: bool,
+    /// Whether the arguments say from which offset of a stream it reads.
+    pub(crate) by_offset: bool,
+    pub(crate) arguments: Table,
+    /// Why this queue is no longer consumed while the consumer's other queues are.
+    pub(crate) ended: Option<Ended>,
+}
+
+impl Terms {
+    /// About how many octets they take, in memory and in a frame.
+    pub(crate) fn octets(&self) -> usize {
+        self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_octets().len() + 32
+    }
+}
+
+/// How a consumer is throttled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Throttle {
+    /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
+    Tags { prefetch_count: u16 },
+    /// The prefetch count that all queues of its channel share is 1.
+    Channel,
+}
+
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    turn: u64,
+    pub(crate) channel: u16,
+    pub(crate) sources: Vec<Terms>,
+    pub(crate) no_ack: bool,
+    /// One prefetch count for all queues together, instead of one for each tag.
+    pub(crate) shared_prefetch_count: Option<u16>,
+    /// How many times `consume-ok` is still to come before it has started.
+    pub(crate) starting: usize,
+    pub(crate) tags: Tags,
+    pub(crate) phase: Phase,
+    /// Who waits for `cancel-ok`.
+    pub(crate) cancelling: Vec<PromiseId>,
+    /// Who waits until another prefetch count is the only one that holds.
+    pub(crate) resizing: Vec<PromiseId>,
+    /// Set while the consumer is throttled: until the program has taken its buffered deliveries.
+    pub(crate) throttle: Option<Throttle>,
+    /// Its holder has gone.
+    pub(crate) dropped: bool,
+    /// The prefetch count with which it is to be started again.
+    pub(crate) wanted_prefetch: Option<u16>,
+    /// How many deliveries were dropped with connections that went.
+    pub(crate) lost: u64,
+    pub(crate) buffered: Buffered,
+    deliveries: Batches,
+    /// It was announced that there is something to take.
+    announced: bool,
+}
+
+impl Consumer {
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Returns the number of queues that are consumed.
+    pub(crate) fn live_sources(&self) -> usize {
+        self.sources.iter().filter(|terms| terms.ended.is_none()).count()
+    }
+
+    /// Returns the queues for which this consumer had started, and which lose a consumer on the
+    /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
+    pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<Box<[u8]>> {
+        let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
+        let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
+        if has_started {
+            return sources.map(|terms| terms.queue.clone()).collect();
+        }
+        let started = self.tags.iter().filter(|tag| tag.started);
+        started
+            .filter_map(|tag| self.sources.get(tag.source as usize))
+            .map(|terms| terms.queue.clone())
+            .collect()
+    }
+
+    /// Returns the queue whose absence made the broker refuse to start the consumer: the queue that
+    /// the error text names, else the first that has not started, because they are started one
+    /// after another.
+    pub(crate) fn missing_source<'n>(
+        &'n self,
+        text: &str,
+        current: impl Fn(&'n [u8]) -> &'n [u8],
+    ) -> Option<usize> {
+        let is_named = |terms: &'n Terms| {
+            let name = String::from_utf8_lossy(current(&terms.queue));
+            terms.ended.is_none() && text.contains(&format!("'{name}'"))
+        };
+        let named = self.sources.iter().position(is_named);
+        named.or_else(|| self.tags.iter().find(|tag| !tag.started).map(|tag| tag.source as usize))
+    }
+
+    /// What its holder knows it by.
+    pub(crate) fn tag(&self) -> &str {
+        self.sources.first().map_or("", |terms| &terms.tag)
+    }
+
+    /// Messages that may be unsettled; 0 for no limit.
+    pub(crate) fn prefetch_count(&self) -> u16 {
+        if let Some(count) = self.shared_prefetch_count {
+            return count;
+        }
+        if let Some(Throttle::Tags { prefetch_count }) = self.throttle {
+            return prefetch_count;
+        }
+        self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+    }
+
+    /// Returns the last buffered delivery.
+    pub(crate) fn last_buffered(&self) -> Option<&Delivered> {
+        self.deliveries.last()
+    }
+
+    /// The prefetch count that it is to have, whether it has started or not.
+    pub(crate) fn wanted_prefetch_count(&self) -> u16 {
+        self.wanted_prefetch.unwrap_or_else(|| self.prefetch_count())
+    }
+
+    /// Whether its prefetch count can be changed to that.
+    pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
+        let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
+        let is_exclusive = self.sources.iter().any(|terms| terms.exclusive);
+        if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
+            return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
+        }
+        Ok(())
+    }
+}
+
+#[inline]
+fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
+    slots.get_mut(id.index())?.as_mut().filter(|consumer| consumer.turn == id.turn)
+}
+
+/// The number of consumers that each queue has, by the queue's first name.
+#[derive(Debug, Default)]
+struct Consumed(BTreeMap<Box<[u8]>, usize>);
+
+impl Consumed {
+    fn add(&mut self, terms: &Terms) {
+        if terms.ended.is_none() {
+            *self.0.entry(terms.queue.clone()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, terms: &Terms) {
+        if terms.ended.is_none()
+            && let Some(count) = self.0.get_mut(&terms.queue)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&terms.queue);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Consumers {
+    /// By the number of the consumer, so that one is found as fast as the other however many there are.
+    slots: Vec<Option<Consumer>>,
+    free: Vec<u32>,
+    /// Of consumers and sources that have not ended.
+    consumed: Consumed,
+    made: u64,
+    tags: u64,
+    spares: Spares,
+    buffered: usize,
+    buffered_octets: usize,
+    /// How many deliveries of all of them, those that are forgotten included, were dropped since the connection last became
+    /// open.
+    pub(crate) lost: u64,
+    announcements: VecDeque<ConsumerId>,
+}
+
+impl Consumers {
+    /// Adds a consumer that has no tag yet.
+    pub(crate) fn add(
+        &mut self,
+        channel: u16,
+        sources: Vec<Terms>,
+        no_ack: bool,
+        shared_prefetch_count: Option<u16>,
+        promise: PromiseId,
+    ) -> ConsumerId {
+        self.made += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() as u32 - 1
+        });
+        let id = ConsumerId { turn: self.made, index };
+        sources.iter().for_each(|terms| self.consumed.add(terms));
+        let consumer = Consumer {
+            turn: id.turn,
+            channel,
+            starting: 0,
+            sources,
+            no_ack,
+            shared_prefetch_count,
+            tags: Tags::default(),
+            phase: Phase::Starting(promise),
+            cancelling: Vec::new(),
+            resizing: Vec::new(),
+            throttle: None,
+            dropped: false,
+            wanted_prefetch: None,
+            lost: 0,
+            buffered: Buffered::default(),
+            deliveries: Batches::default(),
+            announced: false,
+        };
+        if let Some(slot) = self.slots.get_mut(id.index()) {
+            let consumer = slot.insert(consumer);
+            consumer.starting = consumer.live_sources();
+        }
+        id
+    }
+
+    /// Gives a consumer a tag that no other of the connection has had.
+    pub(crate) fn add_tag(
+        &mut self,
+        id: ConsumerId,
+        source: u32,
+        prefetch_count: u16,
+    ) -> Option<(TagNumber, &Terms)> {
+        let consumer = find_mut(&mut self.slots, id)?;
+        let terms = consumer.sources.get_mut(source as usize)?;
+        // The tag that its holder knows is used again on another connection.
+        let is_free = consumer.tags.iter().all(|tag| tag.source != source);
+        let number = terms.number.filter(|_| is_free).unwrap_or_else(|| {
+            self.tags += 1;
+            TagNumber(self.tags)
+        });
+        if terms.number.is_none() {
+            terms.number = Some(number);
+            terms.tag = number.to_tag(&terms.users_tag).into();
+        }
+        consumer.tags.push(Tag {
+            number,
+            prefetch_count,
+            source,
+            by_offset: terms.by_offset,
+            started: false,
+            leaving: false,
+            cancelled: false,
+        });
+        Some((number, terms))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
+        self.slots.get(id.index())?.as_ref().filter(|consumer| consumer.turn == id.turn)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        find_mut(&mut self.slots, id)
+    }
+
+    /// For whom a delivery is that comes with that tag, if it is for this consumer.
+    #[inline]
+    pub(crate) fn recipient(&self, id: ConsumerId, tag: TagNumber) -> Option<Recipient> {
+        let tag = self.get(id)?.tags.find(tag)?;
+        Some(Recipient { consumer: id, source: tag.source, by_offset: tag.by_offset })
+    }
+
+    /// All of them, in the order in which they were added.
+    pub(crate) fn ids(&self) -> Vec<ConsumerId> {
+        let slots = (0..).zip(&self.slots);
+        let ids = slots.filter_map(|(index, slot)| Some(ConsumerId { turn: slot.as_ref()?.turn, index }));
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Forgets a consumer that has ended and whose holder has gone.
+    pub(crate) fn forget_if_over(&mut self, id: ConsumerId) {
+        if self.get(id).is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
+            self.take_all(id);
+            if let Some(slot) = self.slots.get_mut(id.index()) {
+                *slot = None;
+                self.free.push(id.index);
+            }
+        }
+    }
+
+    /// Keeps a delivery until it is taken.
+    #[inline]
+    pub(crate) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let octets = delivered.message.octets();
+        self.buffered += 1;
+        self.buffered_octets += octets;
+        consumer.buffered.deliveries += 1;
+        consumer.buffered.bytes += octets;
+        consumer.deliveries.push(delivered, &mut self.spares);
+        if !consumer.announced && !consumer.dropped {
+            consumer.announced = true;
+            self.announcements.push_back(id);
+        }
+    }
+
+    /// Has its holder look again.
+    pub(crate) fn announce(&mut self, id: ConsumerId) {
+        if let Some(consumer) = find_mut(&mut self.slots, id)
+            && !consumer.announced
+            && !consumer.dropped
+        {
+            consumer.announced = true;
+            self.announcements.push_back(id);
+        }
+    }
+
+    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    pub(crate) fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
+    }
+
+    pub(crate) fn poll_announcement(&mut self) -> Option<ConsumerId> {
+        self.announcements.pop_front()
+    }
+
+    /// Takes up to `most` deliveries. Returns `true` if the consumer is throttled.
+    pub(crate) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) -> bool {
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return false };
+        consumer.announced = false;
+        let (count, octets) = consumer.deliveries.take(most, into, &mut self.spares);
+        self.buffered -= count;
+        self.buffered_octets -= octets;
+        consumer.buffered.deliveries -= count;
+        consumer.buffered.bytes -= octets;
+        consumer.throttle.is_some()
+    }
+
+    /// Takes every delivery of a consumer.
+    pub(crate) fn take_all(&mut self, id: ConsumerId) -> VecDeque<Delivered> {
+        let mut all = VecDeque::new();
+        self.take(id, usize::MAX, &mut all);
+        all
+    }
+
+    /// Drops the deliveries of a consumer that wait to be taken, unless they need no ack.
+    pub(crate) fn discard_unsettled(&mut self, id: ConsumerId) {
+        if self.get(id).is_some_and(|consumer| !consumer.no_ack) {
+            self.take_all(id);
+        }
+    }
+
+    /// Drops the deliveries of a consumer that wait to be taken and can't be settled any more.
+    pub(crate) fn lose_unsettled(&mut self, id: ConsumerId) {
+        let before = self.buffered;
+        self.discard_unsettled(id);
+        self.count_lost(id, (before - self.buffered) as u64);
+    }
+
+    /// So many deliveries of a consumer were dropped, because they can't be settled any more.
+    pub(crate) fn count_lost(&mut self, id: ConsumerId, deliveries: u64) {
+        self.lost += deliveries;
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.lost += deliveries;
+        }
+    }
+
+    /// Returns `true` if a consumer that has not ended consumes this queue.
+    pub(crate) fn is_consumed(&self, queue: &[u8]) -> bool {
+        self.consumed.0.contains_key(queue)
+    }
+
+    /// Ends the consuming of one of a consumer's queues.
+    pub(crate) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
+        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let has_ended = consumer.has_ended();
+        let Some(terms) = consumer.sources.get_mut(source) else { return };
+        if !has_ended {
+            self.consumed.remove(terms);
+        }
+        terms.ended = Some(why);
+    }
+
+    /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
+    pub(crate) fn end(&mut self, id: ConsumerId, why: Ended) -> Option<Phase> {
+        let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
+        consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+        Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
+    }
+
+    /// Forgets a consumer that nobody holds yet.
+    pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
+        self.take_all(id);
+        let consumer = self.slots.get_mut(id.index())?.take_if(|consumer| consumer.turn == id.turn)?;
+        self.free.push(id.index);
+        if !consumer.has_ended() {
+            consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+        }
+        Some(consumer)
+    }
+
+    /// Deliveries that wait to be taken, and their octets.
+    pub(crate) fn buffered(&self) -> (usize, usize) {
+        (self.buffered, self.buffered_octets)
+    }
+
+    /// Returns the number of consumers, including ended ones that are not yet removed.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::promises::Promises;
+
+    fn terms(queue: &str) -> Terms {
+        Terms {
+            queue: queue.as_bytes().into(),
+            users_tag: "".into(),
+            tag: "".into(),
+            number: None,
+            no_local: false,
+            exclusive: false,
+            by_offset: false,
+            arguments: Table::new(),
+            ended: None,
+        }
+    }
+
+    #[test]
+    fn queue_is_consumed_until_its_last_consumer_ends() {
+        let (promises, mut consumers) = (Promises::default(), Consumers::default());
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
+            .map(|queues| consumers.add(1, queues.map(terms).into(), false, None, promises.nobody()));
+        let consumed = |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
+        consumers.end_source(ids[0], 1, Ended::CancelledByServer);
+        assert_eq!(consumed(&consumers), [true, false, true]);
+        assert!(consumers.end(ids[0], Ended::Cancelled).is_some());
+        assert!(consumers.end(ids[0], Ended::Cancelled).is_none());
+        assert_eq!(consumed(&consumers), [true, false, true]);
+        assert!(consumers.remove(ids[1]).is_some());
+        assert_eq!(consumed(&consumers), [false, false, true]);
+        assert!(consumers.end(ids[2], Ended::Cancelled).is_some());
+        assert!(consumers.consumed.0.is_empty());
+    }
+}

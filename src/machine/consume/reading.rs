@@ -1,0 +1,247 @@
+//! Back-pressure on input: when reading pauses, and for how long.
+
+use crate::machine::deadline::{Deadline, earlier};
+use std::time::{Duration, Instant};
+
+/// How long a pause may delay replies and confirms.
+///
+/// It is below a second, so that a publish in a consumer's loop takes less than that. A consumer
+/// that takes its deliveries empties half of the buffer in a fraction of it.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The hard limit, as a multiple of the limits.
+///
+/// The space between the two is for deliveries in flight when a consumer is throttled: during two
+/// round trips, RabbitMQ's classic queues have at most 200 messages each in flight, in addition to
+/// the socket buffers. For messages of 64 KiB that is about 30 MiB of 192 MiB by default.
+const HARD: usize = 4;
+
+/// A number of deliveries and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Buffered {
+    pub(crate) deliveries: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Buffered {
+    /// Returns `true` if the number or the size is at least that of `limit`.
+    pub(crate) fn reaches(self, limit: Self) -> bool {
+        self.deliveries >= limit.deliveries || self.bytes >= limit.bytes
+    }
+
+    /// Returns `true` if the number or the size is above that of `limit`.
+    pub(crate) fn exceeds(self, limit: Self) -> bool {
+        self.deliveries > limit.deliveries || self.bytes > limit.bytes
+    }
+
+    pub(crate) fn times(self, factor: usize) -> Self {
+        Self { deliveries: self.deliveries.saturating_mul(factor), bytes: self.bytes.saturating_mul(factor) }
+    }
+
+    pub(crate) fn divided(self, parts: usize) -> Self {
+        let parts = parts.max(1);
+        Self { deliveries: self.deliveries / parts, bytes: self.bytes / parts }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            deliveries: self.deliveries.saturating_add(other.deliveries),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+/// Whether to read, according to the buffered deliveries.
+///
+/// Reading pauses at the limit and resumes at half of it. If a pause lasts longer than [`PATIENCE`]
+/// and a reply is pending, it is relieved: greedy consumers are throttled, and reading continues up
+/// to the hard limit, until at most half of the limit is buffered.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    limit: Buffered,
+    is_on: bool,
+    /// The hard limit applies instead of the limit.
+    is_relieved: bool,
+    /// A pause was relieved before, so the next one is relieved at once. Otherwise a loop that
+    /// publishes and consumes would stall each time the buffer is full.
+    is_eager: bool,
+    /// When to relieve the pause.
+    relief: Deadline,
+    /// When to report the pause.
+    notice: Deadline,
+    /// The buffered deliveries at the last search for greedy consumers, or fewer.
+    searched: Buffered,
+}
+
+impl Reading {
+    pub(crate) fn new(deliveries: usize, bytes: usize) -> Self {
+        Self {
+            limit: Buffered { deliveries, bytes },
+            is_on: true,
+            is_relieved: false,
+            is_eager: false,
+            relief: Deadline::None,
+            notice: Deadline::None,
+            searched: Buffered::default(),
+        }
+    }
+
+    /// Resets the state that belongs to a lost transport.
+    pub(crate) fn start_over(&mut self) {
+        self.is_relieved = false;
+        self.is_eager = false;
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Returns `true` if taking deliveries may change whether to read, or the limit that applies.
+    pub(crate) fn depends_on_taking(&self) -> bool {
+        !self.is_on || self.is_relieved
+    }
+
+    /// Returns `true` if consumers of this connection may have been throttled.
+    pub(crate) fn has_been_relieved(&self) -> bool {
+        self.is_eager
+    }
+
+    pub(crate) fn limit(&self) -> Buffered {
+        self.limit
+    }
+
+    /// Updates the state for the buffered deliveries. Returns `true` if reading resumes.
+    pub(crate) fn update(&mut self, buffered: Buffered) -> bool {
+        self.is_relieved &= buffered.exceeds(self.limit.divided(2));
+        self.searched.deliveries = self.searched.deliveries.min(buffered.deliveries);
+        self.searched.bytes = self.searched.bytes.min(buffered.bytes);
+        let bound = if self.is_relieved { self.limit.times(HARD) } else { self.limit };
+        let was_on = self.is_on;
+        self.is_on = if was_on { !buffered.reaches(bound) } else { !buffered.exceeds(bound.divided(2)) };
+        if was_on && !self.is_on {
+            self.relief = Deadline::In(if self.is_eager { Duration::ZERO } else { PATIENCE });
+            self.notice = Deadline::In(PATIENCE);
+        } else if self.is_on {
+            (self.relief, self.notice) = (Deadline::None, Deadline::None);
+        }
+        self.is_on && !was_on
+    }
+
+    /// Returns `true` if a search for greedy consumers is due: once for each half of the limit that
+    /// is buffered in addition. The search iterates over all consumers, so it does not run for
+    /// every delivery.
+    pub(crate) fn wants_search(&mut self, buffered: Buffered) -> bool {
+        let wants = self.is_relieved && buffered.exceeds(self.searched.plus(self.limit.divided(2)));
+        if wants {
+            self.searched = buffered;
+        }
+        wants
+    }
+
+    #[inline]
+    pub(crate) fn stamp(&mut self, now: Instant) {
+        self.relief.stamp(now);
+        self.notice.stamp(now);
+    }
+
+    /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) is due.
+    pub(crate) fn deadline(&self, is_waited_for: bool) -> Option<Instant> {
+        let relief = self.relief.instant().filter(|_| is_waited_for && !self.is_relieved);
+        earlier(relief, self.notice.instant())
+    }
+
+    /// Ends a pause that has lasted too long. Returns `true` if it did.
+    pub(crate) fn relieve(&mut self, now: Instant, buffered: Buffered) -> bool {
+        if self.is_relieved || !self.relief.has_passed(now) {
+            return false;
+        }
+        self.is_relieved = true;
+        self.is_eager = true;
+        self.searched = buffered;
+        self.is_on = !buffered.reaches(self.limit.times(HARD));
+        if self.is_on {
+            (self.relief, self.notice) = (Deadline::None, Deadline::None);
+        }
+        true
+    }
+
+    /// Returns `true` once for each pause that has lasted too long, so that it is reported.
+    pub(crate) fn tell(&mut self, now: Instant) -> bool {
+        let is_due = self.notice.has_passed(now);
+        if is_due {
+            self.notice = Deadline::None;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(deliveries: usize) -> Buffered {
+        Buffered { deliveries, bytes: 0 }
+    }
+
+    /// Reading that is paused at a limit of 10, as long as nothing is taken.
+    fn paused(now: Instant) -> Reading {
+        let mut reading = Reading::new(10, 1000);
+        assert!(!reading.update(of(9)) && reading.is_on());
+        assert!(!reading.update(of(10)) && !reading.is_on());
+        reading.stamp(now);
+        reading
+    }
+
+    #[test]
+    fn pause_ends_at_half_of_the_limit() {
+        let mut reading = paused(Instant::now());
+        assert!(!reading.update(of(6)) && !reading.is_on());
+        assert!(reading.update(of(5)) && reading.is_on());
+        assert_eq!(reading.deadline(true), None);
+    }
+
+    #[test]
+    fn pause_is_told_once_and_relieved_if_waited_for() {
+        let now = Instant::now();
+        let mut reading = paused(now);
+        assert_eq!(reading.deadline(false), Some(now + PATIENCE));
+        assert!(!reading.tell(now) && !reading.relieve(now, of(10)));
+        let late = now + PATIENCE;
+        assert!(reading.tell(late) && !reading.tell(late));
+        assert_eq!(reading.deadline(false), None, "nothing is waited for");
+        assert_eq!(reading.deadline(true), Some(late));
+        assert!(reading.relieve(late, of(10)) && reading.is_on());
+    }
+
+    #[test]
+    fn relieved_reading_stops_at_the_hard_bound() {
+        let now = Instant::now();
+        let mut reading = paused(now);
+        assert!(reading.relieve(now + PATIENCE, of(10)));
+        assert!(!reading.wants_search(of(15)) && reading.wants_search(of(16)));
+        assert!(!reading.wants_search(of(21)) && reading.wants_search(of(22)));
+        assert!(!reading.update(of(39)) && reading.is_on());
+        assert!(!reading.update(of(40)) && !reading.is_on());
+        reading.stamp(now);
+        assert_eq!(reading.deadline(true), Some(now + PATIENCE), "it is told once more");
+        assert!(!reading.relieve(now + PATIENCE, of(40)), "there is nothing left to do");
+        assert!(reading.update(of(20)));
+    }
+
+    #[test]
+    fn second_pause_is_relieved_without_patience() {
+        let now = Instant::now();
+        let mut reading = paused(now);
+        assert!(reading.relieve(now + PATIENCE, of(10)));
+        reading.update(of(5));
+        reading.update(of(10));
+        reading.stamp(now);
+        assert_eq!(reading.deadline(true), Some(now));
+        assert_eq!(reading.deadline(false), Some(now + PATIENCE));
+        reading.start_over();
+        reading.update(of(5));
+        reading.update(of(10));
+        reading.stamp(now);
+        assert_eq!(reading.deadline(true), Some(now + PATIENCE));
+    }
+}

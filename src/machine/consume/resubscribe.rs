@@ -1,0 +1,153 @@
+//! Consumers: what a loss does to them, and how they start again.
+
+use crate::error::Error;
+use crate::machine::channel::Resize;
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumers::Phase;
+use crate::machine::consume::pending::WaitingConsume;
+use crate::machine::context::{Context, Stage};
+use crate::machine::publish::Publishing;
+use crate::machine::recovery::blame::Blame;
+use crate::machine::recovery::failed_consumer;
+use crate::machine::{ConsumerId, Ended, Notice};
+use crate::protocol::method::basic;
+
+impl Consuming {
+    /// Starts the consumer again with the prefetch count that was wanted last. A change that the broker
+    /// closed the connection over is not repeated: the count before it holds.
+    pub(crate) fn suspend_resize(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        resize: Resize,
+        error: &Error,
+        blame: &Blame,
+    ) {
+        let is_refused = blame.is_on(resize.promise);
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            // Changes come in the order in which they were sent, so that a later one wins.
+            consumer.wanted_prefetch = is_refused.then_some(resize.before);
+            if !is_refused {
+                consumer.resizing.push(resize.promise);
+                return;
+            }
+        }
+        let refusal = if is_refused { error.clone() } else { Error::Stale };
+        cx.answer(resize.promise, Err(refusal));
+    }
+
+    /// A consumer that has started goes on with the next connection; one that has not starts with it.
+    pub(crate) fn suspend_consumer(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        error: &Error,
+        blame: &Blame,
+        is_narrowed: bool,
+    ) {
+        // On an open connection, a request of the program may be the cause, too.
+        let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::Nobody);
+        // A consumer is started by `consume`, and by `qos` in front of it.
+        let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
+        let is_known = is_named || is_narrowed;
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        match consumer.phase {
+            // The broker ended it. What it had delivered can't be settled any more, either.
+            Phase::Ended(_) => self.consumers.lose_unsettled(id),
+            Phase::Starting(promise) if blame.is_on(promise) => {
+                self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
+            }
+            Phase::Restoring if consumer.channel != 0 && error.is_a_verdict() && is_alone && is_known => {
+                self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
+            }
+            Phase::Starting(promise) => {
+                let prefetch_count = consumer.wanted_prefetch_count();
+                let Some(consumer) = self.consumers.remove(id) else { return };
+                let shares_prefetch_count = consumer.shared_prefetch_count.is_some();
+                let waiting = WaitingConsume {
+                    promise,
+                    sources: consumer.sources,
+                    no_ack: consumer.no_ack,
+                    prefetch_count,
+                    shares_prefetch_count,
+                    is_suspected: blame.suspects(promise),
+                };
+                cx.request_octets += waiting.octets();
+                self.waiting.push_front(waiting);
+            }
+            // The connection that went has ended it.
+            Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),
+            Phase::Live | Phase::Restoring => {
+                consumer.wanted_prefetch = Some(consumer.wanted_prefetch_count());
+                consumer.throttle = None;
+                consumer.phase = Phase::Restoring;
+                consumer.tags.clear();
+                consumer.channel = 0;
+                self.consumers.lose_unsettled(id);
+            }
+        }
+    }
+
+    /// Starts a consumer again. False when there is no channel for it.
+    pub(crate) fn restore_consumer(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        id: ConsumerId,
+    ) -> bool {
+        let Some(number) = self.consumer_channel(cx, publishing) else { return false };
+        if let Some(channel) = cx.channels.get_mut(number) {
+            channel.consumer = Some(id);
+        }
+        let Some(consumer) = self.consumers.get_mut(id) else { return true };
+        consumer.channel = number;
+        consumer.starting = consumer.live_sources();
+        let prefetch_count = consumer.wanted_prefetch_count();
+        if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
+        }
+        self.write_consumes(cx, number, id, prefetch_count);
+        true
+    }
+
+    /// A consumer has started again.
+    pub(crate) fn consumer_restored(&mut self, cx: &mut Context, id: ConsumerId) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        consumer.phase = Phase::Live;
+        if cx.stage == Stage::Restoring {
+            self.resubscription.restored += 1;
+        } else {
+            cx.notices.tell(&Notice::ConsumerRestored(consumer.tag().into()));
+        }
+        self.resubscription.done(id);
+        self.go_on_with(cx, id);
+    }
+
+    /// Does what was asked of a consumer while it was on its way back.
+    pub(crate) fn go_on_with(&mut self, cx: &mut Context, id: ConsumerId) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let wanted = consumer.wanted_prefetch.take();
+        if consumer.dropped || !consumer.cancelling.is_empty() {
+            self.begin_cancel(cx, id);
+            return;
+        }
+        let Some(promise) = consumer.resizing.pop() else { return };
+        match consumer.check_resize(wanted.unwrap_or_default()) {
+            Ok(()) => self.resize(cx, id, wanted.unwrap_or_default(), promise),
+            Err(error) => {
+                let all = std::mem::take(&mut consumer.resizing);
+                for promise in all.into_iter().chain([promise]) {
+                    cx.answer(promise, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Records for the report that a consumer could not be started again. Once the connection is
+    /// open, it is in the report already.
+    pub(crate) fn consumer_not_restored(&mut self, cx: &mut Context, tag: &str, error: &Error) {
+        if cx.stage != Stage::Open {
+            self.resubscription.failed.push(failed_consumer(tag, error));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Consumer tags: what a broker knows consumers by.
+
+use crate::protocol::ShortStr;
+
+/// What stands in front of the number of a tag.
+const PREFIX: &str = "puka.";
+
+/// Tells the tags of a connection apart. What the user calls a consumer stands behind it, for people to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TagNumber(pub(crate) u64);
+
+impl TagNumber {
+    /// The number of a tag, if it is one of ours.
+    #[inline]
+    pub(crate) fn of(tag: ShortStr<'_>) -> Option<Self> {
+        let mut number = 0_u64;
+        for octet in tag.as_octets().strip_prefix(PREFIX.as_bytes())? {
+            match octet {
+                b'0'..=b'9' => number = number.checked_mul(10)?.checked_add(u64::from(octet - b'0'))?,
+                b'.' => break,
+                _ => return None,
+            }
+        }
+        Some(Self(number))
+    }
+
+    /// The tag, with what the user calls the consumer.
+    pub(crate) fn to_tag(self, users_tag: &str) -> String {
+        let separator = if users_tag.is_empty() { "" } else { "." };
+        format!("{PREFIX}{}{separator}{users_tag}", self.0)
+    }
+}
+
+/// A consumer in the broker's eyes. One of ours is several of them when it has several queues, or once its prefetch count was
+/// raised, because a broker fixes it when a consumer starts.
+#[derive(Debug)]
+pub(crate) struct Tag {
+    pub(crate) number: TagNumber,
+    pub(crate) prefetch_count: u16,
+    /// Which of the consumer's queues it is for.
+    pub(crate) source: u32,
+    /// Whether that one is read from an offset of a stream.
+    pub(crate) by_offset: bool,
+    /// `consume-ok` has come.
+    pub(crate) started: bool,
+    /// Another takes its place, or has.
+    pub(crate) leaving: bool,
+    /// It was cancelled, and `cancel-ok` is still to come.
+    pub(crate) cancelled: bool,
+}
+
+/// The tags of a consumer that have not ended, the one that was started first in front. Most often there is one, which has its
+/// place where the consumer has it: each delivery looks for it.
+#[derive(Debug, Default)]
+pub(crate) struct Tags {
+    first: Option<Tag>,
+    others: Vec<Tag>,
+}
+
+impl Tags {
+    pub(crate) fn push(&mut self, tag: Tag) {
+        if self.first.is_none() {
+            self.first = Some(tag);
+        } else {
+            self.others.push(tag);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, number: TagNumber) -> Option<&Tag> {
+        self.iter().find(|tag| tag.number == number)
+    }
+
+    /// Forgets one. True when it was the last.
+    pub(crate) fn end(&mut self, number: TagNumber) -> bool {
+        self.others.retain(|tag| tag.number != number);
+        if self.first.take_if(|tag| tag.number == number).is_some() && !self.others.is_empty() {
+            self.first = Some(self.others.remove(0));
+        }
+        self.first.is_none()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Tag> {
+        self.first.iter().chain(&self.others)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tag> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tag: &'static str) -> Option<u64> {
+        TagNumber::of(ShortStr::literal(tag)).map(|number| number.0)
+    }
+
+    #[test]
+    fn a_tag_is_known_by_its_number() {
+        for number in [1, 10, 4_294_967_296, u64::MAX] {
+            for users_tag in ["", "orders", "7", "a.b", "."] {
+                let tag = TagNumber(number).to_tag(users_tag);
+                assert_eq!(TagNumber::of(ShortStr::cut(&tag)), Some(TagNumber(number)), "{tag}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_tag_of_ours_has_no_number() {
+        for tag in ["", "puka", "puke.1", "1", "puka.x", "puka.1x", "puka.-1", "puka.18446744073709551616"] {
+            assert_eq!(of(tag), None, "{tag}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_left_is_in_front() {
+        let mut tags = Tags::default();
+        for number in 1..=3 {
+            let number = TagNumber(number);
+            tags.push(Tag {
+                number,
+                prefetch_count: 0,
+                source: 0,
+                by_offset: false,
+                started: false,
+                leaving: false,
+                cancelled: false,
+            });
+        }
+        let numbers = |tags: &Tags| tags.iter().map(|tag| tag.number.0).collect::<Vec<_>>();
+        assert!(!tags.end(TagNumber(1)));
+        assert_eq!(numbers(&tags), [2, 3]);
+        assert!(!tags.end(TagNumber(4)));
+        assert!(!tags.end(TagNumber(3)));
+        assert_eq!(tags.find(TagNumber(2)).map(|tag| tag.number), Some(TagNumber(2)));
+        assert!(tags.end(TagNumber(2)));
+        assert!(tags.end(TagNumber(2)), "there is none");
+    }
+}

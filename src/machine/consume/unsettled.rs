@@ -1,0 +1,463 @@
+//! The deliveries of one channel that are not settled, and the acknowledgements on their way out.
+//!
+//! Acknowledgements wait until the next write. Those that cover everything up to a tag leave as one frame.
+
+use std::collections::VecDeque;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its holder has not said.
+    Held,
+    /// Unsettled, and the program does not receive it: it goes back to its queue.
+    Unwanted,
+    /// Acknowledged, and the frame not written.
+    Acked,
+    /// Settled, and the frame written.
+    Settled,
+}
+
+impl State {
+    fn is_held(self) -> bool {
+        matches!(self, Self::Held | Self::Unwanted)
+    }
+}
+
+/// Settled ones that may stand between those that are not.
+const SPARSE: usize = 64;
+
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    /// By ascending tag. The first is held.
+    deliveries: VecDeque<(u64, State)>,
+    /// The number of unsettled deliveries including unwanted ones, and of unwanted ones alone.
+    held: usize,
+    unwanted: usize,
+    /// Everything up to this tag is settled.
+    covered: u64,
+    /// So many of those are acknowledged and the frame is not written.
+    covering: usize,
+    /// Tags acknowledged since the last flush when one before them was held, or with all before them.
+    acked: Vec<u64>,
+    /// The last tag of the channel.
+    last: u64,
+}
+
+impl Unsettled {
+    /// Takes up a delivery. False when the server reused a tag, or went back.
+    #[inline]
+    pub(crate) fn deliver(&mut self, tag: u64, no_ack: bool) -> bool {
+        if tag <= self.last {
+            return false;
+        }
+        self.last = tag;
+        if !no_ack {
+            self.deliveries.push_back((tag, State::Held));
+            self.held += 1;
+        }
+        true
+    }
+
+    /// How many are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Returns `true` if there is an unsettled delivery that is wanted.
+    pub(crate) fn has_wanted(&self) -> bool {
+        self.held > self.unwanted
+    }
+
+    /// Returns the number of deliveries that are to go back to their queues.
+    pub(crate) fn unwanted(&self) -> usize {
+        self.unwanted
+    }
+
+    /// Marks an unsettled delivery as unwanted.
+    pub(crate) fn set_unwanted(&mut self, tag: u64) {
+        if let Some(place) = self.position(tag)
+            && let Some((_, state @ State::Held)) = self.deliveries.get_mut(place)
+        {
+            *state = State::Unwanted;
+            self.unwanted += 1;
+        }
+    }
+
+    /// Settles all unwanted deliveries with as few refusals as possible. Each is a tag and whether
+    /// it covers all tags before it. Queued acks must be flushed first, because a refusal would
+    /// cover them.
+    pub(crate) fn return_unwanted(&mut self, mut refuse: impl FnMut(u64, bool)) {
+        if self.unwanted == 0 {
+            return;
+        }
+        let is_done = |(_, state): &&(u64, State)| matches!(state, State::Unwanted | State::Settled);
+        let in_front = self.deliveries.iter().take_while(is_done);
+        let unwanted = in_front.filter(|(_, state)| *state == State::Unwanted);
+        let covered = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
+        if let Some((tag, multiple)) = covered {
+            refuse(tag, multiple);
+        }
+        let up_to = covered.map_or(0, |(tag, _)| tag);
+        for (tag, state) in &mut self.deliveries {
+            if *state == State::Unwanted {
+                *state = State::Settled;
+                if *tag > up_to {
+                    refuse(*tag, false);
+                }
+            }
+        }
+        self.held -= self.unwanted;
+        self.unwanted = 0;
+        self.cover();
+        self.trim();
+    }
+
+    fn position(&self, tag: u64) -> Option<usize> {
+        // Most often no tag is missing, so the place can be computed.
+        let first = self.deliveries.front()?.0;
+        // On a 32-bit target a gap may exceed `usize`, and no position is that large.
+        let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
+        if self.deliveries.get(guess).is_some_and(|(found, _)| *found == tag) {
+            return Some(guess);
+        }
+        self.deliveries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()
+    }
+
+    #[cfg(test)]
+    fn is_held(&self, tag: u64) -> bool {
+        self.position(tag).is_some_and(|place| self.deliveries[place].1.is_held())
+    }
+
+    /// Holds nothing of what was delivered any more: the broker has taken it back, or will.
+    pub(crate) fn forget(&mut self) {
+        self.deliveries.clear();
+        self.acked.clear();
+        self.covering = 0;
+        self.held = 0;
+        self.unwanted = 0;
+    }
+
+    /// Acknowledges a delivery, and with `multiple` all earlier ones. Unwanted deliveries are
+    /// excluded, because the program has not seen them. Returns `false` if the delivery is not
+    /// unsettled.
+    #[inline]
+    pub(crate) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
+        // Most often they are acknowledged in their order.
+        if let Some((first, state)) = self.deliveries.front_mut()
+            && *first == tag
+            && *state == State::Held
+        {
+            *state = State::Acked;
+            self.held -= 1;
+            self.cover();
+            return true;
+        }
+        self.settle(tag, multiple, State::Acked)
+    }
+
+    /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones, with refusals
+    /// that are written at once: each is a tag and whether it covers all tags before it. Returns
+    /// `false` if the delivery is not unsettled. Queued acks must be flushed first, because a
+    /// refusal of several would cover them.
+    pub(crate) fn refuse(&mut self, tag: u64, multiple: bool, mut refuse: impl FnMut(u64, bool)) -> bool {
+        let place = self.position(tag).unwrap_or(0);
+        let before = || self.deliveries.iter().take(place);
+        let is_mixed = multiple && self.unwanted > 0 && before().any(|(_, state)| *state == State::Unwanted);
+        let held = before().filter(|(_, state)| is_mixed && *state == State::Held);
+        let held: Vec<u64> = held.map(|(tag, _)| *tag).collect();
+        let was_held = self.settle(tag, multiple, State::Settled);
+        if was_held {
+            held.into_iter().for_each(|tag| refuse(tag, false));
+            refuse(tag, multiple && !is_mixed);
+        }
+        self.trim();
+        was_held
+    }
+
+    fn settle(&mut self, tag: u64, multiple: bool, state: State) -> bool {
+        let Some(last) = self.position(tag) else { return false };
+        if !self.settle_at(last, state) {
+            return false;
+        }
+        if multiple {
+            for place in 0..last {
+                if matches!(self.deliveries.get(place), Some((_, State::Held))) {
+                    self.settle_at(place, state);
+                }
+            }
+        }
+        self.cover();
+        true
+    }
+
+    fn settle_at(&mut self, place: usize, state: State) -> bool {
+        let Some((tag, found @ (State::Held | State::Unwanted))) = self.deliveries.get_mut(place) else {
+            return false;
+        };
+        self.unwanted -= usize::from(*found == State::Unwanted);
+        *found = state;
+        self.held -= 1;
+        if state == State::Acked {
+            self.acked.push(*tag);
+        }
+        true
+    }
+
+    /// Takes off what is settled in front of the first that is held.
+    #[inline]
+    fn cover(&mut self) {
+        while let Some((tag, state)) = self.deliveries.front().copied().filter(|(_, state)| !state.is_held())
+        {
+            if state == State::Acked {
+                self.covered = tag;
+                self.covering += 1;
+            }
+            self.deliveries.pop_front();
+        }
+    }
+
+    /// What is settled behind one that is held for long does not add up.
+    fn trim(&mut self) {
+        if self.deliveries.len() > 2 * (self.held + self.acked.len()) + SPARSE {
+            self.deliveries.retain(|(_, state)| *state != State::Settled);
+        }
+    }
+
+    /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it stands for all before it.
+    pub(crate) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
+        let covering = std::mem::take(&mut self.covering);
+        if covering > 0 {
+            ack(self.covered, covering > 1);
+        }
+        if self.acked.is_empty() {
+            return;
+        }
+        let mut acked = std::mem::take(&mut self.acked);
+        for tag in acked.drain(..).filter(|tag| *tag > self.covered) {
+            ack(tag, false);
+            if let Some(place) = self.position(tag) {
+                self.deliveries[place].1 = State::Settled;
+            }
+        }
+        self.acked = acked;
+        self.trim();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Deliver { gap: u64 },
+        Settle { back: u64, multiple: bool, acks: bool },
+        Unwant { back: u64 },
+        ReturnUnwanted,
+        Flush,
+        Forget,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let multiple = prop::bool::weighted(0.1);
+        let step = prop_oneof![
+            20 => (1..3_u64).prop_map(|gap| Step::Deliver { gap }),
+            20 => (0..30_u64, multiple, prop::bool::weighted(0.8))
+                .prop_map(|(back, multiple, acks)| Step::Settle { back, multiple, acks }),
+            3 => (0..30_u64).prop_map(|back| Step::Unwant { back }),
+            1 => Just(Step::ReturnUnwanted),
+            3 => Just(Step::Flush),
+            1 => Just(Step::Forget),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    /// Settles a delivery or all up to it, as the broker does.
+    fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
+        assert!(awaited.contains(&tag), "{tag} is settled already");
+        awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });
+    }
+
+    /// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
+    fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, held: &BTreeSet<u64>) {
+        unsettled.flush(|tag, multiple| settled(awaited, tag, multiple));
+        assert_eq!(awaited, held);
+    }
+
+    proptest! {
+        #[test]
+        #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+        fn after_a_flush_the_broker_waits_for_what_is_held(steps in steps()) {
+            let mut unsettled = Unsettled::default();
+            let (mut last, mut awaited, mut held) = (0, BTreeSet::new(), BTreeSet::new());
+            let mut unwanted = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::Deliver { gap } => {
+                        last += gap;
+                        prop_assert!(unsettled.deliver(last, false));
+                        awaited.insert(last);
+                        held.insert(last);
+                    }
+                    Step::Settle { back, multiple, acks } => {
+                        let tag = last.saturating_sub(back);
+                        if unwanted.contains(&tag) {
+                            continue;
+                        }
+                        if multiple && !acks {
+                            // As the connection does, or it would refuse what is acknowledged and not written.
+                            flush(&mut unsettled, &mut awaited, &held);
+                        }
+                        let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
+                        let was_held =
+                            if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple, refuse) };
+                        prop_assert_eq!(was_held, held.contains(&tag));
+                        if was_held {
+                            let is_settled = |other: &u64| *other == tag || multiple && *other < tag;
+                            held.retain(|held| unwanted.contains(held) || !is_settled(held));
+                        }
+                    }
+                    Step::Unwant { back } => {
+                        let tag = last.saturating_sub(back);
+                        unsettled.set_unwanted(tag);
+                        unwanted.extend(Some(tag).filter(|tag| held.contains(tag)));
+                    }
+                    Step::ReturnUnwanted => {
+                        flush(&mut unsettled, &mut awaited, &held);
+                        unsettled.return_unwanted(|tag, multiple| settled(&mut awaited, tag, multiple));
+                        held.retain(|held| !unwanted.contains(held));
+                        unwanted.clear();
+                        prop_assert_eq!(&awaited, &held);
+                    }
+                    Step::Flush => flush(&mut unsettled, &mut awaited, &held),
+                    Step::Forget => {
+                        unsettled.forget();
+                        held.clear();
+                        unwanted.clear();
+                        awaited.clear();
+                    }
+                }
+                prop_assert_eq!((unsettled.held(), unsettled.unwanted()), (held.len(), unwanted.len()));
+            }
+            flush(&mut unsettled, &mut awaited, &held);
+        }
+    }
+
+    fn delivered(tags: impl IntoIterator<Item = u64>) -> Unsettled {
+        let mut unsettled = Unsettled::default();
+        for tag in tags {
+            assert!(unsettled.deliver(tag, false));
+        }
+        unsettled
+    }
+
+    fn flushed(unsettled: &mut Unsettled) -> Vec<(u64, bool)> {
+        let mut acks = Vec::new();
+        unsettled.flush(|tag, multiple| acks.push((tag, multiple)));
+        acks
+    }
+
+    #[test]
+    fn acks_that_cover_everything_leave_as_one() {
+        let mut unsettled = delivered(1..=5);
+        for tag in [2, 1, 3] {
+            unsettled.ack(tag, false);
+        }
+        assert_eq!(flushed(&mut unsettled), [(3, true)]);
+        assert_eq!(flushed(&mut unsettled), []);
+        unsettled.ack(4, false);
+        assert_eq!(flushed(&mut unsettled), [(4, false)]);
+        assert_eq!(unsettled.held(), 1);
+    }
+
+    #[test]
+    fn an_ack_behind_a_held_delivery_leaves_alone() {
+        let mut unsettled = delivered(1..=5);
+        for tag in [5, 1, 3] {
+            unsettled.ack(tag, false);
+        }
+        assert_eq!(flushed(&mut unsettled), [(1, false), (5, false), (3, false)]);
+        unsettled.ack(2, false);
+        assert_eq!(flushed(&mut unsettled), [(2, false)]);
+        unsettled.ack(4, false);
+        assert_eq!(flushed(&mut unsettled), [(4, false)]);
+        assert_eq!(unsettled.held(), 0);
+        assert!(unsettled.deliveries.is_empty());
+    }
+
+    #[test]
+    fn a_refused_delivery_does_not_keep_acks_apart() {
+        let mut unsettled = delivered(1..=4);
+        unsettled.ack(1, false);
+        unsettled.refuse(2, false, |_, _| {});
+        unsettled.ack(3, false);
+        assert_eq!(flushed(&mut unsettled), [(3, true)]);
+        assert!(unsettled.is_held(4) && !unsettled.is_held(3));
+    }
+
+    #[test]
+    fn refusal_of_several_leaves_unwanted_deliveries_out() {
+        for unwanted in [&[1, 2][..], &[1], &[2], &[]] {
+            let mut unsettled = delivered(1..=3);
+            unwanted.iter().for_each(|tag| unsettled.set_unwanted(*tag));
+            let mut refused = Vec::new();
+            assert!(unsettled.refuse(3, true, |tag, multiple| refused.push((tag, multiple))));
+            let mut expected: Vec<_> =
+                (1..=3).filter(|tag| !unwanted.contains(tag)).map(|tag| (tag, false)).collect();
+            if unwanted.is_empty() {
+                expected = vec![(3, true)];
+            }
+            assert_eq!(refused, expected);
+            assert_eq!((unsettled.held(), unsettled.unwanted()), (unwanted.len(), unwanted.len()));
+        }
+    }
+
+    #[test]
+    fn tags_may_have_gaps_but_never_go_back() {
+        let mut unsettled = delivered([1, 4, u64::MAX - 1]);
+        assert!(!unsettled.deliver(4, false));
+        assert!(unsettled.is_held(4) && !unsettled.is_held(2));
+        unsettled.ack(u64::MAX - 1, true);
+        assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
+        assert_eq!(unsettled.held(), 0);
+    }
+
+    #[test]
+    fn gaps_wider_than_32_bits_are_searched() {
+        const GAP: u64 = 1 << 32;
+        let tags = [1, 1 + GAP, 2 + GAP, 2 + 2 * GAP];
+        for tag in tags {
+            let mut unsettled = delivered(tags);
+            assert!(unsettled.ack(tag, false), "{tag}");
+            assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+            assert_eq!(unsettled.held(), 3);
+            assert!(!unsettled.ack(tag - 1, false) || tags.contains(&(tag - 1)));
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+    fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
+        let mut unsettled = delivered([1]);
+        for tag in 2..10_000 {
+            assert!(unsettled.deliver(tag, false));
+            if tag % 2 == 0 {
+                unsettled.refuse(tag, false, |_, _| {});
+            } else {
+                unsettled.ack(tag, false);
+                assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+            }
+        }
+        assert!(unsettled.deliveries.len() <= SPARSE + 3, "{}", unsettled.deliveries.len());
+        assert!(unsettled.is_held(1));
+    }
+
+    #[test]
+    fn what_needs_no_ack_is_never_held() {
+        let mut unsettled = Unsettled::default();
+        assert!(unsettled.deliver(1, true));
+        assert!(!unsettled.is_held(1));
+        assert_eq!(unsettled.held(), 0);
+    }
+}

@@ -1,0 +1,379 @@
+//! What every part of the state machine needs.
+
+use crate::error::Error;
+use crate::machine::channel::channels::Channels;
+use crate::machine::channel::content::{Assembly, Purpose};
+use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
+use crate::machine::notices::Notices;
+use crate::machine::promises::Promises;
+use crate::machine::recovery::topology::Topology;
+use crate::machine::request::pending::WaitingRequest;
+use crate::machine::transmit::outbox::Outbox;
+use crate::machine::{Counters, Notice, PromiseId, Queue, Reply, ServerProperties};
+use crate::options::Options;
+use crate::protocol::method::{Encode, MethodInfo};
+use crate::protocol::method::{basic, channel as methods, exchange, queue};
+use crate::protocol::{Method, MethodId, ReplyCode, ShortStr};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+/// The state of the connection, without the state's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Down,
+    Handshake,
+    Restoring,
+    Open,
+    Draining,
+    Closing,
+    Closed,
+}
+
+impl Stage {
+    /// Returns `true` if queued requests and publishes may be written.
+    pub(crate) fn may_write(self) -> bool {
+        matches!(self, Self::Open | Self::Draining)
+    }
+}
+
+/// What every part of the state machine needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The time of the last call that had one.
+    pub(crate) now: Instant,
+    pub(crate) options: Options,
+    pub(crate) stage: Stage,
+    /// The connection epoch: the number of the current or next transport, from 1. Deliveries of an
+    /// earlier one are stale.
+    pub(crate) epoch: u32,
+    pub(crate) frame_max: u32,
+    pub(crate) server: ServerProperties,
+    /// The user name of the login, if it is known.
+    pub(crate) username: Option<String>,
+    pub(crate) out: Outbox,
+    /// The number of bytes that the driver holds and the transport has not accepted.
+    pub(crate) in_hand: usize,
+    /// When the transport last accepted bytes.
+    pub(crate) last_progress: Instant,
+    pub(crate) channels: Channels,
+    /// Channels with acknowledgements to write.
+    pub(crate) acking: Vec<u16>,
+    pub(crate) promises: Promises,
+    /// Replies whose promise was abandoned. `proceed` disposes of them.
+    pub(crate) unwanted: VecDeque<Reply>,
+    /// Publishes that are sent again. An earlier attempt may have been taken, so an error does not
+    /// prove that the broker does not have the message.
+    pub(crate) republished: BTreeSet<PromiseId>,
+    /// A request that may have closed an earlier connection. While it is pending, no other such
+    /// request is sent.
+    pub(crate) trial: Option<PromiseId>,
+    /// The size of all queued requests.
+    pub(crate) request_octets: usize,
+    pub(crate) topology: Topology,
+    pub(crate) notices: Notices,
+    /// Without the deliveries that were lost since the connection was last open.
+    pub(crate) counters: Counters,
+    /// The driver should poll the connection.
+    pub(crate) attention: bool,
+    /// A channel has become free, so queued work may start: `proceed` is to be called before the
+    /// call returns.
+    pub(crate) may_start: bool,
+    /// A buffer for the method and header of a content, kept for its allocation.
+    pub(crate) spare: Vec<u8>,
+}
+
+impl Context {
+    pub(crate) fn new(now: Instant, stage: Stage, out: Outbox, options: Options) -> Self {
+        let frame_max = options.limits.frame_max;
+        Self {
+            now,
+            stage,
+            epoch: 1,
+            frame_max: if frame_max == 0 { 131_072 } else { frame_max },
+            server: ServerProperties::default(),
+            username: options.login.username().map(str::to_owned),
+            out,
+            in_hand: 0,
+            last_progress: now,
+            channels: Channels::default(),
+            acking: Vec::new(),
+            promises: Promises::default(),
+            unwanted: VecDeque::new(),
+            republished: BTreeSet::new(),
+            trial: None,
+            request_octets: 0,
+            topology: Topology::default(),
+            notices: Notices::default(),
+            counters: Counters::default(),
+            attention: true,
+            may_start: false,
+            spare: Vec::new(),
+            options,
+        }
+    }
+}
+
+impl Context {
+    /// A promise with a deadline, which starts when the driver has looked.
+    pub(crate) fn timed_promise(&mut self) -> PromiseId {
+        self.attention = true;
+        self.promises.open_timed(self.options.deadlines.request)
+    }
+
+    /// Opens a promise with a deadline that counts towards `max_requests`. It is for requests that
+    /// are written at once and may be repeated any number of times before the broker replies.
+    pub(crate) fn counted_promise(&mut self) -> PromiseId {
+        self.attention = true;
+        self.promises.open_request(self.options.deadlines.request)
+    }
+
+    pub(crate) fn answer(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
+        if !self.republished.is_empty()
+            && self.republished.remove(&promise)
+            && let Err(error) = outcome
+        {
+            outcome = Err(error.into_unconfirmed());
+        }
+        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
+            self.counters.unconfirmed += 1;
+        }
+        // Disposing of a reply may complete further promises, so only `proceed` does it, and
+        // completing a promise never recurses. On a closed connection such a reply holds no
+        // resources, and `proceed` would no longer empty the queue.
+        let unwanted = self.promises.answer(promise, outcome);
+        if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) = unwanted {
+            self.unwanted.push_back(reply);
+        }
+    }
+    /// Returns `true` if a request that may have closed a connection is pending.
+    pub(crate) fn is_trying(&self) -> bool {
+        self.trial.is_some_and(|promise| self.promises.is_waiting(promise))
+    }
+
+    pub(crate) fn incarnation(&self, channel: u16) -> u64 {
+        self.channels.get(channel).map_or(0, |channel| channel.incarnation)
+    }
+
+    /// Answers those who waited for something on a channel that has no more to say.
+    pub(crate) fn answer_awaited(
+        &mut self,
+        assembly: Option<Assembly>,
+        replies: VecDeque<PendingReply>,
+        error: &Error,
+    ) {
+        if let Some(assembly) = assembly
+            && let Purpose::Got { request, .. } = assembly.purpose
+        {
+            self.answer(request.promise, Err(error.clone()));
+        }
+        for pending in replies {
+            match pending.to {
+                Awaited::Request(request) | Awaited::Get { request, .. } => {
+                    self.note_refusal(&request, error);
+                    self.answer(request.promise, Err(error.clone()));
+                }
+                Awaited::Qos { resize: Resize { promise, .. }, .. }
+                | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+                | Awaited::Recover { promise, .. } => self.answer(promise, Err(error.clone())),
+                // Those of a consumer or a transaction are answered when it ends.
+                Awaited::Consume { .. }
+                | Awaited::Cancel { .. }
+                | Awaited::Transaction { .. }
+                | Awaited::Restored
+                | Awaited::Nothing
+                | Awaited::Proof => {}
+            }
+        }
+    }
+
+    /// Removes what a pending request was to delete or unbind from the record. The broker may have
+    /// done so, and declaring it again would restore what the user wants to be gone.
+    pub(crate) fn forget_what_may_be_gone(&mut self, request: &WaitingRequest) {
+        if let Some(
+            method @ (Method::Exchange(exchange::Method::Delete(_) | exchange::Method::Unbind(_))
+            | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
+        ) = request.method()
+        {
+            // As if the broker had agreed. The reply says nothing more, so any method will do.
+            self.topology.note(&method, &method);
+        }
+    }
+
+    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing after the other.
+    pub(crate) fn open_channel(&mut self, role: Role) -> Option<u16> {
+        let number = self.channels.add(role)?;
+        self.write(number, &methods::Open {});
+        self.await_reply(number, &methods::Open::INFO, Awaited::Nothing);
+        Some(number)
+    }
+
+    pub(crate) fn await_reply(&mut self, number: u16, method: &'static MethodInfo, to: Awaited) {
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.pending_replies.push_back(PendingReply { method, to });
+        }
+    }
+
+    /// Writes a method that fits into the smallest frame there is.
+    pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
+        let written = self.out.method(channel, self.frame_max, method);
+        debug_assert!(written.is_ok(), "{written:?}");
+        self.attention = true;
+    }
+
+    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
+    pub(crate) fn release(&mut self, number: u16) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if !matches!(channel.role, Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending)
+        {
+            return;
+        }
+        if channel.unsettled.unwanted() > 0 && channel.strays == 0 && !channel.is_consumer_changing() {
+            self.return_unwanted(number);
+        }
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if !channel.is_at_rest() {
+            if channel.pending_replies.is_empty() && channel.consumer.is_none() {
+                self.channels.set_role(number, Role::Settling);
+                self.may_start = true;
+            }
+        } else {
+            self.may_start = true;
+            let keeps = !channel.shares_prefetch_count
+                && channel.strays == 0
+                && !channel.is_suspect
+                && self.channels.idle() < usize::from(self.options.limits.request_channels);
+            // Before anything else on the channel, which may fail and take the channel with it.
+            self.flush_channel_acks(number);
+            if keeps {
+                self.channels.put_idle(number);
+            } else {
+                self.close_channel(number);
+            }
+        }
+    }
+
+    /// Handles a late reply, on a closed channel, to a request that timed out.
+    pub(crate) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        if channel.pending_replies.front().is_none_or(|pending| !pending.is_answered_by(reply.info(), None)) {
+            return;
+        }
+        if let Some(PendingReply { to: Awaited::Request(request), .. }) = channel.pending_replies.pop_front()
+        {
+            self.note(&request, reply);
+        }
+    }
+
+    /// Closes a channel that is not needed any more. Its number is free when the server has answered.
+    pub(crate) fn close_channel(&mut self, number: u16) {
+        self.write(
+            number,
+            &methods::Close {
+                reply_code: ReplyCode::REPLY_SUCCESS.value(),
+                reply_text: ShortStr::EMPTY,
+                class_id: MethodId::NONE.class,
+                method_id: MethodId::NONE.method,
+            },
+        );
+        self.channels.set_role(number, Role::Closing);
+    }
+
+    /// What a promise is answered with when its reply carries nothing else.
+    pub(crate) fn reply_of(method: Method<'_>) -> Reply {
+        match method {
+            Method::Queue(queue::Method::DeclareOk(ok)) => Reply::Queue(Box::new(Queue {
+                name: ok.queue.to_str_lossy().into_owned(),
+                message_count: ok.message_count,
+                consumer_count: ok.consumer_count,
+            })),
+            Method::Queue(queue::Method::PurgeOk(ok)) => Reply::Count(ok.message_count),
+            Method::Queue(queue::Method::DeleteOk(ok)) => Reply::Count(ok.message_count),
+            _ => Reply::Done,
+        }
+    }
+
+    /// Returns the unwanted deliveries of a channel to their queues.
+    pub(crate) fn return_unwanted(&mut self, number: u16) {
+        // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
+        // written.
+        self.flush_channel_acks(number);
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        let (out, frame_max) = (&mut self.out, self.frame_max);
+        channel.unsettled.return_unwanted(|delivery_tag, multiple| {
+            // A nack fits into any frame.
+            let _ = out.method(number, frame_max, &basic::Nack { delivery_tag, multiple, requeue: true });
+        });
+        self.attention = true;
+    }
+
+    /// Takes note of what the broker has agreed to, so that it can be declared again.
+    pub(crate) fn note(&mut self, request: &WaitingRequest, reply: &Method<'_>) {
+        if let Some(topology) = self.topology.recorded()
+            && let Some(method) = request.method()
+            && !topology.note(&method, reply)
+            && topology.is_first_overflow()
+        {
+            self.notices.tell(&Notice::NotRecorded);
+        }
+    }
+
+    /// What a request was refused for may be gone.
+    pub(crate) fn note_refusal(&mut self, request: &WaitingRequest, error: &Error) {
+        if !matches!(error, Error::NotFound(_)) {
+            return;
+        }
+        let Some(method) = request.method() else { return };
+        match method {
+            Method::Queue(queue::Method::Declare(it)) => self.topology.forget_queue(it.queue.as_octets()),
+            Method::Queue(queue::Method::Purge(it)) => self.topology.forget_queue(it.queue.as_octets()),
+            Method::Basic(crate::protocol::method::basic::Method::Get(it)) => {
+                self.topology.forget_queue(it.queue.as_octets());
+            }
+            _ => {}
+        }
+    }
+
+    /// The same request under the names that queues have now, for one that was made under the names that they had.
+    pub(crate) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
+        if !self.topology.has_renamed() {
+            return request;
+        }
+        let Some(method) = request.method() else { return request };
+        let encode = |method: &Method<'_>| WaitingRequest::new(request.promise, request.info, method).payload;
+        let Some(payload) = self.topology.renamed(method, encode) else { return request };
+        WaitingRequest { payload, ..request }
+    }
+
+    /// The same request under the first names of queues, under which it can be asked again on any connection.
+    pub(crate) fn with_original_names(&self, request: WaitingRequest) -> WaitingRequest {
+        let Some(method) = request.method() else { return request };
+        let Some(renamed) = self.topology.unrenamed(method) else { return request };
+        WaitingRequest {
+            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
+            ..request
+        }
+    }
+
+    /// The name that a queue has now.
+    pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
+        let current = self.topology.current(name);
+        if current == name { Cow::Borrowed(name) } else { Cow::Owned(current.to_vec()) }
+    }
+
+    #[cold]
+    pub(crate) fn stale(&mut self) -> Result<(), Error> {
+        self.counters.stale += 1;
+        Err(Error::Stale)
+    }
+
+    pub(crate) fn flush_channel_acks(&mut self, number: u16) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        channel.has_acks = false;
+        let (out, frame_max) = (&mut self.out, self.frame_max);
+        channel.unsettled.flush(|delivery_tag, multiple| {
+            // An ack fits into any frame.
+            let _ = out.method(number, frame_max, &basic::Ack { delivery_tag, multiple });
+        });
+    }
+}

@@ -1,0 +1,370 @@
+//! What the server sends: every frame finds what it belongs to, or breaks the protocol.
+
+use crate::error::{Error, Fault};
+use crate::machine::channel::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
+use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
+use crate::machine::context::Context;
+use crate::machine::context::Stage;
+use crate::machine::deadline::Deadline;
+use crate::machine::session::Session;
+use crate::machine::{Notice, PromiseId, Reply};
+use crate::message::Message;
+use crate::protocol::method::{Encode, basic, channel as channels};
+use crate::protocol::{Frame, FrameKind, Method, MethodId, ReplyCode, ShortStr, WholeContent};
+
+/// A fault of the server.
+pub(crate) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
+    Fault::by_client(code, text, method).into()
+}
+
+impl Session {
+    pub(crate) fn receive_on_channel(&mut self, number: u16, mut frame: Frame<'_>) -> Result<(), Error> {
+        let most = self.cx.options.limits.message_size;
+        let Some(channel) = self.cx.channels.get_mut(number) else {
+            // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may still come.
+            if self.cx.channels.was_closed_by_server(number) {
+                return Ok(());
+            }
+            let text = format!("a frame on channel {number}, which is not open");
+            return Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
+        };
+        if matches!(channel.role, Role::Closing | Role::Overdue) {
+            return self.receive_on_closing(number, &frame);
+        }
+        if channel.discards_until_open {
+            let is_open_ok = frame.kind() == FrameKind::Method
+                && matches!(
+                    Method::decode(frame.payload()),
+                    Ok(Method::Channel(channels::Method::OpenOk(_)))
+                );
+            if !is_open_ok {
+                return Ok(());
+            }
+            channel.discards_until_open = false;
+        }
+        if frame.kind() == FrameKind::Method {
+            // What comes most often is looked for first.
+            if channel.assembly.is_none()
+                && let Some(deliver) = basic::Deliver::decode(frame.payload())
+            {
+                let content = frame.with_content(most.min(INLINE_BODY));
+                self.receive_deliver(number, deliver, content)?;
+                if let Some(left) = content.map(|content| content.left) {
+                    frame.skip_content(left);
+                }
+                return Ok(());
+            }
+            let method = Method::decode(frame.payload()).map_err(Fault::from)?;
+            if channel.assembly.is_some() {
+                return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a method inside a content", method.id()));
+            }
+            return self.receive_method(number, method);
+        }
+        let Some(assembly) = &mut channel.assembly else {
+            return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content without its method", MethodId::NONE));
+        };
+        let before = assembly.size();
+        let is_whole = match frame.kind() {
+            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.cx.spare),
+            _ => assembly.body(frame),
+        };
+        let after = assembly.size();
+        if matches!(is_whole, Ok(true))
+            && let Some(mut assembly) = channel.assembly.take()
+        {
+            self.cx.channels.resize_partial(before, 0);
+            let message = assembly.finish();
+            return self.receive_message(number, assembly.purpose, message);
+        }
+        self.cx.channels.resize_partial(before, after);
+        is_whole?;
+        self.cx.channels.bound_partial(self.cx.options.limits.buffered_octets);
+        Ok(())
+    }
+
+    /// "Discard all received methods except Close and Close-OK" (1.5.2.5).
+    pub(crate) fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
+        if frame.kind() != FrameKind::Method {
+            return Ok(());
+        }
+        match Method::decode(frame.payload()).map_err(Fault::from)? {
+            Method::Channel(channels::Method::CloseOk(_)) => {
+                self.cx.channels.remove(number);
+                self.publishing.publishers.has_left(number);
+            }
+            Method::Channel(channels::Method::Close(close)) => {
+                let channel = self.cx.channels.get_mut(number);
+                let channel = channel.filter(|channel| !channel.close_answered);
+                if let Some(channel) = channel {
+                    channel.close_answered = true;
+                    let awaited = std::mem::take(&mut channel.pending_replies);
+                    self.cx.write(number, &channels::CloseOk {});
+                    let error = Error::from(fault_of(&close));
+                    // The request timed out, and the cause of the error may be gone.
+                    self.cx.answer_awaited(None, awaited, &error);
+                    // What was published without a confirm may be what it is about.
+                    self.cx.notices.tell(&Notice::ChannelClosed(error));
+                }
+            }
+            reply => self.cx.absorb_late_reply(number, &reply),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+        let id = method.id();
+        match method {
+            Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
+            Method::Basic(basic::Method::Return(returned)) => {
+                let text = returned.reply_text.to_str_lossy().into();
+                let purpose = Purpose::Returned { code: returned.reply_code, text };
+                self.begin_content(number, purpose, returned.exchange, returned.routing_key);
+            }
+            Method::Basic(basic::Method::Ack(ack)) => {
+                self.receive_confirm(number, ack.delivery_tag, ack.multiple, true, id)?;
+            }
+            Method::Basic(basic::Method::Nack(nack)) => {
+                self.receive_confirm(number, nack.delivery_tag, nack.multiple, false, id)?;
+            }
+            Method::Basic(basic::Method::Cancel(cancel)) => {
+                self.consuming.server_cancels(&mut self.cx, number, cancel)
+            }
+            Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close)?,
+            Method::Channel(channels::Method::Flow(flow)) => {
+                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active) {
+                    self.publishing.held.retry(exchange, kind);
+                } else if let Some((_, transaction)) = self.transactions.on(number) {
+                    transaction.flows = flow.active;
+                }
+                self.cx.write(number, &channels::FlowOk { active: flow.active });
+            }
+            method => self.receive_reply(number, method)?,
+        }
+        Ok(())
+    }
+
+    /// A delivery, with its content if that is there already.
+    #[inline]
+    pub(crate) fn receive_deliver(
+        &mut self,
+        number: u16,
+        deliver: basic::Deliver<'_>,
+        content: Option<WholeContent<'_>>,
+    ) -> Result<(), Error> {
+        let recipient = self.consuming.recipient(&self.cx, number, deliver.consumer_tag);
+        let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
+        match content {
+            Some(content) => {
+                let message = Message::as_it_came(exchange, routing_key, &content);
+                self.receive_delivery(number, recipient, tag, redelivered, message)
+            }
+            None => {
+                let purpose = Purpose::Deliver { recipient, tag, redelivered };
+                self.begin_content(number, purpose, exchange, routing_key);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles a whole delivery: a reply to a call, or one for a consumer.
+    #[inline]
+    pub(crate) fn receive_delivery(
+        &mut self,
+        number: u16,
+        recipient: Option<Recipient>,
+        tag: u64,
+        redelivered: bool,
+        message: Message,
+    ) -> Result<(), Error> {
+        if recipient.is_none() && self.publishing.publishers.is_called_on(number) {
+            self.publishing.reply(&mut self.cx, number, message);
+            return Ok(());
+        }
+        self.consuming.deliver(&mut self.cx, number, recipient, tag, redelivered, message)
+    }
+
+    #[inline]
+    pub(crate) fn begin_content(
+        &mut self,
+        number: u16,
+        purpose: Purpose,
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+    ) {
+        if let Some(channel) = self.cx.channels.get_mut(number) {
+            channel.assembly = Some(Assembly::new(purpose, exchange, routing_key, &mut self.cx.spare));
+        }
+    }
+
+    pub(crate) fn receive_confirm(
+        &mut self,
+        number: u16,
+        tag: u64,
+        multiple: bool,
+        accepted: bool,
+        id: MethodId,
+    ) -> Result<(), Error> {
+        let awaited = self.cx.channels.get(number).and_then(|channel| channel.pending_replies.front());
+        let selecting = matches!(awaited, Some(PendingReply { to: Awaited::Nothing, .. }));
+        if !selecting && self.publishing.confirm(&mut self.cx, number, tag, multiple, accepted) {
+            return Ok(());
+        }
+        let text = format!("a confirm of publish {tag}, which waits for none");
+        Err(broken(ReplyCode::COMMAND_INVALID, text, id))
+    }
+
+    pub(crate) fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
+        let awaited =
+            self.cx.channels.get_mut(number).and_then(|channel| channel.pending_replies.pop_front());
+        let Some(PendingReply { to: Awaited::Get { request, no_ack }, .. }) = awaited else {
+            return Err(broken(
+                ReplyCode::COMMAND_INVALID,
+                "a message that nobody asked for",
+                basic::GetOk::ID,
+            ));
+        };
+        let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
+        let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
+        self.begin_content(number, purpose, exchange, routing_key);
+        Ok(())
+    }
+
+    pub(crate) fn receive_message(
+        &mut self,
+        number: u16,
+        purpose: Purpose,
+        message: Message,
+    ) -> Result<(), Error> {
+        match purpose {
+            Purpose::Deliver { recipient, tag, redelivered } => {
+                self.receive_delivery(number, recipient, tag, redelivered, message)
+            }
+            Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
+                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message)
+            }
+            Purpose::Returned { code, text } => {
+                if self.publishing.publishers.on(number).is_some() {
+                    self.publishing.returned(&mut self.cx, number, code, &text, message);
+                } else {
+                    self.transactions.returned_in_transaction(number, code, &text, message);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a purpose")]
+    pub(crate) fn got(
+        &mut self,
+        number: u16,
+        promise: PromiseId,
+        no_ack: bool,
+        tag: u64,
+        redelivered: bool,
+        message_count: u32,
+        message: Message,
+    ) -> Result<(), Error> {
+        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
+        if !channel.unsettled.deliver(tag, no_ack) {
+            return Err(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
+        }
+        let incarnation = channel.incarnation;
+        let delivered = Delivered {
+            message,
+            tag,
+            redelivered,
+            settled: no_ack.into(),
+            source: 0,
+            channel: number,
+            incarnation,
+            epoch: self.cx.epoch,
+            by_offset: false,
+        };
+        // The channel first, because an answer that nobody wants settles the message at once.
+        self.cx.release(number);
+        self.cx.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
+        Ok(())
+    }
+
+    pub(crate) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+        let id = method.id();
+        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
+        let of_tag = match method {
+            Method::Basic(basic::Method::ConsumeOk(ok)) => Some(ok.consumer_tag),
+            Method::Basic(basic::Method::CancelOk(ok)) => Some(ok.consumer_tag),
+            _ => None,
+        };
+        let info = method.info();
+        let answered = |pending: &PendingReply| pending.is_answered_by(info, of_tag);
+        let place = channel.pending_replies.iter().position(|it| answered(it) || !it.to.may_be_overtaken());
+        let place = place.filter(|place| channel.pending_replies.get(*place).is_some_and(answered));
+        let Some(pending) = place.and_then(|place| channel.pending_replies.remove(place)) else {
+            // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
+            if id == basic::CancelOk::ID {
+                return Ok(());
+            }
+            return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
+        };
+        match pending.to {
+            Awaited::Nothing => {}
+            Awaited::Proof => {
+                if let Some(publisher) = self.publishing.publishers.on(number) {
+                    publisher.is_proven = true;
+                }
+            }
+            Awaited::Request(request) => {
+                self.cx.note(&request, &method);
+                self.cx.answer(request.promise, Ok(Context::reply_of(method)));
+            }
+            Awaited::Qos { resize: Resize { promise, .. }, .. } | Awaited::Recover { promise, .. } => {
+                self.cx.answer(promise, Ok(Reply::Done));
+            }
+            Awaited::Restored => self.recovery.step_done(&mut self.cx, &method),
+            Awaited::Get { request, .. } => self.cx.answer(request.promise, Ok(Reply::Delivery(None))),
+            Awaited::Consume { consumer, tag, resized, .. } => {
+                let resized = resized.map(|resize| resize.promise);
+                self.consuming.consume_ok(
+                    &mut self.cx,
+                    number,
+                    consumer,
+                    (tag, of_tag.unwrap_or_default()),
+                    resized,
+                );
+                if self.cx.stage == Stage::Restoring {
+                    self.recovery.restore_deadline = Deadline::In(self.cx.options.deadlines.request);
+                }
+            }
+            Awaited::Cancel { consumer, tag, .. } => self.consuming.cancel_ok(&mut self.cx, consumer, tag),
+            Awaited::Transaction { id, .. } => self.transactions.transaction_replied(&mut self.cx, id),
+        }
+        self.cx.release(number);
+        Ok(())
+    }
+
+    /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
+    pub(crate) fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) -> Result<(), Error> {
+        self.cx.write(number, &channels::CloseOk {});
+        let Some(mut channel) = self.cx.channels.remove_closed_by_server(number) else { return Ok(()) };
+        let mut outcome = Ok(());
+        let error: Error = fault_of(&close).into();
+        let awaited = std::mem::take(&mut channel.pending_replies);
+        self.cx.answer_awaited(channel.assembly.take(), awaited, &error);
+        if let Some(consumer) = channel.consumer.take() {
+            self.recovery.consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
+        }
+        self.publishing.publisher_closed(&mut self.cx, number, &error);
+        self.transactions.transaction_closed(&mut self.cx, number, &error);
+        if channel.role == Role::Restore {
+            outcome = self.recovery.step_failed(&mut self.cx, &error);
+        }
+        self.cx.notices.tell(&Notice::ChannelClosed(error));
+        self.cx.attention = true;
+        outcome
+    }
+}
+
+/// What the server closes a channel over.
+pub(crate) fn fault_of(close: &channels::Close<'_>) -> Fault {
+    let method = MethodId { class: close.class_id, method: close.method_id };
+    Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
+}

@@ -1,0 +1,277 @@
+//! Opening a connection: one type for each thing that is waited for (spec 2.2.4, 4.2.2).
+//!
+//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Anything else is the server's
+//! fault.
+
+pub(crate) mod sasl;
+pub(crate) mod server_properties;
+pub(crate) mod tuning;
+
+use crate::error::{Broken, Error, Fault};
+use crate::machine::ServerProperties;
+use crate::machine::handshake::sasl::{LoginOutcome, LoginStep, Session};
+use crate::machine::transmit::outbox::Outbox;
+use crate::options::Options;
+use crate::protocol::frame::INITIAL_FRAME_MAX;
+use crate::protocol::method::{Encode, connection as methods};
+use crate::protocol::{EncodeError, Method, ProtocolHeader, ReplyCode, ShortStr, Table};
+
+/// What the handshake waits for.
+#[derive(Debug)]
+pub(crate) enum Handshake {
+    Start(AwaitStart),
+    Response(AwaitResponse),
+    Tune(AwaitTune),
+    OpenOk(AwaitOpenOk),
+}
+
+/// How far a method of the server has brought the handshake.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Next(Handshake),
+    /// The limits hold from here on, and heartbeats with them.
+    Tuned(AwaitOpenOk),
+    Open(ServerProperties),
+}
+
+/// Waits for `connection.start`.
+#[derive(Debug)]
+pub(crate) struct AwaitStart;
+
+/// Waits for the response that the user's own code gives.
+#[derive(Debug)]
+pub(crate) struct AwaitResponse {
+    /// What is to be run, until somebody does.
+    step: Option<LoginStep>,
+    login: Login,
+}
+
+/// Waits for `connection.tune`, or for a challenge.
+#[derive(Debug)]
+pub(crate) struct AwaitTune {
+    session: Session,
+    login: Login,
+}
+
+/// A login under way.
+#[derive(Debug)]
+struct Login {
+    mechanism: String,
+    /// How many challenges came.
+    challenges: u8,
+    /// Whose name the broker knows us by, when that can be told.
+    username: Option<String>,
+    properties: ServerProperties,
+}
+
+/// The most challenges of a login. No mechanism needs so many, and a server must not keep us busy with them.
+const MOST_CHALLENGES: u8 = 8;
+
+/// Waits for `connection.open-ok`.
+#[derive(Debug)]
+pub(crate) struct AwaitOpenOk {
+    pub(crate) limits: methods::TuneOk,
+    pub(crate) username: Option<String>,
+    properties: ServerProperties,
+}
+
+/// The smallest `frame_max` that RabbitMQ accepts since 4.1, because `start-ok` may contain long
+/// tokens. It closes the transport over a lower one without a reason.
+const LEAST_OF_RABBITMQ: u32 = 8192;
+
+const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
+
+impl Handshake {
+    /// Begins with the protocol header.
+    pub(crate) fn begin(out: &mut Outbox) -> Self {
+        out.octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
+        Self::Start(AwaitStart)
+    }
+
+    pub(crate) fn handle(
+        self,
+        method: Method<'_>,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<Step, Error> {
+        match (self, method) {
+            (Self::Start(state), Method::Connection(methods::Method::Start(start))) => {
+                state.handle(start, options, out).map(Step::Next)
+            }
+            (Self::Tune(state), Method::Connection(methods::Method::Secure(secure))) => {
+                state.handle_challenge(secure, options, out).map(Step::Next)
+            }
+            (Self::Tune(state), Method::Connection(methods::Method::Tune(tune))) => {
+                state.handle(tune, options, out).map(Step::Tuned)
+            }
+            (Self::OpenOk(state), Method::Connection(methods::Method::OpenOk(_))) => {
+                Ok(Step::Open(state.properties))
+            }
+            (state, method) => {
+                let text = format!("{} where {} was to come", method.id(), state.awaited());
+                Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, method.id()).into())
+            }
+        }
+    }
+
+    fn awaited(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "connection.start",
+            Self::Response(_) => "nothing",
+            Self::Tune(_) => "connection.tune or secure",
+            Self::OpenOk(_) => "connection.open-ok",
+        }
+    }
+
+    /// What the end of the transport means here.
+    pub(crate) fn at_end(&self, cause: &Broken) -> Option<Error> {
+        match self {
+            Self::Tune(_) => Some(Error::LoginRefused),
+            Self::OpenOk(state) if state.limits.frame_max < LEAST_OF_RABBITMQ => {
+                let (frame_max, cause) = (state.limits.frame_max, cause.clone().into());
+                Some(Error::ConnectionBroken(Broken::SmallFrameMax { frame_max, cause }))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is to be run outside, if anything is. Given out once.
+    pub(crate) fn poll_login(&mut self) -> Option<LoginStep> {
+        if let Self::Response(state) = self { state.step.take() } else { None }
+    }
+
+    /// What came of it. Nothing is waited for by then when the time is over.
+    pub(crate) fn handle_login(
+        self,
+        outcome: LoginOutcome,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<Self, Error> {
+        match self {
+            Self::Response(state) => state.login.respond(outcome, options, out).map(Self::Tune),
+            other => Ok(other),
+        }
+    }
+
+    /// Whether the limits hold already.
+    pub(crate) fn is_tuned(&self) -> bool {
+        matches!(self, Self::OpenOk(_))
+    }
+
+    /// Whether nothing came from the server yet.
+    pub(crate) fn is_at_start(&self) -> bool {
+        matches!(self, Self::Start(_))
+    }
+}
+
+impl AwaitStart {
+    fn handle(
+        self,
+        start: methods::Start<'_>,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<Handshake, Error> {
+        let (major, minor) = (start.version_major, start.version_minor);
+        if (major, minor) != (0, 9) {
+            return Err(Error::UnsupportedProtocol(ProtocolHeader { id: 0, major, minor, revision: 0 }));
+        }
+        let mechanism = sasl::choose(start.mechanisms, &options.login)?;
+        let login = Login {
+            mechanism: mechanism.name().to_owned(),
+            challenges: 0,
+            username: None,
+            properties: ServerProperties::new(start.server_properties),
+        };
+        let step = LoginStep::begin(mechanism, options.login.credentials.clone());
+        login.proceed(step, options, out)
+    }
+}
+
+impl Login {
+    /// Responds at once, unless that takes the user's own code.
+    fn proceed(self, step: LoginStep, options: &Options, out: &mut Outbox) -> Result<Handshake, Error> {
+        if step.is_the_users() {
+            return Ok(Handshake::Response(AwaitResponse { step: Some(step), login: self }));
+        }
+        self.respond(step.run(), options, out).map(Handshake::Tune)
+    }
+
+    fn respond(
+        mut self,
+        outcome: LoginOutcome,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<AwaitTune, Error> {
+        let response = outcome.0?;
+        if self.challenges > 0 {
+            let secure_ok = methods::SecureOk { response: &response.octets.0 };
+            out.method(0, INITIAL_FRAME_MAX, &secure_ok).map_err(too_large)?;
+        } else {
+            let client_properties = client_properties(options)?;
+            let start_ok = methods::StartOk {
+                client_properties: client_properties.as_ref(),
+                mechanism: ShortStr::new(&self.mechanism)?,
+                response: &response.octets.0,
+                locale: LOCALE,
+            };
+            out.method(0, INITIAL_FRAME_MAX, &start_ok).map_err(too_large)?;
+            self.username = response.username;
+        }
+        Ok(AwaitTune { session: response.session, login: self })
+    }
+}
+
+fn too_large(error: EncodeError) -> Error {
+    Error::invalid("credentials and client properties", format!("{error} before tuning (initial_frame_max)"))
+}
+
+impl AwaitTune {
+    fn handle_challenge(
+        self,
+        secure: methods::Secure<'_>,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<Handshake, Error> {
+        let Self { session, mut login } = self;
+        login.challenges += 1;
+        if login.challenges > MOST_CHALLENGES {
+            let text = format!("more than {MOST_CHALLENGES} challenges in one login");
+            return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into());
+        }
+        login.proceed(LoginStep::answer(session, secure.challenge), options, out)
+    }
+
+    fn handle(self, tune: methods::Tune, options: &Options, out: &mut Outbox) -> Result<AwaitOpenOk, Error> {
+        let limits = tuning::agree(tune, &options.limits)?;
+        let virtual_host =
+            ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
+        out.method(0, limits.frame_max, &limits)?;
+        out.method(0, limits.frame_max, &methods::Open { virtual_host })?;
+        let Login { username, properties, .. } = self.login;
+        Ok(AwaitOpenOk { limits, username, properties })
+    }
+}
+
+/// What we say of ourselves. The user's own properties stand in front, as the first of a name is the one that counts.
+fn client_properties(options: &Options) -> Result<Table, EncodeError> {
+    let mut properties = options.client_properties.clone();
+    if let Some(name) = &options.connection_name {
+        properties.insert("connection_name", name)?;
+    }
+    properties.insert("product", "puka")?;
+    properties.insert("version", env!("CARGO_PKG_VERSION"))?;
+    properties.insert("platform", "Rust")?;
+    let mut capabilities = Table::new();
+    for name in [
+        "authentication_failure_close",
+        "basic.nack",
+        "connection.blocked",
+        "consumer_cancel_notify",
+        "exchange_exchange_bindings",
+        "publisher_confirms",
+    ] {
+        capabilities.insert(name, true)?;
+    }
+    properties.insert("capabilities", &capabilities)?;
+    Ok(properties)
+}

@@ -1,0 +1,54 @@
+//! What a server says of itself in `connection.start`.
+
+use crate::protocol::{Table, TableRef, Value};
+use std::borrow::Cow;
+
+/// What the server says of itself: product, version, capabilities and more.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerProperties(Table);
+
+impl ServerProperties {
+    pub(crate) fn new(table: TableRef<'_>) -> Self {
+        Self(table.to_table())
+    }
+
+    /// The product, such as `RabbitMQ`.
+    #[must_use]
+    pub fn product(&self) -> Cow<'_, str> {
+        self.text("product")
+    }
+
+    /// Its version, such as `4.1.0`.
+    #[must_use]
+    pub fn version(&self) -> Cow<'_, str> {
+        self.text("version")
+    }
+
+    fn text(&self, name: &str) -> Cow<'_, str> {
+        match self.0.get(name) {
+            Some(Value::String(octets)) => String::from_utf8_lossy(octets),
+            _ => Cow::Borrowed(""),
+        }
+    }
+
+    /// Whether the server says that it has a capability, such as `basic.nack`.
+    #[must_use]
+    pub fn has_capability(&self, name: &str) -> bool {
+        match self.0.get("capabilities") {
+            Some(Value::Table(capabilities)) => capabilities.get(name) == Some(Value::Bool(true)),
+            _ => false,
+        }
+    }
+
+    /// Everything, as the server sent it.
+    #[must_use]
+    pub fn table(&self) -> TableRef<'_> {
+        self.0.as_ref()
+    }
+
+    /// Whether a publish with the flag `immediate` makes it close the connection, as RabbitMQ does since 3.0.
+    pub(crate) fn refuses_immediate(&self) -> bool {
+        let major = self.version().split('.').next().and_then(|major| major.parse::<u32>().ok());
+        self.product() == "RabbitMQ" && major.is_none_or(|major| major >= 3)
+    }
+}

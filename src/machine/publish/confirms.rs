@@ -1,0 +1,363 @@
+//! The publishes of one channel that the broker has not confirmed (RabbitMQ's confirms guide).
+//!
+//! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to its number. What it
+//! costs is proportional to what is confirmed, not to what is pending.
+
+use crate::machine::deadline::later;
+use crate::machine::ids::PromiseId;
+use crate::machine::publish::overdue::Overdue;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Open(PromiseId),
+    /// The message was returned, so its promise is completed. Its confirm is pending.
+    Answered,
+    Confirmed,
+}
+
+/// A publish that the broker has never seen, or has confirmed before.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnknownTag;
+
+/// What each publish touches comes first.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Confirms {
+    /// The number of the first in `pending`, less one.
+    before: u64,
+    pending: VecDeque<State>,
+    open: usize,
+    /// Open ones that others have left far behind, so that `pending` stays as long as what is open.
+    stragglers: BTreeMap<u64, State>,
+    /// Up to which number a deadline holds, in ascending order.
+    deadlines: VecDeque<(u64, Instant)>,
+    /// Numbers up to this have a deadline.
+    stamped: u64,
+    /// Publishes whose deadline has passed. They are not counted as open. Their confirms may still
+    /// arrive.
+    overdue: Overdue,
+}
+
+/// Pending ones that may be confirmed, before the open ones among them are moved aside.
+const SPARSE: usize = 1024;
+
+impl Confirms {
+    /// The number that the next publish will have.
+    pub(crate) fn next(&self) -> u64 {
+        self.before + self.pending.len() as u64 + 1
+    }
+
+    pub(crate) fn push(&mut self, promise: PromiseId) {
+        self.pending.push_back(State::Open(promise));
+        self.open += 1;
+    }
+
+    /// Returns the number of unconfirmed publishes without those whose deadline has passed.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Returns `true` if exactly one publish is unconfirmed, so an error can only be about that
+    /// one.
+    pub(crate) fn has_one_unconfirmed(&self) -> bool {
+        self.open == 1 && self.overdue.is_empty()
+    }
+
+    fn state(&mut self, tag: u64) -> Option<&mut State> {
+        if tag <= self.before {
+            return self.stragglers.get_mut(&tag);
+        }
+        self.pending.get_mut(usize::try_from(tag - self.before - 1).ok()?)
+    }
+
+    /// Returns `true` if there are publishes whose deadline passed without a confirm.
+    pub(crate) fn has_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Takes the promise of a publish that is returned before its confirm.
+    pub(crate) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
+        let state = self.state(tag)?;
+        let State::Open(promise) = *state else { return None };
+        *state = State::Answered;
+        Some(promise)
+    }
+
+    /// Confirms a publish, with `multiple` all up to it; tag 0 with `multiple` means all there are.
+    pub(crate) fn confirm(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        mut each: impl FnMut(PromiseId),
+    ) -> Result<(), UnknownTag> {
+        let tag = if multiple && tag == 0 { self.next() - 1 } else { tag };
+        if tag >= self.next() {
+            return Err(UnknownTag);
+        }
+        let mut done = |state: State, open: &mut usize| match state {
+            State::Open(promise) => {
+                *open -= 1;
+                each(promise);
+            }
+            State::Answered => *open -= 1,
+            State::Confirmed => {}
+        };
+        if multiple {
+            self.overdue.remove_up_to(tag);
+            while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= tag) {
+                done(entry.remove(), &mut self.open);
+            }
+            while self.before < tag
+                && let Some(state) = self.pending.pop_front()
+            {
+                self.before += 1;
+                done(state, &mut self.open);
+            }
+        } else if let Some(state) = self.stragglers.remove(&tag) {
+            done(state, &mut self.open);
+        } else {
+            match self.state(tag) {
+                Some(state @ (State::Open(_) | State::Answered)) => {
+                    let state = std::mem::replace(state, State::Confirmed);
+                    done(state, &mut self.open);
+                }
+                // The promise is already completed, so a late confirm changes nothing.
+                _ => return if self.overdue.remove(tag) { Ok(()) } else { Err(UnknownTag) },
+            }
+        }
+        self.trim();
+        Ok(())
+    }
+
+    fn trim(&mut self) {
+        let sparse = self.pending.len() > SPARSE && self.pending.len() / 4 > self.open;
+        while let Some(&state) = self.pending.front() {
+            match state {
+                State::Confirmed => {}
+                open if sparse => {
+                    self.stragglers.insert(self.before + 1, open);
+                }
+                _ => break,
+            }
+            self.pending.pop_front();
+            self.before += 1;
+        }
+    }
+
+    /// The lowest number that is not confirmed.
+    fn lowest(&self) -> u64 {
+        self.stragglers.first_key_value().map_or(self.before + 1, |(tag, _)| *tag)
+    }
+
+    /// Gives the publishes since the last call a deadline. Those of a short while share one, which may make it late by
+    /// a sixteenth, so that there are few.
+    pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
+        let last = self.next() - 1;
+        if last <= self.stamped {
+            return;
+        }
+        let lowest = self.lowest();
+        while self.deadlines.front().is_some_and(|(tag, _)| *tag < lowest) {
+            self.deadlines.pop_front();
+        }
+        let shared = timeout / 16;
+        match self.deadlines.back_mut() {
+            Some((tag, deadline)) if later(now, timeout) <= *deadline => *tag = last,
+            _ => self.deadlines.push_back((last, later(later(now, timeout), shared))),
+        }
+        self.stamped = last;
+    }
+
+    /// The earliest deadline of what is open.
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        let lowest = self.lowest();
+        while self.deadlines.front().is_some_and(|(tag, _)| *tag < lowest) {
+            self.deadlines.pop_front();
+        }
+        self.deadlines.front().map(|(_, deadline)| *deadline)
+    }
+
+    /// Takes the promises whose deadline has passed, each with its number. Their confirms may still
+    /// arrive, but they no longer count as open: a queue that never confirms would otherwise use up
+    /// the limit on publishes in flight for ever.
+    pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
+        while let Some(&(last, _)) = self.deadlines.front().filter(|(_, deadline)| *deadline <= now) {
+            self.deadlines.pop_front();
+            while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= last) {
+                let tag = *entry.key();
+                let state = entry.remove();
+                self.expire_one(tag, state, &mut each);
+            }
+            while self.before < last
+                && let Some(state) = self.pending.pop_front()
+            {
+                self.before += 1;
+                self.expire_one(self.before, state, &mut each);
+            }
+        }
+        self.trim();
+    }
+
+    fn expire_one(&mut self, tag: u64, state: State, each: &mut impl FnMut(u64, PromiseId)) {
+        if let State::Open(promise) = state {
+            each(tag, promise);
+        }
+        if !matches!(state, State::Confirmed) {
+            self.open -= 1;
+            self.overdue.add(tag);
+        }
+    }
+
+    /// Takes the promises of everything that is open, in order and each with its number, because no confirm will come.
+    pub(crate) fn drain(self) -> impl Iterator<Item = (u64, PromiseId)> {
+        let all = self.stragglers.into_iter().chain((self.before + 1..).zip(self.pending));
+        all.filter_map(
+            |(tag, state)| if let State::Open(promise) = state { Some((tag, promise)) } else { None },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::promises::Promises;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const TIMEOUT: Duration = Duration::from_secs(16);
+
+    /// What a confirm does to publishes of which each has its own entry.
+    fn confirm_naively(
+        open: &mut BTreeMap<u64, Option<PromiseId>>,
+        tag: u64,
+        multiple: bool,
+    ) -> Vec<PromiseId> {
+        let tags: Vec<u64> = match (tag, multiple) {
+            (0, true) => open.keys().copied().collect(),
+            (_, true) => open.range(..=tag).map(|(tag, _)| *tag).collect(),
+            (_, false) => vec![tag],
+        };
+        tags.into_iter().filter_map(|tag| open.remove(&tag)).flatten().collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish(u16),
+        Confirm { back: u64, multiple: bool },
+        Answer { back: u64 },
+        Stamp,
+        Expire,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => (1..200_u16).prop_map(Step::Publish),
+            8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| Step::Confirm { back, multiple }),
+            1 => (0..50_u64).prop_map(|back| Step::Answer { back }),
+            1 => Just(Step::Stamp),
+            1 => Just(Step::Expire),
+        ];
+        prop::collection::vec(step, 1..300)
+    }
+
+    proptest! {
+        #[test]
+        #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+        fn confirms_are_those_of_a_naive_map(steps in steps()) {
+            let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+            let mut open = BTreeMap::new();
+            let (mut now, mut stamped, mut overdue) = (Instant::now(), Vec::new(), BTreeSet::new());
+            for step in steps {
+                match step {
+                    Step::Publish(count) => for _ in 0..count {
+                        let promise = promises.open();
+                        open.insert(confirms.next(), Some(promise));
+                        confirms.push(promise);
+                    },
+                    Step::Confirm { back, multiple } => {
+                        let tag = confirms.next().saturating_sub(back);
+                        let is_late = overdue.contains(&tag);
+                        let is_known = open.contains_key(&tag) || is_late || multiple && tag < confirms.next();
+                        let mut confirmed = Vec::new();
+                        let result = confirms.confirm(tag, multiple, |promise| confirmed.push(promise));
+                        prop_assert_eq!(result.is_ok(), is_known);
+                        let expected = if is_known { confirm_naively(&mut open, tag, multiple) } else { Vec::new() };
+                        prop_assert_eq!(confirmed, expected);
+                        overdue.retain(|late| !is_known || if multiple { tag != 0 && *late > tag } else { *late != tag });
+                    }
+                    Step::Answer { back } => {
+                        let tag = confirms.next().saturating_sub(back);
+                        let expected = open.get_mut(&tag).and_then(Option::take);
+                        prop_assert_eq!(confirms.answer(tag), expected);
+                    }
+                    Step::Stamp => {
+                        now += TIMEOUT;
+                        confirms.stamp(now, TIMEOUT);
+                        stamped.push((confirms.next() - 1, now + TIMEOUT + TIMEOUT / 16));
+                    }
+                    Step::Expire => {
+                        now += TIMEOUT;
+                        let last = stamped.iter().rfind(|(_, at)| *at <= now).map_or(0, |(last, _)| *last);
+                        let rest = open.split_off(&(last + 1));
+                        let expected: Vec<_> = std::mem::replace(&mut open, rest).into_iter().collect();
+                        overdue.extend(expected.iter().map(|(tag, _)| *tag));
+                        let mut expired = Vec::new();
+                        confirms.expire(now, |tag, promise| expired.push((tag, promise)));
+                        let expected = expected.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
+                        prop_assert_eq!(expired, expected.collect::<Vec<_>>());
+                    }
+                }
+                prop_assert_eq!(confirms.open(), open.len());
+                prop_assert_eq!(confirms.overdue.is_empty(), overdue.is_empty());
+            }
+            let left: Vec<_> = confirms.drain().collect();
+            let expected = open.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
+            prop_assert_eq!(left, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+    fn one_publish_that_is_never_confirmed_costs_nothing_as_others_pass_by() {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let stuck = promises.open();
+        confirms.push(stuck);
+        for tag in 2..100_000 {
+            confirms.push(stuck);
+            assert_eq!(confirms.confirm(tag, false, |_| {}), Ok(()));
+        }
+        assert!(confirms.pending.len() <= SPARSE + 1, "{}", confirms.pending.len());
+        assert_eq!((confirms.open(), confirms.stragglers.len()), (1, 1));
+        assert_eq!(confirms.confirm(1, false, |promise| assert_eq!(promise, stuck)), Ok(()));
+        assert_eq!((confirms.open(), confirms.lowest()), (0, 100_000));
+    }
+
+    #[test]
+    fn a_deadline_ends_what_is_open_and_nothing_else() {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let timeout = Duration::from_secs(16);
+        let now = Instant::now();
+        let early: Vec<_> = (0..3).map(|_| promises.open()).collect();
+        early.iter().for_each(|promise| confirms.push(*promise));
+        confirms.stamp(now, timeout);
+        let late = promises.open();
+        confirms.push(late);
+        confirms.stamp(now + Duration::from_secs(8), timeout);
+        assert_eq!(confirms.confirm(2, false, |_| {}), Ok(()));
+        let at = confirms.deadline().unwrap();
+        assert!(at >= now + timeout && at <= now + timeout + timeout / 16);
+        let mut expired = Vec::new();
+        confirms.expire(at, |_, promise| expired.push(promise));
+        assert_eq!(expired, [early[0], early[2]]);
+        assert_eq!(confirms.open(), 1, "the others have given back their places");
+        assert!(confirms.deadline() > Some(at));
+        assert_eq!(confirms.confirm(1, false, |_| panic!("its promise is completed")), Ok(()));
+        assert_eq!(confirms.confirm(1, false, |_| {}), Err(UnknownTag));
+        assert!(!confirms.has_one_unconfirmed());
+        assert_eq!(confirms.confirm(3, true, |_| panic!("its promise is completed")), Ok(()));
+        assert!(confirms.has_one_unconfirmed());
+        assert_eq!(confirms.confirm(4, false, |promise| assert_eq!(promise, late)), Ok(()));
+    }
+}

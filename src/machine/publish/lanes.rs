@@ -1,0 +1,183 @@
+//! Publishes that can't be written yet, and the order in which exchanges get a channel.
+
+use crate::machine::publish::pending::{HeldPublish, Kind};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Identifies a lane. Older lanes have lower numbers.
+pub(crate) type LaneId = u64;
+
+/// The publishes of one kind to one exchange, which are written in order.
+#[derive(Debug)]
+struct Lane {
+    exchange: Box<[u8]>,
+    kind: Kind,
+    queue: VecDeque<HeldPublish>,
+}
+
+/// All publishes that can't be written yet.
+///
+/// A lane is tried once. If its exchange has no channel and none can be opened, the lane waits for
+/// its turn, and the lane that has waited longest comes next. So the work does not depend on the
+/// number of waiting lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    lanes: BTreeMap<LaneId, Lane>,
+    /// The lanes by exchange, for each [`Kind`].
+    ids: [HashMap<Box<[u8]>, LaneId>; 3],
+    /// Lanes to try.
+    fresh: BTreeSet<LaneId>,
+    /// Lanes that wait for a channel. A lane in neither set has a channel on which the broker has
+    /// stopped content.
+    waiting: BTreeSet<LaneId>,
+    issued: LaneId,
+    len: usize,
+    bytes: usize,
+}
+
+impl Lanes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the number of publishes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the size of all publishes in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns `true` if a publish of that kind to that exchange is queued, so the next one has to
+    /// follow it.
+    pub(crate) fn has(&self, exchange: &[u8], kind: Kind) -> bool {
+        self.id(exchange, kind).is_some()
+    }
+
+    fn id(&self, exchange: &[u8], kind: Kind) -> Option<LaneId> {
+        self.ids.get(kind as usize)?.get(exchange).copied()
+    }
+
+    /// Adds a publish behind the others of its lane.
+    pub(crate) fn push_back(&mut self, held: HeldPublish) {
+        self.lane_of(held, |queue, held| queue.push_back(held));
+    }
+
+    /// Adds a publish in front of the others of its lane.
+    pub(crate) fn push_front(&mut self, held: HeldPublish) {
+        self.lane_of(held, |queue, held| queue.push_front(held));
+    }
+
+    fn lane_of(&mut self, held: HeldPublish, add: fn(&mut VecDeque<HeldPublish>, HeldPublish)) {
+        let (exchange, kind) = (held.exchange(), held.kind);
+        let id = self.id(exchange, kind).unwrap_or_else(|| {
+            self.issued += 1;
+            if let Some(ids) = self.ids.get_mut(kind as usize) {
+                ids.insert(exchange.into(), self.issued);
+            }
+            self.fresh.insert(self.issued);
+            self.issued
+        });
+        let lane = self.lanes.entry(id).or_insert_with(|| Lane {
+            exchange: held.exchange().into(),
+            kind: held.kind,
+            queue: VecDeque::new(),
+        });
+        self.len += 1;
+        self.bytes += held.octets();
+        add(&mut lane.queue, held);
+    }
+
+    /// Returns the exchange and the kind of a lane.
+    pub(crate) fn get(&self, id: LaneId) -> Option<(&[u8], Kind)> {
+        self.lanes.get(&id).map(|lane| (&*lane.exchange, lane.kind))
+    }
+
+    /// Takes the next lane to try.
+    pub(crate) fn next_fresh(&mut self) -> Option<LaneId> {
+        self.fresh.pop_first()
+    }
+
+    /// Makes a lane wait for a channel.
+    pub(crate) fn wait(&mut self, id: LaneId) {
+        self.waiting.insert(id);
+    }
+
+    /// Returns the number of lanes that wait for a channel.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns the lane that has waited for a channel longest.
+    pub(crate) fn first_waiting(&self) -> Option<LaneId> {
+        self.waiting.first().copied()
+    }
+
+    /// Ends a lane's wait for a channel.
+    pub(crate) fn stop_waiting(&mut self, id: LaneId) {
+        self.waiting.remove(&id);
+    }
+
+    /// Tries a lane again, because its channel has changed.
+    pub(crate) fn retry(&mut self, exchange: &[u8], kind: Kind) {
+        if let Some(id) = self.id(exchange, kind)
+            && !self.waiting.contains(&id)
+        {
+            self.fresh.insert(id);
+        }
+    }
+
+    /// Tries all lanes again, because there are no channels any more.
+    pub(crate) fn retry_all(&mut self) {
+        self.waiting.clear();
+        self.fresh.extend(self.lanes.keys());
+    }
+
+    /// Takes the first publish of a lane.
+    pub(crate) fn pop(&mut self, id: LaneId) -> Option<HeldPublish> {
+        let lane = self.lanes.get_mut(&id)?;
+        let held = lane.queue.pop_front();
+        if lane.queue.is_empty() {
+            self.remove(id);
+        }
+        let held = held?;
+        self.len -= 1;
+        self.bytes -= held.octets();
+        Some(held)
+    }
+
+    fn remove(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.remove(&id) else { return };
+        if let Some(ids) = self.ids.get_mut(lane.kind as usize) {
+            ids.remove(&lane.exchange);
+        }
+        self.fresh.remove(&id);
+        self.waiting.remove(&id);
+    }
+
+    /// Removes the publishes that `keeps` returns `false` for.
+    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&HeldPublish) -> bool) {
+        let (len, bytes) = (&mut self.len, &mut self.bytes);
+        let mut empty = Vec::new();
+        for (id, lane) in &mut self.lanes {
+            lane.queue.retain(|held| {
+                let is_kept = keeps(held);
+                if !is_kept {
+                    *len -= 1;
+                    *bytes -= held.octets();
+                }
+                is_kept
+            });
+            if lane.queue.is_empty() {
+                empty.push(*id);
+            }
+        }
+        empty.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Takes all publishes, lane by lane.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = HeldPublish> + use<> {
+        std::mem::take(self).lanes.into_values().flat_map(|lane| lane.queue)
+    }
+}

@@ -1,0 +1,462 @@
+//! Publishing, with confirms (RabbitMQ's confirms guide) and without.
+
+pub(crate) mod call_ids;
+pub(crate) mod check;
+pub(crate) mod confirms;
+pub(crate) mod lanes;
+pub(crate) mod overdue;
+pub(crate) mod pending;
+pub(crate) mod publishers;
+pub(crate) mod rpc;
+
+use crate::error::Error;
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::context::Context;
+use crate::machine::publish::call_ids::CallIds;
+use crate::machine::publish::check::{check_publish, publish_method};
+use crate::machine::publish::lanes::LaneId;
+use crate::machine::publish::lanes::Lanes;
+use crate::machine::publish::pending::HeldPublish;
+use crate::machine::publish::pending::Kind;
+use crate::machine::publish::publishers::{Publisher, Publishers};
+use crate::machine::publish::publishers::{REPUBLISHED, STAMP};
+use crate::machine::{PromiseId, Publish};
+use crate::message::{Message, Returned};
+use crate::protocol::method::{basic, confirm};
+use crate::protocol::{Properties, ReplyCode, ShortStr, Table, TableRef, Value};
+
+/// Why there is no channel for an exchange yet.
+pub(crate) enum NoChannel {
+    /// A channel is being closed and makes room.
+    Closing,
+    /// All channels are in use.
+    AllInUse,
+}
+
+/// Everything that is published outside of transactions.
+#[derive(Debug, Default)]
+pub(crate) struct Publishing {
+    pub(crate) publishers: Publishers,
+    /// Publishes that can't be written yet.
+    pub(crate) held: Lanes,
+    pub(crate) call_ids: CallIds,
+    /// How often a publish that is not confirmed at a loss is sent again.
+    pub(crate) republishes: u32,
+    /// Why the broker has blocked the connection.
+    pub(crate) blocked: Option<Box<str>>,
+    /// A buffer for headers, kept for its allocation.
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl Publishing {
+    /// Returns the number of bytes that the transport has not taken, including those of queued
+    /// publishes.
+    pub(crate) fn outgoing_octets(&self, cx: &Context) -> usize {
+        self.held.bytes() + cx.out.len() + cx.in_hand
+    }
+
+    /// Whether another publish would be accepted.
+    pub(crate) fn has_room_to_publish(&self, cx: &Context) -> bool {
+        let limits = &cx.options.limits;
+        self.outgoing_octets(cx) < limits.outgoing_octets
+            && self.publishers.kept_octets < limits.outgoing_octets
+            && self.held.len() + self.publishers.in_flight() < limits.publishes_in_flight
+    }
+
+    /// Publishes. The promise is answered when the broker has confirmed the message.
+    pub(crate) fn publish(&mut self, cx: &mut Context, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        self.check_to_publish(cx, publish)?;
+        if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Publish) {
+            self.write_publish(cx, channel, publish, 0)?;
+            let promise = cx.promises.open();
+            let kept = (self.republishes > 0).then(|| HeldPublish::new(promise, Kind::Publish, publish));
+            self.sent(cx, channel, promise, kept);
+            return Ok(promise);
+        }
+        let promise = cx.timed_promise();
+        self.hold(HeldPublish::new(promise, Kind::Publish, publish));
+        Ok(promise)
+    }
+
+    /// Publishes without asking for a confirm. The promise is answered when the message stands in the order of what is to be
+    /// written, which is at once unless it is held back. What becomes of it then, nobody is told.
+    pub(crate) fn publish_unconfirmed(
+        &mut self,
+        cx: &mut Context,
+        publish: &Publish<'_>,
+    ) -> Result<PromiseId, Error> {
+        for (name, asks) in [("mandatory", publish.mandatory), ("immediate", publish.immediate)] {
+            if asks {
+                return Err(Error::invalid(
+                    name,
+                    "without a confirm there is nobody whom it could come back to",
+                ));
+            }
+        }
+        self.check_to_publish(cx, publish)?;
+        if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Unconfirmed) {
+            self.write_publish(cx, channel, publish, 0)?;
+            return Ok(cx.promises.open_done());
+        }
+        let promise = cx.timed_promise();
+        self.hold(HeldPublish::new(promise, Kind::Unconfirmed, publish));
+        Ok(promise)
+    }
+
+    /// Notes that a publish went out that somebody waits for.
+    #[inline]
+    pub(crate) fn sent(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        promise: PromiseId,
+        kept: Option<HeldPublish>,
+    ) {
+        if self.publishers.sent(channel, promise, kept) {
+            self.prove(cx, channel);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn check_to_publish(&self, cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
+        if !self.has_room_to_publish(cx) {
+            return Err(Error::Full);
+        }
+        check_publish(cx, publish)
+    }
+
+    /// The channel on which something can be published now.
+    #[inline]
+    pub(crate) fn ready_channel(
+        &mut self,
+        cx: &mut Context,
+        exchange: ShortStr<'_>,
+        kind: Kind,
+    ) -> Option<u16> {
+        cx.attention = true;
+        let exchange = exchange.as_octets();
+        if !self.may_publish(cx) || !self.held.is_empty() && self.held.has(exchange, kind) {
+            return None;
+        }
+        match self.publishers.find(exchange, kind) {
+            Some(publisher) if publisher.takes_more() => Some(publisher.channel),
+            _ if self.held.waiting() > 0 => None,
+            Some(publisher) => {
+                let channel = publisher.channel;
+                self.publishers.resume(channel, cx.now)
+            }
+            None => self.open_publisher(cx, exchange, kind).ok(),
+        }
+    }
+
+    pub(crate) fn hold(&mut self, held: HeldPublish) {
+        self.held.push_back(held);
+    }
+
+    pub(crate) fn may_publish(&self, cx: &Context) -> bool {
+        self.blocked.is_none() && cx.stage.may_write()
+    }
+
+    /// Writes what was held back, as far as it goes, and for each exchange in order.
+    pub(crate) fn release_held(&mut self, cx: &mut Context) {
+        if self.held.is_empty() || !self.may_publish(cx) {
+            return;
+        }
+        while let Some(lane) = self.held.next_fresh() {
+            let Some((exchange, kind)) = self.held.get(lane) else { continue };
+            match self.publishers.find(exchange, kind) {
+                Some(publisher) if publisher.takes_more() => {
+                    let channel = publisher.channel;
+                    self.release_lane(cx, lane, channel);
+                }
+                Some(publisher) if publisher.is_stopped() => {}
+                Some(_) | None => self.held.wait(lane),
+            }
+        }
+        while let Some(lane) = self.held.first_waiting() {
+            let Some((exchange, kind)) = self.held.get(lane) else { break };
+            let opened = match self.publishers.find(exchange, kind) {
+                Some(publisher) => {
+                    let channel = publisher.channel;
+                    Ok(self.publishers.resume(channel, cx.now))
+                }
+                None => {
+                    let exchange: Box<[u8]> = exchange.into();
+                    self.open_publisher(cx, &exchange, kind).map(Some)
+                }
+            };
+            match opened {
+                Ok(Some(channel)) => self.release_lane(cx, lane, channel),
+                // The broker has stopped content on the lane's channel.
+                Ok(None) => self.held.stop_waiting(lane),
+                Err(NoChannel::Closing) => return,
+                Err(NoChannel::AllInUse) => {
+                    self.publishers.retire(self.held.waiting(), cx.now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the queued publishes of a lane.
+    pub(crate) fn release_lane(&mut self, cx: &mut Context, lane: LaneId, channel: u16) {
+        while let Some(held) = self.held.pop(lane) {
+            if !cx.promises.is_waiting(held.promise) {
+                continue;
+            }
+            let properties = held.properties();
+            let publish = held.to_publish(&properties);
+            let written = match held.kind {
+                Kind::Publish | Kind::Unconfirmed => self.write_publish(cx, channel, &publish, held.attempts),
+                Kind::Call => self.write_call(cx, channel, &publish),
+            };
+            let promise = held.promise;
+            match (written, held.kind) {
+                (Ok(()), Kind::Publish) => {
+                    cx.promises.untime(promise);
+                    let kept = (self.republishes > 0).then_some(held);
+                    self.sent(cx, channel, promise, kept);
+                }
+                (Ok(()), Kind::Call) => self.sent(cx, channel, promise, None),
+                (Ok(()), Kind::Unconfirmed) => cx.promises.done(promise),
+                (Err(error), _) => cx.answer(promise, Err(error)),
+            }
+        }
+    }
+
+    /// Opens the channel of an exchange that has none.
+    pub(crate) fn open_publisher(
+        &mut self,
+        cx: &mut Context,
+        exchange: &[u8],
+        kind: Kind,
+    ) -> Result<u16, NoChannel> {
+        // Its channel may have made room for another a moment ago, and what is on that comes first.
+        if self.publishers.is_leaving(exchange, kind) {
+            return Err(NoChannel::Closing);
+        }
+        let limit = usize::from(cx.options.limits.publish_channels.max(1));
+        if self.publishers.len() >= limit {
+            // Channels without confirms are idle at once, so they would be closed and opened faster
+            // than the broker can handle.
+            if self.publishers.leaving() > 0 {
+                return Err(NoChannel::Closing);
+            }
+            self.close_idle_publisher(cx);
+        }
+        if self.publishers.len() >= limit {
+            return Err(NoChannel::AllInUse);
+        }
+        if !cx.channels.has_room(Role::Publish) {
+            self.make_room(cx);
+            let is_closing = cx.channels.is_closing_one();
+            return Err(if is_closing { NoChannel::Closing } else { NoChannel::AllInUse });
+        }
+        let number = cx.open_channel(Role::Publish).ok_or(NoChannel::AllInUse)?;
+        if kind != Kind::Unconfirmed {
+            cx.write(number, &confirm::Select { nowait: false });
+            cx.await_reply(number, &confirm::Select::INFO, Awaited::Nothing);
+        }
+        if kind == Kind::Call {
+            self.await_replies(cx, number);
+        }
+        self.publishers.add(exchange, kind, number, cx.now);
+        Ok(number)
+    }
+
+    /// Closes the channel of the exchange that has not been published to for longest.
+    pub(crate) fn close_idle_publisher(&mut self, cx: &mut Context) {
+        if let Some(number) = self.publishers.remove_idle() {
+            cx.close_channel(number);
+        }
+    }
+
+    /// Has a number become free soon, by closing a channel on which nothing is under way.
+    pub(crate) fn make_room(&mut self, cx: &mut Context) {
+        if cx.channels.is_closing_one() {
+            return;
+        }
+        let idle = self.publishers.remove_idle().or_else(|| cx.channels.take_idle(Role::Closing));
+        if let Some(number) = idle {
+            cx.close_channel(number);
+        }
+    }
+
+    /// Writes a publish, which may have been published before.
+    pub(crate) fn write_publish(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        publish: &Publish<'_>,
+        attempts: u32,
+    ) -> Result<(), Error> {
+        let mut method = publish_method(cx, publish)?;
+        let mut renamed = None;
+        if cx.topology.has_renamed() {
+            renamed = cx.topology.address(&mut method, publish.headers);
+        }
+        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
+        let comes_back = publish.mandatory || publish.immediate;
+        let (out, frame_max) = (&mut cx.out, cx.frame_max);
+        if (comes_back || attempts > 0)
+            && let Some(publisher) = self.publishers.on(channel)
+        {
+            let mut stamp = Table::new();
+            if comes_back {
+                stamp.insert(STAMP, publisher.confirms.next() as i64)?;
+            }
+            if attempts > 0 {
+                stamp.insert(REPUBLISHED, attempts)?;
+                cx.counters.republished += 1;
+            }
+            self.scratch.clear();
+            self.scratch.extend_from_slice(stamp.as_ref().as_octets());
+            self.scratch.extend_from_slice(headers.unwrap_or_default().as_octets());
+            let stamped = TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
+            let properties = Properties { headers: Some(stamped.into()), ..*publish.properties };
+            out.content(channel, frame_max, &method, &properties, &publish.body)?;
+        } else if let Some(headers) = headers {
+            let properties = Properties { headers: Some(headers.into()), ..*publish.properties };
+            out.content(channel, frame_max, &method, &properties, &publish.body)?;
+        } else {
+            out.content(channel, frame_max, &method, publish.properties, &publish.body)?;
+        }
+        Ok(())
+    }
+
+    /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
+    pub(crate) fn confirm(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+        accepted: bool,
+    ) -> bool {
+        let is_called = self.publishers.is_called_on(channel);
+        let (promises, republished) = (&mut cx.promises, &mut cx.republished);
+        let known = match (accepted, is_called) {
+            (true, false) if republished.is_empty() => {
+                self.publishers.confirm(channel, tag, multiple, |promise| promises.done(promise))
+            }
+            (true, false) => self.publishers.confirm(channel, tag, multiple, |promise| {
+                republished.remove(&promise);
+                promises.done(promise);
+            }),
+            // That a call has arrived is not the reply to it.
+            (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
+            // The broker may refuse a call after the deadline of its confirm and before its own
+            // deadline.
+            (false, true) if !multiple => {
+                let is_known = self.publishers.confirm(channel, tag, false, |_| {});
+                let call = if is_known { self.publishers.replied(channel, tag) } else { None };
+                if let Some(call) = call {
+                    cx.answer(call, Err(Error::Nacked));
+                }
+                is_known
+            }
+            (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
+                let is_unknown = republished.remove(&promise) && promises.is_waiting(promise);
+                cx.counters.unconfirmed += u64::from(is_unknown);
+                let error = if is_unknown { Error::Nacked.into_unconfirmed() } else { Error::Nacked };
+                // A publish is answered without anything to dispose of.
+                let _ = promises.answer(promise, Err(error));
+            }),
+        };
+        if is_called && !accepted && multiple {
+            self.publishers.forget_answered_calls(&cx.promises);
+        }
+        cx.attention |= !self.held.is_empty();
+        known
+    }
+
+    /// A publish came back. Its confirm, which comes next, has nothing to add.
+    pub(crate) fn returned(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        code: u16,
+        text: &str,
+        message: Message,
+    ) {
+        let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
+        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else {
+            return;
+        };
+        let message = message.without_header(STAMP);
+        let returned = Returned { reply_code: code.into(), reply_text: text.to_owned(), message }.into();
+        let error = match ReplyCode::from(code) {
+            ReplyCode::NO_CONSUMERS => Error::NoConsumers(returned),
+            _ => Error::NoRoute(returned),
+        };
+        cx.answer(promise, Err(error));
+    }
+
+    /// The broker closed a publish channel: what was in flight on it is answered.
+    ///
+    /// Before the first publish has gone through, the error is that publish's, and the broker has seen none of the others;
+    /// when it names the exchange, it is the answer to all of them. Later, the broker may have taken some and not have
+    /// confirmed them yet. Then only the last is known not to have been taken, and an error that names the exchange is the
+    /// answer to that.
+    pub(crate) fn publisher_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
+        let Some(publisher) = self.publishers.remove(channel) else { return };
+        self.held.retry(publisher.exchange(), publisher.kind());
+        let was_alone = publisher.confirms.has_one_unconfirmed();
+        let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
+        let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
+        let last = promises.last().map_or(0, |(tag, _)| *tag);
+        for (tag, promise) in promises {
+            let is_answer = match (publisher.is_proven, names_exchange) {
+                _ if was_alone => true,
+                (false, true) => true,
+                (false, false) => tag == 1,
+                (true, true) => tag == last,
+                (true, false) => false,
+            };
+            let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
+            cx.answer(promise, Err(error));
+        }
+        // What was called and has arrived: its reply finds nobody any more.
+        for promise in publisher.calls.into_values() {
+            cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+        }
+    }
+
+    /// Asks for confirms once more behind the first publish of a channel, which changes nothing: the answer proves that the
+    /// publish went through.
+    pub(crate) fn prove(&mut self, cx: &mut Context, channel: u16) {
+        cx.write(channel, &confirm::Select { nowait: false });
+        cx.await_reply(channel, &confirm::Select::INFO, Awaited::Proof);
+    }
+
+    pub(crate) fn suspend_publisher(&mut self, cx: &mut Context, publisher: Publisher, error: &Error) {
+        let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
+        let mut kept = publisher.kept;
+        let most = if error.blames(basic::Publish::ID) { 0 } else { self.republishes };
+        let mut again = Vec::new();
+        for (tag, promise) in publisher.confirms.drain() {
+            match kept.take(tag).filter(|held| held.attempts < most) {
+                Some(mut held) => {
+                    held.attempts += 1;
+                    again.push(held);
+                }
+                None => cx.answer(promise, unconfirmed()),
+            }
+        }
+        for promise in publisher.calls.into_values() {
+            cx.answer(promise, unconfirmed());
+        }
+        for held in again.into_iter().rev() {
+            cx.promises.retime(held.promise, cx.options.deadlines.request);
+            cx.republished.insert(held.promise);
+            self.held.push_front(held);
+        }
+    }
+
+    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
+    pub(crate) fn fail_held(&mut self, cx: &mut Context, error: &Error) {
+        for held in self.held.drain() {
+            cx.answer(held.promise, Err(error.clone()));
+        }
+    }
+}

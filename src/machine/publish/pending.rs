@@ -1,0 +1,117 @@
+//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
+
+use crate::machine::{Body, PromiseId, Publish};
+use crate::protocol::{Properties, ShortStr, Table, TableRef};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// What publishes of one kind to one exchange have a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// They are confirmed.
+    Publish,
+    /// Nothing comes back.
+    Unconfirmed,
+    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
+    Call,
+}
+
+/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
+/// channel.
+#[derive(Debug)]
+pub(crate) struct HeldPublish {
+    pub(crate) promise: PromiseId,
+    pub(crate) kind: Kind,
+    /// How many times it was published before.
+    pub(crate) attempts: u32,
+    exchange: Box<[u8]>,
+    routing_key: Box<[u8]>,
+    mandatory: bool,
+    immediate: bool,
+    property_list: Box<[u8]>,
+    headers: Option<Table>,
+    body: Bytes,
+}
+
+impl HeldPublish {
+    pub(crate) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
+        let mut property_list = Vec::new();
+        publish.properties.encode_list(&mut property_list);
+        Self {
+            promise,
+            kind,
+            attempts: 0,
+            exchange: publish.exchange.as_octets().into(),
+            routing_key: publish.routing_key.as_octets().into(),
+            mandatory: publish.mandatory,
+            immediate: publish.immediate,
+            property_list: property_list.into(),
+            headers: publish.headers.map(TableRef::to_table),
+            body: publish.body.to_bytes(),
+        }
+    }
+
+    pub(crate) fn exchange(&self) -> &[u8] {
+        &self.exchange
+    }
+
+    pub(crate) fn octets(&self) -> usize {
+        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
+        let Self { exchange, routing_key, property_list, body, .. } = self;
+        exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
+    }
+
+    pub(crate) fn properties(&self) -> Properties<'_> {
+        Properties::decode(&self.property_list).unwrap_or_default()
+    }
+
+    /// What is published, with its [`properties`](Self::properties).
+    pub(crate) fn to_publish<'a>(&'a self, properties: &'a Properties<'a>) -> Publish<'a> {
+        Publish {
+            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
+            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+            properties,
+            headers: self.headers.as_ref().map(Table::as_ref),
+            body: Body::Lent(&self.body),
+        }
+    }
+}
+
+/// The publishes of a channel that are to be published again when the connection goes, by their number.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(BTreeMap<u64, HeldPublish>);
+
+impl Kept {
+    /// Gives how many octets that takes.
+    pub(crate) fn add(&mut self, tag: u64, held: HeldPublish) -> usize {
+        let octets = held.octets();
+        self.0.insert(tag, held);
+        octets
+    }
+
+    pub(crate) fn take(&mut self, tag: u64) -> Option<HeldPublish> {
+        self.0.remove(&tag)
+    }
+
+    /// What is answered is not published again. Gives how many octets that frees.
+    pub(crate) fn forget(&mut self, tag: u64, multiple: bool) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
+        if !multiple {
+            return self.take(tag).map_or(0, |held| held.octets());
+        }
+        // `split_off` would count what is left, each time.
+        let mut octets = 0;
+        while let Some(entry) = self.0.first_entry().filter(|entry| tag == 0 || *entry.key() <= tag) {
+            octets += entry.remove().octets();
+        }
+        octets
+    }
+
+    pub(crate) fn octets(&self) -> usize {
+        self.0.values().map(HeldPublish::octets).sum()
+    }
+}

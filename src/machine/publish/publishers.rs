@@ -1,0 +1,434 @@
+//! One channel for each exchange that is published to: with confirms, without, and to call.
+
+use crate::machine::ids::PromiseId;
+use crate::machine::promises::Promises;
+use crate::machine::publish::confirms::Confirms;
+use crate::machine::publish::pending::{HeldPublish, Kept, Kind};
+use crate::machine::recovery::name_hasher::NameHasher;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
+use std::time::{Duration, Instant};
+
+/// The header that a mandatory publish carries, so that a return finds its own publish and no other.
+pub(crate) const STAMP: &str = "x-puka-publish";
+
+/// The header that says how many times a message was published before, without it being known what came of it.
+pub(crate) const REPUBLISHED: &str = "x-puka-republished";
+
+/// The channel of an exchange. What each publish touches comes first and begins a line of the processor's cache, because with
+/// many exchanges a publish costs what it has to fetch.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Publisher {
+    last_used: u64,
+    pub(crate) channel: u16,
+    kind: Kind,
+    /// Whether content may flow on the channel.
+    flows: bool,
+    /// It takes no more publishes, so that it becomes idle and makes room for another exchange.
+    is_retiring: bool,
+    /// It was published to since the last [`stamp`](Publishers::stamp).
+    is_unstamped: bool,
+    pub(crate) confirms: Confirms,
+    /// Whether the first publish has gone through. As long as not, an error is that publish's, and the broker has seen none
+    /// of those behind it.
+    pub(crate) is_proven: bool,
+    /// Who waits for a reply, by the number of the publish that it replies to.
+    pub(crate) calls: BTreeMap<u64, PromiseId>,
+    /// What is to be published again when the connection goes, by its number.
+    pub(crate) kept: Kept,
+    exchange: Box<[u8]>,
+    /// Its position in the order of turns.
+    turn: u64,
+    /// When its turn began.
+    since: Instant,
+    /// Its entry in `deadlines`, which is no later than its earliest deadline.
+    due: Option<Instant>,
+}
+
+impl Publisher {
+    /// Returns `true` if it takes more publishes.
+    #[inline]
+    pub(crate) fn takes_more(&self) -> bool {
+        self.flows && !self.is_retiring
+    }
+
+    /// Returns `true` if the broker has stopped content.
+    pub(crate) fn is_stopped(&self) -> bool {
+        !self.flows
+    }
+
+    pub(crate) fn exchange(&self) -> &[u8] {
+        &self.exchange
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns `true` if it may be closed. A channel with stopped content is kept: the queued
+    /// publishes wait for its `channel.flow`.
+    fn is_idle(&self) -> bool {
+        self.flows && self.confirms.open() == 0 && self.calls.is_empty()
+    }
+}
+
+/// How long an exchange keeps its channel when all channels are busy and others wait for one.
+/// Without a minimum, busy exchanges would take channels from each other after each publish.
+const TURN: Duration = Duration::from_millis(100);
+
+/// The channel of an exchange for each [`Kind`].
+type Channels = [Option<u16>; 3];
+
+#[derive(Debug, Default)]
+pub(crate) struct Publishers {
+    /// By channel.
+    publishers: Vec<Option<Box<Publisher>>>,
+    /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp` costs as much as the rest
+    /// of a publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.)
+    default: Channels,
+    named: HashMap<Box<[u8]>, Channels, BuildHasherDefault<NameHasher>>,
+    open: usize,
+    uses: u64,
+    in_flight: usize,
+    /// Octets of what is kept to be published again, on all channels.
+    pub(crate) kept_octets: usize,
+    /// Calls that wait for their reply.
+    calls: usize,
+    /// The channels that do not retire, in the order in which their turns began.
+    turns: BTreeMap<u64, u16>,
+    retiring: usize,
+    /// When the last channel began to retire.
+    retired: Option<Instant>,
+    /// A channel may have become idle since the last search found none.
+    may_have_idle: bool,
+    /// Channels that are being closed and may have publishes that the broker has not seen, with
+    /// their exchanges.
+    leaving: BTreeMap<u16, (Kind, Box<[u8]>)>,
+    /// Channels that were published to since the last [`stamp`](Self::stamp).
+    unstamped: Vec<u16>,
+    /// Channels with deadlines, by an instant no later than the channel's earliest deadline. A
+    /// confirm does not update the entry.
+    deadlines: BTreeSet<(Instant, u16)>,
+}
+
+impl Publishers {
+    /// The publisher of an exchange, if it has one.
+    #[inline]
+    pub(crate) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
+        let channels = if exchange.is_empty() { &self.default } else { self.named.get(exchange)? };
+        let channel = (*channels.get(kind as usize)?)?;
+        self.uses += 1;
+        let uses = self.uses;
+        let publisher = self.on(channel)?;
+        publisher.last_used = uses;
+        Some(publisher)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open
+    }
+
+    pub(crate) fn add(&mut self, exchange: &[u8], kind: Kind, channel: u16, now: Instant) {
+        let place = usize::from(channel);
+        if self.publishers.len() <= place {
+            self.publishers.resize_with(place + 1, || None);
+        }
+        self.uses += 1;
+        self.open += 1;
+        let publisher = Publisher {
+            channel,
+            confirms: Confirms::default(),
+            is_proven: false,
+            flows: true,
+            is_retiring: false,
+            is_unstamped: false,
+            calls: BTreeMap::new(),
+            kept: Kept::default(),
+            kind,
+            exchange: exchange.into(),
+            last_used: self.uses,
+            turn: self.uses,
+            since: now,
+            due: None,
+        };
+        self.turns.insert(self.uses, channel);
+        self.may_have_idle = true;
+        if let Some(slot) = self.publishers.get_mut(place) {
+            *slot = Some(publisher.into());
+        }
+        let channels = if exchange.is_empty() {
+            &mut self.default
+        } else {
+            self.named.entry(exchange.into()).or_default()
+        };
+        if let Some(slot) = channels.get_mut(kind as usize) {
+            *slot = Some(channel);
+        }
+    }
+
+    /// Removes the publisher that has been idle longest: no confirm and no reply is pending.
+    /// Confirms whose deadline has passed do not count as pending.
+    pub(crate) fn remove_idle(&mut self) -> Option<u16> {
+        if !self.may_have_idle {
+            return None;
+        }
+        let idle = self.all().filter(|publisher| publisher.is_idle());
+        let Some(idle) = idle.min_by_key(|publisher| publisher.last_used) else {
+            self.may_have_idle = false;
+            return None;
+        };
+        let publisher = self.take(idle.channel)?;
+        // Without confirms it is unknown whether the broker has seen the publishes.
+        if publisher.kind == Kind::Unconfirmed || publisher.confirms.has_overdue() {
+            self.leaving.insert(publisher.channel, (publisher.kind, publisher.exchange));
+        }
+        Some(publisher.channel)
+    }
+
+    /// Returns `true` if the exchange's last channel is being closed, and its publishes come first.
+    pub(crate) fn is_leaving(&self, exchange: &[u8], kind: Kind) -> bool {
+        self.leaving.values().any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
+    }
+
+    /// Returns the number of channels that are being closed and may have publishes that the broker
+    /// has not seen.
+    pub(crate) fn leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// Records that a channel is closed.
+    pub(crate) fn has_left(&mut self, channel: u16) {
+        self.leaving.remove(&channel);
+    }
+
+    /// Stops content or resumes it. Returns the exchange of the channel.
+    pub(crate) fn flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], Kind)> {
+        self.may_have_idle = true;
+        let publisher = self.on(channel)?;
+        publisher.flows = active;
+        Some((&publisher.exchange, publisher.kind))
+    }
+
+    /// Marks up to `most` channels to become idle, those first whose turn began first, and one more
+    /// for each [`TURN`] in which none was marked. A marked channel may take long to become idle: a
+    /// queue without a majority confirms nothing, and a channel with stopped content is not closed.
+    pub(crate) fn retire(&mut self, most: usize, now: Instant) {
+        while let Some((turn, channel)) =
+            self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
+        {
+            let is_late = self.retired.is_some_and(|at| now.saturating_duration_since(at) >= TURN);
+            if self.retiring >= most && !is_late {
+                return;
+            }
+            let Some(publisher) = self.on(channel) else { return };
+            if now.saturating_duration_since(publisher.since) < TURN {
+                return;
+            }
+            publisher.is_retiring = true;
+            self.turns.remove(&turn);
+            self.retiring += 1;
+            self.retired = Some(now);
+        }
+    }
+
+    /// Begins another turn of a channel that was marked to become idle. Returns it unless its
+    /// content is stopped.
+    pub(crate) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
+        self.uses += 1;
+        let turn = self.uses;
+        let publisher = self.on(channel)?;
+        let flows = publisher.flows;
+        if std::mem::replace(&mut publisher.is_retiring, false) {
+            (publisher.turn, publisher.since) = (turn, now);
+            self.turns.insert(turn, channel);
+            self.retiring -= 1;
+        }
+        flows.then_some(channel)
+    }
+
+    fn take(&mut self, channel: u16) -> Option<Box<Publisher>> {
+        let publisher = self.publishers.get_mut(usize::from(channel))?.take()?;
+        self.open -= 1;
+        self.retiring -= usize::from(publisher.is_retiring);
+        self.turns.remove(&publisher.turn);
+        if let Some(due) = publisher.due {
+            self.deadlines.remove(&(due, channel));
+        }
+        let exchange = &publisher.exchange;
+        let channels =
+            if exchange.is_empty() { Some(&mut self.default) } else { self.named.get_mut(exchange) };
+        if let Some(slot) = channels.and_then(|channels| channels.get_mut(publisher.kind as usize)) {
+            *slot = None;
+        }
+        if self.named.get(exchange).is_some_and(|channels| channels.iter().all(Option::is_none)) {
+            self.named.remove(exchange);
+        }
+        Some(publisher)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Publisher> {
+        self.publishers.iter().flatten().map(|publisher| &**publisher)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Publisher> {
+        self.publishers.iter_mut().flatten().map(|publisher| &mut **publisher)
+    }
+
+    #[inline]
+    pub(crate) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
+        self.publishers.get_mut(usize::from(channel))?.as_deref_mut()
+    }
+
+    /// Notes that a publish went out, and keeps it if it is to be published again. True when it is the channel's first.
+    #[inline]
+    pub(crate) fn sent(&mut self, channel: u16, promise: PromiseId, kept: Option<HeldPublish>) -> bool {
+        let Some(publisher) = self.on(channel) else { return false };
+        let is_first = publisher.confirms.next() == 1;
+        let kept_octets = kept.map_or(0, |kept| publisher.kept.add(publisher.confirms.next(), kept));
+        let is_call = publisher.kind == Kind::Call;
+        if is_call {
+            publisher.calls.insert(publisher.confirms.next(), promise);
+        }
+        publisher.confirms.push(promise);
+        if !std::mem::replace(&mut publisher.is_unstamped, true) {
+            self.unstamped.push(channel);
+        }
+        self.calls += usize::from(is_call);
+        self.kept_octets += kept_octets;
+        self.in_flight += 1;
+        is_first
+    }
+
+    /// Publishes that wait for their confirm, and calls that wait for their reply, on all channels.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight + self.calls
+    }
+
+    /// Whether what is published on a channel is a call.
+    pub(crate) fn is_called_on(&mut self, channel: u16) -> bool {
+        self.on(channel).is_some_and(|publisher| publisher.kind == Kind::Call)
+    }
+
+    /// Takes who waits for the reply to a call.
+    pub(crate) fn replied(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
+        let promise = self.on(channel)?.calls.remove(&call)?;
+        self.calls -= 1;
+        self.may_have_idle = true;
+        Some(promise)
+    }
+
+    /// Forgets the calls that are answered without a reply.
+    pub(crate) fn forget_answered_calls(&mut self, promises: &Promises) {
+        let mut calls = 0;
+        for publisher in self.all_mut() {
+            publisher.calls.retain(|_, promise| promises.is_waiting(*promise));
+            calls += publisher.calls.len();
+        }
+        self.may_have_idle |= calls < self.calls;
+        self.calls = calls;
+    }
+
+    /// A confirm came. False when it confirms what was never published, or was confirmed before.
+    pub(crate) fn confirm(
+        &mut self,
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+        each: impl FnMut(PromiseId),
+    ) -> bool {
+        let Some(publisher) = self.on(channel) else { return false };
+        let before = publisher.confirms.open();
+        // An invalid tag must not remove the messages that are stored to be republished.
+        if publisher.confirms.confirm(tag, multiple, each).is_err() {
+            return false;
+        }
+        let forgotten = publisher.kept.forget(tag, multiple);
+        let open = publisher.confirms.open();
+        self.may_have_idle |= open == 0;
+        self.in_flight -= before - open;
+        self.kept_octets -= forgotten;
+        true
+    }
+
+    /// The promise of a publish that came back; its confirm is still to come.
+    pub(crate) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
+        let call = self.replied(channel, tag);
+        let publisher = self.on(channel)?;
+        let Some(promise) = publisher.confirms.answer(tag) else { return call };
+        let forgotten = publisher.kept.forget(tag, false);
+        self.kept_octets -= forgotten;
+        Some(promise)
+    }
+
+    /// The channel has gone.
+    pub(crate) fn remove(&mut self, channel: u16) -> Option<Box<Publisher>> {
+        self.leaving.remove(&channel);
+        let publisher = self.take(channel)?;
+        self.in_flight -= publisher.confirms.open();
+        self.calls -= publisher.calls.len();
+        self.kept_octets -= publisher.kept.octets();
+        Some(publisher)
+    }
+
+    /// Gives what was published since the last call a deadline.
+    pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
+        while let Some(channel) = self.unstamped.pop() {
+            let Some(publisher) = self.on(channel) else { continue };
+            publisher.is_unstamped = false;
+            publisher.confirms.stamp(now, timeout);
+            if publisher.due.is_none() {
+                self.set_due(channel);
+            }
+        }
+    }
+
+    /// Inserts the channel's entry in `deadlines`. The channel must not have one.
+    fn set_due(&mut self, channel: u16) {
+        let Some(publisher) = self.on(channel) else { return };
+        publisher.due = publisher.confirms.deadline();
+        if let Some(due) = publisher.due {
+            self.deadlines.insert((due, channel));
+        }
+    }
+
+    /// Returns the earliest deadline. It updates only the first entries, so the work does not
+    /// depend on the number of channels.
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        while let Some(&(due, channel)) = self.deadlines.first() {
+            if self.on(channel).and_then(|publisher| publisher.confirms.deadline()) == Some(due) {
+                return Some(due);
+            }
+            self.deadlines.pop_first();
+            self.set_due(channel);
+        }
+        None
+    }
+
+    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight.
+    /// Promises of calls stay: a call has its own deadline and needs no confirm.
+    pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
+        while let Some(&(due, channel)) = self.deadlines.first()
+            && due <= now
+        {
+            self.deadlines.pop_first();
+            let Some(publisher) = self.on(channel) else { continue };
+            let Publisher { confirms, kept, kind, .. } = publisher;
+            let (before, mut forgotten) = (confirms.open(), 0);
+            confirms.expire(now, |tag, promise| {
+                forgotten += kept.forget(tag, false);
+                if *kind != Kind::Call {
+                    each(promise);
+                }
+            });
+            let expired = before - confirms.open();
+            self.may_have_idle |= expired > 0;
+            self.in_flight -= expired;
+            self.kept_octets -= forgotten;
+            self.set_due(channel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

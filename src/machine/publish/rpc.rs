@@ -1,0 +1,92 @@
+//! Calls: publishes that are replied to, over RabbitMQ's direct reply-to.
+//!
+//! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an address into the property
+//! `reply-to` by which a reply finds the channel, and the property `correlation-id` finds the call.
+
+use crate::error::Error;
+use crate::machine::channel::Awaited;
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
+use crate::machine::publish::pending::HeldPublish;
+use crate::machine::publish::pending::Kind;
+use crate::machine::{PromiseId, Publish, Reply};
+use crate::message::Message;
+use crate::protocol::method::basic;
+use crate::protocol::{Properties, ShortStr, TableRef};
+use std::time::Duration;
+
+const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
+
+impl Publishing {
+    /// Publishes, and waits for a reply, for as long as for any other request unless told otherwise. A message that can't be
+    /// routed comes back.
+    pub(crate) fn call(
+        &mut self,
+        cx: &mut Context,
+        publish: &Publish<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<PromiseId, Error> {
+        let properties = publish.properties;
+        for (name, property) in
+            [("reply_to", properties.reply_to), ("correlation_id", properties.correlation_id)]
+        {
+            if property.is_some() {
+                return Err(Error::invalid(name, "a call has one of its own"));
+            }
+        }
+        self.check_to_publish(cx, publish)?;
+        let publish = Publish { mandatory: true, ..publish.clone() };
+        let ready = self.ready_channel(cx, publish.exchange, Kind::Call);
+        if let Some(channel) = ready {
+            self.write_call(cx, channel, &publish)?;
+        }
+        let promise = cx.promises.open_timed(timeout.unwrap_or(cx.options.deadlines.request));
+        match ready {
+            Some(channel) => self.sent(cx, channel, promise, None),
+            None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
+        }
+        Ok(promise)
+    }
+
+    /// Writes a call with its own correlation id.
+    pub(crate) fn write_call(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        publish: &Publish<'_>,
+    ) -> Result<(), Error> {
+        let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next());
+        let id = self.call_ids.id(cx.incarnation(channel), number);
+        let correlation_id = Some(ShortStr::new(&id)?);
+        let properties = Properties { reply_to: Some(REPLY_TO), correlation_id, ..*publish.properties };
+        self.write_publish(cx, channel, &Publish { properties: &properties, ..publish.clone() }, 0)
+    }
+
+    /// Has replies come on a channel.
+    pub(crate) fn await_replies(&mut self, cx: &mut Context, channel: u16) {
+        let consume = basic::Consume {
+            queue: REPLY_TO,
+            // The broker makes the tag. Some brokers key the consumers of direct reply-to by tag,
+            // so a tag that all clients share would mix up their replies.
+            consumer_tag: ShortStr::EMPTY,
+            no_local: false,
+            no_ack: true,
+            exclusive: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        };
+        cx.write(channel, &consume);
+        cx.await_reply(channel, &basic::Consume::INFO, Awaited::Nothing);
+    }
+
+    /// Completes the call that a reply belongs to. Drops a late reply and a reply to an unknown
+    /// call.
+    pub(crate) fn reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
+        let incarnation = cx.incarnation(channel);
+        let correlation_id = message.properties().correlation_id;
+        let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
+        if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
+            cx.answer(promise, Ok(Reply::Message(Box::new(message))));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Finding the pending request over which the broker closed the connection.
+//!
+//! `connection.close` names at most a method (class-id and method-id), and no channel. If one
+//! pending request matches, it fails with that error. If several match, those that can be repeated
+//! are sent again one at a time, so that the next close identifies it.
+
+use crate::machine::PromiseId;
+use crate::machine::channel::content::Purpose;
+use crate::machine::channel::{Awaited, Channel, Resize};
+use crate::machine::consume::consumers::{Consumers, Phase};
+use crate::machine::transaction::transactions::{Phase as TransactionPhase, Transactions};
+use crate::protocol::MethodId;
+use crate::protocol::method::basic;
+use std::collections::BTreeSet;
+
+/// The requests over which the broker may have closed the connection.
+#[derive(Debug)]
+pub(crate) enum Blame {
+    Nobody,
+    One(PromiseId),
+    Several(BTreeSet<PromiseId>),
+}
+
+impl Blame {
+    /// Returns `true` if this request is the cause.
+    pub(crate) fn is_on(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::One(one) if *one == promise)
+    }
+
+    /// Returns `true` if this request is one of several possible causes.
+    pub(crate) fn suspects(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::Several(several) if several.contains(&promise))
+    }
+}
+
+/// Collects the pending requests of a channel, each with its methods, and the methods that belong
+/// to none.
+pub(crate) fn pending_requests(
+    channel: &Channel,
+    consumers: &Consumers,
+    transactions: &Transactions,
+    into: &mut Vec<(Option<PromiseId>, MethodId)>,
+) {
+    if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
+        into.push((Some(request.promise), basic::Get::ID));
+    }
+    // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of
+    // it, and is a part of it: it is repeated whenever the request is.
+    let mut needed = into.len();
+    for pending in &channel.pending_replies {
+        let promise = match &pending.to {
+            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
+            Awaited::Qos { resize: Resize { promise, .. }, .. }
+            | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+            | Awaited::Recover { promise, .. } => Some(*promise),
+            Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase) {
+                Some(Phase::Starting(promise)) => Some(*promise),
+                // Nobody waits for a consumer that is started again.
+                _ => {
+                    into.push((None, pending.method.id));
+                    None
+                }
+            },
+            Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
+                Some(TransactionPhase::Starting(promise)) => Some(*promise),
+                _ => None,
+            },
+            Awaited::Cancel { .. } | Awaited::Restored | Awaited::Proof => None,
+            Awaited::Nothing => {
+                into.push((None, pending.method.id));
+                None
+            }
+        };
+        if promise.is_some() {
+            into.push((promise, pending.method.id));
+            into.iter_mut().skip(needed).for_each(|(of, _)| *of = promise);
+            needed = into.len();
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Bringing back what the connection had before it was lost: what it declared, then its consumers.
+
+pub(crate) mod backoff;
+pub(crate) mod bindings;
+pub(crate) mod blame;
+pub(crate) mod filter;
+pub(crate) mod name_hasher;
+pub(crate) mod names;
+pub(crate) mod quarantine;
+pub(crate) mod replay;
+pub(crate) mod report;
+pub(crate) mod topology;
+
+use crate::error::{Broken, Error};
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumers::{Consumer, Phase};
+use crate::machine::consume::resubscription::is_not_now;
+use crate::machine::context::Context;
+use crate::machine::context::Stage;
+use crate::machine::deadline::Deadline;
+use crate::machine::publish::Publishing;
+use crate::machine::recovery::backoff::Backoff;
+use crate::machine::recovery::filter::FilterStep;
+use crate::machine::recovery::quarantine::Quarantine;
+use crate::machine::recovery::replay::{Next, Restoration};
+use crate::machine::recovery::topology::Step;
+use crate::machine::{ConsumerId, Ended, Recovered};
+use crate::protocol::method::{MethodInfo, queue};
+use crate::protocol::{Method, ShortStr};
+use std::time::Duration;
+
+/// For how long exclusive queues and refused consumers are tried when there are no heartbeats by
+/// which the broker would notice a loss.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the report says of a consumer that is not back.
+pub(crate) fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
+    (format!("consumer {tag:?}").into(), error.clone())
+}
+
+/// When to dial again after a loss, and what to bring back then.
+#[derive(Debug, Default)]
+pub(crate) struct Recovering {
+    /// When and whether to dial again; `None` if there is only one transport.
+    pub(crate) backoff: Option<Backoff>,
+    /// The reason of the loss, until the connection is open again.
+    pub(crate) cause: Option<Error>,
+    /// The endpoint in use, or the first one to dial.
+    pub(crate) endpoint: usize,
+    /// The endpoint at which dialling began.
+    pub(crate) first_endpoint: usize,
+    pub(crate) restoration: Option<Restoration>,
+    pub(crate) quarantine: Quarantine,
+    /// Entities to pass to the user's filter.
+    pub(crate) filtering: Option<FilterStep>,
+    /// When the replay has made no progress for too long.
+    pub(crate) restore_deadline: Deadline,
+}
+
+impl Recovering {
+    /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
+    pub(crate) fn suspend_restoration(&mut self, cx: &mut Context, error: &Error) {
+        self.filtering = None;
+        let Some(mut restoration) = self.restoration.take() else { return };
+        let is_alone = self.quarantine.one_at_a_time;
+        if let Some((step, failed)) = restoration.blamed(error, &cx.topology, is_alone) {
+            self.quarantine.add(step, failed);
+        } else if error.is_a_verdict() {
+            self.quarantine.one_at_a_time = true;
+        }
+    }
+
+    /// Declares what can be declared, and when everything is, starts the consumers.
+    pub(crate) fn go_on_restoring(&mut self, cx: &mut Context) {
+        if cx.stage != Stage::Restoring {
+            return;
+        }
+        loop {
+            let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
+            match restoration.next(&cx.topology, &backoff.policy, &self.quarantine) {
+                Next::Declare(step) => self.declare(cx, step),
+                Next::Filter(steps) => {
+                    let filter = backoff.policy.filter.clone();
+                    self.filtering = filter.map(|filter| FilterStep { filter, steps, epoch: cx.epoch });
+                    return;
+                }
+                Next::Wait => return,
+                Next::Done => break,
+            }
+        }
+        if let Some(number) = self.restoration.as_mut().and_then(|restoration| restoration.channel.take()) {
+            cx.channels.put_idle(number);
+        }
+    }
+
+    pub(crate) fn declare(&mut self, cx: &mut Context, step: Step) {
+        let outcome = self.send_step(cx, &step);
+        let Some(restoration) = &mut self.restoration else { return };
+        match outcome {
+            Ok(()) => restoration.sent(step),
+            Err(error) => restoration.skip(&step, error),
+        }
+        cx.attention = true;
+    }
+
+    pub(crate) fn send_step(&mut self, cx: &mut Context, step: &Step) -> Result<(), Error> {
+        let number = match self.restoration.as_ref().and_then(|restoration| restoration.channel) {
+            Some(number) => number,
+            None => self.open_restore_channel(cx, step)?,
+        };
+        let info = Self::write_step(cx, number, step)?;
+        cx.await_reply(number, info, Awaited::Restored);
+        Ok(())
+    }
+
+    /// Opens the channel for declaring, unless the step was forgotten in the meantime.
+    pub(crate) fn open_restore_channel(&mut self, cx: &mut Context, step: &Step) -> Result<u16, Error> {
+        if cx.topology.request(step).is_none() {
+            return Err(Error::Stale);
+        }
+        let number = cx.open_channel(Role::Restore).ok_or(Error::ChannelLimit)?;
+        if let Some(restoration) = &mut self.restoration {
+            restoration.channel = Some(number);
+        }
+        Ok(number)
+    }
+
+    /// Writes a step's request, without a copy of it: there may be 100 000 of them.
+    fn write_step(cx: &mut Context, number: u16, step: &Step) -> Result<&'static MethodInfo, Error> {
+        let Context { topology, out, frame_max, .. } = cx;
+        // It may be forgotten in the meantime.
+        let request = topology.request(step).ok_or(Error::Stale)?;
+        let info = request.info();
+        let mut write = |request: &Method<'_>| out.method(number, *frame_max, request);
+        // The name of a dead-letter queue may have changed. Bindings are recorded under the current
+        // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.
+        let written = match step {
+            Step::Queue(_) => topology.renamed(request, &mut write),
+            Step::Exchange(_) | Step::Binding(_) => None,
+        };
+        written.unwrap_or_else(|| write(&request))?;
+        Ok(info)
+    }
+
+    /// Something is declared again.
+    pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
+        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        let mut step = self.restoration.as_mut().and_then(Restoration::done);
+        if let (Some(Step::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) = (&mut step, reply)
+            && **name != *ok.queue.as_octets()
+        {
+            self.rename_queue(cx, name, ok.queue);
+            *name = ok.queue.as_octets().into();
+        }
+        if let (Some(step), Some(restoration)) = (step, &mut self.restoration) {
+            restoration.made(step);
+        }
+        self.go_on_restoring(cx);
+    }
+
+    pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: &[u8], new: ShortStr<'_>) {
+        cx.topology.rename(old, new.as_octets());
+        let from: Box<str> = String::from_utf8_lossy(old).into();
+        if let Some(restoration) = &mut self.restoration {
+            restoration.report.renamed.push((from, new.to_str_lossy().into()));
+        }
+    }
+
+    /// The broker closed the channel on which everything is declared again.
+    ///
+    /// # Errors
+    /// Why the connection is given up: the policy is strict.
+    pub(crate) fn step_failed(&mut self, cx: &mut Context, error: &Error) -> Result<(), Error> {
+        let is_strict = self.backoff.as_ref().is_some_and(|backoff| backoff.policy.strict);
+        if is_strict && !matches!(error, Error::ResourceLocked(_)) {
+            return Err(Error::ConnectionBroken(Broken::NotRestored(error.clone().into())));
+        }
+        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        if let Some(restoration) = &mut self.restoration {
+            restoration.failed(error);
+        }
+        self.go_on_restoring(cx);
+        Ok(())
+    }
+
+    /// Starts the consumers for which there are channels. The connection is open when all have
+    /// started or failed, or were refused for now.
+    /// Returns the report of the recovery when that is so.
+    pub(crate) fn restore_consumers(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        consuming: &mut Consuming,
+    ) -> Option<Recovered> {
+        let is_waiting = self.restoration.as_ref().is_some_and(|restoration| !restoration.is_done());
+        if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_waiting {
+            return None;
+        }
+        self.start_consumers_again(cx, publishing, consuming, self.quarantine.one_at_a_time);
+        if consuming.resubscription.has_pending() {
+            return None;
+        }
+        let mut report = self.restoration.take()?.into_report();
+        report.consumers = std::mem::take(&mut consuming.resubscription.restored);
+        Some(report)
+    }
+
+    pub(crate) fn start_consumers_again(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        consuming: &mut Consuming,
+        one_at_a_time: bool,
+    ) {
+        let is_open = cx.stage == Stage::Open;
+        while let Some(id) = consuming.resubscription.next() {
+            if one_at_a_time && consuming.resubscription.is_starting() {
+                return;
+            }
+            let is_waiting =
+                |consumer: &Consumer| matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0;
+            if !consuming.consumers.get(id).is_some_and(is_waiting) {
+                consuming.resubscription.skip();
+            } else if consuming.restore_consumer(cx, publishing, id) {
+                consuming.resubscription.started();
+            } else if cx.channels.is_closing_one() || !is_open && consuming.resubscription.is_starting() {
+                return;
+            } else {
+                // This broker allows fewer channels than the one before. Once it is open, other
+                // consumers and transactions may have the channels, and end.
+                consuming.resubscription.skip();
+                let error = Error::ChannelLimit;
+                if !(is_open && consuming.resubscription.refuse(id, error.clone(), cx.now)) {
+                    consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
+                }
+            }
+        }
+    }
+
+    /// Ends a consumer whose channel the broker closed, unless it is started again after a loss.
+    pub(crate) fn consumer_closed(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        id: ConsumerId,
+        error: &Error,
+    ) {
+        if !self.is_refused_for_now(cx, consuming, id, error)
+            && !self.misses_queues_of(cx, consuming, id, error)
+        {
+            consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
+        }
+    }
+
+    /// Returns `true` if a consumer that could not be started now is started later, or has ended
+    /// because it is not wanted any more.
+    pub(crate) fn is_refused_for_now(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        id: ConsumerId,
+        error: &Error,
+    ) -> bool {
+        let consumer =
+            consuming.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let Some(consumer) = consumer else { return false };
+        let is_wanted = !consumer.dropped && consumer.cancelling.is_empty();
+        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
+        if !is_not_now(error, is_exclusive) || !consuming.resubscription.refuse(id, error.clone(), cx.now) {
+            return false;
+        }
+        self.leave_channel(consuming, id);
+        if !is_wanted {
+            consuming.end_consumer(cx, id, Ended::Cancelled);
+        }
+        true
+    }
+
+    /// Records that a consumer on its way back has no channel any more.
+    pub(crate) fn leave_channel(&mut self, consuming: &mut Consuming, id: ConsumerId) {
+        if let Some(consumer) = consuming.consumers.get_mut(id) {
+            consumer.tags.clear();
+            consumer.channel = 0;
+        }
+        consuming.consumers.lose_unsettled(id);
+    }
+
+    /// Returns `true` if a consumer that could not be started is started once more: because its
+    /// queue was there before, or without its missing queue.
+    pub(crate) fn misses_queues_of(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        id: ConsumerId,
+        error: &Error,
+    ) -> bool {
+        let consumer =
+            consuming.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else { return false };
+        let source = consumer.missing_source(&fault.text, |queue| cx.topology.current(queue));
+        let Some((source, terms)) = source.and_then(|source| Some((source, consumer.sources.get(source)?)))
+        else {
+            return false;
+        };
+        let missing = [Step::Queue(cx.topology.current(&terms.queue).into())];
+        if !self.restoration.as_mut().is_some_and(|restoration| restoration.miss(&missing)) {
+            if consumer.live_sources() < 2 {
+                return false;
+            }
+            if let Some(restoration) = &mut self.restoration {
+                let queue = String::from_utf8_lossy(&terms.queue);
+                let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
+                restoration.report.failed.push((what.into(), error.clone()));
+            }
+            consuming.end_source(cx, id, source, Ended::ChannelClosed(error.clone()));
+        }
+        self.leave_channel(consuming, id);
+        consuming.resubscription.again(id);
+        true
+    }
+}

@@ -1,0 +1,200 @@
+//! Names of server-named queues: each recovery gives such a queue another name.
+//!
+//! Every earlier name of a queue in an outgoing method is replaced with the current one here.
+
+use crate::protocol::method::basic;
+use crate::protocol::{Array, ShortStr, Table, TableRef, Value};
+use std::collections::{BTreeMap, VecDeque};
+
+type Name = Box<[u8]>;
+
+/// How many earlier names of a queue are stored in addition to its first. Without a limit, a
+/// connection that is lost repeatedly would collect them without end.
+const RECENT: usize = 16;
+
+/// Maps earlier names of queues to current ones.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// The current name by each earlier name.
+    current: BTreeMap<Name, Name>,
+    /// The earlier names by the current name, the first name in front.
+    earlier: BTreeMap<Name, VecDeque<Name>>,
+}
+
+impl Names {
+    /// Returns `true` if every queue has its first name.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+
+    /// Returns the current name of a queue, by one of its earlier names.
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.current.get(name).map(|name| &**name)
+    }
+
+    /// Records that the broker has given a queue another name.
+    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
+        let mut earlier = self.earlier.remove(from).unwrap_or_default();
+        self.take_over(to);
+        earlier.retain(|name| **name != *to);
+        earlier.push_back(from.into());
+        if earlier.len() > RECENT + 1
+            && let Some(oldest) = earlier.remove(1)
+        {
+            self.current.remove(&oldest);
+        }
+        for name in &earlier {
+            self.current.insert(name.clone(), to.into());
+        }
+        self.earlier.insert(to.into(), earlier);
+    }
+
+    /// Records that a queue has this name now, even if another queue had it earlier.
+    pub(crate) fn take_over(&mut self, name: &[u8]) {
+        if let Some(owner) = self.current.remove(name)
+            && let Some(earlier) = self.earlier.get_mut(&owner)
+        {
+            earlier.retain(|earlier| **earlier != *name);
+        }
+    }
+
+    /// Removes the earlier names of a deleted queue.
+    pub(crate) fn forget(&mut self, current: &[u8]) {
+        for name in self.earlier.remove(current).unwrap_or_default() {
+            self.current.remove(&name);
+        }
+    }
+
+    /// Replaces earlier queue names in a publish to the default exchange, where a routing key is
+    /// the name of a queue. Returns the headers if they change: `CC` and `BCC` hold routing keys,
+    /// too.
+    pub(crate) fn address<'n>(
+        &'n self,
+        publish: &mut basic::Publish<'n>,
+        headers: Option<TableRef<'_>>,
+    ) -> Option<Table> {
+        if !publish.exchange.is_empty() {
+            return None;
+        }
+        if let Some(current) = self.get(publish.routing_key.as_octets()) {
+            publish.routing_key = ShortStr::from_octets(current).unwrap_or_default();
+        }
+        let headers = headers?;
+        let is_renamed = |value| matches!(value, Value::String(key) if self.get(key).is_some());
+        let copies = ["CC", "BCC"].into_iter().filter_map(|name| headers.get(name)?.as_array());
+        if !copies.flatten().any(is_renamed) {
+            return None;
+        }
+        Some(replaced(headers, |name, value| match value {
+            Value::Array(keys) if matches!(name, b"CC" | b"BCC") => {
+                let mut renamed = Array::new();
+                for key in keys {
+                    // The key was in an array before, at the same depth, so it fits.
+                    let _ = renamed.push(self.mapped(key));
+                }
+                Some(renamed)
+            }
+            _ => None,
+        }))
+    }
+
+    /// Returns the changed arguments of a queue that dead-letters to a queue by one of its earlier
+    /// names, or `None` if they do not change.
+    pub(crate) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
+        let current = self.get(dead_letter_queue(arguments)?)?;
+        Some(with_dead_letter_queue(arguments, current))
+    }
+
+    fn mapped<'n>(&'n self, key: Value<'n>) -> Value<'n> {
+        match key {
+            Value::String(name) => Value::String(self.get(name).unwrap_or(name)),
+            key => key,
+        }
+    }
+}
+
+/// The argument with the routing key of a queue's dead letters.
+const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
+
+/// Returns the queue to which a queue with these arguments dead-letters, if they name one.
+pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]> {
+    let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else { return None };
+    if let Value::String(queue) = arguments.get(DEAD_LETTER_KEY)? { Some(queue) } else { None }
+}
+
+/// Returns the same arguments with another dead-letter queue.
+pub(crate) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
+    let mut replaced = Table::new();
+    for (name, value) in arguments {
+        let is_it = name.as_octets() == DEAD_LETTER_KEY.as_bytes();
+        // The value was in a table before, at the same depth, so it fits.
+        let _ = replaced.push(name, if is_it { Value::String(queue) } else { value });
+    }
+    replaced
+}
+
+/// Returns the same table with some values replaced by other arrays.
+fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Option<Array>) -> Table {
+    let mut replaced = Table::new();
+    for (name, value) in table {
+        let pushed = match replace(name.as_octets(), value) {
+            Some(array) => replaced.push(name, Value::from(&array)),
+            None => replaced.push(name, value),
+        };
+        // The value was in a table before, at the same depth, so it fits.
+        let _ = pushed;
+    }
+    replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recent_name_leads_to_the_current() {
+        let mut names = Names::default();
+        names.rename(b"1", b"2");
+        names.rename(b"2", b"3");
+        for name in [b"1", b"2"] {
+            assert_eq!(names.get(name), Some(&b"3"[..]));
+        }
+        assert_eq!(names.get(b"3"), None);
+        names.forget(b"3");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+    fn earlier_names_are_bounded() {
+        let mut names = Names::default();
+        for n in 0..1000 {
+            names.rename(format!("{n}").as_bytes(), format!("{}", n + 1).as_bytes());
+        }
+        assert_eq!(names.current.len(), RECENT + 1);
+        assert_eq!(names.get(b"0"), Some(&b"1000"[..]), "the first name is kept");
+        assert_eq!(names.get(b"999"), Some(&b"1000"[..]));
+        assert_eq!(names.get(b"500"), None);
+        names.forget(b"1000");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+
+    #[test]
+    fn name_belongs_to_who_has_it_now() {
+        let mut names = Names::default();
+        names.rename(b"a", b"b");
+        names.rename(b"b", b"a");
+        assert_eq!((names.get(b"a"), names.get(b"b")), (None, Some(&b"a"[..])));
+        // Another broker gives this name to another queue.
+        names.rename(b"x", b"b");
+        assert_eq!((names.get(b"b"), names.get(b"x")), (None, Some(&b"b"[..])));
+        names.rename(b"a", b"c");
+        assert_eq!((names.get(b"b"), names.get(b"a")), (None, Some(&b"c"[..])));
+        names.take_over(b"a");
+        assert_eq!(names.get(b"a"), None);
+        names.forget(b"c");
+        names.forget(b"b");
+        assert!(names.is_empty() && names.earlier.is_empty());
+    }
+}

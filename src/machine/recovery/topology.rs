@@ -1,0 +1,486 @@
+//! What this connection has declared and bound, so that it can be declared and bound again.
+//!
+//! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
+//! declared on one channel may be deleted on another.
+
+use crate::machine::recovery::bindings::{Binding, Bindings, Destination, Name, Route, short, table};
+use crate::machine::recovery::names::{Names, dead_letter_queue, with_dead_letter_queue};
+use crate::options::{Entity, RecoverTopology};
+use crate::protocol::method::{basic, exchange, queue};
+use crate::protocol::{Method, ShortStr, Table, TableRef};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
+pub(crate) const PARTS: usize = 4;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    kind: Name,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: Box<[u8]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    /// The broker made its name, and makes another each time. This is the first one.
+    original_name: Option<Name>,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    arguments: Box<[u8]>,
+}
+
+/// What is to be declared, in the order in which one thing needs another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    Exchange(Name),
+    Queue(Name),
+    Binding(Binding),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Topology {
+    exchanges: BTreeMap<Name, Exchange>,
+    queues: BTreeMap<Name, Queue>,
+    bindings: Bindings,
+    names: Names,
+    /// The number of entities to remember; `None` if there is no recovery.
+    most: Option<usize>,
+    /// The program knows that not everything is remembered.
+    is_overflow_told: bool,
+}
+
+fn name(text: ShortStr<'_>) -> Name {
+    text.as_octets().into()
+}
+
+fn text(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+impl Topology {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most: Some(most), ..Self::default() }
+    }
+
+    /// Returns the record, if there is one.
+    pub(crate) fn recorded(&mut self) -> Option<&mut Self> {
+        self.most.is_some().then_some(self)
+    }
+
+    /// Returns `true` at the first call.
+    pub(crate) fn is_first_overflow(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_overflow_told, true)
+    }
+
+    fn has_room(&self) -> bool {
+        self.most.is_some_and(|most| self.len() < most)
+    }
+
+    /// How many entities are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.exchanges.len() + self.queues.len() + self.bindings.len()
+    }
+
+    /// Takes note of a request that the broker has agreed to. False when there is no room to remember it.
+    pub(crate) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
+        let has_room = self.has_room();
+        match *request {
+            Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
+                let record = Exchange {
+                    kind: name(it.r#type),
+                    durable: it.durable,
+                    auto_delete: it.auto_delete,
+                    internal: it.internal,
+                    arguments: it.arguments.as_octets().into(),
+                };
+                // The default exchange, and those that the broker has from the start, are always there.
+                if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
+                    return true;
+                }
+                if has_room || self.exchanges.contains_key(it.exchange.as_octets()) {
+                    self.exchanges.insert(name(it.exchange), record);
+                    return true;
+                }
+                false
+            }
+            Method::Exchange(exchange::Method::Delete(it)) => {
+                self.forget_exchange(it.exchange.as_octets());
+                true
+            }
+            Method::Exchange(exchange::Method::Bind(it)) => {
+                let route = Route::new(it.source, it.routing_key, it.arguments);
+                self.bind(Destination::Exchange(name(it.destination)), route)
+            }
+            Method::Exchange(exchange::Method::Unbind(it)) => {
+                let route = Route::new(it.source, it.routing_key, it.arguments);
+                self.unbind(&Destination::Exchange(name(it.destination)), route);
+                true
+            }
+            Method::Queue(queue::Method::Declare(it)) if !it.passive => {
+                let Method::Queue(queue::Method::DeclareOk(ok)) = reply else { return true };
+                let declared = name(ok.queue);
+                let record = Queue {
+                    original_name: it.queue.is_empty().then(|| declared.clone()),
+                    durable: it.durable,
+                    exclusive: it.exclusive,
+                    auto_delete: it.auto_delete,
+                    arguments: self.lasting_arguments(it.arguments),
+                };
+                self.names.take_over(&declared);
+                if has_room || self.queues.contains_key(&declared) {
+                    self.queues.insert(declared, record);
+                    return true;
+                }
+                false
+            }
+            Method::Queue(queue::Method::Delete(it)) => {
+                self.forget_queue(it.queue.as_octets());
+                true
+            }
+            Method::Queue(queue::Method::Bind(it)) => {
+                let route = Route::new(it.exchange, it.routing_key, it.arguments);
+                self.bind(Destination::Queue(name(it.queue)), route)
+            }
+            Method::Queue(queue::Method::Unbind(it)) => {
+                let route = Route::new(it.exchange, it.routing_key, it.arguments);
+                self.unbind(&Destination::Queue(name(it.queue)), route);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    fn bind(&mut self, destination: Destination, route: Route) -> bool {
+        if !self.has_room() && !self.bindings.contains(&destination, &route) {
+            return false;
+        }
+        self.bindings.insert(destination, route);
+        true
+    }
+
+    fn unbind(&mut self, destination: &Destination, route: Route) {
+        if self.bindings.remove(destination, &route) {
+            self.forget_unused(vec![route.source]);
+        }
+    }
+
+    /// "Auto-delete exchange: when the last binding is gone." With it go its own bindings, and so on.
+    fn forget_unused(&mut self, mut sources: Vec<Name>) {
+        while let Some(source) = sources.pop() {
+            let is_gone = self.exchanges.get(&source).is_some_and(|exchange| exchange.auto_delete)
+                && !self.bindings.has_source(&source);
+            if is_gone {
+                sources.extend(self.take_exchange(&source));
+            }
+        }
+    }
+
+    /// An exchange is gone, and the bindings from and to it with it.
+    pub(crate) fn forget_exchange(&mut self, exchange: &[u8]) {
+        let sources = self.take_exchange(exchange);
+        self.forget_unused(sources);
+    }
+
+    /// Forgets an exchange and its bindings, and gives those from which it was bound.
+    fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
+        self.exchanges.remove(exchange);
+        let sources = self.bindings.remove_to(&Destination::Exchange(exchange.into()));
+        self.bindings.remove_from(exchange);
+        sources
+    }
+
+    /// A queue is gone, and the bindings to it with it. Any of its names will do.
+    pub(crate) fn forget_queue(&mut self, queue: &[u8]) {
+        let queue: Name = self.current(queue).into();
+        self.queues.remove(&queue);
+        self.names.forget(&queue);
+        let sources = self.bindings.remove_to(&Destination::Queue(queue));
+        self.forget_unused(sources);
+    }
+
+    /// Whether a queue goes with its last consumer. Any of its names will do.
+    pub(crate) fn is_auto_delete(&self, queue: &[u8]) -> bool {
+        self.queues.get(self.current(queue)).is_some_and(|queue| queue.auto_delete)
+    }
+
+    /// Whether a queue has another name than the one that the broker made first.
+    #[inline]
+    pub(crate) fn has_renamed(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Returns the current name of a queue, by an earlier one.
+    pub(crate) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
+        if self.names.is_empty() { name } else { self.names.get(name).unwrap_or(name) }
+    }
+
+    /// Replaces earlier queue names in a publish. Returns its headers if they change.
+    pub(crate) fn address<'n>(
+        &'n self,
+        publish: &mut basic::Publish<'n>,
+        headers: Option<TableRef<'_>>,
+    ) -> Option<Table> {
+        self.names.address(publish, headers)
+    }
+
+    /// Returns the arguments of a queue with first names in them, which lead to the current names
+    /// as long as the queues are known.
+    fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
+        let original = dead_letter_queue(arguments).filter(|queue| self.original(queue) != *queue);
+        let Some(queue) = original else { return arguments.as_octets().into() };
+        with_dead_letter_queue(arguments, self.original(queue)).as_ref().as_octets().into()
+    }
+
+    /// Returns the first name of a queue, by any of its names.
+    pub(crate) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
+        let queue = self.queues.get(self.current(name));
+        queue.and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
+    }
+
+    /// Encodes a request with the current names of queues. Returns `None` if no name has changed.
+    pub(crate) fn renamed<R>(&self, request: Method<'_>, encode: impl FnOnce(&Method<'_>) -> R) -> Option<R> {
+        let arguments = match &request {
+            Method::Queue(queue::Method::Declare(it)) => self.names.dead_letter_arguments(it.arguments),
+            _ => None,
+        };
+        let mut request = request;
+        let current = queue_of(&mut request).and_then(|queue| self.names.get(queue.as_octets()));
+        if current.is_none() && arguments.is_none() {
+            return None;
+        }
+        if let (Some(current), Some(queue)) = (current, queue_of(&mut request)) {
+            *queue = short(current);
+        }
+        if let (Some(arguments), Method::Queue(queue::Method::Declare(it))) = (&arguments, &mut request) {
+            it.arguments = arguments.as_ref();
+        }
+        Some(encode(&request))
+    }
+
+    /// The same request under the first names of queues that have another; `None` when it has none of them.
+    pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
+        let queue = queue_of(&mut request)?;
+        *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
+        Some(request)
+    }
+
+    /// The broker has made another name for a queue.
+    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
+        let Some(queue) = self.queues.remove(from) else { return };
+        if queue.original_name.is_some() {
+            self.names.rename(from, to);
+        }
+        self.queues.insert(to.into(), queue);
+        self.bindings.redirect(&Destination::Queue(from.into()), &Destination::Queue(to.into()));
+    }
+
+    fn is_transient_queue(&self, name: &[u8]) -> bool {
+        self.queues.get(name).is_some_and(|queue| !queue.durable || queue.exclusive)
+    }
+
+    fn is_transient_exchange(&self, name: &[u8]) -> bool {
+        self.exchanges.get(name).is_some_and(|exchange| !exchange.durable)
+    }
+
+    /// Returns one part of the entities to declare, in the order of their dependencies, or `None`
+    /// after the last part. Queues that the broker names come before the others, which may refer to
+    /// them.
+    pub(crate) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<Step>> {
+        let (all, transient) = match which {
+            RecoverTopology::All => (true, true),
+            RecoverTopology::Transient => (false, true),
+            RecoverTopology::Nothing => (false, false),
+        };
+        let is_bound_again = |destination: &Destination, route: &Route| {
+            let is_transient = || {
+                self.is_transient_exchange(&route.source)
+                    || match destination {
+                        Destination::Queue(name) => self.is_transient_queue(name),
+                        Destination::Exchange(name) => self.is_transient_exchange(name),
+                    }
+            };
+            all || transient && is_transient()
+        };
+        let bindings = |are_to_exchanges: bool| {
+            let is_wanted =
+                move |to: &Destination| matches!(to, Destination::Exchange(_)) == are_to_exchanges;
+            let bindings = self.bindings.to(is_wanted).filter(|(to, route)| is_bound_again(to, route));
+            bindings.map(|(to, route)| Step::Binding(Binding::new(to, route)))
+        };
+        let queues = |is_unnamed: bool| {
+            let queues = self.queues.iter().filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
+            let queues = queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
+            queues.map(|(name, _)| Step::Queue(name.clone())).collect()
+        };
+        Some(match part {
+            0 => {
+                let exchanges = self.exchanges.keys();
+                let exchanges = exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
+                exchanges.map(|name| Step::Exchange(name.clone())).chain(bindings(true)).collect()
+            }
+            1 => queues(true),
+            2 => queues(false),
+            3 => bindings(false).collect(),
+            _ => return None,
+        })
+    }
+
+    /// The request of a step, as long as it is still remembered.
+    pub(crate) fn request<'a>(&'a self, step: &'a Step) -> Option<Method<'a>> {
+        match step {
+            Step::Exchange(name) => {
+                let it = self.exchanges.get(name)?;
+                let declare = exchange::Declare {
+                    exchange: short(name),
+                    r#type: short(&it.kind),
+                    passive: false,
+                    durable: it.durable,
+                    auto_delete: it.auto_delete,
+                    internal: it.internal,
+                    nowait: false,
+                    arguments: table(&it.arguments),
+                };
+                Some(Method::Exchange(exchange::Method::Declare(declare)))
+            }
+            Step::Queue(name) => {
+                let it = self.queues.get(name)?;
+                let declare = queue::Declare {
+                    queue: if it.original_name.is_some() { ShortStr::EMPTY } else { short(name) },
+                    passive: false,
+                    durable: it.durable,
+                    exclusive: it.exclusive,
+                    auto_delete: it.auto_delete,
+                    nowait: false,
+                    arguments: table(&it.arguments),
+                };
+                Some(Method::Queue(queue::Method::Declare(declare)))
+            }
+            Step::Binding(binding) => Some(binding.request()),
+        }
+    }
+}
+
+/// The queue that a request is about.
+fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>> {
+    match request {
+        Method::Queue(queue::Method::Declare(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Bind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Unbind(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Purge(it)) => Some(&mut it.queue),
+        Method::Queue(queue::Method::Delete(it)) => Some(&mut it.queue),
+        Method::Basic(basic::Method::Get(it)) => Some(&mut it.queue),
+        _ => None,
+    }
+}
+
+impl Step {
+    /// What has to be there for it.
+    pub(crate) fn needs(&self) -> Vec<Self> {
+        let Self::Binding(binding) = self else { return Vec::new() };
+        let to = if binding.is_to_exchange() { Self::Exchange } else { Self::Queue };
+        vec![Self::Exchange(binding.source().into()), to(binding.destination().into())]
+    }
+
+    /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
+    pub(crate) fn with_entity<R>(&self, ask: impl FnOnce(&Entity<'_>) -> R) -> R {
+        match self {
+            Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
+            Self::Queue(name) => ask(&Entity::Queue(&text(name))),
+            Self::Binding(binding) => {
+                let (to, source) = (text(binding.destination()), text(binding.source()));
+                let routing_key = text(binding.routing_key());
+                ask(&if binding.is_to_exchange() {
+                    Entity::ExchangeBinding { destination: &to, source: &source, routing_key: &routing_key }
+                } else {
+                    Entity::QueueBinding { queue: &to, exchange: &source, routing_key: &routing_key }
+                })
+            }
+        }
+    }
+
+    /// What it declares, for people.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Exchange(name) => format!("exchange {:?}", text(name)),
+            Self::Queue(name) => format!("queue {:?}", text(name)),
+            Self::Binding(binding) => {
+                let to = if binding.is_to_exchange() { "exchange" } else { "queue" };
+                let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
+                format!("{to} {:?} bound to {source:?} by {routing_key:?}", text(binding.destination()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::recovery::bindings::tests::visited;
+
+    const BINDINGS: usize = 10;
+
+    fn declare(topology: &mut Topology, queue: &str) {
+        let table = TableRef::EMPTY;
+        let declare = queue::Declare {
+            queue: ShortStr::EMPTY,
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: false,
+            nowait: false,
+            arguments: table,
+        };
+        let ok = queue::DeclareOk { queue: short(queue.as_bytes()), message_count: 0, consumer_count: 0 };
+        let ok = Method::Queue(queue::Method::DeclareOk(ok));
+        assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
+        for key in 0..BINDINGS {
+            let key = key.to_string();
+            let (exchange, routing_key) = (short(queue.as_bytes()), short(key.as_bytes()));
+            let queue = exchange;
+            let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments: table };
+            let ok = Method::Queue(queue::Method::BindOk(queue::BindOk {}));
+            assert!(topology.note(&Method::Queue(queue::Method::Bind(bind)), &ok));
+        }
+    }
+
+    /// Returns how many bindings are looked at when so many queues are renamed and forgotten.
+    fn visits(queues: usize) -> [usize; 3] {
+        let mut topology = Topology::new(usize::MAX);
+        for n in 0..queues {
+            declare(&mut topology, &format!("old-{n}"));
+        }
+        visited();
+        for n in 0..queues {
+            topology.rename(format!("old-{n}").as_bytes(), format!("new-{n}").as_bytes());
+        }
+        let renaming = visited();
+        for n in 0..queues / 2 {
+            topology.forget_queue(format!("old-{n}").as_bytes());
+        }
+        let forgetting = visited();
+        for n in 0..queues {
+            topology.forget_exchange(format!("old-{n}").as_bytes());
+        }
+        assert_eq!(topology.len(), queues - queues / 2);
+        [renaming, forgetting, visited()]
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+    fn entities_cost_only_their_own_bindings() {
+        for queues in [20, 200] {
+            // Each range ends with a look at the binding behind it.
+            let most = queues * (BINDINGS + 1);
+            for count in visits(queues) {
+                assert!(
+                    (queues / 2 * BINDINGS..=most * 3 / 2).contains(&count),
+                    "{count} for {queues} queues"
+                );
+            }
+        }
+    }
+}

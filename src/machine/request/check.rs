@@ -1,0 +1,49 @@
+//! What a request must not be.
+
+use crate::error::Error;
+use crate::protocol::method::{basic, exchange, queue};
+use crate::protocol::{Method, ShortStr};
+
+/// Whether a method wants no reply, so that nobody would know when its channel is free again.
+pub(crate) fn is_nowait(method: &Method<'_>) -> bool {
+    use exchange::Method as Exchange;
+    use queue::Method as Queue;
+    match method {
+        Method::Exchange(Exchange::Declare(exchange::Declare { nowait, .. }))
+        | Method::Exchange(Exchange::Delete(exchange::Delete { nowait, .. }))
+        | Method::Exchange(Exchange::Bind(exchange::Bind { nowait, .. }))
+        | Method::Exchange(Exchange::Unbind(exchange::Unbind { nowait, .. }))
+        | Method::Queue(Queue::Declare(queue::Declare { nowait, .. }))
+        | Method::Queue(Queue::Bind(queue::Bind { nowait, .. }))
+        | Method::Queue(Queue::Purge(queue::Purge { nowait, .. }))
+        | Method::Queue(Queue::Delete(queue::Delete { nowait, .. })) => *nowait,
+        _ => false,
+    }
+}
+
+/// Refuses an empty queue name. "In methods where the queue name may be blank, and that has no
+/// specific significance, this refers to the 'current' queue for the channel, meaning the last
+/// queue that the client declared on the channel" (domain `queue-name`). Channels are pooled, so
+/// that could be a queue which another task of the program declared.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if the name is empty.
+pub(crate) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
+    if queue.is_empty() {
+        return Err(Error::invalid("queue", "an empty name is allowed only where a queue is declared"));
+    }
+    Ok(())
+}
+
+/// Returns the queue of a method. `None` for `queue.declare`, whose empty name asks the broker for
+/// one.
+pub(crate) fn queue_of<'a>(method: &Method<'a>) -> Option<ShortStr<'a>> {
+    match method {
+        Method::Queue(queue::Method::Bind(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Unbind(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Purge(it)) => Some(it.queue),
+        Method::Queue(queue::Method::Delete(it)) => Some(it.queue),
+        Method::Basic(basic::Method::Get(it)) => Some(it.queue),
+        _ => None,
+    }
+}

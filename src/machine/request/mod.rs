@@ -1,0 +1,164 @@
+//! Requests over pooled channels, one at a time on each.
+
+pub(crate) mod arguments;
+pub(crate) mod capacity;
+pub(crate) mod check;
+pub(crate) mod pending;
+
+use crate::error::Broken;
+use crate::error::Error;
+use crate::machine::PromiseId;
+use crate::machine::channel::channels::RoomToHold;
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
+use crate::machine::recovery::blame::Blame;
+use crate::machine::request::check::{check_queue_name, is_nowait, queue_of};
+use crate::machine::request::pending::WaitingRequest;
+use crate::protocol::frame::OVERHEAD;
+use crate::protocol::method::{Encode, basic};
+use crate::protocol::{EncodeError, Method};
+use std::collections::VecDeque;
+
+/// The requests that wait for a channel of the pool.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) queue: VecDeque<WaitingRequest>,
+}
+
+impl Requests {
+    /// A request that was sent and not answered is asked again when that can't do anything twice.
+    pub(crate) fn ask_again(
+        &mut self,
+        cx: &mut Context,
+        mut request: WaitingRequest,
+        error: &Error,
+        blame: &Blame,
+        again: &mut Vec<WaitingRequest>,
+    ) {
+        if !blame.is_on(request.promise) {
+            cx.forget_what_may_be_gone(&request);
+        }
+        if request.in_transaction || blame.is_on(request.promise) {
+            cx.answer(request.promise, Err(error.clone()));
+        } else if !cx.promises.is_waiting(request.promise) {
+        } else if request.is_repeatable() {
+            request.is_suspected |= blame.suspects(request.promise);
+            // The names that they have now are not those that they will have.
+            again.push(cx.with_original_names(request));
+        } else {
+            cx.answer(
+                request.promise,
+                Err(Error::ConnectionBroken(Broken::OutcomeUnknown(error.clone().into()))),
+            );
+        }
+    }
+
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
+    pub(crate) fn request<'a>(
+        &mut self,
+        cx: &mut Context,
+        method: impl Into<Method<'a>>,
+    ) -> Result<PromiseId, Error> {
+        let method = method.into();
+        let info = method.info();
+        queue_of(&method).map_or(Ok(()), check_queue_name)?;
+        match method {
+            Method::Basic(basic::Method::Get(_)) => {}
+            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {}
+            _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
+        }
+        let request = WaitingRequest::new(cx.promises.nobody(), info, &method);
+        let octets = request.payload.len() + OVERHEAD as usize;
+        if octets > cx.frame_max as usize {
+            return Err(EncodeError::FrameTooLarge { octets, limit: cx.frame_max }.into());
+        }
+        let promise = cx.timed_promise();
+        cx.request_octets += request.payload.len();
+        self.queue.push_back(WaitingRequest { promise, ..request });
+        cx.attention = true;
+        Ok(promise)
+    }
+
+    /// Starts the requests for which there are channels.
+    pub(crate) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
+        while let Some(request) = self.queue.front() {
+            if request.is_suspected && cx.is_trying() {
+                return;
+            }
+            let is_held = request.is_get_to_settle();
+            // A request whose deadline has passed is not sent.
+            let is_waiting = cx.promises.is_waiting(request.promise);
+            let room = if is_held { cx.channels.room_to_hold() } else { RoomToHold::Yes };
+            let number = match room {
+                _ if !is_waiting => None,
+                RoomToHold::No => None,
+                RoomToHold::Later => return,
+                RoomToHold::Yes => {
+                    let Some(number) = self.pooled_channel(cx, publishing) else { return };
+                    Some(number)
+                }
+            };
+            let Some(request) = self.queue.pop_front() else { return };
+            cx.request_octets -= request.payload.len();
+            let Some(number) = number else {
+                cx.answer(request.promise, Err(Error::ChannelLimit));
+                continue;
+            };
+            if is_held {
+                cx.channels.set_role(number, Role::Get);
+            }
+            if request.is_suspected {
+                cx.trial = Some(request.promise);
+            }
+            let request = cx.with_current_names(request);
+            match cx.out.method(number, cx.frame_max, &request) {
+                Ok(()) => cx.await_reply(number, request.info, Awaited::of(request)),
+                Err(error) => {
+                    cx.channels.put_idle(number);
+                    cx.answer(request.promise, Err(error.into()));
+                }
+            }
+        }
+    }
+
+    /// A channel for one request.
+    pub(crate) fn pooled_channel(&mut self, cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
+        if let Some(number) = cx.channels.take_idle(Role::Request) {
+            return Some(number);
+        }
+        if cx.channels.may_pool(usize::from(cx.options.limits.request_channels.max(1)))
+            && let Some(number) = cx.open_channel(Role::Request)
+        {
+            return Some(number);
+        }
+        if !cx.channels.has_room(Role::Request) {
+            publishing.make_room(cx);
+        }
+        None
+    }
+
+    /// Closes the channels of requests that timed out, so that the pool can replace them. A
+    /// transaction whose get timed out fails.
+    pub(crate) fn close_overdue(&mut self, cx: &mut Context) {
+        let promises = &cx.promises;
+        let (mut busy, mut overdue) = (cx.channels.busy(), Vec::new());
+        for number in cx.channels.numbers() {
+            if busy == 0 {
+                break;
+            }
+            let Some(channel) = cx.channels.get(number) else { continue };
+            if matches!(channel.role, Role::Request | Role::Get) {
+                busy -= 1;
+                if channel.requests().any(|request| !promises.is_waiting(request.promise)) {
+                    overdue.push(number);
+                }
+            }
+        }
+        for number in overdue {
+            cx.channels.take_assembly(number);
+            cx.close_channel(number);
+            cx.channels.set_role(number, Role::Overdue);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Transactions: publishes and acknowledgements that take effect together (spec 1.9).
+//!
+//! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the transaction mode.
+
+pub(crate) mod transactions;
+
+use crate::error::Error;
+use crate::machine::channel::{Awaited, Channel, Role};
+use crate::machine::consume::Consuming;
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
+use crate::machine::publish::check::{check_publish, publish_method};
+use crate::machine::recovery::blame::Blame;
+use crate::machine::request::check::check_queue_name;
+use crate::machine::request::pending::WaitingRequest;
+use crate::machine::transaction::transactions::Transactions;
+use crate::machine::transaction::transactions::{Phase, WaitingTransaction};
+use crate::machine::{PromiseId, Publish, Reply, TransactionId};
+use crate::message::{Message, Returned};
+use crate::protocol::Table;
+use crate::protocol::method::{Encode, MethodInfo, basic, tx};
+
+impl Transactions {
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    pub(crate) fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+        if self.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+    }
+
+    pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
+        for phase in self.suspend(error) {
+            match phase {
+                Phase::Starting(promise) if blame.is_on(promise) => {
+                    cx.answer(promise, Err(error.clone()));
+                }
+                Phase::Starting(promise) => {
+                    let is_suspected = blame.suspects(promise);
+                    self.waiting.push_back(WaitingTransaction { promise, is_suspected });
+                }
+                Phase::Committing(promise) => {
+                    cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                }
+                Phase::RollingBack(promise) => cx.answer(promise, Ok(Reply::Done)),
+                Phase::Open | Phase::Failed(_) => {}
+            }
+        }
+    }
+
+    /// Whether another publish of a transaction would be accepted.
+    pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
+        cx.out.len() + cx.in_hand < cx.options.limits.outgoing_octets
+            && publishing.may_publish(cx)
+            && self.all_flow()
+    }
+
+    /// Begins a transaction.
+    pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
+        let promise = cx.timed_promise();
+        self.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
+        Ok(promise)
+    }
+
+    /// Starts the transactions for which there are channels.
+    pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
+        while let Some(&WaitingTransaction { promise, is_suspected }) = self.waiting.front() {
+            if is_suspected && cx.is_trying() {
+                return;
+            }
+            if !cx.promises.is_waiting(promise) {
+                self.waiting.pop_front();
+                continue;
+            }
+            if !cx.channels.may_keep() {
+                if !cx.channels.are_consumed() {
+                    return;
+                }
+                // No other transaction is about to end, and consumers do not end by themselves.
+                self.waiting.pop_front();
+                cx.answer(promise, Err(Error::ChannelLimit));
+                continue;
+            }
+            let Some(number) = cx.open_channel(Role::Transaction) else {
+                publishing.make_room(cx);
+                return;
+            };
+            self.waiting.pop_front();
+            if is_suspected {
+                cx.trial = Some(promise);
+            }
+            let id = self.add(number, promise);
+            self.transact(cx, id, number, &tx::Select::INFO, &tx::Select {});
+        }
+    }
+
+    pub(crate) fn transact(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+        channel: u16,
+        of: &'static MethodInfo,
+        method: &impl Encode,
+    ) {
+        cx.write(channel, method);
+        cx.await_reply(channel, of, Awaited::Transaction { id });
+    }
+
+    /// The channel of a transaction that goes on.
+    pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
+        match self.get(id).map(|transaction| (&transaction.phase, transaction.channel)) {
+            Some((Phase::Open, channel)) => Ok(channel),
+            Some((Phase::Failed(error), _)) => Err(error.clone()),
+            _ => Err(Error::Stale),
+        }
+    }
+
+    /// Publishes within a transaction. The promise is answered at once, and no event tells of it: what comes of the publish, the
+    /// commit tells.
+    pub(crate) fn publish_in(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        id: TransactionId,
+        publish: &Publish<'_>,
+    ) -> Result<PromiseId, Error> {
+        let number = self.transaction_channel(id)?;
+        if !self.has_room_to_transact(cx, publishing) {
+            return Err(Error::Full);
+        }
+        check_publish(cx, publish)?;
+        let mut method = publish_method(cx, publish)?;
+        let mut renamed = None;
+        if cx.topology.has_renamed() {
+            renamed = cx.topology.address(&mut method, publish.headers);
+        }
+        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
+        let mut properties = *publish.properties;
+        properties.headers = headers.map(Into::into).or(properties.headers);
+        cx.out.content(number, cx.frame_max, &method, &properties, &publish.body)?;
+        cx.attention = true;
+        if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
+            transaction.mandatory += 1;
+        }
+        Ok(cx.promises.open_done())
+    }
+
+    /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
+    /// broker does not reply in time, the transaction fails.
+    pub(crate) fn get_in(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+        get: basic::Get<'_>,
+    ) -> Result<PromiseId, Error> {
+        let number = self.transaction_channel(id)?;
+        check_queue_name(get.queue)?;
+        let promise = cx.counted_promise();
+        let request =
+            WaitingRequest { in_transaction: true, ..WaitingRequest::new(promise, &basic::Get::INFO, &get) };
+        let request = cx.with_current_names(request);
+        cx.write(number, &request);
+        cx.await_reply(number, &basic::Get::INFO, Awaited::Get { request, no_ack: get.no_ack });
+        Ok(promise)
+    }
+
+    /// Has everything of a transaction take effect. What it got and did not settle goes back to the queues.
+    pub(crate) fn commit(&mut self, cx: &mut Context, id: TransactionId) -> Result<PromiseId, Error> {
+        let number = self.end_transaction(cx, id)?;
+        let promise = cx.timed_promise();
+        self.set_phase(id, Phase::Committing(promise));
+        self.transact(cx, id, number, &tx::Commit::INFO, &tx::Commit {});
+        Ok(promise)
+    }
+
+    /// Has nothing of a transaction take effect.
+    pub(crate) fn rollback(&mut self, cx: &mut Context, id: TransactionId) -> Result<PromiseId, Error> {
+        let number = self.end_transaction(cx, id)?;
+        let promise = cx.timed_promise();
+        self.set_phase(id, Phase::RollingBack(promise));
+        self.transact(cx, id, number, &tx::Rollback::INFO, &tx::Rollback {});
+        Ok(promise)
+    }
+
+    /// Writes what belongs to a transaction and is not written; from here on nothing more does.
+    pub(crate) fn end_transaction(&mut self, cx: &mut Context, id: TransactionId) -> Result<u16, Error> {
+        let found = self.transaction_channel(id);
+        let Ok(number) = found else {
+            self.remove(id);
+            return found;
+        };
+        cx.flush_channel_acks(number);
+        if let Some(channel) = cx.channels.get_mut(number) {
+            channel.unsettled.forget();
+        }
+        Ok(number)
+    }
+
+    pub(crate) fn set_phase(&mut self, id: TransactionId, phase: Phase) {
+        if let Some(transaction) = self.get_mut(id) {
+            transaction.phase = phase;
+        }
+    }
+
+    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled back, by closing its channel.
+    pub(crate) fn drop_transaction(&mut self, cx: &mut Context, id: TransactionId) {
+        let Some(transaction) = self.get(id) else { return };
+        match transaction.phase {
+            Phase::Open => {
+                self.roll_back(cx, transaction.channel, &Error::Stale);
+                self.remove(id);
+            }
+            Phase::Failed(_) => drop(self.remove(id)),
+            Phase::Starting(_) | Phase::Committing(_) | Phase::RollingBack(_) => {}
+        }
+    }
+
+    /// Closes the channel of a transaction, so that the broker rolls it back. Answers its pending
+    /// gets with the error.
+    pub(crate) fn roll_back(&mut self, cx: &mut Context, number: u16, error: &Error) {
+        let assembly = cx.channels.take_assembly(number);
+        if let Some(channel) = cx.channels.get_mut(number) {
+            channel.unsettled.forget();
+            let awaited = std::mem::take(&mut channel.pending_replies);
+            cx.answer_awaited(assembly, awaited, error);
+        }
+        cx.close_channel(number);
+    }
+
+    /// Fails the open transactions in which a get timed out, and closes their channels. A broker
+    /// replies in order, so it cannot confirm the commit before it has replied to the get. The
+    /// entries of such gets would otherwise add up without limit.
+    pub(crate) fn fail_overdue_transactions(&mut self, cx: &mut Context, consuming: &mut Consuming) {
+        let (channels, promises) = (&cx.channels, &cx.promises);
+        let is_overdue = |number: u16| {
+            let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
+            requests.any(|request| !promises.is_waiting(request.promise))
+        };
+        let overdue: Vec<_> = self.open().filter(|(_, number)| is_overdue(*number)).collect();
+        for (id, number) in overdue {
+            let after = cx.options.deadlines.request;
+            let error = consuming.timed_out("a get of the transaction", after);
+            self.set_phase(id, Phase::Failed(error.clone()));
+            self.roll_back(cx, number, &error);
+        }
+    }
+
+    /// The broker has done what it was told of a transaction.
+    pub(crate) fn transaction_replied(&mut self, cx: &mut Context, id: TransactionId) {
+        let Some(transaction) = self.get_mut(id) else { return };
+        match std::mem::replace(&mut transaction.phase, Phase::Open) {
+            Phase::Starting(promise) => cx.answer(promise, Ok(Reply::Transaction(id))),
+            Phase::Committing(promise) => {
+                let returned = std::mem::take(&mut transaction.returned);
+                self.drop_transaction(cx, id);
+                cx.answer(promise, Ok(Reply::Committed(returned)));
+            }
+            Phase::RollingBack(promise) => {
+                self.drop_transaction(cx, id);
+                cx.answer(promise, Ok(Reply::Done));
+            }
+            phase @ (Phase::Open | Phase::Failed(_)) => transaction.phase = phase,
+        }
+    }
+
+    /// A mandatory publish of a transaction came back. The commit tells of it.
+    pub(crate) fn returned_in_transaction(&mut self, channel: u16, code: u16, text: &str, message: Message) {
+        let Some((_, transaction)) = self.on(channel) else { return };
+        if transaction.mandatory > 0 {
+            transaction.mandatory -= 1;
+            let reply_text = text.to_owned();
+            transaction.returned.push(Returned { reply_code: code.into(), reply_text, message });
+        }
+    }
+
+    /// The broker closed the channel of a transaction: nothing of it has taken effect.
+    pub(crate) fn transaction_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
+        let Some((id, transaction)) = self.on(channel) else { return };
+        match transaction.phase {
+            Phase::Starting(promise) | Phase::Committing(promise) | Phase::RollingBack(promise) => {
+                self.remove(id);
+                cx.answer(promise, Err(error.clone()));
+            }
+            Phase::Open | Phase::Failed(_) => transaction.phase = Phase::Failed(error.clone()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Signs of life in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
+
+use crate::machine::deadline::{earlier, later};
+use std::time::{Duration, Instant};
+
+/// Heartbeats at the negotiated interval.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    /// What was agreed upon; `None` for no heartbeats.
+    timeout: Option<Duration>,
+    /// When to send. This and `dead_at` are stored, because they are read several times as often as
+    /// they change.
+    send_at: Option<Instant>,
+    last_received: Instant,
+    /// When the server counts as gone: a quarter past the timeout, well before the two that it would
+    /// take at the latest.
+    dead_at: Option<Instant>,
+    /// The server is watched from `open-ok` on.
+    watching: bool,
+    /// A wake-up came so late that the program, or the machine it runs on, must have slept: what the server sent may
+    /// not have been read yet. The server was given more time.
+    has_grace: bool,
+    /// Reading has just been resumed: the silence until now is not the server's.
+    resumed: bool,
+}
+
+impl Heartbeat {
+    pub(crate) fn none(now: Instant) -> Self {
+        Self {
+            timeout: None,
+            send_at: None,
+            last_received: now,
+            dead_at: None,
+            watching: false,
+            has_grace: false,
+            resumed: false,
+        }
+    }
+
+    pub(crate) fn agreed(&mut self, seconds: u16, now: Instant) {
+        self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
+        self.sent(now);
+    }
+
+    pub(crate) fn watch(&mut self, now: Instant) {
+        self.watching = true;
+        self.alive(now);
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// "Send at half the timeout", as the server does.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.send_at = self.timeout.map(|timeout| later(now, timeout / 2));
+    }
+
+    /// Reading goes on after a pause; the time is known at the next [`stamp`](Self::stamp).
+    pub(crate) fn resume(&mut self) {
+        self.resumed = true;
+    }
+
+    pub(crate) fn stamp(&mut self, now: Instant) {
+        if std::mem::take(&mut self.resumed) {
+            self.received(now);
+        }
+    }
+
+    /// Any octet counts, also a part of a frame.
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.alive(now);
+        self.has_grace = false;
+    }
+
+    /// Restarts the time after which the server counts as gone.
+    fn alive(&mut self, now: Instant) {
+        self.last_received = now;
+        let timeout = self.timeout.filter(|_| self.watching);
+        self.dead_at = timeout.map(|timeout| later(now, timeout.saturating_add(timeout / 4)));
+    }
+
+    #[inline]
+    pub(crate) fn deadline(&self, reading: bool) -> Option<Instant> {
+        if reading { earlier(self.send_at, self.dead_at) } else { self.send_at }
+    }
+
+    #[inline]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.send_at.is_some_and(|at| at <= now)
+    }
+
+    /// For how long the server has been silent, if that is too long. While we do not read it does not count.
+    pub(crate) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
+        let timeout = self.timeout?;
+        if !reading {
+            self.alive(now);
+            return None;
+        }
+        let dead_at = self.dead_at.filter(|at| *at <= now)?;
+        if !self.has_grace && now > later(dead_at, timeout / 2) {
+            self.has_grace = true;
+            self.dead_at = Some(later(now, timeout / 4));
+            return None;
+        }
+        Some(now.saturating_duration_since(self.last_received))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(now: Instant, seconds: u16) -> Heartbeat {
+        let mut heartbeat = Heartbeat::none(now);
+        heartbeat.agreed(seconds, now);
+        heartbeat.watch(now);
+        heartbeat
+    }
+
+    #[test]
+    fn e49_a_heartbeat_is_due_at_half_the_timeout_even_of_one_second() {
+        let now = Instant::now();
+        let heartbeat = at(now, 1);
+        assert_eq!(heartbeat.deadline(true), Some(now + SECOND / 2));
+        assert!(!heartbeat.is_due(now + SECOND / 2 - Duration::from_millis(1)));
+        assert!(heartbeat.is_due(now + SECOND / 2));
+    }
+
+    #[test]
+    fn e49_a_silent_server_is_gone_a_quarter_past_the_timeout() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        assert_eq!(heartbeat.silent_for(now + 5 * SECOND - Duration::from_millis(1), true), None);
+        assert_eq!(heartbeat.silent_for(now + 5 * SECOND, true), Some(5 * SECOND));
+    }
+
+    #[test]
+    fn e49_a_late_wake_up_grants_grace_once() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        let late = now + 3600 * SECOND;
+        assert_eq!(heartbeat.silent_for(late, true), None);
+        assert_eq!(heartbeat.silent_for(late + SECOND, true), Some(3601 * SECOND));
+    }
+
+    #[test]
+    fn e46_silence_does_not_count_while_reading_is_paused() {
+        let now = Instant::now();
+        let mut heartbeat = at(now, 4);
+        assert_eq!(heartbeat.silent_for(now + 100 * SECOND, false), None);
+        assert_eq!(heartbeat.silent_for(now + 101 * SECOND, true), None);
+    }
+}

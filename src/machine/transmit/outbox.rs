@@ -1,0 +1,381 @@
+//! What waits to be given to the transport, and in which order.
+//!
+//! As long as there is little, it leaves in the order in which it came. What is more than that waits channel by channel, and
+//! the channels take turns, a frame or some small ones at a time, so that neither a large body nor a publisher without
+//! restraint holds up what others have to say. On one channel the order is kept, and contents stay in one piece, as AMQP wants.
+
+use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
+use crate::machine::Body;
+use crate::machine::transmit::chunk::Chunk;
+use crate::machine::transmit::outgoing::Outgoing;
+use crate::protocol::frame::{self, OVERHEAD};
+use crate::protocol::method::Encode;
+use crate::protocol::{EncodeError, Properties};
+use std::collections::VecDeque;
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    /// What leaves first.
+    first: Chunk,
+    /// What waits, by channel.
+    lanes: Vec<VecDeque<Chunk>>,
+    /// Channels with something in their lane, the next one in front.
+    turns: VecDeque<u16>,
+    waiting: usize,
+    /// What leaves when nothing else is left.
+    last: Chunk,
+    spares: Vec<Chunk>,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    /// How many octets there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.first.len() + self.waiting + self.last.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes something for a channel behind what there is for it.
+    #[inline]
+    fn write<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
+        let waits = !self.turns.is_empty()
+            && self.lanes.get(usize::from(channel)).is_some_and(|lane| !lane.is_empty());
+        if !waits && self.first.len() < ORDERED_BYTES {
+            return write(&mut self.first);
+        }
+        self.write_to_lane(channel, write)
+    }
+
+    fn write_to_lane<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
+        let place = usize::from(channel);
+        if self.lanes.len() <= place {
+            self.lanes.resize_with(place + 1, VecDeque::new);
+        }
+        let mut none = VecDeque::new();
+        let lane = self.lanes.get_mut(place).unwrap_or(&mut none);
+        if lane.is_empty() {
+            self.turns.push_back(channel);
+        }
+        if lane.back().is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES) {
+            lane.push_back(self.spares.pop().unwrap_or_default());
+        }
+        let mut nowhere = Chunk::default();
+        let chunk = lane.back_mut().unwrap_or(&mut nowhere);
+        let before = chunk.len();
+        chunk.expect(before, CHANNEL_TURN_BYTES);
+        let result = write(chunk);
+        self.waiting += chunk.len() - before;
+        result
+    }
+
+    /// Octets as they are, of the connection.
+    pub(crate) fn octets(&mut self, octets: &[u8]) {
+        self.write(0, |chunk| chunk.octets().extend_from_slice(octets));
+    }
+
+    /// A method frame.
+    #[inline]
+    pub(crate) fn method(
+        &mut self,
+        channel: u16,
+        frame_max: u32,
+        method: &impl Encode,
+    ) -> Result<(), EncodeError> {
+        self.write(channel, |chunk| frame::method(chunk.octets(), channel, frame_max, method))
+    }
+
+    /// A method of the connection behind everything else, because nothing may follow it.
+    pub(crate) fn last_method(&mut self, frame_max: u32, method: &impl Encode) -> Result<(), EncodeError> {
+        frame::method(self.last.octets(), 0, frame_max, method)
+    }
+
+    /// A heartbeat.
+    pub(crate) fn heartbeat(&mut self) {
+        self.write(0, |chunk| frame::heartbeat(chunk.octets()));
+    }
+
+    /// A method with its content: all of it, or nothing.
+    #[inline]
+    pub(crate) fn content(
+        &mut self,
+        channel: u16,
+        frame_max: u32,
+        method: &impl Encode,
+        properties: &Properties<'_>,
+        body: &Body<'_>,
+    ) -> Result<(), EncodeError> {
+        let room = (frame_max - OVERHEAD) as usize;
+        let size = body.as_octets().len();
+        let first = room.min(size);
+        self.write(channel, |chunk| {
+            chunk.content_start(channel, frame_max, method, properties, size)?;
+            if first > 0 {
+                chunk.body_frame(channel, body, 0, first);
+            }
+            Ok(())
+        })?;
+        let mut from = first;
+        while from < size {
+            let to = size.min(from + room);
+            self.write(channel, |chunk| chunk.body_frame(channel, body, from, to));
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// Gives what is next, when the transport has not much in its hands; with `all`, everything. Gives how many octets.
+    pub(crate) fn give(&mut self, in_hand: usize, all: bool, to: &mut Outgoing) -> usize {
+        if self.is_empty() || in_hand >= UNWRITTEN_BYTES && !all {
+            return 0;
+        }
+        let before = to.len();
+        if self.first.len() > 0 {
+            let next = to.spare().or_else(|| self.spares.pop()).unwrap_or_default();
+            to.push(std::mem::replace(&mut self.first, next));
+        }
+        while all || to.len() - before < WRITE_BYTES {
+            let Some(channel) = self.turns.pop_front() else { break };
+            let Some(lane) = self.lanes.get_mut(usize::from(channel)) else { continue };
+            let Some(chunk) = lane.pop_front() else { continue };
+            if !lane.is_empty() {
+                self.turns.push_back(channel);
+            }
+            self.waiting -= chunk.len();
+            to.push(chunk);
+        }
+        if self.turns.is_empty() && self.last.len() > 0 {
+            to.push(std::mem::take(&mut self.last));
+        }
+        if self.waiting > 0 {
+            self.spares.extend(to.spare());
+        } else {
+            self.spares.clear();
+        }
+        to.len() - before
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))] // It takes hours.
+mod tests {
+    use super::*;
+    use crate::protocol::method::{basic, channel as channels, connection};
+    use crate::protocol::{ContentHeader, Decoder, FrameKind, Method, MethodId, ShortStr};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    const FRAME_MAX: u32 = 131_072;
+
+    fn publish_on(out: &mut Outbox, channel: u16, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
+        let method = basic::Publish {
+            exchange: ShortStr::EMPTY,
+            routing_key: ShortStr::literal("q"),
+            mandatory: false,
+            immediate: false,
+        };
+        out.content(channel, frame_max, &method, &Properties::default(), &body)
+    }
+
+    fn publish(out: &mut Outbox, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
+        publish_on(out, 1, frame_max, body)
+    }
+
+    fn given(out: &mut Outbox) -> Outgoing {
+        let mut to = Outgoing::default();
+        out.give(0, false, &mut to);
+        to
+    }
+
+    fn whole(out: &Outgoing) -> Vec<u8> {
+        out.pieces().flatten().copied().collect()
+    }
+
+    /// What a transport that is fast gets, call by call.
+    fn all(out: &mut Outbox) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while !out.is_empty() {
+            octets.extend(whole(&given(out)));
+        }
+        octets
+    }
+
+    /// The frames: kind, channel, payload.
+    fn frames(octets: &[u8]) -> Vec<(FrameKind, u16, Vec<u8>)> {
+        let mut decoder = Decoder::new();
+        decoder.set_frame_max(FRAME_MAX);
+        decoder.extend(octets);
+        let mut frames = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            frames.push((frame.kind(), frame.channel(), frame.payload().to_vec()));
+        }
+        assert!(decoder.pending().is_empty());
+        frames
+    }
+
+    #[test]
+    fn a_large_body_is_written_from_where_it_is_and_reads_the_same() {
+        let body: Bytes = (0..20_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
+        let (mut copied, mut shared) = (Outbox::default(), Outbox::default());
+        publish(&mut copied, 8192, Body::Borrowed(&body)).unwrap();
+        publish(&mut shared, 8192, Body::Shared(body.clone())).unwrap();
+        let (copied, shared) = (given(&mut copied), given(&mut shared));
+        assert_eq!(whole(&copied), whole(&shared));
+        assert_eq!((copied.pieces().count(), shared.pieces().count()), (1, 7));
+        let inside = body.as_ptr_range();
+        assert_eq!(shared.pieces().filter(|piece| inside.contains(&piece.as_ptr())).count(), 3);
+    }
+
+    #[test]
+    fn octets_leave_in_order_whatever_the_transport_takes() {
+        let mut expected = Vec::new();
+        for step in [1, 2, 7, 100, 4095, 4096, 5000, 1 << 20] {
+            let mut out = Outbox::default();
+            publish(&mut out, 4096, Body::Shared(vec![1; 9000].into())).unwrap();
+            let mut to = given(&mut out);
+            publish(&mut out, 4096, Body::Shared(vec![2; 4096].into())).unwrap();
+            out.heartbeat();
+            let mut taken = Vec::new();
+            while !to.is_empty() || !out.is_empty() {
+                let count = step.min(to.len());
+                taken.extend(whole(&to).into_iter().take(count));
+                to.advance(count);
+                if taken.len() > 5000 {
+                    out.give(to.len(), false, &mut to);
+                }
+            }
+            if expected.is_empty() {
+                expected.clone_from(&taken);
+            }
+            assert_eq!(taken, expected, "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn e11_a_content_whose_header_is_too_large_leaves_nothing_behind() {
+        let mut out = Outbox::default();
+        let long = "x".repeat(255);
+        let text = ShortStr::new(&long).unwrap();
+        let properties = Properties { message_id: Some(text), app_id: Some(text), ..Properties::default() };
+        let method = basic::Publish { exchange: text, routing_key: text, mandatory: false, immediate: false };
+        let written = out.content(1, 530, &method, &properties, &Body::Borrowed(b""));
+        assert!(matches!(written, Err(EncodeError::FrameTooLarge { limit: 530, .. })));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn e48_a_small_publish_beside_one_of_64_mib_leaves_within_two_frames() {
+        for body in [Body::Shared(vec![0; 64 << 20].into()), Body::Borrowed(&vec![0; 64 << 20])] {
+            let mut out = Outbox::default();
+            publish_on(&mut out, 1, FRAME_MAX, body).unwrap();
+            for _ in 0..100 {
+                // The transport is in the middle of what it has.
+                let mut to = given(&mut out);
+                to.advance(to.len() - 1000);
+                publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
+                let ahead = to.len();
+                out.give(to.len(), false, &mut to);
+                to.advance(ahead);
+                let frames = frames(&whole(&to));
+                let place = frames.iter().position(|(_, channel, _)| *channel == 2);
+                assert!(place.is_some_and(|place| place <= 2), "{place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn e48_a_publisher_without_restraint_lets_others_have_their_turn() {
+        let mut out = Outbox::default();
+        for _ in 0..100_000 {
+            publish_on(&mut out, 1, FRAME_MAX, Body::Borrowed(&[0; 100])).unwrap();
+        }
+        let _first = given(&mut out);
+        publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
+        assert!(frames(&whole(&given(&mut out))).iter().any(|(_, channel, _)| *channel == 2));
+    }
+
+    #[test]
+    fn a_method_stays_behind_the_content_on_its_channel() {
+        let mut out = Outbox::default();
+        publish_on(&mut out, 1, FRAME_MAX, Body::Shared(vec![0; 1 << 20].into())).unwrap();
+        out.method(2, FRAME_MAX, &channels::CloseOk {}).unwrap();
+        out.method(1, FRAME_MAX, &channels::CloseOk {}).unwrap();
+        let frames = frames(&all(&mut out));
+        let body = frames.iter().rposition(|(kind, ..)| *kind == FrameKind::Body).unwrap();
+        let of = |wanted: u16| frames.iter().rposition(|(_, channel, _)| *channel == wanted).unwrap();
+        assert!(of(2) < body && of(1) == frames.len() - 1 && body < of(1));
+    }
+
+    #[test]
+    fn what_nothing_may_follow_leaves_last() {
+        let mut out = Outbox::default();
+        out.last_method(FRAME_MAX, &connection::CloseOk {}).unwrap();
+        for channel in 1..4 {
+            publish_on(&mut out, channel, FRAME_MAX, Body::Shared(vec![0; 1 << 20].into())).unwrap();
+        }
+        let frames = frames(&all(&mut out));
+        let last =
+            frames.last().map(|(_, channel, payload)| (*channel, Method::decode(payload).unwrap().id()));
+        assert_eq!(last, Some((0, connection::CloseOk::ID)));
+    }
+
+    #[test]
+    fn everything_is_given_at_once_when_nothing_more_comes() {
+        let mut out = Outbox::default();
+        publish_on(&mut out, 1, FRAME_MAX, Body::Shared(vec![0; 4 << 20].into())).unwrap();
+        let mut to = Outgoing::default();
+        let octets = out.give(1 << 20, true, &mut to);
+        assert!(out.is_empty() && octets == to.len() && octets > 4 << 20);
+    }
+
+    proptest! {
+        /// The numbers of the messages stand in their bodies.
+        #[test]
+        fn on_each_channel_contents_are_whole_and_in_order(
+            steps in prop::collection::vec((1..5_u16, 0..40_000_usize, any::<bool>()), 1..60),
+        ) {
+            let mut out = Outbox::default();
+            let mut octets = Vec::new();
+            for (number, (channel, size, gives)) in steps.iter().enumerate() {
+                publish_on(&mut out, *channel, 4096, Body::Shared(vec![number as u8; *size].into())).unwrap();
+                if *gives {
+                    octets.extend(whole(&given(&mut out)));
+                }
+            }
+            octets.extend(all(&mut out));
+            let frames = frames(&octets);
+            for channel in 1..5 {
+                let mut expected = steps.iter().enumerate().filter(|(_, (on, ..))| *on == channel);
+                let mut left = 0;
+                let mut number = 0;
+                for (kind, _, payload) in frames.iter().filter(|(_, on, _)| *on == channel) {
+                    match kind {
+                        FrameKind::Method => {
+                            prop_assert_eq!(left, 0);
+                            prop_assert_eq!(Method::decode(payload).unwrap().id(), MethodId { class: 60, method: 40 });
+                        }
+                        FrameKind::Header => {
+                            let (next, (_, size, _)) = expected.next().unwrap();
+                            number = next;
+                            left = *size;
+                            prop_assert_eq!(ContentHeader::decode(payload).unwrap().body_size, left as u64);
+                        }
+                        _ => {
+                            prop_assert!(payload.iter().all(|octet| *octet == number as u8));
+                            left -= payload.len();
+                        }
+                    }
+                }
+                prop_assert!(left == 0 && expected.next().is_none());
+            }
+        }
+    }
+}
