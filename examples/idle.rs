@@ -25,7 +25,8 @@ fn main() -> Result<(), Error> {
                 Err(_) => common::connect().await?,
                 Ok(url) => {
                     let options = Options::from_uri(&url)?.heartbeat(2);
-                    let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
+                    let (client, driver) =
+                        puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
                     executor.spawn(driver).detach();
                     client.connect().await?;
                     client
@@ -33,11 +34,17 @@ fn main() -> Result<(), Error> {
             });
         }
         println!("{CONNECTIONS} connections in {:?}", start.elapsed());
-        println!("{} bytes of memory for each", resident_octets()?.saturating_sub(before) / CONNECTIONS);
+        println!(
+            "{} bytes of memory for each",
+            resident_octets()?.saturating_sub(before) / CONNECTIONS
+        );
 
         let before = processor_time()?;
         smol::Timer::after(IDLE).await;
-        println!("{:?} of processor time in {IDLE:?}", processor_time()?.saturating_sub(before));
+        println!(
+            "{:?} of processor time in {IDLE:?}",
+            processor_time()?.saturating_sub(before)
+        );
         for client in clients {
             client.close().await?;
         }
@@ -47,7 +54,10 @@ fn main() -> Result<(), Error> {
 
 fn resident_octets() -> Result<usize, Error> {
     let pages = std::fs::read_to_string("/proc/self/statm")?;
-    let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    let resident = pages
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok());
     Ok(resident.unwrap_or_default() * 4096)
 }
 
@@ -56,6 +66,10 @@ fn resident_octets() -> Result<usize, Error> {
 fn processor_time() -> Result<Duration, Error> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
-    let ticks: u64 = fields.skip(12).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let ticks: u64 = fields
+        .skip(12)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
     Ok(Duration::from_millis(10 * ticks))
 }

@@ -14,10 +14,17 @@ fn main() -> Result<(), Error> {
     let mut conn = evented::connect(&url()?)?;
     conn.on(conn.client().queue_declare("test").send(), |conn, queue| {
         println!("declared {queue:?}");
-        conn.on(conn.client().basic_publish("", "test", "Hello world!").send(), |conn, confirmed| {
-            println!("published: {confirmed:?}");
-            conn.on(conn.client().close(), |_, closed| println!("closed: {closed:?}"));
-        });
+        conn.on(
+            conn.client()
+                .basic_publish("", "test", "Hello world!")
+                .send(),
+            |conn, confirmed| {
+                println!("published: {confirmed:?}");
+                conn.on(conn.client().close(), |_, closed| {
+                    println!("closed: {closed:?}")
+                });
+            },
+        );
     });
 
     let mut mio = Poll::new()?;
@@ -28,10 +35,13 @@ fn main() -> Result<(), Error> {
         let generation = conn.socket().generation();
         if registered.replace(generation) != Some(generation) {
             let interest = Interest::READABLE | Interest::WRITABLE;
-            mio.registry().register(&mut SourceFd(&conn.as_raw_fd()), CLIENT, interest)?;
+            mio.registry()
+                .register(&mut SourceFd(&conn.as_raw_fd()), CLIENT, interest)?;
         }
 
-        let timeout = conn.next_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = conn
+            .next_timeout()
+            .map(|at| at.saturating_duration_since(Instant::now()));
         mio.poll(&mut events, timeout)?;
         for event in &events {
             if event.token() == CLIENT && event.is_readable() {

@@ -11,8 +11,13 @@ fn main() -> Result<(), Error> {
     let url = url()?;
     let (mut sending, mut receiving) = (evented::connect(&url)?, evented::connect(&url)?);
     sending.wait(&mut sending.client().connect(), None)?;
-    let queue = receiving.wait(&mut receiving.client().queue_declare("").send(), None)?.name;
-    let lines = receiving.wait(&mut receiving.client().basic_consume(&queue).no_ack(true).send(), None)?;
+    let queue = receiving
+        .wait(&mut receiving.client().queue_declare("").send(), None)?
+        .name;
+    let lines = receiving.wait(
+        &mut receiving.client().basic_consume(&queue).no_ack(true).send(),
+        None,
+    )?;
     receiving.on_each(lines, |receiving, line| match line {
         Ok(line) => println!("received {:?}", String::from_utf8_lossy(line.body())),
         Err(_) => drop(receiving.client().close()),
@@ -33,16 +38,24 @@ fn main() -> Result<(), Error> {
         let left = left.and_then(|left| Timespec::try_from(left).ok());
 
         let stdin = std::io::stdin();
-        let wanted_input = if input_ended { PollFlags::empty() } else { PollFlags::IN };
+        let wanted_input = if input_ended {
+            PollFlags::empty()
+        } else {
+            PollFlags::IN
+        };
         let mut sources = [
             PollFd::new(&sending, wanted[0]),
             PollFd::new(&receiving, wanted[1]),
             PollFd::new(&stdin, wanted_input),
         ];
         poll(&mut sources, left.as_ref()).map_err(std::io::Error::from)?;
-        let [sender_ready, receiver_ready, stdin_ready] = sources.map(|source| !source.revents().is_empty());
+        let [sender_ready, receiver_ready, stdin_ready] =
+            sources.map(|source| !source.revents().is_empty());
 
-        for (conn, ready) in [(&mut sending, sender_ready), (&mut receiving, receiver_ready)] {
+        for (conn, ready) in [
+            (&mut sending, sender_ready),
+            (&mut receiving, receiver_ready),
+        ] {
             if ready {
                 conn.on_read()?; // also writes the output
             }
@@ -51,16 +64,21 @@ fn main() -> Result<(), Error> {
         if stdin_ready && !input_ended {
             let octets = rustix::io::read(&stdin, &mut typed).map_err(std::io::Error::from)?;
             for line in String::from_utf8_lossy(&typed[..octets]).lines() {
-                sending.on(sending.client().basic_publish("", &queue, line).send(), |_, confirmed| {
-                    println!("published: {confirmed:?}");
-                });
+                sending.on(
+                    sending.client().basic_publish("", &queue, line).send(),
+                    |_, confirmed| {
+                        println!("published: {confirmed:?}");
+                    },
+                );
             }
             if octets == 0 {
                 input_ended = true;
                 // The close waits for the pending publishes. Then the queue is deleted, which ends
                 // the consumer.
                 let (client, queue) = (receiving.client(), queue.clone());
-                sending.on(sending.client().close(), move |_, _| drop(client.queue_delete(queue).send()));
+                sending.on(sending.client().close(), move |_, _| {
+                    drop(client.queue_delete(queue).send())
+                });
             }
         }
     }

@@ -22,7 +22,11 @@ struct Counts {
 struct Counted<Io>(Io, Arc<Counts>);
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.0).poll_read(cx, into);
         if let Poll::Ready(Ok(octets)) = read {
             self.1.read.fetch_add(octets, Relaxed);
@@ -32,7 +36,11 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Counted<Io> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.0).poll_write(cx, octets);
         if let Poll::Ready(Ok(octets)) = written {
             self.1.written.fetch_add(octets, Relaxed);
@@ -58,12 +66,17 @@ fn main() -> Result<(), Error> {
             None => Transport::new(puka_test_broker::Server::default().connect()),
         };
         let counts = Arc::new(Counts::default());
-        let (client, driver) = puka::open(Counted(stream, counts.clone()), puka_smol::Clock, options);
+        let (client, driver) =
+            puka::open(Counted(stream, counts.clone()), puka_smol::Clock, options);
         smol::spawn(driver).detach();
         let queue = client.queue_declare("").exclusive(true).await?.name;
         client.basic_publish("", &queue, &[0; 1000]).await?;
         client.close().await?;
-        println!("{} bytes read, {} written", counts.read.load(Relaxed), counts.written.load(Relaxed));
+        println!(
+            "{} bytes read, {} written",
+            counts.read.load(Relaxed),
+            counts.written.load(Relaxed)
+        );
         Ok(())
     })
 }

@@ -13,7 +13,10 @@ const LOGS: &str = "logs";
 fn main() -> Result<(), Error> {
     smol::block_on(async {
         let client = common::connect().await?;
-        client.exchange_declare(LOGS).exchange_type("fanout").await?;
+        client
+            .exchange_declare(LOGS)
+            .exchange_type("fanout")
+            .await?;
         let (screen, file) = (subscribe(&client).await?, subscribe(&client).await?);
         for line in ["info: started", "info: stopped"] {
             client.basic_publish(LOGS, "", line).await?;
@@ -34,7 +37,9 @@ async fn subscribe(client: &puka::Client) -> Result<Consumer, Error> {
 
 async fn print(subscriber: &str, mut lines: Consumer) -> Result<(), Error> {
     for _ in 0..2 {
-        let Some(line) = lines.next().await else { break };
+        let Some(line) = lines.next().await else {
+            break;
+        };
         println!("{subscriber}: {}", String::from_utf8_lossy(line?.body()));
     }
     Ok(())

@@ -26,8 +26,9 @@ fn main() -> Result<(), Error> {
         // In batches: wait for all of a batch, then send the next.
         let start = Instant::now();
         for _ in 0..MESSAGES / 100 {
-            let batch: Vec<_> =
-                (0..100).map(|number| client.basic_publish("", &queue, number.to_string()).send()).collect();
+            let batch: Vec<_> = (0..100)
+                .map(|number| client.basic_publish("", &queue, number.to_string()).send())
+                .collect();
             for confirm in batch {
                 confirm.await?;
             }
@@ -39,16 +40,27 @@ fn main() -> Result<(), Error> {
         let start = Instant::now();
         let mut confirms = Vec::new();
         for number in 0..MESSAGES {
-            confirms.push(client.basic_publish("", &queue, number.to_string()).submit().await?);
+            confirms.push(
+                client
+                    .basic_publish("", &queue, number.to_string())
+                    .submit()
+                    .await?,
+            );
         }
         for (number, confirm) in confirms.into_iter().enumerate() {
             if let Err(error) = confirm.await {
                 println!("message {number}: {error}");
             }
         }
-        println!("{MESSAGES} as fast as capacity allows in {:?}", start.elapsed());
+        println!(
+            "{MESSAGES} as fast as capacity allows in {:?}",
+            start.elapsed()
+        );
 
-        println!("{} messages are in the queue", client.queue_purge(&queue).await?);
+        println!(
+            "{} messages are in the queue",
+            client.queue_purge(&queue).await?
+        );
         client.close().await
     })
 }

@@ -18,13 +18,18 @@ fn main() -> Result<(), Error> {
         println!("declared the queue {queue}");
 
         for number in 1..=3 {
-            client.basic_publish("", &queue, format!("order {number}")).persistent(true).await?;
+            client
+                .basic_publish("", &queue, format!("order {number}"))
+                .persistent(true)
+                .await?;
             println!("published order {number}, and the broker has confirmed it");
         }
 
         let mut orders = client.basic_consume(&queue).prefetch_count(10).await?;
         for _ in 1..=3 {
-            let Some(order) = orders.next().await else { break };
+            let Some(order) = orders.next().await else {
+                break;
+            };
             let order = order?;
             println!("received {:?}", String::from_utf8_lossy(order.body()));
             order.ack()?;

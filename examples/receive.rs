@@ -12,10 +12,18 @@ fn main() -> Result<(), Error> {
     let queue = conn.wait(&mut client.queue_declare("test").send(), None)?;
     for number in queue.message_count..3 {
         // Publishes the messages to receive.
-        conn.wait(&mut client.basic_publish("", "test", format!("message {number}")).send(), None)?;
+        conn.wait(
+            &mut client
+                .basic_publish("", "test", format!("message {number}"))
+                .send(),
+            None,
+        )?;
     }
 
-    let mut test = conn.wait(&mut client.basic_consume("test").prefetch_count(1).send(), None)?;
+    let mut test = conn.wait(
+        &mut client.basic_consume("test").prefetch_count(1).send(),
+        None,
+    )?;
     for _ in 0..3 {
         let delivery = conn.wait(&mut test, None)?;
         println!("received {:?}", String::from_utf8_lossy(delivery.body()));

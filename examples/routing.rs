@@ -13,14 +13,28 @@ const LOGS: &str = "direct_logs";
 fn main() -> Result<(), Error> {
     smol::block_on(async {
         let client = common::connect().await?;
-        client.exchange_declare(LOGS).exchange_type("direct").await?;
+        client
+            .exchange_declare(LOGS)
+            .exchange_type("direct")
+            .await?;
         let everything = subscribe(&client, &["info", "warning", "error"]).await?;
         let errors = subscribe(&client, &["error"]).await?;
-        for (severity, line) in [("info", "started"), ("warning", "low on disk"), ("error", "out of disk")] {
-            client.basic_publish(LOGS, severity, line).mandatory(true).await?;
+        for (severity, line) in [
+            ("info", "started"),
+            ("warning", "low on disk"),
+            ("error", "out of disk"),
+        ] {
+            client
+                .basic_publish(LOGS, severity, line)
+                .mandatory(true)
+                .await?;
         }
         // No queue is bound for these, so a mandatory message is returned.
-        match client.basic_publish(LOGS, "debug", "x = 1").mandatory(true).await {
+        match client
+            .basic_publish(LOGS, "debug", "x = 1")
+            .mandatory(true)
+            .await
+        {
             Err(Error::NoRoute(returned)) => {
                 println!("no queue is bound for {:?}", returned.message.routing_key())
             }
@@ -36,16 +50,25 @@ fn main() -> Result<(), Error> {
 async fn subscribe(client: &Client, severities: &[&str]) -> Result<Consumer, Error> {
     let queue = client.queue_declare("").exclusive(true).await?.name;
     for severity in severities {
-        client.queue_bind(&queue, LOGS).routing_key(*severity).await?;
+        client
+            .queue_bind(&queue, LOGS)
+            .routing_key(*severity)
+            .await?;
     }
     client.basic_consume(&queue).no_ack(true).await
 }
 
 async fn print(subscriber: &str, mut lines: Consumer, count: usize) -> Result<(), Error> {
     for _ in 0..count {
-        let Some(line) = lines.next().await else { break };
+        let Some(line) = lines.next().await else {
+            break;
+        };
         let line = line?;
-        println!("{subscriber}: [{}] {}", line.routing_key(), String::from_utf8_lossy(line.body()));
+        println!(
+            "{subscriber}: [{}] {}",
+            line.routing_key(),
+            String::from_utf8_lossy(line.body())
+        );
     }
     Ok(())
 }

@@ -19,7 +19,10 @@ fn main() -> Result<(), Error> {
         let numbers = [10, 20, 30];
         let calls = numbers.map(|number: u64| client.rpc("", QUEUE, number.to_string()).send());
         for (number, call) in numbers.into_iter().zip(calls) {
-            println!("fib({number}) = {}", String::from_utf8_lossy(call.await?.body()));
+            println!(
+                "fib({number}) = {}",
+                String::from_utf8_lossy(call.await?.body())
+            );
         }
         // Deleting the queue ends the server.
         client.queue_delete(QUEUE).await?;

@@ -10,7 +10,10 @@ fn main() -> Result<(), Error> {
     conn.wait(&mut client.connect(), None)?;
 
     conn.wait(&mut client.queue_declare("test").send(), None)?;
-    conn.wait(&mut client.basic_publish("", "test", "Hello world!").send(), None)?;
+    conn.wait(
+        &mut client.basic_publish("", "test", "Hello world!").send(),
+        None,
+    )?;
     println!("sent, and the broker has confirmed it");
 
     conn.wait(&mut client.close(), None)

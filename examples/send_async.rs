@@ -26,7 +26,12 @@ fn on_queue_declare(conn: &mut Evented<Stream>, queue: Result<Queue, Error>) {
     match queue {
         Ok(queue) => {
             println!("declared the queue {}", queue.name);
-            conn.on(conn.client().basic_publish("", queue.name, "Hello world!").send(), on_basic_publish);
+            conn.on(
+                conn.client()
+                    .basic_publish("", queue.name, "Hello world!")
+                    .send(),
+                on_basic_publish,
+            );
         }
         Err(error) => stop(conn, &error),
     }

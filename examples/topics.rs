@@ -18,9 +18,11 @@ fn main() -> Result<(), Error> {
         let kernel = subscribe(&client, "kern.*").await?;
         let critical = subscribe(&client, "*.critical").await?;
         let everything = subscribe(&client, "#").await?;
-        for (key, line) in
-            [("kern.info", "booted"), ("auth.info", "root logged in"), ("kern.critical", "on fire")]
-        {
+        for (key, line) in [
+            ("kern.info", "booted"),
+            ("auth.info", "root logged in"),
+            ("kern.critical", "on fire"),
+        ] {
             client.basic_publish(LOGS, key, line).await?;
         }
         print("kernel", kernel, 2).await?;
@@ -39,9 +41,15 @@ async fn subscribe(client: &Client, pattern: &str) -> Result<Consumer, Error> {
 
 async fn print(subscriber: &str, mut lines: Consumer, count: usize) -> Result<(), Error> {
     for _ in 0..count {
-        let Some(line) = lines.next().await else { break };
+        let Some(line) = lines.next().await else {
+            break;
+        };
         let line = line?;
-        println!("{subscriber}: [{}] {}", line.routing_key(), String::from_utf8_lossy(line.body()));
+        println!(
+            "{subscriber}: [{}] {}",
+            line.routing_key(),
+            String::from_utf8_lossy(line.body())
+        );
     }
     Ok(())
 }

@@ -20,7 +20,10 @@ fn main() -> Result<(), Error> {
         let (done, tasks_done) = smol::channel::unbounded();
         let workers = [1, 2].map(|number| smol::spawn(work(number, done.clone())));
         for task in TASKS {
-            client.basic_publish("", QUEUE, task).persistent(true).await?;
+            client
+                .basic_publish("", QUEUE, task)
+                .persistent(true)
+                .await?;
             println!("sent {task:?}");
         }
         for _ in TASKS {
@@ -46,7 +49,10 @@ async fn work(number: u32, done: Sender<()>) -> Result<(), Error> {
             Some(Ok(task)) => {
                 let dots = task.body().iter().filter(|byte| **byte == b'.').count();
                 smol::Timer::after(Duration::from_millis(100) * dots.try_into().unwrap_or(1)).await;
-                println!("worker {number} has done {:?}", String::from_utf8_lossy(task.body()));
+                println!(
+                    "worker {number} has done {:?}",
+                    String::from_utf8_lossy(task.body())
+                );
                 task.ack()?;
                 done.send(()).await.ok();
             }

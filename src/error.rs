@@ -250,8 +250,17 @@ pub struct ReadingPaused {
 
 impl fmt::Display for ReadingPaused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, after, deliveries, bytes } = self;
-        write!(f, "{what} took longer than {} s; reading is paused: ", after.as_secs_f64())?;
+        let Self {
+            what,
+            after,
+            deliveries,
+            bytes,
+        } = self;
+        write!(
+            f,
+            "{what} took longer than {} s; reading is paused: ",
+            after.as_secs_f64()
+        )?;
         match *bytes >> 20 {
             0 => write!(f, "{deliveries} deliveries of {bytes} bytes are buffered"),
             mebibytes => write!(f, "{deliveries} deliveries of {mebibytes} MiB are buffered"),
@@ -277,7 +286,11 @@ impl fmt::Display for Fault {
                 write!(f, "{} {}", self.code.value(), self.text)?;
             }
             Peer::Server => write!(f, "{}: {}", self.code, self.text)?,
-            Peer::Client => write!(f, "the server violated the protocol ({}): {}", self.code, self.text)?,
+            Peer::Client => write!(
+                f,
+                "the server violated the protocol ({}): {}",
+                self.code, self.text
+            )?,
         }
         if self.method != MethodId::NONE {
             write!(f, " ({})", self.method)?;
@@ -289,18 +302,32 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Returns a fault that the server reported.
     pub(crate) fn by_server(code: u16, text: &str, method: MethodId) -> Self {
-        Self { code: code.into(), text: text.into(), method, found_by: Peer::Server }
+        Self {
+            code: code.into(),
+            text: text.into(),
+            method,
+            found_by: Peer::Server,
+        }
     }
 
     /// Returns a fault of the server that this library found.
     pub(crate) fn by_client(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Self {
-        Self { code, text: text.into().into(), method, found_by: Peer::Client }
+        Self {
+            code,
+            text: text.into().into(),
+            method,
+            found_by: Peer::Client,
+        }
     }
 }
 
 impl From<DecodeError> for Fault {
     fn from(error: DecodeError) -> Self {
-        let method = if let DecodeError::UnknownMethod(method) = error { method } else { MethodId::NONE };
+        let method = if let DecodeError::UnknownMethod(method) = error {
+            method
+        } else {
+            MethodId::NONE
+        };
         Self::by_client(error.reply_code(), error.to_string(), method)
     }
 }
@@ -331,7 +358,10 @@ impl From<Fault> for Error {
 
 impl From<EncodeError> for Error {
     fn from(error: EncodeError) -> Self {
-        Self::InvalidArgument { what: "the request", why: error.to_string() }
+        Self::InvalidArgument {
+            what: "the request",
+            why: error.to_string(),
+        }
     }
 }
 
@@ -417,20 +447,26 @@ impl Error {
 
     /// Wraps the error of a publish whose outcome is unknown, unless it is wrapped already.
     pub(crate) fn into_unconfirmed(self) -> Self {
-        if matches!(self, Self::Unconfirmed(_)) { self } else { Self::Unconfirmed(self.into()) }
+        if matches!(self, Self::Unconfirmed(_)) {
+            self
+        } else {
+            Self::Unconfirmed(self.into())
+        }
     }
 
     /// Returns `true` if the server closed the connection because of such a method. Repeating the
     /// method would close the connection again.
     pub(crate) fn blames(&self, method: MethodId) -> bool {
-        self.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
+        self.fault()
+            .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
     }
 
     /// Returns `true` if the server closed the connection because of a request, and not by its own
     /// or an operator's decision. Any request that was pending may be the cause.
     pub(crate) fn is_a_verdict(&self) -> bool {
-        self.fault()
-            .is_some_and(|fault| fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED)
+        self.fault().is_some_and(|fault| {
+            fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED
+        })
     }
 
     /// Returns the error of a timeout while reading is paused over buffered deliveries.
@@ -440,16 +476,29 @@ impl Error {
         deliveries: usize,
         bytes: usize,
     ) -> Self {
-        Self::ReadingPaused(ReadingPaused { what, after, deliveries, bytes }.into())
+        Self::ReadingPaused(
+            ReadingPaused {
+                what,
+                after,
+                deliveries,
+                bytes,
+            }
+            .into(),
+        )
     }
 
-    pub(crate) fn cannot_log_in(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn cannot_log_in(
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::CannotLogIn(cause.into().into())
     }
 
     /// Returns the error of an argument that is refused before anything is sent.
     pub(crate) fn invalid(what: &'static str, why: impl fmt::Display) -> Self {
-        Self::InvalidArgument { what, why: why.to_string() }
+        Self::InvalidArgument {
+            what,
+            why: why.to_string(),
+        }
     }
 }
 

@@ -44,7 +44,8 @@ pub(crate) const ORDERED_BYTES: usize = 128 << 10;
 /// The bytes of one channel's turn. A larger frame is written whole.
 pub(crate) const CHANNEL_TURN_BYTES: usize = 64 << 10;
 
-/// The transport receives this many bytes at a time: two frames, which the next one has to wait for.
+/// The transport receives this many bytes at a time: two frames, which the next one has to wait
+/// for.
 pub(crate) const WRITE_BYTES: usize = 256 << 10;
 
 /// The transport receives more while it has fewer unwritten bytes than this.

@@ -76,15 +76,17 @@ pub mod tls;
 mod uri;
 
 pub use client::{
-    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos, BeginTransaction, Client,
-    ConsumeQueue, Consumer, DeadLetterKey, DeadLetterStrategy, DelayedRetry, Delivery, ExchangeBind,
-    ExchangeDeclare, ExchangeDelete, ExchangeUnbind, HeadersMatch, LeaderLocator, Notices, Overflow, Promise,
-    QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset,
-    Transaction,
+    BasicCancel, BasicConsume, BasicConsumeMulti, BasicGet, BasicPublish, BasicQos,
+    BeginTransaction, Client, ConsumeQueue, Consumer, DeadLetterKey, DeadLetterStrategy,
+    DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind,
+    HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
+    QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, ReadingPaused, TlsCause, TlsFault};
-pub use machine::{Body, ConnectionState, Counters, Ended, Notice, Queue, Recovered, ServerProperties};
+pub use machine::{
+    Body, ConnectionState, Counters, Ended, Notice, Queue, Recovered, ServerProperties,
+};
 pub use message::{Message, Returned};
 pub use options::{
     Credentials, Entity, Options, RecoverTopology, Recovery, SaslMechanism, TlsOptions, TlsSource,
@@ -151,7 +153,10 @@ where
     C::Sleep: Send,
 {
     let link = link::Link::new(machine::Connection::dialled(clock.now(), options.clone()));
-    (Client::new(link.clone()), DialDriver::new(dialer, clock, options, link))
+    (
+        Client::new(link.clone()),
+        DialDriver::new(dialer, clock, options, link),
+    )
 }
 
 /// Compiles the README's examples as doc tests.

@@ -104,7 +104,11 @@ impl State {
     ) -> Result<PromiseId, Error> {
         let before = self.machine.outgoing_octets();
         let sent = send(&mut self.machine);
-        self.sent += self.machine.outgoing_octets().saturating_sub(before).max(LEAST_QUEUED_BYTES);
+        self.sent += self
+            .machine
+            .outgoing_octets()
+            .saturating_sub(before)
+            .max(LEAST_QUEUED_BYTES);
         sent
     }
 
@@ -113,15 +117,23 @@ impl State {
         let mut woken = Woken::default();
         while let Some(event) = self.machine.poll_event() {
             woken.add(match event {
-                Event::Answered(promise) => self.promises.get_mut(promise.index()).and_then(Option::take),
-                Event::Deliveries(consumer) => {
-                    self.consumers.get_mut(consumer.index()).and_then(Option::take)
-                }
+                Event::Answered(promise) => self
+                    .promises
+                    .get_mut(promise.index())
+                    .and_then(Option::take),
+                Event::Deliveries(consumer) => self
+                    .consumers
+                    .get_mut(consumer.index())
+                    .and_then(Option::take),
                 Event::Notices(listener) => self.listeners.remove(&listener),
             });
         }
         while let Some(ticket) = self.machine.poll_expired_wait() {
-            for waiting in [&mut self.requesting, &mut self.publishing, &mut self.transacting] {
+            for waiting in [
+                &mut self.requesting,
+                &mut self.publishing,
+                &mut self.transacting,
+            ] {
                 woken.add(waiting.remove(&ticket));
             }
         }
@@ -179,7 +191,11 @@ impl Link {
             causes: Causes::default(),
             remains,
         });
-        Arc::new(Self { state, epoch, graveyard })
+        Arc::new(Self {
+            state,
+            epoch,
+            graveyard,
+        })
     }
 
     #[inline]
@@ -340,7 +356,10 @@ impl Link {
     pub(crate) fn abandon(&self, promise: PromiseId) {
         let unused = self.with_state(|state| {
             state.machine.abandon(promise);
-            state.promises.get_mut(promise.index()).and_then(Option::take)
+            state
+                .promises
+                .get_mut(promise.index())
+                .and_then(Option::take)
         });
         drop(unused);
     }
@@ -404,7 +423,11 @@ impl Link {
         };
         self.release(state);
         drop(unused);
-        if matches!(sent, Err(Error::Full)) { Poll::Pending } else { Poll::Ready(sent) }
+        if matches!(sent, Err(Error::Full)) {
+            Poll::Pending
+        } else {
+            Poll::Ready(sent)
+        }
     }
 
     /// Gives up a place in the queue for capacity. If it was first, the next one is woken.
@@ -437,7 +460,10 @@ impl Link {
             let polled = if !into.is_empty() {
                 Some(Poll::Ready(None))
             } else {
-                state.machine.ended(consumer).map(|ended| Poll::Ready(Some(ended.clone())))
+                state
+                    .machine
+                    .ended(consumer)
+                    .map(|ended| Poll::Ready(Some(ended.clone())))
             };
             let is_kept = polled.is_some() || spare.keep(&mut state.consumers, consumer.index());
             self.release(state);
@@ -478,9 +504,14 @@ impl Link {
     /// the queue.
     pub(crate) fn drop_consumer(&self, consumer: ConsumerId, taken: &VecDeque<Delivered>) {
         let unused = self.with_state(|state| {
-            taken.iter().for_each(|delivered| state.machine.return_later(delivered));
+            taken
+                .iter()
+                .for_each(|delivered| state.machine.return_later(delivered));
             state.machine.drop_consumer(consumer);
-            state.consumers.get_mut(consumer.index()).and_then(Option::take)
+            state
+                .consumers
+                .get_mut(consumer.index())
+                .and_then(Option::take)
         });
         drop(unused);
     }

@@ -49,12 +49,20 @@ impl Ends {
         // A short string has at most 255 bytes, so neither cast truncates.
         let (exchange, routing_key) = (exchange.len() as u8, routing_key.len() as u16);
         let routing_key = u16::from(exchange) + routing_key;
-        Self { exchange, routing_key, properties: routing_key.into(), as_it_came: false }
+        Self {
+            exchange,
+            routing_key,
+            properties: routing_key.into(),
+            as_it_came: false,
+        }
     }
 
     /// Adds a property list of this many bytes. It is part of a frame, so its size fits `u32`.
     pub(crate) fn with_properties(self, octets: usize) -> Self {
-        Self { properties: u32::from(self.routing_key).saturating_add(octets as u32), ..self }
+        Self {
+            properties: u32::from(self.routing_key).saturating_add(octets as u32),
+            ..self
+        }
     }
 
     /// Returns the size of the protocol's bytes before a part, which is 0 unless they are stored.
@@ -98,19 +106,30 @@ impl Message {
     ) -> Self {
         // Exchange and routing key are the last arguments of `basic.deliver`.
         let names = exchange.len() + BEFORE_ROUTING_KEY + routing_key.len();
-        let octets = content.octets.get(content.method.saturating_sub(names)..).unwrap_or_default();
+        let octets = content
+            .octets
+            .get(content.method.saturating_sub(names)..)
+            .unwrap_or_default();
         let ends = Ends {
             exchange: exchange.len() as u8,
             routing_key: names as u16,
             properties: (names + BEFORE_PROPERTIES + content.properties) as u32,
             as_it_came: true,
         };
-        Self { octets: octets.into(), ends, apart: None }
+        Self {
+            octets: octets.into(),
+            ends,
+            apart: None,
+        }
     }
 
     /// Creates a message whose body, if any, is in `octets` after the property list.
     pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
-        Self { octets: octets.into(), ends, apart: None }
+        Self {
+            octets: octets.into(),
+            ends,
+            apart: None,
+        }
     }
 
     pub(crate) fn with_body(octets: Vec<u8>, ends: Ends, body: Bytes) -> Self {
@@ -122,7 +141,11 @@ impl Message {
     }
 
     fn with_apart(octets: Vec<u8>, ends: Ends, apart: Apart) -> Self {
-        Self { octets: octets.into(), ends, apart: Some(apart.into()) }
+        Self {
+            octets: octets.into(),
+            ends,
+            apart: Some(apart.into()),
+        }
     }
 
     fn part(&self, range: Range<usize>) -> &[u8] {
@@ -161,7 +184,9 @@ impl Message {
     /// A [`DecodeError`] if the headers are malformed. The publisher of the message is at fault,
     /// and no other message is affected.
     pub fn headers(&self) -> Result<TableRef<'_>, DecodeError> {
-        self.properties().headers.map_or(Ok(TableRef::EMPTY), |headers| headers.table())
+        self.properties()
+            .headers
+            .map_or(Ok(TableRef::EMPTY), |headers| headers.table())
     }
 
     /// Returns the body; empty if it was [too large](Self::too_large_body) to be stored.
@@ -197,14 +222,20 @@ impl Message {
 
     /// Returns the message's size in memory in bytes, for bounding buffers.
     pub(crate) fn octets(&self) -> usize {
-        let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() { body.len() } else { 0 };
+        let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() {
+            body.len()
+        } else {
+            0
+        };
         self.octets.len().saturating_add(apart)
     }
 
     /// Returns the message without a header that the library added to the publish.
     pub(crate) fn without_header(&self, name: &str) -> Self {
         let mut properties = self.properties();
-        let Ok(headers) = self.headers() else { return self.clone() };
+        let Ok(headers) = self.headers() else {
+            return self.clone();
+        };
         let mut rest = crate::protocol::Table::new();
         for (found, value) in headers {
             if found.as_octets() != name.as_bytes() && rest.push(found, value).is_err() {
@@ -213,7 +244,8 @@ impl Message {
         }
         properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
         let names = [self.ends.exchange(), self.ends.routing_key()].map(|name| self.part(name));
-        let [exchange, routing_key] = names.map(|name| ShortStr::from_octets(name).unwrap_or_default());
+        let [exchange, routing_key] =
+            names.map(|name| ShortStr::from_octets(name).unwrap_or_default());
         let mut octets = names.concat();
         let before = octets.len();
         properties.encode_list(&mut octets);

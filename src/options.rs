@@ -85,7 +85,9 @@ impl From<Uri> for Options {
     fn from(uri: Uri) -> Self {
         Self {
             endpoints: uri.endpoints().to_vec(),
-            tls: uri.is_tls().then(|| TlsOptions::from_parameters(uri.tls_parameters())),
+            tls: uri
+                .is_tls()
+                .then(|| TlsOptions::from_parameters(uri.tls_parameters())),
             virtual_host: uri.virtual_host().to_owned(),
             login: Login::from_uri(&uri),
             connection_name: None,
@@ -260,16 +262,24 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidArgument`] if there are no endpoints, a host or path is empty, or a port is
     /// 0.
-    pub fn endpoints_in_turn(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, Error> {
+    pub fn endpoints_in_turn(
+        mut self,
+        endpoints: impl IntoIterator<Item = Endpoint>,
+    ) -> Result<Self, Error> {
         self.endpoints = endpoints.into_iter().collect();
         if self.endpoints.is_empty() {
-            return Err(Error::invalid("endpoints", "at least one endpoint is required"));
+            return Err(Error::invalid(
+                "endpoints",
+                "at least one endpoint is required",
+            ));
         }
         for endpoint in &self.endpoints {
             let wrong = match endpoint {
                 Endpoint::Tcp { host, .. } if host.is_empty() => "a host name must not be empty",
                 Endpoint::Tcp { port: 0, .. } => "a port must be 1 to 65535, got 0",
-                Endpoint::Unix(path) if path.as_os_str().is_empty() => "a socket path must not be empty",
+                Endpoint::Unix(path) if path.as_os_str().is_empty() => {
+                    "a socket path must not be empty"
+                }
                 _ => continue,
             };
             return Err(Error::invalid("endpoints", wrong));
@@ -354,7 +364,11 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidArgument`] if the name has more than 255 bytes or the value is nested too
     /// deeply.
-    pub fn client_property<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Result<Self, Error> {
+    pub fn client_property<'v>(
+        mut self,
+        name: &str,
+        value: impl Into<Value<'v>>,
+    ) -> Result<Self, Error> {
         self.client_properties
             .insert(name, value)
             .map_err(|error| Error::invalid("client_property", error))?;

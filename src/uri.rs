@@ -168,7 +168,9 @@ impl Uri {
     /// `amqp://user:1/2@host` may contain an unescaped password; and a raw `@` before a comma in
     /// the user part, because `amqp://u:p@one,u:p@two` may mean two hosts.
     pub fn parse(text: &str) -> Result<Self, UriError> {
-        if let Some(at) = text.find(|character: char| character.is_control() || character.is_whitespace()) {
+        if let Some(at) =
+            text.find(|character: char| character.is_control() || character.is_whitespace())
+        {
             return Err(UriError::WhiteSpace { at });
         }
         let (scheme, rest) = split_scheme(text)?;
@@ -179,10 +181,20 @@ impl Uri {
         let (authority, path) = rest.split('/', UriPart::VirtualHost);
         let (user, address) = match authority.rsplit('@', UriPart::Host) {
             (user, Some(address)) => (Some(user), address),
-            (address, None) => (None, Piece { part: UriPart::Host, ..address }),
+            (address, None) => (
+                None,
+                Piece {
+                    part: UriPart::Host,
+                    ..address
+                },
+            ),
         };
         let nameless_path = if user.is_none() { path } else { None };
-        if let Some(at) = [nameless_path, query].into_iter().flatten().find_map(|piece| piece.find('@')) {
+        if let Some(at) = [nameless_path, query]
+            .into_iter()
+            .flatten()
+            .find_map(|piece| piece.find('@'))
+        {
             return Err(UriError::AmbiguousAt { at });
         }
         user.map_or(Ok(()), refuse_two_users)?;
@@ -190,7 +202,8 @@ impl Uri {
             Some((username, password)) => (Some(username), password),
             None => (None, None),
         };
-        let username = username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?;
+        let username =
+            username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?;
         let password = password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Piece::decode)?;
         let (endpoints, virtual_host) = match scheme {
             Scheme::Unix => (vec![address::parse_socket(address, path)?], None),
@@ -206,7 +219,14 @@ impl Uri {
             .take()
             .or(virtual_host)
             .unwrap_or_else(|| DEFAULT_VIRTUAL_HOST.to_owned());
-        Ok(Self { scheme, username, password, endpoints, virtual_host, parameters })
+        Ok(Self {
+            scheme,
+            username,
+            password,
+            endpoints,
+            virtual_host,
+            parameters,
+        })
     }
 
     /// Returns `true` if the scheme is `amqps`: TLS from the first byte.
@@ -255,7 +275,9 @@ impl Uri {
     /// clients and "at once" to others.
     #[must_use]
     pub fn connection_timeout(&self) -> Option<Duration> {
-        self.parameters.connection_timeout.map(|limit| Duration::from_millis(limit.get().into()))
+        self.parameters
+            .connection_timeout
+            .map(|limit| Duration::from_millis(limit.get().into()))
     }
 
     /// Returns `channel_max`, the highest channel number; 0 leaves it to the broker. `None` if it
@@ -299,11 +321,24 @@ impl Uri {
     fn print(&self, with_password: bool) -> String {
         let scheme = self.scheme.name();
         let username = Encoded(&self.username);
-        let password = if with_password { format!(":{}", Encoded(&self.password)) } else { String::new() };
+        let password = if with_password {
+            format!(":{}", Encoded(&self.password))
+        } else {
+            String::new()
+        };
         let virtual_host = Some(self.virtual_host.clone());
         let (place, parameters) = match self.scheme {
-            Scheme::Unix => (String::new(), Parameters { virtual_host, ..self.parameters.clone() }),
-            _ => (format!("/{}", Encoded(&self.virtual_host)), self.parameters.clone()),
+            Scheme::Unix => (
+                String::new(),
+                Parameters {
+                    virtual_host,
+                    ..self.parameters.clone()
+                },
+            ),
+            _ => (
+                format!("/{}", Encoded(&self.virtual_host)),
+                self.parameters.clone(),
+            ),
         };
         let addresses = address::print(&self.endpoints, default_port(self.is_tls()));
         let query = parameters.print(with_password);
@@ -350,16 +385,27 @@ fn default_port(tls: bool) -> u16 {
 /// case-insensitive".
 fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
     let (scheme, rest) = text.split_once("://").ok_or(UriError::MissingScheme)?;
-    let rest = Piece { part: UriPart::Username, at: text.len() - rest.len(), text: rest };
-    if let Some(known) = Scheme::ALL.into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())) {
+    let rest = Piece {
+        part: UriPart::Username,
+        at: text.len() - rest.len(),
+        text: rest,
+    };
+    if let Some(known) = Scheme::ALL
+        .into_iter()
+        .find(|known| scheme.eq_ignore_ascii_case(known.name()))
+    {
         return Ok((known, rest));
     }
     // The error shows the text only if it is a valid scheme. Other text may be the end of a user
     // part.
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.chars().all(|character| character.is_ascii_alphanumeric() || "+-.".contains(character));
+        && scheme
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || "+-.".contains(character));
     Err(if is_scheme {
-        UriError::UnknownScheme { scheme: scheme.to_owned() }
+        UriError::UnknownScheme {
+            scheme: scheme.to_owned(),
+        }
     } else {
         UriError::MissingScheme
     })
@@ -377,10 +423,15 @@ fn refuse_two_users(user: Piece<'_>) -> Result<(), UriError> {
 fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriError> {
     let refused = |name, why| Err(UriError::RefusedParameter { name, why });
     if parameters.virtual_host.is_some() && scheme != Scheme::Unix {
-        return refused("vhost", "is for amqp+unix; with a host, the virtual host is the path");
+        return refused(
+            "vhost",
+            "is for amqp+unix; with a host, the virtual host is the path",
+        );
     }
     match parameters.tls.pairs().next() {
-        Some((name, _)) if !scheme.is_tls() => refused(name, "is a TLS parameter, which only amqps has"),
+        Some((name, _)) if !scheme.is_tls() => {
+            refused(name, "is a TLS parameter, which only amqps has")
+        }
         _ => Ok(()),
     }
 }

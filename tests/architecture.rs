@@ -4,7 +4,11 @@
 //!
 //! The definition of an import is at the top of `architecture/imports.rs`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
 
 #[path = "architecture/imports.rs"]
 mod imports;
@@ -92,7 +96,9 @@ fn files_below(folder: &Path) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&next) else { continue };
+        let Ok(entries) = fs::read_dir(&next) else {
+            continue;
+        };
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -100,7 +106,11 @@ fn files_below(folder: &Path) -> BTreeMap<String, String> {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(folder).unwrap().to_string_lossy().replace('\\', "/");
+                let name = path
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .to_string_lossy()
+                    .replace('\\', "/");
                 files.insert(name, fs::read_to_string(&path).unwrap());
             }
         }
@@ -116,7 +126,10 @@ fn sources() -> BTreeMap<String, String> {
 
 /// Returns the top-level module of a file, `lib` for the crate itself.
 fn top(file: &str) -> String {
-    module_path(file).first().cloned().unwrap_or_else(|| "lib".to_owned())
+    module_path(file)
+        .first()
+        .cloned()
+        .unwrap_or_else(|| "lib".to_owned())
 }
 
 fn layer(file: &str) -> usize {
@@ -124,7 +137,9 @@ fn layer(file: &str) -> usize {
     LAYERS
         .iter()
         .position(|layer| layer.contains(&top.as_str()))
-        .unwrap_or_else(|| panic!("{file}: no layer has `{top}`; give it one in tests/architecture.rs"))
+        .unwrap_or_else(|| {
+            panic!("{file}: no layer has `{top}`; give it one in tests/architecture.rs")
+        })
 }
 
 /// Returns the imports from higher layers, and those between modules that must not import from each
@@ -143,7 +158,9 @@ fn upward(source: &Crate) -> Vec<String> {
 }
 
 fn mentions(source: &str, words: &[&str]) -> bool {
-    tokens(source).windows(words.len()).any(|window| window.iter().eq(words.iter()))
+    tokens(source)
+        .windows(words.len())
+        .any(|window| window.iter().eq(words.iter()))
 }
 
 #[test]
@@ -156,8 +173,15 @@ fn no_module_imports_from_a_layer_above() {
 fn no_files_import_each_other_in_a_cycle() {
     let files = sources();
     let source = Crate::new(&files);
-    let cycles: Vec<String> = cycles(&source.imports()).iter().map(|cycle| cycle.join(" -> ")).collect();
-    assert!(cycles.is_empty(), "files that import each other in a cycle:\n{}", cycles.join("\n"));
+    let cycles: Vec<String> = cycles(&source.imports())
+        .iter()
+        .map(|cycle| cycle.join(" -> "))
+        .collect();
+    assert!(
+        cycles.is_empty(),
+        "files that import each other in a cycle:\n{}",
+        cycles.join("\n")
+    );
 }
 
 #[test]
@@ -179,11 +203,24 @@ fn the_core_depends_on_no_runtime() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
     let tree = String::from_utf8(tree.stdout).unwrap();
-    let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains(&"puka") && names.contains(&"bytes"), "not the dependency tree of puka: {tree}");
-    let runtimes: Vec<_> = names.iter().filter(|name| RUNTIMES.contains(name)).collect();
+    let names: Vec<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(
+        names.contains(&"puka") && names.contains(&"bytes"),
+        "not the dependency tree of puka: {tree}"
+    );
+    let runtimes: Vec<_> = names
+        .iter()
+        .filter(|name| RUNTIMES.contains(name))
+        .collect();
     assert!(runtimes.is_empty(), "the core depends on {runtimes:?}");
 }
 
@@ -194,7 +231,11 @@ fn machine_is_sans_io() {
             continue;
         }
         for words in NOT_IN_THE_MACHINE {
-            assert!(!mentions(&source, words), "src/{file} mentions {}", words.concat());
+            assert!(
+                !mentions(&source, words),
+                "src/{file} mentions {}",
+                words.concat()
+            );
         }
     }
 }
@@ -202,17 +243,29 @@ fn machine_is_sans_io() {
 #[test]
 fn only_the_link_has_a_lock() {
     for (file, source) in sources() {
-        assert!(top(&file) == "link" || !mentions(&source, &["Mutex"]), "src/{file} names Mutex");
+        assert!(
+            top(&file) == "link" || !mentions(&source, &["Mutex"]),
+            "src/{file} names Mutex"
+        );
     }
 }
 
 #[test]
 fn every_file_begins_with_a_module_comment() {
-    for folder in ["src", "runtimes", "tests/broker/src", "tests/vectors", "tests/architecture"] {
+    for folder in [
+        "src",
+        "runtimes",
+        "tests/broker/src",
+        "tests/vectors",
+        "tests/architecture",
+    ] {
         let files = files_below(&root().join(folder));
         assert!(!files.is_empty(), "{folder} has no files");
         for (file, source) in files {
-            assert!(source.starts_with("//! "), "{folder}/{file} does not begin with //!");
+            assert!(
+                source.starts_with("//! "),
+                "{folder}/{file} does not begin with //!"
+            );
         }
     }
 }
@@ -221,7 +274,10 @@ fn every_file_begins_with_a_module_comment() {
 fn no_file_exceeds_the_line_limit() {
     for (file, source) in sources() {
         let lines = source.lines().count();
-        assert!(lines <= MOST_LINES, "src/{file} has {lines} lines; split it");
+        assert!(
+            lines <= MOST_LINES,
+            "src/{file} has {lines} lines; split it"
+        );
     }
 }
 
@@ -229,7 +285,12 @@ fn no_file_exceeds_the_line_limit() {
 fn quoted(document: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let prose: String = text.split("```").step_by(2).collect();
-    let words: Vec<String> = prose.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let words: Vec<String> = prose
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
     assert!(words.len() > 50, "{document}: the words must be found");
     words
 }
@@ -243,8 +304,13 @@ fn documents_name_existing_paths() {
             // A command is more than a path.
             if is_path && !path.contains(' ') {
                 // A table may name files from the folder that it is about.
-                let is_source = sources.keys().any(|file| file.ends_with(&format!("/{path}")));
-                assert!(is_source || root().join(&path).exists(), "{document} names {path}");
+                let is_source = sources
+                    .keys()
+                    .any(|file| file.ends_with(&format!("/{path}")));
+                assert!(
+                    is_source || root().join(&path).exists(),
+                    "{document} names {path}"
+                );
             }
         }
     }
@@ -257,7 +323,9 @@ fn architecture_names_existing_functions() {
         let name = word.rsplit("::").next().unwrap_or_default();
         let is_snake_case = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
         if is_snake_case && (name.contains('_') || name != word) {
-            let is_function = ["(", "<"].iter().any(|next| sources.contains(&format!("fn {name}{next}")));
+            let is_function = ["(", "<"]
+                .iter()
+                .any(|next| sources.contains(&format!("fn {name}{next}")));
             assert!(is_function, "ARCHITECTURE.md names {word}");
         }
     }
@@ -281,7 +349,10 @@ fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTr
                 _ => continue,
             };
             if let Some(method) = &method {
-                calls.entry(method.clone()).or_default().insert(called.to_owned());
+                calls
+                    .entry(method.clone())
+                    .or_default()
+                    .insert(called.to_owned());
             }
         }
     }
@@ -291,10 +362,14 @@ fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTr
 /// Returns the cycles among the methods of a type.
 fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
     let calls = calls_among_methods(files);
-    let lent =
-        calls.iter().map(|(name, called)| (name.as_str(), called.iter().map(String::as_str).collect()));
+    let lent = calls
+        .iter()
+        .map(|(name, called)| (name.as_str(), called.iter().map(String::as_str).collect()));
     let cycles = cycles(&lent.collect());
-    cycles.into_iter().map(|cycle| cycle.into_iter().map(str::to_owned).collect()).collect()
+    cycles
+        .into_iter()
+        .map(|cycle| cycle.into_iter().map(str::to_owned).collect())
+        .collect()
 }
 
 /// Users and peers decide how many consumers, requests or messages there are, so they would decide
@@ -330,16 +405,28 @@ fn no_method_of_the_state_machine_recurses() {
 #[test]
 fn a_recursion_is_found() {
     let files = small(&[
-        ("a.rs", "impl C { fn answer(&mut self) { self.dispose() } fn lone(&self) { self.answer(); } }"),
-        ("b.rs", "impl C { fn dispose(&mut self) { if true { self.release(1); } } }"),
-        ("c.rs", "impl C { fn release(&mut self, n: u16) { Self::answer(self) } }"),
+        (
+            "a.rs",
+            "impl C { fn answer(&mut self) { self.dispose() } fn lone(&self) { self.answer(); } }",
+        ),
+        (
+            "b.rs",
+            "impl C { fn dispose(&mut self) { if true { self.release(1); } } }",
+        ),
+        (
+            "c.rs",
+            "impl C { fn release(&mut self, n: u16) { Self::answer(self) } }",
+        ),
     ]);
     assert_eq!(recursions(&files), [["answer", "dispose", "release"]]);
 }
 
 /// Returns the files of a small crate.
 fn small(files: &[(&str, &str)]) -> BTreeMap<String, String> {
-    files.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect()
+    files
+        .iter()
+        .map(|(name, source)| ((*name).to_owned(), (*source).to_owned()))
+        .collect()
 }
 
 /// Returns the files that a file of a small crate imports from.
@@ -353,24 +440,42 @@ fn an_upward_import_is_found() {
         ("use crate::machine::Machine;", true),
         ("use crate::{machine::{self, Machine}, error::Error};", true),
         ("fn f() -> crate::machine::Machine { todo!() }", true),
-        ("macro_rules! m { () => { $crate::machine::Machine } }", true),
+        (
+            "macro_rules! m { () => { $crate::machine::Machine } }",
+            true,
+        ),
         ("use super::machine;", true),
         ("pub use crate::machine::Machine;", true),
         ("use crate::Machine;", true),
         ("use crate::error::Error;", true),
-        ("#[cfg(test)] mod tests { use crate::machine::Machine; }", false),
-        ("#[cfg(test)]\n#[expect(x, reason = \"y\")]\nfn f(_: [u8; 2]) { crate::machine::f() }", false),
+        (
+            "#[cfg(test)] mod tests { use crate::machine::Machine; }",
+            false,
+        ),
+        (
+            "#[cfg(test)]\n#[expect(x, reason = \"y\")]\nfn f(_: [u8; 2]) { crate::machine::f() }",
+            false,
+        ),
         ("// use crate::machine::Machine;", false),
         ("/* use /* crate */ crate::machine::Machine; */", false),
         ("const A: &str = \"use crate::machine::Machine;\";", false),
         ("const A: &str = r#\"\" crate::machine::Machine\"#;", false),
-        ("const A: char = '\"'; const B: &str = \"crate::machine::A\";", false),
+        (
+            "const A: char = '\"'; const B: &str = \"crate::machine::A\";",
+            false,
+        ),
         ("use bytes::Bytes; use std::fmt;", false),
     ] {
         let files = small(&[
-            ("lib.rs", "mod error; mod machine; mod protocol; pub use machine::Machine;"),
+            (
+                "lib.rs",
+                "mod error; mod machine; mod protocol; pub use machine::Machine;",
+            ),
             ("error.rs", "pub struct Error;"),
-            ("machine/mod.rs", "use crate::error::Error; pub struct Machine(Error);"),
+            (
+                "machine/mod.rs",
+                "use crate::error::Error; pub struct Machine(Error);",
+            ),
             ("protocol/mod.rs", line),
         ]);
         assert_eq!(!upward(&Crate::new(&files)).is_empty(), found, "{line}");
@@ -380,7 +485,11 @@ fn an_upward_import_is_found() {
 #[test]
 fn import_between_driver_and_client_is_found() {
     for (driver, client) in [("use crate::client::C;", ""), ("", "use crate::driver::D;")] {
-        let files = small(&[("lib.rs", ""), ("driver/mod.rs", driver), ("client/mod.rs", client)]);
+        let files = small(&[
+            ("lib.rs", ""),
+            ("driver/mod.rs", driver),
+            ("client/mod.rs", client),
+        ]);
         assert_eq!(upward(&Crate::new(&files)).len(), 1);
     }
 }
@@ -396,13 +505,43 @@ fn a_cycle_is_found() {
     for (a, b, c, found) in [
         ("use super::b::B;", "use super::a::A;", "", true),
         ("use super::B;", "use super::A;", "", true),
-        ("use super::b::B;", "use crate::m::c::C;", "use crate::m::A;", true),
-        ("fn f(b: super::b::B) {}", "type A = crate::m::a::A;", "", true),
-        ("mod inner { use super::super::b::B; }", "use super::a::*;", "", true),
+        (
+            "use super::b::B;",
+            "use crate::m::c::C;",
+            "use crate::m::A;",
+            true,
+        ),
+        (
+            "fn f(b: super::b::B) {}",
+            "type A = crate::m::a::A;",
+            "",
+            true,
+        ),
+        (
+            "mod inner { use super::super::b::B; }",
+            "use super::a::*;",
+            "",
+            true,
+        ),
         ("use super::B as Bee;", "use super::c::C;", "", false),
-        ("use super::b::B;", "use self::inner::A; mod inner { pub struct A; }", "", false),
-        ("use super::b::B;", "#[cfg(test)] mod tests { use crate::m::a::A; }", "", false),
-        ("use super::Own;", "use super::{Own, c::{self, C}};", "", false),
+        (
+            "use super::b::B;",
+            "use self::inner::A; mod inner { pub struct A; }",
+            "",
+            false,
+        ),
+        (
+            "use super::b::B;",
+            "#[cfg(test)] mod tests { use crate::m::a::A; }",
+            "",
+            false,
+        ),
+        (
+            "use super::Own;",
+            "use super::{Own, c::{self, C}};",
+            "",
+            false,
+        ),
     ] {
         let files = small(&[
             ("lib.rs", "pub mod m;"),
@@ -415,44 +554,86 @@ fn a_cycle_is_found() {
             ("m/c.rs", c),
         ]);
         let source = Crate::new(&files);
-        assert_eq!(!cycles(&source.imports()).is_empty(), found, "{a} | {b} | {c}");
+        assert_eq!(
+            !cycles(&source.imports()).is_empty(),
+            found,
+            "{a} | {b} | {c}"
+        );
     }
 }
 
 #[test]
 fn mutual_parent_child_imports_are_a_cycle() {
     for (parent, child, found) in [
-        ("mod child; pub use child::C; pub struct P;", "use super::P;", false),
-        ("mod child; use child::C; pub struct P(C);", "use super::P;", true),
+        (
+            "mod child; pub use child::C; pub struct P;",
+            "use super::P;",
+            false,
+        ),
+        (
+            "mod child; use child::C; pub struct P(C);",
+            "use super::P;",
+            true,
+        ),
         ("mod child; pub struct P(child::C);", "use super::P;", true),
-        ("mod child; use child::C; pub struct P(C);", "use super::super::lib_item;", false),
+        (
+            "mod child; use child::C; pub struct P(C);",
+            "use super::super::lib_item;",
+            false,
+        ),
     ] {
-        let files = small(&[("lib.rs", "mod m;"), ("m.rs", parent), ("m/child.rs", child)]);
+        let files = small(&[
+            ("lib.rs", "mod m;"),
+            ("m.rs", parent),
+            ("m/child.rs", child),
+        ]);
         let source = Crate::new(&files);
-        assert_eq!(!cycles(&source.imports()).is_empty(), found, "{parent} | {child}");
+        assert_eq!(
+            !cycles(&source.imports()).is_empty(),
+            found,
+            "{parent} | {child}"
+        );
     }
 }
 
 #[test]
 fn import_resolves_to_the_defining_file() {
     let files = small(&[
-        ("lib.rs", "mod a; mod b; pub use a::{Deep as Renamed, deeper};"),
-        ("a/mod.rs", "mod deeper; pub use deeper::Deep; use bytes::Bytes; pub struct Shallow;"),
-        ("a/deeper.rs", "pub struct Deep; pub const N: u8 = b'\\''; pub fn life<'a>(_: &'a u8) {}"),
+        (
+            "lib.rs",
+            "mod a; mod b; pub use a::{Deep as Renamed, deeper};",
+        ),
+        (
+            "a/mod.rs",
+            "mod deeper; pub use deeper::Deep; use bytes::Bytes; pub struct Shallow;",
+        ),
+        (
+            "a/deeper.rs",
+            "pub struct Deep; pub const N: u8 = b'\\''; pub fn life<'a>(_: &'a u8) {}",
+        ),
         (
             "b.rs",
             "use crate::Renamed; use crate::a::Shallow; use crate::a::Bytes; fn f() { super::deeper::g() }",
         ),
-        ("c.rs", "use crate::a::{Deep, self}; #[cfg(test)] mod tests;"),
+        (
+            "c.rs",
+            "use crate::a::{Deep, self}; #[cfg(test)] mod tests;",
+        ),
         ("c/tests.rs", "use crate::b::*;"),
         ("d.rs", "use crate::{a::{self as x, deeper::{N}}, b as y};"),
     ]);
     let source = Crate::new(&files);
     assert_eq!(imports_of(&source, "b.rs"), ["a/deeper.rs", "a/mod.rs"]);
     assert_eq!(imports_of(&source, "c.rs"), ["a/deeper.rs", "a/mod.rs"]);
-    assert_eq!(imports_of(&source, "d.rs"), ["a/deeper.rs", "a/mod.rs", "b.rs"]);
+    assert_eq!(
+        imports_of(&source, "d.rs"),
+        ["a/deeper.rs", "a/mod.rs", "b.rs"]
+    );
     assert_eq!(imports_of(&source, "lib.rs"), Vec::<&str>::new());
-    assert!(!source.imports().contains_key("c/tests.rs"), "test modules must be ignored");
+    assert!(
+        !source.imports().contains_key("c/tests.rs"),
+        "test modules must be ignored"
+    );
 }
 
 #[test]
@@ -461,10 +642,17 @@ fn forbidden_names_are_found_only_in_code() {
         ("let now = Instant::now();", true),
         ("let now = std::time::Instant :: now();", true),
         ("/// Never calls `Instant::now`.", false),
-        ("#[cfg(test)] mod tests { fn f() { Instant::now(); } }", false),
+        (
+            "#[cfg(test)] mod tests { fn f() { Instant::now(); } }",
+            false,
+        ),
         ("let a = \"Instant::now\";", false),
         ("let instant = now;", false),
     ] {
-        assert_eq!(mentions(source, &["Instant", "::", "now"]), found, "{source}");
+        assert_eq!(
+            mentions(source, &["Instant", "::", "now"]),
+            found,
+            "{source}"
+        );
     }
 }

@@ -3,7 +3,11 @@
 //! then after its second, and so on until it completes. Each time the client must continue as if
 //! nothing had happened, and nothing may be left on either side.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
 
 use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncWrite};
@@ -57,20 +61,32 @@ impl AsyncRead for Dripping {
             return Poll::Pending;
         }
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..most]);
-        let used = if let Poll::Ready(Ok(octets)) = read { octets } else { 0 };
+        let used = if let Poll::Ready(Ok(octets)) = read {
+            octets
+        } else {
+            0
+        };
         self.put_back(most - used);
         read
     }
 }
 
 impl AsyncWrite for Dripping {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let most = self.take(octets.len());
         if most == 0 {
             return Poll::Pending;
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, &octets[..most]);
-        let used = if let Poll::Ready(Ok(octets)) = written { octets } else { 0 };
+        let used = if let Poll::Ready(Ok(octets)) = written {
+            octets
+        } else {
+            0
+        };
         self.put_back(most - used);
         written
     }
@@ -132,10 +148,20 @@ impl World {
     fn new(options: Options) -> Self {
         let broker = Server::new(Config::default());
         let allowed = Arc::new(AtomicUsize::new(0));
-        let stream = Dripping { stream: broker.connect(), allowed: allowed.clone() };
+        let stream = Dripping {
+            stream: broker.connect(),
+            allowed: allowed.clone(),
+        };
         let clock = Still(Arc::new(Mutex::new(Instant::now())));
         let (client, driver) = puka::open(stream, clock.clone(), options);
-        Self { broker, client, driver, clock, allowed, over: None }
+        Self {
+            broker,
+            client,
+            driver,
+            clock,
+            allowed,
+            over: None,
+        }
     }
 
     fn turn(&mut self, octets: usize) {
@@ -196,28 +222,52 @@ impl World {
         let client = self.client.clone();
         let body = self.wait(async {
             client.queue_declare("check").await?;
-            client.basic_publish("", "check", "got").mandatory(true).await?;
+            client
+                .basic_publish("", "check", "got")
+                .mandatory(true)
+                .await?;
             client.basic_publish("", "check", "consumed").await?;
-            let got = client.basic_get("check").await?.map(|got| (got.body().to_vec(), got.ack()));
+            let got = client
+                .basic_get("check")
+                .await?
+                .map(|got| (got.body().to_vec(), got.ack()));
             let mut consumer = client.basic_consume("check").await?;
-            let consumed = consumer.next().await.transpose()?.map(|one| (one.body().to_vec(), one.ack()));
+            let consumed = consumer
+                .next()
+                .await
+                .transpose()?
+                .map(|one| (one.body().to_vec(), one.ack()));
             client.basic_cancel(&consumer).await?;
             client.queue_delete("check").await?;
-            Ok::<_, Error>([got, consumed].map(|one| one.map(|(body, acked)| (body, acked.is_ok()))))
+            Ok::<_, Error>(
+                [got, consumed].map(|one| one.map(|(body, acked)| (body, acked.is_ok()))),
+            )
         });
         let expected = ["got", "consumed"].map(|body| Some((body.as_bytes().to_vec(), true)));
         assert_eq!(body.unwrap(), expected, "{what}");
         self.settle();
         // Numbers of promises are reused once their handles are dropped.
         let number = client.queue_declare("q").send().number();
-        assert!(number.is_none_or(|number| number < 16), "{what}: promise {number:?}");
+        assert!(
+            number.is_none_or(|number| number < 16),
+            "{what}: promise {number:?}"
+        );
         self.settle();
         for queue in self.broker.with(|broker| broker.queues()) {
-            assert_eq!((queue.unacked, queue.consumers), (0, 0), "{what}: queue {}", queue.name);
+            assert_eq!(
+                (queue.unacked, queue.consumers),
+                (0, 0),
+                "{what}: queue {}",
+                queue.name
+            );
         }
-        let channels = self
-            .broker
-            .with(|broker| broker.connections().iter().map(|id| broker.channels(*id)).sum::<usize>());
+        let channels = self.broker.with(|broker| {
+            broker
+                .connections()
+                .iter()
+                .map(|id| broker.channels(*id))
+                .sum::<usize>()
+        });
         assert!(channels <= 7, "{what}: {channels} channels");
     }
 }
@@ -229,7 +279,12 @@ fn narrow() -> Options {
 
 /// Drops a flow at each of its `Pending`s. Returns their number. Nothing may be left after this
 /// time.
-fn at_every_pending<F>(what: &str, options: Options, time: Duration, flow: impl Fn(Client) -> F) -> usize
+fn at_every_pending<F>(
+    what: &str,
+    options: Options,
+    time: Duration,
+    flow: impl Fn(Client) -> F,
+) -> usize
 where
     F: Future<Output = Result<(), Error>>,
 {
@@ -247,7 +302,11 @@ where
             let closed = world.client.close();
             world.wait(closed).unwrap();
             world.settle();
-            assert!(matches!(world.over, Some(Ok(()))), "{what}: {:?}", world.over);
+            assert!(
+                matches!(world.over, Some(Ok(()))),
+                "{what}: {:?}",
+                world.over
+            );
             assert_eq!(world.broker.with(|broker| broker.connections().len()), 0);
             return last - 1;
         }
@@ -264,20 +323,30 @@ where
 
 #[test]
 fn e38_publishes_are_cancel_safe() {
-    every_pending("publish", async |client: Client| client.basic_publish("", "q", "x").await);
+    every_pending("publish", async |client: Client| {
+        client.basic_publish("", "q", "x").await
+    });
     // These wait for nothing, but yield to other tasks.
     every_pending("publishes without a confirm", async |client: Client| {
         for _ in 0..6 {
-            client.basic_publish("", "q", vec![7; 150_000]).confirm(false).await?;
+            client
+                .basic_publish("", "q", vec![7; 150_000])
+                .confirm(false)
+                .await?;
         }
         Ok(())
     });
     every_pending("mandatory publish", async |client: Client| {
-        let outcome = client.basic_publish("", "nobody's", "x").mandatory(true).await;
+        let outcome = client
+            .basic_publish("", "nobody's", "x")
+            .mandatory(true)
+            .await;
         assert!(matches!(outcome, Err(Error::NoRoute(_))));
         Ok(())
     });
-    every_pending("submit", async |client: Client| client.basic_publish("x", "", "x").submit().await?.await);
+    every_pending("submit", async |client: Client| {
+        client.basic_publish("x", "", "x").submit().await?.await
+    });
     let pendings = every_pending("large publish", async |client: Client| {
         client.basic_publish("", "q", vec![7; 700]).await
     });
@@ -304,7 +373,9 @@ fn requests_are_cancel_safe() {
         client.exchange_unbind("y", "x").await?;
         client.exchange_delete("y").await
     });
-    every_pending("purge", async |client: Client| client.queue_purge("q").await.map(drop));
+    every_pending("purge", async |client: Client| {
+        client.queue_purge("q").await.map(drop)
+    });
     every_pending("a request that fails", async |client: Client| {
         assert!(client.queue_declare("missing").passive(true).await.is_err());
         Ok(())
@@ -324,11 +395,17 @@ fn gets_and_consumers_are_cancel_safe() {
         let got = client.basic_get("q").await?;
         got.map_or(Ok(()), |got| got.ack())
     });
-    every_pending("a get that is not settled", async |client: Client| client.basic_get("q").await.map(drop));
+    every_pending("a get that is not settled", async |client: Client| {
+        client.basic_get("q").await.map(drop)
+    });
     every_pending("consume", async |client: Client| {
         let mut consumer = client.basic_consume("q").prefetch_count(2).await?;
         for _ in 0..3 {
-            consumer.next().await.transpose()?.map_or(Ok(()), |delivery| delivery.ack())?;
+            consumer
+                .next()
+                .await
+                .transpose()?
+                .map_or(Ok(()), |delivery| delivery.ack())?;
         }
         consumer.cancel().await.map(drop)
     });
@@ -339,7 +416,10 @@ fn gets_and_consumers_are_cancel_safe() {
     });
     every_pending("consume several queues", async |client: Client| {
         client.queue_declare("r").await?;
-        let mut consumer = client.basic_consume_multi(["q", "r"]).prefetch_count(1).await?;
+        let mut consumer = client
+            .basic_consume_multi(["q", "r"])
+            .prefetch_count(1)
+            .await?;
         let held = consumer.next().await.transpose()?;
         client.basic_qos(&consumer, 5).await?;
         held.map_or(Ok(()), |delivery| delivery.reject(true))?;
@@ -358,46 +438,71 @@ fn calls_and_transactions_are_cancel_safe() {
         }
         transaction.commit().await.map(drop)
     });
-    every_pending("a transaction that is rolled back", async |client: Client| {
-        let transaction = client.transaction().await?;
-        transaction.basic_publish("", "q", "x").await?;
-        transaction.rollback().await
-    });
+    every_pending(
+        "a transaction that is rolled back",
+        async |client: Client| {
+            let transaction = client.transaction().await?;
+            transaction.basic_publish("", "q", "x").await?;
+            transaction.rollback().await
+        },
+    );
     // A reply is awaited until its deadline, even without the promise.
-    at_every_pending("a call", narrow(), Duration::from_secs(31), async |client: Client| {
-        let answers = async {
-            loop {
-                let Some(asked) = client.basic_get("q").await? else { continue };
-                let properties = asked.properties();
-                if let (Some(to), Some(which)) = (properties.reply_to, properties.correlation_id) {
-                    let (to, which) = (to.to_string(), which.to_string());
-                    client.basic_publish("", to, "reply").correlation_id(&which).await?;
+    at_every_pending(
+        "a call",
+        narrow(),
+        Duration::from_secs(31),
+        async |client: Client| {
+            let answers = async {
+                loop {
+                    let Some(asked) = client.basic_get("q").await? else {
+                        continue;
+                    };
+                    let properties = asked.properties();
+                    if let (Some(to), Some(which)) =
+                        (properties.reply_to, properties.correlation_id)
+                    {
+                        let (to, which) = (to.to_string(), which.to_string());
+                        client
+                            .basic_publish("", to, "reply")
+                            .correlation_id(&which)
+                            .await?;
+                    }
+                    asked.ack()?;
                 }
-                asked.ack()?;
-            }
-        };
-        let call = async { client.rpc("", "q", "x").await.map(drop) };
-        futures_lite::future::or(call, answers).await
-    });
+            };
+            let call = async { client.rpc("", "q", "x").await.map(drop) };
+            futures_lite::future::or(call, answers).await
+        },
+    );
 }
 
 #[test]
 fn waiting_for_capacity_is_cancel_safe() {
     let narrow = || narrow().max_publishes_in_flight(1);
-    at_every_pending("room to publish", narrow(), Duration::ZERO, async |client: Client| {
-        let first = client.basic_publish("", "q", "x").send();
-        let second = client.basic_publish("", "q", "x").await;
-        first.await.and(second)
-    });
-    at_every_pending("room to publish, for two", narrow(), Duration::ZERO, async |client: Client| {
-        let first = client.basic_publish("", "q", "x").send();
-        let waits = futures_lite::future::zip(
-            client.basic_publish("", "q", "x").into_future(),
-            client.basic_publish("x", "", "x").into_future(),
-        );
-        let (second, third) = waits.await;
-        first.await.and(second).and(third)
-    });
+    at_every_pending(
+        "room to publish",
+        narrow(),
+        Duration::ZERO,
+        async |client: Client| {
+            let first = client.basic_publish("", "q", "x").send();
+            let second = client.basic_publish("", "q", "x").await;
+            first.await.and(second)
+        },
+    );
+    at_every_pending(
+        "room to publish, for two",
+        narrow(),
+        Duration::ZERO,
+        async |client: Client| {
+            let first = client.basic_publish("", "q", "x").send();
+            let waits = futures_lite::future::zip(
+                client.basic_publish("", "q", "x").into_future(),
+                client.basic_publish("x", "", "x").into_future(),
+            );
+            let (second, third) = waits.await;
+            first.await.and(second).and(third)
+        },
+    );
 }
 
 #[test]
@@ -405,7 +510,10 @@ fn notices_and_update_secret_are_cancel_safe() {
     every_pending("notices", async |client: Client| {
         let mut notices = client.notices();
         let missing = client.queue_declare("missing").passive(true).send();
-        assert!(matches!(notices.next().await, Some(Notice::ChannelClosed(_))));
+        assert!(matches!(
+            notices.next().await,
+            Some(Notice::ChannelClosed(_))
+        ));
         assert!(missing.await.is_err());
         Ok(())
     });
@@ -439,8 +547,16 @@ fn dropped_close_future_still_closes() {
             let published = client.basic_publish("", "q", "x").send();
             let done = world.drop_at(last, async { client.close().await });
             world.settle();
-            assert!(matches!(world.over, Some(Ok(()))), "{turns}, {last}: {:?}", world.over);
-            assert_eq!(world.broker.with(|broker| broker.connections().len()), 0, "{turns}, {last}");
+            assert!(
+                matches!(world.over, Some(Ok(()))),
+                "{turns}, {last}: {:?}",
+                world.over
+            );
+            assert_eq!(
+                world.broker.with(|broker| broker.connections().len()),
+                0,
+                "{turns}, {last}"
+            );
             let published = world.wait(published);
             assert!(published.is_ok(), "{turns}, {last}: {published:?}");
             if done {
@@ -460,8 +576,13 @@ fn driver_is_cancel_safe() {
         (0..turns).for_each(|_| world.turn(DRIP));
         let World { broker, driver, .. } = world;
         drop(driver);
-        assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
-        let outcome = poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: the promise hangs"));
+        assert_eq!(
+            broker.with(|broker| broker.connections().len()),
+            0,
+            "{turns}"
+        );
+        let outcome =
+            poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: the promise hangs"));
         outcomes[usize::from(outcome.is_ok())] += 1;
         if outcome.is_ok() {
             break;
@@ -480,7 +601,10 @@ struct Slow {
 impl Dial for Slow {
     async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         yield_now().await;
-        Ok(vec![([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], port).into()])
+        Ok(vec![
+            ([10, 0, 0, 1], port).into(),
+            ([10, 0, 0, 2], port).into(),
+        ])
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
@@ -488,7 +612,10 @@ impl Dial for Slow {
         if address.ip().to_string() == "10.0.0.1" {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let stream = Dripping { stream: self.broker.connect(), allowed: self.allowed.clone() };
+        let stream = Dripping {
+            stream: self.broker.connect(),
+            allowed: self.allowed.clone(),
+        };
         yield_now().await;
         Ok(Transport::new(stream))
     }
@@ -502,14 +629,23 @@ impl Dial for Slow {
 #[test]
 fn dialling_is_cancel_safe() {
     let broker = Server::new(Config::default());
-    let net = Slow { broker: broker.clone(), allowed: Arc::default() };
-    let (clock, options) = (Still(Arc::new(Mutex::new(Instant::now()))), Options::default());
+    let net = Slow {
+        broker: broker.clone(),
+        allowed: Arc::default(),
+    };
+    let (clock, options) = (
+        Still(Arc::new(Mutex::new(Instant::now()))),
+        Options::default(),
+    );
     let mut pendings = 0;
     for last in 1.. {
         let mut dialling = Box::pin(puka::dial(&net, &clock, &options));
         let dialled = (0..last).find_map(|_| poll_once(dialling.as_mut()));
         drop(dialling);
-        assert_eq!(broker.with(|broker| broker.connections().len()), usize::from(dialled.is_some()));
+        assert_eq!(
+            broker.with(|broker| broker.connections().len()),
+            usize::from(dialled.is_some())
+        );
         if dialled.is_some() {
             break;
         }
@@ -524,7 +660,10 @@ fn dialling_driver_is_cancel_safe() {
     for turns in 0.. {
         let broker = Server::new(Config::default());
         let allowed = Arc::<AtomicUsize>::default();
-        let net = Slow { broker: broker.clone(), allowed: allowed.clone() };
+        let net = Slow {
+            broker: broker.clone(),
+            allowed: allowed.clone(),
+        };
         let clock = Still(Arc::new(Mutex::new(Instant::now())));
         let (client, driver) = puka::connect(net, clock, Options::default());
         let mut driver = Box::pin(driver);
@@ -534,7 +673,11 @@ fn dialling_driver_is_cancel_safe() {
             assert!(poll_once(driver.as_mut()).is_none());
         }
         drop(driver);
-        assert_eq!(broker.with(|broker| broker.connections().len()), 0, "{turns}");
+        assert_eq!(
+            broker.with(|broker| broker.connections().len()),
+            0,
+            "{turns}"
+        );
         match poll_once(pin!(promise)).unwrap_or_else(|| panic!("{turns}: the promise hangs")) {
             Ok(_) => return assert!(turns > 20, "{turns}"),
             Err(_) => assert!(client.why_closed().is_some(), "{turns}"),
@@ -559,7 +702,13 @@ fn s48_any_drop_order_leaves_nothing_at_the_broker() {
             .unwrap();
         let (promise, notices) = (client.basic_publish("", "q", "x").send(), client.notices());
         world.client = client.clone();
-        let World { broker, client: other, driver, allowed, .. } = world;
+        let World {
+            broker,
+            client: other,
+            driver,
+            allowed,
+            ..
+        } = world;
         let mut left: Vec<Box<dyn std::any::Any>> = vec![
             Box::new((client, other)),
             Box::new(consumer),
@@ -584,6 +733,9 @@ fn s48_any_drop_order_leaves_nothing_at_the_broker() {
         drop(driver);
         assert_eq!(broker.with(|broker| broker.connections().len()), 0);
         let queue = broker.with(|broker| broker.queue("/", "q")).unwrap();
-        assert_eq!((queue.unacked, queue.consumers, queue.ready.len()), (0, 0, 4));
+        assert_eq!(
+            (queue.unacked, queue.consumers, queue.ready.len()),
+            (0, 0, 4)
+        );
     }
 }

@@ -35,7 +35,10 @@ impl Clock for Still {
 }
 
 fn schedules() -> usize {
-    std::env::var("SHUTTLE_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
+    std::env::var("SHUTTLE_SCHEDULES")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(10_000)
 }
 
 /// Runs a scenario with a client whose driver has its own thread, which ends with the connection.
@@ -74,7 +77,9 @@ fn each_of_two_threads_has_its_own_answers() {
             })
             .into_iter()
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap())?;
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap())?;
         block_on(client.close())
     });
 }
@@ -90,11 +95,17 @@ fn waiting_publishers_are_woken_in_turn() {
                     thread::spawn(move || {
                         let publish = client.basic_publish("", "nobody's", "x");
                         // The first one gives up its place in the queue at once.
-                        if number == 0 { Ok(drop(publish.send())) } else { block_on(publish.into_future()) }
+                        if number == 0 {
+                            Ok(drop(publish.send()))
+                        } else {
+                            block_on(publish.into_future())
+                        }
                     })
                 })
                 .collect();
-            threads.into_iter().try_for_each(|thread| thread.join().unwrap())?;
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap())?;
             block_on(client.close())
         },
     );

@@ -35,17 +35,25 @@ fn number(word: &str) -> Option<Number> {
     let kind = word.chars().next()?.to_ascii_uppercase();
     let digits = word.get(1..)?;
     let is_number = "AESRI".contains(kind) && (1..=2).contains(&digits.len());
-    if is_number { Some((kind, digits.parse().ok()?)) } else { None }
+    if is_number {
+        Some((kind, digits.parse().ok()?))
+    } else {
+        None
+    }
 }
 
 fn list(text: &str) -> BTreeMap<Number, Entry> {
     let mut entries = BTreeMap::new();
     let mut last = None;
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let words = || line.split_whitespace();
         if line.starts_with(' ') {
-            let entry: &mut Entry =
-                last.and_then(|last| entries.get_mut(&last)).expect("a number precedes the line");
+            let entry: &mut Entry = last
+                .and_then(|last| entries.get_mut(&last))
+                .expect("a number precedes the line");
             match words().next() {
                 Some("by") => entry.by.extend(words().skip(1).map(str::to_owned)),
                 Some("not") if words().count() > 3 => entry.not = Some(line.trim().to_owned()),
@@ -53,10 +61,15 @@ fn list(text: &str) -> BTreeMap<Number, Entry> {
             }
             continue;
         }
-        let number =
-            words().next().and_then(number).unwrap_or_else(|| panic!("expected a number, found {line}"));
+        let number = words()
+            .next()
+            .and_then(number)
+            .unwrap_or_else(|| panic!("expected a number, found {line}"));
         assert!(words().count() > 1, "the number has no description: {line}");
-        assert!(entries.insert(number, Entry::default()).is_none(), "the number is listed twice: {line}");
+        assert!(
+            entries.insert(number, Entry::default()).is_none(),
+            "the number is listed twice: {line}"
+        );
         last = Some(number);
     }
     entries
@@ -72,7 +85,10 @@ fn tests(source: &str) -> Vec<String> {
             is_test = true;
         } else if let Some((before, after)) = line.split_once("fn ") {
             let is_function = before.is_empty() || before.ends_with(' ');
-            let name: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String = after
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             if is_function && (is_test || after.contains("World<")) {
                 tests.push(name);
             }
@@ -97,8 +113,13 @@ fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
 fn all_tests() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    ["src", "tests", "runtimes"].iter().for_each(|folder| rust_files(&root.join(folder), &mut files));
-    files.iter().flat_map(|file| tests(&fs::read_to_string(file).unwrap())).collect()
+    ["src", "tests", "runtimes"]
+        .iter()
+        .for_each(|folder| rust_files(&root.join(folder), &mut files));
+    files
+        .iter()
+        .flat_map(|file| tests(&fs::read_to_string(file).unwrap()))
+        .collect()
 }
 
 fn listed() -> BTreeMap<Number, Entry> {
@@ -126,7 +147,10 @@ fn every_attack_and_edge_case_has_a_test() {
         }
     }
     println!("no test names {}", missing.join(" "));
-    let must = missing.iter().filter(|number| number.starts_with(['A', 'E'])).collect::<Vec<_>>();
+    let must = missing
+        .iter()
+        .filter(|number| number.starts_with(['A', 'E']))
+        .collect::<Vec<_>>();
     assert!(must.is_empty(), "no test names {must:?}");
 }
 
@@ -142,7 +166,10 @@ fn tests_name_only_listed_numbers() {
 
 #[test]
 fn numbers_are_read_from_a_names_start() {
-    assert_eq!(numbers_of("s10_s11_r10_close_wins_a01"), [('S', 10), ('S', 11), ('R', 10)]);
+    assert_eq!(
+        numbers_of("s10_s11_r10_close_wins_a01"),
+        [('S', 10), ('S', 11), ('R', 10)]
+    );
     assert_eq!(numbers_of("a07_a_frame"), [('A', 7)]);
     for name in ["a_frame", "e100", "v01_all", "an_e5", "e"] {
         assert_eq!(numbers_of(name), [], "{name}");

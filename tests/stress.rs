@@ -1,4 +1,5 @@
-//! Many threads at one client, for real: producers, consumers and requests, while connections come and go beside them.
+//! Many threads at one client, for real: producers, consumers and requests, while connections come
+//! and go beside them.
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -37,7 +38,11 @@ fn in_time(scenario: impl FnOnce() + Send + 'static) {
         scenario();
         drop(done);
     });
-    assert_eq!(waits.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected), "it hangs");
+    assert_eq!(
+        waits.recv_timeout(PATIENCE),
+        Err(mpsc::RecvTimeoutError::Disconnected),
+        "it hangs"
+    );
     run.join().unwrap();
 }
 
@@ -46,11 +51,18 @@ async fn produce(client: Client, producer: usize) -> Result<(), Error> {
     for number in 0..MESSAGES {
         let published = client.basic_publish("", "work", format!("{producer} {number}"));
         if number % 16 == 0 {
-            let returned = client.basic_publish("", "nobody's", "x").mandatory(true).await;
+            let returned = client
+                .basic_publish("", "nobody's", "x")
+                .mandatory(true)
+                .await;
             assert!(matches!(returned, Err(Error::NoRoute(_))), "{returned:?}");
         }
         // Some are not waited for.
-        if number % 3 == 0 { drop(published.submit().await?) } else { published.await? }
+        if number % 3 == 0 {
+            drop(published.submit().await?)
+        } else {
+            published.await?
+        }
     }
     Ok(())
 }
@@ -65,8 +77,12 @@ async fn consume(client: Client, seen: Arc<AtomicUsize>) -> Result<Vec<String>, 
             smol::Timer::after(Duration::from_millis(20)).await;
             None
         };
-        let Some(delivery) = smol::future::or(next, pause).await else { continue };
-        let Some(delivery) = delivery.transpose()? else { break };
+        let Some(delivery) = smol::future::or(next, pause).await else {
+            continue;
+        };
+        let Some(delivery) = delivery.transpose()? else {
+            break;
+        };
         bodies.push(String::from_utf8_lossy(delivery.body()).into_owned());
         delivery.ack()?;
         seen.fetch_add(1, Ordering::SeqCst);
@@ -103,14 +119,24 @@ fn eight_producers_and_eight_consumers_share_a_client_and_each_message_is_seen_o
                 smol::block_on(other.close()).unwrap();
             }
         }
-        producers.into_iter().for_each(|producer| producer.join().unwrap().unwrap());
-        let all: Vec<String> =
-            consumers.into_iter().flat_map(|consumer| consumer.join().unwrap().unwrap()).collect();
+        producers
+            .into_iter()
+            .for_each(|producer| producer.join().unwrap().unwrap());
+        let all: Vec<String> = consumers
+            .into_iter()
+            .flat_map(|consumer| consumer.join().unwrap().unwrap())
+            .collect();
         let distinct: BTreeSet<&String> = all.iter().collect();
-        assert_eq!((all.len(), distinct.len()), (THREADS * MESSAGES, THREADS * MESSAGES));
+        assert_eq!(
+            (all.len(), distinct.len()),
+            (THREADS * MESSAGES, THREADS * MESSAGES)
+        );
         smol::block_on(client.close()).unwrap();
         let queue = broker.with(|broker| broker.queue("/", "work")).unwrap();
-        assert_eq!((queue.ready.len(), queue.unacked, queue.consumers), (0, 0, 0));
+        assert_eq!(
+            (queue.ready.len(), queue.unacked, queue.consumers),
+            (0, 0, 0)
+        );
     });
 }
 
@@ -149,14 +175,22 @@ fn s44_a_hundred_threads_close_at_once_and_all_are_answered() {
 fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
     in_time(|| {
         let broker = Server::new(Default::default());
-        let client = open(&broker, Options::default().max_publishes_in_flight(2).max_outgoing_octets(10_000));
+        let client = open(
+            &broker,
+            Options::default()
+                .max_publishes_in_flight(2)
+                .max_outgoing_octets(10_000),
+        );
         smol::block_on(client.connect()).unwrap();
         broker.with(|broker| broker.block("low on memory"));
         let waiting: Vec<_> = (0..THREADS)
             .map(|number| {
                 let client = client.clone();
                 let publish = async move {
-                    client.basic_publish("", "q", vec![7; 5_000]).confirm(number % 2 == 0).await
+                    client
+                        .basic_publish("", "q", vec![7; 5_000])
+                        .confirm(number % 2 == 0)
+                        .await
                 };
                 thread::spawn(move || smol::block_on(publish))
             })
@@ -165,15 +199,20 @@ fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
         while waiting.iter().any(|waiting| !waiting.is_finished()) {
             server.with(|broker| {
                 let ids = broker.connections();
-                ids.into_iter().for_each(|id| broker.drop_connection(now, id));
+                ids.into_iter()
+                    .for_each(|id| broker.drop_connection(now, id));
             });
             thread::yield_now();
         }
         for (number, waiting) in waiting.into_iter().enumerate() {
-            // What was written before the broker's word came is done, when it has no confirm to wait for.
+            // What was written before the broker's word came is done, when it has no confirm to
+            // wait for.
             let outcome = waiting.join().unwrap();
             assert!(number % 2 == 1 || outcome.is_err(), "{number}");
-            assert!(number % 2 == 0 || !matches!(outcome, Err(Error::Unconfirmed(_))), "{number}");
+            assert!(
+                number % 2 == 0 || !matches!(outcome, Err(Error::Unconfirmed(_))),
+                "{number}"
+            );
         }
     });
 }
@@ -187,11 +226,14 @@ impl Wake for Holds {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Has something be asked by a waker that holds a promise, twice, so that the second takes the place of the first.
+/// Has something be asked by a waker that holds a promise, twice, so that the second takes the
+/// place of the first.
 #[track_caller]
 fn ask_twice<F: Future + Unpin>(client: &Client, asked: &mut F) {
     for _ in 0..2 {
-        let waker = Waker::from(Arc::new(Holds { _promise: client.queue_declare("held").send() }));
+        let waker = Waker::from(Arc::new(Holds {
+            _promise: client.queue_declare("held").send(),
+        }));
         let polled = Pin::new(&mut *asked).poll(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
     }
@@ -213,16 +255,24 @@ fn a_waker_with_which_something_of_the_connection_goes_is_dropped_where_nobody_h
         let mut submit = Box::pin(client.basic_publish("", "q", "waits for room").submit());
         ask_twice(&client, &mut submit);
         drop(submit);
-        smol::block_on(client.connect().or(async { Err((&mut driver).await.unwrap_err()) })).unwrap();
+        smol::block_on(
+            client
+                .connect()
+                .or(async { Err((&mut driver).await.unwrap_err()) }),
+        )
+        .unwrap();
         let begin = async {
             client.queue_declare("empty").await?;
             client.basic_consume("empty").await
         };
-        let mut consumer = smol::block_on(begin.or(async { Err((&mut driver).await.unwrap_err()) })).unwrap();
+        let mut consumer =
+            smol::block_on(begin.or(async { Err((&mut driver).await.unwrap_err()) })).unwrap();
         ask_twice(&client, &mut pin!(consumer.next()));
         drop(consumer);
         for _ in 0..2 {
-            let waker = Waker::from(Arc::new(Holds { _promise: client.queue_declare("held").send() }));
+            let waker = Waker::from(Arc::new(Holds {
+                _promise: client.queue_declare("held").send(),
+            }));
             let _ = Pin::new(&mut driver).poll(&mut Context::from_waker(&waker));
         }
     });

@@ -19,7 +19,11 @@ const FRAME_MAX: u32 = 131_072;
 
 fn headers() -> Table {
     let mut table = Table::new();
-    for (name, value) in [("x-tenant", "acme"), ("x-trace", "4bf92f3577b34da6"), ("x-kind", "order")] {
+    for (name, value) in [
+        ("x-tenant", "acme"),
+        ("x-trace", "4bf92f3577b34da6"),
+        ("x-kind", "order"),
+    ] {
         table.insert(name, value).expect("the name is short");
     }
     table.insert("x-attempt", 3).expect("the name is short");
@@ -58,7 +62,10 @@ fn deliver<'a>() -> basic::Deliver<'a> {
 }
 
 fn generate(out: &mut Vec<u8>, properties: &Properties<'_>, body: &[u8]) {
-    let header = ContentHeader { body_size: body.len() as u64, properties: *properties };
+    let header = ContentHeader {
+        body_size: body.len() as u64,
+        properties: *properties,
+    };
     frame::method(out, 1, FRAME_MAX, &publish()).expect("the frame fits");
     frame::content_header(out, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(out, 1, FRAME_MAX, body);
@@ -102,7 +109,10 @@ fn generate_by_hand(out: &mut Vec<u8>, headers: &[u8], body: &[u8]) {
 
 /// Checks and reads each header.
 fn read_headers(headers: RawHeaders<'_>) -> usize {
-    let entries = headers.table().expect("the headers are a valid table").iter();
+    let entries = headers
+        .table()
+        .expect("the headers are a valid table")
+        .iter();
     entries
         .map(|(name, value)| match value {
             Value::String(text) => name.len() + text.len(),
@@ -146,7 +156,9 @@ fn take<'o>(octets: &mut &'o [u8], count: usize) -> &'o [u8] {
 }
 
 fn number(octets: &[u8]) -> usize {
-    octets.iter().fold(0, |number, octet| number << 8 | usize::from(*octet))
+    octets
+        .iter()
+        .fold(0, |number, octet| number << 8 | usize::from(*octet))
 }
 
 fn take_short<'o>(octets: &mut &'o [u8]) -> &'o [u8] {
@@ -213,10 +225,16 @@ fn parse_delivery_by_hand(rest: &mut &[u8], headers: fn(&[u8]) -> usize) -> usiz
 }
 
 /// The two ways to read the headers, by the library and by hand.
-type Reading = (&'static str, fn(RawHeaders<'_>) -> usize, fn(&[u8]) -> usize);
+type Reading = (
+    &'static str,
+    fn(RawHeaders<'_>) -> usize,
+    fn(&[u8]) -> usize,
+);
 
-const READINGS: [Reading; 2] =
-    [("raw", |headers| headers.as_octets().len(), <[u8]>::len), ("read", read_headers, read_headers_by_hand)];
+const READINGS: [Reading; 2] = [
+    ("raw", |headers| headers.as_octets().len(), <[u8]>::len),
+    ("read", read_headers, read_headers_by_hand),
+];
 
 fn codec(criterion: &mut Criterion) {
     let headers = headers();
@@ -230,23 +248,33 @@ fn codec(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("codec");
     group.throughput(Throughput::Bytes(out.len() as u64));
-    group.bench_function("generate: publish, 5 properties, 5 headers, 1 KiB", |bencher| {
-        bencher.iter(|| {
-            out.clear();
-            generate(&mut out, black_box(&properties), black_box(&body));
-            out.len()
-        });
-    });
+    group.bench_function(
+        "generate: publish, 5 properties, 5 headers, 1 KiB",
+        |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                generate(&mut out, black_box(&properties), black_box(&body));
+                out.len()
+            });
+        },
+    );
     group.bench_function("generate, by hand", |bencher| {
         bencher.iter(|| {
             out.clear();
-            generate_by_hand(&mut out, black_box(headers.as_ref().as_octets()), black_box(&body));
+            generate_by_hand(
+                &mut out,
+                black_box(headers.as_ref().as_octets()),
+                black_box(&body),
+            );
             out.len()
         });
     });
 
     let mut delivered = Vec::new();
-    let header = ContentHeader { body_size: 1024, properties };
+    let header = ContentHeader {
+        body_size: 1024,
+        properties,
+    };
     frame::method(&mut delivered, 1, FRAME_MAX, &deliver()).expect("the frame fits");
     frame::content_header(&mut delivered, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(&mut delivered, 1, FRAME_MAX, &body);
@@ -254,10 +282,16 @@ fn codec(criterion: &mut Criterion) {
     decoder.set_frame_max(FRAME_MAX);
     let mut buffer = Vec::with_capacity(4096);
     // One alone, and as many as one read may return.
-    for (what, octets) in [("", delivered.clone()), ("100 in one piece, ", delivered.repeat(100))] {
+    for (what, octets) in [
+        ("", delivered.clone()),
+        ("100 in one piece, ", delivered.repeat(100)),
+    ] {
         group.throughput(Throughput::Bytes(octets.len() as u64));
         for (how, headers, by_hand) in READINGS {
-            let sums = (parse(&mut decoder, &octets, headers), parse_by_hand(&mut buffer, &octets, by_hand));
+            let sums = (
+                parse(&mut decoder, &octets, headers),
+                parse_by_hand(&mut buffer, &octets, by_hand),
+            );
             assert_eq!(sums.0, sums.1, "both must read the same values");
             group.bench_function(
                 format!("parse: {what}deliver, 5 properties, 5 headers {how}, 1 KiB"),
@@ -274,13 +308,20 @@ fn codec(criterion: &mut Criterion) {
     let mut mixed = Vec::new();
     for tag in 0..100 {
         mixed.extend_from_slice(&delivered);
-        let ack = basic::Ack { delivery_tag: tag, multiple: true };
+        let ack = basic::Ack {
+            delivery_tag: tag,
+            multiple: true,
+        };
         frame::method(&mut mixed, 2, FRAME_MAX, &ack).expect("the frame fits");
         frame::heartbeat(&mut mixed);
     }
     group.throughput(Throughput::Bytes(mixed.len() as u64));
     group.bench_function("parse: 100 deliveries, acks, heartbeats", |bencher| {
-        bencher.iter(|| parse(&mut decoder, black_box(&mixed), |headers| headers.as_octets().len()));
+        bencher.iter(|| {
+            parse(&mut decoder, black_box(&mixed), |headers| {
+                headers.as_octets().len()
+            })
+        });
     });
 
     let table = headers.as_ref().as_octets();

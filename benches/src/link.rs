@@ -19,7 +19,11 @@ pub struct InMemory {
 }
 
 impl AsyncRead for InMemory {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let pending = this.null.pending();
         if pending.is_empty() {
@@ -38,7 +42,11 @@ impl AsyncRead for InMemory {
 }
 
 impl AsyncWrite for InMemory {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.writes += 1;
         self.null.take(octets);
         if let Some(reader) = self.reader.take() {

@@ -41,10 +41,24 @@ struct Feed {
 impl Feed {
     fn new(channel: u16, tag: ShortStr<'_>, body: usize, window: u64, piece: usize) -> Self {
         let mut one = Vec::new();
-        deliver(&mut one, channel, tag, &vec![b'x'; body], Properties::default());
+        deliver(
+            &mut one,
+            channel,
+            tag,
+            &vec![b'x'; body],
+            Properties::default(),
+        );
         let count = (piece / one.len()).max(1);
         let tag_at = HEADER + 4 + 1 + tag.len();
-        Self { channel, size: one.len(), piece: one.repeat(count), tag_at, sent: 0, settled: 0, window }
+        Self {
+            channel,
+            size: one.len(),
+            piece: one.repeat(count),
+            tag_at,
+            sent: 0,
+            settled: 0,
+            window,
+        }
     }
 
     /// Prepares the next deliveries, as far as the window allows, and returns how many bytes they
@@ -62,7 +76,13 @@ impl Feed {
 }
 
 /// Writes a delivery.
-pub fn deliver(out: &mut Vec<u8>, channel: u16, tag: ShortStr<'_>, body: &[u8], properties: Properties<'_>) {
+pub fn deliver(
+    out: &mut Vec<u8>,
+    channel: u16,
+    tag: ShortStr<'_>,
+    body: &[u8],
+    properties: Properties<'_>,
+) {
     let method = basic::Deliver {
         consumer_tag: tag,
         delivery_tag: 0,
@@ -70,7 +90,10 @@ pub fn deliver(out: &mut Vec<u8>, channel: u16, tag: ShortStr<'_>, body: &[u8], 
         exchange: ShortStr::EMPTY,
         routing_key: ShortStr::literal("test"),
     };
-    let header = ContentHeader { body_size: body.len() as u64, properties };
+    let header = ContentHeader {
+        body_size: body.len() as u64,
+        properties,
+    };
     let _ = frame::method(out, channel, FRAME_MAX, &method);
     let _ = frame::content_header(out, channel, FRAME_MAX, &header);
     frame::body(out, channel, FRAME_MAX, body);
@@ -109,12 +132,19 @@ impl Null {
     /// Creates a broker that proposes this heartbeat interval in seconds.
     #[must_use]
     pub fn with_heartbeat(heartbeat: u16) -> Self {
-        Self { heartbeat, ..Self::default() }
+        Self {
+            heartbeat,
+            ..Self::default()
+        }
     }
 
     /// Loses the connection and all its state.
     pub fn restart(&mut self) {
-        *self = Self { heartbeat: self.heartbeat, named: self.named, ..Self::default() };
+        *self = Self {
+            heartbeat: self.heartbeat,
+            named: self.named,
+            ..Self::default()
+        };
     }
 
     /// Queues a heartbeat.
@@ -189,7 +219,10 @@ impl Null {
         for number in std::mem::take(&mut self.confirming) {
             let channel = &mut self.channels[usize::from(number)];
             channel.confirmed = channel.published;
-            let ack = basic::Ack { delivery_tag: channel.published, multiple: true };
+            let ack = basic::Ack {
+                delivery_tag: channel.published,
+                multiple: true,
+            };
             self.answer(number, &ack);
         }
     }
@@ -220,13 +253,19 @@ impl Null {
             (1, [0, 60, 0, 80, tag @ .., multiple]) => {
                 let tag = tag.first_chunk().map_or(0, |tag| u64::from_be_bytes(*tag));
                 if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.channel == number) {
-                    feed.settled = if multiple & 1 == 1 { tag } else { feed.settled + 1 };
+                    feed.settled = if multiple & 1 == 1 {
+                        tag
+                    } else {
+                        feed.settled + 1
+                    };
                 }
             }
             (1, payload) => self.method(number, payload),
             (2, payload) => {
                 self.slot(number);
-                let size = payload[4..].first_chunk().map_or(0, |size| u64::from_be_bytes(*size));
+                let size = payload[4..]
+                    .first_chunk()
+                    .map_or(0, |size| u64::from_be_bytes(*size));
                 self.body_left[usize::from(number)] = size;
                 if size == 0 {
                     self.body_came(number);
@@ -238,14 +277,21 @@ impl Null {
 
     fn method(&mut self, number: u16, payload: &[u8]) {
         // Methods of the client that cannot be decoded are ignored.
-        let Ok(method) = Method::decode(payload) else { return };
+        let Ok(method) = Method::decode(payload) else {
+            return;
+        };
         match method {
             Method::Connection(connection::Method::StartOk(_)) => {
-                let tune =
-                    connection::Tune { channel_max: 0, frame_max: FRAME_MAX, heartbeat: self.heartbeat };
+                let tune = connection::Tune {
+                    channel_max: 0,
+                    frame_max: FRAME_MAX,
+                    heartbeat: self.heartbeat,
+                };
                 self.answer(0, &tune);
             }
-            Method::Connection(connection::Method::Open(_)) => self.answer(0, &connection::OpenOk {}),
+            Method::Connection(connection::Method::Open(_)) => {
+                self.answer(0, &connection::OpenOk {})
+            }
             Method::Connection(connection::Method::Close(_)) => {
                 self.answer(0, &connection::CloseOk {});
                 self.closed = true;
@@ -275,7 +321,12 @@ impl Null {
                 if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.channel == number) {
                     feed.window = feed.sent - feed.settled;
                 }
-                self.answer(number, &basic::CancelOk { consumer_tag: cancel.consumer_tag });
+                self.answer(
+                    number,
+                    &basic::CancelOk {
+                        consumer_tag: cancel.consumer_tag,
+                    },
+                );
             }
             _ => {}
         }
@@ -290,22 +341,42 @@ impl Null {
         // The name is short enough.
         let named = ShortStr::new(&named).unwrap_or_default();
         let queue = if queue.is_empty() { named } else { queue };
-        self.answer(number, &queue::DeclareOk { queue, message_count: 0, consumer_count: 0 });
+        self.answer(
+            number,
+            &queue::DeclareOk {
+                queue,
+                message_count: 0,
+                consumer_count: 0,
+            },
+        );
     }
 
     fn consume(&mut self, number: u16, consume: basic::Consume<'_>) {
-        self.answer(number, &basic::ConsumeOk { consumer_tag: consume.consumer_tag });
+        self.answer(
+            number,
+            &basic::ConsumeOk {
+                consumer_tag: consume.consumer_tag,
+            },
+        );
         let name = consume.queue.as_str().unwrap_or_default();
         // "16", or "16 2000" if there are going to be this many consumers, which share a piece.
         let mut numbers = name.split(' ').map(|number| number.parse::<usize>());
-        let (Some(Ok(body)), among) = (numbers.next(), numbers.next()) else { return };
+        let (Some(Ok(body)), among) = (numbers.next(), numbers.next()) else {
+            return;
+        };
         let among = among.and_then(Result::ok).unwrap_or(1);
         let window = match self.slot(number).prefetch_count {
             0 => u64::MAX / 2,
             _ if consume.no_ack => u64::MAX / 2,
             count => count,
         };
-        self.feeds.push(Feed::new(number, consume.consumer_tag, body, window, PIECE / among));
+        self.feeds.push(Feed::new(
+            number,
+            consume.consumer_tag,
+            body,
+            window,
+            PIECE / among,
+        ));
     }
 
     fn answer(&mut self, number: u16, method: &impl Encode) {
@@ -338,7 +409,9 @@ impl Null {
     }
 
     fn ready(&self) -> &[u8] {
-        let octets = self.source.map_or(&self.answering, |feed| &self.feeds[feed].piece);
+        let octets = self
+            .source
+            .map_or(&self.answering, |feed| &self.feeds[feed].piece);
         &octets[..self.given]
     }
 

@@ -21,7 +21,9 @@ pub fn argument(name: &str) -> Option<String> {
 #[must_use]
 #[expect(clippy::expect_used, reason = "a failed measurement ends the program")]
 pub fn number(name: &str, default: u64) -> u64 {
-    argument(name).map_or(default, |text| text.parse().expect("the argument is a number"))
+    argument(name).map_or(default, |text| {
+        text.parse().expect("the argument is a number")
+    })
 }
 
 /// Returns the processor time of this process.
@@ -48,11 +50,16 @@ impl Broker {
     pub fn start(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);
-        command.arg("--serve").args(arguments).stdout(Stdio::piped());
+        command
+            .arg("--serve")
+            .args(arguments)
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("the process starts");
         let mut line = String::new();
         let out = child.stdout.take().expect("the output is piped");
-        BufReader::new(out).read_line(&mut line).expect("the broker prints its address");
+        BufReader::new(out)
+            .read_line(&mut line)
+            .expect("the broker prints its address");
         let address = line.trim().parse().expect("the line is an address");
         Self { child, address }
     }
@@ -61,10 +68,14 @@ impl Broker {
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let nanoseconds = threads.into_iter().flatten().flatten().filter_map(|thread| {
-            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse::<u64>().ok()
-        });
+        let nanoseconds = threads
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|thread| {
+                let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                text.split_whitespace().next()?.parse::<u64>().ok()
+            });
         Duration::from_nanos(nanoseconds.sum())
     }
 

@@ -14,7 +14,10 @@ impl Clock {
     /// Starts a measurement.
     #[must_use]
     pub fn start() -> Self {
-        Self { start: Instant::now(), cpu: cpu() }
+        Self {
+            start: Instant::now(),
+            cpu: cpu(),
+        }
     }
 
     /// Returns `true` if less than this time has passed.
@@ -26,7 +29,11 @@ impl Clock {
     /// Ends the measurement of this many messages.
     #[must_use]
     pub fn stop(self, messages: u64) -> Sample {
-        Sample { messages, time: self.start.elapsed(), cpu: cpu() - self.cpu }
+        Sample {
+            messages,
+            time: self.start.elapsed(),
+            cpu: cpu() - self.cpu,
+        }
     }
 }
 

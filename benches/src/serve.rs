@@ -56,7 +56,11 @@ fn connection(stream: &TcpStream) -> Result<(), Errno> {
         } else if null.is_closed() {
             return Ok(());
         }
-        let flags = if idle { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        let flags = if idle {
+            RecvFlags::empty()
+        } else {
+            RecvFlags::DONTWAIT
+        };
         match recv(stream, &mut buffer[..], flags) {
             Ok((_, 0)) => return Ok(()),
             Ok((_, octets)) => {

@@ -24,7 +24,9 @@ pub struct World {
 impl Default for World {
     fn default() -> Self {
         let now = Instant::now();
-        let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
+        let options = Options::default()
+            .max_publishes_in_flight(1 << 20)
+            .max_outgoing_octets(1 << 30);
         let machine = Connection::new(now, options.max_requests(1 << 20));
         Self {
             now,
@@ -41,11 +43,23 @@ impl World {
     /// Creates a connection that recovers everything after a loss.
     #[must_use]
     pub fn recovering() -> Self {
-        let recovery = Recovery::default().first_connect(true).max_records(1 << 20).republish_unconfirmed(1);
-        let options = Options::default().max_publishes_in_flight(1 << 20).max_outgoing_octets(1 << 30);
-        let options = options.max_requests(1 << 20).channel_max(u16::MAX).recovery(recovery);
+        let recovery = Recovery::default()
+            .first_connect(true)
+            .max_records(1 << 20)
+            .republish_unconfirmed(1);
+        let options = Options::default()
+            .max_publishes_in_flight(1 << 20)
+            .max_outgoing_octets(1 << 30);
+        let options = options
+            .max_requests(1 << 20)
+            .channel_max(u16::MAX)
+            .recovery(recovery);
         let now = Instant::now();
-        let mut world = Self { now, machine: Connection::dialled(now, options), ..Self::default() };
+        let mut world = Self {
+            now,
+            machine: Connection::dialled(now, options),
+            ..Self::default()
+        };
         world.dial();
         world
     }
@@ -61,7 +75,10 @@ impl World {
 
     fn dial(&mut self) {
         while self.machine.poll_dial(self.now).is_none() {
-            self.now = self.machine.tend(self.now).map_or(self.now, |next| next.max(self.now));
+            self.now = self
+                .machine
+                .tend(self.now)
+                .map_or(self.now, |next| next.max(self.now));
             self.machine.handle_timeout(self.now);
         }
         self.machine.handle_dialled(self.now, 0, true);
@@ -79,7 +96,14 @@ impl World {
 
     /// Transmits the state machine's output to the broker.
     pub fn go(&mut self) {
-        let Self { now, machine, null, out, brokers, .. } = self;
+        let Self {
+            now,
+            machine,
+            null,
+            out,
+            brokers,
+            ..
+        } = self;
         while machine.poll_transmit(*now, out) {
             let count = out.len();
             let start = Instant::now();
@@ -92,7 +116,12 @@ impl World {
 
     /// Receives the broker's output: as much as one read returns, for any number of consumers.
     pub fn come(&mut self) {
-        let Self { null, decoder, brokers, .. } = self;
+        let Self {
+            null,
+            decoder,
+            brokers,
+            ..
+        } = self;
         let start = Instant::now();
         let mut came = 0;
         while came < READ {
@@ -143,7 +172,11 @@ impl World {
         let mut count = 0;
         while let Some(event) = self.machine.poll_event() {
             if let Event::Answered(promise) = event {
-                count += usize::from(self.machine.fetch(promise).is_some_and(|outcome| outcome.is_ok()));
+                count += usize::from(
+                    self.machine
+                        .fetch(promise)
+                        .is_some_and(|outcome| outcome.is_ok()),
+                );
             }
         }
         count

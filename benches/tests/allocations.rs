@@ -28,7 +28,10 @@ fn allocations() -> u64 {
 
 /// Returns the allocations for each call of `step`, counted over this many calls after as many
 /// before.
-async fn each(messages: usize, mut step: impl AsyncFnMut() -> Result<(), Error>) -> Result<f64, Error> {
+async fn each(
+    messages: usize,
+    mut step: impl AsyncFnMut() -> Result<(), Error>,
+) -> Result<f64, Error> {
     for _ in 0..messages {
         step().await?;
     }
@@ -55,7 +58,8 @@ fn with_client<T>(work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
 /// Returns the bytes on the heap of an open, idle connection, including the broker's end.
 fn idle() -> usize {
     let before = dhat::HeapStats::get().curr_bytes;
-    let (client, mut driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
+    let (client, mut driver) =
+        puka::open(InMemory::default(), puka_smol::Clock, Options::default());
     let mut connect = client.connect();
     assert!(future::block_on(future::poll_once(&mut driver)).is_none());
     future::block_on(&mut connect).unwrap();
@@ -79,7 +83,10 @@ fn publishes_do_not_allocate_and_deliveries_allocate_once() {
         let publish = with_client(async |client: Client| {
             let mut count = 0;
             each(MESSAGES, async || {
-                let publish = client.basic_publish("", "test", &body).persistent(true).confirm(confirms);
+                let publish = client
+                    .basic_publish("", "test", &body)
+                    .persistent(true)
+                    .confirm(confirms);
                 drop(publish.submit().await?);
                 count += 1;
                 if count % WINDOW == 0 {
@@ -90,7 +97,10 @@ fn publishes_do_not_allocate_and_deliveries_allocate_once() {
             .await
         });
         println!("publish: {publish}");
-        assert!(publish < 0.02, "a publish allocates {publish} times, confirms: {confirms}");
+        assert!(
+            publish < 0.02,
+            "a publish allocates {publish} times, confirms: {confirms}"
+        );
     }
 
     let confirm = with_client(async |client: Client| {
@@ -109,11 +119,18 @@ fn publishes_do_not_allocate_and_deliveries_allocate_once() {
         .await
     });
     println!("confirm: {confirm}");
-    assert!(confirm < 0.02, "a publish with an awaited confirm allocates {confirm} times");
+    assert!(
+        confirm < 0.02,
+        "a publish with an awaited confirm allocates {confirm} times"
+    );
 
     for no_ack in [true, false] {
         let deliver = with_client(async |client: Client| {
-            let mut consumer = client.basic_consume("100").prefetch_count(1000).no_ack(no_ack).await?;
+            let mut consumer = client
+                .basic_consume("100")
+                .prefetch_count(1000)
+                .no_ack(no_ack)
+                .await?;
             each(DELIVERIES, async || {
                 if let Some(delivery) = consumer.next().await {
                     delivery?.ack()?;
@@ -123,6 +140,9 @@ fn publishes_do_not_allocate_and_deliveries_allocate_once() {
             .await
         });
         println!("deliver: {deliver}");
-        assert!(deliver < 1.01, "a delivery allocates {deliver} times, no_ack: {no_ack}");
+        assert!(
+            deliver < 1.01,
+            "a delivery allocates {deliver} times, no_ack: {no_ack}"
+        );
     }
 }

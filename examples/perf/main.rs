@@ -51,15 +51,20 @@ async fn run(settings: Arc<Settings>, meter: Arc<Meter>) -> Result<(), Error> {
     let mut tasks = Vec::new();
     for _ in 0..settings.consumers {
         let (client, settings, meter) = (consuming.clone(), settings.clone(), meter.clone());
-        tasks.push(smol::spawn(async move { consume(&client, &settings, &meter).await }));
+        tasks.push(smol::spawn(async move {
+            consume(&client, &settings, &meter).await
+        }));
     }
     let mut producers = Vec::new();
     for _ in 0..settings.producers {
         let (client, settings, meter) = (publishing.clone(), settings.clone(), meter.clone());
-        producers.push(smol::spawn(async move { produce(&client, &settings, &meter, until).await }));
+        producers.push(smol::spawn(async move {
+            produce(&client, &settings, &meter, until).await
+        }));
     }
     while Instant::now() < until {
-        Timer::after(Duration::from_secs(1).min(until.saturating_duration_since(Instant::now()))).await;
+        Timer::after(Duration::from_secs(1).min(until.saturating_duration_since(Instant::now())))
+            .await;
         println!("{}", meter.progress());
     }
     for producer in producers {
@@ -94,7 +99,12 @@ async fn connect(broker: &puka_test_broker::Server) -> Result<Client, Error> {
     Ok(client)
 }
 
-async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Instant) -> Result<(), Error> {
+async fn produce(
+    client: &Client,
+    settings: &Settings,
+    meter: &Meter,
+    until: Instant,
+) -> Result<(), Error> {
     let mut body = vec![b'x'; settings.size];
     let mut pending: VecDeque<(Instant, Promise<()>)> = VecDeque::new();
     let mut next = Instant::now();
@@ -107,8 +117,9 @@ async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Ins
         if let Some(stamp) = body.first_chunk_mut::<STAMP>() {
             *stamp = meter.stamp(now).to_be_bytes();
         }
-        let publish =
-            client.basic_publish("", &settings.queue, &body).persistent(settings.queue_type.is_some());
+        let publish = client
+            .basic_publish("", &settings.queue, &body)
+            .persistent(settings.queue_type.is_some());
         let promise = publish.confirm(settings.confirms > 0).submit().await?;
         meter.sent();
         if settings.confirms == 0 {
@@ -126,8 +137,13 @@ async fn produce(client: &Client, settings: &Settings, meter: &Meter, until: Ins
 }
 
 /// Waits for the confirm of the oldest publish.
-async fn confirmed(pending: &mut VecDeque<(Instant, Promise<()>)>, meter: &Meter) -> Result<(), Error> {
-    let Some((since, promise)) = pending.pop_front() else { return Ok(()) };
+async fn confirmed(
+    pending: &mut VecDeque<(Instant, Promise<()>)>,
+    meter: &Meter,
+) -> Result<(), Error> {
+    let Some((since, promise)) = pending.pop_front() else {
+        return Ok(());
+    };
     promise.await?;
     meter.confirmed(since.elapsed());
     Ok(())
@@ -135,14 +151,20 @@ async fn confirmed(pending: &mut VecDeque<(Instant, Promise<()>)>, meter: &Meter
 
 async fn consume(client: &Client, settings: &Settings, meter: &Meter) -> Result<(), Error> {
     let no_ack = matches!(settings.acks, Acks::None);
-    let mut consumer =
-        client.basic_consume(&settings.queue).prefetch_count(settings.prefetch).no_ack(no_ack).await?;
+    let mut consumer = client
+        .basic_consume(&settings.queue)
+        .prefetch_count(settings.prefetch)
+        .no_ack(no_ack)
+        .await?;
     // The unsettled deliveries: an ack of the last one settles them all.
     let mut unsettled: Vec<Delivery> = Vec::new();
     let mut count = 0_usize;
     while let Some(delivery) = consumer.next().await {
         let Ok(delivery) = delivery else { break };
-        let stamp = delivery.body().first_chunk::<STAMP>().map(|stamp| u64::from_be_bytes(*stamp));
+        let stamp = delivery
+            .body()
+            .first_chunk::<STAMP>()
+            .map(|stamp| u64::from_be_bytes(*stamp));
         meter.received(stamp);
         count += 1;
         match settings.acks {

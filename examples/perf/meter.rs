@@ -67,7 +67,9 @@ impl Meter {
     }
 
     fn histograms(&self) -> MutexGuard<'_, Histograms> {
-        self.histograms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.histograms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the time as stored in a body.
@@ -81,7 +83,9 @@ impl Meter {
 
     pub(crate) fn confirmed(&self, latency: Duration) {
         self.confirmed.fetch_add(1, Relaxed);
-        self.histograms().confirms.saturating_record(latency.as_micros() as u64);
+        self.histograms()
+            .confirms
+            .saturating_record(latency.as_micros() as u64);
     }
 
     pub(crate) fn received(&self, stamp: Option<u64>) {
@@ -104,8 +108,10 @@ impl Meter {
         let now = Instant::now();
         let seconds = now.duration_since(histograms.looked).as_secs_f64();
         let mut text = format!("{:6.1} s", self.start.elapsed().as_secs_f64());
-        for ((name, count), before) in
-            ["sent", "confirmed", "received"].iter().zip(counts).zip(histograms.counts)
+        for ((name, count), before) in ["sent", "confirmed", "received"]
+            .iter()
+            .zip(counts)
+            .zip(histograms.counts)
         {
             let _ = write!(text, "  {name} {:.0}/s", (count - before) as f64 / seconds);
         }
@@ -124,10 +130,23 @@ impl Meter {
             let _ = writeln!(text, "{name}: {count}, {:.0}/s", count as f64 / seconds);
         }
         let histograms = self.histograms();
-        let _ = writeln!(text, "from publish to confirm: {}", quantiles(&histograms.confirms));
-        let _ = writeln!(text, "from publish to delivery: {}", quantiles(&histograms.deliveries));
+        let _ = writeln!(
+            text,
+            "from publish to confirm: {}",
+            quantiles(&histograms.confirms)
+        );
+        let _ = writeln!(
+            text,
+            "from publish to delivery: {}",
+            quantiles(&histograms.deliveries)
+        );
         let buckets = buckets(&histograms.deliveries);
-        let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+        let most = buckets
+            .iter()
+            .map(|(_, count)| *count)
+            .max()
+            .unwrap_or(0)
+            .max(1);
         for (up_to, count) in buckets {
             let bar = "#".repeat((count * 50).div_ceil(most) as usize);
             let _ = writeln!(text, "{:>12.3} ms {bar} {count}", up_to as f64 / 1000.0);
@@ -147,6 +166,11 @@ pub(crate) fn buckets(latencies: &Latencies) -> Vec<(u64, u64)> {
         return Vec::new();
     }
     let counts = latencies.iter_log(1, 2.0);
-    let buckets = counts.map(|value| (value.value_iterated_to() + 1, value.count_since_last_iteration()));
+    let buckets = counts.map(|value| {
+        (
+            value.value_iterated_to() + 1,
+            value.count_since_last_iteration(),
+        )
+    });
     buckets.skip_while(|(_, count)| *count == 0).collect()
 }

@@ -10,7 +10,12 @@ const MARGIN: usize = 48;
 /// Returns a chart with a bar for each power of two, and the quantiles above.
 pub(crate) fn svg(latencies: &Latencies) -> String {
     let buckets = buckets(latencies);
-    let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+    let most = buckets
+        .iter()
+        .map(|(_, count)| *count)
+        .max()
+        .unwrap_or(0)
+        .max(1);
     let step = (WIDTH - 2 * MARGIN) / buckets.len().max(1);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
@@ -40,6 +45,10 @@ pub(crate) fn svg(latencies: &Latencies) -> String {
             *up_to as f64 / 1000.0,
         );
     }
-    let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">latency up to (ms)</text>\n</svg>", HEIGHT - 12);
+    let _ = writeln!(
+        text,
+        "<text x=\"{MARGIN}\" y=\"{}\">latency up to (ms)</text>\n</svg>",
+        HEIGHT - 12
+    );
     text
 }

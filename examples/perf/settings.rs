@@ -42,12 +42,15 @@ pub(crate) struct Settings {
 }
 
 fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| format!("{name}: invalid number {text:?}\n{HELP}"))
+    text.parse()
+        .map_err(|_| format!("{name}: invalid number {text:?}\n{HELP}"))
 }
 
 impl Settings {
     /// Parses the command line. An error is the text to print.
-    pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+    pub(crate) fn from_arguments(
+        mut arguments: impl Iterator<Item = String>,
+    ) -> Result<Self, String> {
         let mut it = Self {
             producers: 1,
             consumers: 1,
@@ -62,7 +65,9 @@ impl Settings {
             svg: None,
         };
         while let Some(name) = arguments.next() {
-            let Some(value) = arguments.next() else { return Err(HELP.to_owned()) };
+            let Some(value) = arguments.next() else {
+                return Err(HELP.to_owned());
+            };
             match name.as_str() {
                 "--producers" => it.producers = number(&name, &value)?,
                 "--consumers" => it.consumers = number(&name, &value)?,
@@ -106,7 +111,15 @@ impl Settings {
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { producers, consumers, size, confirms, prefetch, acks, .. } = self;
+        let Self {
+            producers,
+            consumers,
+            size,
+            confirms,
+            prefetch,
+            acks,
+            ..
+        } = self;
         write!(
             f,
             "{producers} producers, {consumers} consumers, {size} bytes, {confirms} confirms in flight, \

@@ -47,8 +47,11 @@ impl Model {
             return false;
         }
         let last = if tag == 0 { sent } else { tag };
-        let confirmed: Vec<u64> =
-            if multiple { self.pending.range(..=last).map(|(tag, _)| *tag).collect() } else { vec![tag] };
+        let confirmed: Vec<u64> = if multiple {
+            self.pending.range(..=last).map(|(tag, _)| *tag).collect()
+        } else {
+            vec![tag]
+        };
         for tag in confirmed {
             self.pending.remove(&tag);
             self.settle(tag, expected);
@@ -89,23 +92,44 @@ pub fn confirms(data: &[u8]) {
     let mut broken = false;
     while !input.is_empty() && !broken && model.promises.len() < 5000 {
         // Before the first publish there is no channel on which anything could be confirmed.
-        let choice = if model.promises.is_empty() { 1 } else { input.below(8) };
+        let choice = if model.promises.is_empty() {
+            1
+        } else {
+            input.below(8)
+        };
         let channel = peer.observer.channels().last().copied().unwrap_or(1);
         let (tag, multiple) = (pick(&mut input, &model), input.flag());
         match choice {
             0..=2 => {
-                let count = if choice == 0 { 1 + 8 * input.below(40) } else { 1 };
+                let count = if choice == 0 {
+                    1 + 8 * input.below(40)
+                } else {
+                    1
+                };
                 for _ in 0..count {
                     publish(&mut peer, &mut model, &mut fetched, multiple);
                 }
             }
             3 | 4 => {
                 broken = !model.confirm(tag, multiple, Expected::Acked);
-                peer.feed(&method(channel, &basic::Ack { delivery_tag: tag, multiple }));
+                peer.feed(&method(
+                    channel,
+                    &basic::Ack {
+                        delivery_tag: tag,
+                        multiple,
+                    },
+                ));
             }
             5 => {
                 broken = !model.confirm(tag, multiple, Expected::Nacked);
-                peer.feed(&method(channel, &basic::Nack { delivery_tag: tag, multiple, requeue: false }));
+                peer.feed(&method(
+                    channel,
+                    &basic::Nack {
+                        delivery_tag: tag,
+                        multiple,
+                        requeue: false,
+                    },
+                ));
             }
             6 => {
                 if let Some(header) = model.pending.get(&tag).filter(|header| header.len() > 30) {
@@ -123,7 +147,10 @@ pub fn confirms(data: &[u8]) {
         }
         if broken {
             model.expect_all(Expected::Unconfirmed);
-            assert!(matches!(peer.machine.why_closed(), Some(Error::CommandInvalid(_))), "{tag}");
+            assert!(
+                matches!(peer.machine.why_closed(), Some(Error::CommandInvalid(_))),
+                "{tag}"
+            );
         }
         model.check(&mut peer, &mut fetched);
     }
@@ -142,7 +169,11 @@ fn pick(input: &mut Input<'_>, model: &Model) -> u64 {
         1 => 0,
         _ => {
             let from = u64::from(place) % (sent + 1);
-            let next = model.pending.range(from..).next().or_else(|| model.pending.first_key_value());
+            let next = model
+                .pending
+                .range(from..)
+                .next()
+                .or_else(|| model.pending.first_key_value());
             next.map_or(0, |(tag, _)| *tag)
         }
     }
@@ -168,7 +199,9 @@ fn publish(peer: &mut Peer, model: &mut Model, fetched: &mut Vec<bool>, mandator
     // The last header written; `serve` has answered what was written before it.
     let header = peer.unanswered.drain(..).rfind(|frame| frame.kind == 2);
     let tag = model.promises.len() as u64;
-    model.pending.insert(tag, header.map(|frame| frame.payload).unwrap_or_default());
+    model
+        .pending
+        .insert(tag, header.map(|frame| frame.payload).unwrap_or_default());
 }
 
 fn returned(channel: u16, header: &[u8]) -> Vec<u8> {

@@ -3,7 +3,8 @@
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
 use puka::machine::{
-    Body, Consume, ConsumerId, Delivered, ListenerId, PromiseId, Publish, Reply, Settle, TransactionId,
+    Body, Consume, ConsumerId, Delivered, ListenerId, PromiseId, Publish, Reply, Settle,
+    TransactionId,
 };
 use puka::protocol::method::{basic, channel, connection, exchange, queue};
 use puka::protocol::{ContentHeader, Properties, ShortStr, TableRef, frame};
@@ -134,7 +135,9 @@ impl Run<'_> {
             self.peer.redial();
         } else {
             let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-            self.peer.machine.handle_dial_failure(self.peer.now, Error::from(refused));
+            self.peer
+                .machine
+                .handle_dial_failure(self.peer.now, Error::from(refused));
         }
     }
 
@@ -153,7 +156,12 @@ impl Run<'_> {
                 nowait: false,
                 arguments,
             }),
-            3 => machine.request(queue::Delete { queue: name, if_unused: a, if_empty: b, nowait: false }),
+            3 => machine.request(queue::Delete {
+                queue: name,
+                if_unused: a,
+                if_empty: b,
+                nowait: false,
+            }),
             4 => machine.request(exchange::Declare {
                 exchange: name,
                 r#type: short(b"fanout"),
@@ -171,11 +179,21 @@ impl Run<'_> {
                 nowait: false,
                 arguments,
             }),
-            6 => {
-                machine.request(queue::Unbind { queue: name, exchange: other, routing_key: name, arguments })
-            }
-            7 => machine.request(exchange::Delete { exchange: name, if_unused: a, nowait: false }),
-            8 | 9 => machine.request(basic::Get { queue: name, no_ack: a }),
+            6 => machine.request(queue::Unbind {
+                queue: name,
+                exchange: other,
+                routing_key: name,
+                arguments,
+            }),
+            7 => machine.request(exchange::Delete {
+                exchange: name,
+                if_unused: a,
+                nowait: false,
+            }),
+            8 | 9 => machine.request(basic::Get {
+                queue: name,
+                no_ack: a,
+            }),
             10 => machine.update_secret(b"secret", short(b"why")),
             11 => Ok(machine.connect()),
             _ => {
@@ -191,7 +209,17 @@ impl Run<'_> {
                 if self.input.flag() {
                     machine.consume(&consume)
                 } else {
-                    machine.consume_multi(&[consume, Consume { queue: other, ..consume }], 3, a)
+                    machine.consume_multi(
+                        &[
+                            consume,
+                            Consume {
+                                queue: other,
+                                ..consume
+                            },
+                        ],
+                        3,
+                        a,
+                    )
                 }
             }
         };
@@ -213,7 +241,10 @@ impl Run<'_> {
         };
         let sent = match (self.transactions.last(), self.input.below(8)) {
             (Some(id), 0..=3) => self.peer.machine.publish_in(*id, &publish),
-            (_, 4) => self.peer.machine.call(&publish, Some(Duration::from_secs(5))),
+            (_, 4) => self
+                .peer
+                .machine
+                .call(&publish, Some(Duration::from_secs(5))),
             (_, 5) => self.peer.machine.publish_unconfirmed(&publish),
             _ => self.peer.machine.publish(&publish),
         };
@@ -227,7 +258,9 @@ impl Run<'_> {
 
     fn of_consumer(&mut self) {
         let choice = self.input.below(8);
-        let Some(id) = self.input.one_of(&self.consumers).copied() else { return };
+        let Some(id) = self.input.one_of(&self.consumers).copied() else {
+            return;
+        };
         let machine = &mut self.peer.machine;
         match choice {
             0 => self.promises.extend(machine.cancel(id)),
@@ -235,7 +268,9 @@ impl Run<'_> {
                 self.consumers.retain(|other| *other != id);
                 machine.drop_consumer(id);
             }
-            2 => self.promises.extend(machine.qos(id, self.input.octet().into())),
+            2 => self
+                .promises
+                .extend(machine.qos(id, self.input.octet().into())),
             3 => self.promises.extend(machine.recover(id)),
             _ => self.take(id),
         }
@@ -243,14 +278,19 @@ impl Run<'_> {
 
     fn take(&mut self, id: ConsumerId) {
         let mut taken = VecDeque::new();
-        self.peer.machine.take_deliveries(id, 1 + self.input.below(8), &mut taken);
+        self.peer
+            .machine
+            .take_deliveries(id, 1 + self.input.below(8), &mut taken);
         self.held.extend(taken);
     }
 
     fn settle(&mut self) {
         if self.held.is_empty() {
             self.collect();
-            self.consumers.clone().into_iter().for_each(|id| self.take(id));
+            self.consumers
+                .clone()
+                .into_iter()
+                .for_each(|id| self.take(id));
         }
         if self.held.is_empty() {
             return;
@@ -260,7 +300,10 @@ impl Run<'_> {
         let multiple = self.input.below(4) == 0;
         let how = match self.input.below(4) {
             0 => Settle::Ack { multiple },
-            1 => Settle::Nack { multiple, requeue: self.input.flag() },
+            1 => Settle::Nack {
+                multiple,
+                requeue: self.input.flag(),
+            },
             2 => Settle::Reject { requeue: false },
             _ => return self.peer.machine.give_back(&delivered),
         };
@@ -299,7 +342,13 @@ impl Run<'_> {
                 2 => return self.peer.machine.drop_transaction(id),
                 _ => {
                     self.transactions.push(id);
-                    self.peer.machine.get_in(id, basic::Get { queue: short(b"a"), no_ack: false })
+                    self.peer.machine.get_in(
+                        id,
+                        basic::Get {
+                            queue: short(b"a"),
+                            no_ack: false,
+                        },
+                    )
                 }
             },
         };
@@ -309,7 +358,11 @@ impl Run<'_> {
     fn listen(&mut self) {
         match self.input.below(3) {
             0 => self.listeners.push(self.peer.machine.listen()),
-            1 => self.listeners.pop().into_iter().for_each(|id| self.peer.machine.stop_listening(id)),
+            1 => self
+                .listeners
+                .pop()
+                .into_iter()
+                .for_each(|id| self.peer.machine.stop_listening(id)),
             _ => {
                 for id in &self.listeners {
                     while self.peer.machine.take_notice(*id).is_some() {}
@@ -322,7 +375,9 @@ impl Run<'_> {
     fn speak(&mut self) {
         self.peer.drain();
         let open = self.peer.channels();
-        let Some(number) = self.input.one_of(&open).copied() else { return };
+        let Some(number) = self.input.one_of(&open).copied() else {
+            return;
+        };
         let octets = match self.input.below(12) {
             0..=3 => self.delivery(number),
             4 => {
@@ -330,9 +385,22 @@ impl Run<'_> {
                 let multiple = self.input.flag();
                 self.peer.dishonest = true;
                 if self.input.flag() {
-                    method(number, &basic::Ack { delivery_tag: tag, multiple })
+                    method(
+                        number,
+                        &basic::Ack {
+                            delivery_tag: tag,
+                            multiple,
+                        },
+                    )
                 } else {
-                    method(number, &basic::Nack { delivery_tag: tag, multiple, requeue: false })
+                    method(
+                        number,
+                        &basic::Nack {
+                            delivery_tag: tag,
+                            multiple,
+                            requeue: false,
+                        },
+                    )
                 }
             }
             5 if self.peer.observer.is_open(number) => {
@@ -340,21 +408,53 @@ impl Run<'_> {
                 let code = [404, 403, 405, 406, 311][self.input.below(5)];
                 let (class_id, method_id) = (50, 10);
                 let reply_text = short(b"NOT_FOUND - no");
-                method(number, &channel::Close { reply_code: code, reply_text, class_id, method_id })
+                method(
+                    number,
+                    &channel::Close {
+                        reply_code: code,
+                        reply_text,
+                        class_id,
+                        method_id,
+                    },
+                )
             }
-            6 => method(number, &channel::Flow { active: self.input.flag() }),
-            7 => method(0, &connection::Blocked { reason: short(b"low on memory") }),
+            6 => method(
+                number,
+                &channel::Flow {
+                    active: self.input.flag(),
+                },
+            ),
+            7 => method(
+                0,
+                &connection::Blocked {
+                    reason: short(b"low on memory"),
+                },
+            ),
             8 => method(0, &connection::Unblocked {}),
             9 => {
                 let tag = short(self.input.octets(3));
-                method(number, &basic::Cancel { consumer_tag: tag, nowait: false })
+                method(
+                    number,
+                    &basic::Cancel {
+                        consumer_tag: tag,
+                        nowait: false,
+                    },
+                )
             }
             10 => raw(8, 0, b""),
             _ if self.input.below(16) == 0 => {
                 let code = [320, 541, 504, 403][self.input.below(4)];
                 let (class_id, method_id) = (0, 0);
                 let reply_text = short(b"CONNECTION_FORCED - so");
-                method(0, &connection::Close { reply_code: code, reply_text, class_id, method_id })
+                method(
+                    0,
+                    &connection::Close {
+                        reply_code: code,
+                        reply_text,
+                        class_id,
+                        method_id,
+                    },
+                )
             }
             _ => Vec::new(),
         };
@@ -378,23 +478,51 @@ impl Run<'_> {
                 let message_count = 0;
                 method(
                     number,
-                    &basic::GetOk { delivery_tag, redelivered, exchange, routing_key, message_count },
+                    &basic::GetOk {
+                        delivery_tag,
+                        redelivered,
+                        exchange,
+                        routing_key,
+                        message_count,
+                    },
                 )
             }
             1 => {
                 self.peer.dishonest = true;
                 let reply_text = short(b"NO_ROUTE");
-                method(number, &basic::Return { reply_code: 312, reply_text, exchange, routing_key })
+                method(
+                    number,
+                    &basic::Return {
+                        reply_code: 312,
+                        reply_text,
+                        exchange,
+                        routing_key,
+                    },
+                )
             }
             _ => {
                 let consumer_tag = short(&tag);
-                let it = basic::Deliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key };
+                let it = basic::Deliver {
+                    consumer_tag,
+                    delivery_tag,
+                    redelivered,
+                    exchange,
+                    routing_key,
+                };
                 method(number, &it)
             }
         };
-        let body = vec![7; usize::from(self.input.octet()) * if self.input.below(8) == 0 { 50 } else { 1 }];
-        let header = ContentHeader { body_size: body.len() as u64, properties: Properties::default() };
-        frame::content_header(&mut octets, number, u32::MAX, &header).expect("frame_max is unlimited");
+        let body = vec![
+            7;
+            usize::from(self.input.octet())
+                * if self.input.below(8) == 0 { 50 } else { 1 }
+        ];
+        let header = ContentHeader {
+            body_size: body.len() as u64,
+            properties: Properties::default(),
+        };
+        frame::content_header(&mut octets, number, u32::MAX, &header)
+            .expect("frame_max is unlimited");
         frame::body(&mut octets, number, 4096, &body);
         octets
     }
@@ -402,8 +530,10 @@ impl Run<'_> {
     /// Sends something that no broker sends.
     fn mischief(&mut self) {
         self.peer.dishonest = true;
-        let (kind, channel) =
-            ([1, 1, 1, 2, 3, 8, 4][self.input.below(7)], u16::from(self.input.octet() % 12));
+        let (kind, channel) = (
+            [1, 1, 1, 2, 3, 8, 4][self.input.below(7)],
+            u16::from(self.input.octet() % 12),
+        );
         let length = self.input.below(48);
         let payload = self.input.octets(length);
         self.peer.say(&raw(kind, channel, payload));
@@ -426,7 +556,10 @@ impl Run<'_> {
             }
         }
         for id in std::mem::take(&mut self.consumers) {
-            assert!(self.peer.machine.ended(id).is_some(), "a consumer has not ended");
+            assert!(
+                self.peer.machine.ended(id).is_some(),
+                "a consumer has not ended"
+            );
             self.peer.machine.drop_consumer(id);
         }
         for id in std::mem::take(&mut self.transactions) {

@@ -28,8 +28,16 @@ static OCTETS: [u8; MOST + 256] = {
 #[derive(Debug)]
 enum Model {
     Method,
-    Header { tag: u64 },
-    Body { tag: u64, size: u64, body: Vec<u8>, got: u64, empty: u32 },
+    Header {
+        tag: u64,
+    },
+    Body {
+        tag: u64,
+        size: u64,
+        body: Vec<u8>,
+        got: u64,
+        empty: u32,
+    },
     Broken,
 }
 
@@ -38,7 +46,11 @@ type Whole = (u64, u64, Option<Vec<u8>>);
 
 impl Model {
     fn method(&mut self, tag: u64) {
-        *self = if matches!(self, Self::Method) { Self::Header { tag } } else { Self::Broken };
+        *self = if matches!(self, Self::Method) {
+            Self::Header { tag }
+        } else {
+            Self::Broken
+        };
     }
 
     fn header(&mut self, size: u64, whole: &mut VecDeque<Whole>) {
@@ -46,12 +58,25 @@ impl Model {
             *self = Self::Broken;
             return;
         };
-        *self = Self::Body { tag, size, body: Vec::new(), got: 0, empty: 0 };
+        *self = Self::Body {
+            tag,
+            size,
+            body: Vec::new(),
+            got: 0,
+            empty: 0,
+        };
         self.finish(whole);
     }
 
     fn body(&mut self, octets: &[u8], whole: &mut VecDeque<Whole>) {
-        let Self::Body { size, body, got, empty, .. } = self else {
+        let Self::Body {
+            size,
+            body,
+            got,
+            empty,
+            ..
+        } = self
+        else {
             *self = Self::Broken;
             return;
         };
@@ -68,7 +93,13 @@ impl Model {
     }
 
     fn finish(&mut self, whole: &mut VecDeque<Whole>) {
-        if let Self::Body { tag, size, body, got, .. } = self
+        if let Self::Body {
+            tag,
+            size,
+            body,
+            got,
+            ..
+        } = self
             && got == size
         {
             let kept = (*size <= LARGEST).then(|| std::mem::take(body));
@@ -117,7 +148,12 @@ pub fn content(data: &[u8]) {
         panic!("the consumer has not started")
     };
     let channel = peer.observer.channels()[0];
-    let consumer_tag = peer.machine.consumer_tag(id).expect("the consumer has a tag").as_bytes().to_vec();
+    let consumer_tag = peer
+        .machine
+        .consumer_tag(id)
+        .expect("the consumer has a tag")
+        .as_bytes()
+        .to_vec();
 
     let (mut model, mut whole, mut tag) = (Model::Method, VecDeque::new(), 0);
     let mut octets = Vec::new();
@@ -137,7 +173,10 @@ pub fn content(data: &[u8]) {
             }
             2 | 3 => {
                 let body_size = size(&mut input);
-                let header = ContentHeader { body_size, properties: Properties::default() };
+                let header = ContentHeader {
+                    body_size,
+                    properties: Properties::default(),
+                };
                 model.header(body_size, &mut whole);
                 octets.clear();
                 puka::protocol::frame::content_header(&mut octets, channel, u32::MAX, &header)
@@ -153,8 +192,11 @@ pub fn content(data: &[u8]) {
                 }
             }
             choice => {
-                let most =
-                    if choice == 6 { model.left().min(MOST as u64) as usize } else { input.octet().into() };
+                let most = if choice == 6 {
+                    model.left().min(MOST as u64) as usize
+                } else {
+                    input.octet().into()
+                };
                 let body = &OCTETS[tag as usize % 256..][..most];
                 model.body(body, &mut whole);
                 octets = raw(3, channel, body);
@@ -176,15 +218,24 @@ pub fn content(data: &[u8]) {
         for delivered in taken {
             let (tag, size, body) = whole.pop_front().expect("every message is in the model");
             assert_eq!(delivered.tag, tag);
-            assert_eq!(delivered.message.too_large_body(), (size > LARGEST).then_some(size));
+            assert_eq!(
+                delivered.message.too_large_body(),
+                (size > LARGEST).then_some(size)
+            );
             assert_eq!(delivered.message.body(), body.unwrap_or_default());
         }
-        assert!(whole.is_empty() || matches!(model, Model::Broken), "messages are missing: {whole:?}");
+        assert!(
+            whole.is_empty() || matches!(model, Model::Broken),
+            "messages are missing: {whole:?}"
+        );
     }
     let why = peer.machine.why_closed();
     match model {
         Model::Broken => {
-            assert!(matches!(why, Some(Error::UnexpectedFrame(_) | Error::FrameError(_))), "{why:?}");
+            assert!(
+                matches!(why, Some(Error::UnexpectedFrame(_) | Error::FrameError(_))),
+                "{why:?}"
+            );
         }
         _ => assert!(why.is_none(), "{why:?}"),
     }

@@ -21,7 +21,15 @@ impl Says {
         match self {
             Close => {
                 let reply_text = short(b"NOT_FOUND");
-                method(1, &channel::Close { reply_code: 404, reply_text, class_id, method_id })
+                method(
+                    1,
+                    &channel::Close {
+                        reply_code: 404,
+                        reply_text,
+                        class_id,
+                        method_id,
+                    },
+                )
             }
             CloseOk => method(1, &channel::CloseOk {}),
         }
@@ -43,7 +51,10 @@ fn publish(peer: &mut Peer, exchange: &[u8]) {
 
 /// Returns the number of `close-ok` that the client has written on channel 1 since the last call.
 fn answers(peer: &mut Peer) -> usize {
-    peer.unanswered.drain(..).filter(|frame| frame.channel == 1 && frame.id() == (20, 41)).count()
+    peer.unanswered
+        .drain(..)
+        .filter(|frame| frame.channel == 1 && frame.id() == (20, 41))
+        .count()
 }
 
 /// Returns a connection that has queued `close` on channel 1, to use another exchange.
@@ -51,7 +62,13 @@ fn closing() -> Peer {
     let mut peer = Peer::new(Options::default().publish_channels(1));
     publish(&mut peer, b"a");
     peer.serve();
-    peer.feed(&method(1, &basic::Ack { delivery_tag: 1, multiple: false }));
+    peer.feed(&method(
+        1,
+        &basic::Ack {
+            delivery_tag: 1,
+            multiple: false,
+        },
+    ));
     publish(&mut peer, b"b");
     peer
 }
@@ -71,7 +88,11 @@ fn cross(early: &[Says], late: &[Says], writes: u32, in_one_piece: bool) {
     };
     let bytes = |says: &[Says]| -> Vec<Vec<u8>> {
         let each: Vec<_> = says.iter().map(|says| says.bytes()).collect();
-        if in_one_piece { vec![each.concat()] } else { each }
+        if in_one_piece {
+            vec![each.concat()]
+        } else {
+            each
+        }
     };
     for piece in bytes(early) {
         arrive(&mut peer, &piece);

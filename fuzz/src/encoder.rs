@@ -28,7 +28,10 @@ fn value<'a>(input: &mut Input<'a>) -> Value<'a> {
         7 => Value::I64(input.longlong() as i64),
         8 => Value::F32(f32::from_bits(input.longlong() as u32)),
         9 => Value::F64(f64::from_bits(input.longlong())),
-        10 => Value::Decimal { scale: input.octet(), mantissa: input.longlong() as u32 },
+        10 => Value::Decimal {
+            scale: input.octet(),
+            mantissa: input.longlong() as u32,
+        },
         11 => Value::Timestamp(input.longlong()),
         12 => Value::String(octets(input)),
         _ => Value::Bytes(octets(input)),
@@ -86,19 +89,32 @@ fn octets_of(text: ShortStr<'_>) -> Field {
 }
 
 /// Encodes a method, and decodes it with both parsers.
-fn method<'m>(it: impl Encode + Into<Method<'m>>, channel: u16, frame_max: u32, expected: &[Field]) {
+fn method<'m>(
+    it: impl Encode + Into<Method<'m>>,
+    channel: u16,
+    frame_max: u32,
+    expected: &[Field],
+) {
     let mut out = b"before".to_vec();
     let written = frame::method(&mut out, channel, frame_max, &it);
-    let octets = out.strip_prefix(b"before").expect("the encoder only appends");
+    let octets = out
+        .strip_prefix(b"before")
+        .expect("the encoder only appends");
     if written.is_err() {
         assert!(octets.is_empty(), "a failed encoding must not leave bytes");
         return;
     }
     assert!(octets.len() <= frame_max as usize);
     let (little, length) = next_frame(octets).expect("the frame is complete");
-    assert_eq!((little.kind, little.channel, length), (1, channel, octets.len()));
+    assert_eq!(
+        (little.kind, little.channel, length),
+        (1, channel, octets.len())
+    );
     assert_eq!(little.method().1, expected);
-    assert_eq!(Method::decode(&little.payload).expect("an encoded method decodes"), it.into());
+    assert_eq!(
+        Method::decode(&little.payload).expect("an encoded method decodes"),
+        it.into()
+    );
 }
 
 /// Any values of the methods with the most fields, of a content header and a body.
@@ -112,7 +128,11 @@ pub fn encoder(data: &[u8]) {
     let [first, second, third] = std::array::from_fn(|_| text(&mut input));
     let (built, values) = table(&mut input, 1);
     let arguments = built.as_ref();
-    assert_eq!(entries(arguments.as_octets()), Some(values), "{arguments:?}");
+    assert_eq!(
+        entries(arguments.as_octets()),
+        Some(values),
+        "{arguments:?}"
+    );
     let table = Field::Octets(arguments.as_octets().to_vec());
     let [one, two, three] = [first, second, third].map(octets_of);
     let nothing = Field::Number(0);
@@ -142,12 +162,33 @@ pub fn encoder(data: &[u8]) {
                 nowait: e,
                 arguments,
             };
-            let expected = [nothing, one, two, bit(a), bit(b), bit(c), bit(d), bit(e), table];
+            let expected = [
+                nothing,
+                one,
+                two,
+                bit(a),
+                bit(b),
+                bit(c),
+                bit(d),
+                bit(e),
+                table,
+            ];
             method(it, channel, frame_max, &expected);
         }
         2 => {
-            let it = queue::Bind { queue: first, exchange: second, routing_key: third, nowait: a, arguments };
-            method(it, channel, frame_max, &[nothing, one, two, three, bit(a), table]);
+            let it = queue::Bind {
+                queue: first,
+                exchange: second,
+                routing_key: third,
+                nowait: a,
+                arguments,
+            };
+            method(
+                it,
+                channel,
+                frame_max,
+                &[nothing, one, two, three, bit(a), table],
+            );
         }
         3 => {
             let it = basic::Consume {
@@ -163,7 +204,12 @@ pub fn encoder(data: &[u8]) {
             method(it, channel, frame_max, &expected);
         }
         4 => {
-            let it = basic::Publish { exchange: first, routing_key: second, mandatory: a, immediate: b };
+            let it = basic::Publish {
+                exchange: first,
+                routing_key: second,
+                mandatory: a,
+                immediate: b,
+            };
             method(it, channel, frame_max, &[nothing, one, two, bit(a), bit(b)]);
         }
         5 => {
@@ -174,7 +220,12 @@ pub fn encoder(data: &[u8]) {
                 response: long,
                 locale: second,
             };
-            method(it, channel, frame_max, &[table, one, Field::Octets(long.to_vec()), two]);
+            method(
+                it,
+                channel,
+                frame_max,
+                &[table, one, Field::Octets(long.to_vec()), two],
+            );
         }
         6 => {
             let mut properties = Properties::default();
@@ -205,18 +256,26 @@ pub fn encoder(data: &[u8]) {
 }
 
 fn header(input: &mut Input<'_>, channel: u16, frame_max: u32, properties: Properties<'_>) {
-    let header = ContentHeader { body_size: input.longlong(), properties };
+    let header = ContentHeader {
+        body_size: input.longlong(),
+        properties,
+    };
     let mut out = Vec::new();
     if frame::content_header(&mut out, channel, frame_max, &header).is_err() {
         assert!(out.is_empty());
         return;
     }
     let (little, length) = next_frame(&out).expect("the frame is complete");
-    assert_eq!((little.kind, little.channel, length), (2, channel, out.len()));
+    assert_eq!(
+        (little.kind, little.channel, length),
+        (2, channel, out.len())
+    );
     let (size, fields) = little.header();
     assert_eq!(size, header.body_size);
     let text = |text: Option<ShortStr<'_>>| text.map(octets_of);
-    let headers = properties.headers.map(|headers| Field::Octets(headers.as_octets().to_vec()));
+    let headers = properties
+        .headers
+        .map(|headers| Field::Octets(headers.as_octets().to_vec()));
     let number = |number: Option<u8>| number.map(|number| Field::Number(number.into()));
     let expected = [
         text(properties.content_type),

@@ -32,26 +32,43 @@ fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
     peer.dishonest = true;
     let connected = peer.machine.connect();
     peer.drain();
-    let tune = connection::Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+    let tune = connection::Tune {
+        channel_max: 2047,
+        frame_max: 131_072,
+        heartbeat: 60,
+    };
     let before = [start(), method(0, &tune), method(0, &connection::OpenOk {})];
-    before.iter().take(state).for_each(|octets| peer.feed(octets));
+    before
+        .iter()
+        .take(state)
+        .for_each(|octets| peer.feed(octets));
     for part in octets.chunks(piece) {
         peer.feed(part);
     }
     peer.drain();
-    let written: Vec<_> = peer.unanswered.drain(..).map(|frame| (frame.kind, frame.payload)).collect();
+    let written: Vec<_> = peer
+        .unanswered
+        .drain(..)
+        .map(|frame| (frame.kind, frame.payload))
+        .collect();
     let outcome = match peer.machine.why_closed() {
         // This error contains the bytes received so far, which depend on the pieces.
         Some(Error::NotAmqp(_)) => "not AMQP".to_owned(),
         why => format!("{why:?} {:?}", peer.machine.outcome()),
     };
-    assert!(!outcome.contains("guest"), "the outcome contains the password: {outcome}");
+    assert!(
+        !outcome.contains("guest"),
+        "the outcome contains the password: {outcome}"
+    );
     // The connection ends in time in any case when the server sends nothing more.
     let closed = peer.machine.close();
     peer.pass(Duration::from_secs(120), false);
     assert!(peer.machine.is_over(), "{:?}", peer.machine);
     for promise in [connected, closed] {
-        assert!(peer.machine.fetch(promise).is_some(), "a promise has no result");
+        assert!(
+            peer.machine.fetch(promise).is_some(),
+            "a promise has no result"
+        );
     }
     assert!(peer.machine.is_idle() && peer.machine.poll_timeout().is_none());
     (outcome, written)
@@ -62,12 +79,32 @@ fn said(number: usize) -> Vec<u8> {
     match number {
         0 => start_of(TableRef::EMPTY, b"RABBIT-CR-DEMO"),
         1 => start_of(TableRef::EMPTY, b"AMQPLAIN"),
-        2 => method(0, &connection::Secure { challenge: b"Please tell me your password" }),
-        3 => method(0, &connection::Tune { channel_max: 0, frame_max: 0, heartbeat: 0 }),
+        2 => method(
+            0,
+            &connection::Secure {
+                challenge: b"Please tell me your password",
+            },
+        ),
+        3 => method(
+            0,
+            &connection::Tune {
+                channel_max: 0,
+                frame_max: 0,
+                heartbeat: 0,
+            },
+        ),
         4 => method(0, &connection::OpenOk {}),
         5 => {
             let (reply_text, class_id, method_id) = (short(b"ACCESS_REFUSED"), 10, 31);
-            method(0, &connection::Close { reply_code: 403, reply_text, class_id, method_id })
+            method(
+                0,
+                &connection::Close {
+                    reply_code: 403,
+                    reply_text,
+                    class_id,
+                    method_id,
+                },
+            )
         }
         6 => method(0, &connection::CloseOk {}),
         _ => method(1, &channel::OpenOk {}),

@@ -18,7 +18,9 @@ impl<'a> Input<'a> {
 
     /// Returns the next byte.
     pub fn octet(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        let Some((first, rest)) = self.0.split_first() else {
+            return 0;
+        };
         self.0 = rest;
         *first
     }

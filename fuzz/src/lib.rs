@@ -34,8 +34,8 @@ pub use topology::{recovery, topology};
 use puka::protocol::frame;
 use puka::protocol::wire::Reader;
 use puka::protocol::{
-    Array, ArrayRef, ContentHeader, DecodeError, Decoder, FrameKind, MAX_NESTING, Method, Properties, Table,
-    TableRef, Value,
+    Array, ArrayRef, ContentHeader, DecodeError, Decoder, FrameKind, MAX_NESTING, Method,
+    Properties, Table, TableRef, Value,
 };
 use puka::{Options, Uri};
 
@@ -46,13 +46,20 @@ pub const AHEAD: usize = (128 << 10) + (2 << 10);
 /// A decoded frame: its kind, its channel and its payload.
 pub type Cut = (FrameKind, u16, Vec<u8>);
 
-/// Any split of a stream has the same frames. The first bytes select the sizes of the pieces and the
-/// maximum frame size.
+/// Any split of a stream has the same frames. The first bytes select the sizes of the pieces and
+/// the maximum frame size.
 pub fn frame(data: &[u8]) {
-    let Some((&[limit, seed, seed2, pieces], stream)) = data.split_first_chunk::<4>() else { return };
+    let Some((&[limit, seed, seed2, pieces], stream)) = data.split_first_chunk::<4>() else {
+        return;
+    };
     let frame_max = [131_072, 8192, 4096, 64][usize::from(limit % 4)];
     let longest = [1, 7, 64, 5000][usize::from(pieces % 4)];
-    any_split(stream, frame_max, u32::from_be_bytes([0, 0, seed, seed2]), longest);
+    any_split(
+        stream,
+        frame_max,
+        u32::from_be_bytes([0, 0, seed, seed2]),
+        longest,
+    );
 }
 
 /// Checks that any split of a stream has the same frames and then the same error, that nothing is
@@ -64,7 +71,11 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
     let mut expected = Vec::new();
     let error = cut(&mut decoder, &mut expected, || false);
     let consumed: usize = expected.iter().map(wire_length).sum();
-    assert_eq!(decoder.pending(), &stream[consumed..], "bytes that are not decoded must be kept");
+    assert_eq!(
+        decoder.pending(),
+        &stream[consumed..],
+        "bytes that are not decoded must be kept"
+    );
 
     let mut random = Random(seed);
     let mut decoder = Decoder::new();
@@ -74,7 +85,11 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
     let mut fed = 0;
     while fed < stream.len() && found_error.is_none() {
         let piece = random.up_to(longest_piece).min(stream.len() - fed);
-        feed(&mut decoder, &stream[fed..fed + piece], random.up_to(2) == 1);
+        feed(
+            &mut decoder,
+            &stream[fed..fed + piece],
+            random.up_to(2) == 1,
+        );
         fed += piece;
         assert!(
             decoder.space().len() + decoder.pending().len() <= 2 * fed + AHEAD,
@@ -87,9 +102,16 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
     }
     assert_eq!((found, found_error), (expected, error));
     if let Some(error) = error {
-        assert!(decoder.pending().starts_with(&stream[consumed..fed]), "bytes were consumed past an error");
+        assert!(
+            decoder.pending().starts_with(&stream[consumed..fed]),
+            "bytes were consumed past an error"
+        );
         decoder.extend(&[8, 0, 0, 0, 0, 0, 0, 0xCE]);
-        assert_eq!(decoder.next_frame().err(), Some(error), "an error must be returned again");
+        assert_eq!(
+            decoder.next_frame().err(),
+            Some(error),
+            "an error must be returned again"
+        );
     }
 }
 
@@ -99,7 +121,10 @@ fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
     }
     while !octets.is_empty() {
         let space = decoder.space();
-        assert!(!space.is_empty(), "a read into an empty buffer would look like the end of the stream");
+        assert!(
+            !space.is_empty(),
+            "a read into an empty buffer would look like the end of the stream"
+        );
         let count = space.len().min(octets.len());
         space[..count].copy_from_slice(&octets[..count]);
         decoder.filled(count);
@@ -107,7 +132,11 @@ fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
     }
 }
 
-fn cut(decoder: &mut Decoder, frames: &mut Vec<Cut>, mut keep: impl FnMut() -> bool) -> Option<DecodeError> {
+fn cut(
+    decoder: &mut Decoder,
+    frames: &mut Vec<Cut>,
+    mut keep: impl FnMut() -> bool,
+) -> Option<DecodeError> {
     // The stored frames share the decoder's buffer while it continues to read into it.
     let mut kept = Vec::new();
     let error = loop {
@@ -147,7 +176,9 @@ impl Random {
 
 /// A method that decodes encodes to bytes that decode to it and encode to themselves.
 pub fn method(data: &[u8]) {
-    let Ok(method) = Method::decode(data) else { return };
+    let Ok(method) = Method::decode(data) else {
+        return;
+    };
     let octets = encoded(&method);
     let again = Method::decode(&octets).expect("the encoder's output decodes");
     assert_eq!(again, method);
@@ -173,7 +204,8 @@ pub fn properties(data: &[u8]) {
     let Ok(header) = decoded else { return };
     let mut out = Vec::new();
     frame::content_header(&mut out, 1, u32::MAX, &header).expect("frame_max is unlimited");
-    let again = ContentHeader::decode(&out[7..out.len() - 1]).expect("the encoder's output decodes");
+    let again =
+        ContentHeader::decode(&out[7..out.len() - 1]).expect("the encoder's output decodes");
     assert_eq!(again, header);
     let _ = format!("{header:?}");
     if let Some(headers) = header.properties.headers {
@@ -185,12 +217,16 @@ pub fn properties(data: &[u8]) {
 /// An accepted table is read to its last byte, is nested no deeper than the limit, and is the
 /// same when it is built again.
 pub fn table(data: &[u8]) {
-    let mut with_length =
-        u32::try_from(data.len()).expect("the input is smaller than 4 GiB").to_be_bytes().to_vec();
+    let mut with_length = u32::try_from(data.len())
+        .expect("the input is smaller than 4 GiB")
+        .to_be_bytes()
+        .to_vec();
     with_length.extend(data);
     let mut reader = Reader::new(&with_length);
     assert_eq!(reader.table().err(), TableRef::new(data).err());
-    let Ok(table) = TableRef::new(data) else { return };
+    let Ok(table) = TableRef::new(data) else {
+        return;
+    };
     assert!(reader.rest().is_empty());
     let _ = format!("{table:?}");
     let _ = table.is_finite();
@@ -206,7 +242,10 @@ pub fn table(data: &[u8]) {
     let built = rebuilt(table);
     assert_eq!(rebuilt(built.as_ref()), built);
     assert_eq!(built.as_ref().as_octets().len(), data.len());
-    assert_eq!(TableRef::new(built.as_ref().as_octets()), Ok(built.as_ref()));
+    assert_eq!(
+        TableRef::new(built.as_ref().as_octets()),
+        Ok(built.as_ref())
+    );
 }
 
 /// Compares values by their debug output, so that a NaN is equal to itself.
@@ -226,11 +265,17 @@ fn wire_size(value: Value<'_>, depth: usize) -> usize {
         Value::String(octets) | Value::Bytes(octets) => 4 + octets.len(),
         Value::Array(array) => {
             assert!(depth <= MAX_NESTING);
-            4 + array.iter().map(|value| wire_size(value, depth + 1)).sum::<usize>()
+            4 + array
+                .iter()
+                .map(|value| wire_size(value, depth + 1))
+                .sum::<usize>()
         }
         Value::Table(table) => {
             assert!(depth <= MAX_NESTING);
-            4 + table.iter().map(|(name, value)| 1 + name.len() + wire_size(value, depth + 1)).sum::<usize>()
+            4 + table
+                .iter()
+                .map(|(name, value)| 1 + name.len() + wire_size(value, depth + 1))
+                .sum::<usize>()
         }
         other => panic!("unknown size of value {other:?}"),
     }
@@ -267,11 +312,18 @@ fn rebuilt_array(array: ArrayRef<'_>) -> Array {
 /// contains the password.
 pub fn uri(data: &[u8]) {
     const SECRET: &str = "S3KRET-correct-horse";
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     if let Ok(uri) = Uri::parse(text) {
         assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri.clone()));
         let shown = uri.to_string();
-        assert_eq!(Uri::parse(&shown).expect("a printed URI parses").to_string(), shown);
+        assert_eq!(
+            Uri::parse(&shown)
+                .expect("a printed URI parses")
+                .to_string(),
+            shown
+        );
         assert!(!uri.endpoints().is_empty() && !Options::from(uri).endpoints().is_empty());
     }
     for text in [
@@ -283,6 +335,9 @@ pub fn uri(data: &[u8]) {
             Ok(uri) => format!("{uri} {uri:?} {:?}", Options::from(uri.clone())),
             Err(error) => format!("{error} {error:?}"),
         };
-        assert!(!shown.contains(SECRET), "the output for {text} contains the password: {shown}");
+        assert!(
+            !shown.contains(SECRET),
+            "the output for {text} contains the password: {shown}"
+        );
     }
 }

@@ -95,7 +95,9 @@ const METHODS: [(u16, u16, &str); 38] = [
 ];
 
 /// The content properties, from the highest flag to the lowest.
-const PROPERTIES: [char; 14] = ['s', 's', 'F', '1', '1', 's', 's', 's', 's', '8', 's', 's', 's', 's'];
+const PROPERTIES: [char; 14] = [
+    's', 's', 'F', '1', '1', 's', 's', 's', 's', '8', 's', 's', 's', 's',
+];
 
 struct Cursor<'a> {
     octets: &'a [u8],
@@ -112,7 +114,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self, octets: usize) -> Option<u64> {
-        Some(self.take(octets)?.iter().fold(0, |number, octet| number << 8 | u64::from(*octet)))
+        Some(
+            self.take(octets)?
+                .iter()
+                .fold(0, |number, octet| number << 8 | u64::from(*octet)),
+        )
     }
 
     fn counted(&mut self, octets: usize) -> Option<&'a [u8]> {
@@ -155,7 +161,10 @@ impl<'a> Cursor<'a> {
             b'V' => &[],
             b'F' => return entries(self.counted(4)?).map(|inside| inside + 1),
             b'A' => {
-                let mut inside = Cursor { octets: self.counted(4)?, bits: None };
+                let mut inside = Cursor {
+                    octets: self.counted(4)?,
+                    bits: None,
+                };
                 let mut values = 1;
                 while !inside.octets.is_empty() {
                     values += inside.value()?;
@@ -170,7 +179,10 @@ impl<'a> Cursor<'a> {
 
 /// Returns how many values a table has, including nested ones; `None` if it is malformed.
 pub fn entries(table: &[u8]) -> Option<usize> {
-    let mut inside = Cursor { octets: table, bits: None };
+    let mut inside = Cursor {
+        octets: table,
+        bits: None,
+    };
     let mut values = 0;
     while !inside.octets.is_empty() {
         inside.counted(1)?;
@@ -185,8 +197,15 @@ pub fn entries(table: &[u8]) -> Option<usize> {
 /// If the bytes are not a frame.
 pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
     let (frame, length, end) = cut(octets)?;
-    assert_eq!(end, 0xCE, "expected frame end 0xCE, found {end:#04x} in {octets:02x?}");
-    assert!(matches!(frame.kind, 1..=3 | 8), "unknown frame type {}", frame.kind);
+    assert_eq!(
+        end, 0xCE,
+        "expected frame end 0xCE, found {end:#04x} in {octets:02x?}"
+    );
+    assert!(
+        matches!(frame.kind, 1..=3 | 8),
+        "unknown frame type {}",
+        frame.kind
+    );
     Some((frame, length))
 }
 
@@ -197,16 +216,28 @@ pub fn cut(bytes: &[u8]) -> Option<(LittleFrame, usize, u8)> {
     let &[kind, channel, low_channel, ref size @ ..] = header;
     // On a 32-bit target the length of the frame may exceed `usize`, so the size is checked before
     // anything is added to it.
-    let (payload, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
+    let (payload, rest) =
+        rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
     let channel = u16::from_be_bytes([channel, low_channel]);
-    Some((LittleFrame { kind, channel, payload: payload.to_vec() }, 8 + payload.len(), *rest.first()?))
+    Some((
+        LittleFrame {
+            kind,
+            channel,
+            payload: payload.to_vec(),
+        },
+        8 + payload.len(),
+        *rest.first()?,
+    ))
 }
 
 impl LittleFrame {
     /// Returns the class and method.
     pub fn id(&self) -> (u16, u16) {
         let at = |place: usize| self.payload.get(place).copied().unwrap_or_default();
-        (u16::from_be_bytes([at(0), at(1)]), u16::from_be_bytes([at(2), at(3)]))
+        (
+            u16::from_be_bytes([at(0), at(1)]),
+            u16::from_be_bytes([at(2), at(3)]),
+        )
     }
 
     /// Returns the class and method, and the fields.
@@ -215,12 +246,21 @@ impl LittleFrame {
     /// If the method is malformed.
     pub fn method(&self) -> ((u16, u16), Vec<Field>) {
         let id = self.id();
-        let known = METHODS.iter().find(|(class, method, _)| (*class, *method) == id);
+        let known = METHODS
+            .iter()
+            .find(|(class, method, _)| (*class, *method) == id);
         let (.., kinds) = known.unwrap_or_else(|| panic!("unexpected method {id:?} of a client"));
-        let mut cursor = Cursor { octets: &self.payload[4..], bits: None };
+        let mut cursor = Cursor {
+            octets: &self.payload[4..],
+            bits: None,
+        };
         let fields: Option<Vec<Field>> = kinds.chars().map(|kind| cursor.field(kind)).collect();
         let fields = fields.unwrap_or_else(|| panic!("{id:?} is malformed: {:02x?}", self.payload));
-        assert!(cursor.octets.is_empty(), "{id:?} has bytes after its last field: {:02x?}", self.payload);
+        assert!(
+            cursor.octets.is_empty(),
+            "{id:?} has bytes after its last field: {:02x?}",
+            self.payload
+        );
         (id, fields)
     }
 
@@ -229,8 +269,15 @@ impl LittleFrame {
     /// # Panics
     /// If the header is malformed.
     pub fn header(&self) -> (u64, Vec<Option<Field>>) {
-        let mut cursor = Cursor { octets: &self.payload, bits: None };
-        assert_eq!((cursor.number(2), cursor.number(2)), (Some(60), Some(0)), "class and weight");
+        let mut cursor = Cursor {
+            octets: &self.payload,
+            bits: None,
+        };
+        assert_eq!(
+            (cursor.number(2), cursor.number(2)),
+            (Some(60), Some(0)),
+            "class and weight"
+        );
         let size = cursor.number(8).expect("the header has a body size");
         let flags = cursor.number(2).expect("the header has property flags");
         assert_eq!(flags & 3, 0, "unknown property flags");

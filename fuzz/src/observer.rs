@@ -86,16 +86,26 @@ impl Observer {
     }
 
     fn frame(&mut self, frame: &LittleFrame) {
-        assert!(self.last_words < 2, "frame after connection.close-ok: {frame:?}");
+        assert!(
+            self.last_words < 2,
+            "frame after connection.close-ok: {frame:?}"
+        );
         match (frame.kind, frame.channel) {
             (8, channel) => {
-                assert_eq!((channel, frame.payload.len()), (0, 0), "a heartbeat is empty, on channel 0")
+                assert_eq!(
+                    (channel, frame.payload.len()),
+                    (0, 0),
+                    "a heartbeat is empty, on channel 0"
+                )
             }
             (1, 0) => {
                 let (id, _) = frame.method();
                 assert_eq!(id.0, 10, "{id:?} on channel 0");
                 let is_close_ok = id == CONNECTION_CLOSE_OK;
-                assert!(self.last_words == 0 || is_close_ok, "{id:?} after connection.close");
+                assert!(
+                    self.last_words == 0 || is_close_ok,
+                    "{id:?} after connection.close"
+                );
                 self.last_words = match id {
                     CONNECTION_CLOSE => 1,
                     CONNECTION_CLOSE_OK => 2,
@@ -117,9 +127,9 @@ impl Observer {
         if id == Some(OPEN) {
             let before = self.channels.insert(number, Channel::default());
             // A `close` before `open-ok` may get no reply.
-            let is_free = before
-                .as_ref()
-                .is_none_or(|channel| channel.crossed == Crossed::ServerAnswered && channel.closed_early);
+            let is_free = before.as_ref().is_none_or(|channel| {
+                channel.crossed == Crossed::ServerAnswered && channel.closed_early
+            });
             assert!(is_free, "channel {number} was opened twice: {before:?}");
             return;
         }
@@ -140,8 +150,13 @@ impl Observer {
         // in one piece of bytes, before the client can write its reply; and the client replied to
         // each of several `close` on one channel.
         let channel = self.channels.get_mut(&number);
-        let Some(channel) = channel else { panic!("channel {number} is not open: {frame:?}") };
-        assert!(channel.crossed != Crossed::ClientAnswered, "channel {number} is closed: {frame:?}");
+        let Some(channel) = channel else {
+            panic!("channel {number} is not open: {frame:?}")
+        };
+        assert!(
+            channel.crossed != Crossed::ClientAnswered,
+            "channel {number} is closed: {frame:?}"
+        );
         if id == Some(CLOSE_OK) && (channel.closed || channel.closed_early) {
             if channel.closing && channel.crossed == Crossed::No {
                 channel.crossed = Crossed::ClientAnswered;
@@ -155,19 +170,35 @@ impl Observer {
             channel.closing |= id == Some(CLOSE);
             return;
         }
-        assert!(!channel.closing || id == Some(CLOSE_OK), "channel {number} is closing: {frame:?}");
+        assert!(
+            !channel.closing || id == Some(CLOSE_OK),
+            "channel {number} is closing: {frame:?}"
+        );
         match (frame.kind, channel.content) {
             (1, Content::None) => {}
             (2, Content::Header) => {
                 let size = frame.header().0;
-                channel.content = if size == 0 { Content::None } else { Content::Body(size) };
+                channel.content = if size == 0 {
+                    Content::None
+                } else {
+                    Content::Body(size)
+                };
             }
             (3, Content::Body(left)) => {
                 let size = frame.payload.len() as u64;
-                assert!(size > 0 && size <= left, "body frame of {size} bytes, {left} are left");
-                channel.content = if size == left { Content::None } else { Content::Body(left - size) };
+                assert!(
+                    size > 0 && size <= left,
+                    "body frame of {size} bytes, {left} are left"
+                );
+                channel.content = if size == left {
+                    Content::None
+                } else {
+                    Content::Body(left - size)
+                };
             }
-            (kind, content) => panic!("expected {content:?} on channel {number}, found frame type {kind}"),
+            (kind, content) => {
+                panic!("expected {content:?} on channel {number}, found frame type {kind}")
+            }
         }
         let Some((id, fields)) = method else { return };
         match id {
@@ -183,7 +214,13 @@ impl Observer {
 
     /// Records a frame that the server has sent.
     pub fn received(&mut self, frame: &LittleFrame) {
-        let Some(channel) = self.channels.get_mut(&frame.channel).filter(|_| frame.kind == 1) else { return };
+        let Some(channel) = self
+            .channels
+            .get_mut(&frame.channel)
+            .filter(|_| frame.kind == 1)
+        else {
+            return;
+        };
         match frame.id() {
             OPEN_OK => channel.open = true,
             CLOSE if !channel.open => channel.closed_early = true,
@@ -197,7 +234,10 @@ impl Observer {
                 _ => drop(self.channels.remove(&frame.channel)),
             },
             (60, 60) => {
-                let at = frame.payload.get(4).map_or(5, |length| 5 + usize::from(*length));
+                let at = frame
+                    .payload
+                    .get(4)
+                    .map_or(5, |length| 5 + usize::from(*length));
                 channel.deliver(frame.payload.get(at..at + 8));
             }
             (60, 71) => channel.deliver(frame.payload.get(4..12)),
@@ -207,7 +247,10 @@ impl Observer {
 
     /// Returns `true` if a channel is open on both sides, so that an honest server may use it.
     pub fn is_open(&self, channel: u16) -> bool {
-        let channel = self.channels.get(&channel).filter(|channel| channel.crossed == Crossed::No);
+        let channel = self
+            .channels
+            .get(&channel)
+            .filter(|channel| channel.crossed == Crossed::No);
         channel.is_some_and(|channel| channel.open && !channel.closed)
     }
 
@@ -215,14 +258,19 @@ impl Observer {
     pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
         let channels = self.channels.iter();
         channels
-            .flat_map(|(number, channel)| channel.consumers.iter().map(|tag| (*number, tag.clone())))
+            .flat_map(|(number, channel)| {
+                channel.consumers.iter().map(|tag| (*number, tag.clone()))
+            })
             .collect()
     }
 
     /// Returns the channels without those that both sides have closed.
     pub fn channels(&self) -> Vec<u16> {
         let channels = self.channels.iter();
-        channels.filter(|(_, channel)| channel.crossed == Crossed::No).map(|(number, _)| *number).collect()
+        channels
+            .filter(|(_, channel)| channel.crossed == Crossed::No)
+            .map(|(number, _)| *number)
+            .collect()
     }
 }
 
@@ -236,10 +284,14 @@ impl Channel {
     fn settle(&mut self, id: (u16, u16), fields: &[Field]) {
         let (tag, multiple) = (fields[0].number(), id != (60, 90) && fields[1].bit());
         let left = self.delivered.get_mut(&tag).filter(|left| **left > 0);
-        let Some(left) = left else { panic!("{id:?} of {tag}, which is not an unsettled delivery") };
+        let Some(left) = left else {
+            panic!("{id:?} of {tag}, which is not an unsettled delivery")
+        };
         *left -= 1;
         if multiple {
-            self.delivered.range_mut(..=tag).for_each(|(_, left)| *left = 0);
+            self.delivered
+                .range_mut(..=tag)
+                .for_each(|(_, left)| *left = 0);
         }
     }
 }

@@ -50,14 +50,19 @@ pub fn method(channel: u16, it: &impl Encode) -> Vec<u8> {
 
 /// Returns a short string of any bytes, truncated to the maximum length.
 pub fn short(octets: &[u8]) -> ShortStr<'_> {
-    ShortStr::from_octets(octets.get(..255).unwrap_or(octets)).expect("it was truncated to 255 bytes")
+    ShortStr::from_octets(octets.get(..255).unwrap_or(octets))
+        .expect("it was truncated to 255 bytes")
 }
 
 /// Returns the bytes of any frame.
 pub fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut octets = vec![kind];
     octets.extend(channel.to_be_bytes());
-    octets.extend(u32::try_from(payload.len()).expect("the payload is smaller than 4 GiB").to_be_bytes());
+    octets.extend(
+        u32::try_from(payload.len())
+            .expect("the payload is smaller than 4 GiB")
+            .to_be_bytes(),
+    );
     octets.extend(payload);
     octets.push(0xCE);
     octets
@@ -196,7 +201,9 @@ impl Peer {
             self.say(&start());
             return true;
         }
-        let Some(frame) = self.unanswered.pop_front() else { return false };
+        let Some(frame) = self.unanswered.pop_front() else {
+            return false;
+        };
         // A broker that waits for `close-ok` discards everything but a `close`, to which it
         // replies.
         if !self.closed.contains(&frame.channel) || frame.kind == 1 && frame.id() == (20, 40) {
@@ -214,13 +221,19 @@ impl Peer {
 
     /// Returns the channels on which the broker may send.
     pub fn channels(&self) -> Vec<u16> {
-        self.observer.channels().into_iter().filter(|number| !self.let_go.contains(number)).collect()
+        self.observer
+            .channels()
+            .into_iter()
+            .filter(|number| !self.let_go.contains(number))
+            .collect()
     }
 
     /// Returns the consumers on those channels, each with its channel.
     pub fn consumers(&self) -> Vec<(u16, Vec<u8>)> {
         let consumers = self.observer.consumers().into_iter();
-        consumers.filter(|(number, _)| !self.let_go.contains(number)).collect()
+        consumers
+            .filter(|(number, _)| !self.let_go.contains(number))
+            .collect()
     }
 
     /// Transmits, answers and delivers everything until nothing is left.
@@ -299,7 +312,14 @@ pub fn answer(asked: &LittleFrame) -> Vec<u8> {
     let (id, fields) = asked.method();
     let text = |place: usize| short(fields[place].octets());
     match id {
-        (10, 11) => method(0, &connection::Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 }),
+        (10, 11) => method(
+            0,
+            &connection::Tune {
+                channel_max: 2047,
+                frame_max: 131_072,
+                heartbeat: 60,
+            },
+        ),
         (10, 40) => method(0, &connection::OpenOk {}),
         (10, 50) => method(0, &connection::CloseOk {}),
         (10, 70) => method(0, &connection::UpdateSecretOk {}),
@@ -310,16 +330,37 @@ pub fn answer(asked: &LittleFrame) -> Vec<u8> {
         (40, 30) => method(number, &exchange::BindOk {}),
         (40, 40) => method(number, &exchange::UnbindOk {}),
         (50, 10) => {
-            let name = if text(1).is_empty() { short(b"amq.gen-1") } else { text(1) };
-            method(number, &queue::DeclareOk { queue: name, message_count: 0, consumer_count: 0 })
+            let name = if text(1).is_empty() {
+                short(b"amq.gen-1")
+            } else {
+                text(1)
+            };
+            method(
+                number,
+                &queue::DeclareOk {
+                    queue: name,
+                    message_count: 0,
+                    consumer_count: 0,
+                },
+            )
         }
         (50, 20) => method(number, &queue::BindOk {}),
         (50, 30) => method(number, &queue::PurgeOk { message_count: 0 }),
         (50, 40) => method(number, &queue::DeleteOk { message_count: 0 }),
         (50, 50) => method(number, &queue::UnbindOk {}),
         (60, 10) => method(number, &basic::QosOk {}),
-        (60, 20) => method(number, &basic::ConsumeOk { consumer_tag: text(2) }),
-        (60, 30) => method(number, &basic::CancelOk { consumer_tag: text(0) }),
+        (60, 20) => method(
+            number,
+            &basic::ConsumeOk {
+                consumer_tag: text(2),
+            },
+        ),
+        (60, 30) => method(
+            number,
+            &basic::CancelOk {
+                consumer_tag: text(0),
+            },
+        ),
         (60, 70) => method(number, &basic::GetEmpty {}),
         (60, 110) => method(number, &basic::RecoverOk {}),
         (85, 10) => method(number, &confirm::SelectOk {}),

@@ -4,7 +4,9 @@
 use super::input::Input;
 use super::little::{Field, LittleFrame};
 use super::peer::{Peer, method, short};
-use puka::machine::{ConnectionState, Consume, ConsumerId, ListenerId, Notice, PromiseId, Recovered, Reply};
+use puka::machine::{
+    ConnectionState, Consume, ConsumerId, ListenerId, Notice, PromiseId, Recovered, Reply,
+};
 use puka::protocol::method::{basic, channel, connection, exchange, queue};
 use puka::protocol::{Method, TableRef};
 use puka::{Error, Options, Recovery};
@@ -29,7 +31,9 @@ impl Model {
     /// Removes bindings, then the exchanges that are auto-deleted with their last binding, and so
     /// on.
     fn unbind(&mut self, goes: impl Fn(&Binding) -> bool) {
-        let (gone, kept) = std::mem::take(&mut self.bindings).into_iter().partition::<Vec<_>, _>(goes);
+        let (gone, kept) = std::mem::take(&mut self.bindings)
+            .into_iter()
+            .partition::<Vec<_>, _>(goes);
         self.bindings = kept.into_iter().collect();
         for (.., source, _) in gone {
             let is_used = self.bindings.iter().any(|binding| binding.2 == source);
@@ -59,10 +63,13 @@ impl Model {
     fn told(&self) -> BTreeSet<String> {
         let exchanges = self.exchanges.keys().map(|name| format!("exchange {name}"));
         let queues = self.queues.keys().map(|name| format!("queue {name}"));
-        let bindings = self.bindings.iter().map(|(is_queue, to, from, key)| match is_queue {
-            true => format!("queue {to} bound to {from} by {key}"),
-            false => format!("exchange {to} bound to {from} by {key}"),
-        });
+        let bindings = self
+            .bindings
+            .iter()
+            .map(|(is_queue, to, from, key)| match is_queue {
+                true => format!("queue {to} bound to {from} by {key}"),
+                false => format!("exchange {to} bound to {from} by {key}"),
+            });
         exchanges.chain(queues).chain(bindings).collect()
     }
 }
@@ -93,7 +100,12 @@ impl<'a> Run<'a> {
         let mut peer = Peer::dialled(Options::default().recovery(recovery.seed(7)));
         let listener = peer.machine.listen();
         peer.pass(Duration::from_secs(1), true);
-        Self { peer, input, model: Model::default(), listener }
+        Self {
+            peer,
+            input,
+            model: Model::default(),
+            listener,
+        }
     }
 
     fn name(&mut self) -> &'static str {
@@ -101,7 +113,11 @@ impl<'a> Run<'a> {
     }
 
     fn ask<'m>(&mut self, request: impl Into<Method<'m>>) -> Reply {
-        let promise = self.peer.machine.request(request).expect("there is capacity");
+        let promise = self
+            .peer
+            .machine
+            .request(request)
+            .expect("there is capacity");
         self.answered(promise)
     }
 
@@ -143,7 +159,15 @@ impl<'a> Run<'a> {
                 self.ask({
                     let (passive, durable, exclusive, nowait) = (false, false, false, false);
                     let (queue, auto_delete) = (short(name.as_bytes()), goes);
-                    queue::Declare { queue, passive, durable, exclusive, auto_delete, nowait, arguments }
+                    queue::Declare {
+                        queue,
+                        passive,
+                        durable,
+                        exclusive,
+                        auto_delete,
+                        nowait,
+                        arguments,
+                    }
                 });
                 self.model.queues.insert(name, goes);
             }
@@ -152,14 +176,23 @@ impl<'a> Run<'a> {
             7 if goes => {
                 self.ask({
                     let queue = short(name.as_bytes());
-                    queue::Delete { queue, if_unused: false, if_empty: false, nowait: false }
+                    queue::Delete {
+                        queue,
+                        if_unused: false,
+                        if_empty: false,
+                        nowait: false,
+                    }
                 });
                 self.model.delete_queue(name);
             }
             7 => {
                 self.ask({
                     let exchange = short(name.as_bytes());
-                    exchange::Delete { exchange, if_unused: false, nowait: false }
+                    exchange::Delete {
+                        exchange,
+                        if_unused: false,
+                        nowait: false,
+                    }
                 });
                 self.model.delete_exchange(name);
             }
@@ -170,7 +203,11 @@ impl<'a> Run<'a> {
                 let promise = self.peer.machine.cancel(id).expect("the consumer is live");
                 self.answered(promise);
                 self.peer.machine.drop_consumer(id);
-                let is_used = self.model.consumers.iter().any(|(_, other)| *other == queue);
+                let is_used = self
+                    .model
+                    .consumers
+                    .iter()
+                    .any(|(_, other)| *other == queue);
                 if self.model.queues.get(queue) == Some(&true) && !is_used {
                     self.model.delete_queue(queue);
                 }
@@ -182,10 +219,19 @@ impl<'a> Run<'a> {
     fn bind(&mut self, to: &'static str, from: &'static str, key: &'static str, is_queue: bool) {
         let arguments = TableRef::EMPTY;
         self.ask({
-            let (to, from, routing_key) =
-                (short(to.as_bytes()), short(from.as_bytes()), short(key.as_bytes()));
+            let (to, from, routing_key) = (
+                short(to.as_bytes()),
+                short(from.as_bytes()),
+                short(key.as_bytes()),
+            );
             if is_queue {
-                Method::from(queue::Bind { queue: to, exchange: from, routing_key, nowait: false, arguments })
+                Method::from(queue::Bind {
+                    queue: to,
+                    exchange: from,
+                    routing_key,
+                    nowait: false,
+                    arguments,
+                })
             } else {
                 Method::from(exchange::Bind {
                     destination: to,
@@ -202,10 +248,18 @@ impl<'a> Run<'a> {
     fn unbind(&mut self, to: &'static str, from: &'static str, key: &'static str, is_queue: bool) {
         let arguments = TableRef::EMPTY;
         self.ask({
-            let (to, from, routing_key) =
-                (short(to.as_bytes()), short(from.as_bytes()), short(key.as_bytes()));
+            let (to, from, routing_key) = (
+                short(to.as_bytes()),
+                short(from.as_bytes()),
+                short(key.as_bytes()),
+            );
             if is_queue {
-                Method::from(queue::Unbind { queue: to, exchange: from, routing_key, arguments })
+                Method::from(queue::Unbind {
+                    queue: to,
+                    exchange: from,
+                    routing_key,
+                    arguments,
+                })
             } else {
                 Method::from(exchange::Unbind {
                     destination: to,
@@ -216,7 +270,8 @@ impl<'a> Run<'a> {
                 })
             }
         });
-        self.model.unbind(|binding| *binding == (is_queue, to, from, key));
+        self.model
+            .unbind(|binding| *binding == (is_queue, to, from, key));
     }
 
     fn consume(&mut self, queue: &'static str) {
@@ -232,19 +287,30 @@ impl<'a> Run<'a> {
             exclusive: false,
             arguments: TableRef::EMPTY,
         };
-        let promise = self.peer.machine.consume(&consume).expect("there is capacity");
-        let Reply::Consumer(id) = self.answered(promise) else { panic!("expected a consumer") };
+        let promise = self
+            .peer
+            .machine
+            .consume(&consume)
+            .expect("there is capacity");
+        let Reply::Consumer(id) = self.answered(promise) else {
+            panic!("expected a consumer")
+        };
         self.model.consumers.push((id, queue));
     }
 
     /// Gets from a queue that no longer exists.
     fn refuse(&mut self, name: &'static str) {
-        let get = basic::Get { queue: short(name.as_bytes()), no_ack: true };
+        let get = basic::Get {
+            queue: short(name.as_bytes()),
+            no_ack: true,
+        };
         let promise = self.peer.machine.request(get).expect("there is capacity");
         loop {
             self.peer.drain();
             let next = self.peer.unanswered.front();
-            let asked = next.filter(|frame| frame.kind == 1).map(|frame| (frame.channel, frame.id()));
+            let asked = next
+                .filter(|frame| frame.kind == 1)
+                .map(|frame| (frame.channel, frame.id()));
             match asked {
                 Some((number, (60, 70))) => {
                     self.peer.unanswered.pop_front();
@@ -256,7 +322,10 @@ impl<'a> Run<'a> {
             self.peer.arrive(usize::MAX);
         }
         self.peer.serve();
-        assert!(matches!(self.peer.machine.fetch(promise), Some(Err(Error::NotFound(_)))));
+        assert!(matches!(
+            self.peer.machine.fetch(promise),
+            Some(Err(Error::NotFound(_)))
+        ));
         self.model.delete_queue(name);
     }
 
@@ -265,7 +334,12 @@ impl<'a> Run<'a> {
         let reply_text = short(b"NO - so");
         self.peer.feed(&method(
             number,
-            &channel::Close { reply_code: code, reply_text, class_id: 0, method_id: 0 },
+            &channel::Close {
+                reply_code: code,
+                reply_text,
+                class_id: 0,
+                method_id: 0,
+            },
         ));
     }
 
@@ -274,7 +348,11 @@ impl<'a> Run<'a> {
     fn lose(&mut self) -> Vec<String> {
         self.peer.lose();
         while self.peer.machine.poll_dial(self.peer.now).is_none() {
-            let next = self.peer.machine.tend(self.peer.now).expect("a reconnect is scheduled");
+            let next = self
+                .peer
+                .machine
+                .tend(self.peer.now)
+                .expect("a reconnect is scheduled");
             self.peer.now = self.peer.now.max(next);
             self.peer.machine.handle_timeout(self.peer.now);
         }
@@ -302,11 +380,24 @@ impl<'a> Run<'a> {
             asked.iter().partition(|told| told.starts_with("consume"));
         let declared: BTreeSet<String> = entities.iter().map(|told| (*told).clone()).collect();
         assert_eq!(declared, self.model.told());
-        assert_eq!(entities.len(), declared.len(), "an entity was declared twice: {entities:?}");
+        assert_eq!(
+            entities.len(),
+            declared.len(),
+            "an entity was declared twice: {entities:?}"
+        );
         assert_eq!(consumes.len(), self.model.consumers.len());
-        assert!(asked.iter().rev().take(consumes.len()).all(|told| told.starts_with("consume")), "{asked:?}");
+        assert!(
+            asked
+                .iter()
+                .rev()
+                .take(consumes.len())
+                .all(|told| told.starts_with("consume")),
+            "{asked:?}"
+        );
         for (place, told) in asked.iter().enumerate() {
-            let Some((to, rest)) = told.split_once(" bound to ") else { continue };
+            let Some((to, rest)) = told.split_once(" bound to ") else {
+                continue;
+            };
             let from = format!("exchange {}", rest.split(' ').next().unwrap_or_default());
             let later = asked.get(place..).unwrap_or_default();
             assert!(
@@ -323,7 +414,13 @@ impl<'a> Run<'a> {
     fn report(&mut self) -> Option<Box<Recovered>> {
         let notices = std::iter::from_fn(|| self.peer.machine.take_notice(self.listener));
         notices
-            .filter_map(|notice| if let Notice::Recovered(report) = notice { Some(report) } else { None })
+            .filter_map(|notice| {
+                if let Notice::Recovered(report) = notice {
+                    Some(report)
+                } else {
+                    None
+                }
+            })
             .last()
     }
 }
@@ -344,7 +441,10 @@ pub fn topology(data: &[u8]) {
     run.check_all_is_declared(&asked);
     assert!(run.is_open());
     let report = run.report().expect("the recovery has a report");
-    assert_eq!((report.entities, report.consumers), (run.model.entities(), run.model.consumers.len()));
+    assert_eq!(
+        (report.entities, report.consumers),
+        (run.model.entities(), run.model.consumers.len())
+    );
     assert!(report.failed.is_empty(), "{report:?}");
 }
 
@@ -353,44 +453,76 @@ pub fn topology(data: &[u8]) {
 pub fn recovery(data: &[u8]) {
     let mut input = Input::new(data);
     let strict = input.flag();
-    let recovery = Recovery::default().strict(strict).max_attempts(input.flag().then_some(5));
+    let recovery = Recovery::default()
+        .strict(strict)
+        .max_attempts(input.flag().then_some(5));
     let changes = input.below(40);
     let mut run = Run::new(input, recovery);
     for _ in 0..changes {
         run.change();
     }
     run.peer.lose();
-    let waiting = run.peer.machine.request(basic::Get { queue: short(b"q"), no_ack: true });
+    let waiting = run.peer.machine.request(basic::Get {
+        queue: short(b"q"),
+        no_ack: true,
+    });
     while !run.input.is_empty() && !run.peer.machine.is_closed() {
         run.stumble();
     }
     run.peer.pass(Duration::from_secs(600), true);
     if !run.peer.machine.is_closed() {
-        assert!(run.is_open(), "not recovered with an honest broker: {:?}", run.peer.machine);
+        assert!(
+            run.is_open(),
+            "not recovered with an honest broker: {:?}",
+            run.peer.machine
+        );
         // Without a report the loss was never noticed.
         let report = run.report();
         if let Some(report) = report {
-            let of_consumers = report.failed.iter().filter(|(what, _)| what.starts_with("consumer")).count();
+            let of_consumers = report
+                .failed
+                .iter()
+                .filter(|(what, _)| what.starts_with("consumer"))
+                .count();
             let of_entities = report.failed.len() - of_consumers;
             let (declared, there) = (report.entities + of_entities, run.model.entities());
             // An auto-delete queue was deleted if its last consumer could not be restarted.
-            let has_lost_one =
-                run.model.consumers.iter().any(|(id, _)| run.peer.machine.ended(*id).is_some());
-            assert!(declared == there || has_lost_one && declared < there, "{there} {report:?}");
+            let has_lost_one = run
+                .model
+                .consumers
+                .iter()
+                .any(|(id, _)| run.peer.machine.ended(*id).is_some());
+            assert!(
+                declared == there || has_lost_one && declared < there,
+                "{there} {report:?}"
+            );
         }
-        let promise = run.peer.machine.request(basic::Get { queue: short(b"q"), no_ack: true });
+        let promise = run.peer.machine.request(basic::Get {
+            queue: short(b"q"),
+            no_ack: true,
+        });
         run.answered(promise.expect("there is capacity"));
     }
     let closed = run.peer.machine.close();
     run.peer.pass(Duration::from_secs(60), true);
     for promise in waiting.into_iter().chain([closed]) {
-        assert!(run.peer.machine.fetch(promise).is_some(), "a promise has no result");
+        assert!(
+            run.peer.machine.fetch(promise).is_some(),
+            "a promise has no result"
+        );
     }
     for (id, _) in std::mem::take(&mut run.model.consumers) {
-        assert!(run.peer.machine.ended(id).is_some(), "a consumer has not ended");
+        assert!(
+            run.peer.machine.ended(id).is_some(),
+            "a consumer has not ended"
+        );
         run.peer.machine.drop_consumer(id);
     }
-    assert!(run.peer.machine.is_idle() && run.peer.machine.is_over(), "{:?}", run.peer.machine);
+    assert!(
+        run.peer.machine.is_idle() && run.peer.machine.is_over(),
+        "{:?}",
+        run.peer.machine
+    );
 }
 
 impl Run<'_> {
@@ -413,8 +545,14 @@ impl Run<'_> {
             return;
         }
         self.peer.drain();
-        let asked = self.peer.unanswered.front().filter(|frame| frame.kind == 1 && frame.channel > 0);
-        let asked = asked.map(|frame| (frame.channel, frame.id())).filter(|(_, id)| *id != (20, 41));
+        let asked = self
+            .peer
+            .unanswered
+            .front()
+            .filter(|frame| frame.kind == 1 && frame.channel > 0);
+        let asked = asked
+            .map(|frame| (frame.channel, frame.id()))
+            .filter(|(_, id)| *id != (20, 41));
         match (self.input.below(16), asked) {
             (0 | 1, Some((number, _))) if !self.peer.closed.contains(&number) => {
                 self.peer.unanswered.pop_front();
@@ -431,7 +569,12 @@ impl Run<'_> {
                 let reply_text = short(b"CONNECTION_FORCED - so");
                 self.peer.feed(&method(
                     0,
-                    &connection::Close { reply_code, reply_text, class_id: 0, method_id: 0 },
+                    &connection::Close {
+                        reply_code,
+                        reply_text,
+                        class_id: 0,
+                        method_id: 0,
+                    },
                 ));
             }
             _ => {

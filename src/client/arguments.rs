@@ -240,10 +240,16 @@ impl QueueDeclare<'_> {
     /// Sets the exchange for dead letters, and their routing key, or `None` to keep the key of each
     /// message. Messages are dead-lettered when they are rejected, expire, exceed a length limit or
     /// are delivered too often. For classic and quorum queues.
-    pub fn dead_letter<'k>(mut self, exchange: &str, routing_key: impl Into<DeadLetterKey<'k>>) -> Self {
-        self.arguments.add("arguments", "x-dead-letter-exchange", exchange);
+    pub fn dead_letter<'k>(
+        mut self,
+        exchange: &str,
+        routing_key: impl Into<DeadLetterKey<'k>>,
+    ) -> Self {
+        self.arguments
+            .add("arguments", "x-dead-letter-exchange", exchange);
         if let Some(key) = routing_key.into().0 {
-            self.arguments.add("arguments", "x-dead-letter-routing-key", &*key);
+            self.arguments
+                .add("arguments", "x-dead-letter-routing-key", &*key);
         }
         self
     }
@@ -301,7 +307,8 @@ impl BasicConsume<'_> {
             StreamOffset::Timestamp(time) => match time.duration_since(UNIX_EPOCH) {
                 Ok(since) => Value::Timestamp(since.as_secs()),
                 Err(_) => {
-                    self.arguments.fail(Error::invalid("stream_offset", "the time is before 1970"));
+                    self.arguments
+                        .fail(Error::invalid("stream_offset", "the time is before 1970"));
                     return self;
                 }
             },

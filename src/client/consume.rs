@@ -73,7 +73,8 @@ pub struct BasicQos<'a> {
     prefetch_count: u16,
 }
 
-request!(BasicQos, Request, (), |it, machine| machine.qos(it.consumer.id(), it.prefetch_count));
+request!(BasicQos, Request, (), |it, machine| machine
+    .qos(it.consumer.id(), it.prefetch_count));
 
 /// A request that cancels a consumer. Returned by [`Client::basic_cancel`].
 #[derive(Clone, Debug)]
@@ -83,7 +84,8 @@ pub struct BasicCancel<'a> {
     consumer: &'a Consumer,
 }
 
-request!(BasicCancel, Request, String, |it, machine| machine.cancel(it.consumer.id()));
+request!(BasicCancel, Request, String, |it, machine| machine
+    .cancel(it.consumer.id()));
 
 impl Client {
     /// Starts a consumer on its own channel, so its prefetch count and its errors affect no other.
@@ -127,7 +129,11 @@ impl Client {
     /// # Spec
     /// `basic.qos`, 1.8.3.1, and RabbitMQ's consumer prefetch.
     pub fn basic_qos<'a>(&'a self, consumer: &'a Consumer, prefetch_count: u16) -> BasicQos<'a> {
-        BasicQos { client: self, consumer, prefetch_count }
+        BasicQos {
+            client: self,
+            consumer,
+            prefetch_count,
+        }
     }
 
     /// Cancels a consumer, and resolves to its tag. Unlike [`Consumer::cancel`], deliveries that
@@ -139,6 +145,9 @@ impl Client {
     /// # Spec
     /// `basic.cancel`, 1.8.3.5
     pub fn basic_cancel<'a>(&'a self, consumer: &'a Consumer) -> BasicCancel<'a> {
-        BasicCancel { client: self, consumer }
+        BasicCancel {
+            client: self,
+            consumer,
+        }
     }
 }

@@ -102,7 +102,11 @@ impl BasicConsumeMulti<'_> {
 }
 
 request!(BasicConsumeMulti, Request, Consumer, |it, machine| {
-    let queues = it.queues.iter().map(ConsumeQueue::consume).collect::<Result<Vec<_>, _>>()?;
+    let queues = it
+        .queues
+        .iter()
+        .map(ConsumeQueue::consume)
+        .collect::<Result<Vec<_>, _>>()?;
     machine.consume_multi(&queues, it.prefetch_count, it.no_ack)
 });
 
@@ -122,11 +126,19 @@ impl Client {
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos` with `global`, 1.8.3.1
-    pub fn basic_consume_multi<'a, Q>(&'a self, queues: impl IntoIterator<Item = Q>) -> BasicConsumeMulti<'a>
+    pub fn basic_consume_multi<'a, Q>(
+        &'a self,
+        queues: impl IntoIterator<Item = Q>,
+    ) -> BasicConsumeMulti<'a>
     where
         Q: Into<ConsumeQueue<'a>>,
     {
         let queues = queues.into_iter().map(Into::into).collect();
-        BasicConsumeMulti { client: self, queues, prefetch_count: 0, no_ack: false }
+        BasicConsumeMulti {
+            client: self,
+            queues,
+            prefetch_count: 0,
+            no_ack: false,
+        }
     }
 }

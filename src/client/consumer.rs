@@ -38,11 +38,18 @@ impl Consumer {
     pub(super) fn new(id: ConsumerId, handle: Handle) -> Self {
         let queues = handle.link().with(|machine| {
             let queues = machine.consumer_queues(id);
-            queues.map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned())).collect()
+            queues
+                .map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned()))
+                .collect()
         });
         Self {
             id,
-            origin: Origin { handle, queues, message_count: None }.into(),
+            origin: Origin {
+                handle,
+                queues,
+                message_count: None,
+            }
+            .into(),
             taken: VecDeque::new(),
             ended: None,
         }
@@ -62,7 +69,9 @@ impl Consumer {
             self.taken.pop_front();
             lost += 1;
         }
-        self.handle().link().with(|machine| machine.lose_taken(self.id, lost));
+        self.handle()
+            .link()
+            .with(|machine| machine.lose_taken(self.id, lost));
     }
 
     pub(super) fn id(&self) -> ConsumerId {
@@ -94,7 +103,9 @@ impl Consumer {
     /// they were read. They could not be settled, and the broker delivers them again.
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
-        self.handle().link().with(|machine| machine.lost_deliveries(self.id))
+        self.handle()
+            .link()
+            .with(|machine| machine.lost_deliveries(self.id))
     }
 
     /// Returns the queues that a consumer of several queues has lost while it continues with the
@@ -128,7 +139,9 @@ impl Consumer {
     pub fn ended_queues(&self) -> Vec<(String, Ended)> {
         self.handle().link().with(|machine| {
             let queues = machine.ended_queues(self.id);
-            queues.map(|(queue, why)| (queue.to_str_lossy().into_owned(), why.clone())).collect()
+            queues
+                .map(|(queue, why)| (queue.to_str_lossy().into_owned(), why.clone()))
+                .collect()
         })
     }
 
@@ -151,13 +164,17 @@ impl Consumer {
     pub fn cancel(&mut self) -> Promise<String> {
         let promise = self.handle().link().with(|machine| {
             let promise = machine.cancel(self.id)?;
-            self.taken.iter().for_each(|delivered| machine.return_later(delivered));
+            self.taken
+                .iter()
+                .for_each(|delivered| machine.return_later(delivered));
             Ok(promise)
         });
         if promise.is_ok() {
             self.taken.retain(Delivered::is_settled);
         }
-        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
+        promise.map_or_else(Promise::failed, |id| {
+            Promise::new(self.handle().clone(), id)
+        })
     }
 
     /// Asks the broker to deliver all unsettled messages of this consumer again, marked as
@@ -173,8 +190,13 @@ impl Consumer {
     /// `basic.recover`, 1.8.3.16
     pub fn recover(&mut self) -> Promise<()> {
         self.taken.retain(|delivered| delivered.is_settled());
-        let promise = self.handle().link().with(|machine| machine.recover(self.id));
-        promise.map_or_else(Promise::failed, |id| Promise::new(self.handle().clone(), id))
+        let promise = self
+            .handle()
+            .link()
+            .with(|machine| machine.recover(self.id));
+        promise.map_or_else(Promise::failed, |id| {
+            Promise::new(self.handle().clone(), id)
+        })
     }
 }
 
@@ -193,11 +215,17 @@ impl Stream for Consumer {
         if this.ended.is_some() {
             return Poll::Ready(None);
         }
-        let ended = match this.origin.handle.link().poll_deliveries(this.id, BATCH, &mut this.taken, cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Pin::new(this).poll_next(cx),
-            Poll::Ready(Some(ended)) => ended,
-        };
+        let ended =
+            match this
+                .origin
+                .handle
+                .link()
+                .poll_deliveries(this.id, BATCH, &mut this.taken, cx)
+            {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Pin::new(this).poll_next(cx),
+                Poll::Ready(Some(ended)) => ended,
+            };
         let error = match &ended {
             Ended::Cancelled | Ended::ConnectionBroken(Error::Closed) => None,
             Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag().to_owned())),

@@ -176,7 +176,10 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.delivered.is_settled() {
-            self.origin.handle.link().with(|machine| machine.give_back(&self.delivered));
+            self.origin
+                .handle
+                .link()
+                .with(|machine| machine.give_back(&self.delivered));
         }
     }
 }

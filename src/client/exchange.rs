@@ -150,7 +150,10 @@ impl Client {
     ///
     /// # Spec
     /// `exchange.declare`, 1.6.2.1
-    pub fn exchange_declare<'a>(&'a self, exchange: impl Into<Cow<'a, str>>) -> ExchangeDeclare<'a> {
+    pub fn exchange_declare<'a>(
+        &'a self,
+        exchange: impl Into<Cow<'a, str>>,
+    ) -> ExchangeDeclare<'a> {
         ExchangeDeclare {
             client: self,
             exchange: exchange.into(),
@@ -168,7 +171,11 @@ impl Client {
     /// # Spec
     /// `exchange.delete`, 1.6.2.3
     pub fn exchange_delete<'a>(&'a self, exchange: impl Into<Cow<'a, str>>) -> ExchangeDelete<'a> {
-        ExchangeDelete { client: self, exchange: exchange.into(), if_unused: false }
+        ExchangeDelete {
+            client: self,
+            exchange: exchange.into(),
+            if_unused: false,
+        }
     }
 
     /// Binds the `destination` exchange to the `source` exchange, from which it then receives

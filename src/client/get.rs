@@ -23,7 +23,10 @@ flags! { BasicGet:
 }
 
 request!(BasicGet, Request, Option<Delivery>, |it, machine| {
-    let get = basic::Get { queue: name("queue", &it.queue)?, no_ack: it.no_ack };
+    let get = basic::Get {
+        queue: name("queue", &it.queue)?,
+        no_ack: it.no_ack,
+    };
     match it.transaction {
         None => machine.request(get),
         Some(id) => machine.get_in(id, get),
@@ -53,6 +56,11 @@ impl Client {
     /// # Spec
     /// `basic.get`, 1.8.3.10
     pub fn basic_get<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> BasicGet<'a> {
-        BasicGet { client: self, queue: queue.into(), no_ack: false, transaction: None }
+        BasicGet {
+            client: self,
+            queue: queue.into(),
+            no_ack: false,
+            transaction: None,
+        }
     }
 }

@@ -22,8 +22,8 @@ mod settle;
 mod transaction;
 
 pub use arguments::{
-    DeadLetterKey, DeadLetterStrategy, DelayedRetry, HeadersMatch, LeaderLocator, Overflow, QueueType,
-    StreamOffset,
+    DeadLetterKey, DeadLetterStrategy, DelayedRetry, HeadersMatch, LeaderLocator, Overflow,
+    QueueType, StreamOffset,
 };
 pub use consume::{BasicCancel, BasicConsume, BasicQos};
 pub use consume_multi::{BasicConsumeMulti, ConsumeQueue};

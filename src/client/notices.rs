@@ -61,6 +61,10 @@ impl Client {
     pub fn notices(&self) -> Notices {
         let link = self.handle().link().clone();
         let listener = link.with(Connection::listen);
-        Notices { link, listener, ended: false }
+        Notices {
+            link,
+            listener,
+            ended: false,
+        }
     }
 }

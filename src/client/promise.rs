@@ -32,11 +32,17 @@ enum State {
 
 impl<T> Promise<T> {
     pub(super) fn new(handle: Handle, id: PromiseId) -> Self {
-        Self { state: State::Waiting(handle, id), answer: PhantomData }
+        Self {
+            state: State::Waiting(handle, id),
+            answer: PhantomData,
+        }
     }
 
     pub(super) fn failed(error: Error) -> Self {
-        Self { state: State::Over(Some(error.into())), answer: PhantomData }
+        Self {
+            state: State::Over(Some(error.into())),
+            answer: PhantomData,
+        }
     }
 
     /// Returns a small number that is unique among the connection's promises until this one has
@@ -104,8 +110,14 @@ mod tests {
 
     #[test]
     fn promises_and_deliveries_are_small() {
-        assert_eq!(size_of::<Promise<()>>(), size_of::<Handle>() + size_of::<PromiseId>());
+        assert_eq!(
+            size_of::<Promise<()>>(),
+            size_of::<Handle>() + size_of::<PromiseId>()
+        );
         assert!(size_of::<Delivery>() <= 72, "{}", size_of::<Delivery>());
-        assert_eq!(size_of::<Poll<Option<Result<Delivery, Error>>>>(), size_of::<Delivery>());
+        assert_eq!(
+            size_of::<Poll<Option<Result<Delivery, Error>>>>(),
+            size_of::<Delivery>()
+        );
     }
 }

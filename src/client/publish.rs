@@ -125,7 +125,11 @@ impl<'a> BasicPublish<'a> {
     /// `basic.publish`, 1.8.3.7, on a channel without RabbitMQ's `confirm.select`.
     pub fn confirm(mut self, confirm: bool) -> Self {
         if !matches!(self.via, Via::Transaction(_)) {
-            self.via = if confirm { Via::Confirmed } else { Via::Unconfirmed };
+            self.via = if confirm {
+                Via::Confirmed
+            } else {
+                Via::Unconfirmed
+            };
         }
         self
     }
@@ -155,7 +159,8 @@ impl<'a> BasicPublish<'a> {
         match time.duration_since(UNIX_EPOCH) {
             Ok(since) => self.properties.timestamp = Some(since.as_secs()),
             Err(_) => {
-                self.fault.get_or_insert(Error::invalid("timestamp", "the time is before 1970").into());
+                self.fault
+                    .get_or_insert(Error::invalid("timestamp", "the time is before 1970").into());
             }
         }
         self
@@ -182,7 +187,8 @@ impl<'a> BasicPublish<'a> {
             match headers.table() {
                 Ok(table) => self.headers.extend("headers", table),
                 Err(error) => {
-                    self.fault.get_or_insert(Error::invalid("headers", error).into());
+                    self.fault
+                        .get_or_insert(Error::invalid("headers", error).into());
                 }
             }
         }
@@ -204,11 +210,18 @@ impl BasicPublish<'_> {
         let properties = match &self.expiration {
             None => &self.properties,
             Some(expiration) => {
-                expiring = Properties { expiration: Some(ShortStr::new(expiration)?), ..self.properties };
+                expiring = Properties {
+                    expiration: Some(ShortStr::new(expiration)?),
+                    ..self.properties
+                };
                 &expiring
             }
         };
-        let headers = if self.headers.is_empty() { None } else { Some(self.headers.table("headers")?) };
+        let headers = if self.headers.is_empty() {
+            None
+        } else {
+            Some(self.headers.table("headers")?)
+        };
         let publish = Publish {
             exchange: name("exchange", &self.exchange)?,
             routing_key: name("routing_key", &self.routing_key)?,
@@ -221,10 +234,13 @@ impl BasicPublish<'_> {
         match self.body.users_own() {
             None => ask(&publish),
             Some(body) => {
-                // The state machine drops its share of the body under the lock. The body's owner may be
-                // a type of the user, whose `Drop` must not run there.
+                // The state machine drops its share of the body under the lock. The body's owner
+                // may be a type of the user, whose `Drop` must not run there.
                 let guarded = self.client.handle().link().guard(body);
-                ask(&Publish { body: Body::Lent(&guarded), ..publish })
+                ask(&Publish {
+                    body: Body::Lent(&guarded),
+                    ..publish
+                })
             }
         }
     }

@@ -83,7 +83,10 @@ pub struct QueuePurge<'a> {
 }
 
 request!(QueuePurge, Request, u32, |it, machine| {
-    machine.request(methods::Purge { queue: name("queue", &it.queue)?, nowait: false })
+    machine.request(methods::Purge {
+        queue: name("queue", &it.queue)?,
+        nowait: false,
+    })
 });
 
 /// A request that binds a queue to an exchange. Returned by [`Client::queue_bind`].
@@ -180,7 +183,12 @@ impl Client {
     /// # Spec
     /// `queue.delete`, 1.7.2.9
     pub fn queue_delete<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueueDelete<'a> {
-        QueueDelete { client: self, queue: queue.into(), if_unused: false, if_empty: false }
+        QueueDelete {
+            client: self,
+            queue: queue.into(),
+            if_unused: false,
+            if_empty: false,
+        }
     }
 
     /// Discards the ready messages of a queue, and resolves to their number. Unsettled deliveries
@@ -193,7 +201,10 @@ impl Client {
     /// # Spec
     /// `queue.purge`, 1.7.2.7
     pub fn queue_purge<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> QueuePurge<'a> {
-        QueuePurge { client: self, queue: queue.into() }
+        QueuePurge {
+            client: self,
+            queue: queue.into(),
+        }
     }
 
     /// Binds a queue to an exchange. Repeating a binding is not an error.

@@ -37,7 +37,9 @@ impl<R: Request> Submit<R> {
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Promise<R::Answer>, Error>> {
         let Self { request, ticket } = self;
         let handle = request.handle();
-        let sent = handle.link().poll_send(request.room(), ticket, cx, |machine| request.start(machine));
+        let sent = handle
+            .link()
+            .poll_send(request.room(), ticket, cx, |machine| request.start(machine));
         sent.map_ok(|id| Promise::new(handle.clone(), id))
     }
 }
@@ -53,7 +55,10 @@ impl<R: Request + Unpin> Future for Submit<R> {
 impl<R: Request> Drop for Submit<R> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.request.handle().link().leave(self.request.room(), ticket);
+            self.request
+                .handle()
+                .link()
+                .leave(self.request.room(), ticket);
         }
     }
 }
@@ -75,13 +80,20 @@ enum State<R: Request> {
 #[expect(private_bounds, reason = "the requests are the library's own")]
 impl<R: Request<Answer = T>, T> Sending<R, T> {
     pub(super) fn new(request: R) -> Self {
-        Self(State::Unsent(Submit { request, ticket: None }))
+        Self(State::Unsent(Submit {
+            request,
+            ticket: None,
+        }))
     }
 }
 
 impl<R: Request<Answer = T>, T> fmt::Debug for Sending<R, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if matches!(self.0, State::Unsent(_)) { "unsent" } else { "sent" };
+        let state = if matches!(self.0, State::Unsent(_)) {
+            "unsent"
+        } else {
+            "sent"
+        };
         f.debug_tuple("Sending").field(&state).finish()
     }
 }
@@ -107,7 +119,12 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for Sending<R, T> {
 /// Implements the ways to send a builder, and names the type of its reply.
 macro_rules! request {
     ($Request:ident, $room:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
-        request!($Request, |_it| $crate::link::Room::$room, $Answer, |$it, $machine| $start);
+        request!(
+            $Request,
+            |_it| $crate::link::Room::$room,
+            $Answer,
+            |$it, $machine| $start
+        );
     };
     ($Request:ident, |$for:ident| $room:expr, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
         impl $crate::client::request::Request for $Request<'_> {
@@ -160,8 +177,12 @@ macro_rules! request {
             /// Nothing was sent if the future is dropped before it resolves.
             pub fn submit(
                 self,
-            ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a> {
-                $crate::client::request::Submit { request: self, ticket: None }
+            ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a>
+            {
+                $crate::client::request::Submit {
+                    request: self,
+                    ticket: None,
+                }
             }
         }
 

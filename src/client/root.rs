@@ -106,7 +106,10 @@ impl Client {
     /// RabbitMQ's extension `connection.update-secret`.
     pub fn update_secret(&self, new_secret: impl AsRef<[u8]>, reason: &str) -> Promise<()> {
         let asked = self.0.link().with(|machine| {
-            machine.update_secret(new_secret.as_ref(), super::settings::name("reason", reason)?)
+            machine.update_secret(
+                new_secret.as_ref(),
+                super::settings::name("reason", reason)?,
+            )
         });
         asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))
     }
@@ -119,7 +122,9 @@ impl Client {
     /// RabbitMQ's extension `connection.blocked`.
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
-        self.0.link().with(|machine| machine.blocked().map(str::to_owned))
+        self.0
+            .link()
+            .with(|machine| machine.blocked().map(str::to_owned))
     }
 
     /// Returns the state of the connection: connecting, open, reconnecting or closed.
@@ -141,7 +146,10 @@ impl Client {
     /// first name, so this is only needed to pass the name to others.
     #[must_use]
     pub fn current_name(&self, queue: &str) -> String {
-        let name = self.0.link().with(|machine| machine.current_name(queue.as_bytes()).into_owned());
+        let name = self
+            .0
+            .link()
+            .with(|machine| machine.current_name(queue.as_bytes()).into_owned());
         String::from_utf8_lossy(&name).into_owned()
     }
 
@@ -154,6 +162,8 @@ impl Client {
     /// Returns the properties that the server reported; empty until the connection is open.
     #[must_use]
     pub fn server_properties(&self) -> ServerProperties {
-        self.0.link().with(|machine| machine.server_properties().clone())
+        self.0
+            .link()
+            .with(|machine| machine.server_properties().clone())
     }
 }

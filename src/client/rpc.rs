@@ -26,12 +26,18 @@ impl Rpc<'_> {
     }
 }
 
-request!(Rpc, Publish, Message, |it, machine| it.publish.ask(|publish| machine.call(publish, it.timeout)));
+request!(Rpc, Publish, Message, |it, machine| it
+    .publish
+    .ask(|publish| machine.call(publish, it.timeout)));
 
 impl<'a> BasicPublish<'a> {
     /// Publishes the message as a call, and resolves to the reply: [`Client::rpc`] with properties.
     pub fn rpc(self) -> Rpc<'a> {
-        Rpc { client: self.client, publish: self, timeout: None }
+        Rpc {
+            client: self.client,
+            publish: self,
+            timeout: None,
+        }
     }
 }
 

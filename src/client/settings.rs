@@ -50,7 +50,10 @@ impl Entries {
         }
         let table = self.table.as_ref();
         if !table.is_finite() {
-            return Err(Error::invalid(what, "RabbitMQ cannot parse NaN and infinite numbers"));
+            return Err(Error::invalid(
+                what,
+                "RabbitMQ cannot parse NaN and infinite numbers",
+            ));
         }
         Ok(table)
     }
@@ -78,7 +81,11 @@ macro_rules! arguments {
         impl $Request<'_> {
             /// Adds an argument, such as `x-max-length`. Any field table value is accepted.
             #[must_use = "a request does nothing unless it is awaited or sent"]
-            pub fn argument<'v>(mut self, name: &str, value: impl Into<$crate::protocol::Value<'v>>) -> Self {
+            pub fn argument<'v>(
+                mut self,
+                name: &str,
+                value: impl Into<$crate::protocol::Value<'v>>,
+            ) -> Self {
                 self.arguments.add("arguments", name, value);
                 self
             }

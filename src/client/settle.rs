@@ -24,7 +24,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Stale`]
-    pub fn basic_nack(&self, delivery: Delivery, multiple: bool, requeue: bool) -> Result<(), Error> {
+    pub fn basic_nack(
+        &self,
+        delivery: Delivery,
+        multiple: bool,
+        requeue: bool,
+    ) -> Result<(), Error> {
         delivery.nack(multiple, requeue)
     }
 }

@@ -14,7 +14,9 @@ pub struct BeginTransaction<'a> {
     client: &'a Client,
 }
 
-request!(BeginTransaction, Request, Transaction, |_it, machine| machine.transaction());
+request!(BeginTransaction, Request, Transaction, |_it, machine| {
+    machine.transaction()
+});
 
 /// Publishes and acknowledgements that take effect together on [`commit`](Self::commit).
 ///
@@ -47,7 +49,11 @@ pub struct Transaction {
 
 impl Transaction {
     pub(super) fn new(client: Client, id: TransactionId) -> Self {
-        Self { client, id, ended: false }
+        Self {
+            client,
+            id,
+            ended: false,
+        }
     }
 
     /// Publishes a message when the transaction is committed. Resolves when the message is queued
@@ -91,7 +97,10 @@ impl Transaction {
         end: impl FnOnce(&mut Connection, TransactionId) -> Result<PromiseId, Error>,
     ) -> Result<PromiseId, Error> {
         self.ended = true;
-        self.client.handle().link().with(|machine| end(machine, self.id))
+        self.client
+            .handle()
+            .link()
+            .with(|machine| end(machine, self.id))
     }
 
     /// Commits the transaction, and resolves to the mandatory messages that were returned as
@@ -110,7 +119,8 @@ impl Transaction {
     /// `tx.commit`, 1.9.2.3
     pub fn commit(self) -> Promise<Vec<Returned>> {
         let handle = self.client.handle().clone();
-        self.end(Connection::commit).map_or_else(Promise::failed, |id| Promise::new(handle, id))
+        self.end(Connection::commit)
+            .map_or_else(Promise::failed, |id| Promise::new(handle, id))
     }
 
     /// Rolls the transaction back: nothing takes effect. Messages of a `basic_get` go back to their
@@ -127,14 +137,18 @@ impl Transaction {
     /// `tx.rollback`, 1.9.2.5
     pub fn rollback(self) -> Promise<()> {
         let handle = self.client.handle().clone();
-        self.end(Connection::rollback).map_or_else(Promise::failed, |id| Promise::new(handle, id))
+        self.end(Connection::rollback)
+            .map_or_else(Promise::failed, |id| Promise::new(handle, id))
     }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.ended {
-            self.client.handle().link().with(|machine| machine.drop_transaction(self.id));
+            self.client
+                .handle()
+                .link()
+                .with(|machine| machine.drop_transaction(self.id));
         }
     }
 }

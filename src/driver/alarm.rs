@@ -18,7 +18,12 @@ impl<C: Clock> Default for Alarm<C> {
 impl<C: Clock> Alarm<C> {
     /// Returns `true` if the deadline, or an earlier one for which the timer was armed, has passed.
     /// Otherwise the task is woken when it passes.
-    pub(super) fn has_rung(&mut self, clock: &C, cx: &mut Context<'_>, until: Option<Instant>) -> bool {
+    pub(super) fn has_rung(
+        &mut self,
+        clock: &C,
+        cx: &mut Context<'_>,
+        until: Option<Instant>,
+    ) -> bool {
         let Some(until) = until else {
             self.0 = None;
             return false;

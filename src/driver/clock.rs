@@ -29,12 +29,18 @@ pub trait Clock {
     fn coalesced(&self, deadline: Instant) -> Instant {
         static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
         let left = deadline.saturating_duration_since(self.now());
-        let Some(grain) = (left / SLACK).as_nanos().checked_ilog2().map(|power| 1_u128 << power) else {
+        let Some(grain) = (left / SLACK)
+            .as_nanos()
+            .checked_ilog2()
+            .map(|power| 1_u128 << power)
+        else {
             return deadline;
         };
         let since = deadline.saturating_duration_since(*EPOCH).as_nanos();
         let later = u64::try_from(since.next_multiple_of(grain) - since).ok();
-        later.and_then(|later| deadline.checked_add(Duration::from_nanos(later))).unwrap_or(deadline)
+        later
+            .and_then(|later| deadline.checked_add(Duration::from_nanos(later)))
+            .unwrap_or(deadline)
     }
 }
 
@@ -93,10 +99,25 @@ mod tests {
     #[test]
     fn coalesced_deadline_is_at_most_a_64th_late() {
         let clock = Still(Instant::now());
-        for nanoseconds in [0, 1, 63, 64, 999, 1_000_000, 123_456_789, 30_000_000_000, 86_400_000_000_000] {
+        for nanoseconds in [
+            0,
+            1,
+            63,
+            64,
+            999,
+            1_000_000,
+            123_456_789,
+            30_000_000_000,
+            86_400_000_000_000,
+        ] {
             let left = Duration::from_nanos(nanoseconds);
-            let late = clock.coalesced(clock.0 + left).checked_duration_since(clock.0 + left);
-            assert!(late.is_some_and(|late| late <= left / SLACK), "{left:?}: {late:?}");
+            let late = clock
+                .coalesced(clock.0 + left)
+                .checked_duration_since(clock.0 + left);
+            assert!(
+                late.is_some_and(|late| late <= left / SLACK),
+                "{left:?}: {late:?}"
+            );
         }
         let past = clock.0.checked_sub(Duration::from_secs(1)).unwrap();
         assert_eq!(clock.coalesced(past), past);

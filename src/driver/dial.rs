@@ -18,7 +18,11 @@ use std::path::Path;
 pub trait Dial {
     /// Resolves a host to its addresses, in the order in which they should be tried. The host may
     /// be an IP address itself, an IPv6 address without brackets.
-    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+    fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
     /// Opens a TCP connection with `TCP_NODELAY`. A request is written in one piece, so Nagle's
     /// algorithm would only delay its last segment.
@@ -43,8 +47,14 @@ pub trait Dial {
 ///
 /// # Cancel safety
 /// Dropping the future closes the sockets that it has opened.
-pub async fn dial(dialer: &impl Dial, clock: &impl Clock, options: &Options) -> Result<Transport, Error> {
-    dial_from(0, dialer, clock, options).await.map(|(stream, _)| stream)
+pub async fn dial(
+    dialer: &impl Dial,
+    clock: &impl Clock,
+    options: &Options,
+) -> Result<Transport, Error> {
+    dial_from(0, dialer, clock, options)
+        .await
+        .map(|(stream, _)| stream)
 }
 
 /// Dials as [`dial`], beginning at the endpoint with this index. Returns its stream and index.

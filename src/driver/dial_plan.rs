@@ -126,7 +126,10 @@ impl DialPlan {
     /// # Errors
     /// [`Error::InvalidArgument`] if there is no endpoint.
     pub(crate) fn start(&mut self, now: Instant) -> Result<DialStep, Error> {
-        self.failed(Error::invalid("endpoints", "at least one endpoint is required"), now)
+        self.failed(
+            Error::invalid("endpoints", "at least one endpoint is required"),
+            now,
+        )
     }
 
     /// Returns the step after the current host was resolved to these addresses.
@@ -139,7 +142,10 @@ impl DialPlan {
         now: Instant,
     ) -> Result<DialStep, Error> {
         self.addresses = addresses.into_iter().map(Address::Tcp).collect();
-        let none = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host));
+        let none = io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{} has no address", self.host),
+        );
         self.failed(none.into(), now)
     }
 
@@ -157,7 +163,9 @@ impl DialPlan {
         if let Some(address) = self.addresses.pop_front() {
             return Ok(self.connect(address, now));
         }
-        let Some((index, endpoint)) = self.endpoints.pop_front() else { return Err(error) };
+        let Some((index, endpoint)) = self.endpoints.pop_front() else {
+            return Err(error);
+        };
         self.endpoint = index;
         match endpoint {
             Endpoint::Tcp { host, port } => {
@@ -169,8 +177,13 @@ impl DialPlan {
             #[cfg(unix)]
             Endpoint::Unix(path) => Ok(self.connect(Address::Unix(path), now)),
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => self
-                .failed(Error::invalid("endpoints", "Unix sockets are not supported on this platform"), now),
+            Endpoint::Unix(_) => self.failed(
+                Error::invalid(
+                    "endpoints",
+                    "Unix sockets are not supported on this platform",
+                ),
+                now,
+            ),
         }
     }
 
@@ -193,8 +206,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn plan(endpoints: &[Endpoint], first: usize, now: Instant) -> DialPlan {
-        let options = Options::default().endpoints_in_turn(endpoints.to_vec()).unwrap();
-        let options = options.resolve_timeout(SECOND).dial_timeout(2 * SECOND).tls_timeout(3 * SECOND);
+        let options = Options::default()
+            .endpoints_in_turn(endpoints.to_vec())
+            .unwrap();
+        let options = options
+            .resolve_timeout(SECOND)
+            .dial_timeout(2 * SECOND)
+            .tls_timeout(3 * SECOND);
         DialPlan::new(&options, first, now)
     }
 
@@ -207,7 +225,10 @@ mod tests {
     }
 
     fn resolve(host: &str) -> DialStep {
-        DialStep::Resolve { host: host.into(), port: 5672 }
+        DialStep::Resolve {
+            host: host.into(),
+            port: 5672,
+        }
     }
 
     fn refused() -> Error {
@@ -217,16 +238,26 @@ mod tests {
     #[test]
     fn every_address_of_every_endpoint_is_tried_once() {
         let now = Instant::now();
-        let mut plan = plan(&[Endpoint::tcp("a", 5672), Endpoint::tcp("b", 5672)], 0, now);
+        let mut plan = plan(
+            &[Endpoint::tcp("a", 5672), Endpoint::tcp("b", 5672)],
+            0,
+            now,
+        );
         assert_eq!(plan.start(now).unwrap(), resolve("a"));
-        assert_eq!(plan.resolved([address(1), address(2)], now).unwrap(), connect(1));
+        assert_eq!(
+            plan.resolved([address(1), address(2)], now).unwrap(),
+            connect(1)
+        );
         assert_eq!(plan.failed(refused(), now).unwrap(), connect(2));
         assert_eq!(plan.endpoint(), 0);
         assert_eq!(plan.failed(refused(), now).unwrap(), resolve("b"));
         assert_eq!(plan.endpoint(), 1);
         assert_eq!(plan.resolved([address(3)], now).unwrap(), connect(3));
         let last = Error::invalid("x", "the last one");
-        assert_eq!(plan.failed(last.clone(), now).unwrap_err().to_string(), last.to_string());
+        assert_eq!(
+            plan.failed(last.clone(), now).unwrap_err().to_string(),
+            last.to_string()
+        );
     }
 
     #[test]
@@ -274,17 +305,32 @@ mod tests {
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         let error = io::Error::from(io::ErrorKind::ConnectionRefused);
         plan.start(now).unwrap();
-        assert!(plan.io_error(&error).to_string().contains("a: connection refused"));
+        assert!(
+            plan.io_error(&error)
+                .to_string()
+                .contains("a: connection refused")
+        );
         plan.resolved([address(1)], now).unwrap();
-        assert!(plan.io_error(&error).to_string().contains("10.0.0.1:5672: connection refused"));
+        assert!(
+            plan.io_error(&error)
+                .to_string()
+                .contains("10.0.0.1:5672: connection refused")
+        );
     }
 
     #[test]
     #[cfg(unix)]
     fn a_unix_socket_is_used_without_tls() {
         let now = Instant::now();
-        let mut plan = plan(&[Endpoint::tcp("a", 5672), Endpoint::Unix("/s".into())], 1, now);
-        assert_eq!(plan.start(now).unwrap(), DialStep::Connect(Address::Unix("/s".into())));
+        let mut plan = plan(
+            &[Endpoint::tcp("a", 5672), Endpoint::Unix("/s".into())],
+            1,
+            now,
+        );
+        assert_eq!(
+            plan.start(now).unwrap(),
+            DialStep::Connect(Address::Unix("/s".into()))
+        );
         assert_eq!(plan.deadline(), now + 2 * SECOND);
         plan.connected(now);
         assert_eq!(plan.host(), None);
@@ -296,6 +342,9 @@ mod tests {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         plan.endpoints.clear();
-        assert!(matches!(plan.start(now), Err(Error::InvalidArgument { .. })));
+        assert!(matches!(
+            plan.start(now),
+            Err(Error::InvalidArgument { .. })
+        ));
     }
 }

@@ -111,7 +111,9 @@ impl<Io> Pump<Io> {
 
     /// Returns `true` if the stream below has received bytes since the last call.
     fn has_received(&mut self) -> bool {
-        let Some((counter, seen)) = &mut self.received else { return false };
+        let Some((counter, seen)) = &mut self.received else {
+            return false;
+        };
         let count = counter.load(Ordering::Relaxed);
         std::mem::replace(seen, count) != count
     }
@@ -123,9 +125,9 @@ impl<Io> Pump<Io> {
         self.has_news = false;
     }
 
-    /// Returns `true` if other tasks should run: this poll has read [`POLL_READ_BYTES`] bytes, or a short read
-    /// that brought many deliveries or results. More data may arrive until these are processed,
-    /// which saves the read that would return nothing.
+    /// Returns `true` if other tasks should run: this poll has read [`POLL_READ_BYTES`] bytes, or a
+    /// short read that brought many deliveries or results. More data may arrive until these are
+    /// processed, which saves the read that would return nothing.
     pub(crate) fn is_sated(&self) -> bool {
         self.taken_in >= POLL_READ_BYTES || self.has_news
     }
@@ -142,7 +144,12 @@ impl<Io> Pump<Io> {
     /// written, and returns what the state machine is waiting for. [`turn`](Self::turn) handles a
     /// timeout that has passed.
     pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
-        let Self { link, out, transmitted, .. } = self;
+        let Self {
+            link,
+            out,
+            transmitted,
+            ..
+        } = self;
         link.with(|machine| {
             match std::mem::take(transmitted) {
                 0 => {}
@@ -186,13 +193,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             self.expire(now, has_read);
             progress = true;
         }
-        if progress { Turn::Moved } else { Turn::Still(wishes) }
+        if progress {
+            Turn::Moved
+        } else {
+            Turn::Still(wishes)
+        }
     }
 
     /// Handles a timeout that has passed. If the state machine wants input and the stream was not
     /// read in this turn, the next turn reads first.
     fn expire(&mut self, now: Instant, has_read: bool) {
-        let Self { link, transmitted, .. } = self;
+        let Self {
+            link, transmitted, ..
+        } = self;
         link.with(|machine| {
             match std::mem::take(transmitted) {
                 0 => {}
@@ -229,7 +242,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         if self.unflushed && self.out.is_empty() && self.write_error.is_none() {
             match Pin::new(&mut self.io).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => progress = true,
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                    progress = true
+                }
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
                 Poll::Pending => {}
             }
@@ -251,14 +266,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             Poll::Ready(Ok(octets)) => {
                 self.decoder.filled(octets);
                 self.taken_in += octets;
-                let Self { link, decoder, out, .. } = self;
+                let Self {
+                    link, decoder, out, ..
+                } = self;
                 let is_much = link.with(|machine| {
                     let before = machine.buffered_deliveries();
                     machine.handle_input(now, decoder);
                     // Output of the state machine is written before other tasks run, as long as the
                     // stream accepts it.
                     let keeps_up = out.is_empty() && machine.has_output();
-                    let delivers = octets > READ_WORTH_YIELDING && machine.buffered_deliveries() > before;
+                    let delivers =
+                        octets > READ_WORTH_YIELDING && machine.buffered_deliveries() > before;
                     (delivers || machine.untold_answers() >= RESULTS_WORTH_YIELDING) && !keeps_up
                 });
                 self.has_news = is_much && octets < room;
@@ -283,7 +301,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
 
     fn finish(&mut self) -> Turn {
         self.finished = true;
-        self.link.with(|machine| if machine.is_down() { Turn::Down } else { Turn::Over(machine.outcome()) })
+        self.link.with(|machine| {
+            if machine.is_down() {
+                Turn::Down
+            } else {
+                Turn::Over(machine.outcome())
+            }
+        })
     }
 }
 

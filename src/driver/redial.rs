@@ -52,7 +52,9 @@ impl<D, C: Clock> fmt::Debug for DialDriver<D, C> {
             Phase::Driving(_) => "driving",
             Phase::Finished => "finished",
         };
-        f.debug_struct("DialDriver").field("phase", &phase).finish_non_exhaustive()
+        f.debug_struct("DialDriver")
+            .field("phase", &phase)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +66,14 @@ where
 {
     pub(crate) fn new(dialer: D, clock: C, options: Options, link: Arc<Link>) -> Self {
         let (dialer, clock, options) = (dialer.into(), clock.into(), options.into());
-        Self { dialer, clock, options, link, phase: Phase::Waiting, alarm: Alarm::default() }
+        Self {
+            dialer,
+            clock,
+            options,
+            link,
+            phase: Phase::Waiting,
+            alarm: Alarm::default(),
+        }
     }
 
     fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Turn {
@@ -109,7 +118,8 @@ where
                     Err(panic) => self.panicked(now, panic),
                     Ok(Poll::Ready(Ok((transport, endpoint)))) => {
                         let (is_private, received) = (transport.is_private(), transport.received());
-                        self.link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
+                        self.link
+                            .with(|machine| machine.handle_dialled(now, endpoint, is_private));
                         let mut pump = Pump::new(transport, self.link.clone());
                         pump.count(received);
                         self.phase = Phase::Driving(pump.into());
@@ -127,7 +137,8 @@ where
                 Some(wanted) => {
                     let (dialer, clock) = (self.dialer.clone(), self.clock.clone());
                     let options = self.options.clone();
-                    let dialling = async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
+                    let dialling =
+                        async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
                     self.phase = Phase::Dialling(Box::pin(dialling));
                     Turn::Moved
                 }
@@ -138,7 +149,9 @@ where
     }
 
     fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool {
-        let Self { alarm, clock, link, .. } = self;
+        let Self {
+            alarm, clock, link, ..
+        } = self;
         !alarm.has_rung(clock, cx, wishes.timeout) && link.sleep(cx.waker())
     }
 }

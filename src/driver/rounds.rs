@@ -9,7 +9,8 @@ use std::time::Instant;
 
 /// The result of a poll.
 pub(crate) enum Polled {
-    /// Nothing can be done before the stream is ready, the deadline is reached or a request is made.
+    /// Nothing can be done before the stream is ready, the deadline is reached or a request is
+    /// made.
     Idle,
     /// More can be done, but other tasks should run first.
     Busy,
@@ -81,12 +82,21 @@ pub(crate) fn tend(link: &Link, now: Instant) -> Wishes {
             timeout = machine.tend(now);
         }
         let over = machine.is_closed();
-        Wishes { input: false, timeout, closed: over, over }
+        Wishes {
+            input: false,
+            timeout,
+            closed: over,
+            over,
+        }
     })
 }
 
 /// Takes a turn for a connection without a stream: waits, unless the connection has ended.
 pub(crate) fn turn_without_stream(link: &Link, now: Instant) -> Turn {
     let wishes = tend(link, now);
-    if wishes.over { Turn::Over(link.with(|machine| machine.outcome())) } else { Turn::Still(wishes) }
+    if wishes.over {
+        Turn::Over(link.with(|machine| machine.outcome()))
+    } else {
+        Turn::Still(wishes)
+    }
 }

@@ -11,7 +11,11 @@ pub(crate) struct Security(Option<std::sync::Arc<crate::tls::rustls::ClientConfi
 #[cfg(feature = "tls")]
 impl Security {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
-        options.is_tls().then(|| crate::tls::client_config(options)).transpose().map(Self)
+        options
+            .is_tls()
+            .then(|| crate::tls::client_config(options))
+            .transpose()
+            .map(Self)
     }
 
     /// Returns the TLS configuration, if the options ask for TLS.
@@ -26,7 +30,9 @@ impl Security {
         host: &str,
         options: &Options,
     ) -> Result<Transport, Error> {
-        let Some(config) = &self.0 else { return Ok(stream) };
+        let Some(config) = &self.0 else {
+            return Ok(stream);
+        };
         let name = crate::tls::server_name(options, host)?;
         let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
         let received = stream.received();
@@ -42,12 +48,20 @@ pub(crate) struct Security;
 impl Security {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         if options.is_tls() {
-            return Err(Error::invalid("tls", "TLS requires puka's feature `tls`, which is disabled"));
+            return Err(Error::invalid(
+                "tls",
+                "TLS requires puka's feature `tls`, which is disabled",
+            ));
         }
         Ok(Self)
     }
 
-    pub(super) async fn secure(&self, stream: Transport, _: &str, _: &Options) -> Result<Transport, Error> {
+    pub(super) async fn secure(
+        &self,
+        stream: Transport,
+        _: &str,
+        _: &Options,
+    ) -> Result<Transport, Error> {
         Ok(stream)
     }
 }

@@ -33,13 +33,19 @@ pub struct Driver<Io, C: Clock> {
 
 impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("finished", &self.pump.is_finished()).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("finished", &self.pump.is_finished())
+            .finish_non_exhaustive()
     }
 }
 
 impl<Io, C: Clock> Driver<Io, C> {
     pub(crate) fn new(io: Io, clock: C, link: Arc<Link>) -> Self {
-        Self { pump: Pump::new(io, link), clock, alarm: Alarm::default() }
+        Self {
+            pump: Pump::new(io, link),
+            clock,
+            alarm: Alarm::default(),
+        }
     }
 }
 

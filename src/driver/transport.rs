@@ -23,18 +23,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 impl Transport {
     /// Wraps a stream that third parties can read, such as TCP.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        Self { io: Box::new(stream), private: false, received: None }
+        Self {
+            io: Box::new(stream),
+            private: false,
+            received: None,
+        }
     }
 
     /// Marks the stream as private: it is encrypted, or does not leave the machine.
     pub(crate) fn private(self) -> Self {
-        Self { private: true, ..self }
+        Self {
+            private: true,
+            ..self
+        }
     }
 
     /// Adds the counter of the bytes that the stream below has received.
     #[cfg(feature = "tls")]
     pub(crate) fn counted(self, received: Arc<AtomicUsize>) -> Self {
-        Self { received: Some(received), ..self }
+        Self {
+            received: Some(received),
+            ..self
+        }
     }
 
     /// Returns the counter of the bytes that the stream below has received, if there is one.
@@ -51,18 +61,28 @@ impl Transport {
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("private", &self.private).finish_non_exhaustive()
+        f.debug_struct("Transport")
+            .field("private", &self.private)
+            .finish_non_exhaustive()
     }
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_read(cx, into)
     }
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, octets)
     }
 

@@ -29,7 +29,10 @@ pub(super) struct Bell {
 impl Bell {
     /// Returns a bell that also wakes the application's event loop.
     pub(super) fn with_waker(waker: Waker) -> Self {
-        Self { foreign: Some(waker), ..Self::default() }
+        Self {
+            foreign: Some(waker),
+            ..Self::default()
+        }
     }
 
     fn ring(&self) {
@@ -100,7 +103,9 @@ fn wire() -> io::Result<(Wire, Wire)> {
     let far = Wire::connect(listener.local_addr()?)?;
     let (near, address) = listener.accept()?;
     if address != far.local_addr()? {
-        return Err(io::Error::other("unexpected connection to the internal loopback listener"));
+        return Err(io::Error::other(
+            "unexpected connection to the internal loopback listener",
+        ));
     }
     near.set_nonblocking(true)?;
     far.set_nonblocking(true)?;

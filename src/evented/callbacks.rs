@@ -88,11 +88,22 @@ pub(super) struct Callbacks<C> {
 impl<C> Callbacks<C> {
     pub(super) fn new() -> Self {
         let (sender, ready) = channel();
-        Self { slots: Vec::new(), free: Vec::new(), ready, sender, next: None }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready,
+            sender,
+            next: None,
+        }
     }
 
     fn waker(&self, index: usize, bell: &Arc<Bell>) -> Waker {
-        Arc::new(Ready { index, ready: self.sender.clone(), bell: bell.clone() }).into()
+        Arc::new(Ready {
+            index,
+            ready: self.sender.clone(),
+            bell: bell.clone(),
+        })
+        .into()
     }
 
     /// Adds a callback. It is ready at once, because its first poll registers its waker.
@@ -104,11 +115,21 @@ impl<C> Callbacks<C> {
         let generation = match self.slots.get_mut(index) {
             Some(slot) => {
                 let generation = slot.generation;
-                *slot = Slot { generation, waker, runs, place };
+                *slot = Slot {
+                    generation,
+                    waker,
+                    runs,
+                    place,
+                };
                 generation
             }
             None => {
-                self.slots.push(Slot { generation: 0, waker, runs, place });
+                self.slots.push(Slot {
+                    generation: 0,
+                    waker,
+                    runs,
+                    place,
+                });
                 0
             }
         };
@@ -116,18 +137,30 @@ impl<C> Callbacks<C> {
     }
 
     fn slot(&mut self, id: CallbackId) -> Option<&mut Slot<C>> {
-        self.slots.get_mut(id.index).filter(|slot| slot.generation == id.generation)
+        self.slots
+            .get_mut(id.index)
+            .filter(|slot| slot.generation == id.generation)
     }
 
     /// Takes out the next ready callback. Return it with [`put_back`](Self::put_back), or remove it
     /// with [`forget`](Self::forget).
     pub(super) fn take_ready(&mut self) -> Option<Task<C>> {
         while let Some(index) = self.next.take().or_else(|| self.ready.try_recv().ok()) {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
+            let Some(slot) = self.slots.get_mut(index) else {
+                continue;
+            };
             match std::mem::replace(&mut slot.place, Place::Running) {
                 Place::Waiting(step) => {
-                    let id = CallbackId { index, generation: slot.generation };
-                    return Some(Task { id, waker: slot.waker.clone(), runs: slot.runs, step });
+                    let id = CallbackId {
+                        index,
+                        generation: slot.generation,
+                    };
+                    return Some(Task {
+                        id,
+                        waker: slot.waker.clone(),
+                        runs: slot.runs,
+                        step,
+                    });
                 }
                 other => slot.place = other,
             }
@@ -164,7 +197,11 @@ impl<C> Callbacks<C> {
         slot.generation += 1;
         let place = std::mem::replace(&mut slot.place, Place::Free);
         self.free.push(id.index);
-        if let Place::Waiting(step) = place { Some(step) } else { None }
+        if let Place::Waiting(step) = place {
+            Some(step)
+        } else {
+            None
+        }
     }
 
     /// Connects all callbacks to another bell.

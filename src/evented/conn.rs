@@ -53,7 +53,9 @@ pub struct Evented<S> {
 
 impl<S> fmt::Debug for Evented<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Evented").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("Evented")
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +80,13 @@ impl<S: Read + Write> Evented<S> {
             ..Self::over(stream, Connection::dialled(latest, options), latest)
         };
         conn.turn(&mut Context::from_waker(Waker::noop()), latest);
-        conn.link.with(|machine| if machine.is_closed() { machine.outcome() } else { Ok(()) })?;
+        conn.link.with(|machine| {
+            if machine.is_closed() {
+                machine.outcome()
+            } else {
+                Ok(())
+            }
+        })?;
         Ok(conn)
     }
 
@@ -106,7 +114,11 @@ impl<S: Read + Write> Evented<S> {
     #[must_use]
     pub fn client(&self) -> Client {
         // If no handle is left, the connection is closing. Requests of a new handle report that.
-        Client::with_handle(self.others.upgrade().unwrap_or_else(|| Handle::new(self.link.clone())))
+        Client::with_handle(
+            self.others
+                .upgrade()
+                .unwrap_or_else(|| Handle::new(self.link.clone())),
+        )
     }
 
     /// Returns the stream.
@@ -170,7 +182,11 @@ impl<S: Read + Write> Evented<S> {
         let waker = Waker::from(self.bell.clone());
         loop {
             let now = self.now();
-            let wishes = if self.has_stream() { self.pump.wishes(now) } else { tend(&self.link, now) };
+            let wishes = if self.has_stream() {
+                self.pump.wishes(now)
+            } else {
+                tend(&self.link, now)
+            };
             if self.link.sleep(&waker) {
                 self.more |= wishes.input && !self.reading;
                 self.reading = wishes.input;
@@ -217,7 +233,8 @@ impl<S: Read + Write> Evented<S> {
             return false;
         }
         let wishes = self.wishes();
-        self.underway().map_or(wishes.input, |underway| underway.readable)
+        self.underway()
+            .map_or(wishes.input, |underway| underway.readable)
     }
 
     /// Returns `true` if the loop should wait until the stream is writable.
@@ -226,7 +243,8 @@ impl<S: Read + Write> Evented<S> {
             return false;
         }
         self.wishes();
-        self.underway().map_or_else(|| self.pump.has_output(), |underway| underway.writable)
+        self.underway()
+            .map_or_else(|| self.pump.has_output(), |underway| underway.writable)
     }
 
     /// Returns when to call [`on_timeout`](Self::on_timeout) at the latest. This is an instant in
@@ -234,7 +252,11 @@ impl<S: Read + Write> Evented<S> {
     /// stream has to be waited for. Call it before each wait.
     pub fn next_timeout(&mut self) -> Option<Instant> {
         self.bell.clear();
-        if self.callbacks.has_ready() { Some(self.latest) } else { self.next_deadline() }
+        if self.callbacks.has_ready() {
+            Some(self.latest)
+        } else {
+            self.next_deadline()
+        }
     }
 
     /// Returns the same as [`next_timeout`](Self::next_timeout), but ignores callbacks.
@@ -248,7 +270,10 @@ impl<S: Read + Write> Evented<S> {
         if self.more || closes || writes {
             return Some(self.latest);
         }
-        earlier(wishes.timeout, self.underway().map(|underway| underway.until))
+        earlier(
+            wishes.timeout,
+            self.underway().map(|underway| underway.until),
+        )
     }
 
     /// Returns `true` if the connection has ended and its stream is closed. Callbacks may still be
@@ -288,7 +313,12 @@ impl<S: Read + Write> Rounds for Evented<S> {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Self { dialled, pump, link, .. } = self;
+        let Self {
+            dialled,
+            pump,
+            link,
+            ..
+        } = self;
         if let Some(dialled) = dialled
             && let Some(turn) = dialled.turn(&mut pump.io.0, link, now)
         {
@@ -367,12 +397,16 @@ impl<S: Read + Write + 'static> Evented<S> {
                 callback(conn, Ok(delivery));
                 return Poll::Ready(Left::More);
             }
-            if let Some(ended) = consumer.ended().filter(|_| !std::mem::replace(&mut over, true)) {
+            if let Some(ended) = consumer
+                .ended()
+                .filter(|_| !std::mem::replace(&mut over, true))
+            {
                 callback(conn, Err(ended.clone()));
             }
             Poll::Ready(Left::Nothing)
         };
-        self.callbacks.add(&self.bell, Runs::AgainAfterPanic, Box::new(step))
+        self.callbacks
+            .add(&self.bell, Runs::AgainAfterPanic, Box::new(step))
     }
 
     /// Removes a callback, and drops it with its promise or consumer: the result of a promise is
@@ -392,7 +426,9 @@ impl<S: Read + Write + 'static> Evented<S> {
 
     /// Runs one callback, if one is ready. Returns `true` if it did.
     pub(super) fn run_callback(&mut self) -> bool {
-        let Some(mut task) = self.callbacks.take_ready() else { return false };
+        let Some(mut task) = self.callbacks.take_ready() else {
+            return false;
+        };
         let waker = task.waker.clone();
         let mut cx = Context::from_waker(&waker);
         match catch_unwind(AssertUnwindSafe(|| (task.step)(self, &mut cx))) {

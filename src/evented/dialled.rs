@@ -59,7 +59,10 @@ pub(super) struct Dialled<S> {
 
 impl<S> Dialled<S> {
     pub(super) fn new(dialler: impl Dialler<S> + 'static) -> Self {
-        Self { dialler: Box::new(dialler), phase: Phase::Waiting }
+        Self {
+            dialler: Box::new(dialler),
+            phase: Phase::Waiting,
+        }
     }
 
     /// Returns `true` if the stream is connected.
@@ -69,7 +72,11 @@ impl<S> Dialled<S> {
 
     /// Returns what dialling is waiting for, if the stream is being dialled.
     pub(super) fn underway(&self) -> Option<Underway> {
-        if let Phase::Dialling(underway) = self.phase { Some(underway) } else { None }
+        if let Phase::Dialling(underway) = self.phase {
+            Some(underway)
+        } else {
+            None
+        }
     }
 
     /// Returns the counter of the bytes that the stream below has received, if there is one.
@@ -95,7 +102,10 @@ impl<S> Dialled<S> {
             },
         };
         Some(match progress {
-            Ok(Progress::Ready { endpoint, is_private }) => {
+            Ok(Progress::Ready {
+                endpoint,
+                is_private,
+            }) => {
                 self.phase = Phase::Standing;
                 link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
                 Turn::Moved

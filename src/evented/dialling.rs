@@ -21,12 +21,20 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, attempt: None }
+        Self {
+            options,
+            attempt: None,
+        }
     }
 }
 
 impl Dialler<Stream> for Endpoints {
-    fn begin(&mut self, stream: &mut Stream, first: usize, now: Instant) -> Result<Progress, Error> {
+    fn begin(
+        &mut self,
+        stream: &mut Stream,
+        first: usize,
+        now: Instant,
+    ) -> Result<Progress, Error> {
         let attempt = self.attempt.insert(Attempt {
             security: Security::new(&self.options)?,
             plan: DialPlan::new(&self.options, first, now),
@@ -55,7 +63,10 @@ impl Dialler<Stream> for Endpoints {
 
 /// One round over the endpoints.
 struct Attempt {
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS it only checks the options"))]
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "without TLS it only checks the options")
+    )]
     security: Security,
     plan: DialPlan,
     /// The TCP connection is established, and the TLS handshake is in progress.
@@ -88,7 +99,8 @@ impl Attempt {
                     }
                 }
                 DialStep::Connect(address) => {
-                    let socket = Socket::begin(&address).map_err(|error| self.plan.io_error(&error));
+                    let socket =
+                        Socket::begin(&address).map_err(|error| self.plan.io_error(&error));
                     match socket.and_then(|socket| self.secured(socket, options)) {
                         Ok(socket) => {
                             stream.set(socket);
@@ -103,7 +115,12 @@ impl Attempt {
     }
 
     /// Continues with the current address, or with the next one if it has failed.
-    fn go_on(&mut self, stream: &mut Stream, options: &Options, now: Instant) -> Result<Progress, Error> {
+    fn go_on(
+        &mut self,
+        stream: &mut Stream,
+        options: &Options,
+        now: Instant,
+    ) -> Result<Progress, Error> {
         match self.go_on_with_address(stream, now) {
             Ok(progress) => Ok(progress),
             Err(failure) => {
@@ -128,7 +145,10 @@ impl Attempt {
         }
         if stream.socket.shake_hands()? {
             let is_private = stream.socket.is_private();
-            return Ok(Progress::Ready { endpoint: self.plan.endpoint(), is_private });
+            return Ok(Progress::Ready {
+                endpoint: self.plan.endpoint(),
+                is_private,
+            });
         }
         if now < self.plan.deadline() {
             return Ok(self.underway(true, stream.socket.wants_write()));
@@ -142,7 +162,9 @@ impl Attempt {
         match (self.security.config(), self.plan.host(), socket) {
             (Some(config), Some(host), Socket::Tcp(socket)) => {
                 let name = crate::tls::server_name(options, host)?;
-                Ok(Socket::Tls(Secured::new(socket, config.clone(), name)?.into()))
+                Ok(Socket::Tls(
+                    Secured::new(socket, config.clone(), name)?.into(),
+                ))
             }
             (_, _, socket) => Ok(socket),
         }
@@ -154,7 +176,11 @@ impl Attempt {
     }
 
     fn underway(&self, readable: bool, writable: bool) -> Progress {
-        Progress::Underway(Underway { until: self.plan.deadline(), readable, writable })
+        Progress::Underway(Underway {
+            until: self.plan.deadline(),
+            readable,
+            writable,
+        })
     }
 }
 
@@ -170,13 +196,21 @@ mod tests {
     const SOON: Duration = Duration::from_secs(60);
 
     fn free_address() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
     }
 
     /// Returns an unconnected stream, and a dialler with one endpoint for each of the addresses.
     fn dialler(addresses: &[SocketAddr]) -> (Stream, Endpoints) {
-        let endpoints = addresses.iter().map(|address| Endpoint::tcp("127.0.0.1", address.port()));
-        let options = Options::default().endpoints_in_turn(endpoints).unwrap().dial_timeout(SOON);
+        let endpoints = addresses
+            .iter()
+            .map(|address| Endpoint::tcp("127.0.0.1", address.port()));
+        let options = Options::default()
+            .endpoints_in_turn(endpoints)
+            .unwrap()
+            .dial_timeout(SOON);
         (Stream::nowhere().unwrap(), Endpoints::new(options))
     }
 
@@ -186,7 +220,11 @@ mod tests {
         let (mut stream, mut dialler) = dialler(addresses);
         let mut progress = dialler.begin(&mut stream, first, Instant::now())?;
         loop {
-            if let Progress::Ready { endpoint, is_private: false } = progress {
+            if let Progress::Ready {
+                endpoint,
+                is_private: false,
+            } = progress
+            {
                 return Ok((stream, endpoint));
             }
             std::thread::yield_now();
@@ -196,7 +234,11 @@ mod tests {
 
     fn until(progress: Result<Progress, Error>) -> Instant {
         match progress.unwrap() {
-            Progress::Underway(Underway { until, readable: false, writable: true }) => until,
+            Progress::Underway(Underway {
+                until,
+                readable: false,
+                writable: true,
+            }) => until,
             other => panic!("{other:?}"),
         }
     }
@@ -204,11 +246,18 @@ mod tests {
     #[test]
     fn addresses_are_tried_in_turn_from_the_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addresses = [free_address(), listener.local_addr().unwrap(), free_address()];
+        let addresses = [
+            free_address(),
+            listener.local_addr().unwrap(),
+            free_address(),
+        ];
         for first in 0..3 {
             let (stream, endpoint) = end_of(&addresses, first).unwrap();
             assert_eq!(endpoint, 1);
-            assert_eq!(stream.tcp().unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
+            assert_eq!(
+                stream.tcp().unwrap().peer_addr().unwrap(),
+                listener.local_addr().unwrap()
+            );
             assert!(stream.tcp().unwrap().nodelay().unwrap());
         }
     }
@@ -219,7 +268,10 @@ mod tests {
         let refused = end_of(&[free_address(), last], 0).unwrap_err();
         assert!(refused.is_connection_broken(), "{refused:?}");
         let text = refused.to_string();
-        assert!(text.contains("refused") && text.contains(&last.to_string()), "{text}");
+        assert!(
+            text.contains("refused") && text.contains(&last.to_string()),
+            "{text}"
+        );
     }
 
     #[test]
@@ -236,8 +288,15 @@ mod tests {
         assert_eq!(until(dialler.go_on(&mut stream, now + SOON / 2)), given_up);
         assert_eq!(stream.generation(), first);
         assert_eq!(until(dialler.go_on(&mut stream, given_up)), given_up + SOON);
-        assert_ne!(stream.generation(), first, "the generation must change with the descriptor");
-        assert_eq!(stream.tcp().unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert_ne!(
+            stream.generation(),
+            first,
+            "the generation must change with the descriptor"
+        );
+        assert_eq!(
+            stream.tcp().unwrap().peer_addr().unwrap(),
+            listener.local_addr().unwrap()
+        );
     }
 
     #[test]
@@ -252,9 +311,15 @@ mod tests {
     /// Returns an address that neither accepts nor refuses a connection: its backlog is full.
     fn silent() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
         let listener = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
-        (address, listener, vec![TcpStream::connect(address).unwrap()])
+        (
+            address,
+            listener,
+            vec![TcpStream::connect(address).unwrap()],
+        )
     }
 }

@@ -31,7 +31,11 @@ impl<S: Read> AsyncRead for NonBlocking<S> {
 }
 
 impl<S: Write> AsyncWrite for NonBlocking<S> {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         polled(self.0.write(octets))
     }
 

@@ -104,7 +104,10 @@ pub fn run<S: Read + Write + Source + 'static>(
     for client in &mut *clients {
         client.loop_broken = false;
     }
-    let outcome = run_until(clients, timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
+    let outcome = run_until(
+        clients,
+        timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+    );
     for client in clients {
         // Writes the requests of the last callbacks.
         drop(client.drive());
@@ -175,10 +178,17 @@ pub(super) fn sleep<S: Read + Write + Source>(
             sources.push(PollFd::new(client.socket(), interest));
         }
     }
-    let slept = if rung { Ok(0) } else { wait_for(&mut sources, until) };
+    let slept = if rung {
+        Ok(0)
+    } else {
+        wait_for(&mut sources, until)
+    };
     let mut sources = sources.iter();
     for client in clients.iter() {
-        let readable = !rung && sources.next().is_some_and(|wire| !wire.revents().is_empty());
+        let readable = !rung
+            && sources
+                .next()
+                .is_some_and(|wire| !wire.revents().is_empty());
         client.bell.stop_listening(readable);
     }
     slept.map(drop)

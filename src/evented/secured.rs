@@ -29,7 +29,10 @@ impl Secured {
 
     /// Continues the TLS handshake. Returns `true` once it is complete.
     pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
-        match self.0.poll_handshake(&mut Context::from_waker(Waker::noop())) {
+        match self
+            .0
+            .poll_handshake(&mut Context::from_waker(Waker::noop()))
+        {
             Poll::Ready(done) => done.map(|()| true),
             Poll::Pending => Ok(false),
         }
@@ -52,9 +55,15 @@ impl Secured {
     /// Polls without a waker.
     fn polled<T>(
         &mut self,
-        poll: impl FnOnce(Pin<&mut TlsStream<NonBlocking<TcpStream>>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(
+            Pin<&mut TlsStream<NonBlocking<TcpStream>>>,
+            &mut Context<'_>,
+        ) -> Poll<io::Result<T>>,
     ) -> io::Result<T> {
-        match poll(Pin::new(&mut self.0), &mut Context::from_waker(Waker::noop())) {
+        match poll(
+            Pin::new(&mut self.0),
+            &mut Context::from_waker(Waker::noop()),
+        ) {
             Poll::Ready(result) => result,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }

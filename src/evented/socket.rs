@@ -62,7 +62,9 @@ impl Socket {
 
     /// Returns `true` if the socket is connected, `false` while it is connecting.
     pub(super) fn is_connected(&self) -> io::Result<bool> {
-        let Some(socket) = self.tcp() else { return Ok(true) };
+        let Some(socket) = self.tcp() else {
+            return Ok(true);
+        };
         if let Some(error) = socket.take_error()? {
             return Err(error);
         }

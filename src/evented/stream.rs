@@ -18,7 +18,10 @@ pub struct Stream {
 impl Stream {
     /// Returns a stream without a connection.
     pub(super) fn nowhere() -> io::Result<Self> {
-        Ok(Self { socket: Socket::idle()?, generation: 0 })
+        Ok(Self {
+            socket: Socket::idle()?,
+            generation: 0,
+        })
     }
 
     /// Replaces the socket.

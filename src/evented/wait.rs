@@ -37,14 +37,21 @@ impl Awaited for Consumer {
     type Answer = Delivery;
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, Error>> {
-        Pin::new(&mut *self).poll_next(cx).map(|next| match (next, self.ended()) {
-            (Some(next), _) => next,
-            (None, None | Some(Ended::Cancelled)) => {
-                Err(Error::invalid("consumer", "the consumer was cancelled by the client"))
-            }
-            (None, Some(Ended::CancelledByServer)) => Err(Error::ConsumerCancelled(self.tag().to_owned())),
-            (None, Some(Ended::ChannelClosed(error) | Ended::ConnectionBroken(error))) => Err(error.clone()),
-        })
+        Pin::new(&mut *self)
+            .poll_next(cx)
+            .map(|next| match (next, self.ended()) {
+                (Some(next), _) => next,
+                (None, None | Some(Ended::Cancelled)) => Err(Error::invalid(
+                    "consumer",
+                    "the consumer was cancelled by the client",
+                )),
+                (None, Some(Ended::CancelledByServer)) => {
+                    Err(Error::ConsumerCancelled(self.tag().to_owned()))
+                }
+                (None, Some(Ended::ChannelClosed(error) | Ended::ConnectionBroken(error))) => {
+                    Err(error.clone())
+                }
+            })
     }
 }
 
@@ -92,7 +99,10 @@ impl<S: Read + Write + Source> Evented<S> {
         timeout: Option<Duration>,
     ) -> Result<(usize, Result<A::Answer, Error>), Error> {
         if awaited.is_empty() {
-            return Err(Error::invalid("awaited", "at least one promise is required"));
+            return Err(Error::invalid(
+                "awaited",
+                "at least one promise is required",
+            ));
         }
         self.wait_until(timeout, |cx| {
             let mut answers = awaited.iter_mut().enumerate();

@@ -44,7 +44,13 @@ impl Graveyard {
     /// Returns a graveyard and the receiver of its values.
     pub(super) fn new() -> (Arc<Self>, Receiver<Remains>) {
         let (sender, receiver) = channel();
-        (Arc::new(Self { sender, count: AtomicUsize::new(0) }), receiver)
+        (
+            Arc::new(Self {
+                sender,
+                count: AtomicUsize::new(0),
+            }),
+            receiver,
+        )
     }
 
     fn bury(&self, remains: Remains) {
@@ -75,7 +81,10 @@ impl Graveyard {
 
     /// Returns a share of a body. Its drop moves the user's share here.
     pub(super) fn guard_body(self: &Arc<Self>, body: &Bytes) -> Bytes {
-        Bytes::from_owner(GuardedBody { body: body.clone(), graveyard: self.clone() })
+        Bytes::from_owner(GuardedBody {
+            body: body.clone(),
+            graveyard: self.clone(),
+        })
     }
 
     /// Returns a mechanism whose drop moves the user's mechanism here.
@@ -83,7 +92,10 @@ impl Graveyard {
         self: &Arc<Self>,
         mechanism: Box<dyn SaslMechanism>,
     ) -> Box<dyn SaslMechanism> {
-        Box::new(GuardedMechanism { mechanism: Some(mechanism), graveyard: self.clone() })
+        Box::new(GuardedMechanism {
+            mechanism: Some(mechanism),
+            graveyard: self.clone(),
+        })
     }
 }
 
@@ -100,7 +112,8 @@ impl AsRef<[u8]> for GuardedBody {
 
 impl Drop for GuardedBody {
     fn drop(&mut self) {
-        self.graveyard.bury(Remains::Body(std::mem::take(&mut self.body)));
+        self.graveyard
+            .bury(Remains::Body(std::mem::take(&mut self.body)));
     }
 }
 
@@ -115,11 +128,15 @@ impl SaslMechanism for GuardedMechanism {
         &mut self,
         credentials: &Credentials,
     ) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
-        self.mechanism.as_mut().map_or(Ok(Vec::new()), |own| own.initial_response(credentials))
+        self.mechanism
+            .as_mut()
+            .map_or(Ok(Vec::new()), |own| own.initial_response(credentials))
     }
 
     fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
-        self.mechanism.as_mut().map_or(Ok(Vec::new()), |own| own.answer(challenge))
+        self.mechanism
+            .as_mut()
+            .map_or(Ok(Vec::new()), |own| own.answer(challenge))
     }
 }
 
@@ -175,7 +192,9 @@ pub(super) struct Causes(Vec<Cause>);
 impl Causes {
     /// Stores the cause of an error before it is passed to the state machine.
     pub(super) fn keep(&mut self, error: &Error, graveyard: &Graveyard) {
-        let Some(cause) = Cause::of(error) else { return };
+        let Some(cause) = Cause::of(error) else {
+            return;
+        };
         for last in self.0.extract_if(.., |cause| cause.is_last()) {
             graveyard.bury(Remains::Cause(last));
         }

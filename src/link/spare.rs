@@ -18,7 +18,11 @@ pub(super) struct Spare<'w> {
 impl<'w> Spare<'w> {
     #[inline]
     pub(super) fn new(waker: &'w Waker) -> Self {
-        Self { waker, clone: None, unused: None }
+        Self {
+            waker,
+            clone: None,
+            unused: None,
+        }
     }
 
     /// Clones the waker. The lock must not be held, because cloning may run the user's code.
@@ -39,10 +43,15 @@ impl<'w> Spare<'w> {
     /// Stores the waker in a place, unless a waker of the same task is there. Returns `false` if it
     /// has to be cloned first. Comparing wakers compares pointers and runs no code of the user.
     pub(super) fn replace(&mut self, place: &mut Option<Waker>) -> bool {
-        if place.as_ref().is_some_and(|kept| kept.will_wake(self.waker)) {
+        if place
+            .as_ref()
+            .is_some_and(|kept| kept.will_wake(self.waker))
+        {
             return true;
         }
-        let Some(clone) = self.clone.take() else { return false };
+        let Some(clone) = self.clone.take() else {
+            return false;
+        };
         self.unused = place.replace(clone);
         true
     }
@@ -52,7 +61,9 @@ impl<'w> Spare<'w> {
         if wakers.len() <= number {
             wakers.resize_with(number + 1, || None);
         }
-        wakers.get_mut(number).is_none_or(|place| self.replace(place))
+        wakers
+            .get_mut(number)
+            .is_none_or(|place| self.replace(place))
     }
 
     /// Stores the waker under a key. Returns the previous one, or `None` if it has to be cloned

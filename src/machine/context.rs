@@ -142,17 +142,22 @@ impl Context {
         // completing a promise never recurses. On a closed connection such a reply holds no
         // resources, and `proceed` would no longer empty the queue.
         let unwanted = self.promises.answer(promise, outcome);
-        if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) = unwanted {
+        if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) =
+            unwanted
+        {
             self.unwanted.push_back(reply);
         }
     }
     /// Returns `true` if a request that may have closed a connection is pending.
     pub(crate) fn is_trying(&self) -> bool {
-        self.trial.is_some_and(|promise| self.promises.is_waiting(promise))
+        self.trial
+            .is_some_and(|promise| self.promises.is_waiting(promise))
     }
 
     pub(crate) fn incarnation(&self, channel: u16) -> u64 {
-        self.channels.get(channel).map_or(0, |channel| channel.incarnation)
+        self.channels
+            .get(channel)
+            .map_or(0, |channel| channel.incarnation)
     }
 
     /// Answers those who waited for something on a channel that has no more to say.
@@ -173,8 +178,14 @@ impl Context {
                     self.note_refusal(&request, error);
                     self.answer(request.promise, Err(error.clone()));
                 }
-                Awaited::Qos { resize: Resize { promise, .. }, .. }
-                | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+                Awaited::Qos {
+                    resize: Resize { promise, .. },
+                    ..
+                }
+                | Awaited::Consume {
+                    resized: Some(Resize { promise, .. }),
+                    ..
+                }
                 | Awaited::Recover { promise, .. } => self.answer(promise, Err(error.clone())),
                 // Those of a consumer or a transaction are answered when it ends.
                 Awaited::Consume { .. }
@@ -200,7 +211,8 @@ impl Context {
         }
     }
 
-    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing after the other.
+    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing
+    /// after the other.
     pub(crate) fn open_channel(&mut self, role: Role) -> Option<u16> {
         let number = self.channels.add(role)?;
         self.write(number, &methods::Open {});
@@ -210,7 +222,9 @@ impl Context {
 
     pub(crate) fn await_reply(&mut self, number: u16, method: &'static MethodInfo, to: Awaited) {
         if let Some(channel) = self.channels.get_mut(number) {
-            channel.pending_replies.push_back(PendingReply { method, to });
+            channel
+                .pending_replies
+                .push_back(PendingReply { method, to });
         }
     }
 
@@ -221,17 +235,27 @@ impl Context {
         self.attention = true;
     }
 
-    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for it.
+    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for
+    /// it.
     pub(crate) fn release(&mut self, number: u16) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if !matches!(channel.role, Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending)
-        {
+        let Some(channel) = self.channels.get_mut(number) else {
+            return;
+        };
+        if !matches!(
+            channel.role,
+            Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending
+        ) {
             return;
         }
-        if channel.unsettled.unwanted() > 0 && channel.strays == 0 && !channel.is_consumer_changing() {
+        if channel.unsettled.unwanted() > 0
+            && channel.strays == 0
+            && !channel.is_consumer_changing()
+        {
             self.return_unwanted(number);
         }
-        let Some(channel) = self.channels.get_mut(number) else { return };
+        let Some(channel) = self.channels.get_mut(number) else {
+            return;
+        };
         if !channel.is_at_rest() {
             if channel.pending_replies.is_empty() && channel.consumer.is_none() {
                 self.channels.set_role(number, Role::Settling);
@@ -255,17 +279,27 @@ impl Context {
 
     /// Handles a late reply, on a closed channel, to a request that timed out.
     pub(crate) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        if channel.pending_replies.front().is_none_or(|pending| !pending.is_answered_by(reply.info(), None)) {
+        let Some(channel) = self.channels.get_mut(number) else {
+            return;
+        };
+        if channel
+            .pending_replies
+            .front()
+            .is_none_or(|pending| !pending.is_answered_by(reply.info(), None))
+        {
             return;
         }
-        if let Some(PendingReply { to: Awaited::Request(request), .. }) = channel.pending_replies.pop_front()
+        if let Some(PendingReply {
+            to: Awaited::Request(request),
+            ..
+        }) = channel.pending_replies.pop_front()
         {
             self.note(&request, reply);
         }
     }
 
-    /// Closes a channel that is not needed any more. Its number is free when the server has answered.
+    /// Closes a channel that is not needed any more. Its number is free when the server has
+    /// answered.
     pub(crate) fn close_channel(&mut self, number: u16) {
         self.write(
             number,
@@ -298,11 +332,21 @@ impl Context {
         // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
         // written.
         self.flush_channel_acks(number);
-        let Some(channel) = self.channels.get_mut(number) else { return };
+        let Some(channel) = self.channels.get_mut(number) else {
+            return;
+        };
         let (out, frame_max) = (&mut self.out, self.frame_max);
         channel.unsettled.return_unwanted(|delivery_tag, multiple| {
             // A nack fits into any frame.
-            let _ = out.method(number, frame_max, &basic::Nack { delivery_tag, multiple, requeue: true });
+            let _ = out.method(
+                number,
+                frame_max,
+                &basic::Nack {
+                    delivery_tag,
+                    multiple,
+                    requeue: true,
+                },
+            );
         });
         self.attention = true;
     }
@@ -323,10 +367,16 @@ impl Context {
         if !matches!(error, Error::NotFound(_)) {
             return;
         }
-        let Some(method) = request.method() else { return };
+        let Some(method) = request.method() else {
+            return;
+        };
         match method {
-            Method::Queue(queue::Method::Declare(it)) => self.topology.forget_queue(it.queue.as_octets()),
-            Method::Queue(queue::Method::Purge(it)) => self.topology.forget_queue(it.queue.as_octets()),
+            Method::Queue(queue::Method::Declare(it)) => {
+                self.topology.forget_queue(it.queue.as_octets())
+            }
+            Method::Queue(queue::Method::Purge(it)) => {
+                self.topology.forget_queue(it.queue.as_octets())
+            }
             Method::Basic(crate::protocol::method::basic::Method::Get(it)) => {
                 self.topology.forget_queue(it.queue.as_octets());
             }
@@ -334,21 +384,33 @@ impl Context {
         }
     }
 
-    /// The same request under the names that queues have now, for one that was made under the names that they had.
+    /// The same request under the names that queues have now, for one that was made under the names
+    /// that they had.
     pub(crate) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
         if !self.topology.has_renamed() {
             return request;
         }
-        let Some(method) = request.method() else { return request };
-        let encode = |method: &Method<'_>| WaitingRequest::new(request.promise, request.info, method).payload;
-        let Some(payload) = self.topology.renamed(method, encode) else { return request };
+        let Some(method) = request.method() else {
+            return request;
+        };
+        let encode = |method: &Method<'_>| {
+            WaitingRequest::new(request.promise, request.info, method).payload
+        };
+        let Some(payload) = self.topology.renamed(method, encode) else {
+            return request;
+        };
         WaitingRequest { payload, ..request }
     }
 
-    /// The same request under the first names of queues, under which it can be asked again on any connection.
+    /// The same request under the first names of queues, under which it can be asked again on any
+    /// connection.
     pub(crate) fn with_original_names(&self, request: WaitingRequest) -> WaitingRequest {
-        let Some(method) = request.method() else { return request };
-        let Some(renamed) = self.topology.unrenamed(method) else { return request };
+        let Some(method) = request.method() else {
+            return request;
+        };
+        let Some(renamed) = self.topology.unrenamed(method) else {
+            return request;
+        };
         WaitingRequest {
             payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
             ..request
@@ -358,7 +420,11 @@ impl Context {
     /// The name that a queue has now.
     pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
         let current = self.topology.current(name);
-        if current == name { Cow::Borrowed(name) } else { Cow::Owned(current.to_vec()) }
+        if current == name {
+            Cow::Borrowed(name)
+        } else {
+            Cow::Owned(current.to_vec())
+        }
     }
 
     #[cold]
@@ -368,12 +434,21 @@ impl Context {
     }
 
     pub(crate) fn flush_channel_acks(&mut self, number: u16) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
+        let Some(channel) = self.channels.get_mut(number) else {
+            return;
+        };
         channel.has_acks = false;
         let (out, frame_max) = (&mut self.out, self.frame_max);
         channel.unsettled.flush(|delivery_tag, multiple| {
             // An ack fits into any frame.
-            let _ = out.method(number, frame_max, &basic::Ack { delivery_tag, multiple });
+            let _ = out.method(
+                number,
+                frame_max,
+                &basic::Ack {
+                    delivery_tag,
+                    multiple,
+                },
+            );
         });
     }
 }

@@ -14,7 +14,8 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[inline]
 pub(crate) fn later(now: Instant, time: Duration) -> Instant {
     let time = time.min(LONGEST);
-    now.checked_add(time).unwrap_or_else(|| near_the_latest(now, time))
+    now.checked_add(time)
+        .unwrap_or_else(|| near_the_latest(now, time))
 }
 
 #[cold]
@@ -55,7 +56,11 @@ impl Deadline {
 
     #[inline]
     pub(crate) fn instant(self) -> Option<Instant> {
-        if let Self::At(instant) = self { Some(instant) } else { None }
+        if let Self::At(instant) = self {
+            Some(instant)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn has_passed(self, now: Instant) -> bool {
@@ -70,10 +75,14 @@ mod tests {
     #[test]
     fn later_saturates_for_any_clock() {
         let now = Instant::now();
-        assert_eq!(later(now, Duration::from_secs(1)), now + Duration::from_secs(1));
+        assert_eq!(
+            later(now, Duration::from_secs(1)),
+            now + Duration::from_secs(1)
+        );
         assert_eq!(later(now, Duration::MAX), now + LONGEST);
         let end = (0..128).fold(now, |end, halvings| {
-            end.checked_add(Duration::MAX / 2_u32.saturating_pow(halvings)).unwrap_or(end)
+            end.checked_add(Duration::MAX / 2_u32.saturating_pow(halvings))
+                .unwrap_or(end)
         });
         assert!(later(end, Duration::MAX) >= end);
     }

@@ -18,10 +18,15 @@ pub(crate) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId)
 }
 
 impl Session {
-    pub(crate) fn receive_on_channel(&mut self, number: u16, mut frame: Frame<'_>) -> Result<(), Error> {
+    pub(crate) fn receive_on_channel(
+        &mut self,
+        number: u16,
+        mut frame: Frame<'_>,
+    ) -> Result<(), Error> {
         let most = self.cx.options.limits.message_size;
         let Some(channel) = self.cx.channels.get_mut(number) else {
-            // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may still come.
+            // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may
+            // still come.
             if self.cx.channels.was_closed_by_server(number) {
                 return Ok(());
             }
@@ -56,12 +61,20 @@ impl Session {
             }
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
             if channel.assembly.is_some() {
-                return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a method inside a content", method.id()));
+                return Err(broken(
+                    ReplyCode::UNEXPECTED_FRAME,
+                    "a method inside a content",
+                    method.id(),
+                ));
             }
             return self.receive_method(number, method);
         }
         let Some(assembly) = &mut channel.assembly else {
-            return Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content without its method", MethodId::NONE));
+            return Err(broken(
+                ReplyCode::UNEXPECTED_FRAME,
+                "a content without its method",
+                MethodId::NONE,
+            ));
         };
         let before = assembly.size();
         let is_whole = match frame.kind() {
@@ -78,12 +91,18 @@ impl Session {
         }
         self.cx.channels.resize_partial(before, after);
         is_whole?;
-        self.cx.channels.bound_partial(self.cx.options.limits.buffered_octets);
+        self.cx
+            .channels
+            .bound_partial(self.cx.options.limits.buffered_octets);
         Ok(())
     }
 
     /// "Discard all received methods except Close and Close-OK" (1.5.2.5).
-    pub(crate) fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
+    pub(crate) fn receive_on_closing(
+        &mut self,
+        number: u16,
+        frame: &Frame<'_>,
+    ) -> Result<(), Error> {
         if frame.kind() != FrameKind::Method {
             return Ok(());
         }
@@ -117,7 +136,10 @@ impl Session {
             Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
             Method::Basic(basic::Method::Return(returned)) => {
                 let text = returned.reply_text.to_str_lossy().into();
-                let purpose = Purpose::Returned { code: returned.reply_code, text };
+                let purpose = Purpose::Returned {
+                    code: returned.reply_code,
+                    text,
+                };
                 self.begin_content(number, purpose, returned.exchange, returned.routing_key);
             }
             Method::Basic(basic::Method::Ack(ack)) => {
@@ -129,14 +151,22 @@ impl Session {
             Method::Basic(basic::Method::Cancel(cancel)) => {
                 self.consuming.server_cancels(&mut self.cx, number, cancel)
             }
-            Method::Channel(channels::Method::Close(close)) => self.channel_closed(number, close)?,
+            Method::Channel(channels::Method::Close(close)) => {
+                self.channel_closed(number, close)?
+            }
             Method::Channel(channels::Method::Flow(flow)) => {
-                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active) {
+                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active)
+                {
                     self.publishing.held.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = flow.active;
                 }
-                self.cx.write(number, &channels::FlowOk { active: flow.active });
+                self.cx.write(
+                    number,
+                    &channels::FlowOk {
+                        active: flow.active,
+                    },
+                );
             }
             method => self.receive_reply(number, method)?,
         }
@@ -151,15 +181,27 @@ impl Session {
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
     ) -> Result<(), Error> {
-        let recipient = self.consuming.recipient(&self.cx, number, deliver.consumer_tag);
-        let basic::Deliver { delivery_tag: tag, redelivered, exchange, routing_key, .. } = deliver;
+        let recipient = self
+            .consuming
+            .recipient(&self.cx, number, deliver.consumer_tag);
+        let basic::Deliver {
+            delivery_tag: tag,
+            redelivered,
+            exchange,
+            routing_key,
+            ..
+        } = deliver;
         match content {
             Some(content) => {
                 let message = Message::as_it_came(exchange, routing_key, &content);
                 self.receive_delivery(number, recipient, tag, redelivered, message)
             }
             None => {
-                let purpose = Purpose::Deliver { recipient, tag, redelivered };
+                let purpose = Purpose::Deliver {
+                    recipient,
+                    tag,
+                    redelivered,
+                };
                 self.begin_content(number, purpose, exchange, routing_key);
                 Ok(())
             }
@@ -180,7 +222,8 @@ impl Session {
             self.publishing.reply(&mut self.cx, number, message);
             return Ok(());
         }
-        self.consuming.deliver(&mut self.cx, number, recipient, tag, redelivered, message)
+        self.consuming
+            .deliver(&mut self.cx, number, recipient, tag, redelivered, message)
     }
 
     #[inline]
@@ -192,7 +235,12 @@ impl Session {
         routing_key: ShortStr<'_>,
     ) {
         if let Some(channel) = self.cx.channels.get_mut(number) {
-            channel.assembly = Some(Assembly::new(purpose, exchange, routing_key, &mut self.cx.spare));
+            channel.assembly = Some(Assembly::new(
+                purpose,
+                exchange,
+                routing_key,
+                &mut self.cx.spare,
+            ));
         }
     }
 
@@ -204,9 +252,23 @@ impl Session {
         accepted: bool,
         id: MethodId,
     ) -> Result<(), Error> {
-        let awaited = self.cx.channels.get(number).and_then(|channel| channel.pending_replies.front());
-        let selecting = matches!(awaited, Some(PendingReply { to: Awaited::Nothing, .. }));
-        if !selecting && self.publishing.confirm(&mut self.cx, number, tag, multiple, accepted) {
+        let awaited = self
+            .cx
+            .channels
+            .get(number)
+            .and_then(|channel| channel.pending_replies.front());
+        let selecting = matches!(
+            awaited,
+            Some(PendingReply {
+                to: Awaited::Nothing,
+                ..
+            })
+        );
+        if !selecting
+            && self
+                .publishing
+                .confirm(&mut self.cx, number, tag, multiple, accepted)
+        {
             return Ok(());
         }
         let text = format!("a confirm of publish {tag}, which waits for none");
@@ -214,17 +276,36 @@ impl Session {
     }
 
     pub(crate) fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
-        let awaited =
-            self.cx.channels.get_mut(number).and_then(|channel| channel.pending_replies.pop_front());
-        let Some(PendingReply { to: Awaited::Get { request, no_ack }, .. }) = awaited else {
+        let awaited = self
+            .cx
+            .channels
+            .get_mut(number)
+            .and_then(|channel| channel.pending_replies.pop_front());
+        let Some(PendingReply {
+            to: Awaited::Get { request, no_ack },
+            ..
+        }) = awaited
+        else {
             return Err(broken(
                 ReplyCode::COMMAND_INVALID,
                 "a message that nobody asked for",
                 basic::GetOk::ID,
             ));
         };
-        let &basic::GetOk { delivery_tag: tag, redelivered, exchange, routing_key, message_count } = got;
-        let purpose = Purpose::Got { request, no_ack, tag, redelivered, message_count };
+        let &basic::GetOk {
+            delivery_tag: tag,
+            redelivered,
+            exchange,
+            routing_key,
+            message_count,
+        } = got;
+        let purpose = Purpose::Got {
+            request,
+            no_ack,
+            tag,
+            redelivered,
+            message_count,
+        };
         self.begin_content(number, purpose, exchange, routing_key);
         Ok(())
     }
@@ -236,17 +317,33 @@ impl Session {
         message: Message,
     ) -> Result<(), Error> {
         match purpose {
-            Purpose::Deliver { recipient, tag, redelivered } => {
-                self.receive_delivery(number, recipient, tag, redelivered, message)
-            }
-            Purpose::Got { request, no_ack, tag, redelivered, message_count } => {
-                self.got(number, request.promise, no_ack, tag, redelivered, message_count, message)
-            }
+            Purpose::Deliver {
+                recipient,
+                tag,
+                redelivered,
+            } => self.receive_delivery(number, recipient, tag, redelivered, message),
+            Purpose::Got {
+                request,
+                no_ack,
+                tag,
+                redelivered,
+                message_count,
+            } => self.got(
+                number,
+                request.promise,
+                no_ack,
+                tag,
+                redelivered,
+                message_count,
+                message,
+            ),
             Purpose::Returned { code, text } => {
                 if self.publishing.publishers.on(number).is_some() {
-                    self.publishing.returned(&mut self.cx, number, code, &text, message);
+                    self.publishing
+                        .returned(&mut self.cx, number, code, &text, message);
                 } else {
-                    self.transactions.returned_in_transaction(number, code, &text, message);
+                    self.transactions
+                        .returned_in_transaction(number, code, &text, message);
                 }
                 Ok(())
             }
@@ -264,9 +361,15 @@ impl Session {
         message_count: u32,
         message: Message,
     ) -> Result<(), Error> {
-        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = self.cx.channels.get_mut(number) else {
+            return Ok(());
+        };
         if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(broken(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::GetOk::ID));
+            return Err(broken(
+                ReplyCode::COMMAND_INVALID,
+                "a delivery tag used again",
+                basic::GetOk::ID,
+            ));
         }
         let incarnation = channel.incarnation;
         let delivered = Delivered {
@@ -282,13 +385,21 @@ impl Session {
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.cx.release(number);
-        self.cx.answer(promise, Ok(Reply::Delivery(Some(Box::new(Got { delivered, message_count })))));
+        self.cx.answer(
+            promise,
+            Ok(Reply::Delivery(Some(Box::new(Got {
+                delivered,
+                message_count,
+            })))),
+        );
         Ok(())
     }
 
     pub(crate) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
-        let Some(channel) = self.cx.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = self.cx.channels.get_mut(number) else {
+            return Ok(());
+        };
         let of_tag = match method {
             Method::Basic(basic::Method::ConsumeOk(ok)) => Some(ok.consumer_tag),
             Method::Basic(basic::Method::CancelOk(ok)) => Some(ok.consumer_tag),
@@ -296,14 +407,21 @@ impl Session {
         };
         let info = method.info();
         let answered = |pending: &PendingReply| pending.is_answered_by(info, of_tag);
-        let place = channel.pending_replies.iter().position(|it| answered(it) || !it.to.may_be_overtaken());
+        let place = channel
+            .pending_replies
+            .iter()
+            .position(|it| answered(it) || !it.to.may_be_overtaken());
         let place = place.filter(|place| channel.pending_replies.get(*place).is_some_and(answered));
         let Some(pending) = place.and_then(|place| channel.pending_replies.remove(place)) else {
             // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
             if id == basic::CancelOk::ID {
                 return Ok(());
             }
-            return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
+            return Err(broken(
+                ReplyCode::COMMAND_INVALID,
+                "a method that was not to come",
+                id,
+            ));
         };
         match pending.to {
             Awaited::Nothing => {}
@@ -314,14 +432,26 @@ impl Session {
             }
             Awaited::Request(request) => {
                 self.cx.note(&request, &method);
-                self.cx.answer(request.promise, Ok(Context::reply_of(method)));
+                self.cx
+                    .answer(request.promise, Ok(Context::reply_of(method)));
             }
-            Awaited::Qos { resize: Resize { promise, .. }, .. } | Awaited::Recover { promise, .. } => {
+            Awaited::Qos {
+                resize: Resize { promise, .. },
+                ..
+            }
+            | Awaited::Recover { promise, .. } => {
                 self.cx.answer(promise, Ok(Reply::Done));
             }
             Awaited::Restored => self.recovery.step_done(&mut self.cx, &method),
-            Awaited::Get { request, .. } => self.cx.answer(request.promise, Ok(Reply::Delivery(None))),
-            Awaited::Consume { consumer, tag, resized, .. } => {
+            Awaited::Get { request, .. } => {
+                self.cx.answer(request.promise, Ok(Reply::Delivery(None)))
+            }
+            Awaited::Consume {
+                consumer,
+                tag,
+                resized,
+                ..
+            } => {
                 let resized = resized.map(|resize| resize.promise);
                 self.consuming.consume_ok(
                     &mut self.cx,
@@ -331,29 +461,44 @@ impl Session {
                     resized,
                 );
                 if self.cx.stage == Stage::Restoring {
-                    self.recovery.restore_deadline = Deadline::In(self.cx.options.deadlines.request);
+                    self.recovery.restore_deadline =
+                        Deadline::In(self.cx.options.deadlines.request);
                 }
             }
-            Awaited::Cancel { consumer, tag, .. } => self.consuming.cancel_ok(&mut self.cx, consumer, tag),
-            Awaited::Transaction { id, .. } => self.transactions.transaction_replied(&mut self.cx, id),
+            Awaited::Cancel { consumer, tag, .. } => {
+                self.consuming.cancel_ok(&mut self.cx, consumer, tag)
+            }
+            Awaited::Transaction { id, .. } => {
+                self.transactions.transaction_replied(&mut self.cx, id)
+            }
         }
         self.cx.release(number);
         Ok(())
     }
 
     /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
-    pub(crate) fn channel_closed(&mut self, number: u16, close: channels::Close<'_>) -> Result<(), Error> {
+    pub(crate) fn channel_closed(
+        &mut self,
+        number: u16,
+        close: channels::Close<'_>,
+    ) -> Result<(), Error> {
         self.cx.write(number, &channels::CloseOk {});
-        let Some(mut channel) = self.cx.channels.remove_closed_by_server(number) else { return Ok(()) };
+        let Some(mut channel) = self.cx.channels.remove_closed_by_server(number) else {
+            return Ok(());
+        };
         let mut outcome = Ok(());
         let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.pending_replies);
-        self.cx.answer_awaited(channel.assembly.take(), awaited, &error);
+        self.cx
+            .answer_awaited(channel.assembly.take(), awaited, &error);
         if let Some(consumer) = channel.consumer.take() {
-            self.recovery.consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
+            self.recovery
+                .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
         }
-        self.publishing.publisher_closed(&mut self.cx, number, &error);
-        self.transactions.transaction_closed(&mut self.cx, number, &error);
+        self.publishing
+            .publisher_closed(&mut self.cx, number, &error);
+        self.transactions
+            .transaction_closed(&mut self.cx, number, &error);
         if channel.role == Role::Restore {
             outcome = self.recovery.step_failed(&mut self.cx, &error);
         }
@@ -365,6 +510,9 @@ impl Session {
 
 /// What the server closes a channel over.
 pub(crate) fn fault_of(close: &channels::Close<'_>) -> Fault {
-    let method = MethodId { class: close.class_id, method: close.method_id };
+    let method = MethodId {
+        class: close.class_id,
+        method: close.method_id,
+    };
     Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
 }

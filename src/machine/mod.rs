@@ -1,15 +1,17 @@
 //! The connection as plain data.
 //!
-//! [`Connection`] takes octets, the time and what a user asks for, and gives out octets, outcomes and the next deadline.
-//! It does no I/O and knows no clock, lock, waker or thread, so a test can run hours of it in a moment, the same way each
-//! time. Whoever drives it does, again and again:
+//! [`Connection`] takes octets, the time and what a user asks for, and gives out octets, outcomes
+//! and the next deadline. It does no I/O and knows no clock, lock, waker or thread, so a test can
+//! run hours of it in a moment, the same way each time. Whoever drives it does, again and again:
 //!
-//! 1. reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`], unless
-//!    [`Connection::wants_input`] says no; tells of the transport's end with [`Connection::handle_loss`];
+//! 1. reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`],
+//!    unless [`Connection::wants_input`] says no; tells of the transport's end with
+//!    [`Connection::handle_loss`];
 //! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed, but reads
 //!    first: the server's silence is judged then, and after a pause of the process its data is
 //!    still in the socket;
-//! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with [`Connection::handle_transmitted`];
+//! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with
+//!    [`Connection::handle_transmitted`];
 //! 4. passes on the events of [`Connection::poll_event`], and runs the steps that
 //!    [`Connection::poll_login`] and [`Connection::poll_filter`] return.
 //!

@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's `connection.blocked`).
+    /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's
+    /// `connection.blocked`).
     Blocked(Box<str>),
     /// The broker takes publishes again.
     Unblocked,
@@ -62,10 +63,11 @@ pub enum Notice {
     /// refused it for now. The field is its tag, as [`Consumer::tag`](crate::Consumer::tag) returns
     /// it.
     ConsumerRestored(Box<str>),
-    /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be remembered, so not
-    /// everything will be declared again. Told once.
+    /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be
+    /// remembered, so not everything will be declared again. Told once.
     NotRecorded,
-    /// The connection is closed; [`Error::Closed`] when it was from this side. It is the last notice.
+    /// The connection is closed; [`Error::Closed`] when it was from this side. It is the last
+    /// notice.
     Closed(Error),
     /// The listener was slow, and so many notices that were older than the next were dropped.
     Lost(u64),
@@ -124,7 +126,11 @@ impl Notices {
 
     /// Tells one alone.
     pub(crate) fn tell_one(&mut self, id: ListenerId, notice: &Notice) {
-        if self.listeners.get_mut(&id).is_some_and(|listener| listener.hear(notice)) {
+        if self
+            .listeners
+            .get_mut(&id)
+            .is_some_and(|listener| listener.hear(notice))
+        {
             self.announcements.push_back(id);
         }
     }
@@ -164,7 +170,9 @@ mod tests {
         notices.tell(&Notice::Unblocked);
         assert_eq!(notices.poll_announcement(), Some(listener));
         assert_eq!(notices.poll_announcement(), None);
-        assert!(matches!(notices.take(listener), Some(Notice::Blocked(why)) if &*why == "low on memory"));
+        assert!(
+            matches!(notices.take(listener), Some(Notice::Blocked(why)) if &*why == "low on memory")
+        );
         assert!(matches!(notices.take(listener), Some(Notice::Unblocked)));
         assert!(notices.take(listener).is_none());
     }

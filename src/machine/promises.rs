@@ -1,7 +1,7 @@
 //! Promises: what was asked for and is not answered, or answered and not fetched.
 //!
-//! A promise is answered exactly once. One whose holder has gone is answered all the same, and what came is handed back
-//! to be disposed of.
+//! A promise is answered exactly once. One whose holder has gone is answered all the same, and what
+//! came is handed back to be disposed of.
 
 use crate::error::Error;
 use crate::machine::channel::content::Got;
@@ -101,8 +101,8 @@ struct Slot {
     state: State,
     /// It counts as a pending request.
     is_request: bool,
-    /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have no deadline here, and
-    /// most are answered with [`Reply::Done`].
+    /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have
+    /// no deadline here, and most are answered with [`Reply::Done`].
     more: Option<Box<More>>,
 }
 
@@ -115,7 +115,11 @@ impl Slot {
     }
 
     fn deadline(&self) -> Option<&Deadline> {
-        if let Some(More::Deadline(deadline)) = self.more.as_deref() { Some(deadline) } else { None }
+        if let Some(More::Deadline(deadline)) = self.more.as_deref() {
+            Some(deadline)
+        } else {
+            None
+        }
     }
 
     /// Removes the deadline. Returns when it would have been, if it has started.
@@ -129,8 +133,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Promises {
     slots: Vec<Slot>,
-    /// Numbers that are free. The last that became free is the next, while its slot is in the processor's cache; the generation
-    /// tells it from what it was before.
+    /// Numbers that are free. The last that became free is the next, while its slot is in the
+    /// processor's cache; the generation tells it from what it was before.
     free: Vec<u32>,
     waiting: usize,
     requests: usize,
@@ -152,14 +156,26 @@ impl Promises {
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
             slot.state = waiting;
-            return PromiseId { index, generation: slot.generation };
+            return PromiseId {
+                index,
+                generation: slot.generation,
+            };
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, state: waiting, is_request: false, more: None });
-        PromiseId { index, generation: 0 }
+        self.slots.push(Slot {
+            generation: 0,
+            state: waiting,
+            is_request: false,
+            more: None,
+        });
+        PromiseId {
+            index,
+            generation: 0,
+        }
     }
 
-    /// A new promise that is done from the start. Nobody can wait for it yet, so nobody is to be told.
+    /// A new promise that is done from the start. Nobody can wait for it yet, so nobody is to be
+    /// told.
     #[inline]
     pub(crate) fn open_done(&mut self) -> PromiseId {
         let id = self.open();
@@ -172,7 +188,10 @@ impl Promises {
 
     /// Nobody's promise, for what is asked on nobody's behalf.
     pub(crate) fn nobody(&self) -> PromiseId {
-        PromiseId { index: u32::MAX, generation: u32::MAX }
+        PromiseId {
+            index: u32::MAX,
+            generation: u32::MAX,
+        }
     }
 
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
@@ -198,7 +217,9 @@ impl Promises {
     }
 
     fn slot(&mut self, id: PromiseId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)
+        self.slots
+            .get_mut(id.index())
+            .filter(|slot| slot.generation == id.generation)
     }
 
     /// Whether it is still to be answered, wanted or not.
@@ -213,10 +234,13 @@ impl Promises {
         self.waiting
     }
 
-    /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or answered before.
+    /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or
+    /// answered before.
     #[inline]
     pub(crate) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
-        let Some(slot) = self.settle(id) else { return outcome.ok() };
+        let Some(slot) = self.settle(id) else {
+            return outcome.ok();
+        };
         if !matches!(outcome, Ok(Reply::Done)) {
             slot.more = Some(More::Outcome(outcome).into());
         }
@@ -232,8 +256,13 @@ impl Promises {
     /// The slot of a promise that is answered now, and that somebody wants to be.
     #[inline]
     fn settle(&mut self, id: PromiseId) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
-        let State::Waiting { abandoned } = slot.state else { return None };
+        let slot = self
+            .slots
+            .get_mut(id.index())
+            .filter(|slot| slot.generation == id.generation)?;
+        let State::Waiting { abandoned } = slot.state else {
+            return None;
+        };
         if let Some(at) = slot.untime() {
             self.deadlines.remove(&(at, id));
         }
@@ -252,7 +281,10 @@ impl Promises {
     /// Fetches the answer, once.
     #[inline]
     pub(crate) fn fetch(&mut self, id: PromiseId) -> Option<Answer> {
-        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
+        let slot = self
+            .slots
+            .get_mut(id.index())
+            .filter(|slot| slot.generation == id.generation)?;
         if slot.state != State::Answered {
             return None;
         }
@@ -284,7 +316,10 @@ impl Promises {
     pub(crate) fn stamp(&mut self, now: Instant) {
         while let Some(id) = self.unstamped.pop() {
             if let Some(slot) = self.slot(id)
-                && let Some(More::Deadline(Deadline { at: at @ None, timeout })) = slot.more.as_deref_mut()
+                && let Some(More::Deadline(Deadline {
+                    at: at @ None,
+                    timeout,
+                })) = slot.more.as_deref_mut()
             {
                 let deadline = later(now, *timeout);
                 *at = Some(deadline);
@@ -320,15 +355,22 @@ impl Promises {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// A promise whose deadline has passed, and how much time it had. It is to be answered before the next call.
+    /// A promise whose deadline has passed, and how much time it had. It is to be answered before
+    /// the next call.
     pub(crate) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
-        let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
+        let (_, id) = *self
+            .deadlines
+            .first()
+            .filter(|(deadline, _)| *deadline <= now)?;
         Some((id, self.slots.get(id.index())?.deadline()?.timeout))
     }
 
     /// Returns `true` if the promise is pending and not abandoned.
     pub(crate) fn is_wanted(&self, id: PromiseId) -> bool {
-        let slot = self.slots.get(id.index()).filter(|slot| slot.generation == id.generation);
+        let slot = self
+            .slots
+            .get(id.index())
+            .filter(|slot| slot.generation == id.generation);
         slot.is_some_and(|slot| slot.state == State::Waiting { abandoned: false })
     }
 
@@ -337,7 +379,10 @@ impl Promises {
         let slots = self.slots.iter().enumerate();
         slots
             .filter(|(_, slot)| matches!(slot.state, State::Waiting { .. }))
-            .map(|(index, slot)| PromiseId { index: index as u32, generation: slot.generation })
+            .map(|(index, slot)| PromiseId {
+                index: index as u32,
+                generation: slot.generation,
+            })
             .collect()
     }
 
@@ -361,11 +406,17 @@ mod tests {
         promises.stamp(now);
         promises.retime(late, 2 * TIMEOUT);
         promises.retime(late, 3 * TIMEOUT);
-        assert_eq!((promises.deadline(), promises.deadlines.len()), (Some(now + TIMEOUT), 1));
+        assert_eq!(
+            (promises.deadline(), promises.deadlines.len()),
+            (Some(now + TIMEOUT), 1)
+        );
         promises.stamp(now + TIMEOUT / 2);
         promises.untime(early);
         assert_eq!(promises.deadline(), Some(now + TIMEOUT / 2 + 3 * TIMEOUT));
-        assert_eq!(promises.expired(now + 4 * TIMEOUT), Some((late, 3 * TIMEOUT)));
+        assert_eq!(
+            promises.expired(now + 4 * TIMEOUT),
+            Some((late, 3 * TIMEOUT))
+        );
     }
 
     #[test]
@@ -376,7 +427,11 @@ mod tests {
         promises.untime(untimed);
         let answered = promises.open_timed(TIMEOUT);
         promises.done(answered);
-        assert!(promises.fetch(answered).is_some_and(|answer| answer.into_more().is_none()));
+        assert!(
+            promises
+                .fetch(answered)
+                .is_some_and(|answer| answer.into_more().is_none())
+        );
         let reused = promises.open();
         assert_eq!(reused.index, answered.index);
         promises.stamp(now);
@@ -392,6 +447,9 @@ mod tests {
         ids.iter().for_each(|id| promises.retime(*id, TIMEOUT));
         assert_eq!(promises.unstamped.len(), 2 * ids.len());
         promises.stamp(Instant::now());
-        assert_eq!((promises.unstamped.len(), promises.deadlines.len()), (0, ids.len()));
+        assert_eq!(
+            (promises.unstamped.len(), promises.deadlines.len()),
+            (0, ids.len())
+        );
     }
 }

@@ -46,7 +46,9 @@ impl Session {
         match reply {
             Reply::Delivery(Some(got)) => self.consuming.return_got(&mut self.cx, &got.delivered),
             Reply::Consumer(consumer) => self.consuming.let_go_of_consumer(&mut self.cx, consumer),
-            Reply::Transaction(transaction) => self.transactions.drop_transaction(&mut self.cx, transaction),
+            Reply::Transaction(transaction) => self
+                .transactions
+                .drop_transaction(&mut self.cx, transaction),
             _ => {}
         }
     }
@@ -64,8 +66,12 @@ impl Session {
             *octets -= if is_waiting { 0 } else { consume.octets() };
             is_waiting
         });
-        self.transactions.waiting.retain(|waiting| promises.is_waiting(waiting.promise));
-        self.publishing.held.retain(|held| promises.is_waiting(held.promise));
+        self.transactions
+            .waiting
+            .retain(|waiting| promises.is_waiting(waiting.promise));
+        self.publishing
+            .held
+            .retain(|held| promises.is_waiting(held.promise));
     }
 
     /// Ends what belongs to the transport that went, and keeps what another can go on with.
@@ -79,7 +85,8 @@ impl Session {
         for (number, mut channel) in self.cx.channels.start_over() {
             self.suspend_channel(&mut channel, error, &blame, &mut again);
             if let Some(publisher) = self.publishing.publishers.remove(number) {
-                self.publishing.suspend_publisher(&mut self.cx, *publisher, error);
+                self.publishing
+                    .suspend_publisher(&mut self.cx, *publisher, error);
             }
         }
         self.publishing.held.retry_all();
@@ -88,9 +95,11 @@ impl Session {
             self.requests.queue.push_front(request);
         }
         for id in self.consuming.consumers.ids().into_iter().rev() {
-            self.consuming.suspend_consumer(&mut self.cx, id, error, &blame, is_narrowed);
+            self.consuming
+                .suspend_consumer(&mut self.cx, id, error, &blame, is_narrowed);
         }
-        self.transactions.suspend_transactions(&mut self.cx, error, &blame);
+        self.transactions
+            .suspend_transactions(&mut self.cx, error, &blame);
     }
 
     pub(crate) fn suspend_channel(
@@ -103,16 +112,25 @@ impl Session {
         if let Some(assembly) = channel.assembly.take()
             && let Purpose::Got { request, .. } = assembly.purpose
         {
-            self.requests.ask_again(&mut self.cx, request, error, blame, again);
+            self.requests
+                .ask_again(&mut self.cx, request, error, blame, again);
         }
         for pending in channel.pending_replies.drain(..) {
             match pending.to {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
-                    self.requests.ask_again(&mut self.cx, request, error, blame, again);
+                    self.requests
+                        .ask_again(&mut self.cx, request, error, blame, again);
                 }
-                Awaited::Qos { consumer, resize, .. }
-                | Awaited::Consume { consumer, resized: Some(resize), .. } => {
-                    self.consuming.suspend_resize(&mut self.cx, consumer, resize, error, blame);
+                Awaited::Qos {
+                    consumer, resize, ..
+                }
+                | Awaited::Consume {
+                    consumer,
+                    resized: Some(resize),
+                    ..
+                } => {
+                    self.consuming
+                        .suspend_resize(&mut self.cx, consumer, resize, error, blame);
                 }
                 // The connection that went took back everything itself.
                 Awaited::Recover { promise, .. } => self.cx.answer(promise, Ok(Reply::Done)),
@@ -129,8 +147,16 @@ impl Session {
     /// Answers everything that waits to be sent.
     pub(crate) fn fail_waiting(&mut self, error: &Error) {
         let requests = self.requests.queue.drain(..).map(|request| request.promise);
-        let consumes = self.consuming.waiting.drain(..).map(|consume| consume.promise);
-        let begun = self.transactions.waiting.drain(..).map(|waiting| waiting.promise);
+        let consumes = self
+            .consuming
+            .waiting
+            .drain(..)
+            .map(|consume| consume.promise);
+        let begun = self
+            .transactions
+            .waiting
+            .drain(..)
+            .map(|waiting| waiting.promise);
         let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
         self.cx.request_octets = 0;
         for promise in promises {
@@ -142,8 +168,9 @@ impl Session {
     #[must_use]
     pub(crate) fn has_room_to_request(&self) -> bool {
         let limits = &self.cx.options.limits;
-        let pending =
-            self.requests.queue.len() + self.consuming.waiting.len() + self.transactions.waiting.len();
+        let pending = self.requests.queue.len()
+            + self.consuming.waiting.len()
+            + self.transactions.waiting.len();
         pending + self.cx.promises.requests() < limits.requests
             && self.cx.request_octets + self.cx.out.len() + self.cx.in_hand < limits.outgoing_octets
     }
@@ -153,14 +180,27 @@ impl Session {
     /// Finds the requests over which the broker closed the connection.
     pub(crate) fn blame(&mut self, error: &Error) -> Blame {
         let trial = self.cx.trial.take();
-        let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else { return Blame::Nobody };
+        let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else {
+            return Blame::Nobody;
+        };
         let mut all = Vec::new();
-        for channel in self.cx.channels.numbers().filter_map(|number| self.cx.channels.get(number)) {
-            pending_requests(channel, &self.consuming.consumers, &self.transactions, &mut all);
+        for channel in self
+            .cx
+            .channels
+            .numbers()
+            .filter_map(|number| self.cx.channels.get(number))
+        {
+            pending_requests(
+                channel,
+                &self.consuming.consumers,
+                &self.transactions,
+                &mut all,
+            );
         }
         let names_none = fault.method == MethodId::NONE;
         all.retain(|(_, method)| names_none || *method == fault.method);
-        let suspects: BTreeSet<PromiseId> = all.iter().filter_map(|(promise, _)| *promise).collect();
+        let suspects: BTreeSet<PromiseId> =
+            all.iter().filter_map(|(promise, _)| *promise).collect();
         if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
             return Blame::One(trial);
         }
@@ -168,7 +208,8 @@ impl Session {
         // started again. If it names one, so may a method that belongs to no request, such as the
         // `channel.open` of a publish channel.
         let is_only_kind = if names_none {
-            self.publishing.publishers.in_flight() == 0 && !self.consuming.resubscription.is_starting()
+            self.publishing.publishers.in_flight() == 0
+                && !self.consuming.resubscription.is_starting()
         } else {
             all.iter().all(|(promise, _)| promise.is_some())
         };

@@ -8,8 +8,18 @@ use crate::protocol::frame::FRAME_MIN_SIZE;
 impl Options {
     /// Refuses values that cannot be sent, and limits that would block every request.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let Limits { frame_max, requests, outgoing_octets, publishes_in_flight, .. } = self.limits;
-        let Limits { buffered_deliveries, buffered_octets, .. } = self.limits;
+        let Limits {
+            frame_max,
+            requests,
+            outgoing_octets,
+            publishes_in_flight,
+            ..
+        } = self.limits;
+        let Limits {
+            buffered_deliveries,
+            buffered_octets,
+            ..
+        } = self.limits;
         if frame_max != 0 && frame_max < FRAME_MIN_SIZE {
             let why = format!("must be at least {FRAME_MIN_SIZE} bytes, got {frame_max}");
             return Err(Error::invalid("frame_max", why));

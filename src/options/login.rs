@@ -21,7 +21,10 @@ impl Credentials {
     /// Creates credentials from a user name and a password.
     #[must_use]
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { username: username.into(), password: password.into() }
+        Self {
+            username: username.into(),
+            password: password.into(),
+        }
     }
 
     /// Returns the user name.
@@ -46,7 +49,9 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,9 +206,16 @@ impl Login {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.mechanisms.is_empty() {
-            return Err(Error::invalid("auth_mechanisms", "at least one mechanism is required"));
+            return Err(Error::invalid(
+                "auth_mechanisms",
+                "at least one mechanism is required",
+            ));
         }
-        if !self.mechanisms.iter().any(|mechanism| self.allows(mechanism)) {
+        if !self
+            .mechanisms
+            .iter()
+            .any(|mechanism| self.allows(mechanism))
+        {
             return Err(Error::UnencryptedLogin);
         }
         match &self.credentials {
@@ -248,8 +260,12 @@ impl Options {
     /// Custom mechanisms are not replaced and keep their precedence.
     #[must_use]
     pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
-        self.login.mechanisms.retain(|mechanism| matches!(mechanism, Mechanism::Own { .. }));
-        self.login.mechanisms.extend(mechanisms.iter().copied().map(Mechanism::Known));
+        self.login
+            .mechanisms
+            .retain(|mechanism| matches!(mechanism, Mechanism::Own { .. }));
+        self.login
+            .mechanisms
+            .extend(mechanisms.iter().copied().map(Mechanism::Known));
         self
     }
 
@@ -267,17 +283,27 @@ impl Options {
         name: &str,
         make: impl Fn() -> M + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let is_name =
-            |octet: u8| octet.is_ascii_uppercase() || octet.is_ascii_digit() || b"-_".contains(&octet);
+        let is_name = |octet: u8| {
+            octet.is_ascii_uppercase() || octet.is_ascii_digit() || b"-_".contains(&octet)
+        };
         if !(1..=20).contains(&name.len()) || !name.bytes().all(is_name) {
             return Err(Error::invalid(
                 "own_mechanism",
-                format!("{name:?} is not a SASL mechanism name of 1 to 20 characters A-Z, 0-9, - and _"),
+                format!(
+                    "{name:?} is not a SASL mechanism name of 1 to 20 characters A-Z, 0-9, - and _"
+                ),
             ));
         }
-        let place =
-            self.login.mechanisms.iter().take_while(|one| matches!(one, Mechanism::Own { .. })).count();
-        let own = Mechanism::Own { name: name.to_owned(), make: Arc::new(move || Box::new(make())) };
+        let place = self
+            .login
+            .mechanisms
+            .iter()
+            .take_while(|one| matches!(one, Mechanism::Own { .. }))
+            .count();
+        let own = Mechanism::Own {
+            name: name.to_owned(),
+            make: Arc::new(move || Box::new(make())),
+        };
         self.login.mechanisms.insert(place, own);
         Ok(self)
     }

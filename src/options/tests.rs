@@ -5,7 +5,10 @@ use crate::uri::AuthMechanism;
 use std::collections::BTreeSet;
 
 fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
-    Options::default().endpoints_in_turn(endpoints).unwrap_err().to_string()
+    Options::default()
+        .endpoints_in_turn(endpoints)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -17,7 +20,10 @@ fn endpoints_set_later_replace_those_of_the_uri() {
     assert_eq!(options.endpoints(), turn);
     let options = options.endpoint(Endpoint::tcp("other", 3)).unwrap();
     assert_eq!(options.endpoints(), [Endpoint::tcp("other", 3)]);
-    assert_eq!(turn.map(|endpoint| endpoint.to_string()), ["[::1]:2", "/run/broker"]);
+    assert_eq!(
+        turn.map(|endpoint| endpoint.to_string()),
+        ["[::1]:2", "/run/broker"]
+    );
 }
 
 #[test]
@@ -41,7 +47,10 @@ fn endpoints_that_cannot_be_dialled_are_refused() {
     assert_eq!(no_host, "endpoints: a host name must not be empty");
     let no_port = refused([Endpoint::tcp("a", 0)]);
     assert_eq!(no_port, "endpoints: a port must be 1 to 65535, got 0");
-    assert_eq!(refused([Endpoint::unix("")]), "endpoints: a socket path must not be empty");
+    assert_eq!(
+        refused([Endpoint::unix("")]),
+        "endpoints: a socket path must not be empty"
+    );
 }
 
 #[test]
@@ -50,7 +59,9 @@ fn uri_or_options_enable_tls() {
     let options = Options::from_uri("amqps://host").unwrap();
     let tls = options.tls_options().unwrap();
     assert!(options.is_tls() && tls.verifies_peer() && tls.sends_server_name());
-    assert!(tls.authorities().is_empty() && tls.identity().is_none() && tls.expected_name().is_none());
+    assert!(
+        tls.authorities().is_empty() && tls.identity().is_none() && tls.expected_name().is_none()
+    );
     assert!(Options::default().tls(TlsOptions::default()).is_tls());
 }
 
@@ -72,14 +83,16 @@ fn refused_argument(options: Options) -> &'static str {
 
 #[test]
 fn uri_parameters_become_tls_options() {
-    let text =
-        "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
+    let text = "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
     let options = Options::from_uri(text).unwrap();
     let tls = options.tls_options().unwrap();
     let file = |path: &str| TlsSource::File(path.into());
     assert_eq!(tls.authorities(), [file("a")]);
     assert_eq!(tls.identity(), Some((&file("c"), &file("k"))));
-    assert_eq!((tls.passphrase(), tls.expected_name()), (Some("p"), Some("n")));
+    assert_eq!(
+        (tls.passphrase(), tls.expected_name()),
+        (Some("p"), Some("n"))
+    );
     assert!(!tls.verifies_peer() && tls.sends_server_name());
     let expected = TlsOptions::default()
         .authority(file("a"))
@@ -99,14 +112,33 @@ fn uri_parameters_become_tls_options() {
 fn each_step_of_connecting_has_its_own_timeout() {
     let ten = Duration::from_secs(10);
     let options = Options::default();
-    let deadlines = [options.resolve_deadline(), options.dial_deadline(), options.tls_deadline()];
+    let deadlines = [
+        options.resolve_deadline(),
+        options.dial_deadline(),
+        options.tls_deadline(),
+    ];
     assert_eq!(deadlines, [ten; 3]);
-    let Deadlines { handshake, request, close, .. } = options.deadlines;
-    assert_eq!([handshake, request, close], [ten, Duration::from_secs(30), ten]);
+    let Deadlines {
+        handshake,
+        request,
+        close,
+        ..
+    } = options.deadlines;
+    assert_eq!(
+        [handshake, request, close],
+        [ten, Duration::from_secs(30), ten]
+    );
 
     let [one, two, three] = [1, 2, 3].map(Duration::from_secs);
-    let options = Options::default().resolve_timeout(one).dial_timeout(two).tls_timeout(three);
-    let deadlines = [options.resolve_deadline(), options.dial_deadline(), options.tls_deadline()];
+    let options = Options::default()
+        .resolve_timeout(one)
+        .dial_timeout(two)
+        .tls_timeout(three);
+    let deadlines = [
+        options.resolve_deadline(),
+        options.dial_deadline(),
+        options.tls_deadline(),
+    ];
     assert_eq!(deadlines, [one, two, three]);
     let options = Options::from_uri("amqp://h?connection_timeout=1500").unwrap();
     assert_eq!(options.dial_deadline(), Duration::from_millis(1500));
@@ -123,10 +155,20 @@ fn no_timeout_overflows_an_instant() {
         .handshake_timeout(longest)
         .request_timeout(longest)
         .close_timeout(longest);
-    let Deadlines { resolve, dial, tls, handshake, request, close } = options.deadlines;
+    let Deadlines {
+        resolve,
+        dial,
+        tls,
+        handshake,
+        request,
+        close,
+    } = options.deadlines;
     let now = std::time::Instant::now();
     for deadline in [resolve, dial, tls, handshake, request, close] {
-        assert!(deadline > Duration::from_secs(3600 * 24 * 365 * 10), "{deadline:?}");
+        assert!(
+            deadline > Duration::from_secs(3600 * 24 * 365 * 10),
+            "{deadline:?}"
+        );
         assert!(now.checked_add(2 * deadline).is_some(), "{deadline:?}");
     }
 }
@@ -134,15 +176,29 @@ fn no_timeout_overflows_an_instant() {
 #[test]
 fn values_that_cannot_be_sent_are_refused() {
     let long = "é".repeat(128);
-    assert_eq!(refused_argument(Options::default().virtual_host(&long)), "virtual_host");
+    assert_eq!(
+        refused_argument(Options::default().virtual_host(&long)),
+        "virtual_host"
+    );
     let error = refused_at_once(Options::default().credentials(&long, SECRET));
-    assert!(matches!(error, Error::InvalidArgument { .. }) && !format!("{error} {error:?}").contains(SECRET));
+    assert!(
+        matches!(error, Error::InvalidArgument { .. })
+            && !format!("{error} {error:?}").contains(SECRET)
+    );
     for octets in [1, 7, 4095] {
-        assert_eq!(refused_argument(Options::default().frame_max(octets)), "frame_max");
+        assert_eq!(
+            refused_argument(Options::default().frame_max(octets)),
+            "frame_max"
+        );
     }
-    assert_eq!(refused_argument(Options::default().auth_mechanisms(&[])), "auth_mechanisms");
+    assert_eq!(
+        refused_argument(Options::default().auth_mechanisms(&[])),
+        "auth_mechanisms"
+    );
     let most = "a".repeat(255);
-    let options = Options::default().virtual_host(&most).credentials(&most, &"p".repeat(1000));
+    let options = Options::default()
+        .virtual_host(&most)
+        .credentials(&most, &"p".repeat(1000));
     assert!(options.frame_max(0).check().is_ok());
 }
 
@@ -159,7 +215,8 @@ fn limits_of_zero_are_refused() {
     for (name, set) in bounds {
         assert_eq!(refused_argument(set(Options::default(), 0)), name);
         assert!(
-            set(Options::default(), 1).check().is_ok() && set(Options::default(), usize::MAX).check().is_ok()
+            set(Options::default(), 1).check().is_ok()
+                && set(Options::default(), usize::MAX).check().is_ok()
         );
     }
 }
@@ -175,21 +232,44 @@ fn custom_mechanisms_need_a_valid_sasl_name() {
             Ok(Vec::new())
         }
 
-        fn answer(&mut self, _: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        fn answer(
+            &mut self,
+            _: &[u8],
+        ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
             Ok(Vec::new())
         }
     }
     for name in ["", "lower", "WITH SPACE", "ÄÖ", "TWENTY-ONE-CHARACTERS"] {
-        let refused = Options::default().own_mechanism(name, || Silent).unwrap_err();
-        assert!(matches!(refused, Error::InvalidArgument { what: "own_mechanism", .. }), "{name}");
+        let refused = Options::default()
+            .own_mechanism(name, || Silent)
+            .unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Error::InvalidArgument {
+                    what: "own_mechanism",
+                    ..
+                }
+            ),
+            "{name}"
+        );
     }
     let options = Options::default().own_mechanism("ONE", || Silent).unwrap();
     let options = options.own_mechanism("TWO_2", || Silent).unwrap();
     let names = |options: &Options| {
-        options.login.mechanisms.iter().map(|one| one.name().to_owned()).collect::<Vec<_>>().join(" ")
+        options
+            .login
+            .mechanisms
+            .iter()
+            .map(|one| one.name().to_owned())
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     assert_eq!(names(&options), "ONE TWO_2 PLAIN AMQPLAIN");
-    assert_eq!(names(&options.auth_mechanisms(&[AuthMechanism::External])), "ONE TWO_2 EXTERNAL");
+    assert_eq!(
+        names(&options.auth_mechanisms(&[AuthMechanism::External])),
+        "ONE TWO_2 EXTERNAL"
+    );
 }
 
 #[test]
@@ -209,12 +289,18 @@ fn a21_options_show_no_secret() {
         .key_passphrase(SECRET);
     let options = options.credentials("other", SECRET).tls(tls);
     for shown in [shown, format!("{options:?} {options:#?}")] {
-        assert!(!shown.contains(SECRET) && !shown.contains("83, 51, 75"), "{shown}");
+        assert!(
+            !shown.contains(SECRET) && !shown.contains("83, 51, 75"),
+            "{shown}"
+        );
     }
     let asked = options.credentials_from(|| Ok(Credentials::new("user", SECRET)));
     assert!(format!("{asked:?}").contains("credentials: a source called at each login"));
     let credentials = Credentials::new("user", SECRET);
-    assert_eq!(format!("{credentials:?}"), "Credentials { username: \"user\", .. }");
+    assert_eq!(
+        format!("{credentials:?}"),
+        "Credentials { username: \"user\", .. }"
+    );
 }
 
 #[test]

@@ -65,7 +65,9 @@ impl TlsOptions {
         let key = parameters.keyfile.as_ref().or(certificates);
         Self {
             authorities: parameters.cacertfile.iter().map(file).collect(),
-            identity: certificates.zip(key).map(|(certificates, key)| (file(certificates), file(key))),
+            identity: certificates
+                .zip(key)
+                .map(|(certificates, key)| (file(certificates), file(key))),
             passphrase: parameters.password.clone(),
             verify: parameters.verify.unwrap_or(true),
             expected_name: match &parameters.server_name_indication {
@@ -131,7 +133,9 @@ impl TlsOptions {
     /// Returns the client's certificate and its key.
     #[must_use]
     pub fn identity(&self) -> Option<(&TlsSource, &TlsSource)> {
-        self.identity.as_ref().map(|(certificates, key)| (certificates, key))
+        self.identity
+            .as_ref()
+            .map(|(certificates, key)| (certificates, key))
     }
 
     /// Returns the passphrase of the client's key.

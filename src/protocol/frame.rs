@@ -74,19 +74,38 @@ pub struct ProtocolHeader {
 
 impl ProtocolHeader {
     /// The protocol header of AMQP 0-9-1.
-    pub const AMQP_0_9_1: Self = Self { id: 0, major: 0, minor: 9, revision: 1 };
+    pub const AMQP_0_9_1: Self = Self {
+        id: 0,
+        major: 0,
+        minor: 9,
+        revision: 1,
+    };
 
     /// Returns the eight bytes.
     #[must_use]
     pub fn to_octets(self) -> [u8; 8] {
-        [b'A', b'M', b'Q', b'P', self.id, self.major, self.minor, self.revision]
+        [
+            b'A',
+            b'M',
+            b'Q',
+            b'P',
+            self.id,
+            self.major,
+            self.minor,
+            self.revision,
+        ]
     }
 
     /// Parses eight bytes. Returns `None` unless they begin with `AMQP`.
     #[must_use]
     pub fn from_octets(octets: &[u8]) -> Option<Self> {
         match *octets {
-            [b'A', b'M', b'Q', b'P', id, major, minor, revision] => Some(Self { id, major, minor, revision }),
+            [b'A', b'M', b'Q', b'P', id, major, minor, revision] => Some(Self {
+                id,
+                major,
+                minor,
+                revision,
+            }),
             _ => None,
         }
     }
@@ -94,7 +113,12 @@ impl ProtocolHeader {
 
 impl std::fmt::Display for ProtocolHeader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { id, major, minor, revision } = self;
+        let Self {
+            id,
+            major,
+            minor,
+            revision,
+        } = self;
         write!(f, "AMQP {id}-{major}-{minor}-{revision}")
     }
 }
@@ -131,13 +155,25 @@ impl FrameHeader {
             8 => FrameKind::Heartbeat,
             other => return Err(DecodeError::UnknownFrameType(other)),
         };
-        Ok(Self { kind, channel, size })
+        Ok(Self {
+            kind,
+            channel,
+            size,
+        })
     }
 
     #[inline]
     fn to_octets(self) -> [u8; HEADER] {
         let [channel, low_channel] = self.channel.to_be_bytes();
         let [size, second, third, last] = self.size.to_be_bytes();
-        [self.kind.number(), channel, low_channel, size, second, third, last]
+        [
+            self.kind.number(),
+            channel,
+            low_channel,
+            size,
+            second,
+            third,
+            last,
+        ]
     }
 }

@@ -7,7 +7,11 @@
 //! Values borrow: a [`Method`] decoded from a frame contains slices of it, and one built for
 //! sending contains slices of its caller's data, so neither direction allocates.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
 
 mod error;
 pub mod frame;

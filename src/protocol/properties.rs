@@ -131,7 +131,11 @@ impl Properties<'_> {
     /// queue. `None` if it is absent or not a number.
     #[must_use]
     pub fn time_to_live(&self) -> Option<Duration> {
-        self.expiration?.as_str()?.parse().ok().map(Duration::from_millis)
+        self.expiration?
+            .as_str()?
+            .parse()
+            .ok()
+            .map(Duration::from_millis)
     }
 
     /// Returns [`timestamp`](Self::timestamp) as a time. `None` if it is absent or later than the
@@ -222,7 +226,10 @@ impl<'a> ContentHeader<'a> {
         if weight != 0 {
             return Err(DecodeError::ContentWeight(weight));
         }
-        Ok(Self { body_size, properties: Properties::decode(reader.rest())? })
+        Ok(Self {
+            body_size,
+            properties: Properties::decode(reader.rest())?,
+        })
     }
 
     /// Validates the payload of a content header frame. Returns the size of the body, and the
@@ -236,6 +243,9 @@ impl<'a> ContentHeader<'a> {
             return Ok((u64::from_be_bytes(*size), &[0, 0]));
         }
         let Self { body_size, .. } = Self::decode(payload)?;
-        Ok((body_size, payload.get(Self::PROPERTY_LIST..).unwrap_or_default()))
+        Ok((
+            body_size,
+            payload.get(Self::PROPERTY_LIST..).unwrap_or_default(),
+        ))
     }
 }

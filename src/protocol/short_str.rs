@@ -40,7 +40,9 @@ impl<'a> ShortStr<'a> {
     /// [`EncodeError::ShortStrTooLong`] if there are more than 255.
     pub fn from_octets(octets: &'a [u8]) -> Result<Self, EncodeError> {
         if octets.len() > Self::MAX {
-            return Err(EncodeError::ShortStrTooLong { octets: octets.len() });
+            return Err(EncodeError::ShortStrTooLong {
+                octets: octets.len(),
+            });
         }
         Ok(Self(octets))
     }
@@ -52,7 +54,10 @@ impl<'a> ShortStr<'a> {
     #[must_use]
     #[inline]
     pub const fn literal(text: &'static str) -> ShortStr<'static> {
-        assert!(text.len() <= Self::MAX, "a short string must have at most 255 bytes");
+        assert!(
+            text.len() <= Self::MAX,
+            "a short string must have at most 255 bytes"
+        );
         ShortStr(text.as_bytes())
     }
 

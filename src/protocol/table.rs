@@ -28,7 +28,9 @@ fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
     loop {
         let at = reader.position();
         if reader.rest().is_empty() {
-            let Some(outer) = enclosing.pop() else { return Ok(deepest) };
+            let Some(outer) = enclosing.pop() else {
+                return Ok(deepest);
+            };
             (shape, reader) = outer;
             continue;
         }
@@ -88,7 +90,11 @@ impl Table {
     /// [`EncodeError::ShortStrTooLong`] if the name has more than 255 bytes,
     /// [`EncodeError::NestingTooDeep`] if the value is nested too deeply. The table is unchanged
     /// then.
-    pub fn insert<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) -> Result<(), EncodeError> {
+    pub fn insert<'v>(
+        &mut self,
+        name: &str,
+        value: impl Into<Value<'v>>,
+    ) -> Result<(), EncodeError> {
         self.push(ShortStr::new(name)?, value.into())
     }
 
@@ -168,7 +174,9 @@ impl<'a> TableRef<'a> {
     /// Returns the first value with this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'a>> {
-        self.iter().find(|(found, _)| found.as_octets() == name.as_bytes()).map(|(_, value)| value)
+        self.iter()
+            .find(|(found, _)| found.as_octets() == name.as_bytes())
+            .map(|(_, value)| value)
     }
 
     /// Returns the entries in order.

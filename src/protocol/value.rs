@@ -196,7 +196,10 @@ impl<'a> Value<'a> {
             b'l' | b'L' => Self::I64(i64::from_be_bytes(reader.longlong()?.to_be_bytes())),
             b'f' => Self::F32(f32::from_be_bytes(reader.long()?.to_be_bytes())),
             b'd' => Self::F64(f64::from_be_bytes(reader.longlong()?.to_be_bytes())),
-            b'D' => Self::Decimal { scale: reader.octet()?, mantissa: reader.long()? },
+            b'D' => Self::Decimal {
+                scale: reader.octet()?,
+                mantissa: reader.long()?,
+            },
             b'T' => Self::Timestamp(reader.timestamp()?),
             b'S' => Self::String(reader.longstr()?),
             b'x' => Self::Bytes(reader.longstr()?),
@@ -253,7 +256,10 @@ impl<'a> From<&'a [u8]> for Value<'a> {
 /// Converts in whole seconds. A timestamp cannot express a time before 1970, so it becomes 1970.
 impl From<SystemTime> for Value<'_> {
     fn from(time: SystemTime) -> Self {
-        Self::Timestamp(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+        Self::Timestamp(
+            time.duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        )
     }
 }
 

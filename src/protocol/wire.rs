@@ -58,7 +58,12 @@ impl<'a> Reader<'a> {
     /// Creates a reader at the start of a payload.
     #[must_use]
     pub fn new(payload: &'a [u8]) -> Self {
-        Self { rest: payload, total: payload.len(), bits: 0, next_bit: 0 }
+        Self {
+            rest: payload,
+            total: payload.len(),
+            bits: 0,
+            next_bit: 0,
+        }
     }
 
     /// Returns the bytes that have not been read.
@@ -74,12 +79,17 @@ impl<'a> Reader<'a> {
     }
 
     fn truncated(&self) -> DecodeError {
-        DecodeError::TruncatedPayload { at: self.position() }
+        DecodeError::TruncatedPayload {
+            at: self.position(),
+        }
     }
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.truncated())?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or_else(|| self.truncated())?;
         self.next_bit = 0;
         self.rest = rest;
         Ok(*head)
@@ -91,7 +101,10 @@ impl<'a> Reader<'a> {
     /// [`DecodeError::TruncatedPayload`]
     #[inline]
     pub fn octets(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.truncated())?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or_else(|| self.truncated())?;
         self.next_bit = 0;
         self.rest = rest;
         Ok(head)
@@ -120,7 +133,9 @@ impl<'a> Reader<'a> {
     pub fn shortstr(&mut self) -> Result<ShortStr<'a>, DecodeError> {
         let start = self.clone();
         let length = self.octet()?;
-        let octets = self.octets(usize::from(length)).map_err(|_| start.truncated())?;
+        let octets = self
+            .octets(usize::from(length))
+            .map_err(|_| start.truncated())?;
         Ok(ShortStr::from_octets(octets).unwrap_or_default())
     }
 
@@ -139,7 +154,12 @@ impl<'a> Reader<'a> {
     /// Returns a reader for the contents of a long string. Its positions count from the same start.
     pub(super) fn counted(&mut self) -> Result<Self, DecodeError> {
         let rest = self.longstr()?;
-        Ok(Self { rest, total: self.position(), bits: 0, next_bit: 0 })
+        Ok(Self {
+            rest,
+            total: self.position(),
+            bits: 0,
+            next_bit: 0,
+        })
     }
 
     /// Checks that no bytes are left after the last field.
@@ -151,7 +171,9 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(());
         }
-        Err(DecodeError::TrailingOctets { at: self.position() })
+        Err(DecodeError::TrailingOctets {
+            at: self.position(),
+        })
     }
 }
 

@@ -22,12 +22,16 @@ pub(super) fn verifier(
     }
     if tls.authorities().is_empty() {
         let verifier = rustls_platform_verifier::Verifier::new(provider);
-        return Ok(Arc::new(verifier.map_err(|error| Error::invalid(WHAT, error))?));
+        return Ok(Arc::new(
+            verifier.map_err(|error| Error::invalid(WHAT, error))?,
+        ));
     }
     let mut roots = RootCertStore::empty();
     for source in tls.authorities() {
         for certificate in certificates(WHAT, source)? {
-            roots.add(certificate).map_err(|error| Error::invalid(WHAT, error))?;
+            roots
+                .add(certificate)
+                .map_err(|error| Error::invalid(WHAT, error))?;
         }
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
@@ -57,7 +61,12 @@ impl ServerCertVerifier for AcceptAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -66,7 +75,12 @@ impl ServerCertVerifier for AcceptAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -30,7 +30,10 @@ pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
     let mut config = match tls.identity() {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => builder
-            .with_client_auth_cert(certificates("tls client certificate", chain)?, private_key(key)?)
+            .with_client_auth_cert(
+                certificates("tls client certificate", chain)?,
+                private_key(key)?,
+            )
             .map_err(|error| Error::invalid("tls client certificate", error))?,
     };
     config.enable_sni = tls.sends_server_name();
@@ -44,6 +47,10 @@ pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
 /// # Errors
 /// [`Error::InvalidArgument`] if it is neither a DNS name nor an address.
 pub fn server_name(options: &Options, host: &str) -> Result<ServerName<'static>, Error> {
-    let expected = options.tls_options().and_then(TlsOptions::expected_name).unwrap_or(host);
-    ServerName::try_from(expected.to_owned()).map_err(|error| Error::invalid("tls server name", error))
+    let expected = options
+        .tls_options()
+        .and_then(TlsOptions::expected_name)
+        .unwrap_or(host);
+    ServerName::try_from(expected.to_owned())
+        .map_err(|error| Error::invalid("tls server name", error))
 }

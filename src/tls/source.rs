@@ -17,9 +17,10 @@ pub(super) fn certificates(
     }
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(Error::invalid(what, format!("no certificate in {source:?}")))
-        }
+        Ok(certificates) if certificates.is_empty() => Err(Error::invalid(
+            what,
+            format!("no certificate in {source:?}"),
+        )),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(Error::invalid(what, format!("{source:?}: {error}"))),
     }
@@ -29,7 +30,8 @@ pub(super) fn private_key(source: &TlsSource) -> Result<PrivateKeyDer<'static>, 
     const WHAT: &str = "tls client key";
     let octets = read(WHAT, source)?;
     if let TlsSource::Der(_) = source {
-        return PrivateKeyDer::try_from(octets.into_owned()).map_err(|error| Error::invalid(WHAT, error));
+        return PrivateKeyDer::try_from(octets.into_owned())
+            .map_err(|error| Error::invalid(WHAT, error));
     }
     // "BEGIN ENCRYPTED PRIVATE KEY" (PKCS #8), or OpenSSL's older "Proc-Type: 4,ENCRYPTED".
     if octets.windows(9).any(|window| window == b"ENCRYPTED") {

@@ -95,7 +95,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     ) -> Result<Self, Error> {
         let session = ClientConnection::new(config, name)?;
         let (buffer, received) = (Vec::new(), Arc::default());
-        Ok(Self { io, session, buffer, taken: 0, received, eof: false, said_goodbye: false })
+        Ok(Self {
+            io,
+            session,
+            buffer,
+            taken: 0,
+            received,
+            eof: false,
+            said_goodbye: false,
+        })
     }
 
     /// Returns the counter of the bytes that have come. It tells a server that is silent from one
@@ -142,7 +150,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Writes the bytes that rustls has to send.
     fn poll_transmit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.session.wants_write() {
-            let mut writer = Writer { io: &mut self.io, cx };
+            let mut writer = Writer {
+                io: &mut self.io,
+                cx,
+            };
             match polling(self.session.write_tls(&mut writer)) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(_)) => {}
@@ -179,18 +190,25 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         {
             let _: Poll<io::Result<()>> = Pin::new(&mut self.io).poll_flush(cx);
         }
-        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, TlsFault::from(error)))?;
+        processed
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, TlsFault::from(error)))?;
         Poll::Ready(Ok(()))
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
             match this.session.reader().read(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(0)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(Ok(0));
+                }
                 result => return Poll::Ready(result),
             }
             ready!(this.poll_receive(cx))?;
@@ -199,7 +217,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(octets)])
     }
 

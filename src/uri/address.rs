@@ -13,7 +13,10 @@ use super::piece::{Encoded, Piece};
 pub(super) const DEFAULT_HOST: &str = "localhost";
 
 /// Parses one or more hosts, separated by commas, each with its port.
-pub(super) fn parse_hosts(address: Piece<'_>, default_port: u16) -> Result<Vec<Endpoint>, UriError> {
+pub(super) fn parse_hosts(
+    address: Piece<'_>,
+    default_port: u16,
+) -> Result<Vec<Endpoint>, UriError> {
     let mut endpoints = Vec::new();
     let mut rest = Some(address);
     while let Some(piece) = rest {
@@ -42,12 +45,17 @@ fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint
 /// the purposes of this section, a zero-length host is treated as absent."
 fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     let bracketed = piece.text.starts_with('[');
-    let host = if bracketed { piece.text.to_owned() } else { piece.decode()? };
+    let host = if bracketed {
+        piece.text.to_owned()
+    } else {
+        piece.decode()?
+    };
     if host.is_empty() {
         return Ok(DEFAULT_HOST.to_owned());
     }
     // `url` accepts some white space and control characters in a decoded name.
-    let printable = !host.contains(|character: char| character.is_control() || character.is_whitespace());
+    let printable =
+        !host.contains(|character: char| character.is_control() || character.is_whitespace());
     match Host::parse_opaque(&host) {
         Ok(Host::Ipv6(address)) if bracketed => Ok(address.to_string()),
         Ok(Host::Domain(_)) if printable => Ok(host),
@@ -61,15 +69,25 @@ fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
         return Ok(default_port);
     }
     let digits = piece.text.bytes().all(|octet| octet.is_ascii_digit());
-    let port = if digits { piece.text.parse().ok() } else { None };
-    port.filter(|&port| port != 0).ok_or(UriError::BadPort { at: piece.at })
+    let port = if digits {
+        piece.text.parse().ok()
+    } else {
+        None
+    };
+    port.filter(|&port| port != 0)
+        .ok_or(UriError::BadPort { at: piece.at })
 }
 
 /// Parses the path of a socket after an empty host. It begins with the `/` that ended the host.
 pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<Endpoint, UriError> {
     let bad = UriError::BadSocket { at: host.at };
-    let path = path.filter(|path| host.text.is_empty() && !path.text.is_empty()).ok_or(bad)?;
-    let path = Piece { part: UriPart::Socket, ..path };
+    let path = path
+        .filter(|path| host.text.is_empty() && !path.text.is_empty())
+        .ok_or(bad)?;
+    let path = Piece {
+        part: UriPart::Socket,
+        ..path
+    };
     let text = path.decode()?;
     if text.contains('\0') {
         return Err(UriError::BadSocket { at: path.at });
@@ -79,20 +97,34 @@ pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<E
 
 /// Prints the endpoints as in a URI.
 pub(super) fn print(endpoints: &[Endpoint], default_port: u16) -> String {
-    let printed: Vec<String> = endpoints.iter().map(|endpoint| print_one(endpoint, default_port)).collect();
+    let printed: Vec<String> = endpoints
+        .iter()
+        .map(|endpoint| print_one(endpoint, default_port))
+        .collect();
     printed.join(",")
 }
 
 fn print_one(endpoint: &Endpoint, default_port: u16) -> String {
     match endpoint {
         Endpoint::Tcp { host, port } => {
-            let host = if host.contains(':') { format!("[{host}]") } else { Encoded(host).to_string() };
-            if *port == default_port { host } else { format!("{host}:{port}") }
+            let host = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                Encoded(host).to_string()
+            };
+            if *port == default_port {
+                host
+            } else {
+                format!("{host}:{port}")
+            }
         }
         // The path was parsed from text, so it is UTF-8.
         Endpoint::Unix(path) => {
             let path = path.to_string_lossy();
-            let segments: Vec<String> = path.split('/').map(|segment| Encoded(segment).to_string()).collect();
+            let segments: Vec<String> = path
+                .split('/')
+                .map(|segment| Encoded(segment).to_string())
+                .collect();
             segments.join("/")
         }
     }

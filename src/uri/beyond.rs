@@ -24,10 +24,19 @@ fn refused(text: &str) -> String {
 fn several_hosts_keep_order_and_ports() {
     let several = uri("amqp://u:p@one:1,two,[::1]:3,:4/v?heartbeat=1");
     let expected = [("one", 1), ("two", 5672), ("::1", 3), ("localhost", 4)];
-    assert_eq!(several.endpoints(), expected.map(|(host, port)| Endpoint::tcp(host, port)));
+    assert_eq!(
+        several.endpoints(),
+        expected.map(|(host, port)| Endpoint::tcp(host, port))
+    );
     assert_eq!((several.username(), several.virtual_host()), ("u", "v"));
-    assert_eq!(several.to_string(), "amqp://u@one:1,two,[::1]:3,localhost:4/v?heartbeat=1");
-    assert_eq!(uri("amqps://one,two:2").to_string(), "amqps://guest@one,two:2/%2F");
+    assert_eq!(
+        several.to_string(),
+        "amqp://u@one:1,two,[::1]:3,localhost:4/v?heartbeat=1"
+    );
+    assert_eq!(
+        uri("amqps://one,two:2").to_string(),
+        "amqps://guest@one,two:2/%2F"
+    );
 }
 
 #[test]
@@ -42,13 +51,22 @@ fn several_hosts_must_all_be_named() {
         assert_eq!(error(text), UriError::BadHost { at }, "{text}");
     }
     assert_eq!(error("amqp://one,two:0"), UriError::BadPort { at: 15 });
-    assert_eq!(uri("amqp://one%2Ctwo").endpoints(), [Endpoint::tcp("one,two", 5672)]);
+    assert_eq!(
+        uri("amqp://one%2Ctwo").endpoints(),
+        [Endpoint::tcp("one,two", 5672)]
+    );
 }
 
 #[test]
 fn a_user_part_per_host_is_refused() {
-    assert_eq!(error("amqp://u:p@one,u:p@two"), UriError::RepeatedUser { at: 10 });
-    assert_eq!(error("amqp://u@one,two@three"), UriError::RepeatedUser { at: 8 });
+    assert_eq!(
+        error("amqp://u:p@one,u:p@two"),
+        UriError::RepeatedUser { at: 10 }
+    );
+    assert_eq!(
+        error("amqp://u@one,two@three"),
+        UriError::RepeatedUser { at: 8 }
+    );
     assert_eq!(uri("amqp://u:p%40one,u:p@two").password(), "p@one,u:p");
     assert_eq!(uri("amqp://u:p,q@two").password(), "p,q");
 }
@@ -57,9 +75,15 @@ fn a_user_part_per_host_is_refused() {
 fn unix_sockets_take_the_virtual_host_as_parameter() {
     let socket = uri("amqp+unix:///run/my%20broker/amqp?vhost=%2F&heartbeat=5");
     assert_eq!(socket.endpoints(), [Endpoint::unix("/run/my broker/amqp")]);
-    assert_eq!((socket.virtual_host(), socket.heartbeat(), socket.is_tls()), ("/", Some(5), false));
+    assert_eq!(
+        (socket.virtual_host(), socket.heartbeat(), socket.is_tls()),
+        ("/", Some(5), false)
+    );
     let socket = uri("AMQP+UNIX://user:pa%2Fss@/s?vhost=a/b");
-    assert_eq!((socket.username(), socket.password(), socket.virtual_host()), ("user", "pa/ss", "a/b"));
+    assert_eq!(
+        (socket.username(), socket.password(), socket.virtual_host()),
+        ("user", "pa/ss", "a/b")
+    );
     assert_eq!(socket.to_string(), "amqp+unix://user@/s?vhost=a%2Fb");
     assert_eq!(uri("amqp+unix:///s").virtual_host(), "/");
 }
@@ -79,8 +103,18 @@ fn invalid_socket_paths_are_refused() {
     }
     assert_eq!(error("amqp+unix:///a@b"), UriError::AmbiguousAt { at: 14 });
     let name = "vhost";
-    assert_eq!(error("amqp+unix:///s?vhost=a&vhost=b"), UriError::RepeatedParameter { name });
-    assert!(matches!(error("amqp+unix:///s?vhost="), UriError::BadParameter { name: "vhost", at: 21, .. }));
+    assert_eq!(
+        error("amqp+unix:///s?vhost=a&vhost=b"),
+        UriError::RepeatedParameter { name }
+    );
+    assert!(matches!(
+        error("amqp+unix:///s?vhost="),
+        UriError::BadParameter {
+            name: "vhost",
+            at: 21,
+            ..
+        }
+    ));
     assert!(refused("amqp://h?vhost=v").contains("the virtual host is the path"));
 }
 
@@ -89,16 +123,34 @@ fn rabbitmq_tls_examples_are_parsed() {
     let text = "amqps://myhost?cacertfile=/path/to/ca_certificate.pem&certfile=/path/to/client_certificate.pem\
                 &keyfile=/path/to/client_key.pem&verify=verify_peer&server_name_indication=myhost";
     let parameters = uri(text).tls_parameters().clone();
-    assert_eq!(parameters.cacertfile.as_deref(), Some("/path/to/ca_certificate.pem"));
-    assert_eq!(parameters.certfile.as_deref(), Some("/path/to/client_certificate.pem"));
-    assert_eq!(parameters.keyfile.as_deref(), Some("/path/to/client_key.pem"));
+    assert_eq!(
+        parameters.cacertfile.as_deref(),
+        Some("/path/to/ca_certificate.pem")
+    );
+    assert_eq!(
+        parameters.certfile.as_deref(),
+        Some("/path/to/client_certificate.pem")
+    );
+    assert_eq!(
+        parameters.keyfile.as_deref(),
+        Some("/path/to/client_key.pem")
+    );
     assert_eq!(parameters.verify, Some(true));
-    assert_eq!(parameters.server_name_indication, Some(ServerNameIndication::Name("myhost".into())));
-    let text = text.replace("verify_peer", "verify_none").replace("indication=myhost", "indication=disable");
+    assert_eq!(
+        parameters.server_name_indication,
+        Some(ServerNameIndication::Name("myhost".into()))
+    );
+    let text = text
+        .replace("verify_peer", "verify_none")
+        .replace("indication=myhost", "indication=disable");
     let parameters = uri(&text).tls_parameters().clone();
     assert_eq!(parameters.verify, Some(false));
-    assert_eq!(parameters.server_name_indication, Some(ServerNameIndication::Disable));
-    let text = "amqps://h?customize_hostname_check=https&fail_if_no_peer_cert=true&verify=verify_peer";
+    assert_eq!(
+        parameters.server_name_indication,
+        Some(ServerNameIndication::Disable)
+    );
+    let text =
+        "amqps://h?customize_hostname_check=https&fail_if_no_peer_cert=true&verify=verify_peer";
     assert_eq!(uri(&uri(text).to_string()), uri(text));
 }
 
@@ -113,8 +165,14 @@ fn tls_parameters_are_refused_without_tls() {
         "server_name_indication=disable",
         "customize_hostname_check=https",
     ] {
-        assert!(refused(&format!("amqp://h?{parameter}")).contains("only amqps"), "{parameter}");
-        assert!(refused(&format!("amqp+unix:///s?{parameter}")).contains("only amqps"), "{parameter}");
+        assert!(
+            refused(&format!("amqp://h?{parameter}")).contains("only amqps"),
+            "{parameter}"
+        );
+        assert!(
+            refused(&format!("amqp+unix:///s?{parameter}")).contains("only amqps"),
+            "{parameter}"
+        );
         assert!(uri(&format!("amqps://h?{parameter}")).is_tls());
     }
 }
@@ -122,11 +180,17 @@ fn tls_parameters_are_refused_without_tls() {
 #[test]
 fn contradictory_and_unsupported_parameters_are_refused() {
     let rows = [
-        ("keyfile=k", "the query parameter keyfile of the URI has no effect without certfile"),
+        (
+            "keyfile=k",
+            "the query parameter keyfile of the URI has no effect without certfile",
+        ),
         ("certfile=c&password=p", "keyfile, which is missing"),
         ("password=p", "keyfile, which is missing"),
         ("depth=1", "depth of the URI is not supported"),
-        ("verify=verify_none&customize_hostname_check=https", "contradicts verify=verify_none"),
+        (
+            "verify=verify_none&customize_hostname_check=https",
+            "contradicts verify=verify_none",
+        ),
     ];
     for (query, expected) in rows {
         let text = refused(&format!("amqps://h?{query}"));
@@ -143,7 +207,10 @@ fn invalid_tls_values_are_refused_with_their_offset() {
         ("password", &["", "%00"]),
         ("verify", &["", "true", "verify_none "]),
         ("fail_if_no_peer_cert", &["", "1", "True"]),
-        ("server_name_indication", &["", "Disable%00", "127.0.0.1", "::1", "b%C3%BCcher", "a b"]),
+        (
+            "server_name_indication",
+            &["", "Disable%00", "127.0.0.1", "::1", "b%C3%BCcher", "a b"],
+        ),
         ("customize_hostname_check", &["", "http"]),
     ];
     for (name, values) in rows {
@@ -167,8 +234,9 @@ fn invalid_tls_values_are_refused_with_their_offset() {
 fn a19_paths_with_query_characters_round_trip() {
     for path in ["/a&b=c", "/a%b", "/a/@:?#", "C:\\certs\\é", "a+b"] {
         let encoded: String = path.bytes().map(|octet| format!("%{octet:02x}")).collect();
-        let text =
-            format!("amqps://h?cacertfile={encoded}&certfile={encoded}&keyfile={encoded}&password={encoded}");
+        let text = format!(
+            "amqps://h?cacertfile={encoded}&certfile={encoded}&keyfile={encoded}&password={encoded}"
+        );
         let read = uri(&text);
         assert_eq!(read.tls_parameters().cacertfile.as_deref(), Some(path));
         assert_eq!(read.tls_parameters().password.as_deref(), Some(path));

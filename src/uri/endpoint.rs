@@ -23,7 +23,10 @@ impl Endpoint {
     /// brackets, and a TCP port.
     #[must_use]
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::Tcp { host: host.into(), port }
+        Self::Tcp {
+            host: host.into(),
+            port,
+        }
     }
 
     /// Creates an endpoint from the path of a Unix socket.

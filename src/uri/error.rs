@@ -157,7 +157,9 @@ pub enum UriError {
         name: &'static str,
     },
     /// The value of a query parameter is invalid.
-    #[error("invalid value of the query parameter {name} at byte {at} of the URI, expected {expected}")]
+    #[error(
+        "invalid value of the query parameter {name} at byte {at} of the URI, expected {expected}"
+    )]
     BadParameter {
         /// The parameter's name.
         name: &'static str,

@@ -24,8 +24,13 @@ pub enum AuthMechanism {
 
 impl AuthMechanism {
     /// All built-in mechanisms.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Plain, Self::Amqplain, Self::External, Self::RabbitCrDemo, Self::Anonymous];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Plain,
+        Self::Amqplain,
+        Self::External,
+        Self::RabbitCrDemo,
+        Self::Anonymous,
+    ];
 
     /// Returns the mechanism's name in the protocol, such as `PLAIN`. A URI uses lower case.
     #[must_use]

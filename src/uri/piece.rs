@@ -31,9 +31,21 @@ impl<'a> Piece<'a> {
     }
 
     fn cut(self, halves: Option<(&'a str, &'a str)>, part: UriPart) -> (Self, Option<Self>) {
-        let Some((before, after)) = halves else { return (self, None) };
+        let Some((before, after)) = halves else {
+            return (self, None);
+        };
         let at = self.at + (self.text.len() - after.len());
-        (Self { text: before, ..self }, Some(Self { part, at, text: after }))
+        (
+            Self {
+                text: before,
+                ..self
+            },
+            Some(Self {
+                part,
+                at,
+                text: after,
+            }),
+        )
     }
 
     /// Returns the offset of the first `mark` in the whole text.
@@ -56,7 +68,10 @@ impl<'a> Piece<'a> {
             octets.push(octet);
             rest = after;
         }
-        String::from_utf8(octets).map_err(|_| UriError::NotUtf8 { part: self.part, at: self.at })
+        String::from_utf8(octets).map_err(|_| UriError::NotUtf8 {
+            part: self.part,
+            at: self.at,
+        })
     }
 
     /// Returns the percent-decoded text, if it fits the protocol's short string.
@@ -64,7 +79,10 @@ impl<'a> Piece<'a> {
         let name = self.decode()?;
         match name.len() {
             0..=255 => Ok(name),
-            octets => Err(UriError::TooLong { part: self.part, octets }),
+            octets => Err(UriError::TooLong {
+                part: self.part,
+                octets,
+            }),
         }
     }
 }
@@ -76,7 +94,9 @@ fn escaped(digits: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 fn hexadecimal(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// Prints a text with all characters percent-encoded except RFC 3986's unreserved ones, so that

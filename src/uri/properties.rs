@@ -14,7 +14,11 @@ const SECRET: &str = "S3KRET-correct-horse";
 
 /// Generates text of at most 240 bytes, with many characters that have a meaning in a URI.
 fn text() -> impl Strategy<Value = String> {
-    let special = prop::sample::select("&=%/@:#?[]+,;.\\\"' \t\n\0~-_aé€𝄞".chars().collect::<Vec<_>>());
+    let special = prop::sample::select(
+        "&=%/@:#?[]+,;.\\\"' \t\n\0~-_aé€𝄞"
+            .chars()
+            .collect::<Vec<_>>(),
+    );
     vec(prop_oneof![3 => special, 1 => any::<char>()], 0..60).prop_map(String::from_iter)
 }
 
@@ -31,7 +35,9 @@ fn host() -> impl Strategy<Value = String> {
 fn value() -> impl Strategy<Value = String> {
     text()
         .prop_map(|text| text.replace('\0', "0"))
-        .prop_filter("no parameter accepts an empty value", |text| !text.is_empty())
+        .prop_filter("no parameter accepts an empty value", |text| {
+            !text.is_empty()
+        })
 }
 
 fn tls_parameters() -> impl Strategy<Value = TlsParameters> {
@@ -50,7 +56,14 @@ fn tls_parameters() -> impl Strategy<Value = TlsParameters> {
         any::<bool>(),
     )
         .prop_map(
-            |(cacertfile, certificate, verify, fail_if_no_peer_cert, server_name_indication, https)| {
+            |(
+                cacertfile,
+                certificate,
+                verify,
+                fail_if_no_peer_cert,
+                server_name_indication,
+                https,
+            )| {
                 let (certfile, key) = certificate.unzip();
                 let (keyfile, password) = key.flatten().unzip();
                 TlsParameters {
@@ -77,7 +90,14 @@ fn parameters(tls: bool) -> impl Strategy<Value = Parameters> {
         tls_parameters(),
     )
         .prop_map(
-            move |(heartbeat, connection_timeout, channel_max, frame_max, auth_mechanisms, with_tls)| {
+            move |(
+                heartbeat,
+                connection_timeout,
+                channel_max,
+                frame_max,
+                auth_mechanisms,
+                with_tls,
+            )| {
                 Parameters {
                     heartbeat,
                     connection_timeout,
@@ -85,7 +105,11 @@ fn parameters(tls: bool) -> impl Strategy<Value = Parameters> {
                     frame_max,
                     auth_mechanisms,
                     virtual_host: None,
-                    tls: if tls { with_tls } else { TlsParameters::default() },
+                    tls: if tls {
+                        with_tls
+                    } else {
+                        TlsParameters::default()
+                    },
                 }
             },
         )
@@ -93,9 +117,15 @@ fn parameters(tls: bool) -> impl Strategy<Value = Parameters> {
 
 fn endpoints(scheme: Scheme) -> BoxedStrategy<Vec<Endpoint>> {
     if scheme == Scheme::Unix {
-        return value().prop_map(|path| vec![Endpoint::unix(format!("/{path}"))]).boxed();
+        return value()
+            .prop_map(|path| vec![Endpoint::unix(format!("/{path}"))])
+            .boxed();
     }
-    vec((host(), 1..=u16::MAX).prop_map(|(host, port)| Endpoint::Tcp { host, port }), 1..4).boxed()
+    vec(
+        (host(), 1..=u16::MAX).prop_map(|(host, port)| Endpoint::Tcp { host, port }),
+        1..4,
+    )
+    .boxed()
 }
 
 fn any_uri() -> impl Strategy<Value = Uri> {
@@ -107,20 +137,25 @@ fn any_uri() -> impl Strategy<Value = Uri> {
             text().prop_filter("an empty one is `/`", |text| !text.is_empty()),
             parameters(scheme.is_tls()),
         )
-            .prop_map(move |(username, password, endpoints, virtual_host, parameters)| Uri {
-                scheme,
-                username,
-                password,
-                endpoints,
-                virtual_host,
-                parameters,
-            })
+            .prop_map(
+                move |(username, password, endpoints, virtual_host, parameters)| Uri {
+                    scheme,
+                    username,
+                    password,
+                    endpoints,
+                    virtual_host,
+                    parameters,
+                },
+            )
     })
 }
 
 /// Returns the URI without the parts that `Display` omits.
 fn without_passwords(uri: &Uri) -> Uri {
-    let mut uri = Uri { password: DEFAULT_PASSWORD.to_owned(), ..uri.clone() };
+    let mut uri = Uri {
+        password: DEFAULT_PASSWORD.to_owned(),
+        ..uri.clone()
+    };
     uri.parameters.tls.password = None;
     uri
 }
@@ -159,7 +194,14 @@ fn almost_uri() -> impl Strategy<Value = String> {
         " ",
         "amqp://",
     ]);
-    let scheme = prop::sample::select(vec!["amqp://", "amqps://", "amqp+unix://", "AMQP://", "http://", ""]);
+    let scheme = prop::sample::select(vec![
+        "amqp://",
+        "amqps://",
+        "amqp+unix://",
+        "AMQP://",
+        "http://",
+        "",
+    ]);
     (scheme, vec(token, 0..16)).prop_map(|(scheme, tokens)| scheme.to_owned() + &tokens.concat())
 }
 

@@ -47,25 +47,61 @@ impl Parameters {
     fn set(&mut self, parameter: Piece<'_>) -> Result<(), UriError> {
         let (name, value) = parameter.split('=', UriPart::Query);
         // A parameter without `=` has an empty value, which no parameter accepts.
-        let value = value.unwrap_or(Piece { text: "", at: name.at + name.text.len(), ..name });
+        let value = value.unwrap_or(Piece {
+            text: "",
+            at: name.at + name.text.len(),
+            ..name
+        });
         let at = name.at;
         let name = name.decode()?;
         match name.as_str() {
-            "heartbeat" => number(&mut self.heartbeat, "heartbeat", value, "seconds from 0 to 65535"),
+            "heartbeat" => number(
+                &mut self.heartbeat,
+                "heartbeat",
+                value,
+                "seconds from 0 to 65535",
+            ),
             "connection_timeout" => {
                 let expected = "milliseconds from 1 to 4294967295";
-                number(&mut self.connection_timeout, "connection_timeout", value, expected)
+                number(
+                    &mut self.connection_timeout,
+                    "connection_timeout",
+                    value,
+                    expected,
+                )
             }
-            "channel_max" => number(&mut self.channel_max, "channel_max", value, "a number from 0 to 65535"),
-            "frame_max" => number(&mut self.frame_max, "frame_max", value, "bytes from 0 to 4294967295"),
+            "channel_max" => number(
+                &mut self.channel_max,
+                "channel_max",
+                value,
+                "a number from 0 to 65535",
+            ),
+            "frame_max" => number(
+                &mut self.frame_max,
+                "frame_max",
+                value,
+                "bytes from 0 to 4294967295",
+            ),
             "auth_mechanism" => {
                 self.auth_mechanisms.push(mechanism(value)?);
                 Ok(())
             }
             "vhost" => {
-                let name = Piece { part: UriPart::VirtualHost, ..value }.decode_name()?;
-                let bad = UriError::BadParameter { name: "vhost", at: value.at, expected: "a name" };
-                once(&mut self.virtual_host, "vhost", Some(name).filter(|name| !name.is_empty()).ok_or(bad)?)
+                let name = Piece {
+                    part: UriPart::VirtualHost,
+                    ..value
+                }
+                .decode_name()?;
+                let bad = UriError::BadParameter {
+                    name: "vhost",
+                    at: value.at,
+                    expected: "a name",
+                };
+                once(
+                    &mut self.virtual_host,
+                    "vhost",
+                    Some(name).filter(|name| !name.is_empty()).ok_or(bad)?,
+                )
             }
             _ if self.tls.set(&name, value)? => Ok(()),
             // It may be the end of a passphrase with a raw `&`.
@@ -79,18 +115,27 @@ impl Parameters {
     pub(super) fn print(&self, with_password: bool) -> String {
         let numbers = [
             ("heartbeat", self.heartbeat.map(u32::from)),
-            ("connection_timeout", self.connection_timeout.map(NonZeroU32::get)),
+            (
+                "connection_timeout",
+                self.connection_timeout.map(NonZeroU32::get),
+            ),
             ("channel_max", self.channel_max.map(u32::from)),
             ("frame_max", self.frame_max),
         ];
-        let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
+        let numbers = numbers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?.to_string())));
         let mechanisms = self
             .auth_mechanisms
             .iter()
             .map(|mechanism| ("auth_mechanism", mechanism.name().to_ascii_lowercase()));
         let virtual_host = self.virtual_host.iter().map(|name| ("vhost", name.clone()));
         let mut printed = String::new();
-        for (name, value) in numbers.chain(mechanisms).chain(virtual_host).chain(self.tls.pairs()) {
+        for (name, value) in numbers
+            .chain(mechanisms)
+            .chain(virtual_host)
+            .chain(self.tls.pairs())
+        {
             if name == "password" && !with_password {
                 continue;
             }
@@ -103,11 +148,12 @@ impl Parameters {
 
 fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
     let name = value.decode()?;
-    AuthMechanism::ALL.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(&name)).ok_or(
-        UriError::BadParameter {
+    AuthMechanism::ALL
+        .into_iter()
+        .find(|mechanism| mechanism.name().eq_ignore_ascii_case(&name))
+        .ok_or(UriError::BadParameter {
             name: "auth_mechanism",
             at: value.at,
             expected: "plain, amqplain, external, rabbit-cr-demo or anonymous",
-        },
-    )
+        })
 }

@@ -15,8 +15,16 @@ fn error(text: &str) -> UriError {
 /// Returns user, password, host, port and virtual host of a URI.
 #[track_caller]
 fn parts(text: &str) -> (String, String, String, u16, String) {
-    let Uri { username, password, endpoints, virtual_host, .. } = uri(text);
-    let [Endpoint::Tcp { host, port }] = endpoints.as_slice() else { panic!("{endpoints:?}") };
+    let Uri {
+        username,
+        password,
+        endpoints,
+        virtual_host,
+        ..
+    } = uri(text);
+    let [Endpoint::Tcp { host, port }] = endpoints.as_slice() else {
+        panic!("{endpoints:?}")
+    };
     (username, password, host.clone(), *port, virtual_host)
 }
 
@@ -31,33 +39,58 @@ fn address(text: &str) -> (String, u16) {
 fn rabbitmq_specification_examples_are_parsed() {
     let defaults = ("guest", "guest", "localhost", 5672, "/");
     let rows = [
-        ("amqp://user:pass@host:10000/vhost", ("user", "pass", "host", 10000, "vhost")),
-        ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", ("usera", "apass", "hoast", 10000, "v/host")),
-        ("amqp://user:passw%23rd@host:10000/v%2fhost", ("user", "passw#rd", "host", 10000, "v/host")),
+        (
+            "amqp://user:pass@host:10000/vhost",
+            ("user", "pass", "host", 10000, "vhost"),
+        ),
+        (
+            "amqp://user%61:%61pass@ho%61st:10000/v%2fhost",
+            ("usera", "apass", "hoast", 10000, "v/host"),
+        ),
+        (
+            "amqp://user:passw%23rd@host:10000/v%2fhost",
+            ("user", "passw#rd", "host", 10000, "v/host"),
+        ),
         ("amqp://", defaults),
         ("amqp://:@/", ("", "", "localhost", 5672, "/")),
         ("amqp://user@", ("user", "guest", "localhost", 5672, "/")),
-        ("amqp://user:pass@", ("user", "pass", "localhost", 5672, "/")),
+        (
+            "amqp://user:pass@",
+            ("user", "pass", "localhost", 5672, "/"),
+        ),
         ("amqp://host", ("guest", "guest", "host", 5672, "/")),
         ("amqp://:10000", ("guest", "guest", "localhost", 10000, "/")),
-        ("amqp:///vhost", ("guest", "guest", "localhost", 5672, "vhost")),
+        (
+            "amqp:///vhost",
+            ("guest", "guest", "localhost", 5672, "vhost"),
+        ),
         ("amqp://host/", ("guest", "guest", "host", 5672, "/")),
         ("amqp://host/%2f", ("guest", "guest", "host", 5672, "/")),
         ("amqp://[::1]", ("guest", "guest", "::1", 5672, "/")),
     ];
     for (text, (username, password, host, port, virtual_host)) in rows {
-        let expected = (username.into(), password.into(), host.into(), port, virtual_host.into());
+        let expected = (
+            username.into(),
+            password.into(),
+            host.into(),
+            port,
+            virtual_host.into(),
+        );
         assert_eq!(parts(text), expected, "{text}");
     }
 }
 
 #[test]
 fn getters_return_parsed_values() {
-    let uri = uri("amqps://u:p@h:1/v?heartbeat=20&connection_timeout=1500&channel_max=7&frame_max=8192");
+    let uri =
+        uri("amqps://u:p@h:1/v?heartbeat=20&connection_timeout=1500&channel_max=7&frame_max=8192");
     assert_eq!((uri.username(), uri.password()), ("u", "p"));
     assert_eq!(uri.endpoints(), [Endpoint::tcp("h", 1)]);
     assert_eq!((uri.virtual_host(), uri.is_tls()), ("v", true));
-    assert_eq!((uri.heartbeat(), uri.channel_max(), uri.frame_max()), (Some(20), Some(7), Some(8192)));
+    assert_eq!(
+        (uri.heartbeat(), uri.channel_max(), uri.frame_max()),
+        (Some(20), Some(7), Some(8192))
+    );
     assert_eq!(uri.connection_timeout(), Some(Duration::from_millis(1500)));
     assert_eq!(uri.auth_mechanisms(), []);
 }
@@ -65,8 +98,14 @@ fn getters_return_parsed_values() {
 #[test]
 fn absent_parameters_are_none() {
     let uri = uri("amqp://");
-    assert_eq!((uri.heartbeat(), uri.channel_max(), uri.frame_max()), (None, None, None));
-    assert_eq!((uri.connection_timeout(), uri.auth_mechanisms()), (None, [].as_slice()));
+    assert_eq!(
+        (uri.heartbeat(), uri.channel_max(), uri.frame_max()),
+        (None, None, None)
+    );
+    assert_eq!(
+        (uri.connection_timeout(), uri.auth_mechanisms()),
+        (None, [].as_slice())
+    );
     assert!(!uri.is_tls());
 }
 
@@ -74,8 +113,14 @@ fn absent_parameters_are_none() {
 fn a_tls_uri_has_port_5671() {
     assert_eq!(address("amqps://host").1, 5671);
     assert_eq!(address("amqps://host:").1, 5671);
-    assert_eq!(uri("amqps://host:5672").to_string(), "amqps://guest@host:5672/%2F");
-    assert_eq!(uri("amqps://host:5671").to_string(), "amqps://guest@host/%2F");
+    assert_eq!(
+        uri("amqps://host:5672").to_string(),
+        "amqps://guest@host:5672/%2F"
+    );
+    assert_eq!(
+        uri("amqps://host:5671").to_string(),
+        "amqps://guest@host/%2F"
+    );
 }
 
 #[test]
@@ -93,11 +138,20 @@ fn a_spelled_out_default_equals_an_absent_one() {
 
 #[test]
 fn ipv6_addresses_have_brackets_only_in_text() {
-    for (text, port) in [("amqp://[2001:DB8:0:0::1]/v", 5672), ("amqp://a:b@[2001:db8::1]:100/v", 100)] {
+    for (text, port) in [
+        ("amqp://[2001:DB8:0:0::1]/v", 5672),
+        ("amqp://a:b@[2001:db8::1]:100/v", 100),
+    ] {
         assert_eq!(address(text), ("2001:db8::1".into(), port), "{text}");
     }
-    assert_eq!(uri("amqp://[::1]:100").to_string(), "amqp://guest@[::1]:100/%2F");
-    assert_eq!(uri("amqp://[::ffff:127.0.0.1]").to_string(), "amqp://guest@[::ffff:127.0.0.1]/%2F");
+    assert_eq!(
+        uri("amqp://[::1]:100").to_string(),
+        "amqp://guest@[::1]:100/%2F"
+    );
+    assert_eq!(
+        uri("amqp://[::ffff:127.0.0.1]").to_string(),
+        "amqp://guest@[::ffff:127.0.0.1]/%2F"
+    );
 }
 
 #[test]
@@ -114,15 +168,27 @@ fn a_password_may_contain_raw_or_encoded_colons() {
 
 #[test]
 fn the_last_at_ends_the_user_part() {
-    let expected = ("us@er".into(), "pa@ss".into(), "host".into(), 5672, "v".into());
+    let expected = (
+        "us@er".into(),
+        "pa@ss".into(),
+        "host".into(),
+        5672,
+        "v".into(),
+    );
     assert_eq!(parts("amqp://us@er:pa@ss@host/v"), expected);
 }
 
 #[test]
 fn escapes_are_decoded_once_as_utf_8() {
-    assert_eq!(uri("amqp://%2561:%C3%bc@b%C3%BCcher/%E2%82%AC").password(), "ü");
+    assert_eq!(
+        uri("amqp://%2561:%C3%bc@b%C3%BCcher/%E2%82%AC").password(),
+        "ü"
+    );
     assert_eq!(uri("amqp://%2561@host").username(), "%61");
-    assert_eq!(uri("amqp://ü:é@bücher/€").to_string(), "amqp://%C3%BC@b%C3%BCcher/%E2%82%AC");
+    assert_eq!(
+        uri("amqp://ü:é@bücher/€").to_string(),
+        "amqp://%C3%BC@b%C3%BCcher/%E2%82%AC"
+    );
     assert_eq!(address("amqp://b%C3%BCcher").0, "bücher");
 }
 
@@ -141,16 +207,29 @@ fn a_virtual_host_may_contain_a_raw_at() {
 
 #[test]
 fn text_without_a_scheme_is_refused() {
-    for text in
-        ["", "host", "://host", "//host", "localhost:5672", "amqp:host", "amqp:/host", "u:p@h://x", "1://"]
-    {
+    for text in [
+        "",
+        "host",
+        "://host",
+        "//host",
+        "localhost:5672",
+        "amqp:host",
+        "amqp:/host",
+        "u:p@h://x",
+        "1://",
+    ] {
         assert_eq!(error(text), UriError::MissingScheme, "{text}");
     }
 }
 
 #[test]
 fn another_scheme_is_refused_by_name() {
-    assert_eq!(error("http://u:p@host"), UriError::UnknownScheme { scheme: "http".into() });
+    assert_eq!(
+        error("http://u:p@host"),
+        UriError::UnknownScheme {
+            scheme: "http".into()
+        }
+    );
     assert_eq!(
         error("amqp+tls://host").to_string(),
         "unknown URI scheme amqp+tls, expected amqp, amqps or amqp+unix"
@@ -175,7 +254,10 @@ fn white_space_is_refused_with_its_offset() {
 #[test]
 fn a_fragment_is_refused() {
     assert_eq!(error("amqp://host/v#"), UriError::Fragment { at: 13 });
-    assert_eq!(error("amqp://user:pa#ss@host"), UriError::Fragment { at: 14 });
+    assert_eq!(
+        error("amqp://user:pa#ss@host"),
+        UriError::Fragment { at: 14 }
+    );
 }
 
 #[test]
@@ -229,11 +311,20 @@ fn invalid_utf_8_is_refused() {
 #[test]
 fn names_have_at_most_255_bytes() {
     let (most, more) = ("é".repeat(127) + "a", "é".repeat(128));
-    assert_eq!(uri(&format!("amqp://{most}:{more}@h/{most}")).virtual_host(), most);
+    assert_eq!(
+        uri(&format!("amqp://{most}:{more}@h/{most}")).virtual_host(),
+        most
+    );
     let (part, octets) = (UriPart::Username, 256);
-    assert_eq!(error(&format!("amqp://{more}@h/")), UriError::TooLong { part, octets });
+    assert_eq!(
+        error(&format!("amqp://{more}@h/")),
+        UriError::TooLong { part, octets }
+    );
     let part = UriPart::VirtualHost;
-    assert_eq!(error(&format!("amqp://h/{}", "%41".repeat(256))), UriError::TooLong { part, octets });
+    assert_eq!(
+        error(&format!("amqp://h/{}", "%41".repeat(256))),
+        UriError::TooLong { part, octets }
+    );
 }
 
 #[test]
@@ -269,11 +360,28 @@ fn a_bad_host_is_refused() {
 
 #[test]
 fn a_bad_port_is_refused() {
-    for port in
-        ["0", "65536", "1000xyz", "1000000", "+1", "-1", "%31", "0x10", "é", "99999999999999999999999"]
-    {
-        assert_eq!(error(&format!("amqp://host:{port}/v")), UriError::BadPort { at: 12 }, "{port}");
-        assert_eq!(error(&format!("amqp://[::1]:{port}")), UriError::BadPort { at: 13 }, "{port}");
+    for port in [
+        "0",
+        "65536",
+        "1000xyz",
+        "1000000",
+        "+1",
+        "-1",
+        "%31",
+        "0x10",
+        "é",
+        "99999999999999999999999",
+    ] {
+        assert_eq!(
+            error(&format!("amqp://host:{port}/v")),
+            UriError::BadPort { at: 12 },
+            "{port}"
+        );
+        assert_eq!(
+            error(&format!("amqp://[::1]:{port}")),
+            UriError::BadPort { at: 13 },
+            "{port}"
+        );
     }
     assert_eq!(address("amqp://host:65535").1, 65535);
     assert_eq!(address("amqp://host:005672").1, 5672);
@@ -282,7 +390,11 @@ fn a_bad_port_is_refused() {
 #[test]
 fn a_virtual_host_is_one_segment() {
     for text in ["amqp://h/a/", "amqp://h/a/b", "amqp://h/a//"] {
-        assert_eq!(error(text), UriError::NestedVirtualHost { at: 10 }, "{text}");
+        assert_eq!(
+            error(text),
+            UriError::NestedVirtualHost { at: 10 },
+            "{text}"
+        );
     }
     assert_eq!(error("amqp://h//"), UriError::NestedVirtualHost { at: 9 });
     assert_eq!(uri("amqp://h/a%2Fb?heartbeat=1").virtual_host(), "a/b");
@@ -292,26 +404,64 @@ fn a_virtual_host_is_one_segment() {
 fn an_unknown_parameter_is_refused_by_name() {
     for name in ["Heartbeat", "locale", "", "h+b", "versions", "Verify"] {
         let expected = UriError::UnknownParameter { name: name.into() };
-        assert_eq!(error(&format!("amqps://host?heartbeat=5&{name}=x")), expected);
+        assert_eq!(
+            error(&format!("amqps://host?heartbeat=5&{name}=x")),
+            expected
+        );
         assert_eq!(error(&format!("amqps://host/v?{name}=x")), expected);
     }
-    assert!(error("amqps://h?locale=de").to_string().contains("\"locale\""));
-    assert_eq!(error("amqp://h?heart%26=1"), UriError::UnknownParameter { name: "heart&".into() });
+    assert!(
+        error("amqps://h?locale=de")
+            .to_string()
+            .contains("\"locale\"")
+    );
+    assert_eq!(
+        error("amqp://h?heart%26=1"),
+        UriError::UnknownParameter {
+            name: "heart&".into()
+        }
+    );
 }
 
 #[test]
 fn an_invalid_value_is_refused_with_its_offset() {
     let values = ["", "x", "-1", "+1", "1.5", "99999999999999999999", "%20"];
-    for name in ["heartbeat", "connection_timeout", "channel_max", "frame_max"] {
+    for name in [
+        "heartbeat",
+        "connection_timeout",
+        "channel_max",
+        "frame_max",
+    ] {
         for value in values {
             let found = error(&format!("amqp://h?{name}={value}"));
-            let UriError::BadParameter { name: found_name, at, .. } = found else { panic!("{found}") };
+            let UriError::BadParameter {
+                name: found_name,
+                at,
+                ..
+            } = found
+            else {
+                panic!("{found}")
+            };
             assert_eq!((found_name, at), (name, 10 + name.len()), "{value}");
         }
-        assert!(matches!(error(&format!("amqp://h?{name}")), UriError::BadParameter { .. }));
+        assert!(matches!(
+            error(&format!("amqp://h?{name}")),
+            UriError::BadParameter { .. }
+        ));
     }
-    for query in ["heartbeat=65536", "channel_max=65536", "connection_timeout=0", "frame_max=4294967296"] {
-        assert!(matches!(error(&format!("amqp://h?{query}")), UriError::BadParameter { .. }), "{query}");
+    for query in [
+        "heartbeat=65536",
+        "channel_max=65536",
+        "connection_timeout=0",
+        "frame_max=4294967296",
+    ] {
+        assert!(
+            matches!(
+                error(&format!("amqp://h?{query}")),
+                UriError::BadParameter { .. }
+            ),
+            "{query}"
+        );
     }
     assert_eq!(uri("amqp://h?heartbeat=0").heartbeat(), Some(0));
     assert_eq!(uri("amqp://h?%68eartbeat=%35").heartbeat(), Some(5));
@@ -320,13 +470,19 @@ fn an_invalid_value_is_refused_with_its_offset() {
 #[test]
 fn a_parameter_given_twice_is_refused() {
     let name = "heartbeat";
-    assert_eq!(error("amqp://h?heartbeat=5&heartbeat=5"), UriError::RepeatedParameter { name });
+    assert_eq!(
+        error("amqp://h?heartbeat=5&heartbeat=5"),
+        UriError::RepeatedParameter { name }
+    );
 }
 
 #[test]
 fn auth_mechanisms_keep_their_order() {
     let uri = uri("amqp://h?auth_mechanism=amqplain&heartbeat=1&auth_mechanism=PLAIN");
-    assert_eq!(uri.auth_mechanisms(), [AuthMechanism::Amqplain, AuthMechanism::Plain]);
+    assert_eq!(
+        uri.auth_mechanisms(),
+        [AuthMechanism::Amqplain, AuthMechanism::Plain]
+    );
     assert_eq!(
         uri.to_string(),
         "amqp://guest@h/%2F?heartbeat=1&auth_mechanism=amqplain&auth_mechanism=plain"
@@ -336,7 +492,10 @@ fn auth_mechanisms_keep_their_order() {
 #[test]
 fn every_auth_mechanism_is_parsed_by_name() {
     for mechanism in AuthMechanism::ALL {
-        let text = format!("amqp://guest@h/%2F?auth_mechanism={}", mechanism.name().to_ascii_lowercase());
+        let text = format!(
+            "amqp://guest@h/%2F?auth_mechanism={}",
+            mechanism.name().to_ascii_lowercase()
+        );
         assert_eq!(uri(&text).auth_mechanisms(), [mechanism]);
         assert_eq!(uri(&text).to_string(), text);
     }
@@ -346,14 +505,32 @@ fn every_auth_mechanism_is_parsed_by_name() {
 fn an_unsupported_auth_mechanism_is_refused() {
     for name in ["scram", "", "plain,amqplain", "rabbit_cr_demo"] {
         let found = error(&format!("amqp://h?auth_mechanism={name}"));
-        assert!(matches!(found, UriError::BadParameter { name: "auth_mechanism", at: 24, .. }), "{found}");
+        assert!(
+            matches!(
+                found,
+                UriError::BadParameter {
+                    name: "auth_mechanism",
+                    at: 24,
+                    ..
+                }
+            ),
+            "{found}"
+        );
     }
 }
 
 #[test]
 fn a19_a_value_cannot_add_a_parameter() {
-    let injected = uri("amqp://a%3Fheartbeat%3D1:p%26q@h/v%3Fheartbeat%3D9%26frame_max%3D1?channel_max=5");
-    assert_eq!((injected.heartbeat(), injected.frame_max(), injected.channel_max()), (None, None, Some(5)));
+    let injected =
+        uri("amqp://a%3Fheartbeat%3D1:p%26q@h/v%3Fheartbeat%3D9%26frame_max%3D1?channel_max=5");
+    assert_eq!(
+        (
+            injected.heartbeat(),
+            injected.frame_max(),
+            injected.channel_max()
+        ),
+        (None, None, Some(5))
+    );
     assert_eq!(uri(&injected.to_string_with_password()), injected);
 }
 
@@ -361,7 +538,10 @@ fn a19_a_value_cannot_add_a_parameter() {
 fn a21_only_the_explicit_print_has_the_password() {
     let uri = uri("amqp://user:passw%23rd@host");
     assert_eq!(uri.to_string(), "amqp://user@host/%2F");
-    assert_eq!(uri.to_string_with_password(), "amqp://user:passw%23rd@host/%2F");
+    assert_eq!(
+        uri.to_string_with_password(),
+        "amqp://user:passw%23rd@host/%2F"
+    );
     assert!(!format!("{uri:?} {uri:#?}").contains("passw"));
 }
 

@@ -40,27 +40,66 @@ impl TlsParameters {
     /// Sets a parameter. Returns `false` if the name is unknown.
     pub(super) fn set(&mut self, name: &str, value: Piece<'_>) -> Result<bool, UriError> {
         match name {
-            "cacertfile" => once(&mut self.cacertfile, "cacertfile", text("cacertfile", value, "a path")?)?,
-            "certfile" => once(&mut self.certfile, "certfile", text("certfile", value, "a path")?)?,
-            "keyfile" => once(&mut self.keyfile, "keyfile", text("keyfile", value, "a path")?)?,
-            "password" => once(&mut self.password, "password", text("password", value, "a passphrase")?)?,
+            "cacertfile" => once(
+                &mut self.cacertfile,
+                "cacertfile",
+                text("cacertfile", value, "a path")?,
+            )?,
+            "certfile" => once(
+                &mut self.certfile,
+                "certfile",
+                text("certfile", value, "a path")?,
+            )?,
+            "keyfile" => once(
+                &mut self.keyfile,
+                "keyfile",
+                text("keyfile", value, "a path")?,
+            )?,
+            "password" => once(
+                &mut self.password,
+                "password",
+                text("password", value, "a passphrase")?,
+            )?,
             "verify" => {
-                let chosen =
-                    one_of("verify", value, "verify_peer", "verify_none", "verify_peer or verify_none")?;
+                let chosen = one_of(
+                    "verify",
+                    value,
+                    "verify_peer",
+                    "verify_none",
+                    "verify_peer or verify_none",
+                )?;
                 once(&mut self.verify, "verify", chosen)?;
             }
             "fail_if_no_peer_cert" => {
-                let chosen = one_of("fail_if_no_peer_cert", value, "true", "false", "true or false")?;
-                once(&mut self.fail_if_no_peer_cert, "fail_if_no_peer_cert", chosen)?;
+                let chosen = one_of(
+                    "fail_if_no_peer_cert",
+                    value,
+                    "true",
+                    "false",
+                    "true or false",
+                )?;
+                once(
+                    &mut self.fail_if_no_peer_cert,
+                    "fail_if_no_peer_cert",
+                    chosen,
+                )?;
             }
             "server_name_indication" => {
                 let chosen = server_name_indication(value)?;
-                once(&mut self.server_name_indication, "server_name_indication", chosen)?;
+                once(
+                    &mut self.server_name_indication,
+                    "server_name_indication",
+                    chosen,
+                )?;
             }
             "customize_hostname_check" => {
                 let name = "customize_hostname_check";
                 if value.decode()? != "https" {
-                    return Err(UriError::BadParameter { name, at: value.at, expected: "https" });
+                    return Err(UriError::BadParameter {
+                        name,
+                        at: value.at,
+                        expected: "https",
+                    });
                 }
                 once(&mut self.customize_hostname_check, name, ())?;
             }
@@ -77,16 +116,24 @@ impl TlsParameters {
     pub(super) fn check(&self) -> Result<(), UriError> {
         let refused = |name, why| Err(UriError::RefusedParameter { name, why });
         match self {
-            Self { certfile: None, keyfile: Some(_), .. } => {
-                refused("keyfile", "has no effect without certfile")
-            }
-            Self { keyfile: None, password: Some(_), .. } => refused(
+            Self {
+                certfile: None,
+                keyfile: Some(_),
+                ..
+            } => refused("keyfile", "has no effect without certfile"),
+            Self {
+                keyfile: None,
+                password: Some(_),
+                ..
+            } => refused(
                 "password",
                 "is the passphrase of keyfile, which is missing; the login's password is before the host",
             ),
-            Self { verify: Some(false), customize_hostname_check: Some(()), .. } => {
-                refused("customize_hostname_check", "contradicts verify=verify_none")
-            }
+            Self {
+                verify: Some(false),
+                customize_hostname_check: Some(()),
+                ..
+            } => refused("customize_hostname_check", "contradicts verify=verify_none"),
             _ => Ok(()),
         }
     }
@@ -96,19 +143,28 @@ impl TlsParameters {
         let choice = |value: Option<bool>, yes: &str, no: &str| {
             value.map(|value| if value { yes.to_owned() } else { no.to_owned() })
         };
-        let indication = self.server_name_indication.as_ref().map(|indication| match indication {
-            ServerNameIndication::Disable => "disable".to_owned(),
-            ServerNameIndication::Name(name) => name.clone(),
-        });
+        let indication = self
+            .server_name_indication
+            .as_ref()
+            .map(|indication| match indication {
+                ServerNameIndication::Disable => "disable".to_owned(),
+                ServerNameIndication::Name(name) => name.clone(),
+            });
         [
             ("cacertfile", self.cacertfile.clone()),
             ("certfile", self.certfile.clone()),
             ("keyfile", self.keyfile.clone()),
             ("password", self.password.clone()),
             ("verify", choice(self.verify, "verify_peer", "verify_none")),
-            ("fail_if_no_peer_cert", choice(self.fail_if_no_peer_cert, "true", "false")),
+            (
+                "fail_if_no_peer_cert",
+                choice(self.fail_if_no_peer_cert, "true", "false"),
+            ),
             ("server_name_indication", indication),
-            ("customize_hostname_check", self.customize_hostname_check.map(|()| "https".to_owned())),
+            (
+                "customize_hostname_check",
+                self.customize_hostname_check.map(|()| "https".to_owned()),
+            ),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -118,7 +174,9 @@ impl TlsParameters {
 /// Omits the passphrase.
 impl fmt::Debug for TlsParameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.pairs().filter(|(name, _)| *name != "password")).finish()
+        f.debug_map()
+            .entries(self.pairs().filter(|(name, _)| *name != "password"))
+            .finish()
     }
 }
 
@@ -129,11 +187,17 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
         return Ok(ServerNameIndication::Disable);
     }
     let is_name = (1..=253).contains(&name.len())
-        && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet))
+        && name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet))
         && name.bytes().any(|octet| octet.is_ascii_alphabetic());
     if !is_name {
         let expected = "a host name of ASCII letters, not an address, or disable";
-        return Err(UriError::BadParameter { name: "server_name_indication", at: value.at, expected });
+        return Err(UriError::BadParameter {
+            name: "server_name_indication",
+            at: value.at,
+            expected,
+        });
     }
     Ok(ServerNameIndication::Name(name))
 }

@@ -22,15 +22,35 @@ pub(super) fn number<T: FromStr>(
 ) -> Result<(), UriError> {
     // `parse` alone would accept a sign.
     let digits = value.decode()?;
-    let number = if digits.bytes().all(|octet| octet.is_ascii_digit()) { digits.parse().ok() } else { None };
-    once(slot, name, number.ok_or(UriError::BadParameter { name, at: value.at, expected })?)
+    let number = if digits.bytes().all(|octet| octet.is_ascii_digit()) {
+        digits.parse().ok()
+    } else {
+        None
+    };
+    once(
+        slot,
+        name,
+        number.ok_or(UriError::BadParameter {
+            name,
+            at: value.at,
+            expected,
+        })?,
+    )
 }
 
 /// Parses a text that is not empty and has no NUL, which no path or passphrase in a file contains.
-pub(super) fn text(name: &'static str, value: Piece<'_>, expected: &'static str) -> Result<String, UriError> {
+pub(super) fn text(
+    name: &'static str,
+    value: Piece<'_>,
+    expected: &'static str,
+) -> Result<String, UriError> {
     let text = value.decode()?;
     if text.is_empty() || text.contains('\0') {
-        return Err(UriError::BadParameter { name, at: value.at, expected });
+        return Err(UriError::BadParameter {
+            name,
+            at: value.at,
+            expected,
+        });
     }
     Ok(text)
 }
@@ -46,6 +66,10 @@ pub(super) fn one_of(
     match value.decode()? {
         text if text == yes => Ok(true),
         text if text == no => Ok(false),
-        _ => Err(UriError::BadParameter { name, at: value.at, expected }),
+        _ => Err(UriError::BadParameter {
+            name,
+            at: value.at,
+            expected,
+        }),
     }
 }

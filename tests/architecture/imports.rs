@@ -41,13 +41,18 @@ pub(crate) struct Crate(BTreeMap<Path, Module>);
 pub(crate) fn module_path(file: &str) -> Path {
     let path = file.trim_end_matches(".rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
-    if path == "lib" { Path::new() } else { path.split('/').map(str::to_owned).collect() }
+    if path == "lib" {
+        Path::new()
+    } else {
+        path.split('/').map(str::to_owned).collect()
+    }
 }
 
 impl Crate {
     /// Creates a crate from its sources, each with its path below `src/`.
     pub(crate) fn new(files: &BTreeMap<String, String>) -> Self {
-        let mut paths: BTreeMap<Path, &str> = files.keys().map(|f| (module_path(f), f.as_str())).collect();
+        let mut paths: BTreeMap<Path, &str> =
+            files.keys().map(|f| (module_path(f), f.as_str())).collect();
         for (file, source) in files {
             for name in test_modules(source) {
                 let tests = [module_path(file), vec![name]].concat();
@@ -56,7 +61,10 @@ impl Crate {
         }
         let modules = paths.iter().map(|(path, file)| {
             let tokens = tokens(&files[*file]);
-            let mut module = Module { file: (*file).to_owned(), ..Module::default() };
+            let mut module = Module {
+                file: (*file).to_owned(),
+                ..Module::default()
+            };
             read(&tokens, path, &paths, &mut module);
             (path.clone(), module)
         });
@@ -73,9 +81,14 @@ impl Crate {
                 let re_exports = import.is_public && target.starts_with(path) && target != path;
                 (!re_exports).then_some(target)
             });
-            let mentioned = module.mentions.iter().filter_map(|path| self.resolve(path, &mut Vec::new()));
+            let mentioned = module
+                .mentions
+                .iter()
+                .filter_map(|path| self.resolve(path, &mut Vec::new()));
             to.extend(
-                used.chain(mentioned).filter(|target| *target != path).map(|t| self.0[t].file.as_str()),
+                used.chain(mentioned)
+                    .filter(|target| *target != path)
+                    .map(|t| self.0[t].file.as_str()),
             );
         }
         imports
@@ -87,15 +100,22 @@ impl Crate {
             return None;
         }
         seen.push(path.to_vec());
-        let length = (0..=path.len()).rev().find(|length| self.0.contains_key(&path[..*length]))?;
+        let length = (0..=path.len())
+            .rev()
+            .find(|length| self.0.contains_key(&path[..*length]))?;
         let (module_path, module) = self.0.get_key_value(&path[..length])?;
-        let Some(name) = path.get(length).filter(|name| *name != "*") else { return Some(module_path) };
+        let Some(name) = path.get(length).filter(|name| *name != "*") else {
+            return Some(module_path);
+        };
         let mut named = module.uses.iter().filter(|import| import.name == *name);
         if let Some(import) = named.next() {
             // An item of another crate that this module imports counts as its own.
             return self.resolve(&import.path, seen).or(Some(module_path));
         }
-        let globs = module.uses.iter().filter(|import| import.name == "*" && import.is_public);
+        let globs = module
+            .uses
+            .iter()
+            .filter(|import| import.name == "*" && import.is_public);
         for glob in globs {
             let through = [&glob.path[..glob.path.len() - 1], &path[length..]].concat();
             if let Some(found) = self.resolve(&through, seen) {
@@ -113,7 +133,11 @@ fn read(tokens: &[String], path: &Path, modules: &BTreeMap<Path, &str>, into: &m
     let (mut depth, mut at) = (0_usize, 0);
     let mut is_public = false;
     while let Some(token) = tokens.get(at) {
-        let here: Path = path.iter().chain(inline.iter().map(|(_, name)| name)).cloned().collect();
+        let here: Path = path
+            .iter()
+            .chain(inline.iter().map(|(_, name)| name))
+            .cloned()
+            .collect();
         let before = at.checked_sub(1).map_or("", |before| &tokens[before]);
         match token.as_str() {
             "{" => depth += 1,
@@ -133,12 +157,20 @@ fn read(tokens: &[String], path: &Path, modules: &BTreeMap<Path, &str>, into: &m
                 continue;
             }
             "use" => {
-                let end = at + tokens[at..].iter().take_while(|token| *token != ";").count();
+                let end = at
+                    + tokens[at..]
+                        .iter()
+                        .take_while(|token| *token != ";")
+                        .count();
                 let mut leaves = Vec::new();
                 use_tree(&tokens[at + 1..end], Path::new(), &mut leaves);
                 for (leaf, name) in leaves {
                     if let Some(path) = absolute(&leaf, &here, modules) {
-                        into.uses.push(Use { path, name, is_public });
+                        into.uses.push(Use {
+                            path,
+                            name,
+                            is_public,
+                        });
                     }
                 }
                 at = end;
@@ -146,7 +178,9 @@ fn read(tokens: &[String], path: &Path, modules: &BTreeMap<Path, &str>, into: &m
             word if before != "::" && tokens.get(at + 1).is_some_and(|next| next == "::") => {
                 let mut leaf = vec![word.to_owned()];
                 while tokens.get(at + 1).is_some_and(|next| next == "::") {
-                    let Some(next) = tokens.get(at + 2).filter(|next| is_name(next)) else { break };
+                    let Some(next) = tokens.get(at + 2).filter(|next| is_name(next)) else {
+                        break;
+                    };
                     leaf.push(next.clone());
                     at += 2;
                 }
@@ -175,7 +209,11 @@ fn use_tree(tokens: &[String], prefix: Path, leaves: &mut Vec<(Path, String)>) {
                 while part < end - 1 {
                     let mut stop = part;
                     while stop < end - 1 && tokens[stop] != "," {
-                        stop = if tokens[stop] == "{" { group_end(tokens, stop) } else { stop + 1 };
+                        stop = if tokens[stop] == "{" {
+                            group_end(tokens, stop)
+                        } else {
+                            stop + 1
+                        };
                     }
                     use_tree(&tokens[part..stop], path.clone(), leaves);
                     part = stop + 1;

@@ -18,7 +18,9 @@ fn lex(source: &str) -> Vec<String> {
             '/' if next == Some('/') => line_end(&chars, at),
             '/' if next == Some('*') => comment_end(&chars, at),
             '"' => string_end(&chars, at + 1),
-            'r' | 'b' | 'c' if literal_prefix(&chars, at).is_some() => literal_prefix(&chars, at).unwrap(),
+            'r' | 'b' | 'c' if literal_prefix(&chars, at).is_some() => {
+                literal_prefix(&chars, at).unwrap()
+            }
             '\'' => quote_end(&chars, at),
             ':' if next == Some(':') => {
                 tokens.push("::".to_owned());
@@ -101,9 +103,13 @@ fn literal_prefix(chars: &[char], at: usize) -> Option<usize> {
     if !prefix.contains('r') {
         return Some(string_end(chars, end + 1));
     }
-    let close: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+    let close: Vec<char> = std::iter::once('"')
+        .chain(std::iter::repeat_n('#', hashes))
+        .collect();
     let body = end + hashes + 1;
-    let length = chars[body..].windows(close.len()).position(|window| window == close);
+    let length = chars[body..]
+        .windows(close.len())
+        .position(|window| window == close);
     Some(length.map_or(chars.len(), |length| body + length + close.len()))
 }
 
@@ -119,12 +125,16 @@ fn quote_end(chars: &[char], at: usize) -> usize {
 /// Removes every item after `#[cfg(test)]` or `#[test]`.
 fn without_tests(tokens: &[String]) -> Vec<String> {
     let is_at = |at: usize, words: &[&str]| {
-        tokens.get(at..at + words.len()).is_some_and(|found| found.iter().eq(words.iter()))
+        tokens
+            .get(at..at + words.len())
+            .is_some_and(|found| found.iter().eq(words.iter()))
     };
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        if is_at(at, &["#", "[", "cfg", "(", "test", ")", "]"]) || is_at(at, &["#", "[", "test", "]"]) {
+        if is_at(at, &["#", "[", "cfg", "(", "test", ")", "]"])
+            || is_at(at, &["#", "[", "test", "]"])
+        {
             at = item_end(tokens, at);
         } else {
             kept.push(tokens[at].clone());
@@ -173,9 +183,14 @@ pub(crate) fn test_modules(source: &str) -> Vec<String> {
     let all = lex(source);
     let kept = without_tests(&all);
     let declared = |tokens: &[String]| -> Vec<String> {
-        let declarations = tokens.windows(3).filter(|window| window[0] == "mod" && window[2] == ";");
+        let declarations = tokens
+            .windows(3)
+            .filter(|window| window[0] == "mod" && window[2] == ";");
         declarations.map(|window| window[1].clone()).collect()
     };
     let outside = declared(&kept);
-    declared(&all).into_iter().filter(|name| !outside.contains(name)).collect()
+    declared(&all)
+        .into_iter()
+        .filter(|name| !outside.contains(name))
+        .collect()
 }

@@ -35,7 +35,9 @@ fn full_stream_is_waited_for() {
     drop(client.basic_publish("", "q", "one").send());
     // The broker no longer reads from a publishing connection, so more requests fill the stream.
     let mut requests = vec![];
-    while requests.len() < 10_000 && !(conn.needs_write() && conn.next_timeout().unwrap() > Instant::now()) {
+    while requests.len() < 10_000
+        && !(conn.needs_write() && conn.next_timeout().unwrap() > Instant::now())
+    {
         requests.push(client.queue_declare("q").send());
         conn.on_write().unwrap();
     }
@@ -53,7 +55,10 @@ fn the_handshake_begins_by_itself() {
     let mut conn = open(&Server::default(), Options::default());
     assert!(conn.needs_write());
     settle(&mut conn).unwrap();
-    assert_eq!(conn.client().server_properties().product(), "puka-test-broker");
+    assert_eq!(
+        conn.client().server_properties().product(),
+        "puka-test-broker"
+    );
 }
 
 #[test]
@@ -110,14 +115,20 @@ fn reading_resumes_after_deliveries_are_taken() {
     answer(&mut conn, client.connect()).unwrap();
     answer(&mut conn, client.queue_declare("q").send()).unwrap();
     for n in 0..100 {
-        answer(&mut conn, client.basic_publish("", "q", vec![n; 50_000]).send()).unwrap();
+        answer(
+            &mut conn,
+            client.basic_publish("", "q", vec![n; 50_000]).send(),
+        )
+        .unwrap();
     }
     let consumer = answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
     conn.on_read().unwrap();
     assert!(!conn.needs_read(), "the limit is reached");
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
-    conn.on_each(consumer, move |_, delivery| seen.set(seen.get() + u32::from(delivery.is_ok())));
+    conn.on_each(consumer, move |_, delivery| {
+        seen.set(seen.get() + u32::from(delivery.is_ok()))
+    });
     // An edge-triggered loop gets no further notice: `next_timeout` alone makes it read the rest.
     while conn.next_timeout().is_some_and(|at| at <= Instant::now()) {
         conn.on_timeout(Instant::now()).unwrap();
@@ -131,7 +142,9 @@ fn reading_resumes_after_deliveries_are_taken() {
 fn dropped_promise_is_harmless() {
     let (mut conn, client) = memory::connected();
     drop(client.queue_declare("q").send());
-    conn.on(client.queue_declare("p").send(), |_, declared| assert_eq!(declared.unwrap().name, "p"));
+    conn.on(client.queue_declare("p").send(), |_, declared| {
+        assert_eq!(declared.unwrap().name, "p")
+    });
     settle(&mut conn).unwrap();
     assert!(matches!(
         answer(&mut conn, client.queue_declare("r").passive(true).send()),
@@ -161,9 +174,15 @@ fn unix_socket_works() {
     serve(far);
     let mut conn = Evented::new(near, Options::default());
     let client = conn.client();
-    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
-    let mut confirms: Vec<_> =
-        (0..100).map(|_| client.basic_publish("", "q", vec![0; 100_000]).send()).collect();
+    assert_eq!(
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap()
+            .name,
+        "q"
+    );
+    let mut confirms: Vec<_> = (0..100)
+        .map(|_| client.basic_publish("", "q", vec![0; 100_000]).send())
+        .collect();
     for confirmed in conn.wait_for_all(&mut confirms, SOON) {
         confirmed.unwrap();
     }

@@ -16,7 +16,10 @@ fn a_callback_runs_once_with_its_answer() {
             log.borrow_mut().push(declared.unwrap().name);
         });
     }
-    assert!(log.borrow().is_empty(), "a callback does not run inside the call that sets it");
+    assert!(
+        log.borrow().is_empty(),
+        "a callback does not run inside the call that sets it"
+    );
     settle(&mut conn).unwrap();
     settle(&mut conn).unwrap();
     assert_eq!(*log.borrow(), ["a", "b"]);
@@ -41,12 +44,17 @@ fn callback_of_a_complete_promise_runs() {
 fn each_delivery_has_its_callback_then_the_end() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
-    let consumer = memory::answer(&mut conn, client.basic_consume("q").prefetch_count(1).send()).unwrap();
+    let consumer = memory::answer(
+        &mut conn,
+        client.basic_consume("q").prefetch_count(1).send(),
+    )
+    .unwrap();
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
     let id = conn.on_each(consumer, move |_, delivery| match delivery {
         Ok(delivery) => {
-            seen.borrow_mut().push(String::from_utf8_lossy(delivery.body()).into_owned());
+            seen.borrow_mut()
+                .push(String::from_utf8_lossy(delivery.body()).into_owned());
             delivery.ack().unwrap();
         }
         Err(ended) => {
@@ -70,7 +78,9 @@ fn removed_callback_never_runs() {
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
     let consumer = memory::answer(&mut conn, client.basic_consume("q").send()).unwrap();
     let each = conn.on_each(consumer, |_, _| panic!("a removed callback ran"));
-    let once = conn.on(client.basic_publish("", "q", "one").send(), |_, _| panic!("a removed callback ran"));
+    let once = conn.on(client.basic_publish("", "q", "one").send(), |_, _| {
+        panic!("a removed callback ran")
+    });
     assert!(conn.off(each) && conn.off(once));
     assert!(!conn.off(each) && !conn.off(once));
     // A callback that reuses the slot is not the one that was removed.
@@ -91,7 +101,8 @@ fn callback_can_remove_itself() {
     for _ in 0..3 {
         memory::answer(&mut conn, client.basic_publish("", "q", "one").send()).unwrap();
     }
-    let consumer = memory::answer(&mut conn, client.basic_consume("q").no_ack(false).send()).unwrap();
+    let consumer =
+        memory::answer(&mut conn, client.basic_consume("q").no_ack(false).send()).unwrap();
     let id = Rc::new(Cell::new(None));
     let runs = Rc::new(Cell::new(0));
     let (own, seen) = (id.clone(), runs.clone());
@@ -103,7 +114,11 @@ fn callback_can_remove_itself() {
     settle(&mut conn).unwrap();
     assert_eq!(runs.get(), 1);
     let queue = memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
-    assert_eq!((queue.message_count, queue.consumer_count), (2, 0), "the other deliveries are requeued");
+    assert_eq!(
+        (queue.message_count, queue.consumer_count),
+        (2, 0),
+        "the other deliveries are requeued"
+    );
 }
 
 /// Puka's simple round trip, with nested callbacks.
@@ -144,23 +159,38 @@ fn a_callback_may_call_anything() {
         declared.unwrap();
         let client = conn.client();
         // Waits inside a callback.
-        conn.wait(&mut client.basic_publish("", "q", "one").send(), SOON).unwrap();
-        conn.wait_for_all(&mut [client.basic_publish("", "q", "two").send()], SOON).pop().unwrap().unwrap();
-        let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
-        let (_, first) = conn.wait_for_any(std::slice::from_mut(&mut consumer), SOON).unwrap();
+        conn.wait(&mut client.basic_publish("", "q", "one").send(), SOON)
+            .unwrap();
+        conn.wait_for_all(&mut [client.basic_publish("", "q", "two").send()], SOON)
+            .pop()
+            .unwrap()
+            .unwrap();
+        let mut consumer = conn
+            .wait(&mut client.basic_consume("q").send(), SOON)
+            .unwrap();
+        let (_, first) = conn
+            .wait_for_any(std::slice::from_mut(&mut consumer), SOON)
+            .unwrap();
         first.unwrap().ack().unwrap();
         // Runs another loop inside this one, with its own callback that breaks only the inner loop.
         let inner = seen.clone();
         conn.on_each(consumer, move |conn, delivery| {
             let Ok(delivery) = delivery else { return };
-            inner.borrow_mut().push(String::from_utf8_lossy(delivery.body()).into_owned());
+            inner
+                .borrow_mut()
+                .push(String::from_utf8_lossy(delivery.body()).into_owned());
             delivery.ack().unwrap();
             conn.loop_break();
         });
         conn.run(SOON).unwrap();
         // Drives the connection.
         assert!(!conn.is_over());
-        let _ = (conn.needs_read(), conn.needs_write(), conn.next_timeout(), conn.socket());
+        let _ = (
+            conn.needs_read(),
+            conn.needs_write(),
+            conn.next_timeout(),
+            conn.socket(),
+        );
         conn.on_read().unwrap();
         conn.on_write().unwrap();
         conn.on_timeout(std::time::Instant::now()).unwrap();
@@ -173,7 +203,10 @@ fn a_callback_may_call_anything() {
         });
     });
     conn.run(SOON).unwrap();
-    assert!(conn.is_over(), "the loop must run until the connection is closed");
+    assert!(
+        conn.is_over(),
+        "the loop must run until the connection is closed"
+    );
     assert_eq!(*log.borrow(), ["two", "outer"]);
 }
 

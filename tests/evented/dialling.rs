@@ -12,19 +12,29 @@ use std::time::{Duration, Instant};
 #[test]
 fn unresolvable_host_is_an_immediate_error() {
     let error = evented::connect("amqp://nowhere.invalid/").unwrap_err();
-    assert!(matches!(error, Error::ConnectionBroken(Broken::Io(_))), "{error:?}");
+    assert!(
+        matches!(error, Error::ConnectionBroken(Broken::Io(_))),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn closed_port_is_a_broken_connection() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     // The system may report it at once, or only to a wait.
     let error = match evented::connect_with(to(address)) {
         Ok(mut conn) => {
             let client = conn.client();
             let mut declare = client.queue_declare("q").send();
             let error = conn.wait(&mut client.connect(), SOON).unwrap_err();
-            assert!(conn.wait(&mut declare, SOON).unwrap_err().is_connection_broken());
+            assert!(
+                conn.wait(&mut declare, SOON)
+                    .unwrap_err()
+                    .is_connection_broken()
+            );
             assert!(conn.run(SOON).unwrap_err().is_connection_broken());
             error
         }
@@ -42,21 +52,33 @@ fn a_wrong_password_is_refused() {
     let options = to(address).credentials("guest", "wrong");
     let mut conn = evented::connect_with(options).unwrap();
     let error = conn.wait(&mut conn.client().connect(), SOON).unwrap_err();
-    assert!(matches!(error, Error::AccessRefused(_) | Error::LoginRefused), "{error:?}");
+    assert!(
+        matches!(error, Error::AccessRefused(_) | Error::LoginRefused),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn unusable_endpoints_are_refused() {
-    assert!(matches!(evented::connect("http://localhost/"), Err(Error::Uri(_))));
+    assert!(matches!(
+        evented::connect("http://localhost/"),
+        Err(Error::Uri(_))
+    ));
     let short: Options = Options::default().frame_max(100);
-    assert!(matches!(evented::connect_with(short), Err(Error::InvalidArgument { .. })));
+    assert!(matches!(
+        evented::connect_with(short),
+        Err(Error::InvalidArgument { .. })
+    ));
 }
 
 #[cfg(not(feature = "tls"))]
 #[test]
 fn tls_needs_its_feature() {
     let error = evented::connect("amqps://localhost/").unwrap_err();
-    assert!(matches!(error, Error::InvalidArgument { what: "tls", .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::InvalidArgument { what: "tls", .. }),
+        "{error:?}"
+    );
 }
 
 #[cfg(feature = "tls")]
@@ -89,7 +111,10 @@ fn requests_can_be_made_before_it_is_connected() {
 #[test]
 fn each_endpoint_is_tried_in_turn() {
     let (_, address) = broker();
-    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let endpoints = [
         Endpoint::tcp("nowhere.invalid", 5672),
         Endpoint::unix("/nowhere/at/all"),
@@ -115,18 +140,29 @@ fn a_unix_socket_is_an_endpoint() {
     assert!(conn.socket().tcp().is_none());
     crate::by_hand::serve(listener.accept().unwrap().0);
     let client = conn.client();
-    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
+    assert_eq!(
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap()
+            .name,
+        "q"
+    );
     conn.wait(&mut client.close(), SOON).unwrap();
 
     drop(listener);
     let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
-    assert!(evented::connect_with(options).unwrap_err().is_connection_broken());
+    assert!(
+        evented::connect_with(options)
+            .unwrap_err()
+            .is_connection_broken()
+    );
 }
 
 /// Returns an address that neither accepts nor refuses a connection: its backlog is full.
 fn silent() -> (SocketAddr, Socket, TcpStream) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let full = TcpStream::connect(address).unwrap();
@@ -137,30 +173,58 @@ fn silent() -> (SocketAddr, Socket, TcpStream) {
 fn dialling_and_handshake_have_separate_timeouts() {
     let (address, _listener, _full) = silent();
     let second = Duration::from_secs(1);
-    let options: Options = to(address).dial_timeout(20 * second).handshake_timeout(second);
+    let options: Options = to(address)
+        .dial_timeout(20 * second)
+        .handshake_timeout(second);
     let before = Instant::now();
     let mut conn = evented::connect_with(options.request_timeout(10 * second)).unwrap();
-    assert!(!conn.needs_read() && conn.needs_write(), "a connected socket becomes writable");
+    assert!(
+        !conn.needs_read() && conn.needs_write(),
+        "a connected socket becomes writable"
+    );
     let client = conn.client();
     let mut connect = client.connect();
     let mut declare = client.queue_declare("q").send();
     conn.on_write().unwrap();
     let next = conn.next_timeout().unwrap();
-    assert!(next > before + 9 * second && next < before + 11 * second, "{:?}", next - before);
+    assert!(
+        next > before + 9 * second && next < before + 11 * second,
+        "{:?}",
+        next - before
+    );
 
     conn.on_timeout(Instant::now() + 11 * second).unwrap();
     let late = conn.wait(&mut declare, Some(Duration::ZERO)).unwrap_err();
-    assert!(matches!(late, Error::Timeout { what: "the request", .. }), "{late:?}");
+    assert!(
+        matches!(
+            late,
+            Error::Timeout {
+                what: "the request",
+                ..
+            }
+        ),
+        "{late:?}"
+    );
     assert!(matches!(
         conn.wait(&mut connect, Some(Duration::ZERO)),
-        Err(Error::Timeout { what: "waiting", .. })
+        Err(Error::Timeout {
+            what: "waiting",
+            ..
+        })
     ));
 
     let next = conn.next_timeout().unwrap();
-    assert!(next > before + 19 * second && next < before + 21 * second, "{:?}", next - before);
+    assert!(
+        next > before + 19 * second && next < before + 21 * second,
+        "{:?}",
+        next - before
+    );
     assert!(conn.on_timeout(next).is_err());
     let late = conn.wait(&mut connect, SOON).unwrap_err();
-    assert!(matches!(late, Error::Timeout { what: "dialling", after } if after == 20 * second), "{late:?}");
+    assert!(
+        matches!(late, Error::Timeout { what: "dialling", after } if after == 20 * second),
+        "{late:?}"
+    );
     assert!(conn.is_over());
 }
 
@@ -173,7 +237,10 @@ fn connecting_client_can_be_closed() {
     conn.on_write().unwrap();
     assert!(conn.next_timeout().unwrap() > Instant::now());
     let mut close = client.close();
-    assert!(conn.next_timeout().unwrap() <= Instant::now(), "the close is immediate");
+    assert!(
+        conn.next_timeout().unwrap() <= Instant::now(),
+        "the close is immediate"
+    );
     conn.wait(&mut close, SOON).unwrap();
     assert!(matches!(conn.wait(&mut connect, SOON), Err(Error::Closed)));
     conn.run(SOON).unwrap();
@@ -186,6 +253,15 @@ fn silent_server_is_given_up_in_time() {
     let mut conn = evented::connect_with(options).unwrap();
     let start = Instant::now();
     let late = conn.wait(&mut conn.client().connect(), SOON).unwrap_err();
-    assert!(matches!(late, Error::Timeout { what: "the handshake", .. }), "{late:?}");
+    assert!(
+        matches!(
+            late,
+            Error::Timeout {
+                what: "the handshake",
+                ..
+            }
+        ),
+        "{late:?}"
+    );
     assert!(start.elapsed() < SOON.unwrap() / 2, "{:?}", start.elapsed());
 }

@@ -19,15 +19,27 @@ enum Told {
 }
 
 /// Waits like such a loop, and reports one event, never two at once.
-fn wait(descriptor: BorrowedFd<'_>, readable: bool, writable: bool, timer: Option<Instant>) -> Told {
+fn wait(
+    descriptor: BorrowedFd<'_>,
+    readable: bool,
+    writable: bool,
+    timer: Option<Instant>,
+) -> Told {
     let mut wanted = PollFlags::empty();
     wanted.set(PollFlags::IN, readable);
     wanted.set(PollFlags::OUT, writable);
     let left = timer.map(|at| at.saturating_duration_since(Instant::now()));
     let left = left.map(|left| Timespec::try_from(left).unwrap());
     let mut watches = [PollFd::from_borrowed_fd(descriptor, wanted)];
-    let watches = if wanted.is_empty() { &mut watches[..0] } else { &mut watches[..] };
-    assert!(timer.is_some() || !watches.is_empty(), "the loop must have something to wait for");
+    let watches = if wanted.is_empty() {
+        &mut watches[..0]
+    } else {
+        &mut watches[..]
+    };
+    assert!(
+        timer.is_some() || !watches.is_empty(),
+        "the loop must have something to wait for"
+    );
     poll(watches, left.as_ref()).unwrap();
     let told = watches.first().map_or(PollFlags::empty(), PollFd::revents);
     if told.intersects(PollFlags::OUT) {
@@ -43,7 +55,8 @@ fn wait(descriptor: BorrowedFd<'_>, readable: bool, writable: bool, timer: Optio
 fn turn(conn: &RefCell<Evented<Stream>>) -> Told {
     let told = {
         let mut conn = conn.borrow_mut();
-        let (readable, writable, timer) = (conn.needs_read(), conn.needs_write(), conn.next_timeout());
+        let (readable, writable, timer) =
+            (conn.needs_read(), conn.needs_write(), conn.next_timeout());
         wait(conn.as_fd(), readable, writable, timer)
     };
     let mut conn = conn.borrow_mut();
@@ -63,24 +76,28 @@ fn descriptors_and_timers_are_enough() {
     let client = conn.borrow().client();
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
-    conn.borrow_mut().on(client.queue_declare("q").send(), |conn, declared| {
-        declared.unwrap();
-        let client = conn.client();
-        for n in 0..100_u8 {
-            conn.on(client.basic_publish("", "q", vec![n; 100_000]).send(), |_, done| done.unwrap());
-        }
-        let consume = client.basic_consume("q").prefetch_count(7).send();
-        conn.on(consume, move |conn, consumer| {
-            conn.on_each(consumer.unwrap(), move |conn, delivery| {
-                let Ok(delivery) = delivery else { return };
-                seen.set(seen.get() + 1);
-                delivery.ack().unwrap();
-                if seen.get() == 100 {
-                    conn.on(conn.client().close(), |_, closed| closed.unwrap());
-                }
+    conn.borrow_mut()
+        .on(client.queue_declare("q").send(), |conn, declared| {
+            declared.unwrap();
+            let client = conn.client();
+            for n in 0..100_u8 {
+                conn.on(
+                    client.basic_publish("", "q", vec![n; 100_000]).send(),
+                    |_, done| done.unwrap(),
+                );
+            }
+            let consume = client.basic_consume("q").prefetch_count(7).send();
+            conn.on(consume, move |conn, consumer| {
+                conn.on_each(consumer.unwrap(), move |conn, delivery| {
+                    let Ok(delivery) = delivery else { return };
+                    seen.set(seen.get() + 1);
+                    delivery.ack().unwrap();
+                    if seen.get() == 100 {
+                        conn.on(conn.client().close(), |_, closed| closed.unwrap());
+                    }
+                });
             });
         });
-    });
     let mut turns = 0;
     while !conn.borrow().is_over() {
         turn(&conn);
@@ -106,6 +123,9 @@ fn an_idle_client_lets_the_loop_sleep() {
     }
     let mut conn = conn.borrow_mut();
     assert!(conn.needs_read() && !conn.needs_write());
-    let next = conn.next_timeout().unwrap().saturating_duration_since(Instant::now());
+    let next = conn
+        .next_timeout()
+        .unwrap()
+        .saturating_duration_since(Instant::now());
     assert!(next.as_secs() >= 20, "the next heartbeat is in {next:?}");
 }

@@ -12,14 +12,17 @@ fn panic_leaves_client_and_other_callbacks_intact() {
     let log = Rc::new(RefCell::new(Vec::new()));
     for n in 0..10 {
         let seen = log.clone();
-        conn.on(client.queue_declare(format!("q{n}")).send(), move |conn, declared| {
-            declared.unwrap();
-            assert_ne!(n, 3, "three");
-            seen.borrow_mut().push(n);
-            if seen.borrow().len() == 9 {
-                conn.loop_break();
-            }
-        });
+        conn.on(
+            client.queue_declare(format!("q{n}")).send(),
+            move |conn, declared| {
+                declared.unwrap();
+                assert_ne!(n, 3, "three");
+                seen.borrow_mut().push(n);
+                if seen.borrow().len() == 9 {
+                    conn.loop_break();
+                }
+            },
+        );
     }
     let mut panics = 0;
     while catch_unwind(AssertUnwindSafe(|| conn.run(SOON).unwrap())).is_err() {
@@ -29,7 +32,8 @@ fn panic_leaves_client_and_other_callbacks_intact() {
     let mut all = log.borrow().clone();
     all.sort_unstable();
     assert_eq!(all, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
-    conn.wait(&mut client.queue_declare("more").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("more").send(), SOON)
+        .unwrap();
     conn.wait(&mut client.close(), SOON).unwrap();
 }
 
@@ -37,7 +41,8 @@ fn panic_leaves_client_and_other_callbacks_intact() {
 fn consumer_continues_after_a_callback_panic() {
     let (mut conn, client) = memory::connected();
     memory::answer(&mut conn, client.queue_declare("q").send()).unwrap();
-    let consumer = memory::answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
+    let consumer =
+        memory::answer(&mut conn, client.basic_consume("q").no_ack(true).send()).unwrap();
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
     conn.on_each(consumer, move |_, delivery| match delivery {
@@ -93,10 +98,14 @@ fn panics(mut run: impl FnMut()) -> usize {
 #[test]
 fn panicking_future_is_removed() {
     let (mut conn, client) = memory::connected();
-    let failing = conn.on(async { panic!("in the future") }, |_, ()| panic!("the future has no output"));
+    let failing = conn.on(async { panic!("in the future") }, |_, ()| {
+        panic!("the future has no output")
+    });
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
-    conn.on(client.queue_declare("q").send(), move |_, declared| seen.borrow_mut().push(declared));
+    conn.on(client.queue_declare("q").send(), move |_, declared| {
+        seen.borrow_mut().push(declared)
+    });
     assert_eq!(panics(|| settle(&mut conn).unwrap()), 1);
     assert_eq!(log.borrow().len(), 1);
     assert!(!conn.off(failing), "it is gone");

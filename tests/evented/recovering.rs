@@ -20,7 +20,9 @@ const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns a policy that reconnects within milliseconds.
 fn quick() -> Recovery {
-    Recovery::default().seed(SEED).delays(Duration::from_millis(1), Duration::from_millis(5))
+    Recovery::default()
+        .seed(SEED)
+        .delays(Duration::from_millis(1), Duration::from_millis(5))
 }
 
 /// Returns a policy that reconnects after about an hour.
@@ -36,18 +38,29 @@ fn connected(recovery: Recovery) -> (Server, Evented<Stream>, Client) {
 
 /// Cuts the connection, and drives it until it has noticed.
 fn lose(conn: &mut Evented<Stream>, client: &Client) {
-    conn.socket().tcp().unwrap().shutdown(Shutdown::Both).unwrap();
+    conn.socket()
+        .tcp()
+        .unwrap()
+        .shutdown(Shutdown::Both)
+        .unwrap();
     while matches!(client.state(), ConnectionState::Open) {
         conn.on_read().unwrap();
     }
-    assert!(matches!(client.state(), ConnectionState::Recovering { .. }), "{:?}", client.state());
+    assert!(
+        matches!(client.state(), ConnectionState::Recovering { .. }),
+        "{:?}",
+        client.state()
+    );
 }
 
 #[test]
 fn consumer_and_publish_survive_a_loss() {
     let (server, mut conn, client) = connected(quick());
-    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    let consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
+    let consumer = conn
+        .wait(&mut client.basic_consume("q").send(), SOON)
+        .unwrap();
     let seen = Rc::new(Cell::new(0));
     let count = seen.clone();
     conn.on_each(consumer, move |conn, delivery| {
@@ -74,7 +87,8 @@ fn consumer_and_publish_survive_a_loss() {
             conn.run(SOON).unwrap();
         }
         // A message that was acknowledged must not be delivered again.
-        conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap();
     }
     conn.wait(&mut client.close(), SOON).unwrap();
     conn.run(SOON).unwrap();
@@ -84,17 +98,25 @@ fn consumer_and_publish_survive_a_loss() {
 #[test]
 fn wait_continues_across_a_recovery() {
     let (server, mut conn, client) = connected(quick());
-    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
+    let mut consumer = conn
+        .wait(&mut client.basic_consume("q").send(), SOON)
+        .unwrap();
     for n in 0..10 {
         cut(&server);
         let mut declare = client.queue_declare("p").send();
         assert_eq!(conn.wait(&mut declare, SOON).unwrap().name, "p");
-        conn.wait(&mut client.basic_publish("", "q", n.to_string()).send(), SOON).unwrap();
+        conn.wait(
+            &mut client.basic_publish("", "q", n.to_string()).send(),
+            SOON,
+        )
+        .unwrap();
         let delivery = conn.wait(&mut consumer, SOON).unwrap();
         assert_eq!(delivery.body(), n.to_string().as_bytes());
         delivery.ack().unwrap();
-        conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap();
     }
 }
 
@@ -105,8 +127,11 @@ fn several_connections_in_one_loop_recover() {
         let address: SocketAddr = one.socket().tcp().unwrap().peer_addr().unwrap();
         connect_with(to(address).recovery(quick()))
     };
-    one.wait(&mut first.queue_declare("q").send(), SOON).unwrap();
-    let consumer = other.wait(&mut second.basic_consume("q").send(), SOON).unwrap();
+    one.wait(&mut first.queue_declare("q").send(), SOON)
+        .unwrap();
+    let consumer = other
+        .wait(&mut second.basic_consume("q").send(), SOON)
+        .unwrap();
     let seen = Rc::new(Cell::new(false));
     let told = seen.clone();
     other.on_each(consumer, move |conn, delivery| {
@@ -120,10 +145,13 @@ fn several_connections_in_one_loop_recover() {
     one.on(first.queue_declare("p").send(), move |conn, declared| {
         declared.unwrap();
         let told = told.clone();
-        conn.on(conn.client().basic_publish("", "q", "one").send(), move |_, published| {
-            published.unwrap();
-            told.set(true);
-        });
+        conn.on(
+            conn.client().basic_publish("", "q", "one").send(),
+            move |_, published| {
+                published.unwrap();
+                told.set(true);
+            },
+        );
     });
     while !seen.get() || !confirmed.get() {
         evented::run(&mut [&mut one, &mut other], Some(Duration::from_millis(10))).unwrap();
@@ -158,7 +186,8 @@ fn lost_connection_waits_only_for_its_deadline() {
     assert!(conn.socket().tcp().is_none());
     assert!(!conn.needs_read() && !conn.needs_write() && !conn.is_over());
     // The broker's last bytes are also awaited only until their deadline.
-    conn.on_timeout(Instant::now() + Duration::from_secs(1)).unwrap();
+    conn.on_timeout(Instant::now() + Duration::from_secs(1))
+        .unwrap();
     let next = conn.next_timeout().unwrap() - Instant::now();
     assert!(next > HOUR / 100 && next <= HOUR, "{next:?}");
 
@@ -168,25 +197,48 @@ fn lost_connection_waits_only_for_its_deadline() {
     assert!(late > start + Duration::from_secs(29) && late < start + Duration::from_secs(33));
     conn.on_timeout(late).unwrap();
     let late = conn.wait(&mut declare, Some(Duration::ZERO)).unwrap_err();
-    assert!(matches!(late, Error::Timeout { what: "the request", .. }), "{late:?}");
+    assert!(
+        matches!(
+            late,
+            Error::Timeout {
+                what: "the request",
+                ..
+            }
+        ),
+        "{late:?}"
+    );
 
     // The deadline is reached: hours can pass at once in a test.
     let next = conn.next_timeout().unwrap();
     conn.on_timeout(next).unwrap();
     assert!(conn.socket().tcp().is_some() && conn.needs_write());
-    assert_eq!(conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap().name, "q");
+    assert_eq!(
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap()
+            .name,
+        "q"
+    );
 }
 
 #[test]
 fn lost_connection_can_be_closed() {
     let (_server, mut conn, client) = connected(slow());
-    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
+    let mut consumer = conn
+        .wait(&mut client.basic_consume("q").send(), SOON)
+        .unwrap();
     lose(&mut conn, &client);
     let mut declare = client.queue_declare("p").send();
     let mut close = client.close();
-    assert!(conn.next_timeout().unwrap() <= Instant::now(), "the close is immediate");
-    assert!(matches!(conn.wait(&mut close, SOON), Err(Error::CloseIncomplete { pending: 1 })));
+    assert!(
+        conn.next_timeout().unwrap() <= Instant::now(),
+        "the close is immediate"
+    );
+    assert!(matches!(
+        conn.wait(&mut close, SOON),
+        Err(Error::CloseIncomplete { pending: 1 })
+    ));
     assert!(matches!(conn.wait(&mut declare, SOON), Err(Error::Closed)));
     assert!(matches!(conn.wait(&mut consumer, SOON), Err(Error::Closed)));
     conn.run(SOON).unwrap();
@@ -238,11 +290,14 @@ fn recovered_with_filter(
 ) -> (Evented<Stream>, Client) {
     let shared = Arc::new(OnceLock::<Client>::new());
     let own = shared.clone();
-    let (_server, mut conn, client) = connected(quick().filter(move |_| filter(own.get().unwrap())));
+    let (_server, mut conn, client) =
+        connected(quick().filter(move |_| filter(own.get().unwrap())));
     shared.set(client.clone()).map_err(drop).unwrap();
-    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
     lose(&mut conn, &client);
-    conn.wait(&mut client.queue_declare("after").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("after").send(), SOON)
+        .unwrap();
     assert!(matches!(client.state(), ConnectionState::Open));
     (conn, client)
 }
@@ -254,11 +309,17 @@ fn a_filter_may_ask_the_client() {
     let (mut conn, _client) = recovered_with_filter(move |client| {
         assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
         assert_eq!(client.counters().opened, 1);
-        promises.lock().unwrap().push(client.queue_declare("from the filter").send());
+        promises
+            .lock()
+            .unwrap()
+            .push(client.queue_declare("from the filter").send());
         true
     });
     let mut asked = std::mem::take(&mut *asked.lock().unwrap());
-    assert_eq!(conn.wait(&mut asked[0], SOON).unwrap().name, "from the filter");
+    assert_eq!(
+        conn.wait(&mut asked[0], SOON).unwrap().name,
+        "from the filter"
+    );
 }
 
 #[test]
@@ -279,7 +340,9 @@ fn partial_frame_is_discarded_after_a_loss() {
     first.write_all(&[1, 0, 1, 0]).unwrap();
     first.shutdown(Shutdown::Both).unwrap();
     thread::spawn(move || serve(listener.accept().unwrap().0));
-    let declared = conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
+    let declared = conn
+        .wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
     assert_eq!(declared.name, "q");
     assert!(matches!(client.state(), ConnectionState::Open));
 }
@@ -303,8 +366,16 @@ fn last_refusal_is_the_final_error() {
 fn loss_without_recovery_is_final() {
     let (mut conn, client) = connected_once(None);
     let mut declare = client.queue_declare("q").send();
-    conn.socket().tcp().unwrap().shutdown(Shutdown::Both).unwrap();
-    assert!(conn.wait(&mut declare, SOON).unwrap_err().is_connection_broken());
+    conn.socket()
+        .tcp()
+        .unwrap()
+        .shutdown(Shutdown::Both)
+        .unwrap();
+    assert!(
+        conn.wait(&mut declare, SOON)
+            .unwrap_err()
+            .is_connection_broken()
+    );
     assert!(conn.is_over());
     assert!(conn.run(SOON).unwrap_err().is_connection_broken());
 }
@@ -318,7 +389,11 @@ fn first_connect_can_wait_for_the_broker() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("broker");
     let options = Options::default().endpoint(Endpoint::unix(&path)).unwrap();
-    assert!(evented::connect_with(options.clone().recovery(quick())).unwrap_err().is_connection_broken());
+    assert!(
+        evented::connect_with(options.clone().recovery(quick()))
+            .unwrap_err()
+            .is_connection_broken()
+    );
 
     let mut conn = evented::connect_with(options.recovery(quick().first_connect(true))).unwrap();
     let client = conn.client();
@@ -326,7 +401,10 @@ fn first_connect_can_wait_for_the_broker() {
     let mut declare = client.queue_declare("q").send();
     assert!(matches!(
         conn.wait(&mut declare, Some(Duration::from_millis(20))),
-        Err(Error::Timeout { what: "waiting", .. })
+        Err(Error::Timeout {
+            what: "waiting",
+            ..
+        })
     ));
     let listener = UnixListener::bind(&path).unwrap();
     thread::spawn(move || crate::by_hand::serve(listener.accept().unwrap().0));
@@ -344,8 +422,11 @@ mod foreign {
     #[test]
     fn edge_triggered_loop_follows_the_generation() {
         let (server, mut conn, client) = connected(quick());
-        conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-        let consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+        conn.wait(&mut client.queue_declare("q").send(), SOON)
+            .unwrap();
+        let consumer = conn
+            .wait(&mut client.basic_consume("q").send(), SOON)
+            .unwrap();
         let seen = Rc::new(Cell::new(0));
         let told = seen.clone();
         conn.on_each(consumer, move |_, delivery| {
@@ -372,9 +453,13 @@ mod foreign {
             let generation = conn.socket().generation();
             if registered.replace(generation) != Some(generation) {
                 let interest = Interest::READABLE | Interest::WRITABLE;
-                mio.registry().register(&mut SourceFd(&conn.as_raw_fd()), Token(0), interest).unwrap();
+                mio.registry()
+                    .register(&mut SourceFd(&conn.as_raw_fd()), Token(0), interest)
+                    .unwrap();
             }
-            let timeout = conn.next_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = conn
+                .next_timeout()
+                .map(|at| at.saturating_duration_since(Instant::now()));
             mio.poll(&mut events, timeout).unwrap();
             for event in &events {
                 if event.is_readable() {
@@ -398,7 +483,18 @@ mod foreign {
         assert!(!conn.needs_read() && !conn.needs_write());
         // The system reports a hang-up even for an empty interest.
         let mut descriptors = [PollFd::new(&conn, PollFlags::empty())];
-        poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
-        assert!(descriptors[0].revents().is_empty(), "{:?}", descriptors[0].revents());
+        poll(
+            &mut descriptors,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )
+        .unwrap();
+        assert!(
+            descriptors[0].revents().is_empty(),
+            "{:?}",
+            descriptors[0].revents()
+        );
     }
 }

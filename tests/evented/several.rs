@@ -10,10 +10,16 @@ fn clients_of_one_loop_talk_to_each_other() {
     let (_, address) = broker();
     let (mut ping, pinger) = connect_to(address);
     let (mut pong, ponger) = connect_to(address);
-    ping.wait(&mut pinger.queue_declare("pings").send(), SOON).unwrap();
-    pong.wait(&mut ponger.queue_declare("pongs").send(), SOON).unwrap();
-    let pings = pong.wait(&mut ponger.basic_consume("pings").send(), SOON).unwrap();
-    let pongs = ping.wait(&mut pinger.basic_consume("pongs").send(), SOON).unwrap();
+    ping.wait(&mut pinger.queue_declare("pings").send(), SOON)
+        .unwrap();
+    pong.wait(&mut ponger.queue_declare("pongs").send(), SOON)
+        .unwrap();
+    let pings = pong
+        .wait(&mut ponger.basic_consume("pings").send(), SOON)
+        .unwrap();
+    let pongs = ping
+        .wait(&mut pinger.basic_consume("pongs").send(), SOON)
+        .unwrap();
 
     pong.on_each(pings, |conn, ping| {
         let Ok(ping) = ping else { return };
@@ -31,7 +37,11 @@ fn clients_of_one_loop_talk_to_each_other() {
             conn.loop_break();
             return;
         }
-        drop(conn.client().basic_publish("", "pings", seen.get().to_string()).send());
+        drop(
+            conn.client()
+                .basic_publish("", "pings", seen.get().to_string())
+                .send(),
+        );
     });
     drop(pinger.basic_publish("", "pings", "0").send());
     evented::run(&mut [&mut ping, &mut pong], SOON).unwrap();
@@ -71,10 +81,15 @@ fn loop_ends_with_the_first_error() {
     let closed = Rc::new(Cell::new(false));
     let seen = closed.clone();
     // The other client is closed only after the first connection has ended.
-    let mut consumer = one.wait(&mut client.basic_consume("missing").send(), SOON).err();
+    let mut consumer = one
+        .wait(&mut client.basic_consume("missing").send(), SOON)
+        .err();
     assert!(consumer.take().is_some());
-    one.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    let consumer = one.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+    one.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
+    let consumer = one
+        .wait(&mut client.basic_consume("q").send(), SOON)
+        .unwrap();
     one.on_each(consumer, move |_, end| {
         if end.is_err() {
             drop(others.close());

@@ -26,8 +26,11 @@ fn a_request_from_another_thread_wakes_the_loop() {
 fn request_from_another_thread_wakes_a_wait() {
     let (_, address) = broker();
     let (mut conn, client) = connect_to(address);
-    conn.wait(&mut client.queue_declare("q").send(), SOON).unwrap();
-    let mut consumer = conn.wait(&mut client.basic_consume("q").send(), SOON).unwrap();
+    conn.wait(&mut client.queue_declare("q").send(), SOON)
+        .unwrap();
+    let mut consumer = conn
+        .wait(&mut client.basic_consume("q").send(), SOON)
+        .unwrap();
     let asking = thread::spawn(move || {
         for n in 0..200 {
             block_on(client.basic_publish("", "q", n.to_string()).into_future()).unwrap();
@@ -87,7 +90,11 @@ fn request_from_another_thread_wakes_a_foreign_loop() {
     let kept = slow.clone();
     let future = std::future::poll_fn(move |cx| {
         *kept.lock().unwrap() = Some(cx.waker().clone());
-        if ready.load(Ordering::SeqCst) == 1 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if ready.load(Ordering::SeqCst) == 1 {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     });
     conn.on(future, move |_, ()| seen.store(1, Ordering::SeqCst));
     crate::memory::settle(&mut conn).unwrap();
@@ -96,7 +103,9 @@ fn request_from_another_thread_wakes_a_foreign_loop() {
     conn.set_waker(count.clone().into());
     crate::memory::settle(&mut conn).unwrap();
     let before = count.0.load(Ordering::SeqCst);
-    let asked = thread::spawn(move || (client.queue_declare("q").send(), client)).join().unwrap();
+    let asked = thread::spawn(move || (client.queue_declare("q").send(), client))
+        .join()
+        .unwrap();
     assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
     assert!(conn.needs_write());
     crate::memory::answer(&mut conn, asked.0).unwrap();
@@ -104,9 +113,14 @@ fn request_from_another_thread_wakes_a_foreign_loop() {
     crate::memory::settle(&mut conn).unwrap();
     let before = count.0.load(Ordering::SeqCst);
     tell.store(1, Ordering::SeqCst);
-    thread::spawn(move || slow.lock().unwrap().take().unwrap().wake()).join().unwrap();
+    thread::spawn(move || slow.lock().unwrap().take().unwrap().wake())
+        .join()
+        .unwrap();
     assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
-    assert!(conn.next_timeout().unwrap() <= std::time::Instant::now(), "a callback is ready");
+    assert!(
+        conn.next_timeout().unwrap() <= std::time::Instant::now(),
+        "a callback is ready"
+    );
     conn.run_any_callbacks();
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }

@@ -36,9 +36,16 @@ fn timeouts_alone_keep_a_connection_alive() {
         calls += 1;
     }
     assert!(!conn.is_over());
-    assert_eq!(server.with(|broker| broker.connections().len()), 1, "the broker must receive heartbeats");
+    assert_eq!(
+        server.with(|broker| broker.connections().len()),
+        1,
+        "the broker must receive heartbeats"
+    );
     // Both sides send a heartbeat every 5 s, and monitor the other.
-    assert!((17_280..5 * 17_280).contains(&calls), "{calls} calls in a day");
+    assert!(
+        (17_280..5 * 17_280).contains(&calls),
+        "{calls} calls in a day"
+    );
     answer(&mut conn, client.queue_declare("q").send()).unwrap();
 }
 
@@ -57,7 +64,10 @@ fn silent_broker_is_given_up() {
             break error;
         }
     };
-    assert!(matches!(error, Error::ConnectionBroken(Broken::HeartbeatMissed(_))), "{error:?}");
+    assert!(
+        matches!(error, Error::ConnectionBroken(Broken::HeartbeatMissed(_))),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -73,9 +83,16 @@ fn time_does_not_go_backwards() {
     let publish = client.basic_publish("", "q", "one").send();
     conn.on_read().unwrap();
     let due = conn.next_timeout().unwrap();
-    assert!(due >= start + 65 * SECOND && due < start + 66 * SECOND, "{:?}", due - start);
+    assert!(
+        due >= start + 65 * SECOND && due < start + 66 * SECOND,
+        "{:?}",
+        due - start
+    );
     conn.on_timeout(due).unwrap();
-    assert!(matches!(answer(&mut conn, publish), Err(Error::Timeout { .. } | Error::Unconfirmed(_))));
+    assert!(matches!(
+        answer(&mut conn, publish),
+        Err(Error::Timeout { .. } | Error::Unconfirmed(_))
+    ));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Promises that nobody waits for any more: what they asked for is done, what comes of it is absorbed.
+//! Promises that nobody waits for any more: what they asked for is done, what comes of it is
+//! absorbed.
 
 use crate::peer::{Peer, ack, consume, declare, get_ok, method, publish, short, tag_of};
 use puka::machine::Reply;
@@ -27,19 +28,35 @@ fn v02_a_get_that_is_abandoned_gives_its_message_back() {
         assert_eq!(sent.len(), 1);
         assert_eq!(
             sent[0].payload,
-            method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: true })[7..20]
+            method(
+                1,
+                &basic::Nack {
+                    delivery_tag: 1,
+                    multiple: false,
+                    requeue: true
+                }
+            )[7..20]
         );
         assert!(peer.machine.is_idle());
         let request = peer.machine.request(declare("next")).unwrap();
         peer.serve();
-        assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))), "the channel is used on");
+        assert!(
+            matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))),
+            "the channel is used on"
+        );
     }
 }
 
 #[test]
 fn v02_a_get_without_ack_that_is_abandoned_refuses_nothing() {
     let mut peer = one_channel();
-    let promise = peer.machine.request(basic::Get { queue: short("q"), no_ack: true }).unwrap();
+    let promise = peer
+        .machine
+        .request(basic::Get {
+            queue: short("q"),
+            no_ack: true,
+        })
+        .unwrap();
     peer.serve();
     peer.machine.abandon(promise);
     peer.content(1, &get_ok(1), b"x");
@@ -53,7 +70,11 @@ fn v02_a_get_that_timed_out_gives_its_message_back() {
     peer.serve();
     peer.pass(std::time::Duration::from_secs(30));
     peer.error(promise);
-    assert_eq!(peer.names(), ["1 channel.close"], "with its channel the broker takes the message back");
+    assert_eq!(
+        peer.names(),
+        ["1 channel.close"],
+        "with its channel the broker takes the message back"
+    );
     peer.content(1, &get_ok(1), b"x");
     let second = peer.get();
     peer.serve();
@@ -72,7 +93,12 @@ fn v02_a_consume_that_is_abandoned_is_cancelled_and_what_it_was_delivered_goes_b
             peer.machine.abandon(promise);
         }
         peer.method(1, &channel::OpenOk {});
-        peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+        peer.method(
+            1,
+            &basic::ConsumeOk {
+                consumer_tag: short(&tag),
+            },
+        );
         peer.deliver(1, &tag, 1, b"x");
         if after {
             peer.machine.abandon(promise);
@@ -117,7 +143,11 @@ fn v02_a_declare_a_publish_a_cancel_a_qos_and_a_connect_that_are_abandoned_are_d
         peer.machine.abandon(promise);
     }
     let served = peer.serve();
-    let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+    let number = served
+        .iter()
+        .find(|sent| sent.is(basic::Publish::ID))
+        .unwrap()
+        .channel;
     peer.method(number, &ack(1, false));
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle(), "{:?}", peer.machine);
@@ -145,7 +175,10 @@ fn v01_promises_are_answered_once_and_fetched_once() {
     let mut peer = one_channel();
     let promise = peer.machine.request(declare("q")).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(promise),
+        Some(Ok(Reply::Queue(_)))
+    ));
     assert!(peer.machine.fetch(promise).is_none());
     peer.machine.abandon(promise);
     peer.machine.handle_loss(Broken::Eof);
@@ -158,8 +191,9 @@ fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
     let old = peer.machine.request(declare("old")).unwrap();
     peer.serve();
     peer.machine.fetch(old);
-    let new =
-        (0..3).map(|_| peer.machine.request(declare("new")).unwrap()).find(|new| new.index() == old.index());
+    let new = (0..3)
+        .map(|_| peer.machine.request(declare("new")).unwrap())
+        .find(|new| new.index() == old.index());
     let new = new.expect("the number is used again");
     assert!(peer.machine.fetch(old).is_none());
     peer.machine.abandon(old);
@@ -172,10 +206,16 @@ fn unfetched_consumer_does_not_stop_reading() {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(2));
     let promise = peer.machine.consume(&consume("q")).unwrap();
     let sent = peer.serve();
-    let started = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
+    let started = sent
+        .iter()
+        .find(|sent| sent.is(basic::Consume::ID))
+        .unwrap();
     let (channel, tag) = (started.channel, tag_of(started));
     (1..=2).for_each(|number| peer.deliver(channel, &tag, number, b"x"));
     assert!(!peer.machine.wants_input());
     peer.machine.abandon(promise);
-    assert!(peer.machine.wants_input(), "nothing that is buffered is left");
+    assert!(
+        peer.machine.wants_input(),
+        "nothing that is buffered is left"
+    );
 }

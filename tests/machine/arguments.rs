@@ -1,13 +1,13 @@
-//! The well-known arguments on the wire: what each typed method writes, by name and by the type of its value, after RabbitMQ's
-//! documentation; and arguments that can't be written.
+//! The well-known arguments on the wire: what each typed method writes, by name and by the type of
+//! its value, after RabbitMQ's documentation; and arguments that can't be written.
 
 use crate::peer::{Sent, answer};
 use crate::pipe::{ManualClock, Pipe};
 use puka::protocol::method::{basic, exchange, queue};
 use puka::protocol::{Array, ContentHeader, FrameKind, Method, Properties, ShortStr, Table, Value};
 use puka::{
-    Client, DeadLetterStrategy, DelayedRetry, Error, HeadersMatch, LeaderLocator, Options, Overflow,
-    QueueType, StreamOffset,
+    Client, DeadLetterStrategy, DelayedRetry, Error, HeadersMatch, LeaderLocator, Options,
+    Overflow, QueueType, StreamOffset,
 };
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,10 @@ fn written(ask: impl FnOnce(&Client)) -> Vec<Sent> {
         if frames.is_empty() {
             return all;
         }
-        frames.iter().filter_map(answer).for_each(|octets| pipe.feed(&octets));
+        frames
+            .iter()
+            .filter_map(answer)
+            .for_each(|octets| pipe.feed(&octets));
         all.extend(frames);
     }
 }
@@ -49,7 +52,10 @@ fn table(ask: impl FnOnce(&Client)) -> Table {
             .map(|arguments| arguments.to_table()),
             FrameKind::Header => {
                 let header = ContentHeader::decode(&sent.payload).unwrap();
-                header.properties.headers.map(|headers| headers.table().unwrap().to_table())
+                header
+                    .properties
+                    .headers
+                    .map(|headers| headers.table().unwrap().to_table())
             }
             _ => None,
         };
@@ -195,10 +201,19 @@ fn headers_of_messages_have_rabbitmqs_names_and_types() {
 fn properties_that_are_times_are_rusts_times() {
     let second = Duration::from_secs(1_700_000_000);
     let sent = written(|client| {
-        let publish = client.basic_publish("", "q", "x").expiration(Duration::from_micros(1_500_900));
-        drop(publish.timestamp(SystemTime::UNIX_EPOCH + second + Duration::from_millis(999)).send());
+        let publish = client
+            .basic_publish("", "q", "x")
+            .expiration(Duration::from_micros(1_500_900));
+        drop(
+            publish
+                .timestamp(SystemTime::UNIX_EPOCH + second + Duration::from_millis(999))
+                .send(),
+        );
     });
-    let header = sent.iter().find(|sent| sent.kind == FrameKind::Header).unwrap();
+    let header = sent
+        .iter()
+        .find(|sent| sent.kind == FrameKind::Header)
+        .unwrap();
     let properties = ContentHeader::decode(&header.payload).unwrap().properties;
     assert_eq!(properties.expiration, ShortStr::new("1500").ok());
     assert_eq!(properties.timestamp, Some(second.as_secs()));
@@ -207,7 +222,11 @@ fn properties_that_are_times_are_rusts_times() {
     let mut odd = Properties::default();
     assert_eq!((odd.time_to_live(), odd.time()), (None, None));
     (odd.expiration, odd.timestamp) = (ShortStr::new("soon").ok(), Some(u64::MAX));
-    assert_eq!((odd.time_to_live(), odd.time()), (None, None), "neither is a time");
+    assert_eq!(
+        (odd.time_to_live(), odd.time()),
+        (None, None),
+        "neither is a time"
+    );
 }
 
 /// Refused before an octet is written, and the next request of the same client is sent.
@@ -231,21 +250,72 @@ fn what_can_not_be_written_is_refused_before_an_octet_is() {
     nested.insert("deep", f64::NAN).unwrap();
     let mut array = Array::new();
     array.push(&nested).unwrap();
-    is_refused("headers", |client| client.basic_publish("", "q", "x").header("h", f32::NAN).try_send());
-    is_refused("headers", |client| client.basic_publish("", "q", "x").header("h", f64::INFINITY).try_send());
-    is_refused("headers", |client| client.basic_publish("", "q", "x").header("h", &array).try_send());
-    is_refused("headers", |client| client.basic_publish("", "q", "x").headers(&nested).try_send());
-    is_refused("arguments", |client| client.queue_declare("q").argument("a", f64::NAN).try_send());
-    is_refused("arguments", |client| client.queue_bind("q", "x").argument("a", &nested).try_send());
-    is_refused("arguments", |client| client.basic_consume("q").argument("a", &array).try_send());
+    is_refused("headers", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .header("h", f32::NAN)
+            .try_send()
+    });
+    is_refused("headers", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .header("h", f64::INFINITY)
+            .try_send()
+    });
+    is_refused("headers", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .header("h", &array)
+            .try_send()
+    });
+    is_refused("headers", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .headers(&nested)
+            .try_send()
+    });
+    is_refused("arguments", |client| {
+        client.queue_declare("q").argument("a", f64::NAN).try_send()
+    });
+    is_refused("arguments", |client| {
+        client
+            .queue_bind("q", "x")
+            .argument("a", &nested)
+            .try_send()
+    });
+    is_refused("arguments", |client| {
+        client.basic_consume("q").argument("a", &array).try_send()
+    });
     let early = SystemTime::UNIX_EPOCH - HOUR;
-    is_refused("timestamp", |client| client.basic_publish("", "q", "x").timestamp(early).try_send());
+    is_refused("timestamp", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .timestamp(early)
+            .try_send()
+    });
     is_refused("stream_offset", |client| {
-        client.basic_consume("q").stream_offset(StreamOffset::Timestamp(early)).try_send()
+        client
+            .basic_consume("q")
+            .stream_offset(StreamOffset::Timestamp(early))
+            .try_send()
     });
     let ten_years = Duration::from_millis(315_360_000_000);
     let longer = ten_years + Duration::from_millis(1);
-    is_refused("expiration", |client| client.basic_publish("", "q", "x").expiration(longer).try_send());
-    is_refused("body", |client| client.basic_publish("", "q", vec![0; (64 << 20) + 1]).try_send());
-    is_refused("user_id", |client| client.basic_publish("", "q", "x").user_id("somebody").try_send());
+    is_refused("expiration", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .expiration(longer)
+            .try_send()
+    });
+    is_refused("body", |client| {
+        client
+            .basic_publish("", "q", vec![0; (64 << 20) + 1])
+            .try_send()
+    });
+    is_refused("user_id", |client| {
+        client
+            .basic_publish("", "q", "x")
+            .user_id("somebody")
+            .try_send()
+    });
 }

@@ -9,7 +9,12 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn block(peer: &mut Peer) {
-    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    );
     assert_eq!(peer.machine.blocked(), Some("low on memory"));
 }
 
@@ -22,9 +27,18 @@ fn e36_m12_v07_a_blocked_connection_holds_back_publishes_only() {
     block(&mut peer);
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let _request = peer.machine.request(declare("q")).unwrap();
-    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&delivered, Settle::Ack { multiple: false })
+        .unwrap();
     let names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
-    assert_eq!(names, ["2 channel.open", "2 queue.declare", &format!("{channel} basic.ack")]);
+    assert_eq!(
+        names,
+        [
+            "2 channel.open",
+            "2 queue.declare",
+            &format!("{channel} basic.ack")
+        ]
+    );
     peer.pass(30 * SECOND);
     assert!(peer.names().contains(&"heartbeat".to_owned()));
     peer.method(0, &connection::Unblocked {});
@@ -73,7 +87,10 @@ fn e36_publishes_that_wait_are_bounded_and_what_timed_out_makes_room() {
     for promise in held {
         assert!(matches!(peer.error(promise), Error::Timeout { .. }));
     }
-    assert!(peer.machine.has_room_to_publish(), "what nobody waits for any more is not kept");
+    assert!(
+        peer.machine.has_room_to_publish(),
+        "what nobody waits for any more is not kept"
+    );
 }
 
 #[test]
@@ -88,7 +105,11 @@ fn e36_a_broker_that_has_blocked_us_may_take_no_octet_for_as_long_as_it_likes() 
         peer.feed(&raw(8, 0, b""));
         peer.machine.handle_timeout(peer.now);
     }
-    assert!(peer.machine.why_closed().is_none(), "{:?}", peer.machine.why_closed());
+    assert!(
+        peer.machine.why_closed().is_none(),
+        "{:?}",
+        peer.machine.why_closed()
+    );
     peer.method(0, &connection::Unblocked {});
     for _ in 0..6 {
         peer.machine.poll_transmit(peer.now, &mut out);
@@ -96,5 +117,8 @@ fn e36_a_broker_that_has_blocked_us_may_take_no_octet_for_as_long_as_it_likes() 
         peer.feed(&raw(8, 0, b""));
         peer.machine.handle_timeout(peer.now);
     }
-    assert!(peer.machine.why_closed().is_some(), "but afterwards it has to");
+    assert!(
+        peer.machine.why_closed().is_some(),
+        "but afterwards it has to"
+    );
 }

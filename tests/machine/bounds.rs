@@ -1,4 +1,5 @@
-//! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of it.
+//! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of
+//! it.
 
 use crate::driver::opened;
 use crate::peer::{Peer, ack, consume, declare, method, publish, raw, short, tune};
@@ -10,8 +11,10 @@ use std::time::Duration;
 
 #[test]
 fn e47_octets_that_wait_to_be_written_are_bounded_also_when_the_transport_takes_none() {
-    // A driver takes over what the machine has each time it is polled, whether the stream takes it or not.
-    let (client, pipe, _clock, mut driver) = opened(Options::default().max_outgoing_octets(1 << 20));
+    // A driver takes over what the machine has each time it is polled, whether the stream takes it
+    // or not.
+    let (client, pipe, _clock, mut driver) =
+        opened(Options::default().max_outgoing_octets(1 << 20));
     pipe.script().stalled = true;
     let body = vec![7; 64 << 10];
     let mut accepted = 0;
@@ -35,16 +38,30 @@ fn e47_octets_that_wait_to_be_written_are_bounded_also_when_the_transport_takes_
 
 #[test]
 fn e47_at_the_bound_publishes_are_full_and_acks_heartbeats_and_close_are_not() {
-    let mut peer = Peer::tuned(Options::default().max_outgoing_octets(1000), crate::peer::tune(0, 0, 4));
+    let mut peer = Peer::tuned(
+        Options::default().max_outgoing_octets(1000),
+        crate::peer::tune(0, 0, 4),
+    );
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
     let delivered = peer.taken(id).remove(0);
     let _sent = peer.machine.publish(&publish("", &[7; 2000])).unwrap();
-    assert!(matches!(peer.machine.publish(&publish("", "x")), Err(Error::Full)));
-    assert!(matches!(peer.machine.request(declare("q")), Err(Error::Full)));
-    assert!(matches!(peer.machine.consume(&consume("q")), Err(Error::Full)));
+    assert!(matches!(
+        peer.machine.publish(&publish("", "x")),
+        Err(Error::Full)
+    ));
+    assert!(matches!(
+        peer.machine.request(declare("q")),
+        Err(Error::Full)
+    ));
+    assert!(matches!(
+        peer.machine.consume(&consume("q")),
+        Err(Error::Full)
+    ));
     assert!(!peer.machine.has_room_to_publish() && !peer.machine.has_room_to_request());
-    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&delivered, Settle::Ack { multiple: false })
+        .unwrap();
     let _closing = peer.machine.close();
     assert!(peer.names().contains(&format!("{channel} basic.ack")));
     assert!(peer.machine.publish(&publish("", "x")).is_err());
@@ -57,12 +74,18 @@ fn sums_of_shared_bodies_do_not_overflow() {
     let body = Bytes::from(vec![7; 64 << 20]);
     let mut accepted = 0;
     for _ in 0..100 {
-        match peer.machine.publish(&Publish { body: Body::Shared(body.clone()), ..publish("", "") }) {
+        match peer.machine.publish(&Publish {
+            body: Body::Shared(body.clone()),
+            ..publish("", "")
+        }) {
             Ok(_) => accepted += 1,
             Err(error) => assert!(matches!(error, Error::Full), "{error}"),
         }
     }
-    assert!(accepted >= 8, "512 MiB are within the limit of every target, {accepted} bodies were accepted");
+    assert!(
+        accepted >= 8,
+        "512 MiB are within the limit of every target, {accepted} bodies were accepted"
+    );
     assert!(peer.machine.outgoing_octets() >= accepted * body.len());
 }
 
@@ -74,7 +97,10 @@ fn e47_publishes_in_flight_are_bounded() {
             let _sent = peer.machine.publish(&publish("", "x")).unwrap();
         }
         peer.serve();
-        assert!(matches!(peer.machine.publish(&publish("", "x")), Err(Error::Full)));
+        assert!(matches!(
+            peer.machine.publish(&publish("", "x")),
+            Err(Error::Full)
+        ));
         peer.method(1, &crate::peer::ack((round + 1) * 10, true));
         assert!(peer.machine.has_room_to_publish());
     }
@@ -83,24 +109,41 @@ fn e47_publishes_in_flight_are_bounded() {
 #[test]
 fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
     let mut peer = Peer::open(Options::default().max_requests(10).request_channels(1));
-    let accepted = (0..100).filter(|_| peer.machine.request(declare("q")).is_ok()).count();
+    let accepted = (0..100)
+        .filter(|_| peer.machine.request(declare("q")).is_ok())
+        .count();
     assert_eq!(accepted, 11, "one is under way and ten wait");
     let mut arguments = puka::protocol::Table::new();
     arguments.insert("large", &*vec![7_u8; 10_000]).unwrap();
     // Of a request and of a consumer alike.
-    let mut peer =
-        Peer::open(Options::default().max_outgoing_octets(100_000).request_channels(1).channel_max(1));
+    let mut peer = Peer::open(
+        Options::default()
+            .max_outgoing_octets(100_000)
+            .request_channels(1)
+            .channel_max(1),
+    );
     let _first = peer.machine.request(declare("q")).unwrap();
     peer.names();
     let mut large = declare("q");
     large.arguments = arguments.as_ref();
-    assert!((0..100).filter(|_| peer.machine.request(large).is_ok()).count() <= 11);
-    let mut peer = Peer::open(Options::default().max_outgoing_octets(100_000).channel_max(1));
+    assert!(
+        (0..100)
+            .filter(|_| peer.machine.request(large).is_ok())
+            .count()
+            <= 11
+    );
+    let mut peer = Peer::open(
+        Options::default()
+            .max_outgoing_octets(100_000)
+            .channel_max(1),
+    );
     let _first = peer.machine.request(declare("q")).unwrap();
     peer.names();
     let mut large = consume("q");
     large.arguments = arguments.as_ref();
-    let accepted = (0..100).filter(|_| peer.machine.consume(&large).is_ok()).count();
+    let accepted = (0..100)
+        .filter(|_| peer.machine.consume(&large).is_ok())
+        .count();
     assert!(accepted <= 11, "{accepted} consumers of 10 000 octets wait");
 }
 
@@ -129,7 +172,10 @@ fn bytes_of_sent_requests_do_not_add_up() {
     for _ in 0..100 {
         let declared = peer.machine.request(declare("q")).unwrap();
         peer.serve();
-        assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+        assert!(matches!(
+            peer.machine.fetch(declared),
+            Some(Ok(Reply::Queue(_)))
+        ));
         let (id, ..) = peer.consumer(&consume("q"));
         peer.machine.drop_consumer(id);
         peer.serve();
@@ -138,9 +184,10 @@ fn bytes_of_sent_requests_do_not_add_up() {
 
 #[test]
 fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
-    for options in
-        [Options::default().max_buffered_deliveries(10), Options::default().max_buffered_octets(10 * 132)]
-    {
+    for options in [
+        Options::default().max_buffered_deliveries(10),
+        Options::default().max_buffered_octets(10 * 132),
+    ] {
         let mut peer = Peer::open(options);
         let (id, channel, tag) = peer.consumer(&consume("q"));
         let mut delivery = 0;
@@ -152,7 +199,10 @@ fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
         assert!(delivery >= 9, "{delivery}");
         let mut taken = std::collections::VecDeque::new();
         peer.machine.take_deliveries(id, 3, &mut taken);
-        assert!(!peer.machine.wants_input(), "not at once, or it would pause again at once");
+        assert!(
+            !peer.machine.wants_input(),
+            "not at once, or it would pause again at once"
+        );
         peer.machine.take_deliveries(id, 3, &mut taken);
         assert!(peer.machine.wants_input() && peer.machine.wants_attention());
     }
@@ -172,9 +222,18 @@ fn e46_cancelling_or_dropping_a_consumer_that_holds_up_reading_goes_on_reading_a
         } else {
             peer.machine.drop_consumer(id);
         }
-        assert!(peer.machine.wants_input(), "its deliveries have gone back, and cancel-ok is to be read");
+        assert!(
+            peer.machine.wants_input(),
+            "its deliveries have gone back, and cancel-ok is to be read"
+        );
         let sent: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
-        assert_eq!(sent, [format!("{channel} basic.cancel"), format!("{channel} basic.nack")]);
+        assert_eq!(
+            sent,
+            [
+                format!("{channel} basic.cancel"),
+                format!("{channel} basic.nack")
+            ]
+        );
         assert!(peer.machine.ended(id).is_some() || !cancelled);
     }
 }
@@ -188,7 +247,9 @@ fn a22_events_that_nobody_reads_do_not_stop_anything() {
     for round in 1..=10_000 {
         peer.deliver(channel, &tag, round, b"x");
         let delivered = peer.taken(id).remove(0);
-        peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+        peer.machine
+            .settle(&delivered, Settle::Ack { multiple: false })
+            .unwrap();
         peer.machine.poll_transmit(peer.now, &mut out);
         let octets = out.len();
         out.advance(octets);
@@ -204,11 +265,18 @@ fn a22_events_that_nobody_reads_do_not_stop_anything() {
 
 #[test]
 fn a12_answers_to_a_flood_that_the_peer_never_reads_are_bounded() {
-    // Each `flow` is answered with a frame of the same size. A peer that writes and does not read must not fill memory.
+    // Each `flow` is answered with a frame of the same size. A peer that writes and does not read
+    // must not fill memory.
     for octets in [
         method(1, &channel::Flow { active: true }).repeat(1000),
-        method(1, &basic::Cancel { consumer_tag: crate::peer::short("nobody's"), nowait: false })
-            .repeat(1000),
+        method(
+            1,
+            &basic::Cancel {
+                consumer_tag: crate::peer::short("nobody's"),
+                nowait: false,
+            },
+        )
+        .repeat(1000),
     ] {
         let mut peer = Peer::open(Options::default().max_outgoing_octets(100_000));
         let _request = peer.machine.request(declare("q")).unwrap();
@@ -221,13 +289,23 @@ fn a12_answers_to_a_flood_that_the_peer_never_reads_are_bounded() {
             peer.feed(&octets);
             peer.machine.poll_transmit(peer.now, &mut out);
         }
-        assert!(out.len() <= 300_000, "{} octets wait for a peer that takes none", out.len());
+        assert!(
+            out.len() <= 300_000,
+            "{} octets wait for a peer that takes none",
+            out.len()
+        );
     }
 }
 
 #[test]
 fn a12_a_million_frames_of_unknown_types_and_heartbeats_on_channels_end_at_the_first() {
-    for one in [raw(0, 0, b""), raw(4, 0, b""), raw(5, 1, b""), raw(255, 65_535, b""), raw(8, 1, b"")] {
+    for one in [
+        raw(0, 0, b""),
+        raw(4, 0, b""),
+        raw(5, 1, b""),
+        raw(255, 65_535, b""),
+        raw(8, 1, b""),
+    ] {
         let mut peer = Peer::open(Options::default());
         peer.feed(&one.repeat(1000));
         assert!(matches!(peer.why(), Error::FrameError(_)));
@@ -247,7 +325,8 @@ fn a12_a_million_heartbeats_do_no_harm() {
     assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
 }
 
-/// Publishes until there is no more room, while everything is written at once. Gives how many there were.
+/// Publishes until there is no more room, while everything is written at once. Gives how many there
+/// were.
 fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
     for accepted in 0..1000 {
         match peer.machine.publish(&publish("", body)) {
@@ -261,8 +340,9 @@ fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
 
 #[test]
 fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered() {
-    let options =
-        Options::default().max_outgoing_octets(10_000).recovery(Recovery::default().republish_unconfirmed(5));
+    let options = Options::default()
+        .max_outgoing_octets(10_000)
+        .recovery(Recovery::default().republish_unconfirmed(5));
     let mut peer = Peer::dialled(options);
     let body = [7; 1000];
     assert_eq!(fill(&mut peer, &body), 10);
@@ -272,7 +352,11 @@ fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered
     assert_eq!(fill(&mut peer, &body), 5);
     peer.again();
     peer.serve();
-    assert_eq!(fill(&mut peer, &body), 0, "they were published again, and wait for their confirms");
+    assert_eq!(
+        fill(&mut peer, &body),
+        0,
+        "they were published again, and wait for their confirms"
+    );
     peer.method(1, &ack(0, true));
     assert_eq!(fill(&mut peer, &body), 10);
     peer.pass(Duration::from_secs(60));
@@ -288,15 +372,29 @@ fn accepted(mut ask: impl FnMut() -> Result<PromiseId, Error>) -> usize {
 fn waiting_transactions_count_among_the_requests() {
     let options = Options::default().max_requests(10).channel_max(1);
     let mut peer = Peer::open(options.clone());
-    assert_eq!(accepted(|| peer.machine.transaction()), 11, "one has its channel and ten wait");
-    assert!(matches!(peer.machine.request(declare("q")), Err(Error::Full)));
+    assert_eq!(
+        accepted(|| peer.machine.transaction()),
+        11,
+        "one has its channel and ten wait"
+    );
+    assert!(matches!(
+        peer.machine.request(declare("q")),
+        Err(Error::Full)
+    ));
     assert!(!peer.machine.has_room_to_request());
     let mut peer = Peer::open(options.request_channels(1));
     for _ in 0..3 {
         peer.machine.transaction().unwrap();
     }
-    assert_eq!(accepted(|| peer.machine.request(declare("q"))), 8, "two transactions wait");
-    assert!(matches!(peer.machine.consume(&consume("q")), Err(Error::Full)));
+    assert_eq!(
+        accepted(|| peer.machine.request(declare("q"))),
+        8,
+        "two transactions wait"
+    );
+    assert!(matches!(
+        peer.machine.consume(&consume("q")),
+        Err(Error::Full)
+    ));
 }
 
 #[test]
@@ -312,8 +410,16 @@ fn unanswered_requests_on_one_channel_are_bounded() {
     peer.pump();
     let machine = &mut peer.machine;
     assert_eq!(accepted(|| machine.cancel(id)), 10);
-    assert_eq!(accepted(|| machine.update_secret(b"secret", crate::peer::short(""))), 0);
-    peer.method(channel, &basic::CancelOk { consumer_tag: crate::peer::short(&tag) });
+    assert_eq!(
+        accepted(|| machine.update_secret(b"secret", crate::peer::short(""))),
+        0
+    );
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: crate::peer::short(&tag),
+        },
+    );
     assert!(peer.machine.has_room_to_request());
     let (id, ..) = peer.consumer(&consume("q"));
     let machine = &mut peer.machine;
@@ -325,8 +431,13 @@ fn unanswered_requests_on_one_channel_are_bounded() {
     peer.take();
     let ok = [method(1, &channel::OpenOk {}), method(1, &tx::SelectOk {})];
     peer.feed(&ok.concat());
-    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else { panic!() };
-    let get = basic::Get { queue: crate::peer::short("q"), no_ack: false };
+    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else {
+        panic!()
+    };
+    let get = basic::Get {
+        queue: crate::peer::short("q"),
+        no_ack: false,
+    };
     assert_eq!(accepted(|| peer.machine.get_in(id, get)), 10);
     peer.take();
     peer.method(1, &basic::GetEmpty {});
@@ -346,7 +457,10 @@ fn abandoned_connects_are_forgotten() {
     }
     peer.dial();
     peer.shake_hands(crate::peer::tune(0, 0, 0));
-    assert!(matches!(peer.machine.fetch(kept), Some(Ok(Reply::Connected(_)))));
+    assert!(matches!(
+        peer.machine.fetch(kept),
+        Some(Ok(Reply::Connected(_)))
+    ));
     assert!(peer.machine.is_idle());
 }
 
@@ -375,7 +489,9 @@ fn expired_requests_free_their_bytes() {
 
 #[test]
 fn a_consumer_that_starts_frees_its_bytes() {
-    let options = Options::default().max_outgoing_octets(10_000).request_channels(2);
+    let options = Options::default()
+        .max_outgoing_octets(10_000)
+        .request_channels(2);
     let mut peer = Peer::tuned(options, tune(2, 131_072, 60));
     let name = "q".repeat(200);
     for queue in ["a", "b"] {
@@ -384,7 +500,11 @@ fn a_consumer_that_starts_frees_its_bytes() {
     peer.pump();
     assert!(accepted(|| peer.machine.consume(&consume(&name))) > 10);
     peer.method(1, &channel::OpenOk {});
-    let ok = queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 };
+    let ok = queue::DeclareOk {
+        queue: short("a"),
+        message_count: 0,
+        consumer_count: 0,
+    };
     peer.method(1, &ok);
     peer.pump();
     assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), 1);

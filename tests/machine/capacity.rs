@@ -16,7 +16,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Returns a connection with this many publishes that were not confirmed in time.
 fn overdue(publishes: usize) -> (Peer, Vec<PromiseId>) {
-    let options = Options::default().heartbeat(0).max_publishes_in_flight(publishes);
+    let options = Options::default()
+        .heartbeat(0)
+        .max_publishes_in_flight(publishes);
     let mut peer = Peer::tuned(options, tune(0, 0, 0));
     let promises = fill(&mut peer, publishes);
     peer.serve();
@@ -25,7 +27,9 @@ fn overdue(publishes: usize) -> (Peer, Vec<PromiseId>) {
 }
 
 fn fill(peer: &mut Peer, publishes: usize) -> Vec<PromiseId> {
-    (0..publishes).map(|_| peer.machine.publish(&publish("", "x")).unwrap()).collect()
+    (0..publishes)
+        .map(|_| peer.machine.publish(&publish("", "x")).unwrap())
+        .collect()
 }
 
 #[test]
@@ -41,7 +45,9 @@ fn an_overdue_publish_gives_its_place_back() {
     peer.method(1, &ack(7, false));
     peer.method(1, &ack(5, true));
     assert!(!peer.machine.has_room_to_publish());
-    promises.iter().for_each(|promise| assert!(peer.is_pending(*promise)));
+    promises
+        .iter()
+        .for_each(|promise| assert!(peer.is_pending(*promise)));
     peer.method(1, &ack(11, false));
     peer.done(promises[0]);
     peer.method(1, &ack(0, true));
@@ -81,8 +87,14 @@ fn overdue_first_publish_keeps_its_own_error() {
     assert!(matches!(peer.error(first[0]), Error::Unconfirmed(_)));
     let second = fill(&mut peer, 1);
     peer.take();
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid message"));
-    assert!(matches!(peer.error(second[0]), Error::Unconfirmed(_)), "the first is at fault");
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - invalid message"),
+    );
+    assert!(
+        matches!(peer.error(second[0]), Error::Unconfirmed(_)),
+        "the first is at fault"
+    );
 }
 
 /// Polls with a waker that counts its wakes.
@@ -118,8 +130,13 @@ fn waiting_for_capacity_ends_at_request_timeout() {
     ];
     let told = ["to publish", "to publish", "to send a request"];
     for (end, told) in ends.into_iter().zip(told) {
-        let Poll::Ready(Err(error)) = end else { panic!("{end:?}") };
-        assert_eq!(error.to_string(), format!("waiting for capacity {told} took longer than 30 s"));
+        let Poll::Ready(Err(error)) = end else {
+            panic!("{end:?}")
+        };
+        assert_eq!(
+            error.to_string(),
+            format!("waiting for capacity {told} took longer than 30 s")
+        );
     }
 }
 
@@ -157,7 +174,10 @@ fn capacity_that_comes_at_the_deadline_is_used() {
 }
 
 fn opened_without_heartbeats(options: Options) -> crate::driver::Driven {
-    let (pipe, clock) = (crate::pipe::Pipe::default(), crate::pipe::ManualClock::default());
+    let (pipe, clock) = (
+        crate::pipe::Pipe::default(),
+        crate::pipe::ManualClock::default(),
+    );
     let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
     pipe.open_with(&mut driver, tune(0, 0, 0));
     (client, pipe, clock, driver)
@@ -167,12 +187,18 @@ fn opened_without_heartbeats(options: Options) -> crate::driver::Driven {
 fn call_without_confirm_keeps_its_own_deadline() {
     let options = Options::default().heartbeat(0).max_publishes_in_flight(2);
     let mut peer = Peer::tuned(options, tune(0, 0, 0));
-    let call = peer.machine.call(&publish("", "x"), Some(3600 * SECOND)).unwrap();
+    let call = peer
+        .machine
+        .call(&publish("", "x"), Some(3600 * SECOND))
+        .unwrap();
     peer.serve();
     assert!(!peer.machine.has_room_to_publish());
     peer.pass(3500 * SECOND);
     assert!(peer.is_pending(call));
-    assert!(peer.machine.has_room_to_publish(), "the confirm is not waited for any more");
+    assert!(
+        peer.machine.has_room_to_publish(),
+        "the confirm is not waited for any more"
+    );
     peer.pass(200 * SECOND);
     assert!(matches!(peer.error(call), Error::Timeout { .. }));
     let _room_for_two = peer.machine.call(&publish("", "x"), None).unwrap();

@@ -7,7 +7,11 @@ use puka::{Error, Options};
 use std::time::Duration;
 
 fn ok(name: &str) -> queue::DeclareOk<'_> {
-    queue::DeclareOk { queue: crate::peer::short(name), message_count: 0, consumer_count: 0 }
+    queue::DeclareOk {
+        queue: crate::peer::short(name),
+        message_count: 0,
+        consumer_count: 0,
+    }
 }
 
 /// A connection with one publish channel, number 1, whose close for another exchange is under way.
@@ -31,12 +35,21 @@ fn e26_a_channel_close_fails_its_request_only_and_is_answered_before_the_number_
     let next = peer.machine.request(declare("b")).unwrap();
     assert_eq!(peer.names(), ["1 channel.open", "1 queue.declare"]);
     peer.method(1, &channel::OpenOk {});
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"),
+    );
     assert!(matches!(peer.error(failed), Error::PreconditionFailed(_)));
     assert!(peer.is_pending(next));
-    assert_eq!(peer.names(), ["1 channel.close-ok", "1 channel.open", "1 queue.declare"]);
+    assert_eq!(
+        peer.names(),
+        ["1 channel.close-ok", "1 channel.open", "1 queue.declare"]
+    );
     peer.feed(&[method(1, &channel::OpenOk {}), method(1, &ok("b"))].concat());
-    assert!(matches!(peer.machine.fetch(next), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(next),
+        Some(Ok(Reply::Queue(_)))
+    ));
 }
 
 #[test]
@@ -47,7 +60,14 @@ fn v04_a_soft_error_ends_one_request_and_nothing_else_notices() {
     let failed = peer.machine.request(declare("a")).unwrap();
     let fine = peer.machine.request(declare("b")).unwrap();
     let names: Vec<_> = peer.take().iter().map(|sent| sent.name()).collect();
-    assert_eq!(names.iter().filter(|name| name.ends_with("channel.open")).count(), 3, "{names:?}");
+    assert_eq!(
+        names
+            .iter()
+            .filter(|name| name.ends_with("channel.open"))
+            .count(),
+        3,
+        "{names:?}"
+    );
     for number in 2..=4 {
         peer.method(number, &channel::OpenOk {});
     }
@@ -57,7 +77,10 @@ fn v04_a_soft_error_ends_one_request_and_nothing_else_notices() {
     peer.method(2, &ack(1, false));
     peer.deliver(channel, &tag, 1, b"x");
     assert!(matches!(peer.error(failed), Error::NotFound(_)));
-    assert!(matches!(peer.machine.fetch(fine), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(fine),
+        Some(Ok(Reply::Queue(_)))
+    ));
     peer.done(sent);
     assert_eq!(peer.taken(consumer).len(), 1);
     assert!(peer.machine.why_closed().is_none());
@@ -80,7 +103,11 @@ fn e27_a_channel_number_is_not_reused_before_close_ok() {
     assert!(peer.is_pending(second));
     peer.method(1, &channel::CloseOk {});
     let names = peer.names();
-    assert_eq!(names[..3], ["1 channel.open", "1 confirm.select", "1 basic.publish"], "{names:?}");
+    assert_eq!(
+        names[..3],
+        ["1 channel.open", "1 confirm.select", "1 basic.publish"],
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -101,25 +128,39 @@ fn e27_a_close_that_crosses_ours_is_answered_once_however_often_it_comes() {
     for _ in 0..3 {
         peer.method(1, &channel_close(404, "NOT_FOUND"));
     }
-    assert_eq!(peer.names(), ["1 channel.close-ok"], "behind it the channel is not open at the server");
+    assert_eq!(
+        peer.names(),
+        ["1 channel.close-ok"],
+        "behind it the channel is not open at the server"
+    );
     peer.method(1, &channel::CloseOk {});
     assert_eq!(peer.machine.open_channels(), 1);
 }
 
 #[test]
 fn e28_what_the_server_sent_before_its_close_may_come_behind_it() {
-    // RabbitMQ's deliveries are overtaken by the close of their channel, and come until the number is opened again.
+    // RabbitMQ's deliveries are overtaken by the close of their channel, and come until the number
+    // is opened again.
     let mut peer = Peer::open(Options::default().channel_max(1));
     let (_, channel, tag) = peer.consumer(&crate::peer::consume("q"));
     peer.method(channel, &channel_close(404, "NOT_FOUND"));
     peer.deliver(channel, &tag, 1, b"late");
     assert_eq!(peer.names(), [format!("{channel} channel.close-ok")]);
     let got = peer.get();
-    assert_eq!(peer.names(), [format!("{channel} channel.open"), format!("{channel} basic.get")]);
+    assert_eq!(
+        peer.names(),
+        [
+            format!("{channel} channel.open"),
+            format!("{channel} basic.get")
+        ]
+    );
     peer.deliver(channel, &tag, 2, b"later still");
     peer.method(channel, &channel::OpenOk {});
     peer.method(channel, &basic::GetEmpty {});
-    assert!(matches!(peer.machine.fetch(got), Some(Ok(Reply::Delivery(None)))));
+    assert!(matches!(
+        peer.machine.fetch(got),
+        Some(Ok(Reply::Delivery(None)))
+    ));
     assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
 }
 
@@ -129,9 +170,14 @@ fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
     let delivered = peer.taken(consumer).remove(0);
-    peer.method(channel, &channel_close(406, "PRECONDITION_FAILED - timeout"));
+    peer.method(
+        channel,
+        &channel_close(406, "PRECONDITION_FAILED - timeout"),
+    );
     assert_eq!(peer.names(), [format!("{channel} channel.close-ok")]);
-    let settled = peer.machine.settle(&delivered, puka::machine::Settle::Ack { multiple: false });
+    let settled = peer
+        .machine
+        .settle(&delivered, puka::machine::Settle::Ack { multiple: false });
     assert!(matches!(settled, Err(Error::Stale)));
     assert!(peer.names().is_empty());
     match peer.machine.ended(consumer) {
@@ -147,11 +193,15 @@ fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last()
     peer.method(1, &channel_close(406, "PRECONDITION_FAILED"));
     peer.serve();
     let new = peer.got(1, b"new");
-    let settled = peer.machine.settle(&old, puka::machine::Settle::Ack { multiple: true });
+    let settled = peer
+        .machine
+        .settle(&old, puka::machine::Settle::Ack { multiple: true });
     assert!(matches!(settled, Err(Error::Stale)));
     peer.machine.give_back(&old);
     assert!(peer.names().is_empty());
-    peer.machine.settle(&new, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&new, puka::machine::Settle::Ack { multiple: false })
+        .unwrap();
     assert_eq!(peer.names(), ["1 basic.ack"]);
 }
 
@@ -164,12 +214,23 @@ fn e29_the_lowest_free_number_is_used_first() {
     peer.names();
     let mut opened = Vec::new();
     for number in [3, 1, 4, 2] {
-        peer.feed(&[method(number, &channel::OpenOk {}), method(number, &channel_close(404, "?"))].concat());
+        peer.feed(
+            &[
+                method(number, &channel::OpenOk {}),
+                method(number, &channel_close(404, "?")),
+            ]
+            .concat(),
+        );
     }
     peer.names();
     for _ in 0..4 {
         let _request = peer.machine.request(declare("q")).unwrap();
-        opened.extend(peer.take().iter().filter(|sent| sent.is(channel::Open::ID)).map(|sent| sent.channel));
+        opened.extend(
+            peer.take()
+                .iter()
+                .filter(|sent| sent.is(channel::Open::ID))
+                .map(|sent| sent.channel),
+        );
     }
     assert_eq!(opened, [1, 2, 3, 4]);
 }
@@ -183,7 +244,10 @@ fn e29_a_channel_whose_close_ok_never_comes_keeps_its_number() {
     }
     let mut sent = peer.take();
     sent.retain(|sent| sent.is(channel::Open::ID));
-    assert!(sent.len() >= 10 && sent.iter().all(|sent| sent.channel != 1), "{sent:?}");
+    assert!(
+        sent.len() >= 10 && sent.iter().all(|sent| sent.channel != 1),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -195,14 +259,22 @@ fn s60_requests_and_publishes_find_a_channel_although_consumers_want_them_all() 
         let request = peer.machine.request(declare("q")).unwrap();
         promises.push(peer.machine.consume(&consume("q")).unwrap());
         peer.serve();
-        assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))), "round {round}");
+        assert!(
+            matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))),
+            "round {round}"
+        );
     }
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let names: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
-    assert!(names.iter().any(|name| name.ends_with("basic.publish")), "{names:?}");
+    assert!(
+        names.iter().any(|name| name.ends_with("basic.publish")),
+        "{names:?}"
+    );
     assert!(peer.is_pending(sent));
-    let started =
-        promises.into_iter().filter_map(|promise| peer.machine.fetch(promise)).filter(Result::is_ok);
+    let started = promises
+        .into_iter()
+        .filter_map(|promise| peer.machine.fetch(promise))
+        .filter(Result::is_ok);
     assert_eq!(started.count(), 2, "the others wait their turn");
 }
 
@@ -217,7 +289,10 @@ fn s60_a_consumer_without_channel_closes_no_publish_channel() {
     let refused = peer.machine.consume(&consume("c")).unwrap();
     let names = peer.names();
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
-    assert!(names.is_empty(), "two channels are kept for requests and publishes: {names:?}");
+    assert!(
+        names.is_empty(),
+        "two channels are kept for requests and publishes: {names:?}"
+    );
 }
 
 #[test]
@@ -234,19 +309,32 @@ fn s60_one_publish_that_waits_closes_one_idle_channel() {
     for _ in 0..3 {
         peer.feed(&crate::peer::raw(8, 0, b""));
     }
-    assert!(peer.names().is_empty(), "close-ok of the first is all that is missing");
+    assert!(
+        peer.names().is_empty(),
+        "close-ok of the first is all that is missing"
+    );
 }
 
 #[test]
 fn s60_requests_beyond_the_channels_wait_their_turn_and_none_is_refused() {
     let mut peer = Peer::open(Options::default().request_channels(3));
-    let promises: Vec<_> = (0..100).map(|_| peer.machine.request(declare("q")).unwrap()).collect();
+    let promises: Vec<_> = (0..100)
+        .map(|_| peer.machine.request(declare("q")).unwrap())
+        .collect();
     let sent = peer.take();
-    assert_eq!(sent.iter().filter(|sent| sent.is(queue::Declare::ID)).count(), 3);
+    assert_eq!(
+        sent.iter()
+            .filter(|sent| sent.is(queue::Declare::ID))
+            .count(),
+        3
+    );
     peer.inbox.extend(sent);
     peer.serve();
     for promise in promises {
-        assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Queue(_)))));
+        assert!(matches!(
+            peer.machine.fetch(promise),
+            Some(Ok(Reply::Queue(_)))
+        ));
     }
     assert_eq!(peer.machine.open_channels(), 3);
 }
@@ -273,13 +361,23 @@ fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_fir
             if sent.is_empty() {
                 break;
             }
-            sent.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+            sent.iter()
+                .filter_map(answer)
+                .for_each(|octets| peer.feed(&octets));
             served.extend(sent);
         }
-        let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+        let number = served
+            .iter()
+            .find(|sent| sent.is(basic::Publish::ID))
+            .unwrap()
+            .channel;
         peer.method(number, &ack(1, false));
         peer.done(promise);
-        assert!(peer.machine.open_channels() <= 4, "{}", peer.machine.open_channels());
+        assert!(
+            peer.machine.open_channels() <= 4,
+            "{}",
+            peer.machine.open_channels()
+        );
     }
 }
 
@@ -292,9 +390,14 @@ fn a_settled_get_makes_room_for_a_publish() {
     assert_eq!(peer.names(), ["3 channel.open", "3 queue.declare"]);
     let publishing = peer.machine.publish(&publish("", "x")).unwrap();
     assert!(peer.serve().is_empty(), "there is no channel");
-    peer.machine.settle(&held, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&held, puka::machine::Settle::Ack { multiple: false })
+        .unwrap();
     let sent = peer.serve();
-    assert!(sent.iter().any(|sent| sent.is(basic::Publish::ID)), "{sent:?}");
+    assert!(
+        sent.iter().any(|sent| sent.is(basic::Publish::ID)),
+        "{sent:?}"
+    );
     peer.method(2, &ack(1, false));
     peer.done(publishing);
 }

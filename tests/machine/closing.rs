@@ -46,7 +46,13 @@ fn e25_a_close_that_is_not_answered_ends_at_its_deadline() {
     peer.pass(10 * SECOND - Duration::from_millis(1));
     assert!(peer.is_pending(closing));
     peer.pass(SECOND);
-    assert!(matches!(peer.error(closing), Error::Timeout { what: "closing", .. }));
+    assert!(matches!(
+        peer.error(closing),
+        Error::Timeout {
+            what: "closing",
+            ..
+        }
+    ));
     assert!(peer.machine.is_over());
 }
 
@@ -57,7 +63,10 @@ fn e25_octets_that_make_no_sense_end_a_close_that_waits_at_once() {
     let closing = peer.machine.close();
     peer.names();
     peer.feed(&raw(9, 0, b""));
-    assert!(peer.machine.is_closed(), "nothing can be read any more, and nothing is left to be written");
+    assert!(
+        peer.machine.is_closed(),
+        "nothing can be read any more, and nothing is left to be written"
+    );
     assert!(peer.machine.fetch(closing).is_some());
 }
 
@@ -91,7 +100,10 @@ fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
         peer.machine.ended(consumer),
         Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))
     ));
-    assert!(matches!(peer.machine.request(declare("q")), Err(Error::ConnectionForced(_))));
+    assert!(matches!(
+        peer.machine.request(declare("q")),
+        Err(Error::ConnectionForced(_))
+    ));
     // The last octets have a second.
     assert!(peer.machine.is_closed() && !peer.machine.is_over());
     peer.pass(SECOND);
@@ -118,7 +130,10 @@ fn s45_a_close_when_the_transport_has_gone_says_so_at_once() {
     let mut peer = Peer::open(Options::default());
     peer.machine.handle_loss(Broken::Eof);
     let closing = peer.machine.close();
-    assert!(matches!(peer.error(closing), Error::ConnectionBroken(Broken::Eof)));
+    assert!(matches!(
+        peer.error(closing),
+        Error::ConnectionBroken(Broken::Eof)
+    ));
     assert!(peer.names().is_empty() && peer.machine.is_over());
 }
 
@@ -152,18 +167,34 @@ fn v10_closing_flushes_what_was_accepted() {
     let delivered = peer.taken(consumer).remove(0);
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let request = peer.machine.request(declare("q")).unwrap();
-    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&delivered, Settle::Ack { multiple: false })
+        .unwrap();
     let closing = peer.machine.close();
     let names = peer.names();
     assert!(
-        names.contains(&format!("{channel} basic.ack")) && names.contains(&"2 basic.publish".to_owned()),
+        names.contains(&format!("{channel} basic.ack"))
+            && names.contains(&"2 basic.publish".to_owned()),
         "{names:?}"
     );
-    assert!(!names.contains(&"0 connection.close".to_owned()), "{names:?}");
-    assert!(matches!(peer.machine.request(declare("late")), Err(Error::Closed)));
-    assert!(matches!(peer.machine.publish(&publish("", "late")), Err(Error::Closed)));
+    assert!(
+        !names.contains(&"0 connection.close".to_owned()),
+        "{names:?}"
+    );
+    assert!(matches!(
+        peer.machine.request(declare("late")),
+        Err(Error::Closed)
+    ));
+    assert!(matches!(
+        peer.machine.publish(&publish("", "late")),
+        Err(Error::Closed)
+    ));
     peer.feed(
-        &[method(2, &channel::OpenOk {}), method(2, &puka::protocol::method::confirm::SelectOk {})].concat(),
+        &[
+            method(2, &channel::OpenOk {}),
+            method(2, &puka::protocol::method::confirm::SelectOk {}),
+        ]
+        .concat(),
     );
     peer.method(2, &ack(1, false));
     peer.done(sent);
@@ -175,7 +206,10 @@ fn v10_closing_flushes_what_was_accepted() {
         consumer_count: 0,
     };
     peer.method(3, &ok);
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
     assert_eq!(peer.names(), ["0 connection.close"]);
     peer.method(0, &connection::CloseOk {});
     peer.done(closing);
@@ -202,7 +236,10 @@ fn v01_the_driver_being_dropped_answers_everything() {
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
     peer.machine.handle_loss(Broken::DriverDropped);
-    assert!(matches!(peer.error(request), Error::ConnectionBroken(Broken::DriverDropped)));
+    assert!(matches!(
+        peer.error(request),
+        Error::ConnectionBroken(Broken::DriverDropped)
+    ));
     assert!(peer.error(sent).is_connection_broken());
     assert!(peer.machine.fetch(closing).is_some());
     assert!(peer.machine.ended(consumer).is_some());

@@ -9,8 +9,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn v10_a_consumer_that_a_close_ended_does_not_send_its_messages_round_and_round() {
-    // A message that is refused with requeue comes straight back. Each turn counts towards the delivery limit of a quorum
-    // queue, 20 by default, beyond which the broker drops the message. On close it takes them back by itself.
+    // A message that is refused with requeue comes straight back. Each turn counts towards the
+    // delivery limit of a quorum queue, 20 by default, beyond which the broker drops the message.
+    // On close it takes them back by itself.
     let mut peer = Peer::open(Options::default());
     let (_, channel, tag) = peer.consumer(&consume("q"));
     let _under_way = peer.machine.request(declare("slow")).unwrap();
@@ -22,7 +23,10 @@ fn v10_a_consumer_that_a_close_ended_does_not_send_its_messages_round_and_round(
         if sent.iter().any(|sent| sent.is(basic::Cancel::ID)) {
             return;
         }
-        refused += sent.iter().filter(|sent| sent.is(basic::Reject::ID) || sent.is(basic::Nack::ID)).count();
+        refused += sent
+            .iter()
+            .filter(|sent| sent.is(basic::Reject::ID) || sent.is(basic::Nack::ID))
+            .count();
         peer.deliver(channel, &tag, delivery, b"again");
     }
     assert!(refused <= 1, "refused {refused} times, and no cancel sent");
@@ -40,7 +44,10 @@ fn v10_a_no_ack_delivery_to_a_consumer_that_a_close_ended_is_not_refused() {
     let _closing = peer.machine.close();
     peer.deliver(channel, &tag, 1, b"late");
     let sent = peer.names();
-    assert!(!sent.iter().any(|name| name.ends_with("basic.reject")), "{sent:?}");
+    assert!(
+        !sent.iter().any(|name| name.ends_with("basic.reject")),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -62,12 +69,23 @@ fn e46_a_close_reads_on_although_nobody_takes_the_deliveries() {
 #[test]
 fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
     let mut peer = Peer::open(Options::default());
-    peer.method(0, &connection::Blocked { reason: crate::peer::short("low on memory") });
-    let held = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: crate::peer::short("low on memory"),
+        },
+    );
+    let held = peer
+        .machine
+        .publish(&crate::peer::publish("", "x"))
+        .unwrap();
     let closing = peer.machine.close();
     peer.pass(5 * SECOND);
     assert_eq!(peer.names(), ["0 connection.close"]);
-    assert!(matches!(peer.error(held), Error::Closed), "it was never sent");
+    assert!(
+        matches!(peer.error(held), Error::Closed),
+        "it was never sent"
+    );
     peer.pass(5 * SECOND);
     assert!(matches!(peer.error(closing), Error::Timeout { .. }));
     assert!(peer.machine.is_over());

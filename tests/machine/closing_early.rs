@@ -10,18 +10,25 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn recovering() -> Options {
-    Options::default().recovery(Recovery::default().seed(7)).close_timeout(10 * SECOND)
+    Options::default()
+        .recovery(Recovery::default().seed(7))
+        .close_timeout(10 * SECOND)
 }
 
 fn incomplete(peer: &mut Peer, closing: puka::machine::PromiseId, pending: usize) {
     let error = peer.error(closing);
-    assert!(matches!(error, Error::CloseIncomplete { pending: it } if it == pending), "{error:?}");
+    assert!(
+        matches!(error, Error::CloseIncomplete { pending: it } if it == pending),
+        "{error:?}"
+    );
 }
 
 /// Serves as a broker does, and confirms each publish.
 fn serve(peer: &mut Peer) -> Vec<String> {
     let sent = peer.serve_with(|sent| match &*sent.name() {
-        name if name.ends_with("basic.publish") => Some(crate::peer::method(sent.channel, &ack(1, false))),
+        name if name.ends_with("basic.publish") => {
+            Some(crate::peer::method(sent.channel, &ack(1, false)))
+        }
         _ => answer(sent),
     });
     sent.iter().map(crate::peer::Sent::name).collect()
@@ -34,16 +41,29 @@ fn v10_close_in_the_handshake_flushes_what_was_accepted() {
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let declared = peer.machine.request(declare("q")).unwrap();
     let closing = peer.machine.close();
-    assert!(matches!(peer.machine.publish(&publish("", "late")), Err(Error::Closed)));
-    assert!(matches!(peer.machine.request(declare("late")), Err(Error::Closed)));
+    assert!(matches!(
+        peer.machine.publish(&publish("", "late")),
+        Err(Error::Closed)
+    ));
+    assert!(matches!(
+        peer.machine.request(declare("late")),
+        Err(Error::Closed)
+    ));
     let connecting = peer.machine.connect();
     assert!(matches!(peer.error(connecting), Error::Closed));
     assert!(peer.is_pending(closing));
     peer.shake_hands(tune(2047, 131_072, 60));
     let names = serve(&mut peer);
-    assert_eq!(names.last().map(String::as_str), Some("0 connection.close"), "{names:?}");
+    assert_eq!(
+        names.last().map(String::as_str),
+        Some("0 connection.close"),
+        "{names:?}"
+    );
     peer.done(sent);
-    assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(declared),
+        Some(Ok(Reply::Queue(_)))
+    ));
     peer.done(closing);
     assert!(peer.machine.is_idle());
 }
@@ -54,14 +74,23 @@ fn v10_close_in_a_recovery_flushes_what_was_accepted() {
     let (consumer, ..) = peer.consumer(&consume("q"));
     let declared = peer.machine.request(declare("kept")).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(declared),
+        Some(Ok(Reply::Queue(_)))
+    ));
     peer.again();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
     assert!(peer.machine.ended(consumer).is_some());
     let names = serve(&mut peer);
-    assert!(names.iter().any(|name| name.ends_with("queue.declare")), "it is replayed: {names:?}");
-    assert!(!names.iter().any(|name| name.ends_with("basic.consume")), "{names:?}");
+    assert!(
+        names.iter().any(|name| name.ends_with("queue.declare")),
+        "it is replayed: {names:?}"
+    );
+    assert!(
+        !names.iter().any(|name| name.ends_with("basic.consume")),
+        "{names:?}"
+    );
     peer.done(sent);
     peer.done(closing);
 }
@@ -93,10 +122,19 @@ fn v10_close_takes_its_timeout_at_most() {
     peer.shake_hands(tune(2047, 131_072, 60));
     peer.pass(SECOND);
     let error = peer.error(sent);
-    assert!(matches!(&error, Error::Unconfirmed(cause) if matches!(**cause, Error::Closed)), "{error:?}");
+    assert!(
+        matches!(&error, Error::Unconfirmed(cause) if matches!(**cause, Error::Closed)),
+        "{error:?}"
+    );
     assert!(peer.is_pending(closing));
     peer.pass(5 * SECOND);
-    assert!(matches!(peer.error(closing), Error::Timeout { what: "closing", .. }));
+    assert!(matches!(
+        peer.error(closing),
+        Error::Timeout {
+            what: "closing",
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -118,7 +156,11 @@ fn r10_close_without_a_transport_dials_none() {
 #[test]
 fn r10_loss_during_an_early_close_ends_it() {
     for dialled in [false, true] {
-        let mut peer = if dialled { Peer::undialled(recovering()) } else { Peer::new(Options::default()) };
+        let mut peer = if dialled {
+            Peer::undialled(recovering())
+        } else {
+            Peer::new(Options::default())
+        };
         if dialled {
             peer.dial();
         }
@@ -128,7 +170,11 @@ fn r10_loss_during_an_early_close_ends_it() {
         peer.machine.handle_loss(Broken::Eof);
         let error = peer.error(closing);
         assert!(!matches!(error, Error::Closed), "{error:?}");
-        assert!(peer.machine.fetch(sent).is_some_and(|outcome| outcome.is_err()));
+        assert!(
+            peer.machine
+                .fetch(sent)
+                .is_some_and(|outcome| outcome.is_err())
+        );
         assert!(peer.machine.poll_dial(peer.now + 600 * SECOND).is_none());
         assert!(peer.machine.is_idle());
     }
@@ -164,7 +210,12 @@ fn v10_early_close_ends_when_everything_has_timed_out() {
 #[test]
 fn v10_close_says_what_a_blocked_connection_kept_back() {
     let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
-    peer.method(0, &connection::Blocked { reason: crate::peer::short("low on memory") });
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: crate::peer::short("low on memory"),
+        },
+    );
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
     peer.pass(5 * SECOND);
@@ -176,12 +227,19 @@ fn v10_close_says_what_a_blocked_connection_kept_back() {
 
 #[test]
 fn v10_close_says_what_timed_out_meanwhile() {
-    let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND).request_timeout(SECOND));
+    let mut peer = Peer::open(
+        Options::default()
+            .close_timeout(10 * SECOND)
+            .request_timeout(SECOND),
+    );
     let declared = peer.machine.request(declare("q")).unwrap();
     let closing = peer.machine.close();
     peer.pass(SECOND);
     assert!(matches!(peer.error(declared), Error::Timeout { .. }));
-    assert_eq!(peer.names().last().map(String::as_str), Some("0 connection.close"));
+    assert_eq!(
+        peer.names().last().map(String::as_str),
+        Some("0 connection.close")
+    );
     peer.method(0, &connection::CloseOk {});
     incomplete(&mut peer, closing, 1);
 }

@@ -9,13 +9,19 @@ use std::time::Duration;
 /// A connection with so many publishes in flight on channel 1.
 fn in_flight(count: usize) -> (Peer, Vec<PromiseId>) {
     let mut peer = Peer::open(Options::default());
-    let promises = (0..count).map(|_| peer.machine.publish(&publish("", "x")).unwrap()).collect();
+    let promises = (0..count)
+        .map(|_| peer.machine.publish(&publish("", "x")).unwrap())
+        .collect();
     peer.serve();
     (peer, promises)
 }
 
 fn nack(delivery_tag: u64, multiple: bool) -> basic::Nack {
-    basic::Nack { delivery_tag, multiple, requeue: true }
+    basic::Nack {
+        delivery_tag,
+        multiple,
+        requeue: true,
+    }
 }
 
 #[test]
@@ -67,16 +73,28 @@ fn e32_multiple_stands_for_all_up_to_it_and_0_for_all() {
 
 #[test]
 fn e32_a_confirm_of_what_is_not_in_flight_is_answered_by_503_and_the_rest_is_unknown() {
-    for wrong in
-        [ack(2, false), ack(4, false), ack(u64::MAX, false), ack(0, false), ack(4, true), ack(u64::MAX, true)]
-    {
+    for wrong in [
+        ack(2, false),
+        ack(4, false),
+        ack(u64::MAX, false),
+        ack(0, false),
+        ack(4, true),
+        ack(u64::MAX, true),
+    ] {
         let (mut peer, promises) = in_flight(3);
         peer.method(1, &ack(2, false));
         peer.method(1, &wrong);
-        assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{wrong:?}: {:?}", peer.why());
+        assert!(
+            matches!(peer.why(), Error::CommandInvalid(_)),
+            "{wrong:?}: {:?}",
+            peer.why()
+        );
         peer.done(promises[1]);
         for place in [0, 2] {
-            assert!(matches!(peer.error(promises[place]), Error::Unconfirmed(_)), "{wrong:?}");
+            assert!(
+                matches!(peer.error(promises[place]), Error::Unconfirmed(_)),
+                "{wrong:?}"
+            );
         }
         assert_eq!(peer.names(), ["0 connection.close"]);
     }
@@ -94,7 +112,8 @@ fn e32_a_confirm_on_a_channel_that_publishes_nothing_is_answered_by_503() {
 #[test]
 fn e33_s55_confirms_in_any_order_find_their_own_publish() {
     let (mut peer, promises) = in_flight(5000);
-    // Every odd one first, from behind, then the rest with one frame: what a broker with slow and fast queues does.
+    // Every odd one first, from behind, then the rest with one frame: what a broker with slow and
+    // fast queues does.
     for tag in (1..=5000).rev().filter(|tag| tag % 2 == 1) {
         match tag % 3 {
             0 => peer.method(1, &nack(tag, false)),
@@ -120,7 +139,10 @@ fn e35_channel_and_connection_loss_leave_each_publish_unknown_and_none_silently_
     peer.done(promises[1]);
     for place in [0, 2] {
         let error = peer.error(promises[place]);
-        assert!(matches!(error, Error::Unconfirmed(_)) && error.is_connection_broken(), "{error}");
+        assert!(
+            matches!(error, Error::Unconfirmed(_)) && error.is_connection_broken(),
+            "{error}"
+        );
     }
 }
 

@@ -7,7 +7,10 @@ use puka::protocol::method::{basic, channel};
 use puka::{Ended, Error, Options};
 
 fn bodies(peer: &mut Peer, consumer: ConsumerId) -> Vec<Vec<u8>> {
-    peer.taken(consumer).iter().map(|delivered| delivered.message.body().to_vec()).collect()
+    peer.taken(consumer)
+        .iter()
+        .map(|delivered| delivered.message.body().to_vec())
+        .collect()
 }
 
 fn count(sent: &[crate::peer::Sent], id: puka::protocol::MethodId) -> usize {
@@ -21,11 +24,31 @@ fn e41_deliveries_right_behind_consume_ok_are_not_lost_nor_those_before_it() {
     let sent = peer.take();
     let tag = tag_of(sent.last().unwrap());
     let message = |delivery: u64, body: &[u8]| {
-        [method(1, &deliver(&tag, delivery)), header(1, 1, Properties::default()), raw(3, 1, body)].concat()
+        [
+            method(1, &deliver(&tag, delivery)),
+            header(1, 1, Properties::default()),
+            raw(3, 1, body),
+        ]
+        .concat()
     };
-    let ok = method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
-    peer.feed(&[method(1, &channel::OpenOk {}), message(1, b"a"), ok, message(2, b"b")].concat());
-    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has started") };
+    let ok = method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&tag),
+        },
+    );
+    peer.feed(
+        &[
+            method(1, &channel::OpenOk {}),
+            message(1, b"a"),
+            ok,
+            message(2, b"b"),
+        ]
+        .concat(),
+    );
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+        panic!("it has started")
+    };
     assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
 }
 
@@ -47,19 +70,38 @@ fn e42_a_server_cancel_ends_the_consumer_after_what_was_delivered() {
         let mut peer = Peer::open(Options::default());
         let (id, channel, tag) = peer.consumer(&consume("q"));
         peer.deliver(channel, &tag, 1, b"a");
-        peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait });
-        let mut expected = vec![format!("{channel} basic.cancel-ok"), format!("{channel} basic.cancel")];
+        peer.method(
+            channel,
+            &basic::Cancel {
+                consumer_tag: short(&tag),
+                nowait,
+            },
+        );
+        let mut expected = vec![
+            format!("{channel} basic.cancel-ok"),
+            format!("{channel} basic.cancel"),
+        ];
         if nowait {
             expected.remove(0);
         }
         assert_eq!(peer.names(), expected);
-        assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
+        assert!(matches!(
+            peer.machine.ended(id),
+            Some(Ended::CancelledByServer)
+        ));
         let delivered = peer.taken(id).remove(0);
-        peer.machine.settle(&delivered, puka::machine::Settle::Ack { multiple: false }).unwrap();
+        peer.machine
+            .settle(&delivered, puka::machine::Settle::Ack { multiple: false })
+            .unwrap();
         assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
         peer.machine.drop_consumer(id);
         assert!(!peer.machine.is_idle(), "the broker has not confirmed it");
-        peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+        peer.method(
+            channel,
+            &basic::CancelOk {
+                consumer_tag: short(&tag),
+            },
+        );
         assert!(peer.machine.is_idle());
     }
 }
@@ -71,14 +113,35 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
         let (id, channel, tag) = peer.consumer(&consume("q"));
         let cancelled = peer.machine.cancel(id).unwrap();
         assert_eq!(peer.names(), [format!("{channel} basic.cancel")]);
-        let server = method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
-        let ok = method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
-        peer.feed(&if server_first { [server, ok].concat() } else { [ok, server].concat() });
-        assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag));
+        let server = method(
+            channel,
+            &basic::Cancel {
+                consumer_tag: short(&tag),
+                nowait: true,
+            },
+        );
+        let ok = method(
+            channel,
+            &basic::CancelOk {
+                consumer_tag: short(&tag),
+            },
+        );
+        peer.feed(&if server_first {
+            [server, ok].concat()
+        } else {
+            [ok, server].concat()
+        });
+        assert!(
+            matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag)
+        );
         assert!(peer.machine.ended(id).is_some());
         peer.machine.drop_consumer(id);
         // A second cancel is no error.
-        let again: &[String] = if server_first { &[] } else { &[format!("{channel} basic.cancel")] };
+        let again: &[String] = if server_first {
+            &[]
+        } else {
+            &[format!("{channel} basic.cancel")]
+        };
         assert_eq!(peer.names(), again);
         assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
         // The channel is used again.
@@ -94,13 +157,31 @@ fn e42_a_cancel_that_is_answered_twice_does_no_harm() {
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.machine.drop_consumer(id);
     assert_eq!(peer.names(), [format!("{channel} basic.cancel")]);
-    let ok = method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
-    let server = method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    let ok = method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(&tag),
+        },
+    );
+    let server = method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tag),
+            nowait: true,
+        },
+    );
     peer.feed(&[&*ok, &server, &ok].concat());
     assert!(peer.machine.why_closed().is_none() && peer.machine.is_idle());
-    assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "it wants no reply");
+    assert_eq!(
+        peer.names(),
+        [format!("{channel} basic.cancel")],
+        "it wants no reply"
+    );
     // Nor while the channel is used for something else.
-    let purge = puka::protocol::method::queue::Purge { queue: short("q"), nowait: false };
+    let purge = puka::protocol::method::queue::Purge {
+        queue: short("q"),
+        nowait: false,
+    };
     let request = peer.machine.request(purge).unwrap();
     assert_eq!(peer.names(), [format!("{channel} queue.purge")]);
     peer.feed(&ok);
@@ -119,9 +200,17 @@ fn e43_a_consumer_that_is_forgotten_while_it_starts_is_cancelled_only_behind_con
         peer.names().is_empty(),
         "RabbitMQ 3.10 closes the connection over a cancel right behind its consume"
     );
-    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    peer.method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&tag),
+        },
+    );
     let sent = peer.take();
-    assert_eq!(sent.iter().map(|sent| sent.name()).collect::<Vec<_>>(), ["1 basic.cancel"]);
+    assert_eq!(
+        sent.iter().map(|sent| sent.name()).collect::<Vec<_>>(),
+        ["1 basic.cancel"]
+    );
     assert_eq!(tag_of(&sent[0]), tag);
 }
 
@@ -134,12 +223,24 @@ fn e43_what_comes_between_cancel_and_cancel_ok_goes_back() {
     let cancelled = peer.machine.cancel(id).unwrap();
     peer.deliver(channel, &tag, 3, b"late");
     assert_eq!(peer.names(), [format!("{channel} basic.cancel")]);
-    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(&tag),
+        },
+    );
     let sent = peer.take();
     assert_eq!(sent.len(), 1);
-    let nack = basic::Nack { delivery_tag: 3, multiple: true, requeue: true };
+    let nack = basic::Nack {
+        delivery_tag: 3,
+        multiple: true,
+        requeue: true,
+    };
     assert_eq!(sent[0].method(), nack.into());
-    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancelled),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
     assert!(peer.taken(id).is_empty());
     assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
 }
@@ -153,8 +254,17 @@ fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
     peer.deliver(channel, &tag, 1, b"a");
     let _cancelled = peer.machine.cancel(id).unwrap();
     peer.deliver(channel, &tag, 2, b"b");
-    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
-    assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "nothing to refuse");
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(&tag),
+        },
+    );
+    assert_eq!(
+        peer.names(),
+        [format!("{channel} basic.cancel")],
+        "nothing to refuse"
+    );
     assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
     assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
 }
@@ -163,11 +273,17 @@ fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
 fn e43_two_cancels_send_one_and_are_both_answered() {
     let mut peer = Peer::open(Options::default());
     let (id, ..) = peer.consumer(&consume("q"));
-    let promises = [peer.machine.cancel(id).unwrap(), peer.machine.cancel(id).unwrap()];
+    let promises = [
+        peer.machine.cancel(id).unwrap(),
+        peer.machine.cancel(id).unwrap(),
+    ];
     let sent = peer.serve();
     assert_eq!(count(&sent, basic::Cancel::ID), 1);
     for promise in promises {
-        assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Cancelled(_)))));
+        assert!(matches!(
+            peer.machine.fetch(promise),
+            Some(Ok(Reply::Cancelled(_)))
+        ));
     }
     assert!(matches!(peer.machine.cancel(id), Err(Error::Stale)));
 }
@@ -193,8 +309,14 @@ fn e28_a_channel_close_ends_the_consumer_with_its_error_and_what_can_t_be_settle
     let cancelling = peer.machine.qos(id, 5).unwrap();
     peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
     assert!(matches!(peer.error(cancelling), Error::NotFound(_)));
-    assert!(bodies(&mut peer, id).is_empty(), "the broker delivers it again");
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::NotFound(_)))));
+    assert!(
+        bodies(&mut peer, id).is_empty(),
+        "the broker delivers it again"
+    );
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ChannelClosed(Error::NotFound(_)))
+    ));
 }
 
 #[test]
@@ -206,9 +328,17 @@ fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
     peer.deliver(channel, &tag, 2, b"b");
     peer.machine.drop_consumer(id);
     let sent = peer.serve();
-    assert_eq!((count(&sent, basic::Nack::ID), count(&sent, basic::Cancel::ID)), (1, 1));
+    assert_eq!(
+        (
+            count(&sent, basic::Nack::ID),
+            count(&sent, basic::Cancel::ID)
+        ),
+        (1, 1)
+    );
     assert!(!peer.machine.is_idle(), "one is held");
-    peer.machine.settle(&held, puka::machine::Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&held, puka::machine::Settle::Ack { multiple: false })
+        .unwrap();
     assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
     assert!(peer.machine.is_idle());
 }
@@ -218,12 +348,26 @@ fn a_tag_that_the_consumer_of_its_channel_does_not_have_is_nobodys() {
     let mut peer = Peer::open(Options::default());
     let (one, channel, tag) = peer.consumer(&consume("one"));
     let (other, _, others) = peer.consumer(&consume("other"));
-    let strays =
-        [others.as_str(), "", "puka", "puka.", "puka.0", "puka..x", "puka.999", "puka.18446744073709551617"];
+    let strays = [
+        others.as_str(),
+        "",
+        "puka",
+        "puka.",
+        "puka.0",
+        "puka..x",
+        "puka.999",
+        "puka.18446744073709551617",
+    ];
     for (stray, number) in strays.into_iter().zip(1..) {
         peer.deliver(channel, stray, number, b"stray");
         assert!(peer.names().is_empty(), "{stray}: it would come again");
-        peer.method(channel, &basic::Cancel { consumer_tag: short(stray), nowait: true });
+        peer.method(
+            channel,
+            &basic::Cancel {
+                consumer_tag: short(stray),
+                nowait: true,
+            },
+        );
         assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "{stray}");
         assert!(peer.machine.ended(one).is_none(), "{stray}");
     }
@@ -239,7 +383,12 @@ fn a_consume_ok_with_the_tag_of_another_answers_nobody() {
     let _promise = peer.machine.consume(&consume("other")).unwrap();
     let number = peer.take().last().unwrap().channel;
     peer.method(number, &channel::OpenOk {});
-    peer.method(number, &basic::ConsumeOk { consumer_tag: short(&others) });
+    peer.method(
+        number,
+        &basic::ConsumeOk {
+            consumer_tag: short(&others),
+        },
+    );
     assert!(matches!(peer.why(), Error::CommandInvalid(_)));
 }
 
@@ -248,8 +397,9 @@ fn deliveries_ends_and_notices_are_events() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     let listener = peer.machine.listen();
-    let events =
-        |peer: &mut Peer| -> Vec<Event> { std::iter::from_fn(|| peer.machine.poll_event()).collect() };
+    let events = |peer: &mut Peer| -> Vec<Event> {
+        std::iter::from_fn(|| peer.machine.poll_event()).collect()
+    };
     events(&mut peer);
     for tag_number in 1..=2 {
         peer.deliver(channel, &tag, tag_number, b"x");
@@ -258,8 +408,14 @@ fn deliveries_ends_and_notices_are_events() {
     }
     peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
     let told = events(&mut peer);
-    assert!(told.iter().any(|event| matches!(event, Event::Deliveries(of) if *of == id)));
-    assert!(told.iter().any(|event| matches!(event, Event::Notices(of) if *of == listener)));
+    assert!(
+        told.iter()
+            .any(|event| matches!(event, Event::Deliveries(of) if *of == id))
+    );
+    assert!(
+        told.iter()
+            .any(|event| matches!(event, Event::Notices(of) if *of == listener))
+    );
 }
 
 #[test]
@@ -269,8 +425,15 @@ fn a_connection_with_an_ended_consumer_is_busy() {
     assert!(!peer.machine.is_idle());
     let cancelled = peer.machine.cancel(id).unwrap();
     peer.serve();
-    assert!(peer.machine.fetch(cancelled).is_some_and(|outcome| outcome.is_ok()));
-    assert!(!peer.machine.is_idle(), "its holder may still ask why it ended");
+    assert!(
+        peer.machine
+            .fetch(cancelled)
+            .is_some_and(|outcome| outcome.is_ok())
+    );
+    assert!(
+        !peer.machine.is_idle(),
+        "its holder may still ask why it ended"
+    );
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());
 }

@@ -53,13 +53,19 @@ fn e05_body_frames_without_an_octet_are_accepted_but_not_for_ever() {
     let (mut peer, promise) = got(Options::default());
     peer.feed(&[size(2), body(b"a"), body(b"").repeat(1024), body(b"b")].concat());
     assert_eq!(message(&mut peer, promise).message.body(), b"ab");
-    ends_with(&[size(2), body(b"a"), body(b"").repeat(1025)].concat(), ReplyCode::UNEXPECTED_FRAME);
+    ends_with(
+        &[size(2), body(b"a"), body(b"").repeat(1025)].concat(),
+        ReplyCode::UNEXPECTED_FRAME,
+    );
 }
 
 #[test]
 fn e06_a26_body_octets_beyond_the_announced_size_are_answered_by_501() {
     ends_with(&[size(1), body(b"ab")].concat(), ReplyCode::FRAME_ERROR);
-    ends_with(&[size(3), body(b"ab"), body(b"cd")].concat(), ReplyCode::FRAME_ERROR);
+    ends_with(
+        &[size(3), body(b"ab"), body(b"cd")].concat(),
+        ReplyCode::FRAME_ERROR,
+    );
 }
 
 #[test]
@@ -72,7 +78,10 @@ fn e06_a_body_before_its_header_and_two_headers_are_answered_by_505() {
 fn e07_a_method_inside_a_content_is_answered_by_505() {
     let close = method(1, &crate::peer::channel_close(404, "NOT_FOUND"));
     ends_with(&close, ReplyCode::UNEXPECTED_FRAME);
-    ends_with(&[size(4), body(b"ab"), close].concat(), ReplyCode::UNEXPECTED_FRAME);
+    ends_with(
+        &[size(4), body(b"ab"), close].concat(),
+        ReplyCode::UNEXPECTED_FRAME,
+    );
 }
 
 #[test]
@@ -98,8 +107,14 @@ fn e07_contents_of_other_channels_and_heartbeats_interleave() {
 
 #[test]
 fn e08_another_class_in_the_header_and_a_weight_are_answered_by_505() {
-    ends_with(&raw(2, 1, &[0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), ReplyCode::UNEXPECTED_FRAME);
-    ends_with(&raw(2, 1, &[0, 60, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), ReplyCode::UNEXPECTED_FRAME);
+    ends_with(
+        &raw(2, 1, &[0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ReplyCode::UNEXPECTED_FRAME,
+    );
+    ends_with(
+        &raw(2, 1, &[0, 60, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ReplyCode::UNEXPECTED_FRAME,
+    );
 }
 
 #[test]
@@ -112,7 +127,10 @@ fn e11_a_header_larger_than_the_frame_max_is_accepted() {
     let mut properties = Properties::default();
     properties.headers = Some(headers.as_ref().into());
     peer.feed(&[method(1, &get_ok(1)), header(1, 1, properties), body(b"x")].concat());
-    assert_eq!(message(&mut peer, promise).message.headers().unwrap(), headers.as_ref());
+    assert_eq!(
+        message(&mut peer, promise).message.headers().unwrap(),
+        headers.as_ref()
+    );
 }
 
 #[test]
@@ -130,8 +148,13 @@ fn v06_a_message_above_the_limit_is_drained_and_the_connection_lives() {
     let (mut peer, promise) = got(Options::default().max_message_size(10));
     peer.feed(&[size(11), body(b"0123456789"), body(b"x")].concat());
     let delivered = message(&mut peer, promise);
-    assert_eq!((delivered.message.too_large_body(), delivered.message.body()), (Some(11), &b""[..]));
-    peer.machine.settle(&delivered, Settle::Reject { requeue: false }).unwrap();
+    assert_eq!(
+        (delivered.message.too_large_body(), delivered.message.body()),
+        (Some(11), &b""[..])
+    );
+    peer.machine
+        .settle(&delivered, Settle::Reject { requeue: false })
+        .unwrap();
     assert_eq!(peer.names(), ["1 basic.reject"]);
     // And at the limit.
     let at_limit = peer.got(2, b"0123456789");
@@ -156,19 +179,32 @@ fn v06_a_delivery_tag_that_is_used_again_ends_the_connection() {
     let (_, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
     peer.deliver(channel, &tag, 1, b"x");
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+    assert!(
+        matches!(peer.why(), Error::CommandInvalid(_)),
+        "{:?}",
+        peer.why()
+    );
 }
 
 #[test]
 fn a_large_body_is_kept_apart_from_its_message_without_a_copy() {
-    for (octets, is_shared) in [(1, false), (16 << 10, false), ((16 << 10) + 1, true), (100_000, true)] {
+    for (octets, is_shared) in [
+        (1, false),
+        (16 << 10, false),
+        ((16 << 10) + 1, true),
+        (100_000, true),
+    ] {
         let (mut peer, promise) = got(Options::default());
         let whole = vec![b'x'; octets];
         let frames: Vec<u8> = whole.chunks(4000).flat_map(body).collect();
         peer.feed(&[size(octets as u64), frames].concat());
         let message = message(&mut peer, promise).message;
         let kept = message.body_bytes();
-        assert_eq!(kept.as_ptr() == message.body().as_ptr(), is_shared, "{octets}");
+        assert_eq!(
+            kept.as_ptr() == message.body().as_ptr(),
+            is_shared,
+            "{octets}"
+        );
         drop(message);
         assert!(kept == whole, "{octets}");
     }
@@ -176,7 +212,9 @@ fn a_large_body_is_kept_apart_from_its_message_without_a_copy() {
 
 #[test]
 fn s50_bodies_of_every_size_around_a_frame_arrive_whole() {
-    for octets in [0, 1, 16_384, 16_385, 131_063, 131_064, 131_065, 262_128, 1_000_000] {
+    for octets in [
+        0, 1, 16_384, 16_385, 131_063, 131_064, 131_065, 262_128, 1_000_000,
+    ] {
         let mut peer = Peer::open(Options::default());
         let sent: Vec<u8> = (0..octets).map(|place| place as u8).collect();
         assert!(peer.got(1, &sent).message.body() == sent, "{octets}");
@@ -196,11 +234,23 @@ struct Content {
 
 fn contents() -> impl Strategy<Value = Vec<Content>> {
     let size = select(vec![0, 1, 16, 500, 16_384, 16_385, 20_000]);
-    let between =
-        prop::option::weighted(0.1, (select(vec![FrameKind::Heartbeat, FrameKind::Body]), 0..3_usize));
+    let between = prop::option::weighted(
+        0.1,
+        (
+            select(vec![FrameKind::Heartbeat, FrameKind::Body]),
+            0..3_usize,
+        ),
+    );
     let cut = prop::option::weighted(0.2, any::<Index>());
-    let content = (size, any::<bool>(), cut, between)
-        .prop_map(|(size, has_properties, cut, between)| Content { size, has_properties, cut, between });
+    let content =
+        (size, any::<bool>(), cut, between).prop_map(|(size, has_properties, cut, between)| {
+            Content {
+                size,
+                has_properties,
+                cut,
+                between,
+            }
+        });
     prop::collection::vec(content, 1..8)
 }
 
@@ -211,8 +261,10 @@ fn delivery(channel: u16, consumer_tag: &str, tag: u64, content: &Content) -> Ve
         properties.message_id = Some(short("id"));
     }
     let body: Vec<u8> = (0..content.size).map(|place| place as u8).collect();
-    let mut frames =
-        vec![method(channel, &deliver(consumer_tag, tag)), header(channel, body.len() as u64, properties)];
+    let mut frames = vec![
+        method(channel, &deliver(consumer_tag, tag)),
+        header(channel, body.len() as u64, properties),
+    ];
     match content.cut {
         _ if body.is_empty() => {}
         Some(cut) => {
@@ -222,7 +274,9 @@ fn delivery(channel: u16, consumer_tag: &str, tag: u64, content: &Content) -> Ve
         None => frames.push(raw(3, channel, &body)),
     }
     match content.between {
-        Some((FrameKind::Heartbeat, place)) => frames.insert(place.min(frames.len()), raw(8, 0, b"")),
+        Some((FrameKind::Heartbeat, place)) => {
+            frames.insert(place.min(frames.len()), raw(8, 0, b""))
+        }
         Some((_, place)) => frames.insert(place.min(frames.len()), raw(3, channel + 1, b"x")),
         None => {}
     }

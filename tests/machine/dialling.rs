@@ -32,10 +32,17 @@ struct Net {
 impl Net {
     /// A net with these hosts, each of them with these addresses.
     fn new(hosts: &[(&'static str, &[&str])], places: &[(&str, Fate)]) -> Self {
-        let addresses = |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect());
+        let addresses =
+            |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect());
         Self {
-            hosts: hosts.iter().map(|(host, texts)| (*host, addresses(texts))).collect(),
-            places: places.iter().map(|(place, fate)| ((*place).to_owned(), *fate)).collect(),
+            hosts: hosts
+                .iter()
+                .map(|(host, texts)| (*host, addresses(texts)))
+                .collect(),
+            places: places
+                .iter()
+                .map(|(place, fate)| ((*place).to_owned(), *fate))
+                .collect(),
             asked: Mutex::default(),
         }
     }
@@ -53,7 +60,11 @@ impl Net {
     }
 
     async fn reach(&self, place: String) -> io::Result<Transport> {
-        let fate = self.places.get(&place).copied().unwrap_or(Fate::Fails(ErrorKind::NotFound));
+        let fate = self
+            .places
+            .get(&place)
+            .copied()
+            .unwrap_or(Fate::Fails(ErrorKind::NotFound));
         self.asked.lock().unwrap().push(place);
         self.meet(fate, Transport::new(Pipe::default())).await
     }
@@ -83,7 +94,8 @@ fn options(endpoints: impl IntoIterator<Item = Endpoint>) -> Options {
     Options::default().endpoints_in_turn(endpoints).unwrap()
 }
 
-/// Dials, while this much time passes whenever nothing else happens. Gives the time that it took, too.
+/// Dials, while this much time passes whenever nothing else happens. Gives the time that it took,
+/// too.
 fn dial(net: &Net, options: &Options, step: Duration) -> (Result<Transport, Error>, Duration) {
     let clock = ManualClock::default();
     let mut dialling = pin!(puka::dial(net, &clock, options));
@@ -102,19 +114,38 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn each_endpoint_and_each_address_is_tried_in_turn() {
     let net = Net::new(
-        &[("one", &["10.0.0.1:1", "10.0.0.2:1"]), ("two", &["10.0.0.3:2", "10.0.0.4:2", "10.0.0.5:2"])],
-        &[("10.0.0.1:1", Fate::Fails(ErrorKind::ConnectionRefused)), ("10.0.0.4:2", Fate::Connects)],
+        &[
+            ("one", &["10.0.0.1:1", "10.0.0.2:1"]),
+            ("two", &["10.0.0.3:2", "10.0.0.4:2", "10.0.0.5:2"]),
+        ],
+        &[
+            ("10.0.0.1:1", Fate::Fails(ErrorKind::ConnectionRefused)),
+            ("10.0.0.4:2", Fate::Connects),
+        ],
     );
     let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
     for _ in 0..2 {
         dial(&net, &options, SECOND).0.unwrap();
-        assert_eq!(net.asked(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1", "two:2?", "10.0.0.3:2", "10.0.0.4:2"]);
+        assert_eq!(
+            net.asked(),
+            [
+                "one:1?",
+                "10.0.0.1:1",
+                "10.0.0.2:1",
+                "two:2?",
+                "10.0.0.3:2",
+                "10.0.0.4:2"
+            ]
+        );
     }
 }
 
 #[test]
 fn a_host_that_does_not_resolve_is_passed_over() {
-    let net = Net::new(&[("two", &["10.0.0.3:2"])], &[("10.0.0.3:2", Fate::Connects)]);
+    let net = Net::new(
+        &[("two", &["10.0.0.3:2"])],
+        &[("10.0.0.3:2", Fate::Connects)],
+    );
     let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
     dial(&net, &options, SECOND).0.unwrap();
 }
@@ -125,8 +156,12 @@ fn when_none_answers_the_last_ones_error_tells_and_says_where() {
         &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
         &[("10.0.0.2:1", Fate::Fails(ErrorKind::ConnectionRefused))],
     );
-    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND).0.unwrap_err();
-    let Error::ConnectionBroken(Broken::Io(io)) = &error else { panic!("{error:?}") };
+    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND)
+        .0
+        .unwrap_err();
+    let Error::ConnectionBroken(Broken::Io(io)) = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(io.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(error.to_string(), "10.0.0.2:1: connection refused");
 }
@@ -134,7 +169,9 @@ fn when_none_answers_the_last_ones_error_tells_and_says_where() {
 #[test]
 fn a_host_without_an_address_is_an_error() {
     let net = Net::new(&[("one", &[])], &[]);
-    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND).0.unwrap_err();
+    let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND)
+        .0
+        .unwrap_err();
     assert_eq!(error.to_string(), "one has no address");
 }
 
@@ -144,7 +181,10 @@ fn resolving_has_its_deadline() {
     net.hosts.insert("one", Err(Fate::Hangs));
     let options = options([Endpoint::tcp("one", 1)]).resolve_timeout(3 * SECOND);
     let (outcome, took) = dial(&net, &options, SECOND);
-    assert_eq!(outcome.unwrap_err().to_string(), "resolving the host took longer than 3 s");
+    assert_eq!(
+        outcome.unwrap_err().to_string(),
+        "resolving the host took longer than 3 s"
+    );
     assert_eq!(took, 3 * SECOND);
 }
 
@@ -152,7 +192,11 @@ fn resolving_has_its_deadline() {
 fn each_address_has_its_own_deadline() {
     let net = Net::new(
         &[("one", &["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"])],
-        &[("10.0.0.1:1", Fate::Hangs), ("10.0.0.2:1", Fate::Hangs), ("10.0.0.3:1", Fate::Connects)],
+        &[
+            ("10.0.0.1:1", Fate::Hangs),
+            ("10.0.0.2:1", Fate::Hangs),
+            ("10.0.0.3:1", Fate::Connects),
+        ],
     );
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
     let (outcome, took) = dial(&net, &options, SECOND);
@@ -165,27 +209,46 @@ fn an_address_that_says_nothing_is_a_timeout() {
     let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Hangs)]);
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
     let (outcome, took) = dial(&net, &options, SECOND);
-    assert!(matches!(outcome, Err(Error::Timeout { what: "dialling", after }) if after == 4 * SECOND));
+    assert!(
+        matches!(outcome, Err(Error::Timeout { what: "dialling", after }) if after == 4 * SECOND)
+    );
     assert_eq!(took, 4 * SECOND);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_unix_socket_is_dialled_by_its_path_with_the_same_deadline() {
-    let net = Net::new(&[], &[("/run/broker", Fate::Connects), ("/run/stuck", Fate::Hangs)]);
+    let net = Net::new(
+        &[],
+        &[("/run/broker", Fate::Connects), ("/run/stuck", Fate::Hangs)],
+    );
     let options = options([Endpoint::unix("/run/stuck"), Endpoint::unix("/run/broker")]);
     let (outcome, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
     assert!(outcome.unwrap().is_private());
-    assert_eq!((net.asked(), took), (vec!["/run/stuck".to_owned(), "/run/broker".to_owned()], 5 * SECOND));
+    assert_eq!(
+        (net.asked(), took),
+        (
+            vec!["/run/stuck".to_owned(), "/run/broker".to_owned()],
+            5 * SECOND
+        )
+    );
 }
 
 #[cfg(feature = "tls")]
 #[test]
 fn tls_has_its_deadline_against_a_server_that_says_nothing() {
-    let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Connects)]);
-    let options = options([Endpoint::tcp("one", 1)]).tls(puka::TlsOptions::default()).tls_timeout(2 * SECOND);
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1"])],
+        &[("10.0.0.1:1", Fate::Connects)],
+    );
+    let options = options([Endpoint::tcp("one", 1)])
+        .tls(puka::TlsOptions::default())
+        .tls_timeout(2 * SECOND);
     let (outcome, took) = dial(&net, &options, SECOND);
-    assert_eq!(outcome.unwrap_err().to_string(), "the TLS handshake took longer than 2 s");
+    assert_eq!(
+        outcome.unwrap_err().to_string(),
+        "the TLS handshake took longer than 2 s"
+    );
     assert_eq!(took, 2 * SECOND);
 }
 
@@ -209,9 +272,15 @@ fn a_dropped_driver_ends_the_attempt_to_connect() {
         }
         drop(driver);
         let end = block_on(poll_once(connecting)).expect("it has ended");
-        assert!(matches!(end, Err(Error::ConnectionBroken(Broken::DriverDropped))), "{end:?}");
+        assert!(
+            matches!(end, Err(Error::ConnectionBroken(Broken::DriverDropped))),
+            "{end:?}"
+        );
         let why = client.why_closed();
-        assert!(matches!(why, Some(Error::ConnectionBroken(Broken::DriverDropped))), "{why:?}");
+        assert!(
+            matches!(why, Some(Error::ConnectionBroken(Broken::DriverDropped))),
+            "{why:?}"
+        );
     }
 }
 

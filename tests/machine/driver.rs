@@ -31,24 +31,42 @@ fn one_poll_does_the_whole_handshake() {
     let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
     let connecting = client.connect();
     pipe.open(&mut driver);
-    let server = block_on(poll_once(connecting)).expect("it is open").unwrap();
+    let server = block_on(poll_once(connecting))
+        .expect("it is open")
+        .unwrap();
     assert_eq!(server.product(), "RabbitMQ");
 }
 
 #[test]
 fn one_poll_reads_and_writes_everything() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let promises: Vec<_> = (0..500).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    let promises: Vec<_> = (0..500)
+        .map(|_| client.basic_publish("", "q", "x").send())
+        .collect();
     assert!(pipe.poll(&mut driver).is_none());
     let frames = pipe.frames();
-    assert_eq!(frames.iter().filter(|sent| sent.name().contains("publish")).count(), 500);
-    pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+    assert_eq!(
+        frames
+            .iter()
+            .filter(|sent| sent.name().contains("publish"))
+            .count(),
+        500
+    );
+    pipe.feed(
+        &[
+            method(1, &channel::OpenOk {}),
+            method(1, &confirm::SelectOk {}),
+        ]
+        .concat(),
+    );
     for tag in 1..=50 {
         pipe.feed(&method(1, &ack(tag * 10, true)));
     }
     assert!(pipe.poll(&mut driver).is_none());
     for promise in promises {
-        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
+        block_on(poll_once(promise))
+            .expect("it is confirmed")
+            .unwrap();
     }
 }
 
@@ -57,7 +75,9 @@ fn a_hundred_small_publishes_leave_in_one_plain_write() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().writes.clear();
     let before = pipe.script().plain_writes;
-    let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", &[7; 16]).send()).collect();
+    let _promises: Vec<_> = (0..100)
+        .map(|_| client.basic_publish("", "q", &[7; 16]).send())
+        .collect();
     assert!(pipe.poll(&mut driver).is_none());
     let script = pipe.script();
     assert_eq!(
@@ -71,13 +91,24 @@ fn a_hundred_small_publishes_leave_in_one_plain_write() {
 fn large_bodies_leave_in_few_vectored_writes_and_are_not_copied() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().writes.clear();
-    let _promises: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", vec![7; 8192]).send()).collect();
+    let _promises: Vec<_> = (0..100)
+        .map(|_| client.basic_publish("", "q", vec![7; 8192]).send())
+        .collect();
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(pipe.frames().iter().filter(|sent| sent.name().ends_with("body 8192")).count() == 100);
+    assert!(
+        pipe.frames()
+            .iter()
+            .filter(|sent| sent.name().ends_with("body 8192"))
+            .count()
+            == 100
+    );
     let script = pipe.script();
     assert!(script.writes.len() <= 5, "{:?}", script.writes);
     let pieces = script.writes.iter().sum::<usize>();
-    assert!(pieces <= 201 + 13, "{pieces}: one for each body, for what is between two, and for each turn");
+    assert!(
+        pieces <= 201 + 13,
+        "{pieces}: one for each body, for what is between two, and for each turn"
+    );
 }
 
 #[test]
@@ -88,7 +119,9 @@ fn partial_writes_of_any_size_lose_and_double_nothing() {
         pipe.script().most = Some(most);
         let mut written = Vec::new();
         for octets in [10, 8192, 20_000, 1, 0, 5000] {
-            let _promise = client.basic_publish("", "q", vec![octets as u8; octets]).send();
+            let _promise = client
+                .basic_publish("", "q", vec![octets as u8; octets])
+                .send();
             assert!(pipe.poll(&mut driver).is_none());
             written.extend(pipe.written());
         }
@@ -102,23 +135,43 @@ fn partial_writes_of_any_size_lose_and_double_nothing() {
             }
             written.extend(more);
         }
-        assert_eq!(*expected.get_or_insert_with(|| written.clone()), written, "{most} octets at a time");
+        assert_eq!(
+            *expected.get_or_insert_with(|| written.clone()),
+            written,
+            "{most} octets at a time"
+        );
     }
 }
 
 /// A consumer, and the channel that it has.
-fn consuming(client: &Client, pipe: &Pipe, driver: &mut Driver<Pipe, ManualClock>) -> (Consumer, u16) {
+fn consuming(
+    client: &Client,
+    pipe: &Pipe,
+    driver: &mut Driver<Pipe, ManualClock>,
+) -> (Consumer, u16) {
     let consuming = client.basic_consume("q").prefetch_count(2000).send();
     let started = pipe.serve(driver);
-    let channel = started.iter().find_map(|name| name.strip_suffix(" basic.consume")).unwrap();
-    (block_on(poll_once(consuming)).expect("it has started").unwrap(), channel.parse().unwrap())
+    let channel = started
+        .iter()
+        .find_map(|name| name.strip_suffix(" basic.consume"))
+        .unwrap();
+    (
+        block_on(poll_once(consuming))
+            .expect("it has started")
+            .unwrap(),
+        channel.parse().unwrap(),
+    )
 }
 
 /// Deliveries of three octets each, whose frames end nowhere near where a buffer does.
 fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> Vec<u8> {
     let frames = tags.flat_map(|tag| {
         let deliver = method(channel, &deliver(consumer.tag(), tag));
-        [deliver, header(channel, 3, Properties::default()), raw(3, channel, b"odd")]
+        [
+            deliver,
+            header(channel, 3, Properties::default()),
+            raw(3, channel, b"odd"),
+        ]
     });
     frames.collect::<Vec<_>>().concat()
 }
@@ -136,10 +189,18 @@ fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
     pipe.feed(&deliveries(&consumer, channel, 201..=300));
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
-    assert_eq!((reads, wakes.count()), (2, 1), "a sign of life is for nobody else");
+    assert_eq!(
+        (reads, wakes.count()),
+        (2, 1),
+        "a sign of life is for nobody else"
+    );
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
-    assert_eq!((reads, wakes.count()), (3, 1), "there is no more, though nobody took what there was");
+    assert_eq!(
+        (reads, wakes.count()),
+        (3, 1),
+        "there is no more, though nobody took what there was"
+    );
     pipe.feed(&deliveries(&consumer, channel, 301..=301));
     assert_eq!(wakes.count(), 2, "the stream wakes it");
 }
@@ -147,7 +208,9 @@ fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
 #[test]
 fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let promises: Vec<_> = (0..300).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    let promises: Vec<_> = (0..300)
+        .map(|_| client.basic_publish("", "q", "x").send())
+        .collect();
     pipe.serve(&mut driver);
     let wakes = Arc::<Wakes>::default();
     // Few of them, which the stream is asked behind at once, then many, and more.
@@ -165,21 +228,31 @@ fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
     assert_eq!(wakes.count(), 2, "the stream wakes it");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     for promise in promises {
-        block_on(poll_once(promise)).expect("it is confirmed").unwrap();
+        block_on(poll_once(promise))
+            .expect("it is confirmed")
+            .unwrap();
     }
 }
 
 #[test]
 fn answers_hold_up_nothing_that_is_to_be_written() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let _confirmed: Vec<_> = (0..100).map(|_| client.basic_publish("", "q", "x").send()).collect();
+    let _confirmed: Vec<_> = (0..100)
+        .map(|_| client.basic_publish("", "q", "x").send())
+        .collect();
     pipe.serve(&mut driver);
-    let _promises: Vec<_> = (0..40).map(|_| client.basic_publish("", "q", vec![7; 64_000]).send()).collect();
+    let _promises: Vec<_> = (0..40)
+        .map(|_| client.basic_publish("", "q", vec![7; 64_000]).send())
+        .collect();
     pipe.feed(&method(1, &ack(100, true)));
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let bodies = pipe.written().len() / 64_000;
-    assert_eq!((bodies, wakes.count()), (40, 0), "all of it leaves in one poll");
+    assert_eq!(
+        (bodies, wakes.count()),
+        (40, 0),
+        "all of it leaves in one poll"
+    );
 }
 
 #[test]
@@ -206,14 +279,20 @@ fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_rea
     pipe.feed(&deliveries(&consumer, channel, 1..=200));
     assert!(pipe.poll(&mut driver).is_none());
     pipe.written();
-    let _promises: Vec<_> = (0..40).map(|_| client.basic_publish("", "q", vec![7; 64_000]).send()).collect();
+    let _promises: Vec<_> = (0..40)
+        .map(|_| client.basic_publish("", "q", vec![7; 64_000]).send())
+        .collect();
     // A sign of life, and more deliveries, while there is more to say.
     pipe.feed(&raw(8, 0, b""));
     pipe.feed(&deliveries(&consumer, channel, 201..=300));
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let bodies = pipe.written().len() / 64_000;
-    assert_eq!((bodies, wakes.count()), (40, 0), "all of it leaves in one poll");
+    assert_eq!(
+        (bodies, wakes.count()),
+        (40, 0),
+        "all of it leaves in one poll"
+    );
     pipe.feed(&raw(8, 0, b"").repeat(600));
     assert_eq!(wakes.count(), 1);
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -228,7 +307,10 @@ fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
     let before = pipe.script().polled_reads;
     assert!(pipe.poll_with(&mut driver, &Arc::default()).is_none());
     assert!(pipe.script().reads.is_empty());
-    assert!(pipe.script().polled_reads - before > 1, "it was not all in one read");
+    assert!(
+        pipe.script().polled_reads - before > 1,
+        "it was not all in one read"
+    );
 }
 
 #[test]
@@ -240,7 +322,10 @@ fn nothing_to_do_costs_one_poll_and_no_busy_loop() {
     for _ in 0..10 {
         assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     }
-    assert!(pipe.script().polled_reads - before <= 10, "a poll reads once when there is nothing");
+    assert!(
+        pipe.script().polled_reads - before <= 10,
+        "a poll reads once when there is nothing"
+    );
     assert_eq!(wakes.count(), 0, "and nobody wakes it");
     assert_eq!(pipe.script().written.len(), 0);
 }
@@ -265,7 +350,11 @@ fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_c
     pipe.script().read_with_write = Some(raw(8, 0, b""));
     pipe.script().publisher = Some(client.clone());
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(pipe.frames().iter().any(|sent| sent.name().contains("publish")));
+    assert!(
+        pipe.frames()
+            .iter()
+            .any(|sent| sent.name().contains("publish"))
+    );
     assert!(pipe.script().reads.is_empty(), "it was read");
 }
 
@@ -273,7 +362,9 @@ fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_c
 fn what_there_is_to_read_because_of_a_flush_is_read_though_the_stream_does_not_call() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     assert!(pipe.poll(&mut driver).is_none());
-    pipe.script().stuck_flushes.extend([Vec::new(), raw(8, 0, b"")]);
+    pipe.script()
+        .stuck_flushes
+        .extend([Vec::new(), raw(8, 0, b"")]);
     drop(client.basic_publish("", "q", "x").send());
     assert!(pipe.poll(&mut driver).is_none());
     assert!(pipe.script().reads.is_empty(), "it was read");
@@ -301,7 +392,11 @@ fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     assert_eq!(pipe.written(), raw(8, 0, b""));
     // Asking changes nothing, so nobody is woken.
-    let _ = (client.blocked(), client.why_closed(), client.server_properties());
+    let _ = (
+        client.blocked(),
+        client.why_closed(),
+        client.server_properties(),
+    );
     assert_eq!(wakes.count(), 3);
 }
 
@@ -334,7 +429,11 @@ fn an_interrupted_read_or_write_is_tried_again() {
 #[test]
 fn a_sleep_is_made_anew_only_when_the_deadline_gets_earlier_or_has_passed() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
-    let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), Options::default().heartbeat(10));
+    let (client, mut driver) = puka::open(
+        pipe.clone(),
+        clock.clone(),
+        Options::default().heartbeat(10),
+    );
     pipe.open_with(&mut driver, tune(0, 0, 10));
     let armed = clock.armed().len();
     // Each publish moves the next heartbeat further away.
@@ -398,7 +497,10 @@ fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
         assert!(pipe.poll(&mut driver).is_none());
         acks.extend(pipe.frames().iter().map(|sent| (taken, sent.name())));
     }
-    assert!(acks.len() >= 3 && acks.iter().all(|(_, name)| name.ends_with("basic.ack")), "{acks:?}");
+    assert!(
+        acks.len() >= 3 && acks.iter().all(|(_, name)| name.ends_with("basic.ack")),
+        "{acks:?}"
+    );
 }
 
 #[test]
@@ -407,19 +509,40 @@ fn clients_and_deliveries_know_what_the_broker_said() {
     assert_eq!(client.server_properties().product(), "RabbitMQ");
     let got = client.basic_get("q").send();
     let asked = pipe.serve(&mut driver);
-    let asked = asked.iter().find_map(|name| name.strip_suffix(" basic.get")).unwrap();
+    let asked = asked
+        .iter()
+        .find_map(|name| name.strip_suffix(" basic.get"))
+        .unwrap();
     let channel: u16 = asked.parse().unwrap();
-    let get_ok = basic::GetOk { message_count: 7, ..crate::peer::get_ok(1) };
-    pipe.feed(&[method(channel, &get_ok), header(channel, 0, Properties::default())].concat());
+    let get_ok = basic::GetOk {
+        message_count: 7,
+        ..crate::peer::get_ok(1)
+    };
+    pipe.feed(
+        &[
+            method(channel, &get_ok),
+            header(channel, 0, Properties::default()),
+        ]
+        .concat(),
+    );
     assert!(pipe.poll(&mut driver).is_none());
     let got = block_on(poll_once(got)).unwrap().unwrap().unwrap();
-    assert_eq!((got.message_count(), got.queue(), got.consumer_tag()), (Some(7), None, None));
+    assert_eq!(
+        (got.message_count(), got.queue(), got.consumer_tag()),
+        (Some(7), None, None)
+    );
     let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
     pipe.feed(&deliveries(&consumer, channel, 1..=1));
     assert!(pipe.poll(&mut driver).is_none());
-    let delivery = block_on(poll_once(consumer.next())).unwrap().unwrap().unwrap();
+    let delivery = block_on(poll_once(consumer.next()))
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert_eq!(delivery.message_count(), None);
-    assert_eq!((delivery.queue(), delivery.consumer_tag()), (Some("q"), Some(consumer.tag())));
+    assert_eq!(
+        (delivery.queue(), delivery.consumer_tag()),
+        (Some("q"), Some(consumer.tag()))
+    );
 }
 
 #[test]
@@ -430,7 +553,12 @@ fn a_notice_wakes_who_listens() {
     let waker = Waker::from(wakes.clone());
     let mut cx = Context::from_waker(&waker);
     assert!(pin!(notices.next()).poll(&mut cx).is_pending());
-    pipe.feed(&method(0, &connection::Blocked { reason: short("low on memory") }));
+    pipe.feed(&method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    ));
     assert!(pipe.poll(&mut driver).is_none());
     assert_eq!(wakes.count(), 1);
     let next = block_on(poll_once(notices.next())).flatten();

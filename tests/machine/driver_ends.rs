@@ -23,8 +23,16 @@ fn e18_a_write_error_reports_what_the_server_said_before() {
     pipe.feed(b"\x01\x00\x00");
     pipe.read(Read::Error(ErrorKind::ConnectionReset));
     let ended = pipe.poll(&mut driver).expect("it has ended");
-    let header = ProtocolHeader { id: 3, major: 1, minor: 0, revision: 0 };
-    assert!(matches!(ended, Err(Error::UnsupportedProtocol(found)) if found == header), "{ended:?}");
+    let header = ProtocolHeader {
+        id: 3,
+        major: 1,
+        minor: 0,
+        revision: 0,
+    };
+    assert!(
+        matches!(ended, Err(Error::UnsupportedProtocol(found)) if found == header),
+        "{ended:?}"
+    );
     let answer = block_on(poll_once(connecting)).expect("answered");
     assert!(matches!(answer, Err(Error::UnsupportedProtocol(_))));
     assert!(pipe.script().closed);
@@ -38,8 +46,14 @@ fn e18_a_write_error_on_an_open_connection_reports_the_close_that_came_before() 
     pipe.feed(&method(0, &close(320, "CONNECTION_FORCED - bye")));
     pipe.read(Read::Eof);
     let ended = pipe.poll(&mut driver).expect("it has ended");
-    assert!(matches!(ended, Err(Error::ConnectionForced(_))), "{ended:?}");
-    assert!(matches!(block_on(poll_once(declared)), Some(Err(Error::ConnectionForced(_)))));
+    assert!(
+        matches!(ended, Err(Error::ConnectionForced(_))),
+        "{ended:?}"
+    );
+    assert!(matches!(
+        block_on(poll_once(declared)),
+        Some(Err(Error::ConnectionForced(_)))
+    ));
 }
 
 #[test]
@@ -57,8 +71,14 @@ fn a_write_error_with_nothing_to_read_is_the_error() {
 fn s41_the_end_of_the_stream_ends_the_driver() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.read(Read::Eof);
-    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionBroken(Broken::Eof)))));
-    assert!(matches!(client.why_closed(), Some(Error::ConnectionBroken(Broken::Eof))));
+    assert!(matches!(
+        pipe.poll(&mut driver),
+        Some(Err(Error::ConnectionBroken(Broken::Eof)))
+    ));
+    assert!(matches!(
+        client.why_closed(),
+        Some(Error::ConnectionBroken(Broken::Eof))
+    ));
     assert!(pipe.script().closed);
 }
 
@@ -83,7 +103,10 @@ fn e30_a_close_of_the_server_is_answered_before_the_stream_is_closed() {
     assert!(pipe.poll(&mut driver).is_none());
     assert!(!pipe.script().closed, "close-ok is not out");
     pipe.unstall();
-    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionForced(_)))));
+    assert!(matches!(
+        pipe.poll(&mut driver),
+        Some(Err(Error::ConnectionForced(_)))
+    ));
     assert_eq!(pipe.frames()[0].name(), "0 connection.close-ok");
     assert!(pipe.script().closed);
 }
@@ -102,7 +125,10 @@ fn e30_the_last_octets_and_the_closing_of_the_stream_have_a_second() {
         assert!(pipe.poll_with(&mut driver, &wakes).is_none());
         clock.pass(SECOND);
         assert!(wakes.count() > 0, "it is woken for it");
-        assert!(matches!(pipe.poll_with(&mut driver, &wakes), Some(Err(Error::ConnectionForced(_)))));
+        assert!(matches!(
+            pipe.poll_with(&mut driver, &wakes),
+            Some(Err(Error::ConnectionForced(_)))
+        ));
     }
 }
 
@@ -154,7 +180,10 @@ fn s48_when_the_last_handle_is_dropped_the_connection_is_closed_gracefully() {
     drop(other);
     drop(consumer);
     let names = pipe.serve(&mut driver);
-    assert!(!names.contains(&"0 connection.close".to_owned()), "a promise is a handle, too: {names:?}");
+    assert!(
+        !names.contains(&"0 connection.close".to_owned()),
+        "a promise is a handle, too: {names:?}"
+    );
     assert!(names.contains(&"2 basic.publish".to_owned()), "{names:?}");
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -192,7 +221,10 @@ fn s49_dropping_everything_during_a_blocked_write_ends_in_time() {
         ended = ended.or_else(|| pipe.poll(&mut driver));
         clock.pass(SECOND);
     }
-    assert!(ended.or_else(|| pipe.poll(&mut driver)).is_some(), "it ends although nothing can be written");
+    assert!(
+        ended.or_else(|| pipe.poll(&mut driver)).is_some(),
+        "it ends although nothing can be written"
+    );
     assert!(pipe.script().closed);
 }
 
@@ -203,7 +235,10 @@ fn s49_a_driver_that_is_dropped_during_a_blocked_write_drops_its_stream() {
     let published = client.basic_publish("", "q", vec![7; 100_000]).send();
     assert!(pipe.poll(&mut driver).is_none());
     drop(driver);
-    assert!(matches!(block_on(poll_once(published)), Some(Err(Error::Unconfirmed(_)))));
+    assert!(matches!(
+        block_on(poll_once(published)),
+        Some(Err(Error::Unconfirmed(_)))
+    ));
 }
 
 #[test]
@@ -213,7 +248,10 @@ fn e50_a_server_that_stands_still_ends_the_driver_by_the_clock() {
         assert!(pipe.poll(&mut driver).is_none());
         clock.pass(15 * SECOND);
     }
-    assert!(matches!(pipe.poll(&mut driver), Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))));
+    assert!(matches!(
+        pipe.poll(&mut driver),
+        Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))
+    ));
     drop(client);
 }
 
@@ -224,8 +262,7 @@ fn a_read_error_ends_the_driver() {
     pipe.read(Read::Error(ErrorKind::ConnectionReset));
     let ended = pipe.poll(&mut driver).expect("it has ended");
     let reset = ErrorKind::ConnectionReset;
-    let is_it =
-        |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == reset);
+    let is_it = |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == reset);
     assert!(ended.is_err_and(|error| is_it(&error)));
     assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
 }

@@ -24,7 +24,10 @@ fn any_pause_keeps_a_healthy_connection() {
         // The server's data from the time of the pause has not been read.
         pipe.feed(&raw(8, 0, b""));
         clock.pass(quarters * SECOND);
-        assert!(pipe.poll(&mut driver).is_none(), "{quarters} quarters of a heartbeat");
+        assert!(
+            pipe.poll(&mut driver).is_none(),
+            "{quarters} quarters of a heartbeat"
+        );
         assert!(client.why_closed().is_none());
     }
 }
@@ -37,7 +40,13 @@ fn silence_is_judged_by_a_late_read() {
     let before = pipe.script().polled_reads;
     clock.pass(Duration::from_millis(1));
     let ended = pipe.poll(&mut driver);
-    assert!(matches!(ended, Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))), "{ended:?}");
+    assert!(
+        matches!(
+            ended,
+            Some(Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_))))
+        ),
+        "{ended:?}"
+    );
     assert!(pipe.script().polled_reads > before);
 }
 

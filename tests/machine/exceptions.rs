@@ -1,5 +1,5 @@
-//! Every reply code is an error of its own, with code, text, class and method, whoever it ends: a request, a consumer, a
-//! publish, or all of them.
+//! Every reply code is an error of its own, with code, text, class and method, whoever it ends: a
+//! request, a consumer, a publish, or all of them.
 
 use crate::peer::{Peer, consume, declare, publish, short};
 use puka::machine::Settle;
@@ -10,7 +10,9 @@ use puka::{Ended, Error, Options, Peer as Side};
 /// The codes that a broker closes something with, and one that the spec does not have.
 fn codes() -> Vec<ReplyCode> {
     let all = ReplyCode::ALL.iter().copied();
-    all.filter(|code| code.is_soft_error() || code.is_hard_error()).chain([ReplyCode::from(599)]).collect()
+    all.filter(|code| code.is_soft_error() || code.is_hard_error())
+        .chain([ReplyCode::from(599)])
+        .collect()
 }
 
 /// The name of the variant that a code has.
@@ -52,12 +54,23 @@ fn tells(error: &Error, code: ReplyCode, method: MethodId) {
     assert_eq!((fault.code, &*fault.text), (code, "why it is so"));
     assert_eq!((fault.method, fault.found_by), (method, Side::Server));
     let text = error.to_string();
-    assert!(text.contains(&code.value().to_string()) && text.contains("why it is so"), "{text}");
+    assert!(
+        text.contains(&code.value().to_string()) && text.contains("why it is so"),
+        "{text}"
+    );
 }
 
 fn closed(code: ReplyCode, method: MethodId) -> channel::Close<'static> {
-    let MethodId { class: class_id, method: method_id } = method;
-    channel::Close { reply_code: code.value(), reply_text: short("why it is so"), class_id, method_id }
+    let MethodId {
+        class: class_id,
+        method: method_id,
+    } = method;
+    channel::Close {
+        reply_code: code.value(),
+        reply_text: short("why it is so"),
+        class_id,
+        method_id,
+    }
 }
 
 #[test]
@@ -104,7 +117,11 @@ fn every_code_of_a_channel_is_an_error_of_its_publish() {
         let wrong = peer.machine.publish(&publish("a", "x")).unwrap();
         let fine = peer.machine.publish(&publish("b", "x")).unwrap();
         let sent = peer.serve();
-        let number = sent.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+        let number = sent
+            .iter()
+            .find(|sent| sent.is(basic::Publish::ID))
+            .unwrap()
+            .channel;
         peer.method(number, &closed(code, basic::Publish::ID));
         tells(&peer.error(wrong), code, basic::Publish::ID);
         assert!(peer.is_pending(fine));
@@ -116,20 +133,37 @@ fn every_code_of_the_connection_is_the_error_of_everything() {
     for code in codes() {
         let mut peer = Peer::open(Options::default());
         let (id, ..) = peer.consumer(&consume("q"));
-        let purge = peer.machine.request(queue::Purge { queue: short("q"), nowait: false }).unwrap();
+        let purge = peer
+            .machine
+            .request(queue::Purge {
+                queue: short("q"),
+                nowait: false,
+            })
+            .unwrap();
         let get = peer.get();
         let sent = peer.machine.publish(&publish("", "x")).unwrap();
         peer.serve();
         let waits = peer.machine.consume(&consume("q")).unwrap();
-        let MethodId { class: class_id, method: method_id } = queue::Declare::ID;
+        let MethodId {
+            class: class_id,
+            method: method_id,
+        } = queue::Declare::ID;
         let text = short("why it is so");
-        let close = connection::Close { reply_code: code.value(), reply_text: text, class_id, method_id };
+        let close = connection::Close {
+            reply_code: code.value(),
+            reply_text: text,
+            class_id,
+            method_id,
+        };
         peer.method(0, &close);
         for promise in [purge, get, waits] {
             tells(&peer.error(promise), code, queue::Declare::ID);
         }
         let error = peer.error(sent);
-        assert!(matches!(error, Error::Unconfirmed(_)) && !error.is_connection_broken(), "{error}");
+        assert!(
+            matches!(error, Error::Unconfirmed(_)) && !error.is_connection_broken(),
+            "{error}"
+        );
         assert_eq!(error.fault().map(|fault| fault.code), Some(code));
         match peer.machine.ended(id) {
             Some(Ended::ConnectionBroken(error)) => tells(error, code, queue::Declare::ID),
@@ -160,9 +194,17 @@ fn a_return_is_no_route_or_no_consumers_with_the_whole_message() {
         let promise = peer.machine.publish(&it).unwrap();
         let sent = peer.serve();
         let (exchange, routing_key) = (short("somewhere"), short("key"));
-        let returned = basic::Return { reply_code: code, reply_text: short(text), exchange, routing_key };
+        let returned = basic::Return {
+            reply_code: code,
+            reply_text: short(text),
+            exchange,
+            routing_key,
+        };
         // The broker sends back the header as it came.
-        let header = sent.iter().find(|sent| sent.name().contains("header")).unwrap();
+        let header = sent
+            .iter()
+            .find(|sent| sent.name().contains("header"))
+            .unwrap();
         let frames = [
             crate::peer::method(1, &returned),
             crate::peer::raw(2, 1, &header.payload),
@@ -171,9 +213,14 @@ fn a_return_is_no_route_or_no_consumers_with_the_whole_message() {
         ];
         peer.feed(&frames.concat());
         let error = peer.error(promise);
-        let (Error::NoRoute(returned) | Error::NoConsumers(returned)) = &error else { panic!("{error:?}") };
+        let (Error::NoRoute(returned) | Error::NoConsumers(returned)) = &error else {
+            panic!("{error:?}")
+        };
         assert_eq!(variant(&error), text);
-        assert_eq!((returned.reply_code.value(), returned.reply_text.as_str()), (code, text));
+        assert_eq!(
+            (returned.reply_code.value(), returned.reply_text.as_str()),
+            (code, text)
+        );
         assert_eq!(returned.message.body(), b"come back");
         assert_eq!(
             (returned.message.exchange(), returned.message.routing_key()),

@@ -21,16 +21,24 @@ impl World {
         let now = Instant::now();
         let mut broker = Broker::new(Default::default());
         let id = broker.connect(now);
-        Self { now, machine: Connection::new(now, Options::default()), broker, id, flights: 0 }
+        Self {
+            now,
+            machine: Connection::new(now, Options::default()),
+            broker,
+            id,
+            flights: 0,
+        }
     }
 
-    /// Everything that the client has to say, there, and everything that the broker has to say to that, back.
+    /// Everything that the client has to say, there, and everything that the broker has to say to
+    /// that, back.
     fn fly(&mut self) -> bool {
         let mut out = Outgoing::default();
         let mut octets = Vec::new();
         while self.machine.poll_transmit(self.now, &mut out) {
             let count = out.len();
-            out.pieces().for_each(|piece| octets.extend_from_slice(piece));
+            out.pieces()
+                .for_each(|piece| octets.extend_from_slice(piece));
             out.advance(count);
             self.machine.handle_transmitted(self.now, count);
         }
@@ -98,15 +106,17 @@ fn later_publishes_and_requests_are_one_flight_each() {
     for _ in 0..3 {
         let published = world.publish().unwrap();
         assert_eq!(world.flights_to(published), 1);
-        let got = world.machine.request(puka::protocol::method::queue::Declare {
-            queue: short("q"),
-            passive: false,
-            durable: false,
-            exclusive: false,
-            auto_delete: false,
-            nowait: false,
-            arguments: puka::protocol::TableRef::EMPTY,
-        });
+        let got = world
+            .machine
+            .request(puka::protocol::method::queue::Declare {
+                queue: short("q"),
+                passive: false,
+                durable: false,
+                exclusive: false,
+                auto_delete: false,
+                nowait: false,
+                arguments: puka::protocol::TableRef::EMPTY,
+            });
         assert_eq!(world.flights_to(got.unwrap()), 1);
     }
 }

@@ -14,7 +14,10 @@ fn tune_ok(options: Options, proposal: connection::Tune) -> connection::TuneOk {
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
     peer.method(0, &proposal);
     let sent = peer.take();
-    let tuned = sent.iter().find(|sent| sent.is(connection::TuneOk::ID)).expect("tune-ok");
+    let tuned = sent
+        .iter()
+        .find(|sent| sent.is(connection::TuneOk::ID))
+        .expect("tune-ok");
     match tuned.method() {
         Method::Connection(connection::Method::TuneOk(ok)) => ok,
         other => panic!("{other:?}"),
@@ -28,12 +31,18 @@ fn the_handshake_goes_as_the_spec_says_and_tells_of_the_server() {
     peer.shake_hands(tune(2047, 131_072, 60));
     match peer.machine.fetch(promise) {
         Some(Ok(Reply::Connected(server))) => {
-            assert_eq!((&*server.product(), &*server.version()), ("RabbitMQ", "4.1.0"))
+            assert_eq!(
+                (&*server.product(), &*server.version()),
+                ("RabbitMQ", "4.1.0")
+            )
         }
         other => panic!("{other:?}"),
     }
     let again = peer.machine.connect();
-    assert!(matches!(peer.machine.fetch(again), Some(Ok(Reply::Connected(_)))));
+    assert!(matches!(
+        peer.machine.fetch(again),
+        Some(Ok(Reply::Connected(_)))
+    ));
 }
 
 #[test]
@@ -45,8 +54,14 @@ fn a07_a_frame_max_below_the_floor_is_refused() {
         peer.names();
         peer.method(0, &tune(2047, frame_max, 60));
         let error = peer.error(promise);
-        assert!(matches!(error, Error::BadTuning { value, .. } if value == frame_max), "{error}");
-        assert!(peer.names().is_empty(), "spec 2.2.4: no common ground on which to tell it");
+        assert!(
+            matches!(error, Error::BadTuning { value, .. } if value == frame_max),
+            "{error}"
+        );
+        assert!(
+            peer.names().is_empty(),
+            "spec 2.2.4: no common ground on which to tell it"
+        );
         assert!(peer.machine.is_closed());
     }
 }
@@ -55,12 +70,24 @@ fn a07_a_frame_max_below_the_floor_is_refused() {
 fn a08_extreme_proposals_are_answered_within_our_own_limits() {
     for frame_max in [0, 0x8000_0000, u32::MAX] {
         let ok = tune_ok(Options::default(), tune(0xFFFF, frame_max, 0xFFFF));
-        assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 60));
+        assert_eq!(
+            (ok.channel_max, ok.frame_max, ok.heartbeat),
+            (2047, 131_072, 60)
+        );
     }
     let ok = tune_ok(Options::default(), tune(0, 0, 0));
-    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 60));
-    let ok = tune_ok(Options::default().heartbeat(0).channel_max(0), tune(0, 0, 0));
-    assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (2047, 131_072, 0));
+    assert_eq!(
+        (ok.channel_max, ok.frame_max, ok.heartbeat),
+        (2047, 131_072, 60)
+    );
+    let ok = tune_ok(
+        Options::default().heartbeat(0).channel_max(0),
+        tune(0, 0, 0),
+    );
+    assert_eq!(
+        (ok.channel_max, ok.frame_max, ok.heartbeat),
+        (2047, 131_072, 0)
+    );
 }
 
 #[test]
@@ -72,28 +99,48 @@ fn a08_a_server_without_limits_cannot_talk_us_into_frames_of_gigabytes() {
 
 #[test]
 fn e22_the_answer_is_never_above_the_servers_limits_nor_0_where_it_named_one() {
-    let ok = tune_ok(Options::default().channel_max(0).frame_max(0), tune(10, 8192, 5));
+    let ok = tune_ok(
+        Options::default().channel_max(0).frame_max(0),
+        tune(10, 8192, 5),
+    );
     assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (10, 8192, 5));
-    let ok = tune_ok(Options::default().channel_max(5).frame_max(4096).heartbeat(3), tune(10, 8192, 0));
+    let ok = tune_ok(
+        Options::default()
+            .channel_max(5)
+            .frame_max(4096)
+            .heartbeat(3),
+        tune(10, 8192, 0),
+    );
     assert_eq!((ok.channel_max, ok.frame_max, ok.heartbeat), (5, 4096, 3));
 }
 
 #[test]
 fn e22_what_was_agreed_upon_holds_for_what_is_sent() {
     let mut peer = Peer::tuned(Options::default(), tune(2047, 4096, 60));
-    let _publish = peer.machine.publish(&crate::peer::publish("", &*vec![7; 10_000])).unwrap();
+    let _publish = peer
+        .machine
+        .publish(&crate::peer::publish("", &*vec![7; 10_000]))
+        .unwrap();
     let sent = peer.serve();
-    assert!(sent.iter().all(|sent| sent.payload.len() <= 4088), "{sent:?}");
-    let bodies: usize =
-        sent.iter().filter(|sent| sent.name().contains("body")).map(|sent| sent.payload.len()).sum();
+    assert!(
+        sent.iter().all(|sent| sent.payload.len() <= 4088),
+        "{sent:?}"
+    );
+    let bodies: usize = sent
+        .iter()
+        .filter(|sent| sent.name().contains("body"))
+        .map(|sent| sent.payload.len())
+        .sum();
     assert_eq!(bodies, 10_000);
 }
 
 #[test]
 fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
-    for (code, text) in
-        [(530, "NOT_ALLOWED - vhost v not found"), (402, "INVALID_PATH"), (403, "ACCESS_REFUSED")]
-    {
+    for (code, text) in [
+        (530, "NOT_ALLOWED - vhost v not found"),
+        (402, "INVALID_PATH"),
+        (403, "ACCESS_REFUSED"),
+    ] {
         let mut peer = Peer::new(Options::default());
         let promise = peer.machine.connect();
         peer.feed(&start(&rabbitmq(), b"PLAIN"));
@@ -101,10 +148,17 @@ fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
         peer.names();
         peer.method(0, &close(code, text));
         let error = peer.error(promise);
-        assert_eq!(error.fault().map(|fault| (fault.code.value(), &*fault.text)), Some((code, text)));
+        assert_eq!(
+            error
+                .fault()
+                .map(|fault| (fault.code.value(), &*fault.text)),
+            Some((code, text))
+        );
         assert!(matches!(
             (code, error),
-            (530, Error::NotAllowed(_)) | (402, Error::InvalidPath(_)) | (403, Error::AccessRefused(_))
+            (530, Error::NotAllowed(_))
+                | (402, Error::InvalidPath(_))
+                | (403, Error::AccessRefused(_))
         ));
         assert_eq!(peer.names(), ["0 connection.close-ok"]);
     }
@@ -113,9 +167,21 @@ fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
 #[test]
 fn e24_a_mechanism_that_both_sides_have_is_chosen_by_our_preference() {
     for (offered, ours, chosen) in [
-        (&b"AMQPLAIN PLAIN"[..], &[AuthMechanism::Plain, AuthMechanism::Amqplain][..], "PLAIN"),
-        (b"PLAIN AMQPLAIN", &[AuthMechanism::Amqplain, AuthMechanism::Plain], "AMQPLAIN"),
-        (b"EXTERNAL AMQPLAIN", &[AuthMechanism::Plain, AuthMechanism::Amqplain], "AMQPLAIN"),
+        (
+            &b"AMQPLAIN PLAIN"[..],
+            &[AuthMechanism::Plain, AuthMechanism::Amqplain][..],
+            "PLAIN",
+        ),
+        (
+            b"PLAIN AMQPLAIN",
+            &[AuthMechanism::Amqplain, AuthMechanism::Plain],
+            "AMQPLAIN",
+        ),
+        (
+            b"EXTERNAL AMQPLAIN",
+            &[AuthMechanism::Plain, AuthMechanism::Amqplain],
+            "AMQPLAIN",
+        ),
     ] {
         let mut peer = Peer::new(Options::default().auth_mechanisms(ours));
         peer.names();
@@ -172,7 +238,13 @@ fn e20_the_handshake_has_a_deadline_of_its_own_at_every_step() {
         peer.pass(10 * SECOND - Duration::from_millis(1));
         assert!(peer.is_pending(promise), "after {steps} steps");
         peer.pass(Duration::from_millis(1));
-        assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+        assert!(matches!(
+            peer.error(promise),
+            Error::Timeout {
+                what: "the handshake",
+                ..
+            }
+        ));
         assert!(peer.machine.is_over());
     }
 }
@@ -199,36 +271,59 @@ fn s43_one_octet_a_second_does_not_outlast_the_handshakes_deadline() {
         peer.feed(&[octet]);
         peer.pass(SECOND);
     }
-    assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::Timeout {
+            what: "the handshake",
+            ..
+        }
+    ));
 }
 
 #[test]
 fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
     let mut peer = Peer::new(Options::default().handshake_timeout(3600 * SECOND));
     let promise = peer.machine.connect();
-    let octets =
-        [start(&Table::new(), b"PLAIN"), method(0, &tune(0, 0, 10)), method(0, &connection::OpenOk {})];
+    let octets = [
+        start(&Table::new(), b"PLAIN"),
+        method(0, &tune(0, 0, 10)),
+        method(0, &connection::OpenOk {}),
+    ];
     for octet in octets.concat() {
         peer.feed(&[octet]);
         peer.pass(SECOND);
     }
-    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Connected(_)))));
+    assert!(matches!(
+        peer.machine.fetch(promise),
+        Some(Ok(Reply::Connected(_)))
+    ));
     assert!(peer.machine.why_closed().is_none());
 }
 
 #[test]
 fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
-    let options =
-        Options::default().connection_name("orders").client_property("customer", "somebody").unwrap();
+    let options = Options::default()
+        .connection_name("orders")
+        .client_property("customer", "somebody")
+        .unwrap();
     let mut peer = Peer::new(options);
     peer.names();
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
     let sent = peer.take();
-    let Method::Connection(connection::Method::StartOk(ok)) = sent[0].method() else { panic!("{sent:?}") };
+    let Method::Connection(connection::Method::StartOk(ok)) = sent[0].method() else {
+        panic!("{sent:?}")
+    };
     let properties = ok.client_properties;
-    let capabilities = properties.get("capabilities").and_then(Value::as_table).unwrap();
-    let all = capabilities.iter().map(|(name, value)| (name.to_str_lossy().into_owned(), value.as_bool()));
-    let mut names: Vec<_> = all.map(|(name, truth)| (name, truth == Some(true))).collect();
+    let capabilities = properties
+        .get("capabilities")
+        .and_then(Value::as_table)
+        .unwrap();
+    let all = capabilities
+        .iter()
+        .map(|(name, value)| (name.to_str_lossy().into_owned(), value.as_bool()));
+    let mut names: Vec<_> = all
+        .map(|(name, truth)| (name, truth == Some(true)))
+        .collect();
     names.sort();
     let expected = [
         "authentication_failure_close",
@@ -240,17 +335,32 @@ fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
     ];
     assert_eq!(names, expected.map(|name| (name.to_owned(), true)));
     for name in ["product", "version", "platform"] {
-        assert!(properties.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()), "{name}");
+        assert!(
+            properties
+                .get(name)
+                .and_then(Value::as_str)
+                .is_some_and(|text| !text.is_empty()),
+            "{name}"
+        );
     }
-    assert_eq!(properties.get("connection_name").and_then(Value::as_str), Some("orders"));
-    assert_eq!(properties.get("customer").and_then(Value::as_str), Some("somebody"));
+    assert_eq!(
+        properties.get("connection_name").and_then(Value::as_str),
+        Some("orders")
+    );
+    assert_eq!(
+        properties.get("customer").and_then(Value::as_str),
+        Some("somebody")
+    );
 }
 
 #[test]
 fn small_frame_max_is_named_after_a_loss() {
     for (frame_max, is_named) in [(4096, true), (8191, true), (8192, false), (0, false)] {
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        for cause in [puka::Broken::Eof, puka::Broken::from(std::sync::Arc::new(reset))] {
+        for cause in [
+            puka::Broken::Eof,
+            puka::Broken::from(std::sync::Arc::new(reset)),
+        ] {
             let mut peer = Peer::new(Options::default().frame_max(frame_max));
             let promise = peer.machine.connect();
             peer.feed(&start(&rabbitmq(), b"PLAIN"));
@@ -258,9 +368,16 @@ fn small_frame_max_is_named_after_a_loss() {
             peer.machine.handle_loss(cause);
             let error = peer.error(promise);
             let text = error.to_string();
-            assert_eq!(text.contains(&format!("frame_max {frame_max}")), is_named, "{text}");
+            assert_eq!(
+                text.contains(&format!("frame_max {frame_max}")),
+                is_named,
+                "{text}"
+            );
             assert_eq!(text.contains("8192"), is_named, "{text}");
-            assert!(matches!(error, Error::ConnectionBroken(_)), "it is tried again");
+            assert!(
+                matches!(error, Error::ConnectionBroken(_)),
+                "it is tried again"
+            );
         }
     }
 }

@@ -25,25 +25,48 @@ fn after(steps: usize) -> (Peer, PromiseId) {
 #[test]
 fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
     for (octets, proposed) in [
-        (*b"AMQP\x00\x00\x09\x01", ProtocolHeader { id: 0, major: 0, minor: 9, revision: 1 }),
-        (*b"AMQP\x03\x01\x00\x00", ProtocolHeader { id: 3, major: 1, minor: 0, revision: 0 }),
+        (
+            *b"AMQP\x00\x00\x09\x01",
+            ProtocolHeader {
+                id: 0,
+                major: 0,
+                minor: 9,
+                revision: 1,
+            },
+        ),
+        (
+            *b"AMQP\x03\x01\x00\x00",
+            ProtocolHeader {
+                id: 3,
+                major: 1,
+                minor: 0,
+                revision: 0,
+            },
+        ),
     ] {
         for size in 1..=8 {
             let (mut peer, promise) = after(0);
             octets.chunks(size).for_each(|piece| peer.feed(piece));
             // The reset that follows changes nothing.
-            peer.machine.handle_loss(Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())));
+            peer.machine
+                .handle_loss(Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())));
             let error = peer.error(promise);
-            assert!(matches!(error, Error::UnsupportedProtocol(header) if header == proposed), "{error}");
+            assert!(
+                matches!(error, Error::UnsupportedProtocol(header) if header == proposed),
+                "{error}"
+            );
         }
     }
 }
 
 #[test]
 fn e18_what_is_no_amqp_is_called_that() {
-    for octets in
-        [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\x15\x03\x01\x00\x02\x02\x46", b"SSH-2.0", b"AMQX\0\0\0\0"]
-    {
+    for octets in [
+        &b"HTTP/1.1 400 Bad Request\r\n"[..],
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"SSH-2.0",
+        b"AMQX\0\0\0\0",
+    ] {
         let (mut peer, promise) = after(0);
         peer.feed(octets);
         let error = peer.error(promise);
@@ -54,12 +77,18 @@ fn e18_what_is_no_amqp_is_called_that() {
 
 #[test]
 fn a06_a_first_frame_of_4_gib_is_refused_on_its_head() {
-    for head in [[1, 0, 0, 255, 255, 255, 255], [1, 0, 0, 255, 255, 255, 248], [1, 0, 0, 127, 255, 255, 255]]
-    {
+    for head in [
+        [1, 0, 0, 255, 255, 255, 255],
+        [1, 0, 0, 255, 255, 255, 248],
+        [1, 0, 0, 127, 255, 255, 255],
+    ] {
         let (mut peer, promise) = after(0);
         peer.feed(&head);
         let error = peer.error(promise);
-        assert!(matches!(error, Error::NotAmqp(_) | Error::FrameError(_)), "{error}");
+        assert!(
+            matches!(error, Error::NotAmqp(_) | Error::FrameError(_)),
+            "{error}"
+        );
         assert!(peer.machine.is_over());
     }
 }
@@ -74,25 +103,39 @@ fn a06_before_tuning_no_frame_has_more_than_8192_octets() {
         peer.feed(&head);
         assert!(peer.machine.is_closed(), "after {steps} steps");
         let error = peer.error(promise);
-        assert!(matches!(error, Error::NotAmqp(_) | Error::FrameError(_)), "{error}");
+        assert!(
+            matches!(error, Error::NotAmqp(_) | Error::FrameError(_)),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn e19_s41_the_end_of_the_stream_is_an_error_of_its_own_at_each_step() {
     for reset in [false, true] {
-        let loss =
-            || if reset { Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())) } else { Broken::Eof };
+        let loss = || {
+            if reset {
+                Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into()))
+            } else {
+                Broken::Eof
+            }
+        };
         for steps in [0, 2] {
             let (mut peer, promise) = after(steps);
             peer.machine.handle_loss(loss());
             let error = peer.error(promise);
-            assert!(matches!(error, Error::ConnectionBroken(_)), "after {steps} steps: {error}");
+            assert!(
+                matches!(error, Error::ConnectionBroken(_)),
+                "after {steps} steps: {error}"
+            );
             assert!(peer.machine.is_over() && peer.names().is_empty());
         }
         let (mut peer, promise) = after(1);
         peer.machine.handle_loss(loss());
-        assert!(matches!(peer.error(promise), Error::LoginRefused), "in answer to the login");
+        assert!(
+            matches!(peer.error(promise), Error::LoginRefused),
+            "in answer to the login"
+        );
     }
 }
 
@@ -106,7 +149,11 @@ fn e19_a_server_that_says_why_it_refuses_the_login_is_believed() {
 
 #[test]
 fn s41_the_end_of_the_stream_inside_any_frame_of_the_handshake_ends_everything() {
-    let steps = [start(&rabbitmq(), b"PLAIN"), method(0, &tune(0, 0, 0)), method(0, &connection::OpenOk {})];
+    let steps = [
+        start(&rabbitmq(), b"PLAIN"),
+        method(0, &tune(0, 0, 0)),
+        method(0, &connection::OpenOk {}),
+    ];
     let all = steps.concat();
     for cut in 0..all.len() {
         let mut peer = Peer::new(Options::default());
@@ -116,7 +163,10 @@ fn s41_the_end_of_the_stream_inside_any_frame_of_the_handshake_ends_everything()
         peer.machine.handle_loss(Broken::Eof);
         peer.error(promise);
         peer.error(request);
-        assert!(peer.machine.is_over() && peer.machine.is_idle(), "cut at {cut}");
+        assert!(
+            peer.machine.is_over() && peer.machine.is_idle(),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -126,7 +176,12 @@ fn e20_a31_methods_out_of_order_end_the_handshake() {
     let tune = method(0, &tune(0, 0, 0));
     let open_ok = method(0, &connection::OpenOk {});
     let secure = method(0, &connection::Secure { challenge: b"?" });
-    let blocked = method(0, &connection::Blocked { reason: crate::peer::short("?") });
+    let blocked = method(
+        0,
+        &connection::Blocked {
+            reason: crate::peer::short("?"),
+        },
+    );
     let wrong: [&[&Vec<u8>]; 3] = [
         &[&tune, &open_ok, &secure, &blocked],
         &[&start, &open_ok, &blocked],
@@ -137,7 +192,10 @@ fn e20_a31_methods_out_of_order_end_the_handshake() {
             let (mut peer, promise) = after(steps);
             peer.feed(octets);
             let error = peer.error(promise);
-            assert!(matches!(error, Error::CommandInvalid(_)), "after {steps} steps: {error}");
+            assert!(
+                matches!(error, Error::CommandInvalid(_)),
+                "after {steps} steps: {error}"
+            );
             assert!(peer.machine.is_closed() && peer.names().is_empty());
         }
     }
@@ -174,7 +232,13 @@ fn e20_a_heartbeat_in_the_handshake_does_no_harm() {
 fn e22_our_own_frame_max_below_the_floor_is_refused_before_an_octet_is_written() {
     let mut peer = Peer::new(Options::default().frame_max(4095));
     let promise = peer.machine.connect();
-    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "frame_max", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::InvalidArgument {
+            what: "frame_max",
+            ..
+        }
+    ));
     assert!(peer.names().is_empty() && peer.machine.is_over());
 }
 
@@ -185,5 +249,8 @@ fn a_channel_used_before_open_is_named() {
     let error = peer.error(promise);
     assert!(matches!(error, Error::ChannelError(_)), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("a frame on channel 7 before the connection was open"), "{text}");
+    assert!(
+        text.contains("a frame on channel 7 before the connection was open"),
+        "{text}"
+    );
 }

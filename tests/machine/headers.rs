@@ -1,5 +1,5 @@
-//! Headers that can't be read are an error of those who read them: the message is delivered, settled like any other, and its
-//! neighbours are as they were.
+//! Headers that can't be read are an error of those who read them: the message is delivered,
+//! settled like any other, and its neighbours are as they were.
 
 use crate::peer::{Peer, consume, deliver, method, raw};
 use puka::Options;
@@ -13,7 +13,12 @@ fn delivery(channel: u16, tag: &str, number: u64, table: &[u8]) -> Vec<u8> {
     header.extend([0x20, 0]);
     header.extend(u32::try_from(table.len()).unwrap().to_be_bytes());
     header.extend(table);
-    [method(channel, &deliver(tag, number)), raw(2, channel, &header), raw(3, channel, b"body")].concat()
+    [
+        method(channel, &deliver(tag, number)),
+        raw(2, channel, &header),
+        raw(3, channel, b"body"),
+    ]
+    .concat()
 }
 
 /// Tables so deep inside each other.
@@ -38,10 +43,16 @@ fn nested(depth: usize) -> Vec<u8> {
 fn m07_bad_headers_are_an_error_of_their_message_only() {
     let bad: [(&str, Vec<u8>); 6] = [
         ("an unknown tag", b"\x01aZ".to_vec()),
-        ("a text that runs past the end", b"\x01aS\xff\xff\xff\xffx".to_vec()),
+        (
+            "a text that runs past the end",
+            b"\x01aS\xff\xff\xff\xffx".to_vec(),
+        ),
         ("a name that runs past the end", b"\x09a".to_vec()),
         ("a name without a value", b"\x01a".to_vec()),
-        ("a nested table that is longer than what holds it", b"\x01aF\x00\x00\x00\x09".to_vec()),
+        (
+            "a nested table that is longer than what holds it",
+            b"\x01aF\x00\x00\x00\x09".to_vec(),
+        ),
         ("tables nested too deep", nested(20_000)),
     ];
     let mut peer = Peer::open(Options::default());
@@ -60,17 +71,32 @@ fn m07_bad_headers_are_an_error_of_their_message_only() {
         assert!(taken[1].message.headers().is_err(), "{what}");
         assert_eq!(taken[1].message.body(), b"body");
         let shown = format!("{:?}", taken[1].message);
-        assert!(shown.len() < 2000, "{what} is shown in {} characters", shown.len());
+        assert!(
+            shown.len() < 2000,
+            "{what} is shown in {} characters",
+            shown.len()
+        );
         for neighbour in [&taken[0], &taken[2]] {
-            assert_eq!(neighbour.message.headers().unwrap().get("a"), Some(Value::I32(7)), "{what}");
+            assert_eq!(
+                neighbour.message.headers().unwrap().get("a"),
+                Some(Value::I32(7)),
+                "{what}"
+            );
         }
-        peer.machine.settle(&taken[1], Settle::Reject { requeue: false }).unwrap();
+        peer.machine
+            .settle(&taken[1], Settle::Reject { requeue: false })
+            .unwrap();
         for neighbour in [&taken[0], &taken[2]] {
-            peer.machine.settle(neighbour, Settle::Ack { multiple: false }).unwrap();
+            peer.machine
+                .settle(neighbour, Settle::Ack { multiple: false })
+                .unwrap();
         }
         assert_eq!(
             peer.names(),
-            [format!("{channel} basic.reject"), format!("{channel} basic.ack")],
+            [
+                format!("{channel} basic.reject"),
+                format!("{channel} basic.ack")
+            ],
             "{what}"
         );
         assert!(peer.machine.why_closed().is_none(), "{what}");
@@ -81,12 +107,23 @@ fn m07_bad_headers_are_an_error_of_their_message_only() {
 fn m07_a_name_or_a_text_that_is_not_utf8_is_no_error() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
-    peer.feed(&delivery(channel, &tag, 1, b"\x02\xff\xfeS\x00\x00\x00\x02\xfd\xfc\x01aV"));
+    peer.feed(&delivery(
+        channel,
+        &tag,
+        1,
+        b"\x02\xff\xfeS\x00\x00\x00\x02\xfd\xfc\x01aV",
+    ));
     let message = peer.taken(id).remove(0).message;
     let headers = message.headers().unwrap();
     let (name, value) = headers.iter().next().unwrap();
-    assert_eq!((name.as_octets(), value), (&b"\xff\xfe"[..], Value::String(b"\xfd\xfc")));
-    assert_eq!((name.as_str(), value.as_str(), value.as_octets()), (None, None, Some(&b"\xfd\xfc"[..])));
+    assert_eq!(
+        (name.as_octets(), value),
+        (&b"\xff\xfe"[..], Value::String(b"\xfd\xfc"))
+    );
+    assert_eq!(
+        (name.as_str(), value.as_str(), value.as_octets()),
+        (None, None, Some(&b"\xfd\xfc"[..]))
+    );
     assert_eq!(headers.get("a"), Some(Value::Void));
 }
 
@@ -103,5 +140,11 @@ fn m07_headers_are_read_to_the_limit_of_nesting() {
     }
     assert!(table.is_empty());
     let refused = taken[1].message.headers();
-    assert!(matches!(refused, Err(DecodeError::NestingTooDeep { limit: MAX_NESTING })), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Err(DecodeError::NestingTooDeep { limit: MAX_NESTING })
+        ),
+        "{refused:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Logging in: challenges, mechanisms of the user's own, credentials that are asked for, and what is never sent.
+//! Logging in: challenges, mechanisms of the user's own, credentials that are asked for, and what
+//! is never sent.
 
 use crate::peer::{Peer, close, method, rabbitmq, start, tune};
 use crate::pipe::{ManualClock, Pipe};
@@ -28,17 +29,28 @@ impl SaslMechanism for Counting {
         Ok(format!("hello from {}", self.user).into_bytes())
     }
 
-    fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    fn answer(
+        &mut self,
+        challenge: &[u8],
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         self.challenges += 1;
         if challenge == b"nonsense" {
             return Err("the server talks nonsense".into());
         }
-        Ok(format!("{} {} {}", self.user, self.challenges, challenge.escape_ascii()).into_bytes())
+        Ok(format!(
+            "{} {} {}",
+            self.user,
+            self.challenges,
+            challenge.escape_ascii()
+        )
+        .into_bytes())
     }
 }
 
 fn counting() -> Options {
-    Options::default().own_mechanism("COUNTING", Counting::default).unwrap()
+    Options::default()
+        .own_mechanism("COUNTING", Counting::default)
+        .unwrap()
 }
 
 /// A machine that has the server's `start`.
@@ -65,11 +77,14 @@ fn run(peer: &mut Peer) {
 /// What the machine responds: the mechanism in `start-ok`, and the response.
 fn response(peer: &mut Peer) -> (Option<String>, String) {
     let sent = peer.take();
-    let [sent] = sent.as_slice() else { panic!("{sent:?}") };
+    let [sent] = sent.as_slice() else {
+        panic!("{sent:?}")
+    };
     match sent.method() {
-        Method::Connection(connection::Method::StartOk(ok)) => {
-            (Some(ok.mechanism.to_string()), ok.response.escape_ascii().to_string())
-        }
+        Method::Connection(connection::Method::StartOk(ok)) => (
+            Some(ok.mechanism.to_string()),
+            ok.response.escape_ascii().to_string(),
+        ),
         Method::Connection(connection::Method::SecureOk(ok)) => {
             (None, ok.response.escape_ascii().to_string())
         }
@@ -81,7 +96,10 @@ fn response(peer: &mut Peer) -> (Option<String>, String) {
 fn opens(peer: &mut Peer, promise: PromiseId) {
     peer.method(0, &tune(2047, 131_072, 60));
     peer.method(0, &connection::OpenOk {});
-    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Connected(_)))));
+    assert!(matches!(
+        peer.machine.fetch(promise),
+        Some(Ok(Reply::Connected(_)))
+    ));
 }
 
 #[test]
@@ -97,8 +115,11 @@ fn each_mechanism_sends_its_name_and_its_response() {
         (AuthMechanism::RabbitCrDemo, "RABBIT-CR-DEMO", "u"),
         (AuthMechanism::Anonymous, "ANONYMOUS", ""),
     ] {
-        let options = Options::default().credentials("u", "p").auth_mechanisms(&[mechanism]);
-        let (mut peer, promise) = started(options, b"ANONYMOUS RABBIT-CR-DEMO EXTERNAL AMQPLAIN PLAIN");
+        let options = Options::default()
+            .credentials("u", "p")
+            .auth_mechanisms(&[mechanism]);
+        let (mut peer, promise) =
+            started(options, b"ANONYMOUS RABBIT-CR-DEMO EXTERNAL AMQPLAIN PLAIN");
         assert_eq!(response(&mut peer), (Some(name.into()), octets.into()));
         if mechanism == AuthMechanism::RabbitCrDemo {
             challenge(&mut peer, b"Please tell me your password");
@@ -118,16 +139,24 @@ fn challenge_reaches_the_mechanism_through_a_driver() {
     pipe.feed(&method(0, &connection::Secure { challenge: b"why" }));
     assert!(pipe.poll(&mut driver).is_none());
     let frames = pipe.frames();
-    let Method::Connection(connection::Method::SecureOk(ok)) = frames[0].method() else { panic!() };
+    let Method::Connection(connection::Method::SecureOk(ok)) = frames[0].method() else {
+        panic!()
+    };
     assert_eq!(ok.response, b"guest 1 why");
 }
 
 #[test]
 fn a_mechanism_of_ones_own_is_preferred_and_answers_challenges() {
     let (mut peer, promise) = started(counting(), b"PLAIN COUNTING");
-    assert!(peer.names().is_empty(), "nothing goes out before it has responded");
+    assert!(
+        peer.names().is_empty(),
+        "nothing goes out before it has responded"
+    );
     run(&mut peer);
-    assert_eq!(response(&mut peer), (Some("COUNTING".into()), "hello from guest".into()));
+    assert_eq!(
+        response(&mut peer),
+        (Some("COUNTING".into()), "hello from guest".into())
+    );
     for number in 1..=8 {
         challenge(&mut peer, b"why");
         run(&mut peer);
@@ -148,7 +177,10 @@ fn e20_a_ninth_challenge_ends_the_login() {
     challenge(&mut peer, b"");
     assert!(peer.machine.poll_login().is_none());
     let error = peer.error(promise);
-    assert!(matches!(&error, Error::CommandInvalid(_)) && error.to_string().contains('8'), "{error}");
+    assert!(
+        matches!(&error, Error::CommandInvalid(_)) && error.to_string().contains('8'),
+        "{error}"
+    );
     assert!(peer.names().is_empty() && peer.machine.is_closed());
 }
 
@@ -158,7 +190,9 @@ fn a_challenge_that_cannot_be_answered_ends_the_login_with_the_reason() {
     run(&mut peer);
     challenge(&mut peer, b"nonsense");
     run(&mut peer);
-    let Error::CannotLogIn(cause) = peer.error(promise) else { panic!("another error") };
+    let Error::CannotLogIn(cause) = peer.error(promise) else {
+        panic!("another error")
+    };
     assert_eq!(cause.to_string(), "the server talks nonsense");
     assert_eq!(peer.names(), ["0 connection.start-ok"]);
 
@@ -190,7 +224,13 @@ fn an_outcome_that_comes_too_late_does_nothing() {
     let (mut peer, promise) = started(counting(), b"COUNTING");
     let step = peer.machine.poll_login().unwrap();
     peer.pass(Duration::from_secs(10));
-    assert!(matches!(peer.error(promise), Error::Timeout { what: "the handshake", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::Timeout {
+            what: "the handshake",
+            ..
+        }
+    ));
     peer.machine.handle_login(step.run());
     assert!(peer.names().is_empty() && peer.machine.is_over());
 
@@ -213,17 +253,27 @@ fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
             Ok(Vec::new())
         }
 
-        fn answer(&mut self, _: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        fn answer(
+            &mut self,
+            _: &[u8],
+        ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
             Ok(SECRET.repeat(2000).into_bytes())
         }
     }
-    let (mut peer, promise) =
-        started(Options::default().own_mechanism("VERBOSE", || Verbose).unwrap(), b"VERBOSE");
+    let (mut peer, promise) = started(
+        Options::default()
+            .own_mechanism("VERBOSE", || Verbose)
+            .unwrap(),
+        b"VERBOSE",
+    );
     run(&mut peer);
     challenge(&mut peer, b"");
     run(&mut peer);
     let error = peer.error(promise).to_string();
-    assert!(error.contains("initial_frame_max") && !error.contains(SECRET), "{error}");
+    assert!(
+        error.contains("initial_frame_max") && !error.contains(SECRET),
+        "{error}"
+    );
     assert_eq!(peer.names(), ["0 connection.start-ok"]);
 }
 
@@ -231,14 +281,20 @@ fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
 fn credentials_are_asked_for_anew_at_each_login() {
     let logins = AtomicUsize::new(0);
     let options = Options::default().credentials_from(move || {
-        Ok(Credentials::new("token", format!("{SECRET}{}", logins.fetch_add(1, Ordering::Relaxed))))
+        Ok(Credentials::new(
+            "token",
+            format!("{SECRET}{}", logins.fetch_add(1, Ordering::Relaxed)),
+        ))
     });
     assert!(!format!("{options:?}").contains(SECRET));
     for login in 0..3 {
         let (mut peer, promise) = started(options.clone(), b"PLAIN");
         assert!(peer.names().is_empty());
         run(&mut peer);
-        assert_eq!(response(&mut peer).1, format!("\\x00token\\x00{SECRET}{login}"));
+        assert_eq!(
+            response(&mut peer).1,
+            format!("\\x00token\\x00{SECRET}{login}")
+        );
         opens(&mut peer, promise);
     }
 }
@@ -246,16 +302,24 @@ fn credentials_are_asked_for_anew_at_each_login() {
 #[test]
 fn who_needs_no_credentials_is_not_asked_for_them() {
     let options = Options::default().credentials_from(|| Err("asked".into()));
-    let (mut peer, promise) = started(options.auth_mechanisms(&[AuthMechanism::External]), b"EXTERNAL");
+    let (mut peer, promise) = started(
+        options.auth_mechanisms(&[AuthMechanism::External]),
+        b"EXTERNAL",
+    );
     run(&mut peer);
-    assert_eq!(response(&mut peer), (Some("EXTERNAL".into()), String::new()));
+    assert_eq!(
+        response(&mut peer),
+        (Some("EXTERNAL".into()), String::new())
+    );
     opens(&mut peer, promise);
 }
 
 #[test]
 fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
-    let (mut peer, promise) =
-        started(Options::default().credentials_from(|| Err("the vault is sealed".into())), b"PLAIN");
+    let (mut peer, promise) = started(
+        Options::default().credentials_from(|| Err("the vault is sealed".into())),
+        b"PLAIN",
+    );
     run(&mut peer);
     let error = peer.error(promise);
     assert_eq!(error.to_string(), "cannot log in");
@@ -263,7 +327,8 @@ fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
     assert_eq!(cause.to_string(), "the vault is sealed");
     assert!(peer.names().is_empty() && peer.machine.is_closed());
 
-    let long = Options::default().credentials_from(|| Ok(Credentials::new("é".repeat(128), SECRET)));
+    let long =
+        Options::default().credentials_from(|| Ok(Credentials::new("é".repeat(128), SECRET)));
     let (mut peer, promise) = started(long, b"PLAIN");
     run(&mut peer);
     let error = peer.error(promise).to_string();
@@ -277,10 +342,17 @@ fn e24_no_password_goes_over_an_open_transport_when_that_is_forbidden() {
     let mut peer = Peer::new(strict.clone());
     let promise = peer.machine.connect();
     assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
-    assert!(peer.names().is_empty() && peer.machine.is_over(), "before an octet is written");
+    assert!(
+        peer.names().is_empty() && peer.machine.is_over(),
+        "before an octet is written"
+    );
 
-    let (mut peer, promise) =
-        started(strict.clone().auth_mechanisms(&[AuthMechanism::Plain, AuthMechanism::External]), b"PLAIN");
+    let (mut peer, promise) = started(
+        strict
+            .clone()
+            .auth_mechanisms(&[AuthMechanism::Plain, AuthMechanism::External]),
+        b"PLAIN",
+    );
     assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
     assert!(peer.names().is_empty());
 
@@ -310,7 +382,10 @@ fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
     let as_user = |peer: &mut Peer, user| {
         let mut properties = Properties::default();
         properties.user_id = Some(crate::peer::short(user));
-        let publish = Publish { properties: &properties, ..crate::peer::publish("", &b"x"[..]) };
+        let publish = Publish {
+            properties: &properties,
+            ..crate::peer::publish("", &b"x"[..])
+        };
         peer.machine.publish(&publish).map(|_| ())
     };
     let asked = Options::default().credentials_from(|| Ok(Credentials::new("token", SECRET)));
@@ -319,7 +394,13 @@ fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
     run(&mut peer);
     opens(&mut peer, promise);
     assert!(as_user(&mut peer, "token").is_ok());
-    assert!(matches!(as_user(&mut peer, "guest"), Err(Error::InvalidArgument { what: "user_id", .. })));
+    assert!(matches!(
+        as_user(&mut peer, "guest"),
+        Err(Error::InvalidArgument {
+            what: "user_id",
+            ..
+        })
+    ));
 
     let external = Options::default().auth_mechanisms(&[AuthMechanism::External]);
     let (mut peer, promise) = started(external, b"EXTERNAL");
@@ -342,15 +423,23 @@ fn v9_no_lock_is_held_while_the_users_code_is_asked() {
     client.set(opened).unwrap();
     pipe.feed(&start(&rabbitmq(), b"PLAIN"));
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(pipe.written().windows(11).any(|octets| octets == b"guest\0guest"), "logged in at once");
+    assert!(
+        pipe.written()
+            .windows(11)
+            .any(|octets| octets == b"guest\0guest"),
+        "logged in at once"
+    );
 }
 
 #[test]
 fn a_private_or_encrypted_transport_takes_any_login() {
     let strict = Options::default().refuse_unencrypted_login(true);
-    for (is_private, says_encrypted, logs_in) in
-        [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
-    {
+    for (is_private, says_encrypted, logs_in) in [
+        (false, false, false),
+        (true, false, true),
+        (false, true, true),
+        (true, true, true),
+    ] {
         let mut peer = Peer::undialled(strict.clone().encrypted_transport(says_encrypted));
         let promise = peer.machine.connect();
         let endpoint = peer.until_dialling().first;

@@ -14,7 +14,8 @@ fn dialled(set: impl FnOnce(Recovery) -> Recovery) -> Peer {
     Peer::dialled(Options::default().recovery(set(Recovery::default().seed(7))))
 }
 
-/// Time passes while the machine has a transport that takes nothing. Gives how often somebody had to look.
+/// Time passes while the machine has a transport that takes nothing. Gives how often somebody had
+/// to look.
 fn wait(peer: &mut Peer, time: Duration) -> usize {
     let end = peer.now + time;
     for looks in 0..100 {
@@ -34,7 +35,10 @@ fn a_transport_that_does_not_take_the_last_octets_is_waited_for_without_haste() 
     let mut out = Outgoing::default();
     assert!(peer.machine.poll_transmit(peer.now, &mut out));
     assert!(peer.machine.is_down() && !peer.machine.is_over());
-    assert!(wait(&mut peer, SECOND) <= 2, "the time to dial is not to be looked at yet");
+    assert!(
+        wait(&mut peer, SECOND) <= 2,
+        "the time to dial is not to be looked at yet"
+    );
     assert!(peer.machine.is_over());
     assert!(peer.machine.poll_dial(peer.now).is_some());
 }
@@ -45,7 +49,10 @@ fn a_deadline_of_a_recovery_that_was_lost_does_not_count_for_the_next() {
     ask(&mut peer, declare("q"));
     peer.again();
     peer.take();
-    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Recovering { .. }
+    ));
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     peer.take();
@@ -65,16 +72,25 @@ fn what_was_published_before_and_is_not_sent_again_is_unconfirmed() {
     };
     let (mut peer, published) = lost(|recovery| recovery);
     let _closed = peer.machine.close();
-    assert!(matches!(peer.error(published), Error::Unconfirmed(_)), "closed");
+    assert!(
+        matches!(peer.error(published), Error::Unconfirmed(_)),
+        "closed"
+    );
 
     let (mut peer, published) = lost(|recovery| recovery);
     peer.machine.tend(peer.now);
     peer.now += Duration::from_secs(60);
     peer.machine.handle_timeout(peer.now);
-    assert!(matches!(peer.error(published), Error::Unconfirmed(_)), "too late");
+    assert!(
+        matches!(peer.error(published), Error::Unconfirmed(_)),
+        "too late"
+    );
 
     let (mut peer, published) = lost(|recovery| recovery.fail_fast(true));
-    assert!(matches!(peer.error(published), Error::Unconfirmed(_)), "in haste");
+    assert!(
+        matches!(peer.error(published), Error::Unconfirmed(_)),
+        "in haste"
+    );
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
 }
@@ -84,7 +100,13 @@ fn what_the_broker_ended_keeps_no_deliveries_of_a_connection_that_went() {
     let mut peer = dialled(|recovery| recovery);
     let (consumer, number, tag) = peer.consumer(&consume("q"));
     peer.deliver(number, &tag, 1, b"x");
-    peer.method(number, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    peer.method(
+        number,
+        &basic::Cancel {
+            consumer_tag: short(&tag),
+            nowait: true,
+        },
+    );
     peer.again();
     assert!(peer.taken(consumer).is_empty());
     assert_eq!(peer.machine.lost_deliveries(consumer), 1);
@@ -96,7 +118,10 @@ fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
     let mut exclusive = declare("");
     exclusive.exclusive = true;
     ask(&mut peer, exclusive);
-    let purge = basic::Get { queue: short("amq.gen-first"), no_ack: false };
+    let purge = basic::Get {
+        queue: short("amq.gen-first"),
+        no_ack: false,
+    };
     let got = peer.machine.request(purge).unwrap();
     peer.take();
     for name in ["second", "third"] {
@@ -114,10 +139,14 @@ fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
             peer.content(channel, &get_ok(1), b"x");
         }
     }
-    assert!(matches!(peer.machine.fetch(got), Some(Ok(Reply::Delivery(Some(_))))));
+    assert!(matches!(
+        peer.machine.fetch(got),
+        Some(Ok(Reply::Delivery(Some(_))))
+    ));
 }
 
-/// A queue that the broker has named anew, and that is consumed since then by the name that the user knows.
+/// A queue that the broker has named anew, and that is consumed since then by the name that the
+/// user knows.
 fn consumed_since_it_has_another_name() -> (Peer, ConsumerId, u16, String) {
     let mut peer = dialled(|recovery| recovery);
     let mut unnamed = declare("");
@@ -131,7 +160,9 @@ fn consumed_since_it_has_another_name() -> (Peer, ConsumerId, u16, String) {
 
 fn declares_again(peer: &mut Peer) -> bool {
     peer.again();
-    serve_naming(peer, "third").iter().any(|sent| sent.is(queue::Declare::ID))
+    serve_naming(peer, "third")
+        .iter()
+        .any(|sent| sent.is(queue::Declare::ID))
 }
 
 #[test]
@@ -143,13 +174,22 @@ fn a_queue_that_goes_with_its_consumer_does_not_come_back_under_another_name() {
     peer.serve();
     assert!(!declares_again(&mut peer));
     let (mut peer, _, channel, tag) = consumed_since_it_has_another_name();
-    peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tag),
+            nowait: true,
+        },
+    );
     assert!(!declares_again(&mut peer));
 }
 
 #[test]
 fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
-    for (first, second) in [("amq.gen-first", "amq.gen-second"), ("amq.gen-second", "amq.gen-first")] {
+    for (first, second) in [
+        ("amq.gen-first", "amq.gen-second"),
+        ("amq.gen-second", "amq.gen-first"),
+    ] {
         let (mut peer, consumer, ..) = consumed_since_it_has_another_name();
         let (other, ..) = peer.consumer(&consume(first));
         peer.consumer(&consume(second));
@@ -159,9 +199,14 @@ fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
         }
         peer.again();
         let sent = serve_naming(&mut peer, "third");
-        let consumed = sent.iter().find(|sent| sent.is(basic::Consume::ID)).expect("it is consumed again");
+        let consumed = sent
+            .iter()
+            .find(|sent| sent.is(basic::Consume::ID))
+            .expect("it is consumed again");
         match consumed.method() {
-            Method::Basic(basic::Method::Consume(it)) => assert_eq!(it.queue, short("amq.gen-third")),
+            Method::Basic(basic::Method::Consume(it)) => {
+                assert_eq!(it.queue, short("amq.gen-third"))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -180,12 +225,17 @@ fn a_dropped_consumer_holds_up_nobody_while_it_is_being_cancelled() {
     peer.machine.drop_consumer(consumer);
     assert!(peer.machine.wants_input());
     peer.serve();
-    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancelled),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
 }
 
 #[test]
 fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
-    let options = Options::default().max_buffered_deliveries(2).recovery(Recovery::default().seed(7));
+    let options = Options::default()
+        .max_buffered_deliveries(2)
+        .recovery(Recovery::default().seed(7));
     let mut peer = Peer::dialled(options);
     ask(&mut peer, declare("q"));
     let mut unacked = consume("q");
@@ -195,7 +245,10 @@ fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
     (1..=8).for_each(|delivery| peer.deliver(number, &tag, delivery, b"x"));
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    assert!(peer.machine.wants_input(), "there are no deliveries in a handshake");
+    assert!(
+        peer.machine.wants_input(),
+        "there are no deliveries in a handshake"
+    );
     peer.shake_hands(tune(2047, 131_072, 0));
     peer.take();
     assert!(!peer.machine.wants_input());
@@ -210,47 +263,73 @@ fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
 #[test]
 fn another_prefetch_count_for_a_consumer_that_is_starting_again_is_dealt_with() {
     let options = |set: fn(Recovery) -> Recovery| {
-        Options::default().max_requests(2).recovery(set(Recovery::default().seed(7)))
+        Options::default()
+            .max_requests(2)
+            .recovery(set(Recovery::default().seed(7)))
     };
-    let exclusive = Consume { exclusive: true, ..consume("q") };
-    let each: [(&str, Consume<'_>, bool); 2] =
-        [("free", consume("q"), true), ("exclusive", exclusive, false)];
+    let exclusive = Consume {
+        exclusive: true,
+        ..consume("q")
+    };
+    let each: [(&str, Consume<'_>, bool); 2] = [
+        ("free", consume("q"), true),
+        ("exclusive", exclusive, false),
+    ];
     for (name, it, can) in each {
         let mut peer = Peer::dialled(options(|recovery| recovery));
         let (consumer, ..) = peer.consumer(&it);
         peer.again();
-        // It is on its way when another count is asked for, and then there is no room for a request.
+        // It is on its way when another count is asked for, and then there is no room for a
+        // request.
         peer.take();
         let resized = peer.machine.qos(consumer, 7).unwrap();
         let waiting = peer.machine.request(declare("other")).unwrap();
         let number = 1;
         peer.method(number, &puka::protocol::method::channel::OpenOk {});
-        peer.method(number, &basic::ConsumeOk { consumer_tag: short("puka.1") });
+        peer.method(
+            number,
+            &basic::ConsumeOk {
+                consumer_tag: short("puka.1"),
+            },
+        );
         let sent = peer.serve();
-        assert_eq!(sent.iter().any(|sent| sent.is(basic::Qos::ID)), can, "{name}");
+        assert_eq!(
+            sent.iter().any(|sent| sent.is(basic::Qos::ID)),
+            can,
+            "{name}"
+        );
         match peer.machine.fetch(resized) {
             Some(Ok(Reply::Done)) => assert!(can, "{name}"),
             Some(Err(Error::InvalidArgument { .. })) => assert!(!can, "{name}"),
             other => panic!("{name}: {other:?}"),
         }
-        assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Queue(_)))));
+        assert!(matches!(
+            peer.machine.fetch(waiting),
+            Some(Ok(Reply::Queue(_)))
+        ));
     }
 }
 
 #[test]
 fn a_shared_prefetch_count_that_changes_while_a_consumer_starts_again_is_sent() {
     let mut peer = dialled(|recovery| recovery);
-    let promise = peer.machine.consume_multi(&[consume("one"), consume("two")], 5, false).unwrap();
+    let promise = peer
+        .machine
+        .consume_multi(&[consume("one"), consume("two")], 5, false)
+        .unwrap();
     peer.serve();
     let Some(Ok(Reply::Consumer(consumer))) = peer.machine.fetch(promise) else {
         panic!("it has not started")
     };
     peer.again();
     let counts = |sent: Vec<crate::peer::Sent>| -> Vec<u16> {
-        let each = sent.iter().filter(|sent| sent.is(basic::Qos::ID)).map(|sent| match sent.method() {
-            Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
-            other => panic!("{other:?}"),
-        });
+        let each = sent
+            .iter()
+            .filter(|sent| sent.is(basic::Qos::ID))
+            .map(|sent| match sent.method() {
+                Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
+                other => panic!("{other:?}"),
+            });
         each.collect()
     };
     let sent = peer.take();
@@ -272,8 +351,15 @@ fn a_queue_is_not_forgotten_while_a_part_of_its_consumer_lives() {
     let resized = peer.machine.qos(consumer, 3).unwrap();
     peer.serve();
     peer.done(resized);
-    // The first of the two that the broker knows of goes, and before the second does the connection.
-    peer.method(number, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+    // The first of the two that the broker knows of goes, and before the second does the
+    // connection.
+    peer.method(
+        number,
+        &basic::Cancel {
+            consumer_tag: short(&tag),
+            nowait: true,
+        },
+    );
     assert!(peer.machine.ended(consumer).is_none());
     peer.again();
     assert!(peer.serve().iter().any(|sent| sent.is(queue::Declare::ID)));

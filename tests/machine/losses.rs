@@ -1,4 +1,5 @@
-//! A connection that goes and comes back: who is told, what is numbered anew, what comes back with a queue.
+//! A connection that goes and comes back: who is told, what is numbered anew, what comes back with
+//! a queue.
 
 use crate::peer::{Peer, Sent, ack, consume, declare, publish, short};
 use puka::machine::{Notice, Reply, Settle};
@@ -34,24 +35,52 @@ fn s5_s7_r11_who_listens_is_told_of_the_loss_before_it_is_dialled_and_hears_on_a
     let listener = peer.machine.listen();
     peer.machine.handle_loss(Broken::Eof);
     let told = notices(&mut peer, listener);
-    assert!(matches!(told[..], [Notice::Disconnected(Error::ConnectionBroken(Broken::Eof)), ..]), "{told:?}");
+    assert!(
+        matches!(
+            told[..],
+            [
+                Notice::Disconnected(Error::ConnectionBroken(Broken::Eof)),
+                ..
+            ]
+        ),
+        "{told:?}"
+    );
     peer.dial();
     peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
     peer.serve();
     let told = notices(&mut peer, listener);
-    assert!(matches!(told.last(), Some(Notice::Recovered(_))), "{told:?}");
-    peer.method(0, &connection::Blocked { reason: short("low on memory") });
-    assert!(matches!(notices(&mut peer, listener)[..], [Notice::Blocked(_)]));
+    assert!(
+        matches!(told.last(), Some(Notice::Recovered(_))),
+        "{told:?}"
+    );
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    );
+    assert!(matches!(
+        notices(&mut peer, listener)[..],
+        [Notice::Blocked(_)]
+    ));
 }
 
 #[test]
 fn s7_what_had_blocked_the_connection_before_blocks_the_next_no_more() {
     let mut peer = dialled();
-    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    );
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     peer.again();
     assert_eq!(peer.machine.blocked(), None);
-    assert!(peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)), "it waited, and goes now");
+    assert!(
+        peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)),
+        "it waited, and goes now"
+    );
     assert!(peer.is_pending(sent));
 }
 
@@ -60,12 +89,21 @@ fn r11_a_listener_that_never_listens_keeps_the_latest_notices_and_how_many_it_mi
     let mut peer = dialled();
     let listener = peer.machine.listen();
     for _ in 0..1000 {
-        peer.method(0, &connection::Blocked { reason: short("low on memory") });
+        peer.method(
+            0,
+            &connection::Blocked {
+                reason: short("low on memory"),
+            },
+        );
         peer.method(0, &connection::Unblocked {});
     }
     let told = notices(&mut peer, listener);
     assert!(told.len() <= 257, "{}", told.len());
-    assert!(matches!(told[0], Notice::Lost(lost) if lost as usize + told.len() == 2001), "{:?}", told[0]);
+    assert!(
+        matches!(told[0], Notice::Lost(lost) if lost as usize + told.len() == 2001),
+        "{:?}",
+        told[0]
+    );
 }
 
 #[test]
@@ -100,7 +138,10 @@ fn s18_s25_a_queue_comes_back_with_its_arguments_and_what_it_is() {
     for it in [it, own] {
         let declared = peer.machine.request(it).unwrap();
         peer.serve();
-        assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+        assert!(matches!(
+            peer.machine.fetch(declared),
+            Some(Ok(Reply::Queue(_)))
+        ));
     }
     peer.again();
     let sent = peer.serve();
@@ -126,7 +167,9 @@ fn i6_after_a_loss_nothing_is_written_on_a_channel_that_is_not_open() {
         let _sent = peer.machine.publish(&publish("x", "x")).unwrap();
     }
     peer.again();
-    let _ = peer.machine.settle(&held, puka::machine::Settle::Ack { multiple: false });
+    let _ = peer
+        .machine
+        .settle(&held, puka::machine::Settle::Ack { multiple: false });
     let mut open = std::collections::BTreeSet::from([0]);
     for sent in peer.serve() {
         if sent.is(puka::protocol::method::channel::Open::ID) {
@@ -154,7 +197,10 @@ fn s12_the_deadline_of_a_recovery_that_was_cut_short_does_not_keep_the_next_one_
         }
         // Nobody answers, and the 30 s that bringing everything back may take are over.
         peer.pass(Duration::from_secs(6));
-        assert!(peer.machine.poll_timeout().is_none_or(|at| at > peer.now), "there is nothing to do yet");
+        assert!(
+            peer.machine.poll_timeout().is_none_or(|at| at > peer.now),
+            "there is nothing to do yet"
+        );
     }
 }
 
@@ -171,7 +217,9 @@ fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
         peer.again();
         number = peer.serve()[0].channel;
         let told = notices(&mut peer, listener);
-        let Some(Notice::Recovered(report)) = told.last() else { panic!("{told:?}") };
+        let Some(Notice::Recovered(report)) = told.last() else {
+            panic!("{told:?}")
+        };
         lost.push(report.lost_deliveries);
     }
     assert_eq!(lost, [2, 0, 1]);
@@ -180,7 +228,8 @@ fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
 
 #[test]
 fn r11_what_happens_to_a_connection_is_counted() {
-    let mut peer = Peer::dialled(Options::default().recovery(Recovery::default().republish_unconfirmed(1)));
+    let mut peer =
+        Peer::dialled(Options::default().recovery(Recovery::default().republish_unconfirmed(1)));
     let (consumer, number, tag) = peer.consumer(&consume("q"));
     peer.deliver(number, &tag, 1, b"");
     let held = peer.taken(consumer);
@@ -188,18 +237,26 @@ fn r11_what_happens_to_a_connection_is_counted() {
     peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();
     let mut expected = peer.machine.counters();
-    assert_eq!((expected.opened, expected.lost, expected.failed_attempts), (1, 0, 0));
+    assert_eq!(
+        (expected.opened, expected.lost, expected.failed_attempts),
+        (1, 0, 0)
+    );
     peer.machine.handle_loss(Broken::Eof);
     expected.lost += 1;
     expected.lost_deliveries += 1;
     assert_eq!(peer.machine.counters(), expected);
-    assert!(matches!(peer.machine.settle(&held[0], Settle::Ack { multiple: false }), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine
+            .settle(&held[0], Settle::Ack { multiple: false }),
+        Err(Error::Stale)
+    ));
     expected.stale += 1;
     assert_eq!(peer.machine.counters(), expected);
     for _ in 0..2 {
         peer.pass(LONGEST);
         assert!(peer.machine.poll_dial(peer.now).is_some());
-        peer.machine.handle_dial_failure(peer.now, Error::ConnectionBroken(Broken::Eof));
+        peer.machine
+            .handle_dial_failure(peer.now, Error::ConnectionBroken(Broken::Eof));
         expected.failed_attempts += 1;
         assert_eq!(peer.machine.counters(), expected);
     }

@@ -1,8 +1,9 @@
 //! What hostile or merely busy peers make the library allocate, measured in a process of its own.
 //!
-//! A counting allocator needs `unsafe`, which this workspace forbids. The kernel counts, too: `VmPeak` is the largest address space
-//! that a process ever had, to the page, touched or not. Each test starts this program again for itself alone, with glibc told to ask
-//! the kernel for no more than it needs, and compares the peak with what there was before.
+//! A counting allocator needs `unsafe`, which this workspace forbids. The kernel counts, too:
+//! `VmPeak` is the largest address space that a process ever had, to the page, touched or not. Each
+//! test starts this program again for itself alone, with glibc told to ask the kernel for no more
+//! than it needs, and compares the peak with what there was before.
 
 #![cfg(target_os = "linux")]
 
@@ -23,13 +24,23 @@ const SLACK: u64 = 64 * KIB;
 fn status(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * KIB
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * KIB
 }
 
-/// Runs the test of that name in a process of its own, where `scenario` may make the address space grow by so many octets after
-/// `prepare` was done.
+/// Runs the test of that name in a process of its own, where `scenario` may make the address space
+/// grow by so many octets after `prepare` was done.
 #[track_caller]
-fn grows_by_at_most<T>(name: &str, most: u64, prepare: impl FnOnce() -> T, scenario: impl FnOnce(&mut T)) {
+fn grows_by_at_most<T>(
+    name: &str,
+    most: u64,
+    prepare: impl FnOnce() -> T,
+    scenario: impl FnOnce(&mut T),
+) {
     if std::env::var_os("PUKA_MEASURE").is_some() {
         let mut prepared = prepare();
         // Reading the status allocates, too.
@@ -38,13 +49,27 @@ fn grows_by_at_most<T>(name: &str, most: u64, prepare: impl FnOnce() -> T, scena
         scenario(&mut prepared);
         let peak = status("VmPeak");
         let grown = if peak > peak_before { peak - before } else { 0 };
-        assert!(grown <= most, "it grew by {} KiB, where {} KiB are enough", grown / KIB, most / KIB);
+        assert!(
+            grown <= most,
+            "it grew by {} KiB, where {} KiB are enough",
+            grown / KIB,
+            most / KIB
+        );
         let coarse = peak_before - before;
-        assert!(coarse <= most.max(2 * SLACK), "the measure is too coarse: {} KiB", coarse / KIB);
+        assert!(
+            coarse <= most.max(2 * SLACK),
+            "the measure is too coarse: {} KiB",
+            coarse / KIB
+        );
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("memory::{name}"), "--test-threads=1", "--nocapture"])
+        .args([
+            "--exact",
+            &format!("memory::{name}"),
+            "--test-threads=1",
+            "--nocapture",
+        ])
         .env("PUKA_MEASURE", "1")
         .env("MALLOC_ARENA_MAX", "1")
         .env("MALLOC_TOP_PAD_", "0")
@@ -101,10 +126,15 @@ fn a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing() {
 
 #[test]
 fn a02_nor_does_one_at_our_own_limit() {
-    grows_by_at_most("a02_nor_does_one_at_our_own_limit", FRAME_MAX + SLACK, got, |peer| {
-        peer.feed(&header(1, 64 << 20, Properties::default()));
-        peer.feed(&raw(3, 1, b"x"));
-    });
+    grows_by_at_most(
+        "a02_nor_does_one_at_our_own_limit",
+        FRAME_MAX + SLACK,
+        got,
+        |peer| {
+            peer.feed(&header(1, 64 << 20, Properties::default()));
+            peer.feed(&raw(3, 1, b"x"));
+        },
+    );
 }
 
 /// Returns consumers, each with the channel on which its first delivery has begun.
@@ -135,7 +165,9 @@ fn contents_that_never_end_stay_within_the_bound() {
                 peer.feed(&header(*number, 64 << 20, Properties::default()));
             }
             for _ in 0..600 {
-                numbers.iter().for_each(|number| peer.feed(&raw(3, *number, body)));
+                numbers
+                    .iter()
+                    .for_each(|number| peer.feed(&raw(3, *number, body)));
             }
             assert!(peer.machine.why_closed().is_none());
         },
@@ -167,10 +199,15 @@ fn announced_sizes_and_properties_stay_within_the_bound() {
 
 #[test]
 fn a05_the_head_of_a_frame_above_the_limit_allocates_nothing() {
-    grows_by_at_most("a05_the_head_of_a_frame_above_the_limit_allocates_nothing", SLACK, got, |peer| {
-        peer.feed(&[3, 0, 1, 1, 0, 0, 0]);
-        assert!(peer.machine.is_closed());
-    });
+    grows_by_at_most(
+        "a05_the_head_of_a_frame_above_the_limit_allocates_nothing",
+        SLACK,
+        got,
+        |peer| {
+            peer.feed(&[3, 0, 1, 1, 0, 0, 0]);
+            assert!(peer.machine.is_closed());
+        },
+    );
 }
 
 #[test]
@@ -221,7 +258,10 @@ fn a12_a_flood_of_messages_for_nobody_leaves_nothing_behind() {
                     peer.take();
                 }
             }
-            assert!(matches!(peer.machine.why_closed(), Some(Error::CommandInvalid(_))));
+            assert!(matches!(
+                peer.machine.why_closed(),
+                Some(Error::CommandInvalid(_))
+            ));
         },
     );
 }
@@ -242,7 +282,9 @@ fn i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind() {
             for delivery in 2..=100_000 {
                 peer.deliver(*channel, tag, delivery, b"x");
                 let delivered = peer.taken(*id).remove(0);
-                peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+                peer.machine
+                    .settle(&delivered, Settle::Ack { multiple: false })
+                    .unwrap();
                 if delivery % 100 == 0 {
                     peer.take();
                 }
@@ -313,7 +355,10 @@ fn lose_and_recover(peer: &mut Peer, turn: usize) {
     peer.again();
     serve_naming(peer, &turn.to_string());
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    assert!(matches!(peer.machine.fetch(unconfirmed), Some(Err(Error::Unconfirmed(_)))));
+    assert!(matches!(
+        peer.machine.fetch(unconfirmed),
+        Some(Err(Error::Unconfirmed(_)))
+    ));
 }
 
 #[test]
@@ -334,7 +379,10 @@ fn ten_thousand_recoveries_leave_nothing_behind() {
         },
         |peer| {
             (100..10_100).for_each(|turn| lose_and_recover(peer, turn));
-            assert_eq!(&*peer.machine.current_name(b"amq.gen-first"), b"amq.gen-10099");
+            assert_eq!(
+                &*peer.machine.current_name(b"amq.gen-first"),
+                b"amq.gen-10099"
+            );
         },
     );
 }
@@ -389,7 +437,11 @@ fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
         |peer| {
             (100..10_100).for_each(|number| turn(peer, number));
             peer.again();
-            assert!(peer.serve().iter().all(|sent| { !sent.is(queue::Declare::ID) }));
+            assert!(
+                peer.serve()
+                    .iter()
+                    .all(|sent| { !sent.is(queue::Declare::ID) })
+            );
         },
     );
 }
@@ -456,8 +508,19 @@ fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() 
             let mut it = consume("q");
             it.no_ack = true;
             let (id, channel, tag) = peer.consumer(&it);
-            let content = [header(channel, 100, Properties::default()), raw(3, channel, &[7; 100])].concat();
-            (peer, id, channel, tag, content, VecDeque::with_capacity(10_000))
+            let content = [
+                header(channel, 100, Properties::default()),
+                raw(3, channel, &[7; 100]),
+            ]
+            .concat();
+            (
+                peer,
+                id,
+                channel,
+                tag,
+                content,
+                VecDeque::with_capacity(10_000),
+            )
         },
         |(peer, id, channel, tag, content, taken)| {
             let (mut delivered, mut pauses) = (0, 0);

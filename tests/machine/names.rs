@@ -21,7 +21,11 @@ fn too_long() -> Vec<String> {
 
 /// Texts of 255 octets.
 fn longest() -> Vec<String> {
-    vec!["x".repeat(255), "€".repeat(85), format!("{}é", "x".repeat(253))]
+    vec![
+        "x".repeat(255),
+        "€".repeat(85),
+        format!("{}é", "x".repeat(253)),
+    ]
 }
 
 /// A client whose connection is open, and what was written so far.
@@ -34,8 +38,14 @@ fn client() -> (Client, Pipe, puka::Driver<Pipe, ManualClock>) {
 }
 
 #[track_caller]
-fn is_refused<T>(pipe: &Pipe, driver: &mut puka::Driver<Pipe, ManualClock>, sent: Result<T, Error>) {
-    let Err(error) = sent else { panic!("it was sent") };
+fn is_refused<T>(
+    pipe: &Pipe,
+    driver: &mut puka::Driver<Pipe, ManualClock>,
+    sent: Result<T, Error>,
+) {
+    let Err(error) = sent else {
+        panic!("it was sent")
+    };
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     pipe.poll(driver);
     assert_eq!(pipe.written().len(), 0, "nothing is written");
@@ -47,7 +57,10 @@ fn a18_a_short_string_takes_255_octets_and_not_one_more() {
         assert_eq!(ShortStr::new(&text).unwrap().len(), 255);
     }
     for text in too_long() {
-        assert_eq!(ShortStr::new(&text), Err(EncodeError::ShortStrTooLong { octets: text.len() }));
+        assert_eq!(
+            ShortStr::new(&text),
+            Err(EncodeError::ShortStrTooLong { octets: text.len() })
+        );
         assert!(ShortStr::from_octets(text.as_bytes()).is_err());
         assert!(Table::new().insert(&text, 1).is_err());
     }
@@ -66,14 +79,55 @@ fn a18_names_that_are_too_long_are_refused_before_an_octet_is_written() {
         is_refused(&pipe, &mut driver, client.exchange_delete(name).try_send());
         is_refused(&pipe, &mut driver, client.basic_get(name).try_send());
         is_refused(&pipe, &mut driver, client.basic_consume(name).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish(name, "key", "x").try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", name, "x").try_send());
-        is_refused(&pipe, &mut driver, client.queue_declare("q").argument(name, 1).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", "q", "x").header(name, 1).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", "q", "x").content_type(name).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", "q", "x").reply_to(name).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", "q", "x").message_id(name).try_send());
-        is_refused(&pipe, &mut driver, client.basic_publish("", "q", "x").user_id(name).try_send());
+        is_refused(
+            &pipe,
+            &mut driver,
+            client.basic_publish(name, "key", "x").try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client.basic_publish("", name, "x").try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client.queue_declare("q").argument(name, 1).try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client
+                .basic_publish("", "q", "x")
+                .header(name, 1)
+                .try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client
+                .basic_publish("", "q", "x")
+                .content_type(name)
+                .try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client.basic_publish("", "q", "x").reply_to(name).try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client
+                .basic_publish("", "q", "x")
+                .message_id(name)
+                .try_send(),
+        );
+        is_refused(
+            &pipe,
+            &mut driver,
+            client.basic_publish("", "q", "x").user_id(name).try_send(),
+        );
     }
 }
 
@@ -82,7 +136,14 @@ fn a18_a_consumer_tag_that_is_too_long_is_refused_and_not_cut() {
     let (client, pipe, mut driver) = client();
     pipe.written();
     for name in &too_long() {
-        is_refused(&pipe, &mut driver, client.basic_consume("q").consumer_tag(name.as_str()).try_send());
+        is_refused(
+            &pipe,
+            &mut driver,
+            client
+                .basic_consume("q")
+                .consumer_tag(name.as_str())
+                .try_send(),
+        );
     }
 }
 
@@ -94,7 +155,11 @@ fn a18_names_of_255_octets_are_sent_whole() {
         let _declared = client.queue_declare(name.as_str()).send();
         pipe.poll(&mut driver);
         let written = pipe.written();
-        assert!(written.windows(256).any(|window| window[0] == 255 && &window[1..] == name.as_bytes()));
+        assert!(
+            written
+                .windows(256)
+                .any(|window| window[0] == 255 && &window[1..] == name.as_bytes())
+        );
     }
 }
 
@@ -103,7 +168,13 @@ fn a18_a_virtual_host_that_is_too_long_is_refused_before_an_octet_is_written() {
     let mut peer = Peer::new(Options::default().virtual_host(&"v".repeat(256)));
     let promise = peer.machine.connect();
     assert!(peer.names().is_empty(), "nothing is written");
-    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "virtual_host", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::InvalidArgument {
+            what: "virtual_host",
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -113,15 +184,27 @@ fn a18_a_virtual_host_that_is_too_long_is_never_cut() {
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
     peer.method(0, &tune(0, 0, 0));
     let names = peer.names();
-    assert!(!names.contains(&"0 connection.open".to_owned()), "{names:?}");
-    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "virtual_host", .. }));
+    assert!(
+        !names.contains(&"0 connection.open".to_owned()),
+        "{names:?}"
+    );
+    assert!(matches!(
+        peer.error(promise),
+        Error::InvalidArgument {
+            what: "virtual_host",
+            ..
+        }
+    ));
 }
 
 #[test]
 fn a18_a_users_tag_never_makes_a_tag_longer_than_255_octets_or_cuts_a_character() {
     for tag in longest() {
         let mut peer = Peer::open(Options::default());
-        let terms = Consume { tag: &tag, ..crate::peer::consume("q") };
+        let terms = Consume {
+            tag: &tag,
+            ..crate::peer::consume("q")
+        };
         if let Ok(_promise) = peer.machine.consume(&terms) {
             let sent = peer.serve();
             let tag = crate::peer::tag_of(sent.last().unwrap());
@@ -141,6 +224,9 @@ fn a21_no_error_and_no_debug_output_shows_the_password() {
     peer.names();
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
     assert!(!format!("{:?}", peer.machine).contains("hunter2"));
-    assert!(!format!("{:?}", peer.machine).contains(format!("{:?}", b"hunter2").trim_matches(['[', ']'])));
+    assert!(
+        !format!("{:?}", peer.machine)
+            .contains(format!("{:?}", b"hunter2").trim_matches(['[', ']']))
+    );
     drop(driver);
 }

@@ -1,6 +1,8 @@
 //! Requests that time out on their channel, and gets that keep their channel.
 
-use crate::peer::{Peer, answer, channel_close, consume, declare, get_ok, method, publish, short, tune};
+use crate::peer::{
+    Peer, answer, channel_close, consume, declare, get_ok, method, publish, short, tune,
+};
 use puka::machine::{Delivered, PromiseId, Reply, Settle};
 use puka::protocol::method::{basic, channel, queue};
 use puka::{Error, Options, Recovery};
@@ -10,11 +12,18 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Returns a connection with a pool of this many channels and no heartbeats.
 fn pool_of(channels: u16) -> Peer {
-    Peer::tuned(Options::default().request_channels(channels).heartbeat(0), tune(2047, 0, 0))
+    Peer::tuned(
+        Options::default().request_channels(channels).heartbeat(0),
+        tune(2047, 0, 0),
+    )
 }
 
 fn ok(name: &str) -> queue::DeclareOk<'_> {
-    queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 }
+    queue::DeclareOk {
+        queue: short(name),
+        message_count: 0,
+        consumer_count: 0,
+    }
 }
 
 fn count(names: &[String], name: &str) -> usize {
@@ -22,13 +31,22 @@ fn count(names: &[String], name: &str) -> usize {
 }
 
 fn timed_out(peer: &mut Peer, promise: PromiseId) {
-    assert!(matches!(peer.error(promise), Error::Timeout { what: "the request", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::Timeout {
+            what: "the request",
+            ..
+        }
+    ));
 }
 
 fn declared(peer: &mut Peer) {
     let request = peer.machine.request(declare("q")).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
 }
 
 #[test]
@@ -40,11 +58,21 @@ fn stuck_gets_hold_up_no_other_request() {
     gets.into_iter().for_each(|get| timed_out(&mut peer, get));
     timed_out(&mut peer, waiting);
     let names = peer.names();
-    assert_eq!((count(&names, "channel.open"), count(&names, "channel.close")), (4, 4), "{names:?}");
+    assert_eq!(
+        (
+            count(&names, "channel.open"),
+            count(&names, "channel.close")
+        ),
+        (4, 4),
+        "{names:?}"
+    );
     let next = peer.machine.request(declare("next")).unwrap();
     assert_eq!(peer.names(), ["5 channel.open", "5 queue.declare"]);
     peer.feed(&[method(5, &channel::OpenOk {}), method(5, &ok("next"))].concat());
-    assert!(matches!(peer.machine.fetch(next), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(next),
+        Some(Ok(Reply::Queue(_)))
+    ));
     peer.pass(60 * SECOND);
     assert!(peer.names().is_empty(), "each channel is closed once");
 }
@@ -63,29 +91,46 @@ fn late_message_of_a_get_stays_unsettled() {
         timed_out(&mut peer, get);
         assert_eq!(peer.names(), ["1 channel.close"]);
         if has_begun {
-            peer.feed(&crate::peer::header(1, 0, puka::protocol::Properties::default()));
+            peer.feed(&crate::peer::header(
+                1,
+                0,
+                puka::protocol::Properties::default(),
+            ));
         } else {
             peer.content(1, &get_ok(1), b"late");
         }
         peer.method(1, &channel::CloseOk {});
-        assert!(peer.names().is_empty(), "closing its channel has put it back");
+        assert!(
+            peer.names().is_empty(),
+            "closing its channel has put it back"
+        );
         assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
     }
 }
 
 #[test]
 fn late_reply_is_still_recorded() {
-    let options = Options::default().recovery(Recovery::default()).heartbeat(0);
+    let options = Options::default()
+        .recovery(Recovery::default())
+        .heartbeat(0);
     let mut peer = Peer::dialled(options);
     let request = peer.machine.request(declare("late")).unwrap();
     peer.take();
     peer.pass(30 * SECOND);
     timed_out(&mut peer, request);
-    let late = [method(1, &channel::OpenOk {}), method(1, &ok("late")), method(1, &channel::CloseOk {})];
+    let late = [
+        method(1, &channel::OpenOk {}),
+        method(1, &ok("late")),
+        method(1, &channel::CloseOk {}),
+    ];
     peer.feed(&late.concat());
     peer.take();
     peer.again();
-    assert_eq!(count(&peer.names(), "queue.declare"), 1, "the broker has it, so it is declared again");
+    assert_eq!(
+        count(&peer.names(), "queue.declare"),
+        1,
+        "the broker has it, so it is declared again"
+    );
 }
 
 #[test]
@@ -109,15 +154,27 @@ fn broker_that_answers_nothing_gets_few_channels() {
     let mut peer = pool_of(4);
     let mut sent = Vec::new();
     for _ in 0..50 {
-        let requests: Vec<_> = (0..8).map(|_| peer.machine.request(declare("q")).unwrap()).collect();
+        let requests: Vec<_> = (0..8)
+            .map(|_| peer.machine.request(declare("q")).unwrap())
+            .collect();
         peer.pass(30 * SECOND);
-        requests.into_iter().for_each(|request| timed_out(&mut peer, request));
+        requests
+            .into_iter()
+            .for_each(|request| timed_out(&mut peer, request));
         sent.extend(peer.take());
     }
     let names: Vec<_> = sent.iter().map(crate::peer::Sent::name).collect();
-    assert_eq!((count(&names, "channel.open"), count(&names, "channel.close")), (16, 16));
+    assert_eq!(
+        (
+            count(&names, "channel.open"),
+            count(&names, "channel.close")
+        ),
+        (16, 16)
+    );
     // The broker continues and replies to everything.
-    sent.iter().filter_map(answer).for_each(|answer| peer.feed(&answer));
+    sent.iter()
+        .filter_map(answer)
+        .for_each(|answer| peer.feed(&answer));
     declared(&mut peer);
     assert_eq!(peer.machine.open_channels(), 1);
 }
@@ -149,7 +206,9 @@ fn hold(peer: &mut Peer) -> Vec<Delivered> {
         }
         let channel = peer.serve().last().unwrap().channel;
         peer.content(channel, &get_ok(1), b"x");
-        let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(get) else { panic!("no message") };
+        let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(get) else {
+            panic!("no message")
+        };
         held.push(got.delivered);
     }
 }
@@ -162,11 +221,17 @@ fn held_gets_leave_channels_for_the_rest() {
         assert_eq!(held.len(), most, "{numbers} channels");
         declared(&mut peer);
         let _published = peer.machine.publish(&publish("other", "x")).unwrap();
-        assert_eq!(count(&peer.names(), "basic.publish"), 1, "{numbers} channels");
+        assert_eq!(
+            count(&peer.names(), "basic.publish"),
+            1,
+            "{numbers} channels"
+        );
         if numbers >= 10 {
             peer.consumer(&consume("q"));
         }
-        peer.machine.settle(&held[0], Settle::Ack { multiple: false }).unwrap();
+        peer.machine
+            .settle(&held[0], Settle::Ack { multiple: false })
+            .unwrap();
         if numbers < 10 {
             peer.got(2, b"another");
         }
@@ -198,11 +263,17 @@ fn get_waits_for_one_that_may_bring_nothing() {
     let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
     assert_eq!(count(&names, "basic.get"), 2);
     peer.method(1, &basic::GetEmpty {});
-    assert!(matches!(peer.machine.fetch(gets[0]), Some(Ok(Reply::Delivery(None)))));
+    assert!(matches!(
+        peer.machine.fetch(gets[0]),
+        Some(Ok(Reply::Delivery(None)))
+    ));
     assert_eq!(count(&peer.names(), "basic.get"), 1);
     for (number, get) in [(1, gets[2]), (2, gets[1])] {
         peer.content(number, &get_ok(1), b"x");
-        assert!(matches!(peer.machine.fetch(get), Some(Ok(Reply::Delivery(Some(_))))));
+        assert!(matches!(
+            peer.machine.fetch(get),
+            Some(Ok(Reply::Delivery(Some(_))))
+        ));
     }
 }
 
@@ -210,8 +281,17 @@ fn get_waits_for_one_that_may_bring_nothing() {
 fn gets_without_acknowledgement_are_not_limited() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     let _held = hold(&mut peer);
-    let get = peer.machine.request(basic::Get { queue: short("q"), no_ack: true }).unwrap();
+    let get = peer
+        .machine
+        .request(basic::Get {
+            queue: short("q"),
+            no_ack: true,
+        })
+        .unwrap();
     let channel = peer.serve().last().unwrap().channel;
     peer.content(channel, &get_ok(1), b"x");
-    assert!(matches!(peer.machine.fetch(get), Some(Ok(Reply::Delivery(Some(_))))));
+    assert!(matches!(
+        peer.machine.fetch(get),
+        Some(Ok(Reply::Delivery(Some(_))))
+    ));
 }

@@ -75,7 +75,10 @@ impl std::fmt::Display for Owner {
 impl Error for Owner {}
 
 impl SaslMechanism for Owner {
-    fn initial_response(&mut self, _: &Credentials) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    fn initial_response(
+        &mut self,
+        _: &Credentials,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
         Ok(Vec::new())
     }
 
@@ -92,7 +95,10 @@ impl Asking {
     }
 
     fn owner(&self, len: usize) -> Owner {
-        Owner { asking: self.clone(), body: vec![7; len] }
+        Owner {
+            asking: self.clone(),
+            body: vec![7; len],
+        }
     }
 
     fn body(&self, len: usize) -> Bytes {
@@ -114,7 +120,12 @@ fn a_written_body_is_dropped_without_the_lock() {
         let asking = Asking::of(&client);
         for confirms in [true, false] {
             for size in SIZES {
-                drop(client.basic_publish("", "q", asking.body(size)).confirm(confirms).send());
+                drop(
+                    client
+                        .basic_publish("", "q", asking.body(size))
+                        .confirm(confirms)
+                        .send(),
+                );
             }
         }
         pipe.serve(&mut driver);
@@ -134,7 +145,11 @@ fn a_body_with_an_owner_is_written_whole() {
     let frames = pipe.frames();
     let bodies = frames.iter().filter(|frame| frame.kind == FrameKind::Body);
     let written: Vec<u8> = bodies.flat_map(|frame| frame.payload.clone()).collect();
-    assert!(written == vec![7; SIZES.iter().sum()], "{} bytes", written.len());
+    assert!(
+        written == vec![7; SIZES.iter().sum()],
+        "{} bytes",
+        written.len()
+    );
 }
 
 #[test]
@@ -146,7 +161,8 @@ fn a_held_body_is_dropped_without_the_lock() {
             let options = Options::default().request_timeout(SECOND);
             let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
             let asking = Asking::of(&client);
-            let promises = SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+            let promises =
+                SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
             let _ = pipe.poll(&mut driver);
             match end {
                 0 => clock.pass(2 * SECOND),
@@ -225,14 +241,25 @@ fn body_to_republish_is_dropped_without_the_lock() {
             let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
             shake_hands(&pipe, &mut driver);
             let asking = Asking::of(&client);
-            let promises = SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+            let promises =
+                SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
             assert!(poll(&mut driver).is_pending());
-            pipe.feed(&[method(1, &channel::OpenOk {}), method(1, &confirm::SelectOk {})].concat());
+            pipe.feed(
+                &[
+                    method(1, &channel::OpenOk {}),
+                    method(1, &confirm::SelectOk {}),
+                ]
+                .concat(),
+            );
             assert!(poll(&mut driver).is_pending());
             match end {
                 0 => pipe.feed(&method(1, &ack(3, true))),
                 1 => {
-                    let nack = basic::Nack { delivery_tag: 3, multiple: true, requeue: false };
+                    let nack = basic::Nack {
+                        delivery_tag: 3,
+                        multiple: true,
+                        requeue: false,
+                    };
                     pipe.feed(&method(1, &nack));
                 }
                 2 => clock.pass(40 * SECOND),
@@ -300,7 +327,9 @@ fn a_mechanism_is_dropped_without_the_lock() {
         let asking = Asking::default();
         let made = asking.clone();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
-        let options = Options::default().own_mechanism("OWN", move || made.owner(0)).unwrap();
+        let options = Options::default()
+            .own_mechanism("OWN", move || made.owner(0))
+            .unwrap();
         let (client, mut driver) = puka::open(pipe.clone(), clock, options);
         asking.client.set(client).unwrap();
         pipe.feed(&start(&rabbitmq(), b"OWN"));

@@ -65,16 +65,28 @@ fn panicking_waker_leaves_other_tasks_woken() {
     let wakes = Arc::new(Wakes::default());
     let [first, second, third] = &mut promises;
     let panicking = Waker::from(Arc::new(PanickingWaker));
-    assert!(Pin::new(first).poll(&mut Context::from_waker(&panicking)).is_pending());
+    assert!(
+        Pin::new(first)
+            .poll(&mut Context::from_waker(&panicking))
+            .is_pending()
+    );
     let waking = Waker::from(wakes.clone());
     for promise in [second, third] {
-        assert!(Pin::new(promise).poll(&mut Context::from_waker(&waking)).is_pending());
+        assert!(
+            Pin::new(promise)
+                .poll(&mut Context::from_waker(&waking))
+                .is_pending()
+        );
     }
     assert!(pipe.poll(&mut driver).is_none());
     let answers: Vec<_> = pipe.frames().iter().filter_map(answer).collect();
     pipe.feed(&answers.concat());
     let mut panics = 0;
-    while catch_unwind(AssertUnwindSafe(|| assert!(pipe.poll(&mut driver).is_none()))).is_err() {
+    while catch_unwind(AssertUnwindSafe(|| {
+        assert!(pipe.poll(&mut driver).is_none())
+    }))
+    .is_err()
+    {
         panics += 1;
         assert!(panics < 10, "it panics for ever");
     }
@@ -86,7 +98,10 @@ fn panicking_waker_does_not_abort_an_unwinding_thread() {
     let (client, _pipe, _clock, mut driver) = opened(Options::default());
     let panicking = Waker::from(Arc::new(PanickingWaker));
     let promise = client.queue_declare("q").send();
-    while Pin::new(&mut driver).poll(&mut Context::from_waker(&panicking)).is_ready() {}
+    while Pin::new(&mut driver)
+        .poll(&mut Context::from_waker(&panicking))
+        .is_ready()
+    {}
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _last = (promise, client);
         panic!("the first");
@@ -102,7 +117,10 @@ fn a_credential_source_that_panics_fails_the_login() {
     let (_client, mut driver) = puka::open(pipe.clone(), clock, options);
     pipe.feed(&start(&rabbitmq(), b"PLAIN"));
     let ended = pipe.poll(&mut driver);
-    assert!(matches!(ended, Some(Err(Error::CannotLogIn(_)))), "{ended:?}");
+    assert!(
+        matches!(ended, Some(Err(Error::CannotLogIn(_)))),
+        "{ended:?}"
+    );
 }
 
 /// Panics at the first attempts.
@@ -112,7 +130,11 @@ struct PanickingNet {
 
 impl Dial for PanickingNet {
     async fn resolve(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
-        let left = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let left = self
+            .panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
         assert!(left.is_err(), "a dialer");
         Ok(vec![([127, 0, 0, 1], 5672).into()])
     }
@@ -129,7 +151,9 @@ impl Dial for PanickingNet {
 
 #[test]
 fn a_dialer_that_panics_is_asked_again() {
-    let net = PanickingNet { panics: AtomicUsize::new(2) };
+    let net = PanickingNet {
+        panics: AtomicUsize::new(2),
+    };
     let clock = ManualClock::default();
     let options = Options::default().recovery(Recovery::default().first_connect(true));
     let (client, driver) = puka::connect(net, clock.clone(), options);

@@ -25,7 +25,10 @@ fn begun(options: Options, channels: usize, size: u64) -> (Peer, Vec<(ConsumerId
 fn body(peer: &mut Peer, consumer: ConsumerId) -> Result<usize, u64> {
     let taken = peer.taken(consumer);
     assert_eq!(taken.len(), 1);
-    taken[0].message.too_large_body().map_or(Ok(taken[0].message.body().len()), Err)
+    taken[0]
+        .message
+        .too_large_body()
+        .map_or(Ok(taken[0].message.body().len()), Err)
 }
 
 #[test]
@@ -47,7 +50,11 @@ fn the_largest_partly_received_content_is_drained() {
 
 #[test]
 fn single_content_may_reach_the_message_size() {
-    let (mut peer, consumers) = begun(Options::default().max_buffered_octets(10 * KIB), 1, 90 * KIB as u64);
+    let (mut peer, consumers) = begun(
+        Options::default().max_buffered_octets(10 * KIB),
+        1,
+        90 * KIB as u64,
+    );
     (0..3).for_each(|_| peer.feed(&raw(3, consumers[0].1, &[1; 30 * KIB])));
     assert_eq!(body(&mut peer, consumers[0].0), Ok(90 * KIB));
 }
@@ -72,7 +79,9 @@ fn contents_that_end_count_no_longer() {
 
 #[test]
 fn content_of_an_overdue_get_counts_no_longer() {
-    let options = Options::default().max_buffered_octets(100 * KIB).heartbeat(0);
+    let options = Options::default()
+        .max_buffered_octets(100 * KIB)
+        .heartbeat(0);
     let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
     let (id, channel, tag) = peer.consumer(&consume("q"));
     let get = peer.get();

@@ -1,7 +1,8 @@
 //! Pauses of reading while too many deliveries are buffered: nothing else is delayed for long.
 
 use crate::peer::{
-    Peer, Sent, answer, channel_close, consume, declare, deliver, header, method, publish, short, tag_of,
+    Peer, Sent, answer, channel_close, consume, declare, deliver, header, method, publish, short,
+    tag_of,
 };
 use puka::machine::{Consume, ConsumerId, Reply, Settle};
 use puka::protocol::method::{basic, queue};
@@ -14,15 +15,21 @@ const BOUND: Duration = Duration::from_secs(1);
 
 /// Returns the frames that were written, without settling.
 fn names(sent: &[Sent]) -> Vec<String> {
-    sent.iter().filter(|sent| !sent.is(basic::Ack::ID)).map(Sent::name).collect()
+    sent.iter()
+        .filter(|sent| !sent.is(basic::Ack::ID))
+        .map(Sent::name)
+        .collect()
 }
 
 /// Returns the prefetch counts that were written.
 fn prefetch_counts(sent: &[Sent]) -> Vec<u16> {
-    let counts = sent.iter().filter(|sent| sent.is(basic::Qos::ID)).map(|sent| match sent.method() {
-        Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
-        other => panic!("{other:?}"),
-    });
+    let counts = sent
+        .iter()
+        .filter(|sent| sent.is(basic::Qos::ID))
+        .map(|sent| match sent.method() {
+            Method::Basic(basic::Method::Qos(qos)) => qos.prefetch_count,
+            other => panic!("{other:?}"),
+        });
     counts.collect()
 }
 
@@ -37,11 +44,20 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     let request = peer.machine.request(declare("other")).unwrap();
     assert_eq!(names(&peer.take()), ["2 channel.open", "2 queue.declare"]);
     peer.pass(BOUND);
-    assert!(peer.machine.wants_input(), "the reply is in the stream behind the deliveries");
+    assert!(
+        peer.machine.wants_input(),
+        "the reply is in the stream behind the deliveries"
+    );
 
     // The consumer is throttled: another tag with a prefetch count of 1 replaces it.
     let sent = peer.take();
-    assert_eq!(names(&sent), [format!("{channel} basic.qos"), format!("{channel} basic.consume")]);
+    assert_eq!(
+        names(&sent),
+        [
+            format!("{channel} basic.qos"),
+            format!("{channel} basic.consume")
+        ]
+    );
     assert_eq!(prefetch_counts(&sent), [1]);
     let throttled = tag_of(&sent[1]);
     // Deliveries in flight arrive, and then the replies.
@@ -49,30 +65,71 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
         peer.deliver(channel, &tag, delivery, b"x");
     }
     peer.method(channel, &basic::QosOk {});
-    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&throttled) });
+    peer.method(
+        channel,
+        &basic::ConsumeOk {
+            consumer_tag: short(&throttled),
+        },
+    );
     peer.deliver(channel, &throttled, 16, b"x");
     let sent = peer.take();
     assert_eq!(names(&sent), [format!("{channel} basic.cancel")]);
     assert_eq!(tag_of(&sent[0]), tag);
-    peer.method(channel, &basic::CancelOk { consumer_tag: short(&tag) });
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(&tag),
+        },
+    );
     peer.method(2, &puka::protocol::method::channel::OpenOk {});
-    peer.method(2, &queue::DeclareOk { queue: short("other"), message_count: 0, consumer_count: 0 });
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    peer.method(
+        2,
+        &queue::DeclareOk {
+            queue: short("other"),
+            message_count: 0,
+            consumer_count: 0,
+        },
+    );
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
 
     // Nothing is lost, and the order is kept. The consumer has its own terms again once all is
     // taken.
     let taken = peer.taken(id);
-    assert_eq!(taken.iter().map(|it| it.tag).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
+    assert_eq!(
+        taken.iter().map(|it| it.tag).collect::<Vec<_>>(),
+        (1..=16).collect::<Vec<_>>()
+    );
     let sent = peer.take();
-    assert_eq!(names(&sent), [format!("{channel} basic.qos"), format!("{channel} basic.consume")]);
+    assert_eq!(
+        names(&sent),
+        [
+            format!("{channel} basic.qos"),
+            format!("{channel} basic.consume")
+        ]
+    );
     assert_eq!(prefetch_counts(&sent), [0]);
     let resumed = tag_of(&sent[1]);
     peer.method(channel, &basic::QosOk {});
-    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&resumed) });
+    peer.method(
+        channel,
+        &basic::ConsumeOk {
+            consumer_tag: short(&resumed),
+        },
+    );
     assert_eq!(tag_of(&peer.take()[0]), throttled);
-    peer.method(channel, &basic::CancelOk { consumer_tag: short(&throttled) });
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(&throttled),
+        },
+    );
     for delivery in &taken {
-        peer.machine.settle(delivery, Settle::Ack { multiple: false }).unwrap();
+        peer.machine
+            .settle(delivery, Settle::Ack { multiple: false })
+            .unwrap();
     }
     peer.deliver(channel, &resumed, 17, b"x");
     assert_eq!(peer.taken(id).len(), 1);
@@ -96,8 +153,13 @@ fn throttled(peer: &mut Peer) -> Vec<Sent> {
     let request = peer.machine.request(declare("other")).unwrap();
     peer.pass(BOUND);
     let sent = peer.serve();
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
-    sent.into_iter().filter(|sent| !sent.is(queue::Declare::ID)).collect()
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
+    sent.into_iter()
+        .filter(|sent| !sent.is(queue::Declare::ID))
+        .collect()
 }
 
 /// Returns the tags of the consumes and of the cancels.
@@ -115,7 +177,16 @@ fn idle_client_is_not_throttled() {
     assert!(!peer.machine.wants_input() && peer.names().is_empty());
     // It is reported once.
     let notice = peer.machine.take_notice(listener);
-    assert!(matches!(notice, Some(Notice::ReadingPaused { deliveries: 10, bytes: 330.. })), "{notice:?}");
+    assert!(
+        matches!(
+            notice,
+            Some(Notice::ReadingPaused {
+                deliveries: 10,
+                bytes: 330..
+            })
+        ),
+        "{notice:?}"
+    );
     assert!(peer.machine.take_notice(listener).is_none());
     // A new request does not have to wait again.
     let _request = peer.machine.request(declare("other")).unwrap();
@@ -133,7 +204,10 @@ fn short_pause_does_not_throttle() {
     assert_eq!(peer.taken(id).len(), 10);
     peer.pass(BOUND);
     assert!(tags(&peer.serve()).0.is_empty());
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
     assert!(peer.machine.take_notice(listener).is_none());
 }
 
@@ -157,24 +231,41 @@ fn timeouts_say_that_reading_is_paused() {
     let mut offset = Table::new();
     offset.insert("x-stream-offset", "first").unwrap();
     let each = [
-        Consume { no_ack: true, ..consume("q") },
-        Consume { exclusive: true, ..consume("q") },
-        Consume { arguments: offset.as_ref(), ..consume("q") },
+        Consume {
+            no_ack: true,
+            ..consume("q")
+        },
+        Consume {
+            exclusive: true,
+            ..consume("q")
+        },
+        Consume {
+            arguments: offset.as_ref(),
+            ..consume("q")
+        },
     ];
     for it in each {
         let (mut peer, id, channel, tag) = paused(&it, 10);
         let publish = peer.machine.publish(&publish("", "x")).unwrap();
-        let call = peer.machine.call(&crate::peer::publish("", "x"), None).unwrap();
+        let call = peer
+            .machine
+            .call(&crate::peer::publish("", "x"), None)
+            .unwrap();
         let request = peer.machine.request(declare("other")).unwrap();
         peer.pass(BOUND);
         assert!(peer.machine.wants_input(), "up to the hard bound");
-        let consumed = peer.take().iter().any(|it| it.channel == channel && it.is(basic::Consume::ID));
+        let consumed = peer
+            .take()
+            .iter()
+            .any(|it| it.channel == channel && it.is(basic::Consume::ID));
         assert!(!consumed, "{it:?}");
         (11..=40).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
         assert!(!peer.machine.wants_input(), "which is four times the limit");
         peer.pass(60 * BOUND);
         let error = peer.error(request);
-        let Error::ReadingPaused(paused) = &error else { panic!("{error:?}") };
+        let Error::ReadingPaused(paused) = &error else {
+            panic!("{error:?}")
+        };
         assert_eq!((paused.what, paused.deliveries), ("the request", 40));
         let bytes = paused.bytes;
         assert_eq!(
@@ -185,8 +276,15 @@ fn timeouts_say_that_reading_is_paused() {
         );
         for (promise, what) in [(publish, "the confirm"), (call, "the request")] {
             let error = peer.error(promise);
-            let cause = if let Error::Unconfirmed(cause) = &error { cause } else { &error };
-            assert!(matches!(cause, Error::ReadingPaused(paused) if paused.what == what), "{error:?}");
+            let cause = if let Error::Unconfirmed(cause) = &error {
+                cause
+            } else {
+                &error
+            };
+            assert!(
+                matches!(cause, Error::ReadingPaused(paused) if paused.what == what),
+                "{error:?}"
+            );
         }
         assert_eq!(peer.taken(id).len(), 40);
         assert!(peer.machine.wants_input() && peer.machine.why_closed().is_none());
@@ -244,11 +342,23 @@ fn drained_consumer_continues_beside_a_full_one() {
 fn prefetch_count_of_its_own_is_kept() {
     // A second tag would allow more unsettled deliveries than the count.
     for prefetch_count in [1, 19, 20, u16::MAX] {
-        let (mut peer, id, _, _) = paused(&Consume { prefetch_count, ..consume("q") }, 10);
+        let (mut peer, id, _, _) = paused(
+            &Consume {
+                prefetch_count,
+                ..consume("q")
+            },
+            10,
+        );
         let sent = throttled(&mut peer);
         let (started, cancelled) = tags(&sent);
-        assert!(started.is_empty() && cancelled.is_empty(), "{prefetch_count}");
-        assert!(peer.machine.wants_input(), "reading goes on for what is in flight");
+        assert!(
+            started.is_empty() && cancelled.is_empty(),
+            "{prefetch_count}"
+        );
+        assert!(
+            peer.machine.wants_input(),
+            "reading goes on for what is in flight"
+        );
         peer.taken(id);
         assert!(prefetch_counts(&peer.serve()).is_empty());
     }
@@ -262,8 +372,13 @@ fn unsettled_deliveries_hold_back_the_prefetch_count() {
     let resized = peer.machine.qos(id, 10).unwrap();
     peer.done(resized);
     let taken = peer.taken(id);
-    assert!(prefetch_counts(&peer.serve()).is_empty(), "10 of 10 are unsettled");
-    peer.machine.settle(&taken[0], Settle::Ack { multiple: false }).unwrap();
+    assert!(
+        prefetch_counts(&peer.serve()).is_empty(),
+        "10 of 10 are unsettled"
+    );
+    peer.machine
+        .settle(&taken[0], Settle::Ack { multiple: false })
+        .unwrap();
     assert_eq!(prefetch_counts(&peer.serve()), [10]);
 }
 
@@ -271,11 +386,20 @@ fn unsettled_deliveries_hold_back_the_prefetch_count() {
 fn all_queues_of_a_consumer_are_throttled() {
     for (prefetch_count, counts) in [(0, vec![1]), (u16::MAX, vec![1])] {
         let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
-        let promise = peer.machine.consume_multi(&[consume("a"), consume("b")], prefetch_count, false);
+        let promise =
+            peer.machine
+                .consume_multi(&[consume("a"), consume("b")], prefetch_count, false);
         let (tags_before, _) = tags(&peer.serve());
-        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise.unwrap()) else { panic!("started") };
+        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise.unwrap()) else {
+            panic!("started")
+        };
         for delivery in 1..=10 {
-            peer.deliver(1, &tags_before[usize::from(delivery % 2 == 0)], delivery, b"x");
+            peer.deliver(
+                1,
+                &tags_before[usize::from(delivery % 2 == 0)],
+                delivery,
+                b"x",
+            );
         }
         let sent = throttled(&mut peer);
         assert_eq!(prefetch_counts(&sent), counts);
@@ -283,7 +407,10 @@ fn all_queues_of_a_consumer_are_throttled() {
         if prefetch_count == 0 {
             assert_eq!((started.len(), cancelled), (2, tags_before));
         } else {
-            assert!(started.is_empty() && cancelled.is_empty(), "the channel's count is enough");
+            assert!(
+                started.is_empty() && cancelled.is_empty(),
+                "the channel's count is enough"
+            );
         }
         assert_eq!(peer.taken(id).len(), 10);
         let sent = peer.serve();
@@ -299,29 +426,51 @@ fn throttled_queues_get_the_last_prefetch_count() {
         let queues = [consume("a"), consume("b")];
         let promise = peer.machine.consume_multi(&queues, before, false).unwrap();
         let (started, _) = tags(&peer.serve());
-        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("started") };
+        let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+            panic!("started")
+        };
         (1..=10).for_each(|delivery| peer.deliver(1, &started[0], delivery, b"x"));
         throttled(&mut peer);
         let changed = peer.machine.qos(id, after).unwrap();
         peer.done(changed);
         assert_eq!(peer.taken(id).len(), 10);
-        assert_eq!(prefetch_counts(&peer.serve()).last(), Some(&after), "{before}");
+        assert_eq!(
+            prefetch_counts(&peer.serve()).last(),
+            Some(&after),
+            "{before}"
+        );
     }
 }
 
 #[test]
 fn queues_of_a_throttled_consumer_are_cancelled_together() {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
-    let _promise = peer.machine.consume_multi(&[consume("a"), consume("b")], 0, false).unwrap();
+    let _promise = peer
+        .machine
+        .consume_multi(&[consume("a"), consume("b")], 0, false)
+        .unwrap();
     let (before, _) = tags(&peer.serve());
     (1..=10).for_each(|delivery| peer.deliver(1, &before[0], delivery, b"x"));
     let _request = peer.machine.request(declare("other")).unwrap();
     peer.pass(BOUND);
     let (started, _) = tags(&peer.take());
     peer.method(1, &basic::QosOk {});
-    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&started[0]) });
-    assert!(tags(&peer.take()).1.is_empty(), "the other queue has not started again");
-    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&started[1]) });
+    peer.method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&started[0]),
+        },
+    );
+    assert!(
+        tags(&peer.take()).1.is_empty(),
+        "the other queue has not started again"
+    );
+    peer.method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&started[1]),
+        },
+    );
     assert_eq!(tags(&peer.take()).1, before);
 }
 
@@ -340,19 +489,35 @@ fn throttled_consumer_can_be_ended_in_every_way() {
             match way {
                 0 => drop(peer.machine.cancel(id).unwrap()),
                 1 => peer.machine.drop_consumer(id),
-                2 => peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait: true }),
+                2 => peer.method(
+                    channel,
+                    &basic::Cancel {
+                        consumer_tag: short(&tag),
+                        nowait: true,
+                    },
+                ),
                 _ => peer.method(channel, &channel_close(404, "NOT_FOUND")),
             }
             peer.serve();
             if way == 2 && !is_answered {
-                assert!(peer.machine.ended(id).is_none(), "the second tag is starting");
+                assert!(
+                    peer.machine.ended(id).is_none(),
+                    "the second tag is starting"
+                );
                 peer.machine.drop_consumer(id);
                 peer.serve();
             }
             assert!(peer.machine.wants_input() || way == 2);
-            assert!(peer.machine.ended(id).is_some() || way != 0 && way != 3, "{way}");
+            assert!(
+                peer.machine.ended(id).is_some() || way != 0 && way != 3,
+                "{way}"
+            );
             peer.taken(id);
-            assert!(peer.machine.why_closed().is_none(), "{:?}", peer.machine.why_closed());
+            assert!(
+                peer.machine.why_closed().is_none(),
+                "{:?}",
+                peer.machine.why_closed()
+            );
         }
     }
 }
@@ -362,7 +527,11 @@ fn throttled_consumer_keeps_its_prefetch_count() {
     // After a loss, a change of the count and a `recover`.
     for is_answered in [false, true] {
         let recovery = Recovery::default().seed(7);
-        let mut peer = Peer::dialled(Options::default().max_buffered_deliveries(10).recovery(recovery));
+        let mut peer = Peer::dialled(
+            Options::default()
+                .max_buffered_deliveries(10)
+                .recovery(recovery),
+        );
         let (id, channel, tag) = peer.consumer(&consume("q"));
         (1..=10).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
         let _request = peer.machine.request(declare("other")).unwrap();
@@ -383,7 +552,9 @@ fn throttled_consumer_keeps_its_prefetch_count() {
     let recovered = peer.machine.recover(id).unwrap();
     let sent = peer.take();
     peer.method(channel, &basic::RecoverOk {});
-    sent.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+    sent.iter()
+        .filter_map(answer)
+        .for_each(|octets| peer.feed(&octets));
     peer.serve();
     peer.done(recovered);
     assert_eq!(prefetch_counts(&sent), [0]);
@@ -392,9 +563,14 @@ fn throttled_consumer_keeps_its_prefetch_count() {
 
 #[test]
 fn recovery_does_not_wait_behind_untaken_deliveries() {
-    let options = Options::default().max_buffered_deliveries(10).recovery(Recovery::default().seed(7));
+    let options = Options::default()
+        .max_buffered_deliveries(10)
+        .recovery(Recovery::default().seed(7));
     let mut peer = Peer::dialled(options);
-    let (_, channel, tag) = peer.consumer(&Consume { no_ack: true, ..consume("q") });
+    let (_, channel, tag) = peer.consumer(&Consume {
+        no_ack: true,
+        ..consume("q")
+    });
     (1..=10).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
     peer.again();
     peer.take();

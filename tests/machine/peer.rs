@@ -5,7 +5,8 @@ use puka::machine::{
 };
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{
-    ContentHeader, Decoder, FrameKind, Method, MethodId, Properties, ShortStr, Table, TableRef, frame,
+    ContentHeader, Decoder, FrameKind, Method, MethodId, Properties, ShortStr, Table, TableRef,
+    frame,
 };
 use puka::{Broken, Error, Options};
 use std::collections::VecDeque;
@@ -30,7 +31,11 @@ impl Sent {
         match self.kind {
             FrameKind::Method => format!("{} {}", self.channel, self.method().id()),
             FrameKind::Header => {
-                format!("{} header {}", self.channel, ContentHeader::decode(&self.payload).unwrap().body_size)
+                format!(
+                    "{} header {}",
+                    self.channel,
+                    ContentHeader::decode(&self.payload).unwrap().body_size
+                )
             }
             FrameKind::Body => format!("{} body {}", self.channel, self.payload.len()),
             FrameKind::Heartbeat => "heartbeat".to_owned(),
@@ -63,7 +68,11 @@ pub(crate) fn short(text: &str) -> ShortStr<'_> {
 }
 
 pub(crate) fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> connection::Tune {
-    connection::Tune { channel_max, frame_max, heartbeat }
+    connection::Tune {
+        channel_max,
+        frame_max,
+        heartbeat,
+    }
 }
 
 /// The octets of a method frame.
@@ -76,7 +85,16 @@ pub(crate) fn method(channel: u16, method: &impl Encode) -> Vec<u8> {
 /// The octets of a content header frame.
 pub(crate) fn header(channel: u16, body_size: u64, properties: Properties<'_>) -> Vec<u8> {
     let mut octets = Vec::new();
-    frame::content_header(&mut octets, channel, u32::MAX, &ContentHeader { body_size, properties }).unwrap();
+    frame::content_header(
+        &mut octets,
+        channel,
+        u32::MAX,
+        &ContentHeader {
+            body_size,
+            properties,
+        },
+    )
+    .unwrap();
     octets
 }
 
@@ -110,11 +128,21 @@ pub(crate) fn rabbitmq() -> Table {
 }
 
 pub(crate) fn close(code: u16, text: &str) -> connection::Close<'_> {
-    connection::Close { reply_code: code, reply_text: short(text), class_id: 0, method_id: 0 }
+    connection::Close {
+        reply_code: code,
+        reply_text: short(text),
+        class_id: 0,
+        method_id: 0,
+    }
 }
 
 pub(crate) fn channel_close(code: u16, text: &str) -> channel::Close<'_> {
-    channel::Close { reply_code: code, reply_text: short(text), class_id: 0, method_id: 0 }
+    channel::Close {
+        reply_code: code,
+        reply_text: short(text),
+        class_id: 0,
+        method_id: 0,
+    }
 }
 
 pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
@@ -154,7 +182,10 @@ pub(crate) fn publish<'a>(exchange: &'a str, body: impl Into<Body<'a>>) -> Publi
 }
 
 pub(crate) fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
-    basic::Ack { delivery_tag, multiple }
+    basic::Ack {
+        delivery_tag,
+        multiple,
+    }
 }
 
 impl Peer {
@@ -184,7 +215,14 @@ impl Peer {
         let now = Instant::now();
         let machine = Connection::dialled(now, options);
         let (received, sent) = (Decoder::new(), Decoder::new());
-        Self { machine, now, received, sent, inbox: VecDeque::new(), runs_filters: true }
+        Self {
+            machine,
+            now,
+            received,
+            sent,
+            inbox: VecDeque::new(),
+            runs_filters: true,
+        }
     }
 
     /// Time passes until it is to be dialled, and it is. Gives how many tries there were.
@@ -247,11 +285,22 @@ impl Peer {
             out.advance(octets);
             self.machine.handle_transmitted(self.now, octets);
         }
-        while let Some(frame) = self.sent.next_frame().expect("the machine writes proper frames") {
+        while let Some(frame) = self
+            .sent
+            .next_frame()
+            .expect("the machine writes proper frames")
+        {
             let (kind, channel) = (frame.kind(), frame.channel());
-            self.inbox.push_back(Sent { kind, channel, payload: frame.payload().to_vec() });
+            self.inbox.push_back(Sent {
+                kind,
+                channel,
+                payload: frame.payload().to_vec(),
+            });
         }
-        assert!(self.sent.pending().is_empty(), "the machine writes whole frames");
+        assert!(
+            self.sent.pending().is_empty(),
+            "the machine writes whole frames"
+        );
         while self.machine.poll_event().is_some() {}
     }
 
@@ -311,8 +360,8 @@ impl Peer {
         self.pump();
     }
 
-    /// Answers what the machine wrote, as a broker does that has every queue, until it writes nothing more. Publishes and gets are
-    /// left to the test. Gives everything that was written.
+    /// Answers what the machine wrote, as a broker does that has every queue, until it writes
+    /// nothing more. Publishes and gets are left to the test. Gives everything that was written.
     pub(crate) fn serve(&mut self) -> Vec<Sent> {
         self.serve_with(answer)
     }
@@ -342,7 +391,11 @@ impl Peer {
             match is_method.then(|| sent.method()) {
                 Some(Method::Queue(queue::Method::Declare(it))) if it.queue.is_empty() => {
                     let (queue, message_count, consumer_count) = (short(name), 0, 0);
-                    let ok = queue::DeclareOk { queue, message_count, consumer_count };
+                    let ok = queue::DeclareOk {
+                        queue,
+                        message_count,
+                        consumer_count,
+                    };
                     Some(method(sent.channel, &ok))
                 }
                 _ => answer(sent),
@@ -354,7 +407,10 @@ impl Peer {
     pub(crate) fn consumer(&mut self, it: &Consume<'_>) -> (ConsumerId, u16, String) {
         let promise = self.machine.consume(it).unwrap();
         let sent = self.serve();
-        let started = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
+        let started = sent
+            .iter()
+            .find(|sent| sent.is(basic::Consume::ID))
+            .unwrap();
         match self.machine.fetch(promise) {
             Some(Ok(Reply::Consumer(id))) => (id, started.channel, tag_of(started)),
             other => panic!("{other:?}"),
@@ -373,12 +429,18 @@ impl Peer {
     }
 
     pub(crate) fn get(&mut self) -> PromiseId {
-        self.machine.request(basic::Get { queue: short("q"), no_ack: false }).unwrap()
+        self.machine
+            .request(basic::Get {
+                queue: short("q"),
+                no_ack: false,
+            })
+            .unwrap()
     }
 
     pub(crate) fn taken(&mut self, consumer: ConsumerId) -> Vec<Delivered> {
         let mut taken = VecDeque::new();
-        self.machine.take_deliveries(consumer, usize::MAX, &mut taken);
+        self.machine
+            .take_deliveries(consumer, usize::MAX, &mut taken);
         taken.into()
     }
 
@@ -451,18 +513,31 @@ pub(crate) fn answer(sent: &Sent) -> Option<Vec<u8>> {
         Method::Channel(channel::Method::Close(_)) => method(channel, &channel::CloseOk {}),
         Method::Confirm(confirm::Method::Select(_)) => method(channel, &confirm::SelectOk {}),
         Method::Basic(basic::Method::Qos(_)) => method(channel, &basic::QosOk {}),
-        Method::Basic(basic::Method::Consume(it)) => {
-            method(channel, &basic::ConsumeOk { consumer_tag: it.consumer_tag })
-        }
-        Method::Basic(basic::Method::Cancel(it)) => {
-            method(channel, &basic::CancelOk { consumer_tag: it.consumer_tag })
-        }
-        Method::Queue(queue::Method::Declare(it)) => {
-            method(channel, &queue::DeclareOk { queue: it.queue, message_count: 0, consumer_count: 0 })
-        }
+        Method::Basic(basic::Method::Consume(it)) => method(
+            channel,
+            &basic::ConsumeOk {
+                consumer_tag: it.consumer_tag,
+            },
+        ),
+        Method::Basic(basic::Method::Cancel(it)) => method(
+            channel,
+            &basic::CancelOk {
+                consumer_tag: it.consumer_tag,
+            },
+        ),
+        Method::Queue(queue::Method::Declare(it)) => method(
+            channel,
+            &queue::DeclareOk {
+                queue: it.queue,
+                message_count: 0,
+                consumer_count: 0,
+            },
+        ),
         Method::Queue(queue::Method::Bind(_)) => method(channel, &queue::BindOk {}),
         Method::Queue(queue::Method::Unbind(_)) => method(channel, &queue::UnbindOk {}),
-        Method::Queue(queue::Method::Delete(_)) => method(channel, &queue::DeleteOk { message_count: 0 }),
+        Method::Queue(queue::Method::Delete(_)) => {
+            method(channel, &queue::DeleteOk { message_count: 0 })
+        }
         Method::Exchange(exchange::Method::Declare(_)) => method(channel, &exchange::DeclareOk {}),
         Method::Exchange(exchange::Method::Delete(_)) => method(channel, &exchange::DeleteOk {}),
         Method::Exchange(exchange::Method::Bind(_)) => method(channel, &exchange::BindOk {}),

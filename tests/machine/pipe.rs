@@ -88,7 +88,11 @@ impl Pipe {
         let mut frames = Vec::new();
         while let Some(frame) = decoder.next_frame().unwrap() {
             let (kind, channel) = (frame.kind(), frame.channel());
-            frames.push(crate::peer::Sent { kind, channel, payload: frame.payload().to_vec() });
+            frames.push(crate::peer::Sent {
+                kind,
+                channel,
+                payload: frame.payload().to_vec(),
+            });
         }
         assert!(decoder.pending().is_empty());
         frames
@@ -153,7 +157,8 @@ impl Pipe {
         self.written();
     }
 
-    /// Answers what the driver writes until it writes nothing more; gives the names of what it wrote.
+    /// Answers what the driver writes until it writes nothing more; gives the names of what it
+    /// wrote.
     pub(crate) fn serve(&self, driver: &mut Driver<Self, ManualClock>) -> Vec<String> {
         let mut names = Vec::new();
         loop {
@@ -162,16 +167,26 @@ impl Pipe {
             if frames.is_empty() {
                 return names;
             }
-            frames.iter().filter_map(answer).for_each(|octets| self.feed(&octets));
+            frames
+                .iter()
+                .filter_map(answer)
+                .for_each(|octets| self.feed(&octets));
             names.extend(
-                frames.iter().filter(|sent| sent.kind != FrameKind::Heartbeat).map(crate::peer::Sent::name),
+                frames
+                    .iter()
+                    .filter(|sent| sent.kind != FrameKind::Heartbeat)
+                    .map(crate::peer::Sent::name),
             );
         }
     }
 }
 
 impl AsyncRead for Pipe {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let mut script = self.script();
         script.polled_reads += 1;
         match script.reads.pop_front() {
@@ -204,7 +219,11 @@ impl AsyncRead for Pipe {
 }
 
 impl AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.script().plain_writes += 1;
         self.poll_write_vectored(cx, &[IoSlice::new(octets)])
     }
@@ -243,8 +262,14 @@ impl AsyncWrite for Pipe {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut script = self.script();
         script.flushes += 1;
-        let Some(octets) = script.stuck_flushes.pop_front() else { return Poll::Ready(Ok(())) };
-        script.reads.extend(Some(octets).filter(|octets| !octets.is_empty()).map(Read::Octets));
+        let Some(octets) = script.stuck_flushes.pop_front() else {
+            return Poll::Ready(Ok(()));
+        };
+        script.reads.extend(
+            Some(octets)
+                .filter(|octets| !octets.is_empty())
+                .map(Read::Octets),
+        );
         Poll::Pending
     }
 
@@ -272,7 +297,11 @@ pub(crate) struct ManualClock(Arc<Mutex<Time>>);
 
 impl Default for ManualClock {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Time { now: Instant::now(), sleepers: Vec::new(), armed: Vec::new() })))
+        Self(Arc::new(Mutex::new(Time {
+            now: Instant::now(),
+            sleepers: Vec::new(),
+            armed: Vec::new(),
+        })))
     }
 }
 
@@ -311,7 +340,9 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         // One waker for each sleep, the last one, as a proper timer has it.
-        clock.sleepers.retain(|(at, waker)| *at != self.1 || !waker.will_wake(cx.waker()));
+        clock
+            .sleepers
+            .retain(|(at, waker)| *at != self.1 || !waker.will_wake(cx.waker()));
         clock.sleepers.push((self.1, cx.waker().clone()));
         Poll::Pending
     }

@@ -29,7 +29,12 @@ impl World {
         let brokers = clock.clone();
         let server = Server::with_clock(Config::default(), move || brokers.now());
         let (client, driver) = puka::open(server.connect(), clock.clone(), options);
-        Self { client, driver, clock, steps: 0 }
+        Self {
+            client,
+            driver,
+            clock,
+            steps: 0,
+        }
     }
 
     /// Runs the driver until a future is ready. Advances the clock when nothing else changes.
@@ -43,7 +48,10 @@ impl World {
             if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
                 return outcome.unwrap();
             }
-            assert!(Pin::new(&mut self.driver).poll(cx).is_pending(), "the connection is open");
+            assert!(
+                Pin::new(&mut self.driver).poll(cx).is_pending(),
+                "the connection is open"
+            );
             if wakes.count() == before {
                 self.steps += 1;
                 self.clock.pass(STEP);
@@ -68,10 +76,18 @@ fn pipeline(messages: u64, options: Options) -> usize {
     let mut slow = 0;
     for number in 0..messages {
         let delivery = world.wait(async { consumer.next().await.expect("it is live") });
-        assert_eq!(delivery.body()[..8], number.to_be_bytes(), "the order is kept");
+        assert_eq!(
+            delivery.body()[..8],
+            number.to_be_bytes(),
+            "the order is kept"
+        );
         assert!(!delivery.redelivered());
         let before = world.steps;
-        world.wait(client.basic_publish("", "out", &delivery.body()[..8]).into_future());
+        world.wait(
+            client
+                .basic_publish("", "out", &delivery.body()[..8])
+                .into_future(),
+        );
         let steps = world.steps - before;
         assert!(steps < STEPS, "publish {number} takes {steps} steps");
         slow += usize::from(steps > 1);
@@ -86,7 +102,11 @@ fn pipeline(messages: u64, options: Options) -> usize {
 
 #[test]
 fn pipeline_without_prefetch_count_does_not_stall() {
-    assert_eq!(pipeline(2000, Options::default()), 1, "it waits for the first pause only");
+    assert_eq!(
+        pipeline(2000, Options::default()),
+        1,
+        "it waits for the first pause only"
+    );
 }
 
 #[test]

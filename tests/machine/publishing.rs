@@ -9,9 +9,16 @@ use std::time::Duration;
 
 /// The headers of the last publish that was written.
 fn headers(sent: &[Sent]) -> Table {
-    let header = sent.iter().rev().find(|sent| sent.name().contains("header")).unwrap();
+    let header = sent
+        .iter()
+        .rev()
+        .find(|sent| sent.name().contains("header"))
+        .unwrap();
     let header = ContentHeader::decode(&header.payload).unwrap();
-    header.properties.headers.map_or(Table::new(), |headers| headers.table().unwrap().to_table())
+    header
+        .properties
+        .headers
+        .map_or(Table::new(), |headers| headers.table().unwrap().to_table())
 }
 
 fn returned(peer: &mut Peer, headers: &Table, body: &[u8]) {
@@ -49,9 +56,15 @@ fn e34_a_return_finds_its_own_publish_among_equal_ones() {
     peer.done(first);
     match peer.error(second) {
         Error::NoRoute(returned) => {
-            assert_eq!((returned.reply_code.value(), &*returned.reply_text), (312, "NO_ROUTE"));
+            assert_eq!(
+                (returned.reply_code.value(), &*returned.reply_text),
+                (312, "NO_ROUTE")
+            );
             assert_eq!(returned.message.body(), b"same body");
-            assert!(returned.message.headers().unwrap().is_empty(), "our header is taken off again");
+            assert!(
+                returned.message.headers().unwrap().is_empty(),
+                "our header is taken off again"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -106,7 +119,9 @@ fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
     // Every other mandatory one comes back, in any order, and a single frame confirms them all.
     let back: Vec<_> = (0..60).filter(|n| n % 3 == 1).collect();
     for n in back.iter().rev() {
-        let (_, Some(stamp)) = &sent[*n] else { panic!("it is mandatory") };
+        let (_, Some(stamp)) = &sent[*n] else {
+            panic!("it is mandatory")
+        };
         let stamp = stamp.clone();
         returned(&mut peer, &stamp, b"same body");
     }
@@ -124,20 +139,41 @@ fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
 #[test]
 fn s53_s54_a_mandatory_message_is_routed_returned_refused_or_unknown() {
     let mut peer = Peer::open(Options::default());
-    let [(routed, _), (back, stamp), (refused, _), (both, second), (unknown, _)] =
-        [0; 5].map(|_| mandatory(&mut peer, None));
+    let [
+        (routed, _),
+        (back, stamp),
+        (refused, _),
+        (both, second),
+        (unknown, _),
+    ] = [0; 5].map(|_| mandatory(&mut peer, None));
     returned(&mut peer, &stamp, b"same body");
     // Returned and refused: it came back, which is all there is to know.
     returned(&mut peer, &second, b"same body");
-    peer.method(1, &basic::Nack { delivery_tag: 4, multiple: false, requeue: true });
-    peer.method(1, &basic::Nack { delivery_tag: 3, multiple: false, requeue: true });
+    peer.method(
+        1,
+        &basic::Nack {
+            delivery_tag: 4,
+            multiple: false,
+            requeue: true,
+        },
+    );
+    peer.method(
+        1,
+        &basic::Nack {
+            delivery_tag: 3,
+            multiple: false,
+            requeue: true,
+        },
+    );
     peer.method(1, &ack(2, true));
     peer.machine.handle_loss(puka::Broken::Eof);
     peer.done(routed);
     assert!(matches!(peer.error(back), Error::NoRoute(_)));
     assert!(matches!(peer.error(both), Error::NoRoute(_)));
     assert!(matches!(peer.error(refused), Error::Nacked));
-    assert!(matches!(peer.error(unknown), Error::Unconfirmed(cause) if cause.is_connection_broken()));
+    assert!(
+        matches!(peer.error(unknown), Error::Unconfirmed(cause) if cause.is_connection_broken())
+    );
 }
 
 #[test]
@@ -163,12 +199,18 @@ fn e37_channel_flow_is_answered_and_holds_back_only_its_channel() {
     peer.serve();
     peer.method(1, &channel::Flow { active: false });
     let sent = peer.take();
-    assert_eq!(sent.iter().map(Sent::name).collect::<Vec<_>>(), ["1 channel.flow-ok"]);
+    assert_eq!(
+        sent.iter().map(Sent::name).collect::<Vec<_>>(),
+        ["1 channel.flow-ok"]
+    );
     let _stopped = peer.machine.publish(&publish("a", "y")).unwrap();
     assert!(peer.names().is_empty());
     let _other = peer.machine.publish(&publish("b", "z")).unwrap();
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert!(names.contains(&"2 basic.publish".to_owned()), "another exchange is not concerned: {names:?}");
+    assert!(
+        names.contains(&"2 basic.publish".to_owned()),
+        "another exchange is not concerned: {names:?}"
+    );
 }
 
 #[test]
@@ -178,8 +220,10 @@ fn e37_what_a_flow_held_back_follows_in_order() {
     peer.serve();
     peer.method(1, &channel::Flow { active: false });
     peer.names();
-    let promises: Vec<_> =
-        ["1", "22", "333"].iter().map(|body| peer.machine.publish(&publish("", *body)).unwrap()).collect();
+    let promises: Vec<_> = ["1", "22", "333"]
+        .iter()
+        .map(|body| peer.machine.publish(&publish("", *body)).unwrap())
+        .collect();
     assert!(peer.names().is_empty());
     peer.method(1, &channel::Flow { active: true });
     let names = peer.names();
@@ -200,9 +244,24 @@ fn e38_the_frames_of_a_message_stand_together_and_outlive_their_future() {
     peer.machine.abandon(first);
     peer.machine.abandon(second);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    let on_one: Vec<_> = names.iter().filter(|name| name.starts_with("1 ")).map(String::as_str).collect();
-    let message = ["1 basic.publish", "1 header 300000", "1 body 131064", "1 body 131064", "1 body 37872"];
-    let first = [&["1 channel.open", "1 confirm.select"][..], &message, &["1 confirm.select"]].concat();
+    let on_one: Vec<_> = names
+        .iter()
+        .filter(|name| name.starts_with("1 "))
+        .map(String::as_str)
+        .collect();
+    let message = [
+        "1 basic.publish",
+        "1 header 300000",
+        "1 body 131064",
+        "1 body 131064",
+        "1 body 37872",
+    ];
+    let first = [
+        &["1 channel.open", "1 confirm.select"][..],
+        &message,
+        &["1 confirm.select"],
+    ]
+    .concat();
     assert_eq!(on_one, [&first[..], &message].concat());
     peer.method(1, &ack(2, true));
     assert!(peer.machine.is_idle());
@@ -213,15 +272,30 @@ fn e39_immediate_is_refused_before_it_closes_the_connection() {
     let mut peer = Peer::open(Options::default());
     let mut it = publish("", "x");
     it.immediate = true;
-    assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { what: "immediate", .. })));
+    assert!(matches!(
+        peer.machine.publish(&it),
+        Err(Error::InvalidArgument {
+            what: "immediate",
+            ..
+        })
+    ));
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert!(!names.iter().any(|name| name.contains("publish")), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name.contains("publish")),
+        "{names:?}"
+    );
     // And one that was held when nothing was known of the server.
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.publish(&it).unwrap();
     peer.shake_hands(crate::peer::tune(0, 0, 0));
     peer.serve();
-    assert!(matches!(peer.error(promise), Error::InvalidArgument { what: "immediate", .. }));
+    assert!(matches!(
+        peer.error(promise),
+        Error::InvalidArgument {
+            what: "immediate",
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -233,23 +307,41 @@ fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
     wrong[2].delivery_mode = Some(3);
     wrong[3].user_id = Some(short("somebody"));
     for properties in &wrong {
-        let it = Publish { properties, ..publish("", "x") };
-        assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { .. })), "{it:?}");
+        let it = Publish {
+            properties,
+            ..publish("", "x")
+        };
+        assert!(
+            matches!(
+                peer.machine.publish(&it),
+                Err(Error::InvalidArgument { .. })
+            ),
+            "{it:?}"
+        );
     }
     let mut headers = Table::new();
     headers.insert("CC", "not an array").unwrap();
     let mut it = publish("", "x");
     it.headers = Some(headers.as_ref());
-    assert!(matches!(peer.machine.publish(&it), Err(Error::InvalidArgument { what: "headers", .. })));
+    assert!(matches!(
+        peer.machine.publish(&it),
+        Err(Error::InvalidArgument {
+            what: "headers",
+            ..
+        })
+    ));
     assert!(peer.names().is_empty());
 }
 
 #[test]
 fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
     let mut peer = Peer::open(Options::default());
-    let wrong: Vec<_> = (0..3).map(|_| peer.machine.publish(&publish("a", "x")).unwrap()).collect();
+    let wrong: Vec<_> = (0..3)
+        .map(|_| peer.machine.publish(&publish("a", "x")).unwrap())
+        .collect();
     let fine = peer.machine.publish(&publish("b", "x")).unwrap();
-    // The broker takes one thing after the other, so it does not answer what stands behind the first publish.
+    // The broker takes one thing after the other, so it does not answer what stands behind the
+    // first publish.
     peer.take();
     peer.method(1, &channel::OpenOk {});
     peer.method(1, &confirm::SelectOk {});
@@ -262,7 +354,12 @@ fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     assert_eq!(
         names[..4],
-        ["1 channel.close-ok", "1 channel.open", "1 confirm.select", "1 basic.publish"],
+        [
+            "1 channel.close-ok",
+            "1 channel.open",
+            "1 confirm.select",
+            "1 basic.publish"
+        ],
         "{names:?}"
     );
     peer.method(1, &ack(1, false));
@@ -277,7 +374,10 @@ fn v03_an_exchange_that_goes_midway_refuses_the_last_and_who_knows_which_others(
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     let errors = several.map(|promise| peer.error(promise));
     for error in &errors[..2] {
-        assert!(matches!(error, Error::Unconfirmed(why) if matches!(**why, Error::NotFound(_))), "{error}");
+        assert!(
+            matches!(error, Error::Unconfirmed(why) if matches!(**why, Error::NotFound(_))),
+            "{error}"
+        );
     }
     assert!(matches!(errors[2], Error::NotFound(_)));
 }
@@ -289,7 +389,10 @@ fn v03_before_the_first_publish_has_gone_through_an_error_is_its_own() {
     peer.take();
     peer.method(1, &channel::OpenOk {});
     peer.method(1, &confirm::SelectOk {});
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid message"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - invalid message"),
+    );
     let [first, second] = several.map(|promise| peer.error(promise));
     assert!(matches!(first, Error::PreconditionFailed(_)));
     assert!(matches!(second, Error::Unconfirmed(_)));
@@ -300,11 +403,17 @@ fn v03_an_error_of_one_publish_is_the_answer_only_when_it_was_the_only_one() {
     let mut peer = Peer::open(Options::default());
     let only = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - invalid expiration"),
+    );
     assert!(matches!(peer.error(only), Error::PreconditionFailed(_)));
     let several = [0, 1].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
     let number = peer.serve().last().unwrap().channel;
-    peer.method(number, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    peer.method(
+        number,
+        &channel_close(406, "PRECONDITION_FAILED - invalid expiration"),
+    );
     for promise in several {
         assert!(
             matches!(peer.error(promise), Error::Unconfirmed(why) if matches!(*why, Error::PreconditionFailed(_)))
@@ -322,13 +431,21 @@ fn v03_a_publish_that_timed_out_still_counts_as_one_that_may_be_at_fault() {
     assert!(matches!(peer.error(late), Error::Unconfirmed(_)));
     let innocent = peer.machine.publish(&publish("a", "y")).unwrap();
     peer.serve();
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - invalid expiration"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - invalid expiration"),
+    );
     let error = peer.error(innocent);
-    assert!(matches!(error, Error::Unconfirmed(_)), "two were in flight, so nobody can know: {error:?}");
+    assert!(
+        matches!(error, Error::Unconfirmed(_)),
+        "two were in flight, so nobody can know: {error:?}"
+    );
 }
 
 fn unconfirmed(peer: &mut Peer, exchange: &str) -> puka::machine::PromiseId {
-    peer.machine.publish_unconfirmed(&publish(exchange, "x")).unwrap()
+    peer.machine
+        .publish_unconfirmed(&publish(exchange, "x"))
+        .unwrap()
 }
 
 #[test]
@@ -342,7 +459,11 @@ fn without_a_confirm_it_is_done_at_once_on_a_channel_of_its_own() {
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     let on_2: Vec<_> = names.iter().filter(|name| name.starts_with('2')).collect();
     let content = ["2 basic.publish", "2 header 1", "2 body 1"];
-    assert_eq!(on_2, [&["2 channel.open"][..], &content, &content].concat(), "{names:?}");
+    assert_eq!(
+        on_2,
+        [&["2 channel.open"][..], &content, &content].concat(),
+        "{names:?}"
+    );
     assert!(peer.is_pending(confirmed));
     peer.method(1, &ack(1, false));
     peer.done(confirmed);
@@ -373,11 +494,18 @@ fn without_a_confirm_a_refusal_is_a_notice_and_the_next_has_another_channel() {
     peer.serve();
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     let notice = peer.machine.take_notice(listener);
-    assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
+    assert!(
+        matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))),
+        "{notice:?}"
+    );
     let promise = unconfirmed(&mut peer, "a");
     peer.done(promise);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert_eq!(names[..3], ["1 channel.close-ok", "1 channel.open", "1 basic.publish"], "{names:?}");
+    assert_eq!(
+        names[..3],
+        ["1 channel.close-ok", "1 channel.open", "1 basic.publish"],
+        "{names:?}"
+    );
     assert!(peer.machine.is_idle());
 }
 
@@ -391,19 +519,31 @@ fn without_a_confirm_a_refusal_is_told_of_a_channel_that_was_to_make_room() {
     assert!(peer.names().contains(&"1 channel.close".to_owned()));
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     let notice = peer.machine.take_notice(listener);
-    assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
+    assert!(
+        matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))),
+        "{notice:?}"
+    );
 }
 
 #[test]
 fn without_confirms_the_order_is_kept_when_a_channel_makes_room_and_comes_back() {
     let mut peer = Peer::open(Options::default().publish_channels(1));
-    peer.machine.publish_unconfirmed(&publish("a", &[7; 1 << 20])).unwrap();
+    peer.machine
+        .publish_unconfirmed(&publish("a", &[7; 1 << 20]))
+        .unwrap();
     unconfirmed(&mut peer, "b");
     let last = unconfirmed(&mut peer, "a");
-    assert!(peer.is_pending(last), "the first to it may not be with the broker yet");
+    assert!(
+        peer.is_pending(last),
+        "the first to it may not be with the broker yet"
+    );
     let names: Vec<_> = peer.names();
     assert!(names.contains(&"1 channel.close".to_owned()), "{names:?}");
-    assert_eq!(names.iter().filter(|name| name.contains("publish")).count(), 2, "{names:?}");
+    assert_eq!(
+        names.iter().filter(|name| name.contains("publish")).count(),
+        2,
+        "{names:?}"
+    );
     peer.method(1, &channel::CloseOk {});
     peer.done(last);
     assert!(peer.names().iter().any(|name| name.contains("publish")));
@@ -412,11 +552,21 @@ fn without_confirms_the_order_is_kept_when_a_channel_makes_room_and_comes_back()
 #[test]
 fn without_confirms_publishes_to_many_exchanges_use_few_channels() {
     let mut peer = Peer::open(Options::default().publish_channels(3));
-    let promises: Vec<_> = (0..20).map(|number| unconfirmed(&mut peer, &number.to_string())).collect();
-    assert!(peer.machine.open_channels() <= 4, "{}", peer.machine.open_channels());
+    let promises: Vec<_> = (0..20)
+        .map(|number| unconfirmed(&mut peer, &number.to_string()))
+        .collect();
+    assert!(
+        peer.machine.open_channels() <= 4,
+        "{}",
+        peer.machine.open_channels()
+    );
     let mut sent = 0;
     for _ in 0..20 {
-        sent += peer.serve().iter().filter(|sent| sent.name().contains("publish")).count();
+        sent += peer
+            .serve()
+            .iter()
+            .filter(|sent| sent.name().contains("publish"))
+            .count();
     }
     assert_eq!(sent, 20);
     promises.into_iter().for_each(|promise| peer.done(promise));
@@ -426,29 +576,58 @@ fn without_confirms_publishes_to_many_exchanges_use_few_channels() {
 #[test]
 fn without_a_confirm_it_waits_for_the_brokers_leave_and_its_time_runs_out() {
     let mut peer = Peer::open(Options::default());
-    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    );
     let held = unconfirmed(&mut peer, "");
     assert!(peer.is_pending(held));
     assert!(peer.names().is_empty());
     peer.method(0, &connection::Unblocked {});
     peer.done(held);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert_eq!(names, ["1 channel.open", "1 basic.publish", "1 header 1", "1 body 1"]);
+    assert_eq!(
+        names,
+        [
+            "1 channel.open",
+            "1 basic.publish",
+            "1 header 1",
+            "1 body 1"
+        ]
+    );
 
-    peer.method(0, &connection::Blocked { reason: short("low on memory") });
+    peer.method(
+        0,
+        &connection::Blocked {
+            reason: short("low on memory"),
+        },
+    );
     let late = unconfirmed(&mut peer, "");
     peer.pass(std::time::Duration::from_secs(31));
     assert!(matches!(peer.error(late), Error::Timeout { .. }));
     peer.method(0, &connection::Unblocked {});
-    assert!(!peer.names().iter().any(|name| name.contains("publish")), "what is given up is not sent");
+    assert!(
+        !peer.names().iter().any(|name| name.contains("publish")),
+        "what is given up is not sent"
+    );
 }
 
 #[test]
 fn without_confirms_many_are_bounded_by_octets_and_not_by_their_number() {
-    let options = Options::default().max_publishes_in_flight(1).max_outgoing_octets(10_000);
+    let options = Options::default()
+        .max_publishes_in_flight(1)
+        .max_outgoing_octets(10_000);
     let mut peer = Peer::open(options);
     let body = [7; 900];
-    let sent = (0..100).take_while(|_| peer.machine.publish_unconfirmed(&publish("", &body)).is_ok()).count();
+    let sent = (0..100)
+        .take_while(|_| {
+            peer.machine
+                .publish_unconfirmed(&publish("", &body))
+                .is_ok()
+        })
+        .count();
     assert!((9..=11).contains(&sent), "{sent}");
 }
 
@@ -458,12 +637,21 @@ fn a_confirm_of_what_asks_for_none_is_answered_by_503() {
     unconfirmed(&mut peer, "");
     peer.serve();
     peer.method(1, &ack(1, false));
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+    assert!(
+        matches!(peer.why(), Error::CommandInvalid(_)),
+        "{:?}",
+        peer.why()
+    );
 }
 
 #[test]
 fn a_confirm_of_unknown_publishes_forgets_nothing_kept() {
-    for it in [ack(u64::MAX, true), ack(3, true), ack(3, false), ack(u64::MAX, false)] {
+    for it in [
+        ack(u64::MAX, true),
+        ack(3, true),
+        ack(3, false),
+        ack(u64::MAX, false),
+    ] {
         let recovery = Recovery::default().republish_unconfirmed(1);
         let mut peer = Peer::dialled(Options::default().recovery(recovery));
         let promises = [0, 1].map(|_| peer.machine.publish(&publish("", "x")).unwrap());
@@ -473,7 +661,13 @@ fn a_confirm_of_unknown_publishes_forgets_nothing_kept() {
         peer.dial();
         peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
         let sent = peer.serve();
-        assert_eq!(sent.iter().filter(|sent| sent.is(basic::Publish::ID)).count(), 2, "{it:?}");
+        assert_eq!(
+            sent.iter()
+                .filter(|sent| sent.is(basic::Publish::ID))
+                .count(),
+            2,
+            "{it:?}"
+        );
         peer.method(1, &ack(2, true));
         promises.into_iter().for_each(|promise| peer.done(promise));
     }
@@ -497,20 +691,35 @@ fn refusal_while_the_connection_closes_is_told() {
     peer.serve();
     let closed = peer.machine.close();
     assert_eq!(peer.names(), ["0 connection.close"]);
-    assert!(peer.machine.take_notice(listener).is_none(), "the last notice comes last");
+    assert!(
+        peer.machine.take_notice(listener).is_none(),
+        "the last notice comes last"
+    );
     let late = peer.machine.listen();
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
-    assert!(peer.names().is_empty(), "while it closes nothing is answered");
+    assert!(
+        peer.names().is_empty(),
+        "while it closes nothing is answered"
+    );
     peer.method(0, &puka::protocol::method::connection::CloseOk {});
     peer.done(closed);
     for listener in [listener, late] {
         let notice = peer.machine.take_notice(listener);
-        assert!(matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))), "{notice:?}");
-        assert!(matches!(peer.machine.take_notice(listener), Some(Notice::Closed(Error::Closed))));
+        assert!(
+            matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))),
+            "{notice:?}"
+        );
+        assert!(matches!(
+            peer.machine.take_notice(listener),
+            Some(Notice::Closed(Error::Closed))
+        ));
         assert!(peer.machine.take_notice(listener).is_none());
     }
     let after = peer.machine.listen();
-    assert!(matches!(peer.machine.take_notice(after), Some(Notice::Closed(Error::Closed))));
+    assert!(matches!(
+        peer.machine.take_notice(after),
+        Some(Notice::Closed(Error::Closed))
+    ));
 }
 
 #[test]
@@ -519,6 +728,9 @@ fn listeners_are_told_of_an_unanswered_close() {
     let listener = peer.machine.listen();
     let _closed = peer.machine.close();
     peer.pass(Duration::from_secs(60));
-    assert!(matches!(peer.machine.take_notice(listener), Some(Notice::Closed(Error::Closed))));
+    assert!(matches!(
+        peer.machine.take_notice(listener),
+        Some(Notice::Closed(Error::Closed))
+    ));
     assert!(peer.machine.take_notice(listener).is_none());
 }

@@ -1,8 +1,11 @@
-//! What always holds, under random steps of both sides: every promise is answered once, and nothing is left behind.
+//! What always holds, under random steps of both sides: every promise is answered once, and nothing
+//! is left behind.
 //!
 //! A failing seed is in the message; `PUKA_SEED=n` replays it alone.
 
-use crate::peer::{Peer, Sent, ack, answer, channel_close, consume, declare, deliver, get_ok, publish};
+use crate::peer::{
+    Peer, Sent, ack, answer, channel_close, consume, declare, deliver, get_ok, publish,
+};
 use puka::machine::{ConsumerId, Delivered, PromiseId, Reply, Settle};
 use puka::protocol::method::{basic, channel, connection};
 use puka::{Broken, Options};
@@ -106,7 +109,10 @@ impl Run {
         let multiple = self.random.below(4) == 0;
         let how = match self.random.below(3) {
             0 => Settle::Ack { multiple },
-            1 => Settle::Nack { multiple, requeue: true },
+            1 => Settle::Nack {
+                multiple,
+                requeue: true,
+            },
             _ => Settle::Reject { requeue: false },
         };
         let _ = self.peer.machine.settle(&delivered, how);
@@ -168,30 +174,51 @@ impl Run {
             return;
         }
         // Only what was answered so far may be spoken of.
-        let silent = self.unanswered.iter().map(|sent| sent.channel).collect::<Vec<_>>();
-        let open: Vec<u16> =
-            self.channels.keys().copied().filter(|number| *number != 0 && !silent.contains(number)).collect();
-        let Some(number) = self.random.one_of(&open) else { return };
+        let silent = self
+            .unanswered
+            .iter()
+            .map(|sent| sent.channel)
+            .collect::<Vec<_>>();
+        let open: Vec<u16> = self
+            .channels
+            .keys()
+            .copied()
+            .filter(|number| *number != 0 && !silent.contains(number))
+            .collect();
+        let Some(number) = self.random.one_of(&open) else {
+            return;
+        };
         match self.random.below(8) {
             0 if self.random.below(4) == 0 => {
                 self.channels.remove(&number);
                 self.peer.method(number, &channel_close(404, "NOT_FOUND"));
             }
             1 => {
-                let it = channel::Flow { active: self.random.below(2) == 0 };
+                let it = channel::Flow {
+                    active: self.random.below(2) == 0,
+                };
                 self.peer.method(number, &it);
             }
-            2 => self.peer.method(0, &connection::Blocked { reason: crate::peer::short("?") }),
+            2 => self.peer.method(
+                0,
+                &connection::Blocked {
+                    reason: crate::peer::short("?"),
+                },
+            ),
             3 => self.peer.method(0, &connection::Unblocked {}),
             _ => self.confirm_or_deliver(number),
         }
     }
 
     fn confirm_or_deliver(&mut self, number: u16) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
         if channel.confirms && channel.confirmed < channel.published {
-            channel.confirmed +=
-                1 + self.random.below((channel.published - channel.confirmed) as usize) as u64;
+            channel.confirmed += 1 + self
+                .random
+                .below((channel.published - channel.confirmed) as usize)
+                as u64;
             let tag = channel.confirmed;
             self.peer.method(number, &ack(tag, true));
         } else if let Some(tag) = self.random.one_of(&channel.tags) {
@@ -203,11 +230,14 @@ impl Run {
 
     fn reply(&mut self, sent: &Sent) {
         // A channel that the server has closed has nothing to say until it is opened again.
-        let Some(channel) = self.channels.get_mut(&sent.channel) else { return };
+        let Some(channel) = self.channels.get_mut(&sent.channel) else {
+            return;
+        };
         if sent.is(basic::Get::ID) {
             if self.random.below(2) == 0 {
                 channel.deliveries += 1;
-                self.peer.content(sent.channel, &get_ok(channel.deliveries), b"x");
+                self.peer
+                    .content(sent.channel, &get_ok(channel.deliveries), b"x");
             } else {
                 self.peer.method(sent.channel, &basic::GetEmpty {});
             }
@@ -232,15 +262,27 @@ impl Run {
             self.peer.machine.handle_loss(Broken::Eof);
         }
         for promise in std::mem::take(&mut self.promises) {
-            assert!(self.peer.machine.fetch(promise).is_some(), "seed {seed}: a promise without an answer");
+            assert!(
+                self.peer.machine.fetch(promise).is_some(),
+                "seed {seed}: a promise without an answer"
+            );
             assert!(self.peer.machine.fetch(promise).is_none());
         }
-        self.consumers.iter().for_each(|id| assert!(self.peer.machine.ended(*id).is_some(), "seed {seed}"));
+        self.consumers
+            .iter()
+            .for_each(|id| assert!(self.peer.machine.ended(*id).is_some(), "seed {seed}"));
         for id in std::mem::take(&mut self.consumers) {
             self.peer.machine.drop_consumer(id);
         }
-        assert!(self.peer.machine.is_idle(), "seed {seed}: {:?}", self.peer.machine);
-        assert!(self.peer.machine.is_over() && self.peer.machine.poll_timeout().is_none(), "seed {seed}");
+        assert!(
+            self.peer.machine.is_idle(),
+            "seed {seed}: {:?}",
+            self.peer.machine
+        );
+        assert!(
+            self.peer.machine.is_over() && self.peer.machine.poll_timeout().is_none(),
+            "seed {seed}"
+        );
     }
 }
 
@@ -265,7 +307,10 @@ fn run(seed: u64) {
 
 #[test]
 fn v01_under_random_steps_every_promise_is_answered_once_and_nothing_is_left() {
-    match std::env::var("PUKA_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match std::env::var("PUKA_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
         Some(seed) => run(seed),
         None => (0..300).for_each(run),
     }

@@ -32,8 +32,17 @@ fn session() -> ServerConnection {
     let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    ServerConnection::new(builder.with_single_cert(vec![certificate], key).unwrap().into()).unwrap()
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
+    ServerConnection::new(
+        builder
+            .with_single_cert(vec![certificate], key)
+            .unwrap()
+            .into(),
+    )
+    .unwrap()
 }
 
 impl World {
@@ -41,9 +50,17 @@ impl World {
     fn open() -> Self {
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let tls = TlsOptions::default().danger_accept_any_certificate(true);
-        let options = Options::default().tls(tls).recovery(Recovery::default().first_connect(true));
+        let options = Options::default()
+            .tls(tls)
+            .recovery(Recovery::default().first_connect(true));
         let (client, driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
-        let mut world = Self { pipe, clock, client, driver, session: session() };
+        let mut world = Self {
+            pipe,
+            clock,
+            client,
+            driver,
+            session: session(),
+        };
         while world.session.is_handshaking() {
             world.exchange();
         }
@@ -98,7 +115,11 @@ impl World {
 fn part_of_a_record_is_a_sign_of_life() {
     let mut world = World::open();
     // As many heartbeats as fit into one record.
-    world.session.writer().write_all(&raw(8, 0, b"").repeat(2_000)).unwrap();
+    world
+        .session
+        .writer()
+        .write_all(&raw(8, 0, b"").repeat(2_000))
+        .unwrap();
     let record = world.encrypted();
     for part in record.chunks(record.len() / 10) {
         world.clock.pass(SECOND);

@@ -1,4 +1,5 @@
-//! A connection that is lost and dialled again: when it tries, when it gives up, and what becomes of what was under way.
+//! A connection that is lost and dialled again: when it tries, when it gives up, and what becomes
+//! of what was under way.
 
 use crate::peer::{Peer, ack, close, consume, declare, method, publish, short, tune};
 use puka::machine::{ConnectionState, Notice, PromiseId, Reply, Settle};
@@ -38,19 +39,33 @@ fn r1_the_states_can_be_seen() {
     peer.machine.handle_loss(Broken::Eof);
     peer.pump();
     match peer.machine.state() {
-        ConnectionState::Recovering { attempt: 1, cause, next_at: Some(_) } => {
+        ConnectionState::Recovering {
+            attempt: 1,
+            cause,
+            next_at: Some(_),
+        } => {
             assert!(matches!(cause, Error::ConnectionBroken(Broken::Eof)));
         }
         other => panic!("{other:?}"),
     }
     peer.dial();
-    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { attempt: 1, next_at: None, .. }));
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Recovering {
+            attempt: 1,
+            next_at: None,
+            ..
+        }
+    ));
     peer.shake_hands(tune(2047, 131_072, 60));
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     let closed = peer.machine.close();
     peer.serve();
     peer.done(closed);
-    assert!(matches!(peer.machine.state(), ConnectionState::Closed(Error::Closed)));
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Closed(Error::Closed)
+    ));
 }
 
 /// The server refuses the login or the virtual host.
@@ -67,14 +82,22 @@ fn shake_hands(peer: &mut Peer) {
 
 #[test]
 fn r2_no_reply_code_ends_a_connection_that_stood() {
-    for code in [320, 402, 403, 501, 502, 503, 504, 505, 506, 530, 540, 541, 999] {
+    for code in [
+        320, 402, 403, 501, 502, 503, 504, 505, 506, 530, 540, 541, 999,
+    ] {
         let mut peer = dialled();
         peer.method(0, &close(code, "WHY - told"));
         assert_eq!(peer.names(), ["0 connection.close-ok"], "{code}");
-        assert!(peer.machine.is_down() && !peer.machine.is_closed(), "{code}");
+        assert!(
+            peer.machine.is_down() && !peer.machine.is_closed(),
+            "{code}"
+        );
         peer.dial();
         shake_hands(&mut peer);
-        assert!(matches!(peer.machine.state(), ConnectionState::Open), "{code}");
+        assert!(
+            matches!(peer.machine.state(), ConnectionState::Open),
+            "{code}"
+        );
     }
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::DriverDropped);
@@ -107,16 +130,22 @@ fn r2_refusals_are_retried_at_the_slow_end() {
         let told = std::iter::from_fn(|| peer.machine.take_notice(listener));
         let delays: Vec<_> = told
             .filter_map(|notice| match notice {
-                Notice::Retrying { attempt, delay, cause } if cause.fault().is_some() => {
-                    Some((attempt, delay))
-                }
+                Notice::Retrying {
+                    attempt,
+                    delay,
+                    cause,
+                } if cause.fault().is_some() => Some((attempt, delay)),
                 _ => None,
             })
             .collect();
         assert_eq!(delays.len(), 20);
         for (attempt, delay) in delays {
-            let longest = Duration::from_millis(100 << (attempt - 1).min(20)).min(Duration::from_secs(30));
-            assert!(delay >= longest / 2 && delay <= longest, "{attempt}: {delay:?}");
+            let longest =
+                Duration::from_millis(100 << (attempt - 1).min(20)).min(Duration::from_secs(30));
+            assert!(
+                delay >= longest / 2 && delay <= longest,
+                "{attempt}: {delay:?}"
+            );
         }
         peer.dial();
         shake_hands(&mut peer);
@@ -126,7 +155,10 @@ fn r2_refusals_are_retried_at_the_slow_end() {
 
 #[test]
 fn r2_another_protocol_is_a_failed_attempt() {
-    for first in [&b"AMQP\x03\x01\x00\x00"[..], b"HTTP/1.1 503 Service Unavailable\r\n\r\n"] {
+    for first in [
+        &b"AMQP\x03\x01\x00\x00"[..],
+        b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+    ] {
         let mut peer = dialled();
         peer.machine.handle_loss(Broken::Eof);
         peer.dial();
@@ -139,7 +171,9 @@ fn r2_another_protocol_is_a_failed_attempt() {
 }
 
 fn of_three(set: impl FnOnce(Recovery) -> Recovery) -> Options {
-    Options::from_uri("amqp://one,two,three/").unwrap().recovery(set(Recovery::default().seed(1)))
+    Options::from_uri("amqp://one,two,three/")
+        .unwrap()
+        .recovery(set(Recovery::default().seed(1)))
 }
 
 #[test]
@@ -156,7 +190,10 @@ fn s4_an_attempt_tries_every_endpoint_at_once() {
     peer.machine.handle_dialled(peer.now, 2, false);
     peer.names();
     peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-    assert!(matches!(peer.error(connected), Error::NotAmqp(_)), "one round before it fails");
+    assert!(
+        matches!(peer.error(connected), Error::NotAmqp(_)),
+        "one round before it fails"
+    );
     assert!(peer.machine.is_closed());
 }
 
@@ -174,12 +211,19 @@ fn s4_an_odd_endpoint_does_not_delay_the_others() {
                 assert_eq!(peer.until_dialling().first, (first + place) % 3, "{round}");
                 assert_eq!(peer.now, start, "{round}");
             }
-            peer.machine.handle_dialled(peer.now, (first + place) % 3, false);
+            peer.machine
+                .handle_dialled(peer.now, (first + place) % 3, false);
             peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
         peer.until_dialling();
         assert!(peer.now > start || round == 0, "no hot loop");
-        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
     }
     assert!(!peer.machine.is_closed());
 }
@@ -190,7 +234,13 @@ fn s13_a_recovery_that_worked_is_no_failed_attempt() {
     for _ in 0..10 {
         peer.machine.handle_loss(Broken::Eof);
         assert_eq!(peer.until_dialling().attempt, 1);
-        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
         assert_eq!(peer.dial(), 2);
         shake_hands(&mut peer);
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
@@ -245,7 +295,10 @@ fn credentials_that_panic_are_a_failed_attempt() {
         let outcome = peer.machine.poll_login().unwrap().run();
         peer.machine.handle_login(outcome);
         if login == 1 {
-            assert!(peer.machine.is_down(), "no handshake waits for its deadline");
+            assert!(
+                peer.machine.is_down(),
+                "no handshake waits for its deadline"
+            );
             continue;
         }
         peer.method(0, &tune(2047, 131_072, 60));
@@ -262,7 +315,10 @@ fn s17_the_first_connect_is_tried_again_only_when_asked_for() {
     let connected = peer.machine.connect();
     peer.until_dialling();
     peer.machine.handle_dial_failure(peer.now, refused());
-    assert!(matches!(peer.error(connected), Error::ConnectionBroken(Broken::Io(_))));
+    assert!(matches!(
+        peer.error(connected),
+        Error::ConnectionBroken(Broken::Io(_))
+    ));
     assert!(peer.machine.is_closed());
 
     let mut peer = Peer::undialled(options(|recovery| recovery.first_connect(true)));
@@ -282,14 +338,34 @@ fn s13_when_the_tries_are_used_up_everybody_is_told() {
     let mut peer = Peer::dialled(options(|recovery| recovery.max_attempts(3)));
     let listener = peer.machine.listen();
     peer.machine.handle_loss(Broken::Eof);
-    let (request, published) =
-        (peer.machine.request(declare("q")).unwrap(), peer.machine.publish(&publish("", "body")).unwrap());
+    let (request, published) = (
+        peer.machine.request(declare("q")).unwrap(),
+        peer.machine.publish(&publish("", "body")).unwrap(),
+    );
     for attempt in 1..=3 {
         assert_eq!(peer.until_dialling().attempt, attempt);
-        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
     }
-    assert!(matches!(peer.error(request), Error::Timeout { what: "dialling", .. }));
-    assert!(matches!(peer.error(published), Error::Timeout { what: "dialling", .. }));
+    assert!(matches!(
+        peer.error(request),
+        Error::Timeout {
+            what: "dialling",
+            ..
+        }
+    ));
+    assert!(matches!(
+        peer.error(published),
+        Error::Timeout {
+            what: "dialling",
+            ..
+        }
+    ));
     assert!(peer.machine.is_closed() && peer.machine.is_idle());
     let told: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
     let [
@@ -303,15 +379,26 @@ fn s13_when_the_tries_are_used_up_everybody_is_told() {
         panic!("{told:?}")
     };
 
-    let mut peer = Peer::dialled(options(|recovery| recovery.max_time(Duration::from_secs(60))));
+    let mut peer = Peer::dialled(options(|recovery| {
+        recovery.max_time(Duration::from_secs(60))
+    }));
     peer.machine.handle_loss(Broken::Eof);
     let start = peer.now;
     while !peer.machine.is_closed() {
         peer.until_dialling();
-        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
     }
     let took = peer.now - start;
-    assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(91), "{took:?}");
+    assert!(
+        took >= Duration::from_secs(60) && took < Duration::from_secs(91),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -324,21 +411,32 @@ fn r3_delays_grow_are_random_and_begin_anew_with_a_connection_that_stood() {
             peer.machine.handle_loss(Broken::Eof);
             for _ in 1..attempt {
                 peer.until_dialling();
-                peer.machine
-                    .handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+                peer.machine.handle_dial_failure(
+                    peer.now,
+                    Error::Timeout {
+                        what: "dialling",
+                        after: SECOND,
+                    },
+                );
             }
             let before = peer.now;
             peer.until_dialling();
             delays.push(peer.now - before);
         }
         let bound = Duration::from_millis(100 << (attempt - 1)).min(Duration::from_secs(30));
-        assert!(delays.iter().all(|delay| *delay <= bound), "{attempt}: {delays:?}");
+        assert!(
+            delays.iter().all(|delay| *delay <= bound),
+            "{attempt}: {delays:?}"
+        );
         delays.sort();
         delays.dedup();
         assert!(delays.len() > 25, "{attempt}: {delays:?}");
         longest.push(delays[delays.len() - 1]);
     }
-    assert!(longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20), "{longest:?}");
+    assert!(
+        longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20),
+        "{longest:?}"
+    );
 
     // Returns the delay after this many connections that were lost at once, and then one that
     // stayed open.
@@ -359,7 +457,10 @@ fn r3_delays_grow_are_random_and_begin_anew_with_a_connection_that_stood() {
         });
         delays.by_ref().max().unwrap()
     };
-    assert!(after(6, false) > Duration::from_secs(3), "the delay has doubled six times");
+    assert!(
+        after(6, false) > Duration::from_secs(3),
+        "the delay has doubled six times"
+    );
     assert!(after(6, true) <= Duration::from_millis(100));
 }
 
@@ -377,7 +478,13 @@ fn r3_a_thousand_clients_do_not_all_come_at_once() {
                 break;
             }
             dials.push(at);
-            peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+            peer.machine.handle_dial_failure(
+                peer.now,
+                Error::Timeout {
+                    what: "dialling",
+                    after: SECOND,
+                },
+            );
         }
     }
     // From when the longest delay is reached.
@@ -386,14 +493,19 @@ fn r3_a_thousand_clients_do_not_all_come_at_once() {
         slots[(at.as_millis() / 100) as usize] += 1;
     }
     let peak = slots.iter().max().copied().unwrap_or_default();
-    assert!(peak > 0 && peak <= 50, "{peak} of 1000 clients in one tenth of a second");
+    assert!(
+        peak > 0 && peak <= 50,
+        "{peak} of 1000 clients in one tenth of a second"
+    );
 }
 
 #[test]
 fn s4_the_next_endpoint_is_tried_when_one_fails_and_the_one_that_works_is_kept() {
     let uri = "amqp://one,two,three/";
     let mut peer = Peer::undialled(
-        Options::from_uri(uri).unwrap().recovery(Recovery::default().seed(1).first_connect(true)),
+        Options::from_uri(uri)
+            .unwrap()
+            .recovery(Recovery::default().seed(1).first_connect(true)),
     );
     assert_eq!(peer.until_dialling().first, 0);
     // All were tried, and the third was there.
@@ -403,7 +515,13 @@ fn s4_the_next_endpoint_is_tried_when_one_fails_and_the_one_that_works_is_kept()
     let before = peer.now;
     assert_eq!(peer.until_dialling().first, 2);
     assert_eq!(peer.now, before, "there are others, so it is tried at once");
-    peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+    peer.machine.handle_dial_failure(
+        peer.now,
+        Error::Timeout {
+            what: "dialling",
+            after: SECOND,
+        },
+    );
     assert_eq!(peer.until_dialling().first, 0);
 }
 
@@ -417,11 +535,16 @@ fn r4_what_an_earlier_connection_delivered_can_not_be_settled() {
     peer.serve();
     peer.deliver(1, &tag, 1, b"new");
     let new = peer.taken(consumer).remove(0);
-    for how in [Settle::Ack { multiple: true }, Settle::Reject { requeue: true }] {
+    for how in [
+        Settle::Ack { multiple: true },
+        Settle::Reject { requeue: true },
+    ] {
         assert!(matches!(peer.machine.settle(&old, how), Err(Error::Stale)));
     }
     assert!(peer.names().is_empty(), "nothing is sent");
-    peer.machine.settle(&new, Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&new, Settle::Ack { multiple: false })
+        .unwrap();
     assert_eq!(peer.names(), ["1 basic.ack"]);
 }
 
@@ -444,18 +567,35 @@ fn r7_what_was_not_handed_out_is_dropped_before_the_first_new_delivery_and_count
     let names: Vec<_> = sent.iter().map(crate::peer::Sent::name).collect();
     assert_eq!(
         names,
-        ["1 channel.open", "1 basic.qos", "1 basic.consume", "2 channel.open", "2 basic.consume"]
+        [
+            "1 channel.open",
+            "1 basic.qos",
+            "1 basic.consume",
+            "2 channel.open",
+            "2 basic.consume"
+        ]
     );
     assert_eq!(crate::peer::tag_of(&sent[2]), tag, "the tag that is known");
     peer.deliver(1, &tag, 1, b"new");
-    let bodies: Vec<_> = peer.taken(consumer).iter().map(|it| it.message.body().to_vec()).collect();
+    let bodies: Vec<_> = peer
+        .taken(consumer)
+        .iter()
+        .map(|it| it.message.body().to_vec())
+        .collect();
     assert_eq!(bodies, [b"new"]);
     assert_eq!(peer.machine.lost_deliveries(consumer), 3);
     assert_eq!(peer.taken(free).len(), 3, "what needs no ack is not lost");
     let told: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
     match &told[..] {
-        [Notice::Disconnected(_), Notice::Retrying { .. }, Notice::Recovered(report)] => {
-            assert_eq!((report.epoch, report.consumers, report.lost_deliveries), (2, 2, 3));
+        [
+            Notice::Disconnected(_),
+            Notice::Retrying { .. },
+            Notice::Recovered(report),
+        ] => {
+            assert_eq!(
+                (report.epoch, report.consumers, report.lost_deliveries),
+                (2, 2, 3)
+            );
             assert!(report.failed.is_empty());
         }
         other => panic!("{other:?}"),
@@ -469,7 +609,9 @@ fn r8_a_publish_without_a_confirm_is_unconfirmed_and_one_that_was_not_sent_waits
     peer.serve();
     peer.machine.handle_loss(Broken::Eof);
     match peer.error(sent) {
-        Error::Unconfirmed(cause) => assert!(matches!(*cause, Error::ConnectionBroken(Broken::Eof))),
+        Error::Unconfirmed(cause) => {
+            assert!(matches!(*cause, Error::ConnectionBroken(Broken::Eof)))
+        }
         other => panic!("{other:?}"),
     }
     let waits = peer.machine.publish(&publish("", "waits")).unwrap();
@@ -503,7 +645,9 @@ fn a_publish_stopped_by_flow_leaves_after_a_loss() {
 #[test]
 fn r8_at_least_once_publishes_again_in_order_and_says_so() {
     let mut peer = Peer::dialled(options(|recovery| recovery.republish_unconfirmed(2)));
-    let promises: Vec<_> = (0..4).map(|n| peer.machine.publish(&publish("", vec![n; 5])).unwrap()).collect();
+    let promises: Vec<_> = (0..4)
+        .map(|n| peer.machine.publish(&publish("", vec![n; 5])).unwrap())
+        .collect();
     peer.serve();
     peer.method(1, &ack(2, false));
     peer.done(promises[1]);
@@ -513,22 +657,36 @@ fn r8_at_least_once_publishes_again_in_order_and_says_so() {
         let attempts: Vec<_> = headers
             .map(|it| {
                 let header = ContentHeader::decode(&it.payload).unwrap();
-                let headers = header.properties.headers.map(|headers| headers.table().unwrap());
-                headers.and_then(|headers| headers.get("x-puka-republished")).and_then(Value::as_i64)
+                let headers = header
+                    .properties
+                    .headers
+                    .map(|headers| headers.table().unwrap());
+                headers
+                    .and_then(|headers| headers.get("x-puka-republished"))
+                    .and_then(Value::as_i64)
             })
             .collect();
-        let bodies = sent.iter().filter(|it| it.name().contains("body")).map(|it| it.payload[0]);
+        let bodies = sent
+            .iter()
+            .filter(|it| it.name().contains("body"))
+            .map(|it| it.payload[0]);
         (bodies.collect::<Vec<_>>(), attempts)
     };
     peer.machine.handle_loss(Broken::Eof);
     let new = peer.machine.publish(&publish("", vec![9; 5])).unwrap();
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
-    assert_eq!(held(&mut peer), (vec![0, 2, 3, 9], vec![Some(1), Some(1), Some(1), None]));
+    assert_eq!(
+        held(&mut peer),
+        (vec![0, 2, 3, 9], vec![Some(1), Some(1), Some(1), None])
+    );
     peer.method(1, &ack(1, true));
     peer.done(promises[0]);
     peer.again();
-    assert_eq!(held(&mut peer), (vec![2, 3, 9], vec![Some(2), Some(2), Some(1)]));
+    assert_eq!(
+        held(&mut peer),
+        (vec![2, 3, 9], vec![Some(2), Some(2), Some(1)])
+    );
     // Twice was allowed.
     peer.again();
     assert!(matches!(peer.error(promises[2]), Error::Unconfirmed(_)));
@@ -543,8 +701,28 @@ fn r8_at_least_once_publishes_again_in_order_and_says_so() {
 fn a_republished_message_never_fails_for_certain() {
     type Refusal = fn(&mut Peer);
     let refusals: [(Refusal, bool); 4] = [
-        (|peer| peer.method(1, &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'x'")), true),
-        (|peer| peer.method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: false }), true),
+        (
+            |peer| {
+                peer.method(
+                    1,
+                    &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'x'"),
+                )
+            },
+            true,
+        ),
+        (
+            |peer| {
+                peer.method(
+                    1,
+                    &basic::Nack {
+                        delivery_tag: 1,
+                        multiple: false,
+                        requeue: false,
+                    },
+                )
+            },
+            true,
+        ),
         (
             |peer| {
                 let mut stamp = puka::protocol::Table::new();
@@ -565,7 +743,10 @@ fn a_republished_message_never_fails_for_certain() {
     ];
     for (place, (refuse, fails)) in refusals.into_iter().enumerate() {
         let mut peer = Peer::dialled(options(|recovery| recovery.republish_unconfirmed(2)));
-        let message = puka::machine::Publish { mandatory: true, ..publish("x", "") };
+        let message = puka::machine::Publish {
+            mandatory: true,
+            ..publish("x", "")
+        };
         let promise = peer.machine.publish(&message).unwrap();
         peer.serve();
         peer.again();
@@ -585,8 +766,16 @@ fn a_republished_message_never_fails_for_certain() {
         }
         // The first attempt of another is certain again.
         let promise = peer.machine.publish(&publish("gone", "")).unwrap();
-        let channel = peer.serve().iter().find(|it| it.is(basic::Publish::ID)).unwrap().channel;
-        peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'gone'"));
+        let channel = peer
+            .serve()
+            .iter()
+            .find(|it| it.is(basic::Publish::ID))
+            .unwrap()
+            .channel;
+        peer.method(
+            channel,
+            &crate::peer::channel_close(404, "NOT_FOUND - no exchange 'gone'"),
+        );
         assert!(matches!(peer.error(promise), Error::NotFound(_)), "{place}");
     }
 }
@@ -596,9 +785,26 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     let mut peer = dialled();
     let declared = peer.machine.request(declare("q")).unwrap();
     let got = peer.get();
-    let no_ack = peer.machine.request(basic::Get { queue: short("q"), no_ack: true }).unwrap();
-    let purged = peer.machine.request(queue::Purge { queue: short("q"), nowait: false }).unwrap();
-    let delete = queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false };
+    let no_ack = peer
+        .machine
+        .request(basic::Get {
+            queue: short("q"),
+            no_ack: true,
+        })
+        .unwrap();
+    let purged = peer
+        .machine
+        .request(queue::Purge {
+            queue: short("q"),
+            nowait: false,
+        })
+        .unwrap();
+    let delete = queue::Delete {
+        queue: short("q"),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    };
     let deleted = peer.machine.request(delete).unwrap();
     let unnamed = peer.machine.request(declare("")).unwrap();
     let mut own = declare("");
@@ -608,10 +814,16 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
     peer.again();
     for promise in [no_ack, purged, deleted, unnamed] {
         let error = peer.error(promise);
-        assert!(matches!(error, Error::ConnectionBroken(Broken::OutcomeUnknown(_))), "{error:?}");
+        assert!(
+            matches!(error, Error::ConnectionBroken(Broken::OutcomeUnknown(_))),
+            "{error:?}"
+        );
     }
     let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
-    let again: Vec<_> = names.iter().filter(|name| !name.contains("channel.open")).collect();
+    let again: Vec<_> = names
+        .iter()
+        .filter(|name| !name.contains("channel.open"))
+        .collect();
     assert_eq!(again, ["1 queue.declare", "2 basic.get", "3 queue.declare"]);
     assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
     assert!(matches!(replied(&mut peer, own), Reply::Queue(_)));
@@ -621,7 +833,11 @@ fn r9_requests_that_can_be_repeated_are_and_others_have_an_unknown_outcome() {
 
 /// RabbitMQ does not always name the method over which it closes: then class and method are 0.
 fn close_over(class_id: u16, method_id: u16) -> connection::Close<'static> {
-    connection::Close { class_id, method_id, ..close(541, "INTERNAL_ERROR") }
+    connection::Close {
+        class_id,
+        method_id,
+        ..close(541, "INTERNAL_ERROR")
+    }
 }
 
 fn reconnect(peer: &mut Peer) {
@@ -635,13 +851,27 @@ fn a_hard_error_answers_its_own_request_only() {
     let (got, poison) = (peer.get(), peer.machine.request(declare("poison")).unwrap());
     let consumed = peer.machine.consume(&consume("waits")).unwrap();
     peer.take();
-    peer.method(0, &connection::Close { class_id: 50, method_id: 10, ..close(503, "COMMAND_INVALID") });
+    peer.method(
+        0,
+        &connection::Close {
+            class_id: 50,
+            method_id: 10,
+            ..close(503, "COMMAND_INVALID")
+        },
+    );
     assert!(matches!(peer.error(poison), Error::CommandInvalid(_)));
     reconnect(&mut peer);
     let sent = peer.serve();
-    assert!(!sent.iter().any(|it| it.is(queue::Declare::ID)), "it is not repeated");
+    assert!(
+        !sent.iter().any(|it| it.is(queue::Declare::ID)),
+        "it is not repeated"
+    );
     assert!(matches!(replied(&mut peer, consumed), Reply::Consumer(_)));
-    let channel = sent.iter().find(|it| it.is(basic::Get::ID)).unwrap().channel;
+    let channel = sent
+        .iter()
+        .find(|it| it.is(basic::Get::ID))
+        .unwrap()
+        .channel;
     peer.method(channel, &basic::GetEmpty {});
     assert!(matches!(replied(&mut peer, got), Reply::Delivery(None)));
 
@@ -662,7 +892,11 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
         reconnect(&mut peer);
         // Each is sent alone, after the reply to the one before.
         for name in ["a", "b", "poison", "c"] {
-            let declares: Vec<_> = peer.take().into_iter().filter(|it| it.is(queue::Declare::ID)).collect();
+            let declares: Vec<_> = peer
+                .take()
+                .into_iter()
+                .filter(|it| it.is(queue::Declare::ID))
+                .collect();
             assert_eq!(declares.len(), 1, "{name}");
             let channel = declares[0].channel;
             if name == "poison" {
@@ -672,17 +906,34 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
                 if matches!(name, "a" | "c") {
                     peer.method(channel, &channel::OpenOk {});
                 }
-                let ok = queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 };
+                let ok = queue::DeclareOk {
+                    queue: short(name),
+                    message_count: 0,
+                    consumer_count: 0,
+                };
                 peer.method(channel, &ok);
             }
             if name == "poison" {
                 // The declared entities are restored first.
                 for _ in 0..2 {
                     let sent = peer.take();
-                    let opened = sent.iter().find(|it| it.is(channel::Open::ID)).map(|it| it.channel);
-                    opened.into_iter().for_each(|number| peer.method(number, &channel::OpenOk {}));
-                    for it in sent.iter().filter(|it| it.is(queue::Declare::ID)).collect::<Vec<_>>() {
-                        let ok = queue::DeclareOk { queue: short("x"), message_count: 0, consumer_count: 0 };
+                    let opened = sent
+                        .iter()
+                        .find(|it| it.is(channel::Open::ID))
+                        .map(|it| it.channel);
+                    opened
+                        .into_iter()
+                        .for_each(|number| peer.method(number, &channel::OpenOk {}));
+                    for it in sent
+                        .iter()
+                        .filter(|it| it.is(queue::Declare::ID))
+                        .collect::<Vec<_>>()
+                    {
+                        let ok = queue::DeclareOk {
+                            queue: short("x"),
+                            message_count: 0,
+                            consumer_count: 0,
+                        };
                         peer.method(it.channel, &ok);
                     }
                 }
@@ -690,9 +941,15 @@ fn suspects_sent_one_by_one_reveal_the_cause() {
             }
         }
         let outcomes = promises.map(|promise| peer.machine.fetch(promise));
-        assert!(matches!(outcomes[2], Some(Err(Error::InternalError(_)))), "{outcomes:?}");
+        assert!(
+            matches!(outcomes[2], Some(Err(Error::InternalError(_)))),
+            "{outcomes:?}"
+        );
         for place in [0, 1, 3] {
-            assert!(matches!(outcomes[place], Some(Ok(Reply::Queue(_)))), "{outcomes:?}");
+            assert!(
+                matches!(outcomes[place], Some(Ok(Reply::Queue(_)))),
+                "{outcomes:?}"
+            );
         }
     }
 }
@@ -764,7 +1021,14 @@ fn step_that_closes_the_connection_is_skipped() {
         for _ in 0..closes {
             peer.take();
             peer.method(1, &channel::OpenOk {});
-            peer.method(1, &queue::DeclareOk { queue: short("a"), message_count: 0, consumer_count: 0 });
+            peer.method(
+                1,
+                &queue::DeclareOk {
+                    queue: short("a"),
+                    message_count: 0,
+                    consumer_count: 0,
+                },
+            );
             peer.take();
             peer.method(0, &over);
             reconnect(&mut peer);
@@ -791,11 +1055,19 @@ fn r9_waiting_for_the_connection_has_an_end() {
     let started = peer.machine.consume(&consume("q")).unwrap();
     for _ in 0..100 {
         peer.pump();
-        let Some(at) = peer.machine.poll_timeout() else { break };
+        let Some(at) = peer.machine.poll_timeout() else {
+            break;
+        };
         peer.now = peer.now.max(at);
         peer.machine.handle_timeout(peer.now);
         if peer.machine.poll_dial(peer.now).is_some() {
-            peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+            peer.machine.handle_dial_failure(
+                peer.now,
+                Error::Timeout {
+                    what: "dialling",
+                    after: SECOND,
+                },
+            );
         }
     }
     for promise in [request, published, started] {
@@ -810,9 +1082,18 @@ fn r1_requests_fail_at_once_when_somebody_wants_it_so() {
     let sent = peer.machine.request(declare("q")).unwrap();
     peer.take();
     peer.machine.handle_loss(Broken::Eof);
-    assert!(matches!(peer.error(sent), Error::ConnectionBroken(Broken::Eof)));
-    assert!(matches!(peer.machine.request(declare("q")), Err(Error::ConnectionBroken(Broken::Eof))));
-    assert!(matches!(peer.machine.publish(&publish("", "")), Err(Error::ConnectionBroken(Broken::Eof))));
+    assert!(matches!(
+        peer.error(sent),
+        Error::ConnectionBroken(Broken::Eof)
+    ));
+    assert!(matches!(
+        peer.machine.request(declare("q")),
+        Err(Error::ConnectionBroken(Broken::Eof))
+    ));
+    assert!(matches!(
+        peer.machine.publish(&publish("", "")),
+        Err(Error::ConnectionBroken(Broken::Eof))
+    ));
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
     peer.machine.request(declare("q")).unwrap();
@@ -847,7 +1128,13 @@ fn s10_s11_r10_close_wins_at_any_point() {
         peer.serve();
         peer.done(closed);
         peer.machine.handle_dialled(peer.now, 0, false);
-        peer.machine.handle_dial_failure(peer.now, Error::Timeout { what: "dialling", after: SECOND });
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
         peer.machine.handle_loss(Broken::Eof);
         assert!(peer.machine.is_closed(), "{place}");
         peer.pass(Duration::from_secs(600));
@@ -861,13 +1148,20 @@ fn s14_an_error_that_closes_a_channel_loses_no_connection() {
     let mut peer = dialled();
     for code in [403, 404, 405, 406] {
         let request = peer.machine.request(declare("q")).unwrap();
-        let number = peer.serve().iter().find(|it| it.is(queue::Declare::ID)).map(|it| it.channel);
+        let number = peer
+            .serve()
+            .iter()
+            .find(|it| it.is(queue::Declare::ID))
+            .map(|it| it.channel);
         peer.machine.fetch(request);
         let failed = peer.get();
         let number = number.unwrap_or(1);
         peer.take();
         peer.method(number, &crate::peer::channel_close(code, "WHY - told"));
-        assert_eq!(peer.error(failed).fault().map(|fault| fault.code.value()), Some(code));
+        assert_eq!(
+            peer.error(failed).fault().map(|fault| fault.code.value()),
+            Some(code)
+        );
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
         peer.take();
     }
@@ -896,17 +1190,29 @@ fn a_transaction_ends_with_its_connection() {
     peer.again();
     assert!(matches!(peer.error(commit), Error::Unconfirmed(_)));
     assert!(peer.machine.publish_in(open, &publish("", "late")).is_err());
-    assert!(matches!(peer.machine.commit(open), Err(Error::ConnectionBroken(_))));
+    assert!(matches!(
+        peer.machine.commit(open),
+        Err(Error::ConnectionBroken(_))
+    ));
     peer.serve();
     peer.method(1, &puka::protocol::method::tx::SelectOk {});
-    assert!(matches!(replied(&mut peer, starting), Reply::Transaction(_)), "one that was not begun is");
+    assert!(
+        matches!(replied(&mut peer, starting), Reply::Transaction(_)),
+        "one that was not begun is"
+    );
 }
 
 #[test]
 fn late_octets_of_the_connection_before_are_not_heard() {
     let mut peer = dialled();
     peer.machine.handle_loss(Broken::Eof);
-    peer.feed(&method(0, &connection::Close { reply_code: 530, ..close(530, "late") }));
+    peer.feed(&method(
+        0,
+        &connection::Close {
+            reply_code: 530,
+            ..close(530, "late")
+        },
+    ));
     assert!(peer.machine.is_down());
     peer.machine.handle_loss(Broken::Eof);
     assert!(peer.machine.is_down());

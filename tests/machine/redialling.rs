@@ -15,9 +15,14 @@ fn deliveries_taken_before_a_loss_are_dropped() {
     let consuming = client.basic_consume("q").prefetch_count(10).send();
     for _ in 0..3 {
         assert!(poll(&mut driver).is_pending());
-        pipe.frames().iter().filter_map(answer).for_each(|bytes| pipe.feed(&bytes));
+        pipe.frames()
+            .iter()
+            .filter_map(answer)
+            .for_each(|bytes| pipe.feed(&bytes));
     }
-    let mut consumer = block_on(poll_once(consuming)).expect("it has started").unwrap();
+    let mut consumer = block_on(poll_once(consuming))
+        .expect("it has started")
+        .unwrap();
     for tag in 1..=3 {
         let delivery = method(1, &deliver(consumer.tag(), tag));
         let content = [header(1, 1, Properties::default()), raw(3, 1, b"x")].concat();
@@ -25,7 +30,10 @@ fn deliveries_taken_before_a_loss_are_dropped() {
     }
     assert!(poll(&mut driver).is_pending());
     // The consumer has taken all three from the connection and returns the first.
-    let first = block_on(poll_once(consumer.next())).flatten().unwrap().unwrap();
+    let first = block_on(poll_once(consumer.next()))
+        .flatten()
+        .unwrap()
+        .unwrap();
     assert_eq!(client.counters().lost_deliveries, 0);
     pipe.read(Read::Eof);
     assert!(poll(&mut driver).is_pending());

@@ -9,14 +9,19 @@ use puka::protocol::{FrameKind, Method};
 use puka::{Broken, Error, Options, Recovered, Recovery};
 use std::time::Duration;
 
-const IN_USE: (u16, &str) = (403, "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use");
+const IN_USE: (u16, &str) = (
+    403,
+    "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use",
+);
 const LOCKED: (u16, &str) = (
     405,
     "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'. It could be originally declared \
      on another connection or the exclusive property value does not match that of the original declaration.",
 );
-const NODE_DOWN: (u16, &str) =
-    (404, "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible");
+const NODE_DOWN: (u16, &str) = (
+    404,
+    "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+);
 const NO_QUEUE: (u16, &str) = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
 
 /// How long refused consumers are started again when there are no heartbeats.
@@ -24,7 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An open connection without heartbeats.
 fn dialled() -> Peer {
-    let mut peer = Peer::undialled(Options::default().heartbeat(0).recovery(Recovery::default().seed(7)));
+    let mut peer = Peer::undialled(
+        Options::default()
+            .heartbeat(0)
+            .recovery(Recovery::default().seed(7)),
+    );
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 0));
     peer
@@ -38,7 +47,10 @@ fn again(peer: &mut Peer) {
 }
 
 fn exclusive(queue: &str) -> Consume<'_> {
-    Consume { exclusive: true, ..consume(queue) }
+    Consume {
+        exclusive: true,
+        ..consume(queue)
+    }
 }
 
 /// Returns `true` for a consume of this queue.
@@ -53,17 +65,26 @@ fn is_consume_of(queue: &str, sent: &Sent) -> bool {
 fn serve_refusing(peer: &mut Peer, (code, text): (u16, &str)) -> Vec<Sent> {
     peer.serve_with(|sent| {
         let close = || method(sent.channel, &channel_close(code, text));
-        if is_consume_of("q", sent) { Some(close()) } else { answer(sent) }
+        if is_consume_of("q", sent) {
+            Some(close())
+        } else {
+            answer(sent)
+        }
     })
 }
 
 /// The same. Returns the number of consumes of `q`.
 fn refuse(peer: &mut Peer, refusal: (u16, &str)) -> usize {
-    serve_refusing(peer, refusal).iter().filter(|sent| is_consume_of("q", sent)).count()
+    serve_refusing(peer, refusal)
+        .iter()
+        .filter(|sent| is_consume_of("q", sent))
+        .count()
 }
 
 fn consumes(sent: &[Sent]) -> usize {
-    sent.iter().filter(|sent| sent.is(basic::Consume::ID)).count()
+    sent.iter()
+        .filter(|sent| sent.is(basic::Consume::ID))
+        .count()
 }
 
 fn notices(peer: &mut Peer, listener: ListenerId) -> Vec<Notice> {
@@ -98,8 +119,14 @@ fn refused() -> (Peer, ConsumerId, ListenerId) {
 #[test]
 fn a_consumer_refused_for_now_starts_later() {
     let other = (403, "ACCESS_REFUSED - Queue q is busy");
-    let stopped = (404, "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor");
-    let unavailable = (506, "RESOURCE_ERROR - Stream coordinator unavailable for queue 'q' in vhost '/'");
+    let stopped = (
+        404,
+        "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
+    );
+    let unavailable = (
+        506,
+        "RESOURCE_ERROR - Stream coordinator unavailable for queue 'q' in vhost '/'",
+    );
     for (refusal, is_exclusive) in [
         (IN_USE, true),
         (IN_USE, false),
@@ -112,28 +139,54 @@ fn a_consumer_refused_for_now_starts_later() {
     ] {
         let mut peer = dialled();
         let listener = peer.machine.listen();
-        let it = Consume { exclusive: is_exclusive, prefetch_count: 7, ..consume("q") };
+        let it = Consume {
+            exclusive: is_exclusive,
+            prefetch_count: 7,
+            ..consume("q")
+        };
         let (id, _, tag) = peer.consumer(&it);
         let (other, ..) = peer.consumer(&consume("other"));
         again(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(is_open(&peer), "{refusal:?}");
-        assert!(peer.machine.ended(id).is_none() && peer.machine.ended(other).is_none(), "{refusal:?}");
+        assert!(
+            peer.machine.ended(id).is_none() && peer.machine.ended(other).is_none(),
+            "{refusal:?}"
+        );
         let told = notices(&mut peer, listener);
-        let [report] = reports(&told)[..] else { panic!("{told:?}") };
-        assert_eq!((report.consumers, report.failed.len()), (1, 1), "{report:?}");
+        let [report] = reports(&told)[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (report.consumers, report.failed.len()),
+            (1, 1),
+            "{report:?}"
+        );
         assert_eq!(*report.failed[0].0, *format!("consumer {tag:?}"));
 
         peer.pass(Duration::from_millis(499));
         assert_eq!(peer.names(), [""; 0], "{refusal:?}");
         peer.pass(Duration::from_millis(1));
         let sent = peer.serve();
-        let started = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
-        let qos = basic::Qos { prefetch_size: 0, prefetch_count: 7, global: false };
-        assert!(sent.iter().any(|sent| sent.is(basic::Qos::ID) && sent.method() == qos.into()));
+        let started = sent
+            .iter()
+            .find(|sent| sent.is(basic::Consume::ID))
+            .unwrap();
+        let qos = basic::Qos {
+            prefetch_size: 0,
+            prefetch_count: 7,
+            global: false,
+        };
+        assert!(
+            sent.iter()
+                .any(|sent| sent.is(basic::Qos::ID) && sent.method() == qos.into())
+        );
         assert_eq!(tag_of(started), tag, "{refusal:?}");
         let told = notices(&mut peer, listener);
-        assert!(matches!(&told[..], [Notice::ConsumerRestored(it)] if **it == *tag), "{told:?}");
+        assert!(
+            matches!(&told[..], [Notice::ConsumerRestored(it)] if **it == *tag),
+            "{told:?}"
+        );
         peer.content(started.channel, &deliver(&tag, 1), b"m");
         assert_eq!(peer.taken(id).len(), 1, "{refusal:?}");
         peer.pass(PATIENCE);
@@ -143,10 +196,14 @@ fn a_consumer_refused_for_now_starts_later() {
 
 #[test]
 fn a_consumer_refused_for_good_ends_at_once() {
-    let permission = "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'in exclusive use'";
+    let permission =
+        "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'in exclusive use'";
     let read = "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'guest'";
     let other = (403, "ACCESS_REFUSED - Queue q is busy");
-    let named = (404, "NOT_FOUND - no queue 'home node '' in vhost ' process is stopped by supervisor'");
+    let named = (
+        404,
+        "NOT_FOUND - no queue 'home node '' in vhost ' process is stopped by supervisor'",
+    );
     for (refusal, is_exclusive) in [
         ((403, permission), true),
         ((403, read), true),
@@ -157,10 +214,16 @@ fn a_consumer_refused_for_good_ends_at_once() {
     ] {
         let mut peer = dialled();
         let listener = peer.machine.listen();
-        let (id, ..) = peer.consumer(&Consume { exclusive: is_exclusive, ..consume("q") });
+        let (id, ..) = peer.consumer(&Consume {
+            exclusive: is_exclusive,
+            ..consume("q")
+        });
         again(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
-        assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(_))), "{refusal:?}");
+        assert!(
+            matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(_))),
+            "{refusal:?}"
+        );
         assert_eq!(reports(&notices(&mut peer, listener))[0].failed.len(), 1);
         peer.pass(PATIENCE);
         assert_eq!(consumes(&peer.serve()), 0, "{refusal:?}");
@@ -181,7 +244,10 @@ fn delays_double_until_patience_ends() {
     }
     assert_eq!(retries, [0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30.0]);
     let ended = peer.machine.ended(id);
-    assert!(matches!(ended, Some(Ended::ChannelClosed(Error::ResourceLocked(_)))), "{ended:?}");
+    assert!(
+        matches!(ended, Some(Ended::ChannelClosed(Error::ResourceLocked(_)))),
+        "{ended:?}"
+    );
     peer.pass(PATIENCE);
     assert_eq!(consumes(&peer.serve()), 0);
     assert_eq!(reports(&notices(&mut peer, listener)).len(), 1);
@@ -193,7 +259,11 @@ fn delays_double_until_patience_ends() {
 
 #[test]
 fn patience_is_two_heartbeat_timeouts() {
-    let mut peer = Peer::dialled(Options::default().heartbeat(10).recovery(Recovery::default().seed(7)));
+    let mut peer = Peer::dialled(
+        Options::default()
+            .heartbeat(10)
+            .recovery(Recovery::default().seed(7)),
+    );
     let (id, ..) = peer.consumer(&exclusive("q"));
     peer.again();
     refuse(&mut peer, IN_USE);
@@ -216,7 +286,11 @@ fn patience_begins_with_each_connection() {
     assert!(peer.machine.ended(id).is_none());
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 0));
-    assert_eq!(refuse(&mut peer, IN_USE), 1, "it starts with the next connection");
+    assert_eq!(
+        refuse(&mut peer, IN_USE),
+        1,
+        "it starts with the next connection"
+    );
     for _ in 0..290 {
         peer.pass(Duration::from_millis(100));
         refuse(&mut peer, IN_USE);
@@ -224,9 +298,15 @@ fn patience_begins_with_each_connection() {
     assert!(is_open(&peer) && peer.machine.ended(id).is_none());
     peer.pass(Duration::from_secs(1));
     peer.serve();
-    assert!(peer.machine.ended(id).is_none(), "the last attempt was successful");
+    assert!(
+        peer.machine.ended(id).is_none(),
+        "the last attempt was successful"
+    );
     let told = notices(&mut peer, listener);
-    assert!(matches!(told.last(), Some(Notice::ConsumerRestored(_))), "{told:?}");
+    assert!(
+        matches!(told.last(), Some(Notice::ConsumerRestored(_))),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -234,7 +314,10 @@ fn requests_go_on_while_a_consumer_waits() {
     let (mut peer, id, _) = refused();
     let promise = peer.machine.request(declare("new")).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(promise),
+        Some(Ok(Reply::Queue(_)))
+    ));
     // It has one deadline, which does not pass again and again.
     let mut timeouts = 0;
     while let Some(at) = peer.machine.poll_timeout().filter(|_| timeouts < 100) {
@@ -254,7 +337,10 @@ fn a_waiting_consumer_does_what_is_asked() {
     let recovered = peer.machine.recover(id).unwrap();
     peer.done(recovered);
     let cancel = peer.machine.cancel(id).unwrap();
-    assert!(matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancel),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
     assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
     peer.machine.drop_consumer(id);
     assert_eq!(peer.machine.poll_timeout(), None);
@@ -269,13 +355,23 @@ fn a_waiting_consumer_does_what_is_asked() {
     let qos = peer.machine.qos(id, 5).unwrap();
     peer.pass(Duration::from_millis(500));
     let sent = peer.serve();
-    let five = basic::Qos { prefetch_size: 0, prefetch_count: 5, global: false };
-    assert!(sent.iter().any(|sent| sent.is(basic::Qos::ID) && sent.method() == five.into()));
+    let five = basic::Qos {
+        prefetch_size: 0,
+        prefetch_count: 5,
+        global: false,
+    };
+    assert!(
+        sent.iter()
+            .any(|sent| sent.is(basic::Qos::ID) && sent.method() == five.into())
+    );
     peer.done(qos);
 
     let (mut peer, id, _) = refused();
     let closed = peer.machine.close();
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ConnectionBroken(Error::Closed))));
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ConnectionBroken(Error::Closed))
+    ));
     peer.serve();
     peer.done(closed);
 }
@@ -289,7 +385,10 @@ fn a_consumer_refused_while_it_is_cancelled_ends() {
     assert!(peer.is_pending(cancel));
     peer.method(number, &channel::OpenOk {});
     peer.method(number, &channel_close(IN_USE.0, IN_USE.1));
-    assert!(matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancel),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
     assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
 }
 
@@ -298,15 +397,23 @@ fn a_queue_gone_after_the_recovery_ends_its_consumer() {
     let (mut peer, id, _) = refused();
     peer.pass(Duration::from_millis(500));
     assert_eq!(refuse(&mut peer, NO_QUEUE), 1);
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::NotFound(_)))));
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ChannelClosed(Error::NotFound(_)))
+    ));
 }
 
 #[test]
 fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
     let mut peer = dialled();
-    let promise = peer.machine.consume_multi(&[consume("a"), consume("q")], 0, false).unwrap();
+    let promise = peer
+        .machine
+        .consume_multi(&[consume("a"), consume("q")], 0, false)
+        .unwrap();
     peer.serve();
-    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has not started") };
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+        panic!("it has not started")
+    };
     again(&mut peer);
     let start = peer.now;
     while peer.machine.ended_queues(id).count() == 0 {
@@ -315,7 +422,13 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
         peer.pass(Duration::from_millis(500));
     }
     assert!(peer.now - start >= PATIENCE);
-    assert_eq!(peer.machine.ended_queues(id).map(|(queue, _)| queue.to_string()).collect::<Vec<_>>(), ["q"]);
+    assert_eq!(
+        peer.machine
+            .ended_queues(id)
+            .map(|(queue, _)| queue.to_string())
+            .collect::<Vec<_>>(),
+        ["q"]
+    );
     assert!(peer.machine.ended(id).is_none());
 }
 
@@ -323,18 +436,26 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
 fn a_consumer_without_a_channel_waits_for_one() {
     let (mut peer, id, listener) = refused();
     // The other channels are for consumers, and there are 2045 of them.
-    let others: Vec<_> = (0..2045).map(|_| peer.consumer(&consume("other")).0).collect();
+    let others: Vec<_> = (0..2045)
+        .map(|_| peer.consumer(&consume("other")).0)
+        .collect();
     peer.pass(Duration::from_millis(500));
     assert_eq!(consumes(&peer.serve()), 0);
     assert!(peer.machine.ended(id).is_none());
     let cancel = peer.machine.cancel(others[0]).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancel),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
     peer.machine.drop_consumer(others[0]);
     peer.pass(Duration::from_secs(1));
     peer.serve();
     let told = notices(&mut peer, listener);
-    assert!(matches!(told.last(), Some(Notice::ConsumerRestored(_))), "{told:?}");
+    assert!(
+        matches!(told.last(), Some(Notice::ConsumerRestored(_))),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -345,30 +466,47 @@ fn a_hard_error_beside_a_starting_consumer_blames_neither() {
         let promise = peer.machine.consume(&consume("other")).unwrap();
         assert_eq!(consumes(&peer.take()), 2);
         let (class_id, method_id) = class_and_method;
-        let close =
-            connection::Close { reply_code: 541, reply_text: short("INTERNAL_ERROR"), class_id, method_id };
+        let close = connection::Close {
+            reply_code: 541,
+            reply_text: short("INTERNAL_ERROR"),
+            class_id,
+            method_id,
+        };
         peer.method(0, &close);
         assert!(peer.machine.ended(id).is_none());
         assert!(peer.is_pending(promise));
         peer.dial();
         peer.shake_hands(tune(2047, 131_072, 0));
         peer.serve();
-        assert!(matches!(peer.machine.fetch(promise), Some(Ok(Reply::Consumer(_)))));
+        assert!(matches!(
+            peer.machine.fetch(promise),
+            Some(Ok(Reply::Consumer(_)))
+        ));
         assert!(peer.machine.ended(id).is_none());
     }
 }
 
 #[test]
 fn a_consumer_starts_while_another_is_not_read() {
-    let options = Options::default().heartbeat(0).max_buffered_deliveries(2).recovery(Recovery::default());
+    let options = Options::default()
+        .heartbeat(0)
+        .max_buffered_deliveries(2)
+        .recovery(Recovery::default());
     let mut peer = Peer::undialled(options);
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 0));
     let (id, ..) = peer.consumer(&exclusive("q"));
-    let (.., tag) = peer.consumer(&Consume { prefetch_count: 2, ..consume("other") });
+    let (.., tag) = peer.consumer(&Consume {
+        prefetch_count: 2,
+        ..consume("other")
+    });
     again(&mut peer);
     let sent = serve_refusing(&mut peer, IN_USE);
-    let other = sent.iter().find(|sent| is_consume_of("other", sent)).unwrap().channel;
+    let other = sent
+        .iter()
+        .find(|sent| is_consume_of("other", sent))
+        .unwrap()
+        .channel;
     peer.pass(Duration::from_millis(500));
     assert_eq!(consumes(&peer.take()), 1);
     for number in 1..=2 {
@@ -376,6 +514,9 @@ fn a_consumer_starts_while_another_is_not_read() {
     }
     assert!(!peer.machine.wants_input());
     peer.pass(Duration::from_millis(500));
-    assert!(peer.machine.wants_input(), "its consume-ok may be behind the deliveries");
+    assert!(
+        peer.machine.wants_input(),
+        "its consume-ok may be behind the deliveries"
+    );
     assert!(peer.machine.ended(id).is_none());
 }

@@ -1,6 +1,8 @@
 //! Server-named queues: every earlier name is mapped to the current one.
 
-use crate::peer::{Peer, Sent, ack, answer, consume, declare, get_ok, method, publish, short, tune};
+use crate::peer::{
+    Peer, Sent, ack, answer, consume, declare, get_ok, method, publish, short, tune,
+};
 use puka::machine::{PromiseId, Publish, Reply, TransactionId};
 use puka::protocol::method::{basic, queue, tx};
 use puka::protocol::{Array, ContentHeader, FrameKind, Method, Table, TableRef, Value};
@@ -42,11 +44,16 @@ fn names(sent: &[Sent]) -> Vec<String> {
         Method::Basic(basic::Method::Publish(it)) => Some(it.routing_key.to_string()),
         _ => None,
     });
-    names.filter(|name| name != "amq.rabbitmq.reply-to").collect()
+    names
+        .filter(|name| name != "amq.rabbitmq.reply-to")
+        .collect()
 }
 
 fn to(queue: &str) -> Publish<'_> {
-    Publish { routing_key: short(queue), ..publish("", "x") }
+    Publish {
+        routing_key: short(queue),
+        ..publish("", "x")
+    }
 }
 
 fn transaction(peer: &mut Peer) -> TransactionId {
@@ -55,7 +62,9 @@ fn transaction(peer: &mut Peer) -> TransactionId {
         true => Some(method(sent.channel, &tx::SelectOk {})),
         false => answer(sent),
     });
-    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else { panic!("it begins") };
+    let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else {
+        panic!("it begins")
+    };
     id
 }
 
@@ -79,10 +88,21 @@ fn keys(sent: &[Sent]) -> Vec<Vec<String>> {
     let other = [Value::from("first"), Value::from("elsewhere")];
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
     let keys = headers.flat_map(|sent| {
-        let headers = ContentHeader::decode(&sent.payload).unwrap().properties.headers.unwrap();
+        let headers = ContentHeader::decode(&sent.payload)
+            .unwrap()
+            .properties
+            .headers
+            .unwrap();
         let headers = headers.table().unwrap();
         assert_eq!(headers.get("before"), Some(Value::I32(1)));
-        assert!(headers.get("other").and_then(Value::as_array).unwrap().iter().eq(other));
+        assert!(
+            headers
+                .get("other")
+                .and_then(Value::as_array)
+                .unwrap()
+                .iter()
+                .eq(other)
+        );
         ["CC", "BCC"].map(|name| {
             let keys = headers.get(name).and_then(Value::as_array).unwrap();
             keys.iter().map(text).collect()
@@ -96,11 +116,34 @@ fn all_requests_reach_a_renamed_queue() {
     let mut peer = renamed();
     let (queue, exchange, routing_key) = (short("first"), short("e"), short("k"));
     let arguments = TableRef::EMPTY;
-    let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments };
+    let bind = queue::Bind {
+        queue,
+        exchange,
+        routing_key,
+        nowait: false,
+        arguments,
+    };
     peer.machine.request(bind).unwrap();
-    peer.machine.request(queue::Unbind { queue, exchange, routing_key, arguments }).unwrap();
-    peer.machine.request(queue::Purge { queue, nowait: false }).unwrap();
-    peer.machine.request(basic::Get { queue, no_ack: false }).unwrap();
+    peer.machine
+        .request(queue::Unbind {
+            queue,
+            exchange,
+            routing_key,
+            arguments,
+        })
+        .unwrap();
+    peer.machine
+        .request(queue::Purge {
+            queue,
+            nowait: false,
+        })
+        .unwrap();
+    peer.machine
+        .request(basic::Get {
+            queue,
+            no_ack: false,
+        })
+        .unwrap();
     peer.machine.consume(&consume("first")).unwrap();
     peer.machine.publish(&to("first")).unwrap();
     peer.machine.publish_unconfirmed(&to("first")).unwrap();
@@ -113,7 +156,15 @@ fn all_requests_reach_a_renamed_queue() {
 fn transaction_reaches_a_renamed_queue() {
     let mut peer = renamed();
     let id = transaction(&mut peer);
-    peer.machine.get_in(id, basic::Get { queue: short("first"), no_ack: false }).unwrap();
+    peer.machine
+        .get_in(
+            id,
+            basic::Get {
+                queue: short("first"),
+                no_ack: false,
+            },
+        )
+        .unwrap();
     peer.machine.publish_in(id, &to("first")).unwrap();
     assert_eq!(names(&peer.take()), ["second"; 2]);
 }
@@ -121,8 +172,14 @@ fn transaction_reaches_a_renamed_queue() {
 #[test]
 fn copies_reach_a_renamed_queue() {
     let headers = copies();
-    let copied = Publish { headers: Some(headers.as_ref()), ..to("elsewhere") };
-    let mandatory = Publish { mandatory: true, ..copied.clone() };
+    let copied = Publish {
+        headers: Some(headers.as_ref()),
+        ..to("elsewhere")
+    };
+    let mandatory = Publish {
+        mandatory: true,
+        ..copied.clone()
+    };
     let mut peer = renamed();
     let id = transaction(&mut peer);
     peer.machine.publish(&copied).unwrap();
@@ -137,8 +194,16 @@ fn copies_reach_a_renamed_queue() {
 fn keys_of_other_exchanges_are_left_alone() {
     let headers = copies();
     let mut peer = renamed();
-    let other = Publish { routing_key: short("first"), ..publish("e", "x") };
-    peer.machine.publish(&Publish { headers: Some(headers.as_ref()), ..other }).unwrap();
+    let other = Publish {
+        routing_key: short("first"),
+        ..publish("e", "x")
+    };
+    peer.machine
+        .publish(&Publish {
+            headers: Some(headers.as_ref()),
+            ..other
+        })
+        .unwrap();
     let sent = peer.serve();
     assert_eq!(names(&sent), ["first"]);
     assert_eq!(keys(&sent), vec![["first", "elsewhere"]; 2]);
@@ -147,7 +212,9 @@ fn keys_of_other_exchanges_are_left_alone() {
 fn dead_letters_to(queue: &str) -> Table {
     let mut arguments = Table::new();
     arguments.insert("x-dead-letter-exchange", "").unwrap();
-    arguments.insert("x-dead-letter-routing-key", queue).unwrap();
+    arguments
+        .insert("x-dead-letter-routing-key", queue)
+        .unwrap();
     arguments.insert("x-max-length", 1).unwrap();
     arguments
 }
@@ -158,7 +225,10 @@ fn dead_letters(sent: &[Sent]) -> Vec<String> {
     let keys = methods.filter_map(|sent| match sent.method() {
         Method::Queue(queue::Method::Declare(it)) if it.queue.as_str() == Some("mortal") => {
             assert_eq!(it.arguments.get("x-max-length"), Some(Value::I32(1)));
-            it.arguments.get("x-dead-letter-routing-key")?.as_str().map(str::to_owned)
+            it.arguments
+                .get("x-dead-letter-routing-key")?
+                .as_str()
+                .map(str::to_owned)
         }
         _ => None,
     });
@@ -196,7 +266,8 @@ fn dead_letters_survive_more_names_than_are_kept() {
 fn waiting_publish_follows_the_queue() {
     let mut peer = renamed();
     peer.machine.handle_loss(Broken::Eof);
-    let waiting: [PromiseId; 2] = ["first", "second"].map(|name| peer.machine.publish(&to(name)).unwrap());
+    let waiting: [PromiseId; 2] =
+        ["first", "second"].map(|name| peer.machine.publish(&to(name)).unwrap());
     for name in ["third", "fourth"] {
         peer.dial();
         peer.shake_hands(tune(2047, 131_072, 0));
@@ -218,29 +289,56 @@ fn current_name_of_any_name_is_the_last() {
         assert_eq!(&*peer.machine.current_name(name.as_bytes()), b"third");
     }
     // The queue is deleted under each of its names, and the names are removed.
-    let delete = queue::Delete { queue: short("second"), if_unused: false, if_empty: false, nowait: false };
+    let delete = queue::Delete {
+        queue: short("second"),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    };
     peer.machine.request(delete).unwrap();
     assert_eq!(names(&peer.serve()), ["third"]);
     assert_eq!(&*peer.machine.current_name(b"first"), b"first");
-    assert!(again(&mut peer, "fourth").iter().all(|sent| !sent.is(queue::Declare::ID)));
+    assert!(
+        again(&mut peer, "fourth")
+            .iter()
+            .all(|sent| !sent.is(queue::Declare::ID))
+    );
 }
 
 #[test]
 fn get_that_waits_follows_the_queue() {
     let mut peer = renamed();
-    let get = peer.machine.request(basic::Get { queue: short("second"), no_ack: false }).unwrap();
+    let get = peer
+        .machine
+        .request(basic::Get {
+            queue: short("second"),
+            no_ack: false,
+        })
+        .unwrap();
     peer.take();
     let sent = again(&mut peer, "third");
     assert_eq!(names(&sent), ["third"], "it is asked again");
-    let channel = sent.iter().find(|sent| sent.is(basic::Get::ID)).unwrap().channel;
+    let channel = sent
+        .iter()
+        .find(|sent| sent.is(basic::Get::ID))
+        .unwrap()
+        .channel;
     peer.content(channel, &get_ok(1), b"x");
-    assert!(matches!(peer.machine.fetch(get), Some(Ok(Reply::Delivery(Some(_))))));
+    assert!(matches!(
+        peer.machine.fetch(get),
+        Some(Ok(Reply::Delivery(Some(_))))
+    ));
 }
 
 #[test]
 fn consumer_by_an_intermediate_name_keeps_its_queue() {
     let mut peer = dialled();
-    peer.machine.request(queue::Declare { auto_delete: true, ..declare("") }).unwrap();
+    peer.machine
+        .request(queue::Declare {
+            auto_delete: true,
+            ..declare("")
+        })
+        .unwrap();
     peer.serve_naming("first");
     again(&mut peer, "second");
     again(&mut peer, "third");
@@ -251,6 +349,10 @@ fn consumer_by_an_intermediate_name_keeps_its_queue() {
     // More names than are stored.
     for number in 4..30 {
         let sent = again(&mut peer, &number.to_string());
-        assert_eq!(names(&sent), [number.to_string()], "it is declared, and consumed again");
+        assert_eq!(
+            names(&sent),
+            [number.to_string()],
+            "it is declared, and consumed again"
+        );
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::driver::opened;
 use crate::peer::{
-    Peer, Sent, ack, answer, channel_close, close, consume, declare, deliver, header, method, publish,
-    rabbitmq, raw, short, start, tag_of, tune,
+    Peer, Sent, ack, answer, channel_close, close, consume, declare, deliver, header, method,
+    publish, rabbitmq, raw, short, start, tag_of, tune,
 };
 use crate::pipe::{ManualClock, Pipe, Read};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
@@ -35,7 +35,10 @@ struct Limited {
 
 impl Limited {
     fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+        Self {
+            most,
+            ..Self::default()
+        }
     }
 
     /// Answers until nothing more is written, and lets the client connect again.
@@ -55,7 +58,9 @@ impl Limited {
                         prefetch_count.clear();
                         break;
                     }
-                    let Method::Basic(basic::Method::Consume(it)) = one.method() else { panic!() };
+                    let Method::Basic(basic::Method::Consume(it)) = one.method() else {
+                        panic!()
+                    };
                     let prefetch = prefetch_count.get(&one.channel).copied().unwrap_or(0);
                     self.consumes.push((it.queue.to_string(), prefetch));
                 } else if one.is(basic::Cancel::ID) {
@@ -63,7 +68,9 @@ impl Limited {
                 } else if one.is(channel::Close::ID) || one.is(channel::Open::ID) {
                     self.consumers.remove(&one.channel);
                 } else if one.is(basic::Qos::ID) {
-                    let Method::Basic(basic::Method::Qos(it)) = one.method() else { panic!() };
+                    let Method::Basic(basic::Method::Qos(it)) = one.method() else {
+                        panic!()
+                    };
                     prefetch_count.insert(one.channel, it.prefetch_count);
                 }
                 if let Some(answer) = answer(&one) {
@@ -76,8 +83,18 @@ impl Limited {
     fn refuse(&mut self, peer: &mut Peer) {
         self.closes += 1;
         assert!(self.closes < 20, "it is repeated for ever");
-        let over = close(530, "NOT_ALLOWED - reached maximum of consumers per channel");
-        peer.method(0, &connection::Close { class_id: 60, method_id: 20, ..over });
+        let over = close(
+            530,
+            "NOT_ALLOWED - reached maximum of consumers per channel",
+        );
+        peer.method(
+            0,
+            &connection::Close {
+                class_id: 60,
+                method_id: 20,
+                ..over
+            },
+        );
         self.again(peer);
     }
 
@@ -127,13 +144,20 @@ fn a_refused_resize_leaves_the_prefetch_count() {
     for count in [5, 20] {
         let mut peer = dialled();
         let mut broker = Limited::new(1);
-        let (one, ..) = peer.consumer(&Consume { prefetch_count: 10, ..consume("a") });
+        let (one, ..) = peer.consumer(&Consume {
+            prefetch_count: 10,
+            ..consume("a")
+        });
         broker.consumers.insert(1, 1);
         let resized = peer.machine.qos(one, count).unwrap();
         broker.serve(&mut peer);
         let error = peer.error(resized);
         assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
-        assert!(peer.machine.ended(one).is_none(), "{:?}", peer.machine.ended(one));
+        assert!(
+            peer.machine.ended(one).is_none(),
+            "{:?}",
+            peer.machine.ended(one)
+        );
         assert_eq!(broker.closes, 1);
         assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
     }
@@ -169,8 +193,9 @@ fn a_call_without_its_reply_consumer_fails_once() {
     for count in [1, 3] {
         let mut peer = dialled();
         let mut broker = Limited::new(0);
-        let calls: Vec<_> =
-            (0..count).map(|_| peer.machine.call(&publish("", "12"), None).unwrap()).collect();
+        let calls: Vec<_> = (0..count)
+            .map(|_| peer.machine.call(&publish("", "12"), None).unwrap())
+            .collect();
         broker.serve(&mut peer);
         for _ in 0..100 {
             peer.feed(&raw(8, 0, b""));
@@ -189,7 +214,10 @@ fn a_call_without_its_reply_consumer_fails_once() {
 fn a_resize_refused_after_a_loss_is_undone() {
     let mut peer = dialled();
     let mut broker = Limited::new(1);
-    let (one, ..) = peer.consumer(&Consume { prefetch_count: 10, ..consume("a") });
+    let (one, ..) = peer.consumer(&Consume {
+        prefetch_count: 10,
+        ..consume("a")
+    });
     peer.machine.handle_loss(Broken::Eof);
     broker.again(&mut peer);
     let sent = peer.take();
@@ -220,11 +248,20 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
         let sent = peer.take();
         for one in sent {
             if one.is(basic::Qos::ID) {
-                let Method::Basic(basic::Method::Qos(it)) = one.method() else { panic!() };
+                let Method::Basic(basic::Method::Qos(it)) = one.method() else {
+                    panic!()
+                };
                 if refuses(&it) {
                     closes += 1;
                     let over = close(540, "NOT_IMPLEMENTED");
-                    peer.method(0, &connection::Close { class_id: 60, method_id: 10, ..over });
+                    peer.method(
+                        0,
+                        &connection::Close {
+                            class_id: 60,
+                            method_id: 10,
+                            ..over
+                        },
+                    );
                     peer.pump();
                     peer.dial();
                     peer.shake_hands(tune(2047, 131_072, 60));
@@ -240,11 +277,17 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
 #[test]
 fn a_refused_qos_fails_its_consume() {
     let mut peer = dialled();
-    let (one, ..) = peer.consumer(&Consume { prefetch_count: 10, ..consume("a") });
+    let (one, ..) = peer.consumer(&Consume {
+        prefetch_count: 10,
+        ..consume("a")
+    });
     let refused = several(&mut peer, &["b", "c"]);
     let closes = serve_without_qos(&mut peer, |qos| qos.global);
     let outcome = peer.machine.fetch(refused);
-    assert!(matches!(outcome, Some(Err(Error::NotImplemented(_)))), "{closes} {outcome:?}");
+    assert!(
+        matches!(outcome, Some(Err(Error::NotImplemented(_)))),
+        "{closes} {outcome:?}"
+    );
     assert_eq!(closes, 1);
     assert!(peer.machine.ended(one).is_none());
 }
@@ -252,14 +295,23 @@ fn a_refused_qos_fails_its_consume() {
 #[test]
 fn a_consumer_whose_qos_is_refused_ends() {
     let mut peer = dialled();
-    let (one, ..) = peer.consumer(&Consume { prefetch_count: 10, ..consume("a") });
+    let (one, ..) = peer.consumer(&Consume {
+        prefetch_count: 10,
+        ..consume("a")
+    });
     let shared = several(&mut peer, &["b", "c"]);
     peer.serve();
     let shared = started(&mut peer, shared);
-    let (two, ..) = peer.consumer(&Consume { prefetch_count: 10, ..consume("d") });
+    let (two, ..) = peer.consumer(&Consume {
+        prefetch_count: 10,
+        ..consume("d")
+    });
     peer.again();
     let closes = serve_without_qos(&mut peer, |qos| qos.global);
-    assert!(matches!(peer.machine.state(), ConnectionState::Open), "{closes}");
+    assert!(
+        matches!(peer.machine.state(), ConnectionState::Open),
+        "{closes}"
+    );
     assert_eq!(closes, 2);
     assert!(peer.machine.ended(one).is_none() && peer.machine.ended(two).is_none());
     assert!(peer.machine.ended(shared).is_some());
@@ -288,7 +340,11 @@ fn cancelling_keeps_no_ack_deliveries_beyond_the_bound() {
         let mut consumer = block_on(poll_once(consuming)).unwrap().unwrap();
         let all = |tags: std::ops::RangeInclusive<u64>, tag: &str| -> Vec<u8> {
             let frames = tags.flat_map(|number| {
-                [method(1, &deliver(tag, number)), header(1, 3, Properties::default()), raw(3, 1, b"odd")]
+                [
+                    method(1, &deliver(tag, number)),
+                    header(1, 3, Properties::default()),
+                    raw(3, 1, b"odd"),
+                ]
             });
             frames.collect::<Vec<_>>().concat()
         };
@@ -298,7 +354,12 @@ fn cancelling_keeps_no_ack_deliveries_beyond_the_bound() {
         let cancelled = consumer.cancel();
         assert!(pipe.poll(&mut driver).is_none());
         pipe.feed(&all(301..=600, &tag));
-        pipe.feed(&method(1, &basic::CancelOk { consumer_tag: short(&tag) }));
+        pipe.feed(&method(
+            1,
+            &basic::CancelOk {
+                consumer_tag: short(&tag),
+            },
+        ));
         assert!(pipe.poll(&mut driver).is_none());
         let mut count = 0;
         for _ in 0..2000 {
@@ -336,7 +397,9 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
             let mut peer = dialled();
             let listener = peer.machine.listen();
             ask(&mut peer, exchange_declare("x"));
-            let others: Vec<_> = (0..if with_others { 600 } else { 0 }).map(|n| format!("o{n}")).collect();
+            let others: Vec<_> = (0..if with_others { 600 } else { 0 })
+                .map(|n| format!("o{n}"))
+                .collect();
             for name in ["q"].into_iter().chain(others.iter().map(|it| it.as_str())) {
                 ask(&mut peer, declare(name));
                 for key in ["k1", "k2", "k3"] {
@@ -374,7 +437,9 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
                     match &*what {
                         "queue q" => exists = true,
                         "consume q" => is_consumed = true,
-                        bind if bind.starts_with("bind q ") => drop(bindings.insert(bind.to_owned())),
+                        bind if bind.starts_with("bind q ") => {
+                            _ = bindings.insert(bind.to_owned());
+                        }
                         _ => {}
                     }
                     peer.feed(&answer(one).unwrap_or_default());
@@ -388,11 +453,17 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
                 }
             }
             assert!(is_deleted, "{place}");
-            assert!(exists && is_consumed, "{gone} {with_others}: {exists} {is_consumed}");
+            assert!(
+                exists && is_consumed,
+                "{gone} {with_others}: {exists} {is_consumed}"
+            );
             assert_eq!(bindings.len(), 3, "{gone} {with_others}: {bindings:?}");
             assert!(peer.machine.ended(id).is_none());
             let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
-            assert!(matches!(&report, Some(Notice::Recovered(it)) if it.failed.is_empty()), "{report:?}");
+            assert!(
+                matches!(&report, Some(Notice::Recovered(it)) if it.failed.is_empty()),
+                "{report:?}"
+            );
         }
     }
 }
@@ -400,11 +471,26 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
 #[test]
 fn a_named_queue_returns_without_its_ended_consumer() {
     let mut peer = dialled();
-    ask(&mut peer, queue::Declare { exclusive: true, ..declare("") });
+    ask(
+        &mut peer,
+        queue::Declare {
+            exclusive: true,
+            ..declare("")
+        },
+    );
     let (id, channel, _) = peer.consumer(&consume("amq.gen-first"));
-    peer.method(channel, &channel_close(406, "PRECONDITION_FAILED - delivery acknowledgement timed out"));
+    peer.method(
+        channel,
+        &channel_close(
+            406,
+            "PRECONDITION_FAILED - delivery acknowledgement timed out",
+        ),
+    );
     peer.take();
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(_))));
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ChannelClosed(_))
+    ));
     peer.again();
     let mut all = Vec::new();
     for _ in 0..600 {
@@ -414,7 +500,10 @@ fn a_named_queue_returns_without_its_ended_consumer() {
     }
     assert_eq!(all, ["queue "]);
     let again = peer.machine.consume(&consume("amq.gen-first")).unwrap();
-    assert_eq!(told(&serve_naming(&mut peer, "second")), ["consume amq.gen-second"]);
+    assert_eq!(
+        told(&serve_naming(&mut peer, "second")),
+        ["consume amq.gen-second"]
+    );
     started(&mut peer, again);
 }
 
@@ -439,7 +528,9 @@ impl Net {
             if sent.is_empty() {
                 return all;
             }
-            sent.iter().filter_map(answer).for_each(|bytes| self.last().feed(&bytes));
+            sent.iter()
+                .filter_map(answer)
+                .for_each(|bytes| self.last().feed(&bytes));
             all.extend(sent);
         }
     }
@@ -477,7 +568,12 @@ fn poll(driver: &mut DialDriver<Net, ManualClock>) -> Poll<Result<(), Error>> {
     Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn until_dialled(net: &Net, clock: &ManualClock, driver: &mut DialDriver<Net, ManualClock>, count: usize) {
+fn until_dialled(
+    net: &Net,
+    clock: &ManualClock,
+    driver: &mut DialDriver<Net, ManualClock>,
+    count: usize,
+) {
     for _ in 0..1000 {
         assert!(poll(driver).is_pending());
         if net.dialled() == count {
@@ -492,7 +588,9 @@ fn until_dialled(net: &Net, clock: &ManualClock, driver: &mut DialDriver<Net, Ma
 fn a_loss_is_noticed_while_deliveries_wait() {
     for kind in ["write error", "both", "silence"] {
         let (net, clock) = (Net::default(), ManualClock::default());
-        let options = Options::default().max_buffered_deliveries(4).recovery(Recovery::default().seed(7));
+        let options = Options::default()
+            .max_buffered_deliveries(4)
+            .recovery(Recovery::default().seed(7));
         let (client, mut driver) = puka::connect(net.clone(), clock.clone(), options);
         until_dialled(&net, &clock, &mut driver, 1);
         net.shake_hands(&mut driver, 10);
@@ -502,7 +600,13 @@ fn a_loss_is_noticed_while_deliveries_wait() {
         let tag = consumer.tag().to_owned();
         let pipe = net.last();
         for number in 1..=50 {
-            pipe.feed(&[method(1, &deliver(&tag, number)), header(1, 0, Properties::default())].concat());
+            pipe.feed(
+                &[
+                    method(1, &deliver(&tag, number)),
+                    header(1, 0, Properties::default()),
+                ]
+                .concat(),
+            );
         }
         for _ in 0..10 {
             assert!(poll(&mut driver).is_pending());
@@ -530,7 +634,13 @@ fn a_loss_is_noticed_while_deliveries_wait() {
             net.serve(&mut driver);
         }
         let tag = consumer.tag().to_owned();
-        net.last().feed(&[method(1, &deliver(&tag, 1)), header(1, 0, Properties::default())].concat());
+        net.last().feed(
+            &[
+                method(1, &deliver(&tag, 1)),
+                header(1, 0, Properties::default()),
+            ]
+            .concat(),
+        );
         net.serve(&mut driver);
         let new = block_on(poll_once(pin!(Consumer::next(&mut consumer))));
         assert!(matches!(new, Some(Some(Ok(_)))), "{kind} {new:?}");
@@ -541,7 +651,9 @@ fn a_loss_is_noticed_while_deliveries_wait() {
 fn one_transport_is_dialled_at_a_time() {
     for read in [Read::Eof, Read::Error(io::ErrorKind::ConnectionReset)] {
         let (net, clock) = (Net::default(), ManualClock::default());
-        let options = Options::default().heartbeat(0).recovery(Recovery::default().seed(7));
+        let options = Options::default()
+            .heartbeat(0)
+            .recovery(Recovery::default().seed(7));
         let (client, mut driver) = puka::connect(net.clone(), clock.clone(), options);
         until_dialled(&net, &clock, &mut driver, 1);
         net.shake_hands(&mut driver, 0);
@@ -565,7 +677,10 @@ fn one_transport_is_dialled_at_a_time() {
                 3 => {
                     net.shake_hands(&mut driver, 0);
                     let first = net.last().frames();
-                    first.iter().filter_map(answer).for_each(|bytes| net.last().feed(&bytes));
+                    first
+                        .iter()
+                        .filter_map(answer)
+                        .for_each(|bytes| net.last().feed(&bytes));
                 }
                 _ => {
                     net.shake_hands(&mut driver, 0);
@@ -608,7 +723,10 @@ fn a_changed_prefetch_count_is_restored() {
     for (before, after) in [(10, 20), (20, 10), (10, 0), (0, 10), (5, 65535), (65535, 1)] {
         for losses in 1..3 {
             let mut peer = dialled();
-            let (id, ..) = peer.consumer(&Consume { prefetch_count: before, ..consume("q") });
+            let (id, ..) = peer.consumer(&Consume {
+                prefetch_count: before,
+                ..consume("q")
+            });
             let shared = several(&mut peer, &["a", "b"]);
             peer.serve();
             let shared = started(&mut peer, shared);
@@ -625,13 +743,23 @@ fn a_changed_prefetch_count_is_restored() {
             let counts: Vec<_> = seen
                 .iter()
                 .filter_map(|it| match it.method() {
-                    Method::Basic(basic::Method::Qos(qos)) => Some((qos.prefetch_count, qos.global)),
+                    Method::Basic(basic::Method::Qos(qos)) => {
+                        Some((qos.prefetch_count, qos.global))
+                    }
                     _ => None,
                 })
                 .collect();
             let expected = [(after, false), (after, true)];
-            assert_eq!(counts, if after == 0 { &[][..] } else { &expected[..] }, "{before} to {after}");
-            let consumes = seen.iter().filter(|it| it.is(basic::Consume::ID)).map(tag_of).count();
+            assert_eq!(
+                counts,
+                if after == 0 { &[][..] } else { &expected[..] },
+                "{before} to {after}"
+            );
+            let consumes = seen
+                .iter()
+                .filter(|it| it.is(basic::Consume::ID))
+                .map(tag_of)
+                .count();
             assert_eq!(consumes, 3);
         }
     }
@@ -640,8 +768,18 @@ fn a_changed_prefetch_count_is_restored() {
 /// Closes the connection over `channel.open`, by name or not, and lets the client connect again.
 fn refuse_channel(peer: &mut Peer, is_named: bool) {
     let (class_id, method_id) = if is_named { (20, 10) } else { (0, 0) };
-    let over = close(530, "NOT_ALLOWED - number of channels opened has reached the limit");
-    peer.method(0, &connection::Close { class_id, method_id, ..over });
+    let over = close(
+        530,
+        "NOT_ALLOWED - number of channels opened has reached the limit",
+    );
+    peer.method(
+        0,
+        &connection::Close {
+            class_id,
+            method_id,
+            ..over
+        },
+    );
     peer.pump();
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
@@ -688,9 +826,16 @@ fn what_needs_a_refused_channel_fails_once() {
             let promise = promise.unwrap();
             assert!(peer.take().iter().any(|it| it.is(channel::Open::ID)));
             refuse_channel(&mut peer, is_named);
-            assert_eq!(serve_few_channels(&mut peer, 3, is_named), 0, "{is_named} {what}");
+            assert_eq!(
+                serve_few_channels(&mut peer, 3, is_named),
+                0,
+                "{is_named} {what}"
+            );
             let error = peer.error(promise);
-            assert!(matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)), "{what} {error:?}");
+            assert!(
+                matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)),
+                "{what} {error:?}"
+            );
             assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
             assert!(matches!(peer.machine.state(), ConnectionState::Open));
         }
@@ -702,15 +847,25 @@ fn requests_that_share_a_refused_channel_are_tried_apart() {
     for is_named in [false, true] {
         let mut peer = dialled();
         let ids = ["a", "b"].map(|queue| peer.consumer(&consume(queue)).0);
-        let begun = [peer.machine.transaction().unwrap(), peer.machine.transaction().unwrap()];
+        let begun = [
+            peer.machine.transaction().unwrap(),
+            peer.machine.transaction().unwrap(),
+        ];
         let declared = peer.machine.request(declare("q")).unwrap();
         peer.take();
         refuse_channel(&mut peer, is_named);
         let closes = serve_few_channels(&mut peer, 4, is_named);
         let outcomes = [begun[0], begun[1], declared].map(|promise| peer.machine.fetch(promise));
-        let done = outcomes.iter().filter(|outcome| matches!(outcome, Some(Ok(_)))).count();
+        let done = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Some(Ok(_))))
+            .count();
         let refused = |outcome: &&Option<_>| matches!(outcome, Some(Err(Error::NotAllowed(_))));
-        assert_eq!((done, outcomes.iter().filter(refused).count(), closes), (2, 1, 1), "{outcomes:?}");
+        assert_eq!(
+            (done, outcomes.iter().filter(refused).count(), closes),
+            (2, 1, 1),
+            "{outcomes:?}"
+        );
         assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
     }
 }

@@ -10,7 +10,11 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ok(name: &str) -> queue::DeclareOk<'_> {
-    queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 }
+    queue::DeclareOk {
+        queue: short(name),
+        message_count: 0,
+        consumer_count: 0,
+    }
 }
 
 #[test]
@@ -19,22 +23,35 @@ fn v01_a_request_that_nobody_answers_ends_at_its_deadline() {
     let request = peer.machine.request(declare("q")).unwrap();
     let get = peer.get();
     let started = peer.machine.consume(&consume("q")).unwrap();
-    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let sent = peer
+        .machine
+        .publish(&crate::peer::publish("", "x"))
+        .unwrap();
     peer.pass(30 * SECOND - Duration::from_millis(1));
     assert!(peer.is_pending(request) && peer.is_pending(get) && peer.is_pending(started));
     peer.pass(Duration::from_millis(1));
     for promise in [request, get, started] {
-        assert!(matches!(peer.error(promise), Error::Timeout { what: "the request", .. }));
+        assert!(matches!(
+            peer.error(promise),
+            Error::Timeout {
+                what: "the request",
+                ..
+            }
+        ));
     }
     peer.pass(2 * SECOND);
-    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::Timeout { .. })));
+    assert!(
+        matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::Timeout { .. }))
+    );
     assert!(peer.machine.why_closed().is_none(), "the connection lives");
 }
 
 #[test]
 fn v02_a_late_reply_is_absorbed_and_the_next_request_has_its_own() {
-    let mut peer =
-        Peer::tuned(Options::default().request_channels(1).heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::tuned(
+        Options::default().request_channels(1).heartbeat(0),
+        crate::peer::tune(0, 0, 0),
+    );
     let late = peer.machine.request(declare("late")).unwrap();
     peer.pass(29 * SECOND);
     let next = peer.machine.request(declare("next")).unwrap();
@@ -55,15 +72,21 @@ fn v02_a_late_reply_is_absorbed_and_the_next_request_has_its_own() {
 
 #[test]
 fn v02_a_request_that_waited_too_long_for_its_turn_is_not_sent() {
-    let mut peer =
-        Peer::tuned(Options::default().request_channels(1).heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::tuned(
+        Options::default().request_channels(1).heartbeat(0),
+        crate::peer::tune(0, 0, 0),
+    );
     let first = peer.machine.request(declare("first")).unwrap();
     let second = peer.machine.request(declare("second")).unwrap();
     peer.pass(30 * SECOND);
     assert!(matches!(peer.error(first), Error::Timeout { .. }));
     assert!(matches!(peer.error(second), Error::Timeout { .. }));
     peer.names();
-    let late = [method(1, &channel::OpenOk {}), method(1, &ok("first")), method(1, &channel::CloseOk {})];
+    let late = [
+        method(1, &channel::OpenOk {}),
+        method(1, &ok("first")),
+        method(1, &channel::CloseOk {}),
+    ];
     peer.feed(&late.concat());
     assert!(peer.names().is_empty());
     assert!(peer.machine.is_idle());
@@ -71,12 +94,18 @@ fn v02_a_request_that_waited_too_long_for_its_turn_is_not_sent() {
 
 #[test]
 fn v06_a_get_that_is_held_holds_up_no_request() {
-    // Settling the message frees its channel: whoever waits for one goes on at once, not at the next sign of the server.
+    // Settling the message frees its channel: whoever waits for one goes on at once, not at the
+    // next sign of the server.
     let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
     let delivered = peer.got(1, b"x");
     let _request = peer.machine.request(declare("q")).unwrap();
-    assert!(peer.names().is_empty(), "the only channel has a message to settle");
-    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    assert!(
+        peer.names().is_empty(),
+        "the only channel has a message to settle"
+    );
+    peer.machine
+        .settle(&delivered, Settle::Ack { multiple: false })
+        .unwrap();
     assert!(peer.machine.wants_attention());
     let mut names = peer.names();
     names.sort();
@@ -88,8 +117,13 @@ fn v06_a_consumer_that_waits_for_the_channel_of_a_held_get_starts_when_it_is_set
     let mut peer = Peer::open(Options::default().channel_max(1));
     let delivered = peer.got(1, b"x");
     let _started = peer.machine.consume(&consume("q")).unwrap();
-    assert!(peer.names().is_empty(), "the only channel has a message to settle");
-    peer.machine.settle(&delivered, Settle::Ack { multiple: false }).unwrap();
+    assert!(
+        peer.names().is_empty(),
+        "the only channel has a message to settle"
+    );
+    peer.machine
+        .settle(&delivered, Settle::Ack { multiple: false })
+        .unwrap();
     let names = peer.names();
     assert!(names.contains(&"1 basic.consume".to_owned()), "{names:?}");
 }
@@ -100,13 +134,24 @@ fn v06_a_hundred_gets_can_be_held_and_another_request_goes_out() {
     let held: Vec<_> = (0..100).map(|_| peer.got(1, b"x")).collect();
     let request = peer.machine.request(declare("q")).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
     for delivered in &held {
-        peer.machine.settle(delivered, Settle::Ack { multiple: false }).unwrap();
+        peer.machine
+            .settle(delivered, Settle::Ack { multiple: false })
+            .unwrap();
     }
     let sent = peer.serve();
-    assert_eq!(sent.iter().filter(|sent| sent.is(basic::Ack::ID)).count(), 100);
-    assert!(peer.machine.open_channels() <= 64, "and the pool shrinks again");
+    assert_eq!(
+        sent.iter().filter(|sent| sent.is(basic::Ack::ID)).count(),
+        100
+    );
+    assert!(
+        peer.machine.open_channels() <= 64,
+        "and the pool shrinks again"
+    );
 }
 
 #[test]
@@ -114,27 +159,49 @@ fn v02_requests_before_the_connection_is_open_are_sent_when_it_is() {
     let mut peer = Peer::new(Options::default());
     let request = peer.machine.request(declare("q")).unwrap();
     let started = peer.machine.consume(&consume("q")).unwrap();
-    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let sent = peer
+        .machine
+        .publish(&crate::peer::publish("", "x"))
+        .unwrap();
     peer.shake_hands(crate::peer::tune(0, 0, 0));
     let served = peer.serve();
-    let number = served.iter().find(|sent| sent.is(basic::Publish::ID)).unwrap().channel;
+    let number = served
+        .iter()
+        .find(|sent| sent.is(basic::Publish::ID))
+        .unwrap()
+        .channel;
     peer.method(number, &crate::peer::ack(1, false));
-    assert!(matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))));
-    assert!(matches!(peer.machine.fetch(started), Some(Ok(Reply::Consumer(_)))));
+    assert!(matches!(
+        peer.machine.fetch(request),
+        Some(Ok(Reply::Queue(_)))
+    ));
+    assert!(matches!(
+        peer.machine.fetch(started),
+        Some(Ok(Reply::Consumer(_)))
+    ));
     peer.done(sent);
 }
 
 #[test]
 fn e11_a_request_that_fits_into_no_frame_is_refused_and_leaves_nothing_behind() {
-    let mut peer = Peer::tuned(Options::default().frame_max(4096), crate::peer::tune(0, 4096, 0));
+    let mut peer = Peer::tuned(
+        Options::default().frame_max(4096),
+        crate::peer::tune(0, 4096, 0),
+    );
     let mut arguments = Table::new();
     arguments.insert("large", &*vec![7_u8; 4096]).unwrap();
     let mut large = declare("q");
     large.arguments = arguments.as_ref();
-    assert!(matches!(peer.machine.request(large), Err(Error::InvalidArgument { .. })));
+    assert!(matches!(
+        peer.machine.request(large),
+        Err(Error::InvalidArgument { .. })
+    ));
     let mut large = consume("q");
     large.arguments = arguments.as_ref();
-    assert!(matches!(peer.machine.consume(&large), Err(Error::InvalidArgument { .. })));
+    assert!(matches!(
+        peer.machine.consume(&large),
+        Err(Error::InvalidArgument { .. })
+    ));
     assert!(peer.names().is_empty() && peer.machine.is_idle());
 }
 
@@ -153,8 +220,14 @@ fn e11_a_request_that_tuning_made_too_large_is_answered_and_its_channel_is_used_
     peer.shake_hands(crate::peer::tune(0, 4096, 0));
     peer.serve();
     assert!(matches!(peer.error(refused), Error::InvalidArgument { .. }));
-    assert!(matches!(peer.error(not_started), Error::InvalidArgument { .. }));
-    assert!(matches!(peer.machine.fetch(fine), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.error(not_started),
+        Error::InvalidArgument { .. }
+    ));
+    assert!(matches!(
+        peer.machine.fetch(fine),
+        Some(Ok(Reply::Queue(_)))
+    ));
     assert!(peer.machine.is_idle());
 }
 
@@ -166,8 +239,14 @@ fn e11_a_publish_whose_header_fits_into_no_frame_is_refused_and_its_channel_stay
     let mut large = crate::peer::publish("", "x");
     large.headers = Some(headers.as_ref());
     for _ in 0..2 {
-        assert!(matches!(peer.machine.publish(&large), Err(Error::InvalidArgument { .. })));
-        let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+        assert!(matches!(
+            peer.machine.publish(&large),
+            Err(Error::InvalidArgument { .. })
+        ));
+        let sent = peer
+            .machine
+            .publish(&crate::peer::publish("", "x"))
+            .unwrap();
         peer.serve();
         assert!(peer.is_pending(sent));
     }
@@ -184,8 +263,14 @@ fn a11_a_body_above_our_own_limit_is_refused_and_one_of_many_frames_is_cut_right
         Err(Error::InvalidArgument { what: "body", .. })
     ));
     assert!(peer.names().is_empty());
-    for body in [puka::Body::from(&large[1..]), puka::Body::from(large[1..].to_vec())] {
-        let _sent = peer.machine.publish(&crate::peer::publish("", body)).unwrap();
+    for body in [
+        puka::Body::from(&large[1..]),
+        puka::Body::from(large[1..].to_vec()),
+    ] {
+        let _sent = peer
+            .machine
+            .publish(&crate::peer::publish("", body))
+            .unwrap();
         let sent = peer.serve();
         let bodies = sent.iter().filter(|sent| sent.name().contains("body"));
         assert_eq!(
@@ -200,8 +285,12 @@ fn what_is_no_request_is_refused() {
     let mut peer = Peer::open(Options::default());
     assert!(peer.machine.request(channel::Open {}).is_err());
     assert!(peer.machine.request(ok("q")).is_err());
-    let publish =
-        basic::Publish { exchange: short(""), routing_key: short(""), mandatory: false, immediate: false };
+    let publish = basic::Publish {
+        exchange: short(""),
+        routing_key: short(""),
+        mandatory: false,
+        immediate: false,
+    };
     assert!(peer.machine.request(publish).is_err());
     let mut nowait = declare("q");
     nowait.nowait = true;
@@ -218,34 +307,73 @@ fn empty_queue_name_is_refused_before_sending() {
     let transaction = peer.machine.transaction().unwrap();
     peer.take();
     peer.feed(&[method(1, &channel::OpenOk {}), method(1, &tx::SelectOk {})].concat());
-    let Some(Ok(Reply::Transaction(transaction))) = peer.machine.fetch(transaction) else { panic!() };
+    let Some(Ok(Reply::Transaction(transaction))) = peer.machine.fetch(transaction) else {
+        panic!()
+    };
     let (queue, exchange, routing_key) = (short(""), short("e"), short("k"));
     let arguments = Table::new();
     let arguments = arguments.as_ref();
-    let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments };
-    let unbind = queue::Unbind { queue, exchange, routing_key, arguments };
+    let bind = queue::Bind {
+        queue,
+        exchange,
+        routing_key,
+        nowait: false,
+        arguments,
+    };
+    let unbind = queue::Unbind {
+        queue,
+        exchange,
+        routing_key,
+        arguments,
+    };
     let machine = &mut peer.machine;
     let refused = [
         machine.request(bind),
         machine.request(unbind),
-        machine.request(queue::Purge { queue, nowait: false }),
-        machine.request(queue::Delete { queue, if_unused: false, if_empty: false, nowait: false }),
-        machine.request(basic::Get { queue, no_ack: false }),
-        machine.get_in(transaction, basic::Get { queue, no_ack: false }),
+        machine.request(queue::Purge {
+            queue,
+            nowait: false,
+        }),
+        machine.request(queue::Delete {
+            queue,
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        }),
+        machine.request(basic::Get {
+            queue,
+            no_ack: false,
+        }),
+        machine.get_in(
+            transaction,
+            basic::Get {
+                queue,
+                no_ack: false,
+            },
+        ),
         machine.consume(&consume("")),
         machine.consume_multi(&[consume("q"), consume("")], 0, false),
     ];
     for refusal in refused {
-        assert!(matches!(refusal, Err(Error::InvalidArgument { what: "queue", .. })), "{refusal:?}");
+        assert!(
+            matches!(refusal, Err(Error::InvalidArgument { what: "queue", .. })),
+            "{refusal:?}"
+        );
     }
     assert!(peer.names().is_empty(), "the broker sees none of it");
-    assert!(peer.machine.request(declare("")).is_ok(), "the broker may name a queue that is declared");
+    assert!(
+        peer.machine.request(declare("")).is_ok(),
+        "the broker may name a queue that is declared"
+    );
 }
 
 #[test]
 fn a_full_pool_closes_no_other_channel() {
     let mut peer = Peer::open(Options::default().request_channels(1));
-    let sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let sent = peer
+        .machine
+        .publish(&crate::peer::publish("", "x"))
+        .unwrap();
     peer.serve();
     peer.method(1, &crate::peer::ack(1, false));
     peer.done(sent);
@@ -258,9 +386,14 @@ fn a_full_pool_closes_no_other_channel() {
 #[test]
 fn a_released_publish_leaves_other_deadlines_alone() {
     let mut peer = Peer::open(Options::default().heartbeat(0));
-    let blocked = connection::Blocked { reason: short("low on memory") };
+    let blocked = connection::Blocked {
+        reason: short("low on memory"),
+    };
     peer.method(0, &blocked);
-    let _sent = peer.machine.publish(&crate::peer::publish("", "x")).unwrap();
+    let _sent = peer
+        .machine
+        .publish(&crate::peer::publish("", "x"))
+        .unwrap();
     let slow = peer.machine.request(declare("q")).unwrap();
     // The publish is written and its first deadline removed before either deadline has started.
     peer.method(0, &connection::Unblocked {});

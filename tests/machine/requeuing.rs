@@ -14,12 +14,25 @@ fn written(sent: &[Sent]) -> Vec<String> {
     let mut all = Vec::new();
     for one in sent.iter().filter(|sent| sent.kind == FrameKind::Method) {
         all.push(match one.method() {
-            Method::Basic(basic::Method::Nack(basic::Nack { delivery_tag, multiple, requeue })) => {
+            Method::Basic(basic::Method::Nack(basic::Nack {
+                delivery_tag,
+                multiple,
+                requeue,
+            })) => {
                 assert!(requeue, "it would be lost");
-                format!("nack {delivery_tag}{}", if multiple { " multiple" } else { "" })
+                format!(
+                    "nack {delivery_tag}{}",
+                    if multiple { " multiple" } else { "" }
+                )
             }
-            Method::Basic(basic::Method::Ack(basic::Ack { delivery_tag, multiple })) => {
-                format!("ack {delivery_tag}{}", if multiple { " multiple" } else { "" })
+            Method::Basic(basic::Method::Ack(basic::Ack {
+                delivery_tag,
+                multiple,
+            })) => {
+                format!(
+                    "ack {delivery_tag}{}",
+                    if multiple { " multiple" } else { "" }
+                )
             }
             other => other.id().to_string(),
         });
@@ -32,12 +45,23 @@ fn take(peer: &mut Peer) -> Vec<String> {
 }
 
 fn cancel_ok(peer: &mut Peer, channel: u16, tag: &str) {
-    peer.method(channel, &basic::CancelOk { consumer_tag: short(tag) });
+    peer.method(
+        channel,
+        &basic::CancelOk {
+            consumer_tag: short(tag),
+        },
+    );
 }
 
 /// The server ends a consumer, as RabbitMQ does.
 fn server_cancel(peer: &mut Peer, channel: u16, tag: &str) {
-    peer.method(channel, &basic::Cancel { consumer_tag: short(tag), nowait: true });
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(tag),
+            nowait: true,
+        },
+    );
 }
 
 fn consumer(deliveries: u64) -> (Peer, ConsumerId, u16, String) {
@@ -54,7 +78,8 @@ fn reuses(peer: &mut Peer, channel: u16) -> bool {
     let _request = peer.machine.request(declare("next")).unwrap();
     let sent = peer.take();
     // The number is free once the close has a reply.
-    sent.first().is_some_and(|sent| sent.channel == channel && !sent.is(channel::Open::ID))
+    sent.first()
+        .is_some_and(|sent| sent.channel == channel && !sent.is(channel::Open::ID))
 }
 
 #[test]
@@ -67,7 +92,11 @@ fn one_nack_follows_cancel_ok() {
             let _cancelled = peer.machine.cancel(id).unwrap();
         }
         peer.deliver(channel, &tag, 4, b"late");
-        assert_eq!(take(&mut peer), ["basic.cancel"], "the broker would deliver them again");
+        assert_eq!(
+            take(&mut peer),
+            ["basic.cancel"],
+            "the broker would deliver them again"
+        );
         peer.deliver(channel, &tag, 5, b"later");
         cancel_ok(&mut peer, channel, &tag);
         assert_eq!(take(&mut peer), ["nack 5 multiple"]);
@@ -101,7 +130,8 @@ fn pending_acks_leave_before_the_nack() {
     peer.deliver(channel, &tag, 4, b"x");
     let _cancelled = peer.machine.cancel(id).unwrap();
     assert_eq!(take(&mut peer), ["basic.cancel"]);
-    held.iter().for_each(|held| peer.machine.settle(held, ACK).unwrap());
+    held.iter()
+        .for_each(|held| peer.machine.settle(held, ACK).unwrap());
     cancel_ok(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["ack 2 multiple", "nack 4 multiple"]);
 }
@@ -112,7 +142,9 @@ fn deliveries_that_a_holder_returns_join_the_nack() {
     let (mut peer, id, channel, tag) = consumer(2);
     let taken = peer.taken(id);
     peer.deliver(channel, &tag, 3, b"x");
-    taken.iter().for_each(|delivered| peer.machine.return_later(delivered));
+    taken
+        .iter()
+        .for_each(|delivered| peer.machine.return_later(delivered));
     peer.machine.drop_consumer(id);
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     cancel_ok(&mut peer, channel, &tag);
@@ -126,11 +158,16 @@ fn a_multiple_ack_leaves_unwanted_deliveries_out() {
     let taken = peer.taken(id);
     peer.machine.return_later(&taken[0]);
     let cancelled = peer.machine.cancel(id).unwrap();
-    peer.machine.settle(&taken[2], Settle::Ack { multiple: true }).unwrap();
+    peer.machine
+        .settle(&taken[2], Settle::Ack { multiple: true })
+        .unwrap();
     assert_eq!(take(&mut peer), ["basic.cancel", "ack 3", "ack 2"]);
     cancel_ok(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["nack 1"], "it was not taken");
-    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancelled),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());
 }
@@ -138,7 +175,10 @@ fn a_multiple_ack_leaves_unwanted_deliveries_out() {
 #[test]
 fn a_resized_consumer_waits_for_every_tag() {
     let mut peer = Peer::open(Options::default());
-    let (id, channel, old) = peer.consumer(&Consume { prefetch_count: 10, ..consume("q") });
+    let (id, channel, old) = peer.consumer(&Consume {
+        prefetch_count: 10,
+        ..consume("q")
+    });
     peer.deliver(channel, &old, 1, b"x");
     let resized = peer.machine.qos(id, 5).unwrap();
     peer.machine.abandon(resized);
@@ -148,8 +188,16 @@ fn a_resized_consumer_waits_for_every_tag() {
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     peer.method(channel, &basic::QosOk {});
     cancel_ok(&mut peer, channel, &old);
-    assert!(take(&mut peer).is_empty(), "the other tag would get it again");
-    peer.method(channel, &basic::ConsumeOk { consumer_tag: short(&new) });
+    assert!(
+        take(&mut peer).is_empty(),
+        "the other tag would get it again"
+    );
+    peer.method(
+        channel,
+        &basic::ConsumeOk {
+            consumer_tag: short(&new),
+        },
+    );
     peer.deliver(channel, &new, 2, b"x");
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     cancel_ok(&mut peer, channel, &new);
@@ -162,7 +210,10 @@ fn stream_deliveries_are_acknowledged() {
     let mut peer = Peer::open(Options::default());
     let mut arguments = Table::new();
     arguments.insert("x-stream-offset", "first").unwrap();
-    let terms = Consume { arguments: arguments.as_ref(), ..consume("q") };
+    let terms = Consume {
+        arguments: arguments.as_ref(),
+        ..consume("q")
+    };
     let (id, channel, tag) = peer.consumer(&terms);
     let mut header = Table::new();
     header.insert("x-stream-offset", 7_i64).unwrap();
@@ -188,10 +239,23 @@ fn stream_deliveries_are_acknowledged() {
 fn server_cancel_is_confirmed_before_channel_reuse() {
     for nowait in [true, false] {
         let (mut peer, id, channel, tag) = consumer(1);
-        peer.method(channel, &basic::Cancel { consumer_tag: short(&tag), nowait });
-        let answers = if nowait { vec!["basic.cancel"] } else { vec!["basic.cancel-ok", "basic.cancel"] };
+        peer.method(
+            channel,
+            &basic::Cancel {
+                consumer_tag: short(&tag),
+                nowait,
+            },
+        );
+        let answers = if nowait {
+            vec!["basic.cancel"]
+        } else {
+            vec!["basic.cancel-ok", "basic.cancel"]
+        };
         assert_eq!(take(&mut peer), answers);
-        assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
+        assert!(matches!(
+            peer.machine.ended(id),
+            Some(Ended::CancelledByServer)
+        ));
         let held = peer.taken(id).remove(0);
         peer.machine.settle(&held, ACK).unwrap();
         assert_eq!(take(&mut peer), ["ack 1"]);
@@ -213,13 +277,19 @@ fn timed_out_delivery_fails_no_later_request() {
         let held = peer.taken(id);
         server_cancel(&mut peer, channel, &tag);
         if !settles_late {
-            held.iter().for_each(|held| peer.machine.settle(held, ACK).unwrap());
+            held.iter()
+                .for_each(|held| peer.machine.settle(held, ACK).unwrap());
         }
         take(&mut peer);
         cancel_ok(&mut peer, channel, &tag);
-        held.iter().filter(|_| settles_late).for_each(|held| peer.machine.settle(held, ACK).unwrap());
+        held.iter()
+            .filter(|_| settles_late)
+            .for_each(|held| peer.machine.settle(held, ACK).unwrap());
         peer.machine.drop_consumer(id);
-        assert_eq!(take(&mut peer).last().map(String::as_str), Some("channel.close"));
+        assert_eq!(
+            take(&mut peer).last().map(String::as_str),
+            Some("channel.close")
+        );
         // RabbitMQ 4.3 closes the channel itself over the second delivery.
         assert!(!reuses(&mut peer, channel));
     }
@@ -270,8 +340,16 @@ fn server_cancel_before_consume_ok_is_answered_afterwards() {
     peer.method(1, &channel::OpenOk {});
     server_cancel(&mut peer, 1, &tag);
     assert!(matches!(peer.error(promise), Error::ConsumerCancelled(_)));
-    assert!(take(&mut peer).is_empty(), "RabbitMQ 3.10 would close the connection");
-    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    assert!(
+        take(&mut peer).is_empty(),
+        "RabbitMQ 3.10 would close the connection"
+    );
+    peer.method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&tag),
+        },
+    );
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     peer.deliver(1, &tag, 1, b"x");
     cancel_ok(&mut peer, 1, &tag);
@@ -285,7 +363,11 @@ fn stray_delivery_closes_an_otherwise_unused_channel() {
     peer.machine.drop_consumer(id);
     peer.serve();
     peer.deliver(channel, &tag, 1, b"x");
-    assert_eq!(take(&mut peer), ["channel.close"], "requeueing it would bring it again");
+    assert_eq!(
+        take(&mut peer),
+        ["channel.close"],
+        "requeueing it would bring it again"
+    );
     peer.method(channel, &channel::CloseOk {});
     assert!(peer.machine.is_idle() && peer.machine.open_channels() == 0);
     assert!(!reuses(&mut peer, channel));
@@ -299,10 +381,16 @@ fn stray_delivery_closes_the_channel_after_its_request() {
     peer.method(1, &channel::OpenOk {});
     peer.deliver(1, "unknown", 1, b"x");
     assert!(take(&mut peer).is_empty());
-    let ok =
-        puka::protocol::method::queue::DeclareOk { queue: short("q"), message_count: 0, consumer_count: 0 };
+    let ok = puka::protocol::method::queue::DeclareOk {
+        queue: short("q"),
+        message_count: 0,
+        consumer_count: 0,
+    };
     peer.method(1, &ok);
-    assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(declared),
+        Some(Ok(Reply::Queue(_)))
+    ));
     assert_eq!(take(&mut peer), ["channel.close"]);
 }
 
@@ -314,12 +402,20 @@ fn a_stray_delivery_is_never_settled_beside_others() {
     for delivered in peer.taken(id) {
         peer.machine.settle(&delivered, ACK).unwrap();
     }
-    assert_eq!(take(&mut peer), ["ack 1", "ack 3"], "an ack of several would cover the stray");
+    assert_eq!(
+        take(&mut peer),
+        ["ack 1", "ack 3"],
+        "an ack of several would cover the stray"
+    );
     peer.deliver(channel, &tag, 4, b"x");
     peer.machine.drop_consumer(id);
     assert_eq!(take(&mut peer), ["basic.cancel"]);
     cancel_ok(&mut peer, channel, &tag);
-    assert_eq!(take(&mut peer), ["channel.close"], "the broker takes back all of them");
+    assert_eq!(
+        take(&mut peer),
+        ["channel.close"],
+        "the broker takes back all of them"
+    );
     assert!(peer.machine.is_idle());
 }
 
@@ -346,7 +442,10 @@ fn late_deliveries_without_end_are_returned_in_batches() {
         peer.deliver(channel, &tag, number, b"");
     }
     let sent = take(&mut peer);
-    assert!(sent.len() == 2 && sent.iter().all(|sent| sent.ends_with("multiple")), "{sent:?}");
+    assert!(
+        sent.len() == 2 && sent.iter().all(|sent| sent.ends_with("multiple")),
+        "{sent:?}"
+    );
     cancel_ok(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["nack 150000 multiple"]);
 }
@@ -359,5 +458,9 @@ fn stray_deliveries_without_end_break_the_connection() {
             peer.deliver(channel, "unknown", number, b"");
         }
     }
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "{:?}", peer.why());
+    assert!(
+        matches!(peer.why(), Error::CommandInvalid(_)),
+        "{:?}",
+        peer.why()
+    );
 }

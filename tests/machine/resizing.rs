@@ -1,4 +1,5 @@
-//! Changing the prefetch count of a live consumer, which starts and ends consumers in the broker's eyes.
+//! Changing the prefetch count of a live consumer, which starts and ends consumers in the broker's
+//! eyes.
 
 use crate::peer::{Peer, Sent, answer, consume, tag_of};
 use puka::machine::{Consume, ConsumerId, Reply};
@@ -42,7 +43,9 @@ impl Broker {
 
     fn answer(&mut self, peer: &mut Peer) {
         self.starting.clear();
-        std::mem::take(&mut self.unanswered).iter().for_each(|octets| peer.feed(octets));
+        std::mem::take(&mut self.unanswered)
+            .iter()
+            .for_each(|octets| peer.feed(octets));
     }
 
     fn settle(&mut self, peer: &mut Peer) {
@@ -63,9 +66,17 @@ impl Broker {
 fn consumer(prefetch_count: u16) -> (Peer, Broker, ConsumerId) {
     let mut peer = Peer::open(Options::default());
     let mut broker = Broker::default();
-    let promise = peer.machine.consume(&Consume { prefetch_count, ..consume("q") }).unwrap();
+    let promise = peer
+        .machine
+        .consume(&Consume {
+            prefetch_count,
+            ..consume("q")
+        })
+        .unwrap();
     broker.settle(&mut peer);
-    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else { panic!("it has started") };
+    let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+        panic!("it has started")
+    };
     assert_eq!(broker.total(), prefetch_count);
     (peer, broker, id)
 }
@@ -79,7 +90,11 @@ fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
         peer.done(resized);
         assert_eq!(broker.total(), prefetch_count);
         assert!(prefetch_count != 0 || broker.consumers.len() == 1);
-        let unlimited = broker.consumers.values().filter(|count| **count == 0).count();
+        let unlimited = broker
+            .consumers
+            .values()
+            .filter(|count| **count == 0)
+            .count();
         assert_eq!(unlimited, usize::from(prefetch_count == 0));
     }
     let tag = broker.consumers.keys().next().unwrap().clone();
@@ -95,10 +110,17 @@ fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
 fn e46_of_two_changes_at_once_the_last_one_holds() {
     for (first, second) in [(5, 20), (5, 3), (5, 12), (20, 30), (20, 5), (0, 5), (20, 0)] {
         let (mut peer, mut broker, id) = consumer(10);
-        let resized = [peer.machine.qos(id, first).unwrap(), peer.machine.qos(id, second).unwrap()];
+        let resized = [
+            peer.machine.qos(id, first).unwrap(),
+            peer.machine.qos(id, second).unwrap(),
+        ];
         broker.settle(&mut peer);
         resized.into_iter().for_each(|promise| peer.done(promise));
-        assert_eq!(broker.total(), second, "10, then {first}, then {second}: {broker:?}");
+        assert_eq!(
+            broker.total(),
+            second,
+            "10, then {first}, then {second}: {broker:?}"
+        );
         assert!(second != 0 || broker.consumers.len() == 1, "{broker:?}");
     }
 }
@@ -109,10 +131,22 @@ fn consumer_delivers_until_its_last_change_has_started() {
     let _changes = [5, 3].map(|prefetch_count| peer.machine.qos(id, prefetch_count).unwrap());
     let sent = peer.take();
     let (first, second) = sent.split_at(sent.len() / 2);
-    first.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
+    first
+        .iter()
+        .filter_map(answer)
+        .for_each(|octets| peer.feed(&octets));
     assert!(peer.take().is_empty(), "the second change has not started");
-    second.iter().filter_map(answer).for_each(|octets| peer.feed(&octets));
-    assert_eq!(peer.take().iter().filter(|sent| sent.is(basic::Cancel::ID)).count(), 2);
+    second
+        .iter()
+        .filter_map(answer)
+        .for_each(|octets| peer.feed(&octets));
+    assert_eq!(
+        peer.take()
+            .iter()
+            .filter(|sent| sent.is(basic::Cancel::ID))
+            .count(),
+        2
+    );
 }
 
 #[test]
@@ -144,7 +178,13 @@ fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
     let old = broker.consumers.keys().next().unwrap().clone();
     let resized = peer.machine.qos(id, 5).unwrap();
     broker.read(&peer.take());
-    peer.method(1, &basic::Cancel { consumer_tag: crate::peer::short(&old), nowait: true });
+    peer.method(
+        1,
+        &basic::Cancel {
+            consumer_tag: crate::peer::short(&old),
+            nowait: true,
+        },
+    );
     broker.consumers.remove(&old);
     assert!(peer.machine.ended(id).is_none());
     broker.answer(&mut peer);
@@ -156,8 +196,15 @@ fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
 #[test]
 fn an_exclusive_consumer_can_not_be_resized_and_an_ended_one_neither() {
     let mut peer = Peer::open(Options::default());
-    let (id, ..) = peer.consumer(&Consume { exclusive: true, prefetch_count: 5, ..consume("q") });
-    assert!(matches!(peer.machine.qos(id, 6), Err(Error::InvalidArgument { .. })));
+    let (id, ..) = peer.consumer(&Consume {
+        exclusive: true,
+        prefetch_count: 5,
+        ..consume("q")
+    });
+    assert!(matches!(
+        peer.machine.qos(id, 6),
+        Err(Error::InvalidArgument { .. })
+    ));
     let same = peer.machine.qos(id, 5).unwrap();
     peer.done(same);
     let _cancelled = peer.machine.cancel(id).unwrap();

@@ -40,7 +40,12 @@ pub(crate) fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue
 
 fn unbind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Unbind<'a> {
     let (queue, exchange, routing_key) = (short(queue), short(exchange), short(key));
-    queue::Unbind { queue, exchange, routing_key, arguments: TableRef::EMPTY }
+    queue::Unbind {
+        queue,
+        exchange,
+        routing_key,
+        arguments: TableRef::EMPTY,
+    }
 }
 
 fn bind_exchange<'a>(destination: &'a str, source: &'a str) -> exchange::Bind<'a> {
@@ -72,7 +77,9 @@ fn told(sent: &Sent) -> String {
     }
     match sent.method() {
         Method::Exchange(exchange::Method::Declare(it)) => format!("exchange {}", it.exchange),
-        Method::Exchange(exchange::Method::Bind(it)) => format!("bind {} to {}", it.destination, it.source),
+        Method::Exchange(exchange::Method::Bind(it)) => {
+            format!("bind {} to {}", it.destination, it.source)
+        }
         Method::Queue(queue::Method::Declare(it)) => format!("queue {}", it.queue),
         Method::Queue(queue::Method::Bind(it)) => {
             format!("bind {} to {} by {}", it.queue, it.exchange, it.routing_key)
@@ -83,7 +90,10 @@ fn told(sent: &Sent) -> String {
 }
 
 fn all_told(sent: &[Sent]) -> Vec<String> {
-    sent.iter().map(told).filter(|told| told != "channel.open").collect()
+    sent.iter()
+        .map(told)
+        .filter(|told| told != "channel.open")
+        .collect()
 }
 
 /// What came back with the last connection.
@@ -109,7 +119,10 @@ fn r5_everything_is_declared_in_the_order_in_which_one_needs_another() {
     ask(&mut peer, exchange_declare("amq.rabbitmq.trace"));
     let (..) = peer.consumer(&consume("a-queue"));
     peer.again();
-    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Recovering { .. }
+    ));
     let again = all_told(&peer.serve());
     assert_eq!(
         again,
@@ -124,7 +137,10 @@ fn r5_everything_is_declared_in_the_order_in_which_one_needs_another() {
     );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     let report = report(&mut peer, listener);
-    assert_eq!((report.entities, report.consumers, report.failed.len()), (5, 1, 0));
+    assert_eq!(
+        (report.entities, report.consumers, report.failed.len()),
+        (5, 1, 0)
+    );
 }
 
 #[test]
@@ -145,7 +161,10 @@ fn s16_nothing_else_is_sent_before_everything_is_back() {
     );
     assert_eq!(order[0], "queue q");
     peer.method(2, &crate::peer::ack(1, false));
-    assert!(matches!(peer.machine.fetch(asked), Some(Ok(Reply::Queue(_)))));
+    assert!(matches!(
+        peer.machine.fetch(asked),
+        Some(Ok(Reply::Queue(_)))
+    ));
     let _ = published;
 }
 
@@ -160,15 +179,32 @@ fn s20_s21_s32_what_was_deleted_or_unbound_does_not_come_back() {
     }
     ask(&mut peer, bind("kept", "kept", "unbound"));
     ask(&mut peer, unbind("kept", "kept", "unbound"));
-    let delete = queue::Delete { queue: short("deleted"), if_unused: false, if_empty: false, nowait: false };
+    let delete = queue::Delete {
+        queue: short("deleted"),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    };
     ask(&mut peer, delete);
-    ask(&mut peer, exchange::Delete { exchange: short("deleted"), if_unused: false, nowait: false });
+    ask(
+        &mut peer,
+        exchange::Delete {
+            exchange: short("deleted"),
+            if_unused: false,
+            nowait: false,
+        },
+    );
     let (gone, _, tag) = peer.consumer(&consume("kept"));
     let cancelled = peer.machine.cancel(gone).unwrap();
     peer.serve();
-    assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(found))) if *found == *tag));
+    assert!(
+        matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(found))) if *found == *tag)
+    );
     peer.again();
-    assert_eq!(all_told(&peer.serve()), ["exchange kept", "queue kept", "bind kept to kept by key"]);
+    assert_eq!(
+        all_told(&peer.serve()),
+        ["exchange kept", "queue kept", "bind kept to kept by key"]
+    );
 }
 
 #[test]
@@ -178,7 +214,13 @@ fn passive_declares_and_what_was_refused_are_not_remembered() {
     passive.passive = true;
     ask(&mut peer, passive);
     ask(&mut peer, declare("mine"));
-    let missing = peer.machine.request(basic::Get { queue: short("mine"), no_ack: false }).unwrap();
+    let missing = peer
+        .machine
+        .request(basic::Get {
+            queue: short("mine"),
+            no_ack: false,
+        })
+        .unwrap();
     let number = peer.take().last().unwrap().channel;
     peer.method(number, &channel_close(404, "NOT_FOUND - no queue 'mine'"));
     assert!(matches!(peer.error(missing), Error::NotFound(_)));
@@ -201,16 +243,26 @@ fn r5_s22_what_goes_by_itself_is_forgotten() {
     let cancelled = peer.machine.cancel(consumer).unwrap();
     peer.serve();
     assert!(matches!(peer.machine.fetch(cancelled), Some(Ok(_))));
-    // A channel that the broker closes takes its consumer along, and a broker that cancels has lost the queue.
+    // A channel that the broker closes takes its consumer along, and a broker that cancels has lost
+    // the queue.
     for end in 0..2 {
         ask(&mut peer, auto);
         ask(&mut peer, x);
         ask(&mut peer, bind("auto", "x", "key"));
         let (_, number, tag) = peer.consumer(&consume("auto"));
         if end == 0 {
-            peer.method(number, &channel_close(406, "PRECONDITION_FAILED - unknown delivery tag"));
+            peer.method(
+                number,
+                &channel_close(406, "PRECONDITION_FAILED - unknown delivery tag"),
+            );
         } else {
-            peer.method(number, &basic::Cancel { consumer_tag: short(&tag), nowait: true });
+            peer.method(
+                number,
+                &basic::Cancel {
+                    consumer_tag: short(&tag),
+                    nowait: true,
+                },
+            );
         }
         peer.serve();
     }
@@ -223,12 +275,25 @@ fn a_long_chain_of_exchanges_that_go_one_with_the_other_is_forgotten() {
     let mut peer = dialled();
     let name = |n: u32| format!("x{n:04}");
     for n in 0..2000 {
-        ask(&mut peer, exchange::Declare { auto_delete: true, ..exchange_declare(&name(n)) });
+        ask(
+            &mut peer,
+            exchange::Declare {
+                auto_delete: true,
+                ..exchange_declare(&name(n))
+            },
+        );
         if n > 0 {
             ask(&mut peer, bind_exchange(&name(n), &name(n - 1)));
         }
     }
-    ask(&mut peer, exchange::Delete { exchange: short(&name(1999)), if_unused: false, nowait: false });
+    ask(
+        &mut peer,
+        exchange::Delete {
+            exchange: short(&name(1999)),
+            if_unused: false,
+            nowait: false,
+        },
+    );
     peer.again();
     assert!(all_told(&peer.serve()).is_empty());
 }
@@ -242,7 +307,9 @@ fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
     ask(&mut peer, own);
     let mut arguments = Table::new();
     arguments.insert("x-dead-letter-exchange", "").unwrap();
-    arguments.insert("x-dead-letter-routing-key", "amq.gen-first").unwrap();
+    arguments
+        .insert("x-dead-letter-routing-key", "amq.gen-first")
+        .unwrap();
     let mut mortal = declare("mortal");
     mortal.arguments = arguments.as_ref();
     ask(&mut peer, mortal);
@@ -251,19 +318,31 @@ fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
     let (consumer, ..) = peer.consumer(&consume("amq.gen-first"));
     for name in ["second", "third"] {
         peer.machine.handle_loss(Broken::Eof);
-        let waiting = peer.machine.request(bind("amq.gen-first", "x", "waiting")).unwrap();
-        let published = peer
+        let waiting = peer
             .machine
-            .publish(&puka::machine::Publish { routing_key: short("amq.gen-first"), ..publish("", "to it") });
+            .request(bind("amq.gen-first", "x", "waiting"))
+            .unwrap();
+        let published = peer.machine.publish(&puka::machine::Publish {
+            routing_key: short("amq.gen-first"),
+            ..publish("", "to it")
+        });
         peer.dial();
         peer.shake_hands(tune(2047, 131_072, 60));
         let sent = serve_naming(&mut peer, name);
         let order = all_told(&sent);
-        let (bound, consumed) =
-            (format!("bind amq.gen-{name} to x by key"), format!("consume amq.gen-{name}"));
+        let (bound, consumed) = (
+            format!("bind amq.gen-{name} to x by key"),
+            format!("consume amq.gen-{name}"),
+        );
         assert_eq!(order[..3], ["exchange x", "queue ", "queue mortal"]);
-        assert!(order.contains(&bound) && order.contains(&consumed), "{order:?}");
-        assert!(order.contains(&format!("bind amq.gen-{name} to x by waiting")), "{order:?}");
+        assert!(
+            order.contains(&bound) && order.contains(&consumed),
+            "{order:?}"
+        );
+        assert!(
+            order.contains(&format!("bind amq.gen-{name} to x by waiting")),
+            "{order:?}"
+        );
         let key = sent.iter().find_map(|it| match it.kind {
             puka::protocol::FrameKind::Method => match it.method() {
                 Method::Basic(basic::Method::Publish(it)) => Some(it.routing_key.to_string()),
@@ -277,17 +356,30 @@ fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
             Method::Queue(queue::Method::Declare(it)) => {
                 let current = format!("amq.gen-{name}");
                 let expected = puka::protocol::Value::from(current.as_str());
-                assert_eq!(it.arguments.get("x-dead-letter-routing-key"), Some(expected));
+                assert_eq!(
+                    it.arguments.get("x-dead-letter-routing-key"),
+                    Some(expected)
+                );
             }
             other => panic!("{other:?}"),
         }
         assert!(matches!(peer.machine.fetch(waiting), Some(Ok(_))));
-        assert_eq!(&*peer.machine.current_name(b"amq.gen-first"), format!("amq.gen-{name}").as_bytes());
+        assert_eq!(
+            &*peer.machine.current_name(b"amq.gen-first"),
+            format!("amq.gen-{name}").as_bytes()
+        );
         let _ = published;
     }
     let report = report(&mut peer, listener);
-    assert_eq!(report.renamed, [("amq.gen-second".into(), "amq.gen-third".into())]);
-    let queues: Vec<_> = peer.machine.consumer_queues(consumer).map(|(name, _)| name.to_string()).collect();
+    assert_eq!(
+        report.renamed,
+        [("amq.gen-second".into(), "amq.gen-third".into())]
+    );
+    let queues: Vec<_> = peer
+        .machine
+        .consumer_queues(consumer)
+        .map(|(name, _)| name.to_string())
+        .collect();
     assert_eq!(queues, ["amq.gen-first"]);
 }
 
@@ -308,27 +400,55 @@ fn s27_s28_what_fails_is_told_and_the_rest_comes_back() {
         "one behind the other, at once"
     );
     peer.method(1, &channel::OpenOk {});
-    let ok = |name| queue::DeclareOk { queue: short(name), message_count: 0, consumer_count: 0 };
+    let ok = |name| queue::DeclareOk {
+        queue: short(name),
+        message_count: 0,
+        consumer_count: 0,
+    };
     peer.method(1, &ok("a"));
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"),
+    );
     let again = peer.take();
-    assert_eq!(all_told(&again), ["channel.close-ok", "queue c", "queue d"], "what was behind it");
+    assert_eq!(
+        all_told(&again),
+        ["channel.close-ok", "queue c", "queue d"],
+        "what was behind it"
+    );
     let number = again.last().unwrap().channel;
     peer.method(number, &channel::OpenOk {});
     peer.method(number, &ok("c"));
     peer.method(number, &ok("d"));
     let consumes = peer.take();
-    let of = |name: &str| consumes.iter().find(|it| told(it) == format!("consume {name}")).unwrap().channel;
-    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
+    let of = |name: &str| {
+        consumes
+            .iter()
+            .find(|it| told(it) == format!("consume {name}"))
+            .unwrap()
+            .channel
+    };
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Recovering { .. }
+    ));
     let (b, d) = (of("b"), of("d"));
     for number in [b, d].into_iter().filter(|it| *it != number) {
         peer.method(number, &channel::OpenOk {});
     }
     peer.method(b, &channel_close(404, "NOT_FOUND - no queue 'b'"));
     let tag = peer.machine.consumer_tag(lives).unwrap().to_owned();
-    peer.method(d, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    peer.method(
+        d,
+        &basic::ConsumeOk {
+            consumer_tag: short(&tag),
+        },
+    );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    assert!(matches!(peer.machine.ended(doomed), Some(puka::Ended::ChannelClosed(Error::NotFound(_)))));
+    assert!(matches!(
+        peer.machine.ended(doomed),
+        Some(puka::Ended::ChannelClosed(Error::NotFound(_)))
+    ));
     assert!(peer.machine.ended(lives).is_none());
     let report = report(&mut peer, listener);
     let failed: Vec<_> = report.failed.iter().map(|(what, _)| &**what).collect();
@@ -345,7 +465,10 @@ fn r5_strict_tries_anew_with_another_connection() {
     peer.again();
     peer.take();
     peer.method(1, &channel::OpenOk {});
-    peer.method(1, &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"));
+    peer.method(
+        1,
+        &channel_close(406, "PRECONDITION_FAILED - inequivalent arg"),
+    );
     assert!(peer.machine.is_down());
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
@@ -364,17 +487,31 @@ fn r5_an_exclusive_queue_that_the_dead_connection_still_holds_is_tried_again() {
     peer.again();
     for _ in 0..3 {
         let sent = peer.take();
-        let number = sent.iter().find(|it| told(it) == "queue own").unwrap().channel;
+        let number = sent
+            .iter()
+            .find(|it| told(it) == "queue own")
+            .unwrap()
+            .channel;
         peer.method(number, &channel::OpenOk {});
         if sent.iter().position(|it| told(it) == "queue other")
             < sent.iter().position(|it| told(it) == "queue own")
             && sent.iter().any(|it| told(it) == "queue other")
         {
-            let ok = queue::DeclareOk { queue: short("other"), message_count: 0, consumer_count: 0 };
+            let ok = queue::DeclareOk {
+                queue: short("other"),
+                message_count: 0,
+                consumer_count: 0,
+            };
             peer.method(number, &ok);
         }
-        peer.method(number, &channel_close(405, "RESOURCE_LOCKED - cannot obtain exclusive access"));
-        assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
+        peer.method(
+            number,
+            &channel_close(405, "RESOURCE_LOCKED - cannot obtain exclusive access"),
+        );
+        assert!(matches!(
+            peer.machine.state(),
+            ConnectionState::Recovering { .. }
+        ));
         peer.pass(Duration::from_millis(500));
     }
     peer.serve();
@@ -401,7 +538,10 @@ fn r5_an_exclusive_queue_that_the_dead_connection_still_holds_is_tried_again() {
         }
     }
     let report = report(&mut peer, listener);
-    assert!(matches!(&report.failed[..], [(_, Error::ResourceLocked(_))]), "{report:?}");
+    assert!(
+        matches!(&report.failed[..], [(_, Error::ResourceLocked(_))]),
+        "{report:?}"
+    );
 }
 
 /// Answers a restoration, but says of what has this description that it is not there.
@@ -413,7 +553,11 @@ fn serve_without(peer: &mut Peer, missing: &str) -> Vec<String> {
             return all;
         }
         let mut closed = None;
-        all.extend(all_told(&sent).into_iter().filter(|told| told != "channel.close-ok"));
+        all.extend(
+            all_told(&sent)
+                .into_iter()
+                .filter(|told| told != "channel.close-ok"),
+        );
         for one in sent.iter().filter(|one| told(one) != "channel.close-ok") {
             if closed == Some(one.channel) {
             } else if told(one) == missing {
@@ -438,11 +582,21 @@ fn what_goes_by_itself_just_after_it_was_declared_again_is_declared_once_more() 
     for missing in ["bind q to x by k", "consume q"] {
         peer.again();
         serve_without(&mut peer, missing);
-        assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }), "{missing}");
+        assert!(
+            matches!(peer.machine.state(), ConnectionState::Recovering { .. }),
+            "{missing}"
+        );
         peer.pass(Duration::from_millis(500));
         let again = all_told(&peer.serve());
-        assert_eq!(again, ["exchange x", "queue q", "bind q to x by k", "consume q"], "{missing}");
-        assert!(matches!(peer.machine.state(), ConnectionState::Open), "{missing}");
+        assert_eq!(
+            again,
+            ["exchange x", "queue q", "bind q to x by k", "consume q"],
+            "{missing}"
+        );
+        assert!(
+            matches!(peer.machine.state(), ConnectionState::Open),
+            "{missing}"
+        );
         let report = report(&mut peer, listener);
         assert!(report.failed.is_empty(), "{report:?}");
         assert_eq!((report.entities, report.consumers), (4, 1));
@@ -462,12 +616,22 @@ fn s28_what_is_missing_every_time_is_told_in_the_end() {
         peer.again();
         let mut tries = 0;
         while !matches!(peer.machine.state(), ConnectionState::Open) {
-            tries += serve_without(&mut peer, missing).iter().filter(|told| *told == missing).count();
+            tries += serve_without(&mut peer, missing)
+                .iter()
+                .filter(|told| *told == missing)
+                .count();
             peer.pass(Duration::from_millis(500));
         }
         assert_eq!(tries, 4, "{missing}");
-        assert_eq!(report(&mut peer, listener).failed.len(), failures, "{missing}");
-        assert_eq!(peer.machine.ended(consumer).is_some(), missing == "consume q");
+        assert_eq!(
+            report(&mut peer, listener).failed.len(),
+            failures,
+            "{missing}"
+        );
+        assert_eq!(
+            peer.machine.ended(consumer).is_some(),
+            missing == "consume q"
+        );
     }
 }
 
@@ -485,7 +649,12 @@ fn s29_a_restoration_that_does_not_go_on_is_torn_down() {
     assert!(peer.machine.is_down(), "{:?}", peer.machine.state());
     // An answer that comes too late finds nobody.
     let tag = peer.machine.consumer_tag(consumer).unwrap().to_owned();
-    peer.method(1, &basic::ConsumeOk { consumer_tag: short(&tag) });
+    peer.method(
+        1,
+        &basic::ConsumeOk {
+            consumer_tag: short(&tag),
+        },
+    );
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
     peer.serve();
@@ -516,7 +685,11 @@ fn s12_a_connection_that_is_lost_while_it_recovers_recovers() {
         }
         peer.again();
         let again = all_told(&peer.serve());
-        assert_eq!(again, ["exchange x", "queue q", "bind q to x by key", "consume q"], "cut behind {cut}");
+        assert_eq!(
+            again,
+            ["exchange x", "queue q", "bind q to x by key", "consume q"],
+            "cut behind {cut}"
+        );
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
         assert!(peer.machine.ended(consumer).is_none());
     }
@@ -527,8 +700,20 @@ fn s26_a_filter_and_a_mode_choose_what_comes_back() {
     let declare_all = |peer: &mut Peer| {
         for durable in [true, false] {
             let (queue, exchange) = if durable { ("dq", "dx") } else { ("tq", "tx") };
-            ask(peer, queue::Declare { durable, ..declare(queue) });
-            ask(peer, exchange::Declare { durable, ..exchange_declare(exchange) });
+            ask(
+                peer,
+                queue::Declare {
+                    durable,
+                    ..declare(queue)
+                },
+            );
+            ask(
+                peer,
+                exchange::Declare {
+                    durable,
+                    ..exchange_declare(exchange)
+                },
+            );
         }
         for (queue, exchange) in [("dq", "dx"), ("dq", "tx"), ("tq", "dx"), ("tq", "tx")] {
             ask(peer, bind(queue, exchange, "key"));
@@ -543,14 +728,30 @@ fn s26_a_filter_and_a_mode_choose_what_comes_back() {
     assert_eq!(back(Recovery::default()).len(), 8);
     assert_eq!(
         back(Recovery::default().topology(RecoverTopology::Transient)),
-        ["exchange tx", "queue tq", "bind dq to tx by key", "bind tq to dx by key", "bind tq to tx by key"]
+        [
+            "exchange tx",
+            "queue tq",
+            "bind dq to tx by key",
+            "bind tq to dx by key",
+            "bind tq to tx by key"
+        ]
     );
     assert!(back(Recovery::default().topology(RecoverTopology::Nothing)).is_empty());
-    let filtered = Recovery::default()
-        .filter(|entity| !matches!(entity, Entity::Queue("tq") | Entity::QueueBinding { queue: "tq", .. }));
+    let filtered = Recovery::default().filter(|entity| {
+        !matches!(
+            entity,
+            Entity::Queue("tq") | Entity::QueueBinding { queue: "tq", .. }
+        )
+    });
     assert_eq!(
         back(filtered),
-        ["exchange dx", "exchange tx", "queue dq", "bind dq to dx by key", "bind dq to tx by key"]
+        [
+            "exchange dx",
+            "exchange tx",
+            "queue dq",
+            "bind dq to dx by key",
+            "bind dq to tx by key"
+        ]
     );
 }
 
@@ -567,8 +768,19 @@ fn what_was_being_deleted_is_not_declared_again() {
     ask(&mut peer, bind("kept", "y", "key"));
     ask(&mut peer, bind("kept", "y", "other"));
     let deletes: [Method<'_>; 3] = [
-        queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false }.into(),
-        exchange::Delete { exchange: short("x"), if_unused: false, nowait: false }.into(),
+        queue::Delete {
+            queue: short("q"),
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        }
+        .into(),
+        exchange::Delete {
+            exchange: short("x"),
+            if_unused: false,
+            nowait: false,
+        }
+        .into(),
         unbind("kept", "y", "key").into(),
     ];
     let promises = deletes.map(|it| peer.machine.request(it).unwrap());
@@ -576,17 +788,31 @@ fn what_was_being_deleted_is_not_declared_again() {
     peer.take();
     peer.again();
     let declared: Vec<_> = all_told(&peer.serve());
-    assert_eq!(declared[..3], ["exchange y", "queue kept", "bind kept to y by other"]);
-    assert!(declared[3..].iter().all(|it| it == "queue.unbind"), "{declared:?}");
+    assert_eq!(
+        declared[..3],
+        ["exchange y", "queue kept", "bind kept to y by other"]
+    );
+    assert!(
+        declared[3..].iter().all(|it| it == "queue.unbind"),
+        "{declared:?}"
+    );
     let unknown = peer.error(promises[0]);
-    assert!(matches!(unknown, Error::ConnectionBroken(Broken::OutcomeUnknown(_))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Error::ConnectionBroken(Broken::OutcomeUnknown(_))),
+        "{unknown:?}"
+    );
 }
 
 #[test]
 fn what_the_broker_refused_to_delete_comes_back() {
     let mut peer = dialled();
     ask(&mut peer, declare("q"));
-    let delete = queue::Delete { queue: short("q"), if_unused: false, if_empty: false, nowait: false };
+    let delete = queue::Delete {
+        queue: short("q"),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    };
     let deleted = peer.machine.request(delete).unwrap();
     peer.take();
     let close = puka::protocol::method::connection::Close {
@@ -638,8 +864,14 @@ fn an_outcome_of_a_lost_connection_is_ignored() {
     let stale = peer.machine.poll_filter().unwrap().run();
     peer.again();
     peer.machine.handle_filter(stale);
-    assert!(matches!(peer.machine.state(), ConnectionState::Recovering { .. }));
-    let step = peer.machine.poll_filter().expect("it is asked for each connection");
+    assert!(matches!(
+        peer.machine.state(),
+        ConnectionState::Recovering { .. }
+    ));
+    let step = peer
+        .machine
+        .poll_filter()
+        .expect("it is asked for each connection");
     peer.machine.handle_loss(Broken::Eof);
     peer.machine.handle_filter(step.run());
     assert!(peer.machine.is_down() && peer.machine.poll_filter().is_none());
@@ -653,11 +885,17 @@ fn entity_whose_filter_panics_is_declared() {
     });
     let listener = peer.machine.listen();
     peer.again();
-    assert_eq!(all_told(&peer.serve()), ["exchange x", "queue q", "bind q to x by key"]);
+    assert_eq!(
+        all_told(&peer.serve()),
+        ["exchange x", "queue q", "bind q to x by key"]
+    );
     let report = report(&mut peer, listener);
     let (what, error) = &report.failed[0];
     assert_eq!((&**what, report.failed.len()), ("filter", 1));
-    assert!(matches!(error, Error::InvalidArgument { what: "filter", .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::InvalidArgument { what: "filter", .. }),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -682,10 +920,27 @@ fn s30_s31_a_hundred_consumers_come_back_each_with_its_prefetch_count_and_tag() 
             _ => None,
         })
         .collect();
-    assert_eq!(counts, std::iter::once(7).chain(2..=100).collect::<Vec<_>>());
-    let tags: Vec<_> = sent.iter().filter(|it| it.is(basic::Consume::ID)).map(crate::peer::tag_of).collect();
-    assert_eq!(tags, started.iter().map(|(_, _, tag)| tag.clone()).collect::<Vec<_>>());
-    assert!(started.iter().all(|(id, ..)| peer.machine.ended(*id).is_none()));
+    assert_eq!(
+        counts,
+        std::iter::once(7).chain(2..=100).collect::<Vec<_>>()
+    );
+    let tags: Vec<_> = sent
+        .iter()
+        .filter(|it| it.is(basic::Consume::ID))
+        .map(crate::peer::tag_of)
+        .collect();
+    assert_eq!(
+        tags,
+        started
+            .iter()
+            .map(|(_, _, tag)| tag.clone())
+            .collect::<Vec<_>>()
+    );
+    assert!(
+        started
+            .iter()
+            .all(|(id, ..)| peer.machine.ended(*id).is_none())
+    );
 }
 
 #[test]
@@ -697,7 +952,10 @@ fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
     peer.shake_hands(tune(4, 131_072, 60));
     peer.serve();
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    let ended: Vec<_> = consumers.iter().map(|id| peer.machine.ended(*id).is_some()).collect();
+    let ended: Vec<_> = consumers
+        .iter()
+        .map(|id| peer.machine.ended(*id).is_some())
+        .collect();
     assert_eq!(ended, [false, false, true, true, true]);
     assert!(matches!(
         peer.machine.ended(consumers[4]),
@@ -707,7 +965,12 @@ fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
 
 /// Runs a test on a stack too small for a recursion over thousands of consumers.
 fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().stack_size(256 << 10).spawn(test).unwrap().join().unwrap();
+    std::thread::Builder::new()
+        .stack_size(256 << 10)
+        .spawn(test)
+        .unwrap()
+        .join()
+        .unwrap();
 }
 
 /// Returns a connection with this many consumers, and their ids.
@@ -728,7 +991,10 @@ fn falling_channel_max_ends_consumers_without_recursion() {
         peer.shake_hands(tune(3, 131_072, 60));
         peer.serve();
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        let ended = consumers.iter().filter(|id| peer.machine.ended(**id).is_some()).count();
+        let ended = consumers
+            .iter()
+            .filter(|id| peer.machine.ended(**id).is_some())
+            .count();
         assert_eq!(ended, 9_999);
     });
 }
@@ -737,12 +1003,17 @@ fn falling_channel_max_ends_consumers_without_recursion() {
 fn abandoned_replies_are_disposed_of_one_after_another() {
     on_a_small_stack(|| {
         let mut peer = dialled();
-        let promises: Vec<_> = (0..1_000).map(|_| peer.machine.consume(&consume("q")).unwrap()).collect();
+        let promises: Vec<_> = (0..1_000)
+            .map(|_| peer.machine.consume(&consume("q")).unwrap())
+            .collect();
         for promise in promises {
             peer.machine.abandon(promise);
         }
         let started = peer.serve();
-        let cancelled = started.iter().filter(|sent| sent.is(basic::Cancel::ID)).count();
+        let cancelled = started
+            .iter()
+            .filter(|sent| sent.is(basic::Cancel::ID))
+            .count();
         assert!(cancelled > 0 && peer.machine.is_idle(), "{cancelled}");
     });
 }
@@ -758,11 +1029,17 @@ fn what_is_asked_of_a_consumer_on_its_way_back_is_done() {
     let cancel = peer.machine.cancel(cancelled).unwrap();
     let recovered = peer.machine.recover(resized).unwrap();
     peer.done(recovered);
-    assert!(matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))), "it is gone already");
+    assert!(
+        matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))),
+        "it is gone already"
+    );
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 60));
     let sent = peer.take();
-    assert_eq!(all_told(&sent), ["basic.qos", "consume resized", "consume late"]);
+    assert_eq!(
+        all_told(&sent),
+        ["basic.qos", "consume resized", "consume late"]
+    );
     let cancel = peer.machine.cancel(late).unwrap();
     for one in &sent {
         if let Some(answer) = crate::peer::answer(one) {
@@ -771,7 +1048,10 @@ fn what_is_asked_of_a_consumer_on_its_way_back_is_done() {
     }
     peer.serve();
     peer.done(qos);
-    assert!(matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))));
+    assert!(matches!(
+        peer.machine.fetch(cancel),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
 }
 
 #[test]
@@ -794,7 +1074,11 @@ fn many_steps_are_declared_a_window_at_a_time() {
         ask(&mut peer, declare(&format!("q{n:03}")));
     }
     peer.again();
-    assert_eq!(peer.take().len(), 65, "the channel, and as many as may be under way");
+    assert_eq!(
+        peer.take().len(),
+        65,
+        "the channel, and as many as may be under way"
+    );
     let _ = channel::OpenOk {}.id();
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();

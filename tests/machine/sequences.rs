@@ -1,8 +1,9 @@
-//! The sequences of `tests/vectors/octets/sequences.json` that only a connection can judge: what may
-//! stand where on a channel.
+//! The sequences of `tests/vectors/octets/sequences.json` that only a connection can judge: what
+//! may stand where on a channel.
 //!
-//! The vectors speak of channel 1 with the consumer `c` and of methods that either side sends. Here a machine has consumers on its
-//! channels, and the consumer's own tag and numbers take the place of the vector's.
+//! The vectors speak of channel 1 with the consumer `c` and of methods that either side sends. Here
+//! a machine has consumers on its channels, and the consumer's own tag and numbers take the place
+//! of the vector's.
 
 use crate::peer::{Peer, consume};
 use puka::Options;
@@ -12,10 +13,14 @@ use serde_json::Value;
 const VECTORS: &str = include_str!("../vectors/octets/sequences.json");
 
 fn octets(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
 }
 
-/// The frames of a vector, with the tag of a consumer that there is in place of the vector's `c`, `a` or `b`.
+/// The frames of a vector, with the tag of a consumer that there is in place of the vector's `c`,
+/// `a` or `b`.
 fn with_tag(octets: &[u8], tags: &[(u16, String)]) -> Vec<u8> {
     let mut rest = octets;
     let mut all = Vec::new();
@@ -24,13 +29,20 @@ fn with_tag(octets: &[u8], tags: &[(u16, String)]) -> Vec<u8> {
         let (one, behind) = rest.split_at(size + 8);
         let channel = u16::from_be_bytes([one[1], one[2]]);
         let payload = &one[7..7 + size];
-        let tag = tags.iter().find(|(number, _)| *number == channel).map(|(_, tag)| tag.as_str());
+        let tag = tags
+            .iter()
+            .find(|(number, _)| *number == channel)
+            .map(|(_, tag)| tag.as_str());
         // A deliver or a cancel: class, method, then the tag.
         let has_tag = one[0] == 1 && matches!(payload[..4], [0, 60, 0, 60 | 30]);
         let payload = match tag {
-            Some(tag) if has_tag => {
-                [&payload[..4], &[tag.len() as u8], tag.as_bytes(), &payload[6..]].concat()
-            }
+            Some(tag) if has_tag => [
+                &payload[..4],
+                &[tag.len() as u8],
+                tag.as_bytes(),
+                &payload[6..],
+            ]
+            .concat(),
             _ => payload.to_vec(),
         };
         all.extend(crate::peer::raw(one[0], channel, &payload));
@@ -49,7 +61,10 @@ fn vectors() -> Vec<Value> {
 fn consumers() -> (Peer, Vec<(u16, String)>, Vec<puka::machine::ConsumerId>) {
     let mut peer = Peer::open(Options::default());
     let started = [peer.consumer(&consume("a")), peer.consumer(&consume("b"))];
-    let tags = started.iter().map(|(_, channel, tag)| (*channel, tag.clone())).collect::<Vec<_>>();
+    let tags = started
+        .iter()
+        .map(|(_, channel, tag)| (*channel, tag.clone()))
+        .collect::<Vec<_>>();
     assert_eq!([tags[0].0, tags[1].0], [1, 2]);
     (peer, tags, started.iter().map(|(id, ..)| *id).collect())
 }
@@ -57,7 +72,10 @@ fn consumers() -> (Peer, Vec<(u16, String)>, Vec<puka::machine::ConsumerId>) {
 #[test]
 fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say() {
     let mut judged = 0;
-    for vector in vectors().iter().filter(|vector| vector["expect"] == "error") {
+    for vector in vectors()
+        .iter()
+        .filter(|vector| vector["expect"] == "error")
+    {
         let name = vector["name"].as_str().unwrap();
         let (mut peer, tags, _) = consumers();
         let mut sent = octets(vector["hex"].as_str().unwrap());
@@ -78,9 +96,15 @@ fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say()
             "wrong_channel" => ReplyCode::COMMAND_INVALID,
             other => panic!("{name}: {other}"),
         };
-        let fault = peer.why().fault().unwrap_or_else(|| panic!("{name}: {}", peer.why()));
+        let fault = peer
+            .why()
+            .fault()
+            .unwrap_or_else(|| panic!("{name}: {}", peer.why()));
         assert_eq!(fault.code, code, "{name}: {fault}");
-        assert!(peer.names().contains(&"0 connection.close".to_owned()), "{name}");
+        assert!(
+            peer.names().contains(&"0 connection.close".to_owned()),
+            "{name}"
+        );
         judged += 1;
     }
     assert_eq!(judged, 10);
@@ -89,17 +113,26 @@ fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say()
 #[test]
 fn e07_sequences_of_deliveries_arrive_as_the_vectors_say() {
     for (name, expected) in [
-        ("sequences/deliver/two-channels", [vec![&b"wxyz"[..]], vec![b"12"]]),
+        (
+            "sequences/deliver/two-channels",
+            [vec![&b"wxyz"[..]], vec![b"12"]],
+        ),
         ("sequences/deliver/two-in-a-row", [vec![b"a", b""], vec![]]),
     ] {
         let vectors = vectors();
-        let vector = vectors.iter().find(|vector| vector["name"] == name).unwrap();
+        let vector = vectors
+            .iter()
+            .find(|vector| vector["name"] == name)
+            .unwrap();
         let (mut peer, tags, ids) = consumers();
         peer.feed(&with_tag(&octets(vector["hex"].as_str().unwrap()), &tags));
         assert!(peer.machine.why_closed().is_none(), "{name}");
         for (id, expected) in ids.into_iter().zip(expected) {
             let taken = peer.taken(id);
-            let bodies: Vec<_> = taken.iter().map(|delivered| delivered.message.body()).collect();
+            let bodies: Vec<_> = taken
+                .iter()
+                .map(|delivered| delivered.message.body())
+                .collect();
             assert_eq!(bodies, expected, "{name}");
         }
     }

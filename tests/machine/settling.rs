@@ -23,12 +23,22 @@ fn frames(sent: &[Sent]) -> Vec<String> {
     sent.iter()
         .map(|sent| match sent.method() {
             Method::Basic(basic::Method::Ack(it)) => {
-                format!("ack {}{}", it.delivery_tag, if it.multiple { " multiple" } else { "" })
+                format!(
+                    "ack {}{}",
+                    it.delivery_tag,
+                    if it.multiple { " multiple" } else { "" }
+                )
             }
             Method::Basic(basic::Method::Nack(it)) => {
-                format!("nack {}{}", it.delivery_tag, if it.multiple { " multiple" } else { "" })
+                format!(
+                    "nack {}{}",
+                    it.delivery_tag,
+                    if it.multiple { " multiple" } else { "" }
+                )
             }
-            Method::Basic(basic::Method::Reject(it)) => format!("reject {} {}", it.delivery_tag, it.requeue),
+            Method::Basic(basic::Method::Reject(it)) => {
+                format!("reject {} {}", it.delivery_tag, it.requeue)
+            }
             other => panic!("{other:?}"),
         })
         .collect()
@@ -38,21 +48,38 @@ fn frames(sent: &[Sent]) -> Vec<String> {
 fn s56_e40_settling_twice_sends_nothing_and_says_stale() {
     let (mut peer, taken) = delivered(3);
     peer.machine.settle(&taken[0], ACK).unwrap();
-    for again in [ACK, Settle::Ack { multiple: true }, Settle::Reject { requeue: true }] {
-        assert!(matches!(peer.machine.settle(&taken[0], again), Err(Error::Stale)));
+    for again in [
+        ACK,
+        Settle::Ack { multiple: true },
+        Settle::Reject { requeue: true },
+    ] {
+        assert!(matches!(
+            peer.machine.settle(&taken[0], again),
+            Err(Error::Stale)
+        ));
     }
     assert_eq!(frames(&peer.take()), ["ack 1"]);
-    assert!(matches!(peer.machine.settle(&taken[0], ACK), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine.settle(&taken[0], ACK),
+        Err(Error::Stale)
+    ));
     assert!(peer.names().is_empty());
 }
 
 #[test]
 fn e40_a_multiple_ack_settles_what_is_held_up_to_it() {
     let (mut peer, taken) = delivered(5);
-    peer.machine.settle(&taken[1], Settle::Reject { requeue: false }).unwrap();
-    peer.machine.settle(&taken[3], Settle::Ack { multiple: true }).unwrap();
+    peer.machine
+        .settle(&taken[1], Settle::Reject { requeue: false })
+        .unwrap();
+    peer.machine
+        .settle(&taken[3], Settle::Ack { multiple: true })
+        .unwrap();
     for settled in &taken[..4] {
-        assert!(matches!(peer.machine.settle(settled, ACK), Err(Error::Stale)));
+        assert!(matches!(
+            peer.machine.settle(settled, ACK),
+            Err(Error::Stale)
+        ));
     }
     assert_eq!(frames(&peer.take()), ["reject 2 false", "ack 4 multiple"]);
     peer.machine.settle(&taken[4], ACK).unwrap();
@@ -64,9 +91,20 @@ fn e40_a_multiple_nack_does_not_refuse_what_is_acknowledged() {
     let (mut peer, taken) = delivered(4);
     peer.machine.settle(&taken[0], ACK).unwrap();
     peer.machine.settle(&taken[2], ACK).unwrap();
-    peer.machine.settle(&taken[3], Settle::Nack { multiple: true, requeue: true }).unwrap();
+    peer.machine
+        .settle(
+            &taken[3],
+            Settle::Nack {
+                multiple: true,
+                requeue: true,
+            },
+        )
+        .unwrap();
     assert_eq!(frames(&peer.take()), ["ack 1", "ack 3", "nack 4 multiple"]);
-    assert!(matches!(peer.machine.settle(&taken[1], ACK), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine.settle(&taken[1], ACK),
+        Err(Error::Stale)
+    ));
 }
 
 #[test]
@@ -78,9 +116,16 @@ fn e40_no_ack_ever_says_tag_0_or_a_tag_of_another_channel() {
     peer.deliver(second, &second_tag, 1, b"x");
     let mut delivered = peer.taken(one).remove(0);
     delivered.tag = 0;
-    assert!(matches!(peer.machine.settle(&delivered, Settle::Ack { multiple: true }), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine
+            .settle(&delivered, Settle::Ack { multiple: true }),
+        Err(Error::Stale)
+    ));
     delivered.tag = 2;
-    assert!(matches!(peer.machine.settle(&delivered, ACK), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine.settle(&delivered, ACK),
+        Err(Error::Stale)
+    ));
     delivered.tag = 1;
     peer.machine.settle(&delivered, ACK).unwrap();
     assert_eq!(peer.names(), [format!("{first} basic.ack")]);
@@ -89,14 +134,18 @@ fn e40_no_ack_ever_says_tag_0_or_a_tag_of_another_channel() {
 #[test]
 fn acks_of_a_thousand_deliveries_leave_as_one_frame() {
     let (mut peer, taken) = delivered(1000);
-    taken.iter().for_each(|delivered| peer.machine.settle(delivered, ACK).unwrap());
+    taken
+        .iter()
+        .for_each(|delivered| peer.machine.settle(delivered, ACK).unwrap());
     assert_eq!(frames(&peer.take()), ["ack 1000 multiple"]);
 }
 
 #[test]
 fn acks_behind_one_that_is_held_leave_one_by_one_and_never_for_it() {
     let (mut peer, taken) = delivered(5);
-    taken[1..].iter().for_each(|delivered| peer.machine.settle(delivered, ACK).unwrap());
+    taken[1..]
+        .iter()
+        .for_each(|delivered| peer.machine.settle(delivered, ACK).unwrap());
     let mut sent = frames(&peer.take());
     sent.sort();
     assert_eq!(sent, ["ack 2", "ack 3", "ack 4", "ack 5"]);
@@ -109,7 +158,10 @@ fn acks_behind_one_that_is_held_leave_one_by_one_and_never_for_it() {
 fn v08_a_delivery_of_a_closed_connection_is_stale() {
     let (mut peer, taken) = delivered(1);
     peer.machine.handle_loss(puka::Broken::Eof);
-    assert!(matches!(peer.machine.settle(&taken[0], ACK), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine.settle(&taken[0], ACK),
+        Err(Error::Stale)
+    ));
     peer.machine.give_back(&taken[0]);
     assert!(peer.names().is_empty());
 }

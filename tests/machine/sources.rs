@@ -12,7 +12,13 @@ fn dialled() -> Peer {
 }
 
 fn declare_auto_delete(peer: &mut Peer, name: &str) {
-    let _declared = peer.machine.request(queue::Declare { auto_delete: true, ..declare(name) }).unwrap();
+    let _declared = peer
+        .machine
+        .request(queue::Declare {
+            auto_delete: true,
+            ..declare(name)
+        })
+        .unwrap();
     peer.serve();
 }
 
@@ -20,7 +26,10 @@ fn consume_multi(peer: &mut Peer, queues: &[&str]) -> (ConsumerId, u16, Vec<Stri
     let queues: Vec<Consume<'_>> = queues.iter().map(|queue| consume(queue)).collect();
     let promise = peer.machine.consume_multi(&queues, 10, false).unwrap();
     let sent = peer.serve();
-    let consumes: Vec<&Sent> = sent.iter().filter(|sent| sent.is(basic::Consume::ID)).collect();
+    let consumes: Vec<&Sent> = sent
+        .iter()
+        .filter(|sent| sent.is(basic::Consume::ID))
+        .collect();
     let tags = consumes.iter().map(|sent| tag_of(sent)).collect();
     match peer.machine.fetch(promise) {
         Some(Ok(Reply::Consumer(id))) => (id, consumes[0].channel, tags),
@@ -30,7 +39,9 @@ fn consume_multi(peer: &mut Peer, queues: &[&str]) -> (ConsumerId, u16, Vec<Stri
 
 /// Returns the queues that were consumed or declared.
 fn queues(sent: &[Sent], of: puka::protocol::MethodId) -> Vec<String> {
-    let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method && sent.is(of));
+    let methods = sent
+        .iter()
+        .filter(|sent| sent.kind == FrameKind::Method && sent.is(of));
     methods
         .filter_map(|sent| match sent.method() {
             Method::Basic(basic::Method::Consume(it)) => Some(it.queue.to_string()),
@@ -70,14 +81,23 @@ fn serve_without(peer: &mut Peer, missing: &str, names_it: bool) -> Vec<Sent> {
 fn the_other_queues_of_a_consumer_are_restored() {
     let mut peer = dialled();
     let (id, channel, tags) = consume_multi(&mut peer, &["a", "b", "c"]);
-    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tags[1]),
+            nowait: true,
+        },
+    );
     peer.serve();
     assert!(peer.machine.ended(id).is_none());
     peer.again();
     let sent = peer.serve();
     assert_eq!(queues(&sent, basic::Consume::ID), ["a", "c"]);
     assert!(peer.machine.ended(id).is_none());
-    let consumes: Vec<_> = sent.iter().filter(|sent| sent.is(basic::Consume::ID)).collect();
+    let consumes: Vec<_> = sent
+        .iter()
+        .filter(|sent| sent.is(basic::Consume::ID))
+        .collect();
     peer.deliver(consumes[1].channel, &tag_of(consumes[1]), 1, b"x");
     let delivered = peer.taken(id);
     assert_eq!(delivered[0].source, 2, "each queue keeps its place");
@@ -88,19 +108,41 @@ fn the_end_of_one_queue_is_told() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
-    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tags[1]),
+            nowait: true,
+        },
+    );
     let notice = peer.machine.take_notice(listener);
     assert!(
         matches!(&notice, Some(Notice::QueueEnded { tag, queue, why: Ended::CancelledByServer })
             if **tag == tags[0] && &**queue == "b"),
         "{notice:?}"
     );
-    let ended: Vec<_> = peer.machine.ended_queues(id).map(|(queue, _)| queue.to_string()).collect();
+    let ended: Vec<_> = peer
+        .machine
+        .ended_queues(id)
+        .map(|(queue, _)| queue.to_string())
+        .collect();
     assert_eq!(ended, ["b"]);
     peer.serve();
-    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[0]), nowait: true });
-    assert!(matches!(peer.machine.ended(id), Some(Ended::CancelledByServer)));
-    assert!(matches!(peer.machine.take_notice(listener), Some(Notice::ConsumerCancelled(_))));
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tags[0]),
+            nowait: true,
+        },
+    );
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::CancelledByServer)
+    ));
+    assert!(matches!(
+        peer.machine.take_notice(listener),
+        Some(Notice::ConsumerCancelled(_))
+    ));
 }
 
 #[test]
@@ -108,10 +150,20 @@ fn late_deliveries_of_one_queue_are_returned() {
     let mut peer = dialled();
     let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
     peer.deliver(channel, &tags[0], 1, b"held");
-    peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+    peer.method(
+        channel,
+        &basic::Cancel {
+            consumer_tag: short(&tags[1]),
+            nowait: true,
+        },
+    );
     peer.deliver(channel, &tags[1], 2, b"late");
     let sent = peer.serve();
-    let nack = basic::Nack { delivery_tag: 2, multiple: false, requeue: true };
+    let nack = basic::Nack {
+        delivery_tag: 2,
+        multiple: false,
+        requeue: true,
+    };
     assert_eq!(sent.last().unwrap().method(), nack.into());
     assert_eq!(peer.taken(id).len(), 1);
 }
@@ -128,10 +180,13 @@ fn queue_missing_after_a_loss_is_skipped() {
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
         assert!(peer.machine.ended(id).is_none());
         let ended: Vec<_> = peer.machine.ended_queues(id).collect();
-        let [(queue, Ended::ChannelClosed(Error::NotFound(_)))] = &ended[..] else { panic!("{ended:?}") };
+        let [(queue, Ended::ChannelClosed(Error::NotFound(_)))] = &ended[..] else {
+            panic!("{ended:?}")
+        };
         assert_eq!(queue.to_string(), "b");
         let notices: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
-        let is_it = |notice: &Notice| matches!(notice, Notice::QueueEnded { queue, .. } if &**queue == "b");
+        let is_it =
+            |notice: &Notice| matches!(notice, Notice::QueueEnded { queue, .. } if &**queue == "b");
         assert!(notices.iter().any(is_it), "{notices:?}");
         let reported = notices.iter().find_map(|notice| match notice {
             Notice::Recovered(report) => Some((report.consumers, report.failed.len())),
@@ -147,10 +202,20 @@ fn a_consumer_whose_last_queue_is_gone_ends() {
     let (id, ..) = consume_multi(&mut peer, &["a", "b"]);
     peer.again();
     let sent = peer.take();
-    let channel = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap().channel;
-    peer.method(channel, &channel_close(404, "NOT_FOUND - no queue 'a' in vhost '/'"));
+    let channel = sent
+        .iter()
+        .find(|sent| sent.is(basic::Consume::ID))
+        .unwrap()
+        .channel;
+    peer.method(
+        channel,
+        &channel_close(404, "NOT_FOUND - no queue 'a' in vhost '/'"),
+    );
     serve_without(&mut peer, "b", true);
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::NotFound(_)))));
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ChannelClosed(Error::NotFound(_)))
+    ));
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
 }
 
@@ -165,7 +230,10 @@ fn auto_delete_queue_outlives_an_unrestored_consumer() {
     peer.dial();
     peer.shake_hands(tune(3, 131_072, 60));
     peer.serve();
-    assert!(matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(Error::ChannelLimit))));
+    assert!(matches!(
+        peer.machine.ended(id),
+        Some(Ended::ChannelClosed(Error::ChannelLimit))
+    ));
     // It was declared there and has had no consumer.
     peer.again();
     assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
@@ -196,10 +264,17 @@ fn an_auto_delete_queue_outlives_a_refused_consumer() {
             let _promise = peer.machine.consume(&consume("kept")).unwrap();
             peer.take().last().unwrap().channel
         };
-        peer.method(channel, &channel_close(403, "ACCESS_REFUSED - in exclusive use"));
+        peer.method(
+            channel,
+            &channel_close(403, "ACCESS_REFUSED - in exclusive use"),
+        );
         peer.again();
         let declared = queues(&peer.serve(), queue::Declare::ID);
-        assert_eq!(declared.is_empty(), started, "it goes with its last consumer, once there was one");
+        assert_eq!(
+            declared.is_empty(),
+            started,
+            "it goes with its last consumer, once there was one"
+        );
     }
 }
 
@@ -216,32 +291,61 @@ fn consumer_without_a_channel_is_refused_at_once() {
     let waiting = peer.machine.consume(&consume("q")).unwrap();
     assert!(peer.is_pending(waiting));
     peer.serve();
-    assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Consumer(_)))));
+    assert!(matches!(
+        peer.machine.fetch(waiting),
+        Some(Ok(Reply::Consumer(_)))
+    ));
     let (id, channel, tag) = &consumers[1];
-    peer.method(*channel, &basic::Cancel { consumer_tag: short(tag), nowait: true });
+    peer.method(
+        *channel,
+        &basic::Cancel {
+            consumer_tag: short(tag),
+            nowait: true,
+        },
+    );
     peer.machine.drop_consumer(*id);
     let waiting = peer.machine.consume(&consume("q")).unwrap();
     assert!(peer.is_pending(waiting));
     peer.serve();
-    assert!(matches!(peer.machine.fetch(waiting), Some(Ok(Reply::Consumer(_)))));
+    assert!(matches!(
+        peer.machine.fetch(waiting),
+        Some(Ok(Reply::Consumer(_)))
+    ));
 }
 
 #[test]
 fn settling_several_leaves_late_deliveries_alone() {
-    let nack = |requeue| Settle::Nack { multiple: true, requeue };
+    let nack = |requeue| Settle::Nack {
+        multiple: true,
+        requeue,
+    };
     for how in [Settle::Ack { multiple: true }, nack(false), nack(true)] {
         let mut peer = dialled();
         let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
         peer.deliver(channel, &tags[0], 1, b"first");
-        peer.method(channel, &basic::Cancel { consumer_tag: short(&tags[1]), nowait: true });
+        peer.method(
+            channel,
+            &basic::Cancel {
+                consumer_tag: short(&tags[1]),
+                nowait: true,
+            },
+        );
         peer.deliver(channel, &tags[1], 2, b"never handed out");
         peer.deliver(channel, &tags[0], 3, b"last");
         let taken = peer.taken(id);
         peer.machine.settle(&taken[1], how).unwrap();
-        assert_eq!(peer.machine.settle(&taken[0], how).ok(), None, "it is settled with the last");
+        assert_eq!(
+            peer.machine.settle(&taken[0], how).ok(),
+            None,
+            "it is settled with the last"
+        );
         let mut unsettled = BTreeSet::from([1, 2, 3]);
         let mut returned = Vec::new();
-        for one in peer.serve().iter().filter(|sent| sent.kind == FrameKind::Method) {
+        for one in peer
+            .serve()
+            .iter()
+            .filter(|sent| sent.kind == FrameKind::Method)
+        {
             let (tag, multiple) = match one.method() {
                 Method::Basic(basic::Method::Ack(it)) => (it.delivery_tag, it.multiple),
                 Method::Basic(basic::Method::Nack(it)) => (it.delivery_tag, it.multiple),

@@ -1,4 +1,5 @@
-//! Deliveries of a stream: it takes nothing back, and RabbitMQ before 4.0 closes the connection when it is asked to.
+//! Deliveries of a stream: it takes nothing back, and RabbitMQ before 4.0 closes the connection
+//! when it is asked to.
 
 use crate::peer::{Peer, Sent, consume, deliver, header, method, raw};
 use puka::machine::{Consume, ConsumerId, Settle};
@@ -6,14 +7,19 @@ use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method, Properties, Table};
 use puka::{Ended, Options};
 
-/// A consumer that says an offset, or not, with so many deliveries, which have one, or not. Gives its channel and tag, too.
+/// A consumer that says an offset, or not, with so many deliveries, which have one, or not. Gives
+/// its channel and tag, too.
 fn consumer(says: bool, have: bool, deliveries: u64) -> (Peer, ConsumerId, u16, String) {
     let mut arguments = Table::new();
     if says {
         arguments.insert("x-stream-offset", "next").unwrap();
     }
     let mut peer = Peer::open(Options::default());
-    let terms = Consume { prefetch_count: 10, arguments: arguments.as_ref(), ..consume("q") };
+    let terms = Consume {
+        prefetch_count: 10,
+        arguments: arguments.as_ref(),
+        ..consume("q")
+    };
     let (id, channel, tag) = peer.consumer(&terms);
     for number in 1..=deliveries {
         arrives(&mut peer, channel, &tag, number, have);
@@ -28,14 +34,20 @@ fn arrives(peer: &mut Peer, channel: u16, tag: &str, number: u64, has_offset: bo
     }
     let mut properties = Properties::default();
     properties.headers = has_offset.then(|| headers.as_ref().into());
-    let frames =
-        [method(channel, &deliver(tag, number)), header(channel, 1, properties), raw(3, channel, b"x")];
+    let frames = [
+        method(channel, &deliver(tag, number)),
+        header(channel, 1, properties),
+        raw(3, channel, b"x"),
+    ];
     peer.feed(&frames.concat());
 }
 
 /// Acknowledgements and refusals, each with its number.
 fn settled(sent: &[Sent]) -> Vec<(&'static str, u64, bool)> {
-    let methods = sent.iter().filter(|sent| sent.kind == FrameKind::Method).map(Sent::method);
+    let methods = sent
+        .iter()
+        .filter(|sent| sent.kind == FrameKind::Method)
+        .map(Sent::method);
     methods
         .filter_map(|method| match method {
             Method::Basic(basic::Method::Ack(it)) => Some(("ack", it.delivery_tag, it.multiple)),
@@ -50,13 +62,36 @@ fn settled(sent: &[Sent]) -> Vec<(&'static str, u64, bool)> {
 fn what_is_refused_or_dropped_of_a_stream_is_acknowledged() {
     let (mut peer, id, ..) = consumer(true, true, 5);
     let taken = peer.taken(id);
-    peer.machine.settle(&taken[0], Settle::Reject { requeue: true }).unwrap();
-    peer.machine.settle(&taken[1], Settle::Nack { multiple: false, requeue: false }).unwrap();
+    peer.machine
+        .settle(&taken[0], Settle::Reject { requeue: true })
+        .unwrap();
+    peer.machine
+        .settle(
+            &taken[1],
+            Settle::Nack {
+                multiple: false,
+                requeue: false,
+            },
+        )
+        .unwrap();
     assert_eq!(settled(&peer.take()), [("ack", 2, true)]);
-    peer.machine.settle(&taken[3], Settle::Nack { multiple: true, requeue: true }).unwrap();
+    peer.machine
+        .settle(
+            &taken[3],
+            Settle::Nack {
+                multiple: true,
+                requeue: true,
+            },
+        )
+        .unwrap();
     peer.machine.give_back(&taken[4]);
     assert_eq!(settled(&peer.take()), [("ack", 5, true)]);
-    assert!(peer.machine.settle(&taken[0], Settle::Ack { multiple: false }).is_err(), "it is settled");
+    assert!(
+        peer.machine
+            .settle(&taken[0], Settle::Ack { multiple: false })
+            .is_err(),
+        "it is settled"
+    );
 }
 
 #[test]
@@ -72,7 +107,12 @@ fn what_a_consumer_of_a_stream_has_buffered_is_acknowledged_when_it_ends() {
         // And what comes before cancel-ok.
         arrives(&mut peer, channel, &tag, 4, true);
         assert_eq!(settled(&peer.take()), [("ack", 4, false)]);
-        peer.method(channel, &basic::CancelOk { consumer_tag: crate::peer::short(&tag) });
+        peer.method(
+            channel,
+            &basic::CancelOk {
+                consumer_tag: crate::peer::short(&tag),
+            },
+        );
         assert!(drops || matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
     }
 }
@@ -82,7 +122,15 @@ fn a_queue_has_its_messages_back_whatever_they_or_its_consumer_say_of_offsets() 
     for (says, have) in [(true, false), (false, true), (false, false)] {
         let (mut peer, id, ..) = consumer(says, have, 3);
         let taken = peer.taken(id);
-        peer.machine.settle(&taken[1], Settle::Nack { multiple: true, requeue: true }).unwrap();
+        peer.machine
+            .settle(
+                &taken[1],
+                Settle::Nack {
+                    multiple: true,
+                    requeue: true,
+                },
+            )
+            .unwrap();
         peer.machine.give_back(&taken[2]);
         let expected = [("nack", 2, true), ("reject", 3, false)];
         assert_eq!(settled(&peer.take()), expected, "says {says}, have {have}");

@@ -49,7 +49,10 @@ fn e49_e50_a_server_that_stands_still_is_gone_a_quarter_past_the_timeout() {
     peer.pass(5 * SECOND - Duration::from_millis(1));
     assert!(peer.machine.why_closed().is_none());
     peer.pass(Duration::from_millis(1));
-    assert!(matches!(peer.why(), Error::ConnectionBroken(Broken::HeartbeatMissed(_))));
+    assert!(matches!(
+        peer.why(),
+        Error::ConnectionBroken(Broken::HeartbeatMissed(_))
+    ));
     assert!(
         matches!(peer.error(request), Error::ConnectionBroken(Broken::HeartbeatMissed(time)) if time == 5 * SECOND)
     );
@@ -67,7 +70,11 @@ fn e49_any_octet_counts_as_a_sign_of_life_also_a_part_of_a_frame() {
         }
     }
     // The frame is nobody's, but it was read to its end.
-    assert!(matches!(peer.why(), Error::ChannelError(_)), "{:?}", peer.why());
+    assert!(
+        matches!(peer.why(), Error::ChannelError(_)),
+        "{:?}",
+        peer.why()
+    );
 }
 
 #[test]
@@ -82,7 +89,10 @@ fn e49_heartbeats_are_sent_from_tune_ok_on_and_watched_from_open_ok_on() {
     assert!(peer.machine.why_closed().is_none(), "Errata 13");
     peer.method(0, &puka::protocol::method::connection::OpenOk {});
     peer.pass(10 * SECOND);
-    assert!(matches!(peer.why(), Error::ConnectionBroken(Broken::HeartbeatMissed(_))));
+    assert!(matches!(
+        peer.why(),
+        Error::ConnectionBroken(Broken::HeartbeatMissed(_))
+    ));
 }
 
 #[test]
@@ -129,7 +139,10 @@ fn e46_silence_while_reading_was_paused_is_not_the_servers() {
         );
         peer.feed(&raw(8, 0, b""));
         peer.pass(5 * SECOND);
-        assert!(peer.machine.why_closed().is_some(), "and then it is watched again");
+        assert!(
+            peer.machine.why_closed().is_some(),
+            "and then it is watched again"
+        );
     }
 }
 
@@ -156,7 +169,10 @@ fn e50_a_transport_that_takes_no_octet_is_given_up_and_not_before_its_time() {
         peer.feed(&raw(8, 0, b""));
         peer.machine.handle_timeout(peer.now);
     }
-    assert!(matches!(peer.error(request), Error::ConnectionBroken(Broken::WriteStalled(_))));
+    assert!(matches!(
+        peer.error(request),
+        Error::ConnectionBroken(Broken::WriteStalled(_))
+    ));
     assert!((4..=8).contains(&seconds), "{seconds} s");
 }
 
@@ -164,7 +180,10 @@ fn e50_a_transport_that_takes_no_octet_is_given_up_and_not_before_its_time() {
 fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
     let mut peer = with_heartbeat(4);
     let mut out = Outgoing::default();
-    let _sent = peer.machine.publish(&crate::peer::publish("", vec![7; 100_000])).unwrap();
+    let _sent = peer
+        .machine
+        .publish(&crate::peer::publish("", vec![7; 100_000]))
+        .unwrap();
     for _ in 0..60 {
         peer.machine.poll_transmit(peer.now, &mut out);
         out.advance(1);
@@ -180,7 +199,10 @@ fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
 fn a_call_may_wait_for_ever() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
     peer.pump();
-    let call = peer.machine.call(&publish("", "x"), Some(Duration::MAX)).unwrap();
+    let call = peer
+        .machine
+        .call(&publish("", "x"), Some(Duration::MAX))
+        .unwrap();
     peer.pump();
     peer.pass(SECOND);
     assert!(peer.machine.why_closed().is_none());

@@ -1,4 +1,5 @@
-//! Transactions and calls under a scripted server: what is written when, and what a late or wrong answer does.
+//! Transactions and calls under a scripted server: what is written when, and what a late or wrong
+//! answer does.
 
 use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short, tune};
 use puka::machine::{PromiseId, Reply, Settle, TransactionId};
@@ -24,7 +25,10 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
     let id = begun(&mut peer);
     let got: Vec<_> = (1..=2)
         .map(|tag| {
-            let get = basic::Get { queue: short("q"), no_ack: false };
+            let get = basic::Get {
+                queue: short("q"),
+                no_ack: false,
+            };
             let promise = peer.machine.get_in(id, get).unwrap();
             peer.content(1, &get_ok(tag), b"got");
             match peer.machine.fetch(promise) {
@@ -34,10 +38,19 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
         })
         .collect();
     peer.take();
-    peer.machine.settle(&got[0], Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&got[0], Settle::Ack { multiple: false })
+        .unwrap();
     let commit = peer.machine.commit(id).unwrap();
-    assert!(matches!(peer.machine.settle(&got[1], Settle::Ack { multiple: false }), Err(Error::Stale)));
-    assert!(matches!(peer.machine.publish_in(id, &publish("", "late")), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine
+            .settle(&got[1], Settle::Ack { multiple: false }),
+        Err(Error::Stale)
+    ));
+    assert!(matches!(
+        peer.machine.publish_in(id, &publish("", "late")),
+        Err(Error::Stale)
+    ));
     assert_eq!(peer.names(), ["1 basic.ack", "1 tx.commit"]);
     peer.method(1, &tx::CommitOk {});
     assert!(
@@ -52,11 +65,24 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
 fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
-    let promise = peer.machine.get_in(id, basic::Get { queue: short("q"), no_ack: false }).unwrap();
+    let promise = peer
+        .machine
+        .get_in(
+            id,
+            basic::Get {
+                queue: short("q"),
+                no_ack: false,
+            },
+        )
+        .unwrap();
     peer.content(1, &get_ok(1), b"got");
-    let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(promise) else { panic!("nothing got") };
+    let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(promise) else {
+        panic!("nothing got")
+    };
     peer.take();
-    peer.machine.settle(&got.delivered, Settle::Ack { multiple: false }).unwrap();
+    peer.machine
+        .settle(&got.delivered, Settle::Ack { multiple: false })
+        .unwrap();
     peer.machine.drop_transaction(id);
     assert_eq!(peer.names(), ["1 channel.close"]);
     peer.method(1, &channel::CloseOk {});
@@ -89,7 +115,13 @@ fn a_commit_that_is_not_answered_has_an_unknown_outcome() {
 }
 
 fn get_in(peer: &mut Peer, id: TransactionId) -> Result<PromiseId, Error> {
-    peer.machine.get_in(id, basic::Get { queue: short("stuck"), no_ack: false })
+    peer.machine.get_in(
+        id,
+        basic::Get {
+            queue: short("stuck"),
+            no_ack: false,
+        },
+    )
 }
 
 /// Returns an open connection without heartbeats, and a transaction on channel 1.
@@ -108,14 +140,32 @@ fn get_that_times_out_fails_its_transaction() {
     let pending = get_in(&mut peer, id).unwrap();
     peer.serve();
     peer.method(2, &tx::SelectOk {});
-    let Some(Ok(Reply::Transaction(other))) = peer.machine.fetch(other) else { panic!("it begins") };
+    let Some(Ok(Reply::Transaction(other))) = peer.machine.fetch(other) else {
+        panic!("it begins")
+    };
     peer.pass(Duration::from_secs(10));
-    assert!(matches!(peer.error(late), Error::Timeout { what: "the request", .. }));
+    assert!(matches!(
+        peer.error(late),
+        Error::Timeout {
+            what: "the request",
+            ..
+        }
+    ));
     assert_eq!(peer.names(), ["1 channel.close"]);
-    let failed = |error: &Error| matches!(error, Error::Timeout { what: "a get of the transaction", .. });
+    let failed = |error: &Error| {
+        matches!(
+            error,
+            Error::Timeout {
+                what: "a get of the transaction",
+                ..
+            }
+        )
+    };
     assert!(failed(&peer.error(pending)));
     assert!(failed(&get_in(&mut peer, id).unwrap_err()));
-    assert!(failed(&peer.machine.publish_in(id, &publish("", "x")).unwrap_err()));
+    assert!(failed(
+        &peer.machine.publish_in(id, &publish("", "x")).unwrap_err()
+    ));
     assert!(failed(&peer.machine.commit(id).unwrap_err()));
     peer.content(1, &get_ok(1), b"late");
     peer.method(1, &channel::CloseOk {});
@@ -147,7 +197,11 @@ fn gets_that_time_out_do_not_add_up() {
     let (mut peer, id) = quiet();
     let mut pending = 0;
     for _ in 0..100 {
-        pending += usize::from(get_in(&mut peer, id).map(|get| peer.machine.abandon(get)).is_ok());
+        pending += usize::from(
+            get_in(&mut peer, id)
+                .map(|get| peer.machine.abandon(get))
+                .is_ok(),
+        );
         peer.pass(Duration::from_secs(31));
     }
     assert_eq!(pending, 1, "the transaction fails with its first get");
@@ -164,7 +218,10 @@ fn get_that_times_out_leaves_a_commit_alone() {
     assert_eq!(peer.names(), ["1 basic.get", "1 tx.commit"]);
     peer.method(1, &basic::GetEmpty {});
     peer.method(1, &tx::CommitOk {});
-    assert!(matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(_)))));
+    assert!(matches!(
+        peer.machine.fetch(commit),
+        Some(Ok(Reply::Committed(_)))
+    ));
 }
 
 #[test]
@@ -186,7 +243,9 @@ fn what_the_server_returns_without_a_reason_is_not_kept() {
     }
     let commit = peer.machine.commit(id).unwrap();
     peer.method(1, &tx::CommitOk {});
-    assert!(matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(all))) if all.len() == 1));
+    assert!(
+        matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(all))) if all.len() == 1)
+    );
 }
 
 #[test]
@@ -194,13 +253,22 @@ fn e37_a_transaction_honours_flow() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     peer.method(1, &channel::Flow { active: false });
-    assert!(matches!(peer.machine.publish_in(id, &publish("", "held")), Err(Error::Full)));
+    assert!(matches!(
+        peer.machine.publish_in(id, &publish("", "held")),
+        Err(Error::Full)
+    ));
     assert!(!peer.machine.has_room_to_transact());
     peer.method(1, &channel::Flow { active: true });
     peer.machine.publish_in(id, &publish("", "sent")).unwrap();
     assert_eq!(
         peer.names(),
-        ["1 channel.flow-ok", "1 channel.flow-ok", "1 basic.publish", "1 header 4", "1 body 4"]
+        [
+            "1 channel.flow-ok",
+            "1 channel.flow-ok",
+            "1 basic.publish",
+            "1 header 4",
+            "1 body 4"
+        ]
     );
 }
 
@@ -224,7 +292,12 @@ fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
 /// Returns the correlation ids of the calls that were sent.
 fn correlation_ids(sent: &[Sent]) -> Vec<String> {
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
-    let ids = headers.map(|sent| ContentHeader::decode(&sent.payload).unwrap().properties.correlation_id);
+    let ids = headers.map(|sent| {
+        ContentHeader::decode(&sent.payload)
+            .unwrap()
+            .properties
+            .correlation_id
+    });
     ids.map(|id| id.unwrap().to_string()).collect()
 }
 
@@ -234,13 +307,27 @@ fn a_call_and_all_that_it_needs_leave_at_once() {
     let call = peer.machine.call(&publish("", "12"), None).unwrap();
     let sent = peer.serve();
     let names = sent.iter().map(Sent::name).collect::<Vec<_>>();
-    let needed = ["1 channel.open", "1 confirm.select", "1 basic.consume", "1 basic.publish"];
+    let needed = [
+        "1 channel.open",
+        "1 confirm.select",
+        "1 basic.consume",
+        "1 basic.publish",
+    ];
     assert_eq!(names[..4], needed);
     // A confirm is no reply.
     peer.method(1, &ack(1, false));
     assert!(peer.is_pending(call));
     let id = correlation_ids(&sent).remove(0);
-    for wrong in ["0", "1", "2", "", "x", "-1", "18446744073709551616", &id[..id.len() - 1]] {
+    for wrong in [
+        "0",
+        "1",
+        "2",
+        "",
+        "x",
+        "-1",
+        "18446744073709551616",
+        &id[..id.len() - 1],
+    ] {
         reply(&mut peer, wrong, 1);
     }
     assert!(peer.is_pending(call));
@@ -258,14 +345,20 @@ fn call_ids_are_not_guessable_from_others() {
     let seen = peer.machine.call(&publish("", "seen"), None).unwrap();
     let hidden = peer.machine.call(&publish("", "hidden"), None).unwrap();
     let sent = peer.serve();
-    let [first, second] = &correlation_ids(&sent)[..] else { panic!("two calls") };
-    let (Some((_, secret)), Some((number, _))) = (first.split_once('.'), second.split_once('.')) else {
+    let [first, second] = &correlation_ids(&sent)[..] else {
+        panic!("two calls")
+    };
+    let (Some((_, secret)), Some((number, _))) = (first.split_once('.'), second.split_once('.'))
+    else {
         panic!("{first} {second}")
     };
     reply(&mut peer, &format!("{number}.{secret}"), 1);
     assert!(peer.is_pending(hidden) && peer.is_pending(seen));
     reply(&mut peer, second, 2);
-    assert!(matches!(peer.machine.fetch(hidden), Some(Ok(Reply::Message(_)))));
+    assert!(matches!(
+        peer.machine.fetch(hidden),
+        Some(Ok(Reply::Message(_)))
+    ));
 }
 
 #[test]
@@ -280,7 +373,10 @@ fn late_reply_answers_no_later_call() {
     reply(&mut peer, &earlier, 1);
     assert!(peer.is_pending(call));
     reply(&mut peer, &id, 2);
-    assert!(matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(_)))));
+    assert!(matches!(
+        peer.machine.fetch(call),
+        Some(Ok(Reply::Message(_)))
+    ));
 }
 
 #[test]
@@ -288,8 +384,13 @@ fn the_broker_makes_the_tag_of_replies() {
     let mut peer = Peer::open(Options::default());
     let _call = peer.machine.call(&publish("", "12"), None).unwrap();
     let sent = peer.serve();
-    let consume = sent.iter().find(|sent| sent.is(basic::Consume::ID)).unwrap();
-    let Method::Basic(basic::Method::Consume(consume)) = consume.method() else { panic!() };
+    let consume = sent
+        .iter()
+        .find(|sent| sent.is(basic::Consume::ID))
+        .unwrap();
+    let Method::Basic(basic::Method::Consume(consume)) = consume.method() else {
+        panic!()
+    };
     assert!(consume.consumer_tag.is_empty(), "{consume:?}");
 }
 
@@ -297,10 +398,20 @@ fn the_broker_makes_the_tag_of_replies() {
 fn a_call_is_forgotten_however_it_ends() {
     let mut peer = Peer::open(Options::default());
     let nacked = peer.machine.call(&publish("", "nacked"), None).unwrap();
-    let late = peer.machine.call(&publish("", "late"), Some(Duration::from_secs(1))).unwrap();
+    let late = peer
+        .machine
+        .call(&publish("", "late"), Some(Duration::from_secs(1)))
+        .unwrap();
     let closed = peer.machine.call(&publish("", "closed"), None).unwrap();
     peer.serve();
-    peer.method(1, &basic::Nack { delivery_tag: 1, multiple: false, requeue: false });
+    peer.method(
+        1,
+        &basic::Nack {
+            delivery_tag: 1,
+            multiple: false,
+            requeue: false,
+        },
+    );
     assert!(matches!(peer.error(nacked), Error::Nacked));
     peer.pass(Duration::from_secs(2));
     match peer.error(late) {
@@ -327,11 +438,22 @@ fn what_is_delivered_before_recover_ok_is_taken_back() {
     assert_eq!(peer.names(), [format!("{channel} basic.recover")]);
     peer.method(channel, &basic::RecoverOk {});
     peer.done(recovered);
-    assert!(matches!(peer.machine.settle(&held, Settle::Ack { multiple: false }), Err(Error::Stale)));
+    assert!(matches!(
+        peer.machine.settle(&held, Settle::Ack { multiple: false }),
+        Err(Error::Stale)
+    ));
     peer.deliver(channel, &tag, 4, b"again");
     let again = peer.taken(consumer);
-    assert_eq!(again.iter().map(|delivered| delivered.tag).collect::<Vec<_>>(), [4]);
-    peer.machine.settle(&again[0], Settle::Ack { multiple: true }).unwrap();
+    assert_eq!(
+        again
+            .iter()
+            .map(|delivered| delivered.tag)
+            .collect::<Vec<_>>(),
+        [4]
+    );
+    peer.machine
+        .settle(&again[0], Settle::Ack { multiple: true })
+        .unwrap();
     assert_eq!(peer.names(), [format!("{channel} basic.ack")]);
 }
 
@@ -339,10 +461,17 @@ fn what_is_delivered_before_recover_ok_is_taken_back() {
 fn a_secret_that_is_refused_ends_the_connection() {
     let mut peer = Peer::open(Options::default());
     let (one, two) = (
-        peer.machine.update_secret(b"fresh", short("expired")).unwrap(),
-        peer.machine.update_secret(b"refused", short("expired")).unwrap(),
+        peer.machine
+            .update_secret(b"fresh", short("expired"))
+            .unwrap(),
+        peer.machine
+            .update_secret(b"refused", short("expired"))
+            .unwrap(),
     );
-    assert_eq!(peer.names(), ["0 connection.update-secret", "0 connection.update-secret"]);
+    assert_eq!(
+        peer.names(),
+        ["0 connection.update-secret", "0 connection.update-secret"]
+    );
     peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
     peer.done(one);
     peer.method(0, &crate::peer::close(530, "NOT_ALLOWED - refused"));
@@ -350,7 +479,10 @@ fn a_secret_that_is_refused_ends_the_connection() {
 
     let mut peer = Peer::open(Options::default());
     peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)), "one that nobody asked for");
+    assert!(
+        matches!(peer.why(), Error::CommandInvalid(_)),
+        "one that nobody asked for"
+    );
 }
 
 #[test]
@@ -359,7 +491,10 @@ fn v01_a_get_of_a_transaction_that_is_dropped_is_answered_at_once() {
     for step in 0..3 {
         let mut peer = Peer::open(Options::default());
         let id = begun(&mut peer);
-        let get = basic::Get { queue: short("q"), no_ack: false };
+        let get = basic::Get {
+            queue: short("q"),
+            no_ack: false,
+        };
         let promise = peer.machine.get_in(id, get).unwrap();
         let channel = peer.serve().last().unwrap().channel;
         if step == 1 {

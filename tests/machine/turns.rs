@@ -26,12 +26,23 @@ impl World {
         let peer = Peer::tuned(options, tune(0, 0, 0));
         let to_confirm = VecDeque::new();
         let (published, bodies, exchange, sent) = Default::default();
-        Self { peer, published, to_confirm, bodies, exchange, sent }
+        Self {
+            peer,
+            published,
+            to_confirm,
+            bodies,
+            exchange,
+            sent,
+        }
     }
 
     fn publish(&mut self, exchange: &str) {
         let number = self.sent.entry(exchange.to_owned()).or_default();
-        let promise = self.peer.machine.publish(&publish(exchange, number.to_string().as_bytes())).unwrap();
+        let promise = self
+            .peer
+            .machine
+            .publish(&publish(exchange, number.to_string().as_bytes()))
+            .unwrap();
         *number += 1;
         self.peer.machine.abandon(promise);
     }
@@ -68,13 +79,18 @@ impl World {
         let channel = sent.channel;
         if sent.kind == FrameKind::Body {
             let exchange = self.exchange.get(&channel).unwrap().clone();
-            self.bodies.entry(exchange).or_default().push(String::from_utf8_lossy(&sent.payload).into());
+            self.bodies
+                .entry(exchange)
+                .or_default()
+                .push(String::from_utf8_lossy(&sent.payload).into());
         } else if sent.name().ends_with("channel.close") {
             // The side that has sent a close drops confirms that cross it.
             self.published.remove(&channel);
             self.to_confirm.retain(|(of, _)| *of != channel);
         } else if sent.is(basic::Publish::ID) {
-            let Method::Basic(basic::Method::Publish(it)) = sent.method() else { panic!("{sent:?}") };
+            let Method::Basic(basic::Method::Publish(it)) = sent.method() else {
+                panic!("{sent:?}")
+            };
             self.exchange.insert(channel, it.exchange.to_string());
             let count = self.published.entry(channel).or_default();
             *count += 1;
@@ -168,12 +184,20 @@ fn unneeded_room_leaves_a_channel_in_use() {
     // The waiting publish gives up before its turn comes.
     let mut waits = publish("b", "0");
     waits.mandatory = true;
-    let promise = world.peer.machine.call(&waits, Some(Duration::from_millis(105))).unwrap();
+    let promise = world
+        .peer
+        .machine
+        .call(&waits, Some(Duration::from_millis(105)))
+        .unwrap();
     (0..11).for_each(|_| world.step(&["a"]));
     world.peer.machine.abandon(promise);
     let before = world.came("a");
     (0..5).for_each(|_| world.step(&["a"]));
-    assert!(world.came("a") >= before + 5, "{} of {before} and 5", world.came("a"));
+    assert!(
+        world.came("a") >= before + 5,
+        "{} of {before} and 5",
+        world.came("a")
+    );
     world.assert_order();
 }
 
@@ -182,12 +206,18 @@ fn a_stopped_channel_makes_no_room() {
     let mut world = World::new(1);
     world.step(&["a"]);
     world.step(&[]);
-    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: false }));
+    world.peer.feed(&method(
+        1,
+        &puka::protocol::method::channel::Flow { active: false },
+    ));
     world.publish("a");
     world.publish("b");
     (0..20).for_each(|_| world.step(&[]));
     assert_eq!((world.came("a"), world.came("b")), (1, 0));
-    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: true }));
+    world.peer.feed(&method(
+        1,
+        &puka::protocol::method::channel::Flow { active: true },
+    ));
     (0..20).for_each(|_| world.step(&[]));
     assert_eq!((world.came("a"), world.came("b")), (2, 1));
 }
@@ -196,10 +226,19 @@ fn a_stopped_channel_makes_no_room() {
 fn a_flow_stops_only_its_own_exchange() {
     let mut world = World::new(4);
     world.step(&["a", "b"]);
-    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: false }));
+    world.peer.feed(&method(
+        1,
+        &puka::protocol::method::channel::Flow { active: false },
+    ));
     (0..3).for_each(|_| world.step(&["a", "b", "c"]));
-    assert_eq!((world.came("a"), world.came("b"), world.came("c")), (1, 4, 3));
-    world.peer.feed(&method(1, &puka::protocol::method::channel::Flow { active: true }));
+    assert_eq!(
+        (world.came("a"), world.came("b"), world.came("c")),
+        (1, 4, 3)
+    );
+    world.peer.feed(&method(
+        1,
+        &puka::protocol::method::channel::Flow { active: true },
+    ));
     world.serve();
     assert_eq!(world.came("a"), 4);
     world.assert_order();
@@ -213,13 +252,19 @@ fn a_stuck_exchange_does_not_hold_up_turns() {
         world.serve();
         world.to_confirm.clear();
         if is_stopped {
-            world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+            world
+                .peer
+                .method(1, &puka::protocol::method::channel::Flow { active: false });
         }
         let busy = ["b", "c", "d"];
         (0..20).for_each(|_| world.step(&busy));
         world.publish("e");
         (0..100).for_each(|_| world.step(&busy));
-        assert_eq!(world.came("e"), 1, "it waits for a publish that is never confirmed");
+        assert_eq!(
+            world.came("e"),
+            1,
+            "it waits for a publish that is never confirmed"
+        );
         world.assert_order();
     }
 }
@@ -229,10 +274,14 @@ fn a_stopped_channel_that_closes_frees_its_publishes() {
     let mut world = World::new(4);
     world.step(&["a"]);
     world.step(&[]);
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: false });
     world.publish("a");
     // It is tried in vain.
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: false });
     world.step(&[]);
     assert_eq!(world.came("a"), 1);
     world.peer.method(1, &channel_close(406, ""));
@@ -274,17 +323,25 @@ fn an_exchange_stopped_while_it_waits_resumes_later() {
     (0..11).for_each(|_| world.step(&[]));
     // The channel is to make room, and its exchange waits behind another one that gives up.
     let timeout = Some(Duration::from_millis(50));
-    let promise = world.peer.machine.call(&publish("b", "0"), timeout).unwrap();
+    let promise = world
+        .peer
+        .machine
+        .call(&publish("b", "0"), timeout)
+        .unwrap();
     world.peer.feed(&raw(8, 0, b""));
     world.publish("a");
     world.peer.feed(&raw(8, 0, b""));
     world.serve();
     assert_eq!(world.came("a"), 1);
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: false });
     (0..11).for_each(|_| world.step(&[]));
     world.peer.machine.abandon(promise);
     assert_eq!(world.came("a"), 1);
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: true });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: true });
     world.step(&[]);
     assert_eq!(world.came("a"), 2);
 }
@@ -298,19 +355,27 @@ fn idle_channels_make_room_at_once() {
     world.publish("d");
     let sent = world.peer.take();
     sent.iter().for_each(|one| world.look_at(one));
-    assert_eq!((world.came("c"), world.came("d")), (1, 1), "no close-ok has come");
+    assert_eq!(
+        (world.came("c"), world.came("d")),
+        (1, 1),
+        "no close-ok has come"
+    );
 }
 
 #[test]
 fn a_resumed_exchange_does_not_wait_behind_others() {
     let mut world = World::new(2);
     world.step(&["a", "busy"]);
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: false });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: false });
     world.publish("b");
     world.publish("a");
     world.serve();
     assert_eq!((world.came("a"), world.came("b")), (1, 0));
-    world.peer.method(1, &puka::protocol::method::channel::Flow { active: true });
+    world
+        .peer
+        .method(1, &puka::protocol::method::channel::Flow { active: true });
     world.serve();
     assert_eq!((world.came("a"), world.came("b")), (2, 0));
 }

@@ -14,7 +14,9 @@ impl World {
     /// Takes what a session tells its application.
     pub(crate) fn events(&mut self, client: usize) -> Checked {
         loop {
-            let Some(session) = self.session(client) else { return Ok(()) };
+            let Some(session) = self.session(client) else {
+                return Ok(());
+            };
             match session.machine.poll_event() {
                 None => return Ok(()),
                 Some(Event::Deliveries(id)) => {
@@ -29,7 +31,9 @@ impl World {
     }
 
     fn answered(&mut self, client: usize, promise: PromiseId) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         if session.abandoned.remove(&promise) {
             return ensure(session.machine.fetch(promise).is_none(), || {
                 "an abandoned promise was kept".into()
@@ -39,13 +43,21 @@ impl World {
             return Ok(());
         }
         let Some(waiting) = session.waiting.remove(&promise) else {
-            return Err(Violation(format!("I2: {promise:?} was answered, and nobody waits for it")));
+            return Err(Violation(format!(
+                "I2: {promise:?} was answered, and nobody waits for it"
+            )));
         };
         let Some(mut outcome) = session.machine.fetch(promise) else {
-            return Err(Violation(format!("I2: {:?} is said to be answered and is not", waiting.asked)));
+            return Err(Violation(format!(
+                "I2: {:?} is said to be answered and is not",
+                waiting.asked
+            )));
         };
-        ensure(session.machine.fetch(promise).is_none(), || "I2: an answer was fetched twice".into())?;
-        if session.mischief == Mischief::SilentClose && matches!(outcome, Err(Error::CloseIncomplete { .. }))
+        ensure(session.machine.fetch(promise).is_none(), || {
+            "I2: an answer was fetched twice".into()
+        })?;
+        if session.mischief == Mischief::SilentClose
+            && matches!(outcome, Err(Error::CloseIncomplete { .. }))
         {
             outcome = Ok(Reply::Done);
         }
@@ -59,7 +71,10 @@ impl World {
         if waiting.surely
             && let Err(error) = &outcome
         {
-            return Err(Violation(format!("I9: {:?} had to succeed: {error}", waiting.asked)));
+            return Err(Violation(format!(
+                "I9: {:?} had to succeed: {error}",
+                waiting.asked
+            )));
         }
         if let Asked::Publish(id) = waiting.asked {
             return self.publish_answered(client, &waiting, id, outcome);
@@ -89,16 +104,27 @@ impl World {
     }
 
     /// A publish without a confirm is on its way, or was given up before.
-    pub(crate) fn on_its_way(&mut self, client: usize, id: u64, outcome: &Result<Reply, Error>) -> Checked {
+    pub(crate) fn on_its_way(
+        &mut self,
+        client: usize,
+        id: u64,
+        outcome: &Result<Reply, Error>,
+    ) -> Checked {
         match outcome {
             Ok(Reply::Done) => {
                 // It may have been lost since, in the same moment.
-                if let Some(session) = self.session(client).filter(|session| session.line.is_some()) {
+                if let Some(session) = self
+                    .session(client)
+                    .filter(|session| session.line.is_some())
+                {
                     session.unconfirmed.push(id);
                 }
                 self.ledger.fate(id, Fate::Unknown)
             }
-            Ok(reply) => Err(Violation(format!("a publish was answered by {}", name_of(reply)))),
+            Ok(reply) => Err(Violation(format!(
+                "a publish was answered by {}",
+                name_of(reply)
+            ))),
             Err(error) => self.ledger.fate(id, Fate::Refused(error.to_string())),
         }
     }
@@ -117,7 +143,12 @@ impl World {
                 self.ledger.fate(id, Fate::Confirmed)?;
                 return self.reached(id);
             }
-            Ok(reply) => return Err(Violation(format!("a publish was answered by {}", name_of(&reply)))),
+            Ok(reply) => {
+                return Err(Violation(format!(
+                    "a publish was answered by {}",
+                    name_of(&reply)
+                )));
+            }
             Err(Error::Nacked | Error::NotFound(_)) if meddles => {
                 return self.ledger.fate(id, Fate::Confirmed);
             }
@@ -130,7 +161,9 @@ impl World {
                 self.reached(id)
             }
             Error::Nacked => {
-                ensure(self.plan.has(Feature::Full), || format!("message {id} is nacked without a reason"))?;
+                ensure(self.plan.has(Feature::Full), || {
+                    format!("message {id} is nacked without a reason")
+                })?;
                 self.ledger.fate(id, Fate::Nacked)
             }
             Error::Unconfirmed(cause) => {
@@ -153,8 +186,13 @@ impl World {
     }
 
     fn reply(&mut self, client: usize, waiting: Waiting, reply: Reply) -> Checked {
-        let wrong =
-            |reply: &Reply| Err(Violation(format!("{:?} was answered by {}", waiting.asked, name_of(reply))));
+        let wrong = |reply: &Reply| {
+            Err(Violation(format!(
+                "{:?} was answered by {}",
+                waiting.asked,
+                name_of(reply)
+            )))
+        };
         let Waiting { asked, .. } = &waiting;
         if let Some(session) = self.session(client)
             && let Some(name) = asked.name()
@@ -162,10 +200,13 @@ impl World {
             session.record.done(waiting.method, name);
         }
         match (asked, &reply) {
-            (Asked::Connect, Reply::Connected(_)) | (Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
+            (Asked::Connect, Reply::Connected(_))
+            | (Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
             (Asked::Close, Reply::Done) => {
                 let left = self.session(client).map_or(0, |session| session.left.least);
-                ensure(left == 0, || format!("a close left {left} undone and said that it did not"))
+                ensure(left == 0, || {
+                    format!("a close left {left} undone and said that it did not")
+                })
             }
             (Asked::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
             (Asked::Queue(name), Reply::Queue(queue)) if name.is_empty() => {
@@ -175,18 +216,37 @@ impl World {
                 self.begun(client, reply);
                 Ok(())
             }
-            (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => Ok(()),
+            (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => {
+                Ok(())
+            }
             (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
             (Asked::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
                 let (queue, no_ack) = (queue.clone(), *no_ack);
-                let Reply::Delivery(Some(got)) = reply else { return Ok(()) };
-                ensure(got.delivered.is_settled() == no_ack, || "a get of the wrong kind".into())?;
+                let Reply::Delivery(Some(got)) = reply else {
+                    return Ok(());
+                };
+                ensure(got.delivered.is_settled() == no_ack, || {
+                    "a get of the wrong kind".into()
+                })?;
                 self.receive(client, &queue, None, got.delivered)
             }
-            (Asked::Consume { queue, no_ack, prefetch }, Reply::Consumer(id)) => {
+            (
+                Asked::Consume {
+                    queue,
+                    no_ack,
+                    prefetch,
+                },
+                Reply::Consumer(id),
+            ) => {
                 let (queue, no_ack, prefetch) = (queue.clone(), *no_ack, *prefetch);
                 // A stream is polled once before it waits to be woken.
-                let consumer = Consumer { queue, no_ack, prefetch, awake: true, last_place: None };
+                let consumer = Consumer {
+                    queue,
+                    no_ack,
+                    prefetch,
+                    awake: true,
+                    last_place: None,
+                };
                 if let Some(session) = self.session(client) {
                     session.consumers.insert(*id, consumer);
                 }
@@ -197,7 +257,12 @@ impl World {
     }
 
     /// Whether there is a reason for an error.
-    pub(crate) fn check_error(&mut self, client: usize, waiting: &Waiting, error: &Error) -> Checked {
+    pub(crate) fn check_error(
+        &mut self,
+        client: usize,
+        waiting: &Waiting,
+        error: &Error,
+    ) -> Checked {
         let plan = self.plan;
         let excused = self.is_excused(client);
         let closing = self.session(client).is_some_and(|session| session.closing);
@@ -205,17 +270,28 @@ impl World {
             Error::Closed => closing,
             Error::CloseIncomplete { pending } if waiting.asked == Asked::Close => {
                 let now = self.now;
-                self.session(client).is_some_and(|Session { left, abandoned, .. }| {
-                    let has_waited = (now - left.since.unwrap_or(now)) * 2 >= plan.close_timeout();
-                    // An abandoned promise may have timed out.
-                    let may_be_early = left.without_transport || left.timed_out || !abandoned.is_empty();
-                    (has_waited || may_be_early)
-                        && (left.least..=left.least + left.unknown + abandoned.len()).contains(pending)
-                })
+                self.session(client).is_some_and(
+                    |Session {
+                         left, abandoned, ..
+                     }| {
+                        let has_waited =
+                            (now - left.since.unwrap_or(now)) * 2 >= plan.close_timeout();
+                        // An abandoned promise may have timed out.
+                        let may_be_early =
+                            left.without_transport || left.timed_out || !abandoned.is_empty();
+                        (has_waited || may_be_early)
+                            && (left.least..=left.least + left.unknown + abandoned.len())
+                                .contains(pending)
+                    },
+                )
             }
-            Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => excused,
+            Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => {
+                excused
+            }
             Error::InternalError(_) => excused && plan.has(Feature::Internal),
-            Error::AccessRefused(fault) if waiting.asked == Asked::Connect || !fault.text.contains('\'') => {
+            Error::AccessRefused(fault)
+                if waiting.asked == Asked::Connect || !fault.text.contains('\'') =>
+            {
                 excused && plan.has(Feature::Refused)
             }
             Error::Timeout { .. } => plan.may_time_out() || excused,
@@ -243,7 +319,9 @@ impl World {
             Error::PreconditionFailed(fault) if fault.text.contains("delivery acknowledgement") => {
                 plan.has(Feature::Overdue) && fault.method == MethodId::NONE
             }
-            Error::ConsumerCancelled(_) => matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_)),
+            Error::ConsumerCancelled(_) => {
+                matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_))
+            }
             error => match error.fault() {
                 Some(fault) => {
                     fault.found_by == Peer::Server
@@ -253,19 +331,28 @@ impl World {
                 None => false,
             },
         };
-        ensure(holds, || format!("{:?} failed without a reason: {error:?}", waiting.asked))
+        ensure(holds, || {
+            format!("{:?} failed without a reason: {error:?}", waiting.asked)
+        })
     }
 
     fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
         let plan = self.plan;
-        let names = |names: &str| names.split('|').any(|name| text.contains(&format!("'{name}'")));
+        let names = |names: &str| {
+            names
+                .split('|')
+                .any(|name| text.contains(&format!("'{name}'")))
+        };
         match &waiting.asked {
             Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
             Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
             // Its consumer could not start again: the queue is gone, another consumer is exclusive,
             // or the lost connection still owns the queue when patience ends.
             Asked::Qos(_) => {
-                matches!(code, ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED)
+                matches!(
+                    code,
+                    ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED
+                )
             }
             Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
             Asked::Call(_) => code == ReplyCode::NOT_FOUND,
@@ -278,7 +365,8 @@ impl World {
 
     /// Whether a session may have broken.
     pub(crate) fn is_excused(&mut self, client: usize) -> bool {
-        self.session(client).is_none_or(|session| session.excuse.is_some())
+        self.session(client)
+            .is_none_or(|session| session.excuse.is_some())
     }
 
     /// No promise may be waited for longer than its deadline allows.
@@ -289,7 +377,9 @@ impl World {
                 let limit = match waiting.asked {
                     // It may be tried again and again.
                     Asked::Connect if session.recovers => continue,
-                    Asked::Publish(_) if session.recovers && plan.has(Feature::Republish) => continue,
+                    Asked::Publish(_) if session.recovers && plan.has(Feature::Republish) => {
+                        continue;
+                    }
                     Asked::Connect => plan.handshake_timeout(),
                     Asked::Close => plan.close_timeout(),
                     // It may be held back first.
@@ -297,9 +387,15 @@ impl World {
                     _ => plan.request_timeout(),
                 };
                 let waited = now - waiting.since;
-                ensure(waited <= limit + session.slept + Duration::from_millis(1), || {
-                    format!("I1/I10: {:?} of session {} waits for {waited:?}", waiting.asked, session.number)
-                })?;
+                ensure(
+                    waited <= limit + session.slept + Duration::from_millis(1),
+                    || {
+                        format!(
+                            "I1/I10: {:?} of session {} waits for {waited:?}",
+                            waiting.asked, session.number
+                        )
+                    },
+                )?;
             }
         }
         Ok(())

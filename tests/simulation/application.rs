@@ -1,4 +1,5 @@
-//! What the application does with what it gets: takes deliveries, settles them, holds them, drops them.
+//! What the application does with what it gets: takes deliveries, settles them, holds them, drops
+//! them.
 
 use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Violation, ensure};
@@ -21,53 +22,91 @@ impl World {
     ) -> Checked {
         self.ledger.sync(&self.broker)?;
         let plan = self.plan;
-        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
+            return Ok(());
+        };
         let has_ended = consumer.is_some_and(|consumer| session.machine.ended(consumer).is_some());
         let alive = session.is_sound() && !has_ended;
         let line = (!session.machine.is_down()).then_some(session.lines);
-        let (copy, place) = self.ledger.handed(queue, delivered.redelivered, alive, &delivered.message)?;
+        let (copy, place) =
+            self.ledger
+                .handed(queue, delivered.redelivered, alive, &delivered.message)?;
         let id = id_of_copy(copy);
         if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
             && !delivered.redelivered
             && place.is_some()
         {
             let in_order = found.last_place < place;
-            ensure(in_order, || format!("message {id} of {queue} was delivered out of order"))?;
+            ensure(in_order, || {
+                format!("message {id} of {queue} was delivered out of order")
+            })?;
             found.last_place = place;
         }
         if delivered.message.properties().reply_to.is_some() {
             self.reply_to(client, id, &delivered.message)?;
         }
-        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
+            return Ok(());
+        };
         if delivered.is_settled() {
             return Ok(());
         }
-        session.held.push(Held { delivered, queue: queue.to_owned(), copy, consumer, stale: false, line });
+        session.held.push(Held {
+            delivered,
+            queue: queue.to_owned(),
+            copy,
+            consumer,
+            stale: false,
+            line,
+        });
         if let Some(consumer) = consumer {
-            let of_it = |held: &&Held| held.consumer == Some(consumer) && !held.stale && held.line == line;
+            let of_it =
+                |held: &&Held| held.consumer == Some(consumer) && !held.stale && held.line == line;
             let held = session.held.iter().filter(of_it).count();
-            let most = session.consumers.get(&consumer).map_or(0, |consumer| usize::from(consumer.prefetch));
+            let most = session
+                .consumers
+                .get(&consumer)
+                .map_or(0, |consumer| usize::from(consumer.prefetch));
             let within = most == 0 || held <= most || line.is_none() || plan.has(Feature::Qos);
-            ensure(within, || format!("{held} unsettled deliveries with a prefetch count of {most}"))?;
+            ensure(within, || {
+                format!("{held} unsettled deliveries with a prefetch count of {most}")
+            })?;
         }
         Ok(())
     }
 
     /// Looks for deliveries.
     pub(crate) fn take(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
-        let awake: Vec<ConsumerId> =
-            session.consumers.iter().filter(|(_, consumer)| consumer.awake).map(|(id, _)| *id).collect();
-        let Some(&id) = random.pick(&awake) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
+        let awake: Vec<ConsumerId> = session
+            .consumers
+            .iter()
+            .filter(|(_, consumer)| consumer.awake)
+            .map(|(id, _)| *id)
+            .collect();
+        let Some(&id) = random.pick(&awake) else {
+            return Ok(());
+        };
         self.take_from(client, id, 1 + random.below(8)).map(|_| ())
     }
 
     /// Takes deliveries of a consumer. False when it has no more for now.
-    pub(crate) fn take_from(&mut self, client: usize, id: ConsumerId, most: usize) -> Checked<bool> {
-        let Some(session) = self.session(client) else { return Ok(false) };
+    pub(crate) fn take_from(
+        &mut self,
+        client: usize,
+        id: ConsumerId,
+        most: usize,
+    ) -> Checked<bool> {
+        let Some(session) = self.session(client) else {
+            return Ok(false);
+        };
         let mut taken = VecDeque::new();
         session.machine.take_deliveries(id, most, &mut taken);
-        let Some(consumer) = session.consumers.get_mut(&id) else { return Ok(false) };
+        let Some(consumer) = session.consumers.get_mut(&id) else {
+            return Ok(false);
+        };
         let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
         if taken.is_empty() {
             let ended = session.machine.ended(id).cloned();
@@ -86,7 +125,9 @@ impl World {
         }
         self.note(client, || format!("takes {} of {id:?}", taken.len()));
         for delivered in taken {
-            ensure(delivered.is_settled() == no_ack, || "a delivery of the wrong kind".into())?;
+            ensure(delivered.is_settled() == no_ack, || {
+                "a delivery of the wrong kind".into()
+            })?;
             self.receive(client, &queue, Some(id), delivered)?;
         }
         self.events(client)?;
@@ -100,32 +141,52 @@ impl World {
             Ended::Cancelled => true,
             Ended::CancelledByServer => {
                 let plan = &self.plan;
-                let may_be = [Feature::OutsideDelete, Feature::Churn, Feature::DeletedAtLoss, Feature::Expel];
+                let may_be = [
+                    Feature::OutsideDelete,
+                    Feature::Churn,
+                    Feature::DeletedAtLoss,
+                    Feature::Expel,
+                ];
                 may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
             // It could not be started again, as there were fewer channels than consumers.
             Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             // When its prefetch count was to be changed, and its queue was gone or another's.
             Ended::ChannelClosed(error) => {
-                [Feature::Qos, Feature::Recover, Feature::Overdue].iter().any(|it| self.plan.has(*it))
-                    && error.fault().is_some_and(|fault| fault.found_by == Peer::Server)
+                [Feature::Qos, Feature::Recover, Feature::Overdue]
+                    .iter()
+                    .any(|it| self.plan.has(*it))
+                    && error
+                        .fault()
+                        .is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
             Ended::ConnectionBroken(_) => excused,
             _ => false,
         };
-        ensure(holds, || format!("a consumer of {queue} has ended without a reason: {ended:?}"))
+        ensure(holds, || {
+            format!("a consumer of {queue} has ended without a reason: {ended:?}")
+        })
     }
 
     /// Settles a delivery that the application holds.
     pub(crate) fn settle(&mut self, client: usize, random: &mut Random) -> Checked {
         let plan = self.plan;
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         if session.held.is_empty() {
             return Ok(());
         }
-        let index = if random.chance(60) { 0 } else { random.below(session.held.len()) };
-        let is_got = session.held.get(index).is_some_and(|held| held.consumer.is_none());
+        let index = if random.chance(60) {
+            0
+        } else {
+            random.below(session.held.len())
+        };
+        let is_got = session
+            .held
+            .get(index)
+            .is_some_and(|held| held.consumer.is_none());
         if plan.has(Feature::Hoard) && is_got && random.chance(90) {
             return Ok(());
         }
@@ -140,24 +201,36 @@ impl World {
     }
 
     pub(crate) fn settle_this(&mut self, client: usize, index: usize, how: Settle) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let held = session.held.remove(index);
         let settled = session.machine.settle(&held.delivered, how);
         let (id, consumer) = (id_of_copy(held.copy), held.consumer);
         let is_old = held.line != Some(session.lines) || session.machine.is_down();
-        self.note(client, || format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}"));
+        self.note(client, || {
+            format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}")
+        });
         match settled {
             Ok(()) => {
                 ensure(!held.stale, || format!("message {id} was settled twice"))?;
-                ensure(!is_old, || format!("I6: message {id} of a connection that went was settled"))?;
+                ensure(!is_old, || {
+                    format!("I6: message {id} of a connection that went was settled")
+                })?;
             }
             Err(Error::Stale) if is_old => return Ok(()),
             Err(Error::Stale) => {
                 let overdue = self.ledger.is_overdue(id);
                 let ended = overdue || self.may_be_stale(client, consumer);
-                return ensure(held.stale || ended, || format!("message {id} is stale without a reason"));
+                return ensure(held.stale || ended, || {
+                    format!("message {id} is stale without a reason")
+                });
             }
-            Err(error) => return Err(Violation(format!("message {id} could not be settled: {error}"))),
+            Err(error) => {
+                return Err(Violation(format!(
+                    "message {id} could not be settled: {error}"
+                )));
+            }
         }
         let (multiple, gone) = match how {
             Settle::Ack { multiple } => (multiple, true),
@@ -165,7 +238,9 @@ impl World {
             Settle::Reject { requeue } => (false, !requeue),
         };
         let mut settled = vec![(held.queue, held.copy)];
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         if multiple && consumer.is_some() {
             let tag = held.delivered.tag;
             let earlier = session.held.iter_mut();
@@ -178,33 +253,46 @@ impl World {
             }
         }
         if gone {
-            let settled: Vec<_> =
-                settled.iter().map(|(queue, copy)| self.ledger.settles(queue, *copy)).collect();
+            let settled: Vec<_> = settled
+                .iter()
+                .map(|(queue, copy)| self.ledger.settles(queue, *copy))
+                .collect();
             if let Some(session) = self.session(client) {
-                session.settled.extend(settled.into_iter().map(|settled| (consumer, settled)));
+                session
+                    .settled
+                    .extend(settled.into_iter().map(|settled| (consumer, settled)));
             }
         }
         self.events(client)
     }
 
     fn may_be_stale(&mut self, client: usize, consumer: Option<ConsumerId>) -> bool {
-        let Some(session) = self.session(client) else { return true };
+        let Some(session) = self.session(client) else {
+            return true;
+        };
         let ended = |consumer: ConsumerId| {
             session.broken_consumers.contains(&consumer)
-                || matches!(session.machine.ended(consumer), Some(Ended::ChannelClosed(_)))
+                || matches!(
+                    session.machine.ended(consumer),
+                    Some(Ended::ChannelClosed(_))
+                )
         };
         session.machine.why_closed().is_some() || consumer.is_some_and(ended)
     }
 
     /// A delivery is dropped unsettled.
     pub(crate) fn give_back(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         if session.held.is_empty() {
             return Ok(());
         }
         let held = session.held.remove(random.below(session.held.len()));
         session.machine.give_back(&held.delivered);
-        self.note(client, || format!("drops message {}", id_of_copy(held.copy)));
+        self.note(client, || {
+            format!("drops message {}", id_of_copy(held.copy))
+        });
         self.events(client)
     }
 }

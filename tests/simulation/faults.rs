@@ -22,7 +22,9 @@ impl World {
         self.faults += 1;
         match fault {
             Operation::OutsideDelete => {
-                let name = *random.pick(&["q0", "q1", "q2", "a0", "f0"]).unwrap_or(&"q0");
+                let name = *random
+                    .pick(&["q0", "q1", "q2", "a0", "f0"])
+                    .unwrap_or(&"q0");
                 self.ledger.sync(&self.broker)?;
                 self.broker.delete_queue(self.now, "/", name);
                 self.ledger.clear(name);
@@ -46,7 +48,8 @@ impl World {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
                 self.ledger.sync(&self.broker)?;
                 let bodies = self.broker.time_out_deliveries(self.now, "/", name);
-                self.ledger.overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
+                self.ledger
+                    .overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
             }
             Operation::Expel => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
@@ -61,7 +64,11 @@ impl World {
             }
             Operation::FewerChannels => {
                 let first = usize::from(self.plan.channel_max());
-                let most = if random.chance(20) { first } else { random.within(3..first.min(12) + 1) };
+                let most = if random.chance(20) {
+                    first
+                } else {
+                    random.within(3..first.min(12) + 1)
+                };
                 self.broker.set_channel_max(u16::try_from(most).unwrap());
                 // Only the next connection learns of it.
                 self.break_session(client, Operation::BrokerDrop, random);
@@ -150,7 +157,9 @@ impl World {
 
     fn break_session(&mut self, client: usize, fault: Operation, random: &mut Random) {
         let (plan, now) = (self.plan, self.now);
-        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { return };
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
+            return;
+        };
         match fault {
             Operation::Loss => {
                 session.doubt("dropped its driver");
@@ -175,10 +184,15 @@ impl World {
         if !matches!(fault, Operation::Stall) || !is_patient {
             session.doubt("broken");
         }
-        let Some(line) = &mut session.line else { return };
+        let Some(line) = &mut session.line else {
+            return;
+        };
         match fault {
             Operation::Force => {
-                let (code, text) = (ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - maintenance");
+                let (code, text) = (
+                    ReplyCode::CONNECTION_FORCED,
+                    "CONNECTION_FORCED - maintenance",
+                );
                 self.broker.close_connection(now, line.broker, code, text);
             }
             Operation::Internal => {
@@ -190,14 +204,30 @@ impl World {
             Operation::Partial => line.meddler.withhold(),
             Operation::BrokerDrop => self.broker.drop_connection(now, line.broker),
             Operation::Cut => {
-                line.cut_end = if random.chance(50) { End::Eof } else { End::Reset };
-                let after = if random.chance(30) { 1 } else { 1 + random.below(3000) };
-                let wire = if random.chance(50) { &mut line.up } else { &mut line.down };
+                line.cut_end = if random.chance(50) {
+                    End::Eof
+                } else {
+                    End::Reset
+                };
+                let after = if random.chance(30) {
+                    1
+                } else {
+                    1 + random.below(3000)
+                };
+                let wire = if random.chance(50) {
+                    &mut line.up
+                } else {
+                    &mut line.down
+                };
                 wire.cut_after.get_or_insert(after);
             }
             Operation::Silence => line.silence(),
             Operation::Stall => {
-                let wire = if random.chance(50) { &mut line.up } else { &mut line.down };
+                let wire = if random.chance(50) {
+                    &mut line.up
+                } else {
+                    &mut line.down
+                };
                 wire.write_at = now + stalls;
                 if random.chance(50) {
                     wire.read_at = now + stalls;

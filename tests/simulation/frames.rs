@@ -61,13 +61,20 @@ impl Frame {
     pub(crate) fn method(&self) -> Option<(u16, u16)> {
         let payload = self.payload();
         self.is_method().then(|| {
-            (u16::from_be_bytes([payload[0], payload[1]]), u16::from_be_bytes([payload[2], payload[3]]))
+            (
+                u16::from_be_bytes([payload[0], payload[1]]),
+                u16::from_be_bytes([payload[2], payload[3]]),
+            )
         })
     }
 
     /// Octets of the body that a content header announces.
     pub(crate) fn body_size(&self) -> Option<u64> {
         let octets = self.payload().get(4..12).filter(|_| self.is_header())?;
-        Some(octets.iter().fold(0, |size, octet| size << 8 | u64::from(*octet)))
+        Some(
+            octets
+                .iter()
+                .fold(0, |size, octet| size << 8 | u64::from(*octet)),
+        )
     }
 }

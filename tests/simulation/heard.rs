@@ -58,9 +58,19 @@ impl Publishes {
         if content.left != Some(0) {
             return None;
         }
-        let Content { exchange, attempt, id, in_line, .. } = self.contents.remove(&number)?;
+        let Content {
+            exchange,
+            attempt,
+            id,
+            in_line,
+            ..
+        } = self.contents.remove(&number)?;
         let turn = self.turns.get(&number).copied().unwrap_or_default();
-        Some(Heard { exchange, copy: copy_of(id?, attempt), in_line: in_line.then_some(turn) })
+        Some(Heard {
+            exchange,
+            copy: copy_of(id?, attempt),
+            in_line: in_line.then_some(turn),
+        })
     }
 
     fn method(&mut self, number: u16, frame: &Frame) {
@@ -93,7 +103,8 @@ impl Publishes {
 /// How many times a message was published before, as it says.
 pub(crate) fn attempt_of(properties: &Properties<'_>) -> u64 {
     let headers = properties.headers.and_then(|headers| headers.table().ok());
-    let attempts = headers.and_then(|headers| headers.get("x-puka-republished").and_then(Value::as_i64));
+    let attempts =
+        headers.and_then(|headers| headers.get("x-puka-republished").and_then(Value::as_i64));
     attempts.unwrap_or(0).unsigned_abs()
 }
 

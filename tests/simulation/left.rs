@@ -21,7 +21,11 @@ impl Left {
     /// Counts how a promise ended.
     pub(crate) fn count<T>(&mut self, asked: &Asked, outcome: &Result<T, Error>) {
         let Err(error) = outcome else { return };
-        let error = if let Error::Unconfirmed(cause) = error { cause } else { error };
+        let error = if let Error::Unconfirmed(cause) = error {
+            cause
+        } else {
+            error
+        };
         self.timed_out |= matches!(error, Error::Timeout { .. } | Error::ReadingPaused(_));
         match (asked, error) {
             (Asked::Connect | Asked::Close | Asked::Consume { .. }, _) => {}

@@ -89,7 +89,10 @@ impl Meddler {
             return octets;
         }
         let frames = self.client.cut(&octets);
-        frames.into_iter().flat_map(|frame| self.of_client(frame)).collect()
+        frames
+            .into_iter()
+            .flat_map(|frame| self.of_client(frame))
+            .collect()
     }
 
     pub(crate) fn broker_sends(&mut self, octets: Vec<u8>) -> Vec<u8> {
@@ -97,7 +100,10 @@ impl Meddler {
             return octets;
         }
         let frames = self.broker.cut(&octets);
-        frames.into_iter().flat_map(|frame| self.of_broker(frame)).collect()
+        frames
+            .into_iter()
+            .flat_map(|frame| self.of_broker(frame))
+            .collect()
     }
 
     fn of_client(&mut self, frame: Frame) -> Vec<u8> {
@@ -119,7 +125,9 @@ impl Meddler {
                 octets[19] |= 1;
                 octets
             }
-            (Mischief::EmptyName, Some((BASIC, 70))) if self.random.chance(20) => get_without_name(&frame),
+            (Mischief::EmptyName, Some((BASIC, 70))) if self.random.chance(20) => {
+                get_without_name(&frame)
+            }
             // The broker hears what it has proposed itself.
             (Mischief::KeptChannelMax, Some((10, 31))) => {
                 octets[11..13].copy_from_slice(&self.channel_max.1.to_be_bytes());
@@ -135,7 +143,9 @@ impl Meddler {
                 self.publish = self.random.chance(20).then_some((octets.clone(), 0));
                 octets
             }
-            (Mischief::RepeatedPublish, None) if octets[0] != 8 && octets[0] != b'A' => self.repeat(&frame),
+            (Mischief::RepeatedPublish, None) if octets[0] != 8 && octets[0] != b'A' => {
+                self.repeat(&frame)
+            }
             _ => octets,
         }
     }
@@ -154,7 +164,11 @@ impl Meddler {
             }
             None => {}
         }
-        let unsettled = self.gets.values().filter(|has_arrived| **has_arrived).count();
+        let unsettled = self
+            .gets
+            .values()
+            .filter(|has_arrived| **has_arrived)
+            .count();
         if frame.method() == Some((20, 10)) && unsettled >= 5 {
             self.crowded.insert(channel);
         }
@@ -162,9 +176,13 @@ impl Meddler {
     }
 
     fn repeat(&mut self, frame: &Frame) -> Vec<u8> {
-        let Some((mut publish, left)) = self.publish.take() else { return frame.0.clone() };
+        let Some((mut publish, left)) = self.publish.take() else {
+            return frame.0.clone();
+        };
         publish.extend_from_slice(&frame.0);
-        let left = frame.body_size().unwrap_or_else(|| left - frame.payload().len() as u64);
+        let left = frame
+            .body_size()
+            .unwrap_or_else(|| left - frame.payload().len() as u64);
         if left > 0 {
             self.publish = Some((publish, left));
             return frame.0.clone();
@@ -203,7 +221,9 @@ impl Meddler {
                 octets
             }
             (Mischief::KeptChannel, Some((20, 40))) if is_overdue(&octets) => Vec::new(),
-            (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120)))) if self.random.chance(20) => {
+            (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120))))
+                if self.random.chance(20) =>
+            {
                 octets[10] = if number == 80 { 120 } else { 80 };
                 octets
             }
@@ -220,14 +240,18 @@ impl Meddler {
             (Mischief::LostReply, Some((50, 11))) if self.random.chance(20) => Vec::new(),
             (Mischief::SwappedReturns, None) if octets[0] == 2 => {
                 let stamp = b"x-puka-publish";
-                let found = octets.windows(stamp.len()).position(|window| window == stamp);
+                let found = octets
+                    .windows(stamp.len())
+                    .position(|window| window == stamp);
                 if let Some(place) = found {
                     let last = place + stamp.len() + 8;
                     octets[last] = octets[last].saturating_sub(1).max(1);
                 }
                 octets
             }
-            (Mischief::RepeatedOctets, Some((BASIC, _))) if self.random.chance(5) => octets.repeat(2),
+            (Mischief::RepeatedOctets, Some((BASIC, _))) if self.random.chance(5) => {
+                octets.repeat(2)
+            }
             (Mischief::LostOctet, Some(_)) if self.random.chance(2) => {
                 octets.pop();
                 octets
@@ -255,7 +279,9 @@ fn is_overdue(bytes: &[u8]) -> bool {
 /// The consumer tag of a `basic.cancel` or `cancel-ok`.
 fn tag_of(frame: &[u8]) -> &[u8] {
     let tag = frame.get(11..).unwrap_or_default();
-    tag.split_first().and_then(|(length, tag)| tag.get(..usize::from(*length))).unwrap_or_default()
+    tag.split_first()
+        .and_then(|(length, tag)| tag.get(..usize::from(*length)))
+        .unwrap_or_default()
 }
 
 /// A body frame with the first half of another.
@@ -271,7 +297,10 @@ fn half_of(frame: &Frame) -> Vec<u8> {
 /// The same `basic.get`, from the queue last declared on its channel.
 fn get_without_name(frame: &Frame) -> Vec<u8> {
     let no_ack = frame.payload().last().is_some_and(|bits| bits & 1 == 1);
-    let get = basic::Get { queue: ShortStr::EMPTY, no_ack };
+    let get = basic::Get {
+        queue: ShortStr::EMPTY,
+        no_ack,
+    };
     let mut bytes = Vec::new();
     frame::method(&mut bytes, frame.channel(), u32::MAX, &get).unwrap_or_default();
     bytes

@@ -1,4 +1,5 @@
-//! Reads what both sides say on a connection, where the broker hears and says it: facts that neither side is asked for.
+//! Reads what both sides say on a connection, where the broker hears and says it: facts that
+//! neither side is asked for.
 
 use crate::frames::{Cutter, Frame};
 use crate::heard::{Heard, Publishes, attempt_of, copy_of};
@@ -77,7 +78,9 @@ impl Observer {
                 }
                 Ok(Method::Channel(channel::Method::Open(_))) => {
                     let (channel, most) = (frame.channel(), self.channel_max);
-                    said.extend((most > 0 && channel > most).then_some(Said::Beyond { channel, most }));
+                    said.extend(
+                        (most > 0 && channel > most).then_some(Said::Beyond { channel, most }),
+                    );
                 }
                 Ok(Method::Queue(queue::Method::Purge(queue::Purge { queue, .. }))) => {
                     said.push(Said::Clears(queue.to_str_lossy().into_owned()));
@@ -87,8 +90,10 @@ impl Observer {
                 }
                 Ok(Method::Basic(basic::Method::Consume(consume))) => {
                     let queue = consume.queue.to_str_lossy().into_owned();
-                    self.consumers
-                        .insert(consume.consumer_tag.to_str_lossy().into_owned(), (queue, consume.no_ack));
+                    self.consumers.insert(
+                        consume.consumer_tag.to_str_lossy().into_owned(),
+                        (queue, consume.no_ack),
+                    );
                 }
                 Ok(Method::Basic(basic::Method::Get(get))) => {
                     let get = (get.queue.to_str_lossy().into_owned(), get.no_ack);
@@ -125,14 +130,19 @@ impl Observer {
         *left = left.saturating_sub(frame.payload().len() as u64);
         let (attempt, is_whole) = (*attempt, *left == 0);
         match self.contents.get_mut(&channel)? {
-            Content::Left { id, .. } | Content::Returned { id } => *id = id.or(id_of(frame.payload())),
+            Content::Left { id, .. } | Content::Returned { id } => {
+                *id = id.or(id_of(frame.payload()))
+            }
             Content::Other => {}
         }
         if !is_whole {
             return None;
         }
         match self.contents.remove(&channel)? {
-            Content::Left { queue, id } => Some(Said::Left { queue, copy: copy_of(id?, attempt) }),
+            Content::Left { queue, id } => Some(Said::Left {
+                queue,
+                copy: copy_of(id?, attempt),
+            }),
             Content::Returned { id } => Some(Said::Returned(copy_of(id?, attempt))),
             Content::Other => None,
         }
@@ -141,7 +151,10 @@ impl Observer {
     fn method(&mut self, frame: &Frame, said: &mut Vec<Said>) {
         let number = frame.channel();
         let left = |asked: Option<&(String, bool)>| match asked {
-            Some((queue, true)) => Content::Left { queue: queue.clone(), id: None },
+            Some((queue, true)) => Content::Left {
+                queue: queue.clone(),
+                id: None,
+            },
             _ => Content::Other,
         };
         match Method::decode(frame.payload()) {
@@ -163,15 +176,24 @@ impl Observer {
                 self.gets.remove(&number);
                 self.contents.remove(&number);
                 let id = (close.class_id, close.method_id);
-                let text = format!("{} {} {id:?}", close.reply_code, close.reply_text.to_str_lossy());
+                let text = format!(
+                    "{} {} {id:?}",
+                    close.reply_code,
+                    close.reply_text.to_str_lossy()
+                );
                 said.push(Said::ChannelClosed(text));
             }
             Ok(Method::Connection(connection::Method::Close(close))) => {
                 self.deaf = true;
                 let text = close.reply_text.to_str_lossy().into_owned();
-                said.push(Said::Closed { code: close.reply_code, text });
+                said.push(Said::Closed {
+                    code: close.reply_code,
+                    text,
+                });
             }
-            Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => said.push(Said::CloseOk),
+            Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => {
+                said.push(Said::CloseOk)
+            }
             _ => {}
         }
     }
@@ -194,7 +216,8 @@ fn nameless(method: &Method<'_>) -> Option<Said> {
 
 /// The number at the start of a body.
 pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
-    body.first_chunk::<8>().map(|octets| u64::from_be_bytes(*octets))
+    body.first_chunk::<8>()
+        .map(|octets| u64::from_be_bytes(*octets))
 }
 
 /// A body with a number in front, whose every octet can be checked.

@@ -97,11 +97,15 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
 impl Operation {
     fn is_fault(self) -> bool {
         use Operation::{
-            BrokerDrop, Cut, DeletedAtLoss, FewerChannels, Force, Internal, Partial, Restart, Silence, Sleep,
-            Wipe,
+            BrokerDrop, Cut, DeletedAtLoss, FewerChannels, Force, Internal, Partial, Restart,
+            Silence, Sleep, Wipe,
         };
         let breaks = matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut);
-        breaks || matches!(self, Silence | Sleep | FewerChannels | DeletedAtLoss | Partial)
+        breaks
+            || matches!(
+                self,
+                Silence | Sleep | FewerChannels | DeletedAtLoss | Partial
+            )
     }
 }
 
@@ -128,9 +132,17 @@ impl World {
             .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
             .collect();
         // What comes back can be broken more often.
-        let often = if self.plan.has(Feature::Recover) { 3 } else { 1 };
+        let often = if self.plan.has(Feature::Recover) {
+            3
+        } else {
+            1
+        };
         let weight = |(weight, operation, _): &(usize, Operation, _)| {
-            if operation.is_fault() { weight * often } else { *weight }
+            if operation.is_fault() {
+                weight * often
+            } else {
+                *weight
+            }
         };
         let mut ticket = random.below(choices.iter().map(|choice| weight(choice)).sum());
         for choice in choices {
@@ -148,7 +160,9 @@ impl World {
     fn perform(&mut self, client: usize, operation: Operation, random: &mut Random) -> Checked {
         match operation {
             Operation::Publish => self.publish(client, random),
-            Operation::Burst => (0..random.within(2..25)).try_for_each(|_| self.publish(client, random)),
+            Operation::Burst => {
+                (0..random.within(2..25)).try_for_each(|_| self.publish(client, random))
+            }
             Operation::Declare => self.declare_all(client),
             Operation::Wrong => self.ask_for_wrong(client, random),
             Operation::Churn => self.churn(client, random),
@@ -165,7 +179,9 @@ impl World {
             Operation::Transact => self.transact(client, random),
             Operation::Call => self.call(client, random),
             Operation::Unnamed => self.declare_unnamed(client),
-            Operation::Hoard => (0..random.within(5..20)).try_for_each(|_| self.get(client, random)),
+            Operation::Hoard => {
+                (0..random.within(5..20)).try_for_each(|_| self.get(client, random))
+            }
             Operation::Nameless => self.ask_without_name(client, random),
             Operation::Close => self.close(client),
             Operation::Wait => self.run_for(random.millis(0..4000)),
@@ -185,17 +201,38 @@ impl World {
         }
         self.note(client, || format!("connects as session {}", session.number));
         self.clients[client] = Some(session);
-        let promise = self.session(client).map(|session| session.machine.connect());
-        self.ask(client, promise, Asked::Connect, puka::protocol::MethodId::NONE);
-        if declares { self.declare_all(client) } else { Ok(()) }
+        let promise = self
+            .session(client)
+            .map(|session| session.machine.connect());
+        self.ask(
+            client,
+            promise,
+            Asked::Connect,
+            puka::protocol::MethodId::NONE,
+        );
+        if declares {
+            self.declare_all(client)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for nothing of what it asked for any more.
     fn abandon(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let all: Vec<_> = session.waiting.keys().copied().collect();
-        let Some(&promise) = random.pick(&all) else { return Ok(()) };
-        if matches!(session.waiting.get(&promise), Some(Waiting { asked: Asked::Finish { .. }, .. })) {
+        let Some(&promise) = random.pick(&all) else {
+            return Ok(());
+        };
+        if matches!(
+            session.waiting.get(&promise),
+            Some(Waiting {
+                asked: Asked::Finish { .. },
+                ..
+            })
+        ) {
             return Ok(());
         }
         session.machine.abandon(promise);
@@ -204,7 +241,9 @@ impl World {
         if let Some(name) = waiting.as_ref().and_then(|waiting| waiting.asked.name()) {
             session.record.spoil(name);
         }
-        self.note(client, || format!("abandons {:?}", waiting.map(|waiting| waiting.asked)));
+        self.note(client, || {
+            format!("abandons {:?}", waiting.map(|waiting| waiting.asked))
+        });
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What a seed stands for: which features and faults it has, how many operations, which limits.
 //!
-//! Each seed has a random part of all features. Faults that hide each other seldom meet, and rare meetings do happen.
+//! Each seed has a random part of all features. Faults that hide each other seldom meet, and rare
+//! meetings do happen.
 
 use crate::random::Random;
 use crate::wire::Pace;
@@ -36,7 +37,8 @@ features! {
     Transact, Call, Unnamed,
     // What is lost is dialled again, and how.
     Recover, Republish, FailFast, Strict,
-    // What may come between: refusals, an error of the broker's, a broker that forgets everything, a machine that sleeps.
+    // What may come between: refusals, an error of the broker's, a broker that forgets everything,
+    // a machine that sleeps.
     Refused, Internal, Wipe, Sleep,
     // The broker has several addresses, and after a restart is at any of them.
     Moves,
@@ -124,7 +126,11 @@ impl Plan {
             let percent = match feature {
                 Feature::Get | Feature::Consume | Feature::Hold => 75,
                 Feature::FewChannels | Feature::SmallBounds | Feature::TinyReads => 20,
-                Feature::Block | Feature::Restart | Feature::Stall | Feature::Cut | Feature::Silence => {
+                Feature::Block
+                | Feature::Restart
+                | Feature::Stall
+                | Feature::Cut
+                | Feature::Silence => {
                     if faults {
                         30
                     } else {
@@ -168,13 +174,24 @@ impl Plan {
                 features |= 1 << feature as u32;
             }
         }
-        Self { seed, ops: random.within(200..320), features, mischief: Mischief::None }
+        Self {
+            seed,
+            ops: random.within(200..320),
+            features,
+            mischief: Mischief::None,
+        }
     }
 
     /// A seed with just these features, for a scenario that is written out.
     pub(crate) fn bare(seed: u64, features: &[Feature]) -> Self {
-        let features = features.iter().fold(0, |all, feature| all | 1 << *feature as u32);
-        Self { features, ops: 0, ..Self::new(seed) }
+        let features = features
+            .iter()
+            .fold(0, |all, feature| all | 1 << *feature as u32);
+        Self {
+            features,
+            ops: 0,
+            ..Self::new(seed)
+        }
     }
 
     pub(crate) fn with(mut self, mischief: Mischief) -> Self {
@@ -204,7 +221,10 @@ impl Plan {
     }
 
     pub(crate) fn features(&self) -> impl Iterator<Item = Feature> + '_ {
-        Feature::ALL.iter().copied().filter(|feature| self.has(*feature))
+        Feature::ALL
+            .iter()
+            .copied()
+            .filter(|feature| self.has(*feature))
     }
 
     /// A stream of random numbers for one thing.
@@ -225,7 +245,11 @@ impl Plan {
     }
 
     pub(crate) fn outgoing_octets(&self) -> usize {
-        if self.has(Feature::SmallBounds) { 64 << 10 } else { 16 << 20 }
+        if self.has(Feature::SmallBounds) {
+            64 << 10
+        } else {
+            16 << 20
+        }
     }
 
     pub(crate) fn most_octets_of_a_body(&self) -> usize {
@@ -266,7 +290,9 @@ impl Plan {
     /// Where the broker may be.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         let count = if self.has(Feature::Moves) { 3 } else { 1 };
-        (1..=count).map(|port| Endpoint::tcp("broker", port)).collect()
+        (1..=count)
+            .map(|port| Endpoint::tcp("broker", port))
+            .collect()
     }
 
     /// The bound of what the client has received, in bytes, if counts are bounded closely.
@@ -299,7 +325,11 @@ impl Plan {
             .handshake_timeout(self.handshake_timeout())
             .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
             .max_outgoing_octets(self.outgoing_octets())
-            .frame_max(if self.has(Feature::SmallFrames) { 4096 } else { 131_072 });
+            .frame_max(if self.has(Feature::SmallFrames) {
+                4096
+            } else {
+                131_072
+            });
         let options = options.endpoints_in_turn(self.endpoints()).unwrap();
         let options = if self.has_small_counts() {
             options
@@ -325,16 +355,27 @@ impl Plan {
     /// How the broker of that number is set up.
     pub(crate) fn config_of(&self, broker: u64) -> Config {
         let config = self.config();
-        Config { seed: config.seed.wrapping_add(broker << 32), ..config }
+        Config {
+            seed: config.seed.wrapping_add(broker << 32),
+            ..config
+        }
     }
 
     /// The `channel_max` that the broker proposes at first.
     pub(crate) fn channel_max(&self) -> u16 {
-        if self.has(Feature::FewChannels) { self.random(3).within(3..9) as u16 } else { 2047 }
+        if self.has(Feature::FewChannels) {
+            self.random(3).within(3..9) as u16
+        } else {
+            2047
+        }
     }
 
     pub(crate) fn config(&self) -> Config {
-        let late = Duration::from_millis(if self.has(Feature::LateConfirms) { 700 } else { 0 });
+        let late = Duration::from_millis(if self.has(Feature::LateConfirms) {
+            700
+        } else {
+            0
+        });
         Config {
             channel_max: self.channel_max(),
             heartbeat: Duration::from_secs(if self.has(Feature::Heartbeats) { 3 } else { 60 }),
@@ -362,7 +403,11 @@ impl Plan {
                 (false, _) => 200_000,
             },
             pauses: if self.has(Feature::TinyReads) { 10 } else { 50 },
-            pause: if random.chance(50) { Duration::from_micros(200) } else { Duration::ZERO },
+            pause: if random.chance(50) {
+                Duration::from_micros(200)
+            } else {
+                Duration::ZERO
+            },
             latency: Duration::from_millis(if self.has(Feature::Jitter) { 30 } else { 1 }),
             capacity: if random.chance(30) { 20_000 } else { 500_000 },
         }

@@ -7,8 +7,13 @@ use crate::seeds::{SEEDS, on_all_cores};
 
 /// What is noticed first, within the seeds that are run by default.
 fn noticed(mischief: Mischief) -> Violation {
-    let found = on_all_cores(SEEDS, 1, |seed| run(Plan::new(seed).with(mischief), false).violation);
-    found.into_iter().next().unwrap_or_else(|| panic!("{mischief:?} goes unnoticed"))
+    let found = on_all_cores(SEEDS, 1, |seed| {
+        run(Plan::new(seed).with(mischief), false).violation
+    });
+    found
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| panic!("{mischief:?} goes unnoticed"))
 }
 
 macro_rules! planted {

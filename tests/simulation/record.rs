@@ -28,7 +28,9 @@ impl Record {
     /// What was asked for is done.
     pub(crate) fn done(&mut self, method: MethodId, name: &str) {
         match method {
-            queue::Declare::ID | exchange::Declare::ID | queue::Bind::ID => self.set(name, Known::There),
+            queue::Declare::ID | exchange::Declare::ID | queue::Bind::ID => {
+                self.set(name, Known::There)
+            }
             queue::Unbind::ID => self.set(name, Known::Gone),
             queue::Delete::ID | exchange::Delete::ID => {
                 self.set(name, Known::Gone);
@@ -39,7 +41,10 @@ impl Record {
     }
 
     fn set_bindings(&mut self, name: &str, known: Known) {
-        let bindings = self.0.keys().filter(|key| key.contains('|') && key.split('|').any(|it| it == name));
+        let bindings = self
+            .0
+            .keys()
+            .filter(|key| key.contains('|') && key.split('|').any(|it| it == name));
         for binding in bindings.cloned().collect::<Vec<_>>() {
             self.set(&binding, known);
         }
@@ -53,8 +58,9 @@ impl Record {
             self.set_bindings(name, Known::Gone);
             return;
         }
-        let refused =
-            error.fault().is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method);
+        let refused = error
+            .fault()
+            .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method);
         if !refused || matches!(error, Error::NotFound(_)) {
             self.spoil(name);
         }
@@ -78,7 +84,10 @@ impl Record {
 
     /// The bindings of an exchange that may come back.
     pub(crate) fn bindings(&self, exchange: &str) -> impl Iterator<Item = &str> {
-        let of_it = move |name: &str| name.split_once('|').is_some_and(|(_, source)| source == exchange);
+        let of_it = move |name: &str| {
+            name.split_once('|')
+                .is_some_and(|(_, source)| source == exchange)
+        };
         self.0
             .iter()
             .filter(move |(name, known)| of_it(name) && **known != Known::Gone)

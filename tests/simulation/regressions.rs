@@ -23,7 +23,9 @@ fn play(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
 }
 
 fn publish(world: &mut World, exchange: &str, key: &str, octets: usize) -> Checked {
-    world.publish_this(0, (exchange, key), (false, true), octets, true).map(|_| ())
+    world
+        .publish_this(0, (exchange, key), (false, true), octets, true)
+        .map(|_| ())
 }
 
 #[test]
@@ -41,17 +43,24 @@ fn many_consumers_find_fewer_channels_again() {
     // A level of recursion for each consumer without a channel overflows this stack.
     let thread = std::thread::Builder::new().stack_size(512 << 10);
     let played = thread.spawn(|| {
-        play(Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]), |world| {
-            for _ in 0..1_000 {
-                world.consume_from(0, "q0", false, false, 1)?;
-            }
-            world.run_for(Duration::from_secs(1))?;
-            world.broker.set_channel_max(7);
-            lose(world);
-            world.run_for(Duration::from_secs(5))?;
-            let live = world.session(0).map_or(0, |session| session.live_consumers("q0"));
-            ensure((1..7).contains(&live), || format!("{live} consumers have one of 7 channels"))
-        });
+        play(
+            Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]),
+            |world| {
+                for _ in 0..1_000 {
+                    world.consume_from(0, "q0", false, false, 1)?;
+                }
+                world.run_for(Duration::from_secs(1))?;
+                world.broker.set_channel_max(7);
+                lose(world);
+                world.run_for(Duration::from_secs(5))?;
+                let live = world
+                    .session(0)
+                    .map_or(0, |session| session.live_consumers("q0"));
+                ensure((1..7).contains(&live), || {
+                    format!("{live} consumers have one of 7 channels")
+                })
+            },
+        );
     });
     played.unwrap().join().unwrap();
 }
@@ -69,12 +78,18 @@ fn lose(world: &mut World) {
 fn a_queue_deleted_at_a_loss_stays_deleted() {
     // The broker has heard nothing of it, or has done it.
     for pause in [Duration::ZERO, Duration::from_micros(1_500)] {
-        play(Plan::bare(1, &[Feature::Recover, Feature::Wipe, Feature::DeletedAtLoss]), |world| {
-            world.delete(0, "q0")?;
-            world.run_for(pause)?;
-            lose(world);
-            world.run_for(Duration::from_secs(5))
-        });
+        play(
+            Plan::bare(
+                1,
+                &[Feature::Recover, Feature::Wipe, Feature::DeletedAtLoss],
+            ),
+            |world| {
+                world.delete(0, "q0")?;
+                world.run_for(pause)?;
+                lose(world);
+                world.run_for(Duration::from_secs(5))
+            },
+        );
     }
 }
 
@@ -161,7 +176,8 @@ fn an_ack_leaves_before_the_next_request_on_its_channel() {
         world.run_for(MOMENT)?;
         world.get_from(0, "q0", false)?;
         world.run_for(MOMENT)?;
-        // As many as there are channels for requests wait for their answers, and others for a channel.
+        // As many as there are channels for requests wait for their answers, and others for a
+        // channel.
         for _ in 0..6 {
             world.get_from(0, "missing", false)?;
         }
@@ -172,36 +188,42 @@ fn an_ack_leaves_before_the_next_request_on_its_channel() {
 
 #[test]
 fn a_second_cancel_has_its_deadline_at_once() {
-    play(Plan::bare(1, &[Feature::Cancel, Feature::Silence]), |world| {
-        world.consume_from(0, "q0", false, false, 0)?;
-        world.run_for(MOMENT)?;
-        if let Some(session) = world.session(0) {
-            session.doubt("silent");
-        }
-        if let Some(line) = world.line(0, 0) {
-            line.silence();
-        }
-        let mut random = Random::stream(1, 1);
-        world.cancel(0, &mut random)?;
-        world.run_for(Duration::from_secs(1))?;
-        world.cancel(0, &mut random)?;
-        world.run_for(Duration::from_secs(6))
-    });
+    play(
+        Plan::bare(1, &[Feature::Cancel, Feature::Silence]),
+        |world| {
+            world.consume_from(0, "q0", false, false, 0)?;
+            world.run_for(MOMENT)?;
+            if let Some(session) = world.session(0) {
+                session.doubt("silent");
+            }
+            if let Some(line) = world.line(0, 0) {
+                line.silence();
+            }
+            let mut random = Random::stream(1, 1);
+            world.cancel(0, &mut random)?;
+            world.run_for(Duration::from_secs(1))?;
+            world.cancel(0, &mut random)?;
+            world.run_for(Duration::from_secs(6))
+        },
+    );
 }
 
 #[test]
 fn a_publish_that_the_broker_took_is_not_refused_because_a_later_one_is() {
-    play(Plan::bare(1, &[Feature::LateConfirms, Feature::Churn]), |world| {
-        world.declare_exchange(0, "sometimes", "fanout")?;
-        world.run_for(MOMENT)?;
-        for _ in 0..5 {
-            publish(world, "sometimes", "q0", 20)?;
-        }
-        world.run_for(Duration::from_millis(5))?;
-        world.delete_exchange(0, "sometimes")?;
-        world.run_for(Duration::from_millis(5))?;
-        publish(world, "sometimes", "q0", 20)
-    });
+    play(
+        Plan::bare(1, &[Feature::LateConfirms, Feature::Churn]),
+        |world| {
+            world.declare_exchange(0, "sometimes", "fanout")?;
+            world.run_for(MOMENT)?;
+            for _ in 0..5 {
+                publish(world, "sometimes", "q0", 20)?;
+            }
+            world.run_for(Duration::from_millis(5))?;
+            world.delete_exchange(0, "sometimes")?;
+            world.run_for(Duration::from_millis(5))?;
+            publish(world, "sometimes", "q0", 20)
+        },
+    );
 }
 
 #[test]
@@ -222,7 +244,10 @@ fn requests_leave_a_channel_for_publishes() {
 fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
-        let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Stall, Feature::Large]);
+        let plan = Plan::bare(
+            seed,
+            &[Feature::SmallBounds, Feature::Stall, Feature::Large],
+        );
         (!plan.has_small_counts()).then_some(plan)
     });
     play(plan.unwrap(), |world| {

@@ -27,7 +27,9 @@ fn arguments_of(name: &str) -> Table {
         _ => {}
     }
     if name.starts_with('f') {
-        table.insert("x-overflow", "reject-publish").unwrap_or_default();
+        table
+            .insert("x-overflow", "reject-publish")
+            .unwrap_or_default();
     }
     table
 }
@@ -39,14 +41,22 @@ const PERSISTENT: Properties<'static> = {
 };
 
 /// A message to an exchange and a routing key, mandatory or not, persistent or not.
-pub(crate) fn publish_of<'a>(to: (&'a str, &'a str), flags: (bool, bool), body: Body<'a>) -> Publish<'a> {
+pub(crate) fn publish_of<'a>(
+    to: (&'a str, &'a str),
+    flags: (bool, bool),
+    body: Body<'a>,
+) -> Publish<'a> {
     let (mandatory, persistent) = flags;
     Publish {
         exchange: short(to.0),
         routing_key: short(to.1),
         mandatory,
         immediate: false,
-        properties: if persistent { &PERSISTENT } else { &Properties::NONE },
+        properties: if persistent {
+            &PERSISTENT
+        } else {
+            &Properties::NONE
+        },
         headers: None,
         body,
     }
@@ -66,13 +76,27 @@ fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) ->
 
 impl World {
     /// Notes that something was asked for.
-    pub(crate) fn ask(&mut self, client: usize, promise: Option<PromiseId>, asked: Asked, method: MethodId) {
+    pub(crate) fn ask(
+        &mut self,
+        client: usize,
+        promise: Option<PromiseId>,
+        asked: Asked,
+        method: MethodId,
+    ) {
         self.note(client, || format!("asks for {asked:?}"));
         let since = self.now;
         if let Some(promise) = promise
             && let Some(session) = self.session(client)
         {
-            session.waiting.insert(promise, Waiting { asked, method, since, surely: false });
+            session.waiting.insert(
+                promise,
+                Waiting {
+                    asked,
+                    method,
+                    since,
+                    surely: false,
+                },
+            );
         }
     }
 
@@ -84,8 +108,13 @@ impl World {
         asked: Asked,
         method: MethodId,
     ) -> Checked<bool> {
-        let is_publish = matches!(asked, Asked::Publish(_) | Asked::Unconfirmed(_) | Asked::Call(_));
-        let Some(session) = self.session(client) else { return Ok(false) };
+        let is_publish = matches!(
+            asked,
+            Asked::Publish(_) | Asked::Unconfirmed(_) | Asked::Call(_)
+        );
+        let Some(session) = self.session(client) else {
+            return Ok(false);
+        };
         let error = match sent {
             Ok(promise) => {
                 self.ask(client, Some(promise), asked, method);
@@ -94,7 +123,11 @@ impl World {
             Err(error) => error,
         };
         let machine = &session.machine;
-        let has_room = if is_publish { machine.has_room_to_publish() } else { machine.has_room_to_request() };
+        let has_room = if is_publish {
+            machine.has_room_to_publish()
+        } else {
+            machine.has_room_to_request()
+        };
         let holds = match &error {
             Error::Full => !has_room,
             Error::Stale => matches!(asked, Asked::Qos(_) | Asked::Cancel(_)),
@@ -106,21 +139,34 @@ impl World {
             }
         };
         self.note(client, || format!("can't ask for {asked:?}: {error}"));
-        ensure(holds, || format!("{asked:?} was refused without a reason: {error:?}"))?;
+        ensure(holds, || {
+            format!("{asked:?} was refused without a reason: {error:?}")
+        })?;
         Ok(false)
     }
 
-    fn request<'a>(&mut self, client: usize, method: impl Into<Method<'a>>, asked: Asked) -> Checked {
+    fn request<'a>(
+        &mut self,
+        client: usize,
+        method: impl Into<Method<'a>>,
+        asked: Asked,
+    ) -> Checked {
         let method = method.into();
         let id = method.id();
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let sent = session.machine.request(method);
         self.asked(client, sent, asked, id).map(|_| ())
     }
 
     fn declare(&mut self, client: usize, name: &str, flags: [bool; 3]) -> Checked {
         let [passive, durable, wrong] = flags;
-        let arguments = if wrong { Table::new() } else { arguments_of(name) };
+        let arguments = if wrong {
+            Table::new()
+        } else {
+            arguments_of(name)
+        };
         let method = queue::Declare {
             queue: short(name),
             passive,
@@ -145,7 +191,11 @@ impl World {
     }
 
     pub(crate) fn delete_exchange(&mut self, client: usize, name: &str) -> Checked {
-        let method = exchange::Delete { exchange: short(name), if_unused: false, nowait: false };
+        let method = exchange::Delete {
+            exchange: short(name),
+            if_unused: false,
+            nowait: false,
+        };
         self.request(client, method, Asked::Done(name.to_owned()))
     }
 
@@ -194,8 +244,18 @@ impl World {
         let (durable, nowait) = (true, false);
         let (passive, exclusive, auto_delete) = (false, false, false);
         let queue = short("q0");
-        let Some(session) = self.session(client) else { return };
-        let method = queue::Declare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+        let Some(session) = self.session(client) else {
+            return;
+        };
+        let method = queue::Declare {
+            queue,
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            nowait,
+            arguments,
+        };
         if let Ok(promise) = session.machine.request(method) {
             session.machine.abandon(promise);
             session.abandoned.insert(promise);
@@ -222,7 +282,11 @@ impl World {
         if self.plan.has(Feature::Volatile) {
             names.extend(["a0", "d0", "t0"]);
             // One that another client has would keep it from coming back.
-            let own = if self.plan.has(Feature::Recover) { client } else { 0 };
+            let own = if self.plan.has(Feature::Recover) {
+                client
+            } else {
+                0
+            };
             names.extend(["x0", "x1", "x2"].get(own));
         }
         names
@@ -234,13 +298,21 @@ impl World {
             1 => self.declare(client, "q0", [false, false, false]),
             2 => self.request(
                 client,
-                queue::Purge { queue: short("missing"), nowait: false },
+                queue::Purge {
+                    queue: short("missing"),
+                    nowait: false,
+                },
                 Asked::Count("missing".into()),
             ),
             3 => self.declare_exchange(client, "direct", "fanout"),
             _ => {
                 let queue = short("q1");
-                let method = queue::Delete { queue, if_unused: true, if_empty: true, nowait: false };
+                let method = queue::Delete {
+                    queue,
+                    if_unused: true,
+                    if_empty: true,
+                    nowait: false,
+                };
                 self.request(client, method, Asked::Count("q1".into()))
             }
         }
@@ -249,40 +321,83 @@ impl World {
     /// Sends a request without a queue name. The broker would apply it to the queue last declared
     /// on the same channel. The client refuses it before anything is sent.
     pub(crate) fn ask_without_name(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let (queue, exchange, nowait) = (ShortStr::EMPTY, short("fanout"), false);
         let (routing_key, arguments) = (ShortStr::EMPTY, TableRef::EMPTY);
         let machine = &mut session.machine;
         let (sent, method) = match random.below(7) {
-            0 => (machine.request(queue::Purge { queue, nowait }), queue::Purge::ID),
+            0 => (
+                machine.request(queue::Purge { queue, nowait }),
+                queue::Purge::ID,
+            ),
             1 => {
-                let delete = queue::Delete { queue, if_unused: false, if_empty: false, nowait };
+                let delete = queue::Delete {
+                    queue,
+                    if_unused: false,
+                    if_empty: false,
+                    nowait,
+                };
                 (machine.request(delete), queue::Delete::ID)
             }
-            2 => (machine.request(basic::Get { queue, no_ack: random.chance(50) }), basic::Get::ID),
+            2 => (
+                machine.request(basic::Get {
+                    queue,
+                    no_ack: random.chance(50),
+                }),
+                basic::Get::ID,
+            ),
             3 => {
-                let bind = queue::Bind { queue, exchange, routing_key, nowait, arguments };
+                let bind = queue::Bind {
+                    queue,
+                    exchange,
+                    routing_key,
+                    nowait,
+                    arguments,
+                };
                 (machine.request(bind), queue::Bind::ID)
             }
             4 => {
-                let unbind = queue::Unbind { queue, exchange, routing_key, arguments };
+                let unbind = queue::Unbind {
+                    queue,
+                    exchange,
+                    routing_key,
+                    arguments,
+                };
                 (machine.request(unbind), queue::Unbind::ID)
             }
-            5 => (machine.consume(&consume_of("", false, false, 5)), basic::Consume::ID),
+            5 => (
+                machine.consume(&consume_of("", false, false, 5)),
+                basic::Consume::ID,
+            ),
             _ => match session.transactions.first() {
-                Some(begun) => {
-                    (machine.get_in(begun.id, basic::Get { queue, no_ack: false }), basic::Get::ID)
-                }
+                Some(begun) => (
+                    machine.get_in(
+                        begun.id,
+                        basic::Get {
+                            queue,
+                            no_ack: false,
+                        },
+                    ),
+                    basic::Get::ID,
+                ),
                 None => return Ok(()),
             },
         };
-        self.note(client, || format!("asks for {method} without a name: {sent:?}"));
+        self.note(client, || {
+            format!("asks for {method} without a name: {sent:?}")
+        });
         match sent {
             Err(Error::InvalidArgument { .. }) => Ok(()),
-            Ok(_) => Err(Violation(format!("{method} with an empty queue name was accepted"))),
+            Ok(_) => Err(Violation(format!(
+                "{method} with an empty queue name was accepted"
+            ))),
             // There is another reason, as with a name. A transaction may have ended.
             Err(_) if method == basic::Get::ID => Ok(()),
-            Err(error) => self.asked(client, Err(error), Asked::Done(String::new()), method).map(|_| ()),
+            Err(error) => self
+                .asked(client, Err(error), Asked::Done(String::new()), method)
+                .map(|_| ()),
         }
     }
 
@@ -292,7 +407,10 @@ impl World {
             0 => self.delete(client, name),
             1 => self.request(
                 client,
-                queue::Purge { queue: short(name), nowait: false },
+                queue::Purge {
+                    queue: short(name),
+                    nowait: false,
+                },
                 Asked::Count(name.into()),
             ),
             2 => self.bind(client, name, "fanout"),
@@ -307,8 +425,11 @@ impl World {
             }
             4 => self.declare_exchange(client, "sometimes", "fanout"),
             5 => {
-                let method =
-                    exchange::Delete { exchange: short("sometimes"), if_unused: false, nowait: false };
+                let method = exchange::Delete {
+                    exchange: short("sometimes"),
+                    if_unused: false,
+                    nowait: false,
+                };
                 self.request(client, method, Asked::Done("sometimes".into()))
             }
             _ => self.declare(client, name, [false, true, false]),
@@ -316,7 +437,12 @@ impl World {
     }
 
     pub(crate) fn delete(&mut self, client: usize, name: &str) -> Checked {
-        let method = queue::Delete { queue: short(name), if_unused: false, if_empty: false, nowait: false };
+        let method = queue::Delete {
+            queue: short(name),
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        };
         self.request(client, method, Asked::Count(name.into()))
     }
 
@@ -331,20 +457,38 @@ impl World {
             _ => "amq.direct",
         };
         let queues = self.queues(client);
-        let key = if random.chance(10) { "nowhere" } else { random.pick(&queues).copied().unwrap_or("q0") };
+        let key = if random.chance(10) {
+            "nowhere"
+        } else {
+            random.pick(&queues).copied().unwrap_or("q0")
+        };
         let renames = self.plan.has(Feature::Renamed) && exchange.is_empty() && random.chance(20);
-        let unnamed = if renames { self.unnamed(client, random) } else { None };
+        let unnamed = if renames {
+            self.unnamed(client, random)
+        } else {
+            None
+        };
         let key = unnamed.as_deref().unwrap_or(key);
         let confirms = !(plan.has(Feature::Unconfirmed) && random.chance(30));
         let mandatory = confirms && plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);
         let most = plan.most_octets_of_a_body();
-        let octets =
-            if most > 1000 && random.chance(15) { random.within(1000..most) } else { random.within(8..300) };
+        let octets = if most > 1000 && random.chance(15) {
+            random.within(1000..most)
+        } else {
+            random.within(8..300)
+        };
         let octets = if random.chance(10) { 8 } else { octets };
         let shared = random.chance(50);
         if confirms {
-            self.publish_this(client, (exchange, key), (mandatory, persistent), octets, shared).map(|_| ())
+            self.publish_this(
+                client,
+                (exchange, key),
+                (mandatory, persistent),
+                octets,
+                shared,
+            )
+            .map(|_| ())
         } else {
             self.publish_unconfirmed(client, (exchange, key), persistent, octets)
         }
@@ -361,9 +505,15 @@ impl World {
         let id = self.ledger.publishes(to, (false, persistent), octets);
         let body = body_of(id, octets);
         let publish = publish_of(to, (false, persistent), Body::Borrowed(&body));
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let sent = session.machine.publish_unconfirmed(&publish);
-        match sent.as_ref().ok().and_then(|promise| session.machine.fetch(*promise)) {
+        match sent
+            .as_ref()
+            .ok()
+            .and_then(|promise| session.machine.fetch(*promise))
+        {
             Some(outcome) => self.on_its_way(client, id, &outcome),
             None if self.asked(client, sent, Asked::Unconfirmed(id), basic::Publish::ID)? => Ok(()),
             None => self.ledger.fate(id, Fate::Refused("never sent".into())),
@@ -380,9 +530,15 @@ impl World {
     ) -> Checked<bool> {
         let id = self.ledger.publishes(to, flags, octets);
         let body = body_of(id, octets);
-        let body = if shared { Body::from(body) } else { Body::Borrowed(&body) };
+        let body = if shared {
+            Body::from(body)
+        } else {
+            Body::Borrowed(&body)
+        };
         let publish = publish_of(to, flags, body);
-        let Some(session) = self.session(client) else { return Ok(false) };
+        let Some(session) = self.session(client) else {
+            return Ok(false);
+        };
         let sent = session.machine.publish(&publish);
         let sent = self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)?;
         if !sent {
@@ -400,8 +556,14 @@ impl World {
     pub(crate) fn get_from(&mut self, client: usize, name: &str, no_ack: bool) -> Checked {
         self.request(
             client,
-            basic::Get { queue: short(name), no_ack },
-            Asked::Get { queue: name.into(), no_ack },
+            basic::Get {
+                queue: short(name),
+                no_ack,
+            },
+            Asked::Get {
+                queue: name.into(),
+                no_ack,
+            },
         )
     }
 
@@ -422,25 +584,45 @@ impl World {
         prefetch: u16,
     ) -> Checked {
         let consume = consume_of(name, no_ack, exclusive, prefetch);
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let prefetch = if no_ack { 0 } else { prefetch };
         let sent = session.machine.consume(&consume);
-        self.asked(client, sent, Asked::Consume { queue: name.into(), no_ack, prefetch }, basic::Consume::ID)
-            .map(|_| ())
+        self.asked(
+            client,
+            sent,
+            Asked::Consume {
+                queue: name.into(),
+                no_ack,
+                prefetch,
+            },
+            basic::Consume::ID,
+        )
+        .map(|_| ())
     }
 
     pub(crate) fn cancel(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let all: Vec<_> = session.consumers.keys().copied().collect();
-        let Some(&id) = random.pick(&all) else { return Ok(()) };
+        let Some(&id) = random.pick(&all) else {
+            return Ok(());
+        };
         let sent = session.machine.cancel(id);
-        self.asked(client, sent, Asked::Cancel(id), basic::Cancel::ID).map(|_| ())
+        self.asked(client, sent, Asked::Cancel(id), basic::Cancel::ID)
+            .map(|_| ())
     }
 
     pub(crate) fn drop_consumer(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let all: Vec<_> = session.consumers.keys().copied().collect();
-        let Some(&id) = random.pick(&all) else { return Ok(()) };
+        let Some(&id) = random.pick(&all) else {
+            return Ok(());
+        };
         session.machine.drop_consumer(id);
         if let Some(consumer) = session.consumers.remove(&id) {
             // The broker may have ended it, and nobody will know.
@@ -451,21 +633,30 @@ impl World {
     }
 
     pub(crate) fn qos(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let all: Vec<_> = session.consumers.keys().copied().collect();
-        let Some(&id) = random.pick(&all) else { return Ok(()) };
+        let Some(&id) = random.pick(&all) else {
+            return Ok(());
+        };
         let sent = session.machine.qos(id, random.below(6) as u16);
         // Its channel may be closed over that, and what became of its acks is then unknown.
         session.broken_consumers.insert(id);
         if let Err(Error::InvalidArgument { .. }) = sent {
-            return ensure(self.plan.has(Feature::Exclusive), || "a prefetch count was refused".into());
+            return ensure(self.plan.has(Feature::Exclusive), || {
+                "a prefetch count was refused".into()
+            });
         }
-        self.asked(client, sent, Asked::Qos(id), basic::Consume::ID).map(|_| ())
+        self.asked(client, sent, Asked::Qos(id), basic::Consume::ID)
+            .map(|_| ())
     }
 
     pub(crate) fn close(&mut self, client: usize) -> Checked {
         let now = self.now;
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         session.left.since.get_or_insert(now);
         session.left.without_transport |= !session.closing && session.machine.is_down();
         let promise = session.machine.close();
@@ -478,7 +669,10 @@ impl World {
     pub(crate) fn surely(&mut self, client: usize) {
         let now = self.now;
         if let Some(session) = self.session(client) {
-            let asked = session.waiting.values_mut().filter(|waiting| waiting.since == now);
+            let asked = session
+                .waiting
+                .values_mut()
+                .filter(|waiting| waiting.since == now);
             asked.for_each(|waiting| waiting.surely = true);
         }
     }
@@ -490,7 +684,9 @@ impl World {
         self.run_for(Duration::from_secs(1))?;
         // Nothing is in flight any more that could be in its way.
         let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
-        ensure(sent, || "there is no capacity for a publish when nothing is pending".into())?;
+        ensure(sent, || {
+            "there is no capacity for a publish when nothing is pending".into()
+        })?;
         self.surely(client);
         self.run_for(Duration::from_secs(1))?;
         self.get_from(client, "probe", false)?;
@@ -513,7 +709,9 @@ impl World {
         self.surely(client);
         self.run_for(Duration::from_secs(1))?;
         let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
-        ensure(sent, || "there is no capacity for a publish while messages are unsettled".into())?;
+        ensure(sent, || {
+            "there is no capacity for a publish while messages are unsettled".into()
+        })?;
         self.surely(client);
         self.run_for(Duration::from_secs(1))?;
         self.get_from(client, "probe", true)?;

@@ -20,7 +20,9 @@ fn number(name: &str) -> Option<u64> {
 
 /// Tells it past the test's capture of what is printed.
 fn tell(text: &str) {
-    std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
+    std::io::stderr()
+        .write_all(format!("{text}\n").as_bytes())
+        .unwrap();
 }
 
 /// The plan that `SEED`, `OPS` and `OFF` ask for.
@@ -41,10 +43,15 @@ fn asked_for() -> Option<Plan> {
 /// Leaves out what is not needed to fail.
 fn shrink(plan: Plan) -> (Plan, Violation) {
     let deadline = Instant::now() + Duration::from_secs(8);
-    let fails = |plan: Plan| run(plan, false).violation.filter(|_| Instant::now() < deadline);
+    let fails = |plan: Plan| {
+        run(plan, false)
+            .violation
+            .filter(|_| Instant::now() < deadline)
+    };
     let mut smallest = plan;
-    let mut violation =
-        run(plan, false).violation.unwrap_or_else(|| Violation("it fails only sometimes".into()));
+    let mut violation = run(plan, false)
+        .violation
+        .unwrap_or_else(|| Violation("it fails only sometimes".into()));
     loop {
         let before = (smallest.ops, smallest.features().count());
         let mut step = smallest.ops / 2;
@@ -75,11 +82,25 @@ fn shrink(plan: Plan) -> (Plan, Violation) {
 /// The line that replays a plan.
 fn replay(plan: Plan) -> String {
     let whole = Plan::new(plan.seed);
-    let off: Vec<_> =
-        whole.features().filter(|feature| !plan.has(*feature)).map(|it| format!("{it:?}")).collect();
-    let ops = if plan.ops == whole.ops { String::new() } else { format!("OPS={} ", plan.ops) };
-    let off = if off.is_empty() { String::new() } else { format!("OFF={} ", off.join(",")) };
-    format!("SEED={} {ops}{off}cargo test -p puka --test simulation seeds", plan.seed)
+    let off: Vec<_> = whole
+        .features()
+        .filter(|feature| !plan.has(*feature))
+        .map(|it| format!("{it:?}"))
+        .collect();
+    let ops = if plan.ops == whole.ops {
+        String::new()
+    } else {
+        format!("OPS={} ", plan.ops)
+    };
+    let off = if off.is_empty() {
+        String::new()
+    } else {
+        format!("OFF={} ", off.join(","))
+    };
+    format!(
+        "SEED={} {ops}{off}cargo test -p puka --test simulation seeds",
+        plan.seed
+    )
 }
 
 fn report(plan: Plan) -> String {
@@ -123,7 +144,10 @@ pub(crate) fn on_all_cores<T: Send>(
 #[test]
 fn every_invariant_holds_in_all_seeds() {
     if let Some(plan) = asked_for() {
-        tell(&format!("{plan:?} {:?}", plan.features().collect::<Vec<_>>()));
+        tell(&format!(
+            "{plan:?} {:?}",
+            plan.features().collect::<Vec<_>>()
+        ));
         let outcome = run(plan, true);
         outcome.trace.iter().for_each(|line| tell(line));
         let (handed, answered, faults) = (outcome.handed, outcome.answered, outcome.faults);
@@ -151,12 +175,19 @@ fn every_invariant_holds_in_all_seeds() {
             outcome.lines,
             outcome.time.as_secs() as usize,
         ];
-        totals.lock().unwrap().iter_mut().zip(of_it).for_each(|(total, of_it)| *total += of_it);
+        totals
+            .lock()
+            .unwrap()
+            .iter_mut()
+            .zip(of_it)
+            .for_each(|(total, of_it)| *total += of_it);
         outcome.violation.map(|violation| (plan, violation))
     });
     let seconds = began.elapsed().as_secs_f64();
-    let [handed, answered, faults, lines, time] =
-        totals.into_inner().unwrap().map(|total| total as u64 / count);
+    let [handed, answered, faults, lines, time] = totals
+        .into_inner()
+        .unwrap()
+        .map(|total| total as u64 / count);
     tell(&format!(
         "{count} seeds in {seconds:.1} s, each with {handed} deliveries, {answered} publishes, {faults} faults, {lines} \
          transports, in {time} s of its own"
@@ -167,18 +198,28 @@ fn every_invariant_holds_in_all_seeds() {
     if most.is_some() {
         panic!(
             "{}",
-            failed.iter().map(|(plan, it)| format!("\nseed {}: {}", plan.seed, it.0)).collect::<String>()
+            failed
+                .iter()
+                .map(|(plan, it)| format!("\nseed {}: {}", plan.seed, it.0))
+                .collect::<String>()
         );
     }
     // One of each kind is enough.
     let kind = |violation: &Violation| -> String {
-        violation.0.chars().filter(|character| !character.is_ascii_digit()).take(60).collect()
+        violation
+            .0
+            .chars()
+            .filter(|character| !character.is_ascii_digit())
+            .take(60)
+            .collect()
     };
     let mut kinds: BTreeMap<String, Vec<&(Plan, Violation)>> = BTreeMap::new();
     for failure in &failed {
         kinds.entry(kind(&failure.1)).or_default().push(failure);
     }
-    let all = kinds.values().map(|failures| format!("{} times: {}", failures.len(), report(failures[0].0)));
+    let all = kinds
+        .values()
+        .map(|failures| format!("{} times: {}", failures.len(), report(failures[0].0)));
     panic!("{}", all.collect::<Vec<_>>().join("\n"));
 }
 
@@ -186,7 +227,11 @@ fn every_invariant_holds_in_all_seeds() {
 fn the_same_seed_gives_the_same_octets() {
     let differ = on_all_cores(20, 1, |seed| {
         let (one, other) = (run(Plan::new(seed), true), run(Plan::new(seed), true));
-        let first = one.trace.iter().zip(&other.trace).find(|(one, other)| one != other);
+        let first = one
+            .trace
+            .iter()
+            .zip(&other.trace)
+            .find(|(one, other)| one != other);
         (one.hash != other.hash || first.is_some()).then(|| format!("seed {seed}: {first:?}"))
     });
     assert_eq!(differ, Vec::<String>::new());

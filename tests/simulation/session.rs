@@ -1,4 +1,5 @@
-//! One connection of a client, with what drives it: the same steps as the library's own driver, over a virtual wire.
+//! One connection of a client, with what drives it: the same steps as the library's own driver,
+//! over a virtual wire.
 
 use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Settled, Violation, ensure};
@@ -10,7 +11,8 @@ use crate::random::Random;
 use crate::record::Record;
 use crate::wire::{End, Read};
 use puka::machine::{
-    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, TransactionId,
+    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Outgoing, PromiseId,
+    TransactionId,
 };
 use puka::protocol::{Decoder, MethodId};
 use puka::{Broken, Error};
@@ -164,8 +166,11 @@ impl Session {
     pub(crate) fn new(number: usize, plan: &Plan, now: Instant) -> Self {
         let recovers = plan.has(Feature::Recover);
         let options = plan.options(number);
-        let machine =
-            if recovers { Connection::dialled(now, options) } else { Connection::new(now, options) };
+        let machine = if recovers {
+            Connection::dialled(now, options)
+        } else {
+            Connection::new(now, options)
+        };
         Self {
             number,
             machine,
@@ -184,7 +189,8 @@ impl Session {
             asleep_until: now,
             slept: Duration::ZERO,
             reading: false,
-            // As much as may wait and again as much in the transport's hands, beyond which goes one message each.
+            // As much as may wait and again as much in the transport's hands, beyond which goes one
+            // message each.
             most_out: 2 * (plan.outgoing_octets() + plan.most_octets_of_a_body()) + (64 << 10),
             most_partly_received: plan.most_partly_received(),
             hash: 0,
@@ -208,17 +214,29 @@ impl Session {
 
     /// How many consumers of a queue have not ended.
     pub(crate) fn live_consumers(&self, queue: &str) -> usize {
-        let of_it =
-            |consumer: &Consumer| *self.machine.current_name(consumer.queue.as_bytes()) == *queue.as_bytes();
-        let all = self.consumers.iter().filter(|(_, consumer)| of_it(consumer));
-        all.filter(|(id, _)| self.machine.ended(**id).is_none()).count()
+        let of_it = |consumer: &Consumer| {
+            *self.machine.current_name(consumer.queue.as_bytes()) == *queue.as_bytes()
+        };
+        let all = self
+            .consumers
+            .iter()
+            .filter(|(_, consumer)| of_it(consumer));
+        all.filter(|(id, _)| self.machine.ended(**id).is_none())
+            .count()
     }
 
     /// Whether nothing stands in the way of what is asked.
     pub(crate) fn is_sound(&self) -> bool {
         let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
-        let is_whole = self.line.as_ref().is_some_and(|line| !line.doubtful && !line.broker_gone);
-        !self.finished && !self.closing && is_open && is_whole && self.machine.why_closed().is_none()
+        let is_whole = self
+            .line
+            .as_ref()
+            .is_some_and(|line| !line.doubtful && !line.broker_gone);
+        !self.finished
+            && !self.closing
+            && is_open
+            && is_whole
+            && self.machine.why_closed().is_none()
     }
 
     /// It may break, and for what reason.
@@ -233,7 +251,9 @@ impl Session {
     pub(crate) fn may_publish(&self, copy: u64) -> Checked {
         let id = id_of_copy(copy);
         let came_back = self.came_back.get(&id).is_some_and(|latest| copy > *latest);
-        ensure(!came_back, || format!("message {id} came back and was published again"))
+        ensure(!came_back, || {
+            format!("message {id} came back and was published again")
+        })
     }
 
     /// Whether it had to give up to be dialled again.
@@ -260,7 +280,9 @@ impl Session {
 
     /// It lets go of its transport, to have another.
     fn unlink(&mut self, now: Instant) {
-        let Some(mut line) = self.line.take() else { return };
+        let Some(mut line) = self.line.take() else {
+            return;
+        };
         line.up.end(now, End::Eof);
         self.ghosts.push(line);
         // Who knows whether they have arrived.
@@ -287,7 +309,11 @@ impl Session {
         for octet in octets {
             // The correlation id of a call has unpredictable hexadecimal digits, so each digit
             // counts as the same.
-            let octet = if octet.is_ascii_hexdigit() { b'0' } else { *octet };
+            let octet = if octet.is_ascii_hexdigit() {
+                b'0'
+            } else {
+                *octet
+            };
             self.hash = (self.hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
         }
         self.hash = self.hash.rotate_left(17);
@@ -308,7 +334,11 @@ impl Session {
         let Some(line) = &self.line else {
             return [self.armed, self.dialling].into_iter().flatten().min();
         };
-        let read = if self.reading { line.down.readable_at() } else { None };
+        let read = if self.reading {
+            line.down.readable_at()
+        } else {
+            None
+        };
         let write = if self.out.is_empty() || self.write_error {
             None
         } else if line.up.has_ended() {
@@ -373,7 +403,11 @@ impl Session {
 
     /// The transport is not needed any more.
     fn let_go(&mut self, now: Instant) {
-        if self.machine.is_down() { self.unlink(now) } else { self.finish(now) }
+        if self.machine.is_down() {
+            self.unlink(now)
+        } else {
+            self.finish(now)
+        }
     }
 
     /// Lets time pass without a transport, and dials.
@@ -389,7 +423,9 @@ impl Session {
                 self.armed = self.machine.tend(now);
                 return Ok(Some(dialling));
             }
-            ensure(round < 1000, || "a deadline stays in the past, and there is no transport".into())?;
+            ensure(round < 1000, || {
+                "a deadline stays in the past, and there is no transport".into()
+            })?;
             self.machine.handle_timeout(now);
             timeout = self.machine.tend(now);
         }
@@ -434,7 +470,9 @@ impl Session {
     }
 
     fn read(&mut self, now: Instant, random: &mut Random) -> bool {
-        let Some(line) = &mut self.line else { return false };
+        let Some(line) = &mut self.line else {
+            return false;
+        };
         let space = self.decoder.space();
         let broken = match line.down.read(now, space.len(), random) {
             Read::Octets(octets) => {
@@ -462,14 +500,18 @@ impl Session {
     fn check_partly_received(&self) -> Checked {
         /// The bytes of a content's exchange name and routing key, which are not dropped.
         const NAMES: usize = 2 * 255;
-        let Some(most) = self.most_partly_received else { return Ok(()) };
+        let Some(most) = self.most_partly_received else {
+            return Ok(());
+        };
         let (mut contents, mut bytes) = (0, 0);
         for size in self.machine.partly_received() {
             contents += 1;
             bytes += size;
         }
         ensure(contents <= 1 || bytes <= most + contents * NAMES, || {
-            format!("I8: {bytes} bytes of {contents} contents are received in part, where {most} may be")
+            format!(
+                "I8: {bytes} bytes of {contents} contents are received in part, where {most} may be"
+            )
         })
     }
 
@@ -497,7 +539,9 @@ impl Session {
     /// Drops everything that the application has. Nothing may be left then.
     pub(crate) fn bury(mut self) -> Checked {
         let number = self.number;
-        ensure(self.machine.is_closed(), || format!("session {number} is finished and not closed"))?;
+        ensure(self.machine.is_closed(), || {
+            format!("session {number} is finished and not closed")
+        })?;
         if let Some((_, waiting)) = self.waiting.first_key_value() {
             return Err(Violation(format!(
                 "session {number} is over and {:?} was never answered",
@@ -505,10 +549,15 @@ impl Session {
             )));
         }
         for held in &self.held {
-            let settled =
-                self.machine.settle(&held.delivered, puka::machine::Settle::Ack { multiple: false });
+            let settled = self.machine.settle(
+                &held.delivered,
+                puka::machine::Settle::Ack { multiple: false },
+            );
             ensure(settled.is_err(), || {
-                format!("message {} was acknowledged after the end", id_of_copy(held.copy))
+                format!(
+                    "message {} was acknowledged after the end",
+                    id_of_copy(held.copy)
+                )
             })?;
         }
         for begun in &self.transactions {
@@ -516,13 +565,20 @@ impl Session {
         }
         for (id, consumer) in &self.consumers {
             ensure(consumer.awake, || {
-                format!("nobody told the consumer {id:?} of {} of its end", consumer.queue)
+                format!(
+                    "nobody told the consumer {id:?} of {} of its end",
+                    consumer.queue
+                )
             })?;
             let ended = self.machine.ended(*id).is_some();
-            ensure(ended, || format!("the consumer {id:?} of {} lives on", consumer.queue))?;
+            ensure(ended, || {
+                format!("the consumer {id:?} of {} lives on", consumer.queue)
+            })?;
             self.machine.drop_consumer(*id);
         }
-        ensure(self.machine.poll_event().is_none(), || "an event when all is over".into())?;
+        ensure(self.machine.poll_event().is_none(), || {
+            "an event when all is over".into()
+        })?;
         ensure(self.machine.is_idle(), || {
             format!("I11: session {number} keeps something: {:?}", self.machine)
         })

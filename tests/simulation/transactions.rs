@@ -13,16 +13,23 @@ use puka::protocol::method::{basic, tx};
 use puka::{Error, Message};
 
 fn to<'a>(queue: &'a str, body: &'a [u8], properties: &'a Properties<'a>) -> Publish<'a> {
-    Publish { properties, ..publish_of(("", queue), (false, false), Body::Borrowed(body)) }
+    Publish {
+        properties,
+        ..publish_of(("", queue), (false, false), Body::Borrowed(body))
+    }
 }
 
 impl World {
     /// Begins a transaction, goes on with one, or ends one.
     pub(crate) fn transact(&mut self, client: usize, random: &mut Random) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         if session.transactions.is_empty() || random.chance(20) {
             let sent = session.machine.transaction();
-            return self.asked(client, sent, Asked::Begin, tx::Select::ID).map(|_| ());
+            return self
+                .asked(client, sent, Asked::Begin, tx::Select::ID)
+                .map(|_| ());
         }
         let index = random.below(session.transactions.len());
         match random.below(5) {
@@ -35,20 +42,30 @@ impl World {
     fn publish_in(&mut self, client: usize, index: usize, random: &mut Random) -> Checked {
         let named = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
         let renames = self.plan.has(Feature::Renamed) && random.chance(50);
-        let unnamed = if renames { self.unnamed(client, random) } else { None };
+        let unnamed = if renames {
+            self.unnamed(client, random)
+        } else {
+            None
+        };
         let queue = unnamed.unwrap_or_else(|| named.to_owned());
         let id = self.ledger.publishes(("", &queue), (false, true), 20);
         let body = body_of(id, 20);
         let publish = publish_of(("", &queue), (false, true), Body::Borrowed(&body));
-        let Some(session) = self.session(client) else { return Ok(()) };
-        let Some(begun) = session.transactions.get_mut(index) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
+        let Some(begun) = session.transactions.get_mut(index) else {
+            return Ok(());
+        };
         let sent = session.machine.publish_in(begun.id, &publish);
         match sent {
             Ok(promise) => {
                 begun.ids.push(id);
                 let outcome = session.machine.fetch(promise);
                 let done = matches!(outcome, Some(Ok(Reply::Done)));
-                self.note(client, || format!("publishes message {id} in a transaction"));
+                self.note(client, || {
+                    format!("publishes message {id} in a transaction")
+                });
                 ensure(done, || format!("a publish of a transaction: {outcome:?}"))
             }
             Err(_) => self.ledger.fate(id, Fate::Refused("not sent".into())),
@@ -60,7 +77,11 @@ impl World {
         let session = self.session(client)?;
         let first = random.pick(&session.unnamed)?;
         let current = session.machine.current_name(first.as_bytes());
-        let name = if random.chance(50) { first.as_bytes() } else { &current };
+        let name = if random.chance(50) {
+            first.as_bytes()
+        } else {
+            &current
+        };
         Some(String::from_utf8_lossy(name).into_owned())
     }
 
@@ -68,17 +89,41 @@ impl World {
     /// long as its connection and is declared again before the next one is open, unless recovery
     /// skips it because the broker closed the connection over it.
     pub(crate) fn reached(&mut self, id: u64) -> Checked {
-        if self.plan.has(Feature::Internal) { Ok(()) } else { self.ledger.reached(id) }
+        if self.plan.has(Feature::Internal) {
+            Ok(())
+        } else {
+            self.ledger.reached(id)
+        }
     }
 
-    pub(crate) fn finish_transaction(&mut self, client: usize, index: usize, commits: bool) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+    pub(crate) fn finish_transaction(
+        &mut self,
+        client: usize,
+        index: usize,
+        commits: bool,
+    ) -> Checked {
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let Begun { id, ids } = session.transactions.remove(index);
-        let sent = if commits { session.machine.commit(id) } else { session.machine.rollback(id) };
-        let method = if commits { tx::Commit::ID } else { tx::Rollback::ID };
+        let sent = if commits {
+            session.machine.commit(id)
+        } else {
+            session.machine.rollback(id)
+        };
+        let method = if commits {
+            tx::Commit::ID
+        } else {
+            tx::Rollback::ID
+        };
         match sent {
             Ok(promise) => {
-                self.ask(client, Some(promise), Asked::Finish { ids, commits }, method);
+                self.ask(
+                    client,
+                    Some(promise),
+                    Asked::Finish { ids, commits },
+                    method,
+                );
                 Ok(())
             }
             Err(error) => self.never_took_effect(client, &ids, &error),
@@ -86,8 +131,11 @@ impl World {
     }
 
     fn never_took_effect(&mut self, client: usize, ids: &[u64], error: &Error) -> Checked {
-        self.note(client, || format!("messages {ids:?} never take effect: {error}"));
-        ids.iter().try_for_each(|id| self.ledger.fate(*id, Fate::Refused("not committed".into())))
+        self.note(client, || {
+            format!("messages {ids:?} never take effect: {error}")
+        });
+        ids.iter()
+            .try_for_each(|id| self.ledger.fate(*id, Fate::Refused("not committed".into())))
     }
 
     /// A transaction has come to its end.
@@ -97,19 +145,27 @@ impl World {
         waiting: &Waiting,
         outcome: Result<Reply, Error>,
     ) -> Checked {
-        let Asked::Finish { ids, commits } = &waiting.asked else { return Ok(()) };
+        let Asked::Finish { ids, commits } = &waiting.asked else {
+            return Ok(());
+        };
         self.ledger.sync(&self.broker)?;
         let each = |world: &mut Self, fate: Fate| -> Checked {
-            ids.iter().try_for_each(|id| world.ledger.fate(*id, fate.clone()))
+            ids.iter()
+                .try_for_each(|id| world.ledger.fate(*id, fate.clone()))
         };
         match outcome {
             Ok(Reply::Committed(returned)) if *commits => {
-                ensure(returned.is_empty(), || "nothing was mandatory, and something came back".into())?;
+                ensure(returned.is_empty(), || {
+                    "nothing was mandatory, and something came back".into()
+                })?;
                 each(self, Fate::Confirmed)?;
                 ids.iter().try_for_each(|id| self.reached(*id))
             }
             Ok(Reply::Done) if !*commits => each(self, Fate::Refused("rolled back".into())),
-            Ok(reply) => Err(Violation(format!("{:?} was answered by {reply:?}", waiting.asked))),
+            Ok(reply) => Err(Violation(format!(
+                "{:?} was answered by {reply:?}",
+                waiting.asked
+            ))),
             Err(Error::Unconfirmed(cause)) if *commits => {
                 self.check_error(client, waiting, &cause)?;
                 each(self, Fate::Unknown)
@@ -126,8 +182,12 @@ impl World {
         let queue = *random.pick(&["q0", "q1", "nowhere"]).unwrap_or(&"q0");
         let id = self.ledger.publishes(("", queue), (true, false), 20);
         let body = body_of(id, 20);
-        let Some(session) = self.session(client) else { return Ok(()) };
-        let sent = session.machine.call(&to(queue, &body, &Properties::NONE), None);
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
+        let sent = session
+            .machine
+            .call(&to(queue, &body, &Properties::NONE), None);
         if !self.asked(client, sent, Asked::Call(id), basic::Publish::ID)? {
             self.ledger.fate(id, Fate::Refused("never sent".into()))?;
         }
@@ -153,7 +213,9 @@ impl World {
                 self.ledger.fate(id, Fate::Returned)
             }
             // Nobody has to reply.
-            Err(Error::Timeout { .. } | Error::ReadingPaused(_)) => self.ledger.fate(id, Fate::Unknown),
+            Err(Error::Timeout { .. } | Error::ReadingPaused(_)) => {
+                self.ledger.fate(id, Fate::Unknown)
+            }
             Err(Error::Unconfirmed(cause)) => {
                 self.check_error(client, waiting, &cause)?;
                 self.ledger.fate(id, Fate::Unknown)
@@ -169,13 +231,17 @@ impl World {
     /// The application replies to a message that wants it.
     pub(crate) fn reply_to(&mut self, client: usize, call: u64, message: &Message) -> Checked {
         let properties = message.properties();
-        let Some(address) = properties.reply_to.and_then(|it| it.as_str()) else { return Ok(()) };
+        let Some(address) = properties.reply_to.and_then(|it| it.as_str()) else {
+            return Ok(());
+        };
         let id = self.ledger.publishes(("", address), (false, false), 20);
         self.ledger.replies(id, call)?;
         let body = body_of(id, 20);
         let mut reply = Properties::default();
         reply.correlation_id = properties.correlation_id;
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let sent = session.machine.publish(&to(address, &body, &reply));
         if !self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)? {
             self.ledger.fate(id, Fate::Refused("never sent".into()))?;
@@ -186,7 +252,10 @@ impl World {
     /// A transaction has begun.
     pub(crate) fn begun(&mut self, client: usize, reply: Reply) {
         if let (Reply::Transaction(id), Some(session)) = (reply, self.session(client)) {
-            session.transactions.push(Begun { id, ids: Vec::new() });
+            session.transactions.push(Begun {
+                id,
+                ids: Vec::new(),
+            });
         }
     }
 }

@@ -79,7 +79,8 @@ impl Wire {
         room.min(1 + random.below(self.pace.piece))
     }
 
-    /// Sends octets, for which there is [`room`](Self::room). True when the wire is cut behind them.
+    /// Sends octets, for which there is [`room`](Self::room). True when the wire is cut behind
+    /// them.
     pub(crate) fn send(&mut self, now: Instant, octets: Vec<u8>, random: &mut Random) -> bool {
         self.octets += octets.len();
         if let Some(left) = &mut self.cut_after {
@@ -90,7 +91,10 @@ impl Wire {
         }
         if !self.silent {
             let latency = random.micros(0..self.pace.latency.as_micros() as usize + 1);
-            let arrival = self.last_arrival.map_or(now, |last| last.max(now)).max(now + latency);
+            let arrival = self
+                .last_arrival
+                .map_or(now, |last| last.max(now))
+                .max(now + latency);
             self.last_arrival = Some(arrival);
             self.flying.push_back((arrival, octets));
         }
@@ -106,8 +110,11 @@ impl Wire {
             self.flying.clear();
             self.start = 0;
         }
-        let at =
-            if self.flying.is_empty() { now } else { self.last_arrival.map_or(now, |last| last.max(now)) };
+        let at = if self.flying.is_empty() {
+            now
+        } else {
+            self.last_arrival.map_or(now, |last| last.max(now))
+        };
         self.end = Some((at, end));
     }
 
@@ -145,7 +152,9 @@ impl Wire {
             return None;
         }
         let arrival = self.flying.front().map(|(arrival, _)| *arrival);
-        arrival.or(self.end.map(|(at, _)| at)).map(|at| at.max(self.read_at))
+        arrival
+            .or(self.end.map(|(at, _)| at))
+            .map(|at| at.max(self.read_at))
     }
 
     /// When a writer who has something should look again.

@@ -12,7 +12,8 @@ use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;
 use std::time::{Duration, Instant};
 
-/// How often everybody is asked at most, in all. Of twenty thousand seeds the longest asks 178 553 times.
+/// How often everybody is asked at most, in all. Of twenty thousand seeds the longest asks 178 553
+/// times.
 const MOST_ROUNDS: u64 = 500_000;
 
 #[derive(Debug)]
@@ -92,7 +93,11 @@ impl World {
     pub(crate) fn note(&mut self, client: usize, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let at = self.now - self.start;
-            trace.push(format!("{:>10.3} ms  client {client}  {}", at.as_secs_f64() * 1000.0, what()));
+            trace.push(format!(
+                "{:>10.3} ms  client {client}  {}",
+                at.as_secs_f64() * 1000.0,
+                what()
+            ));
         }
     }
 
@@ -110,33 +115,50 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        let lines = self.clients.iter().flatten().flat_map(Session::lines).flat_map(|line| {
-            let broker = line.broker;
-            let heard = if line.broker_gone || !self.broker.wants_input(broker) {
-                None
-            } else {
-                line.up.readable_at()
-            };
-            let said = if !line.broker_gone && self.broker.has_output(broker) {
-                line.down.writable_at()
-            } else {
-                None
-            };
-            [heard, said]
-        });
-        let sessions = self.clients.iter().flatten().map(|session| session.due(self.now));
-        sessions.chain(lines).chain([self.broker.poll_timeout()]).flatten().min()
+        let lines = self
+            .clients
+            .iter()
+            .flatten()
+            .flat_map(Session::lines)
+            .flat_map(|line| {
+                let broker = line.broker;
+                let heard = if line.broker_gone || !self.broker.wants_input(broker) {
+                    None
+                } else {
+                    line.up.readable_at()
+                };
+                let said = if !line.broker_gone && self.broker.has_output(broker) {
+                    line.down.writable_at()
+                } else {
+                    None
+                };
+                [heard, said]
+            });
+        let sessions = self
+            .clients
+            .iter()
+            .flatten()
+            .map(|session| session.due(self.now));
+        sessions
+            .chain(lines)
+            .chain([self.broker.poll_timeout()])
+            .flatten()
+            .min()
     }
 
     /// Does what is to be done now.
     pub(crate) fn come_to_rest(&mut self) -> Checked {
         loop {
             self.rounds += 1;
-            ensure(self.rounds <= MOST_ROUNDS, || "nothing comes to rest".into())?;
+            ensure(self.rounds <= MOST_ROUNDS, || {
+                "nothing comes to rest".into()
+            })?;
             let mut progress = false;
             for client in 0..self.clients.len() {
                 let now = self.now;
-                let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else { continue };
+                let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
+                    continue;
+                };
                 if session.due(now).is_some_and(|due| due <= now) {
                     if let Some(dialling) = session.drive(now, &mut self.network)? {
                         self.dial(client, dialling);
@@ -147,7 +169,11 @@ impl World {
                 }
                 progress |= self.serve(client)?;
             }
-            if self.broker.poll_timeout().is_some_and(|timeout| timeout <= self.now) {
+            if self
+                .broker
+                .poll_timeout()
+                .is_some_and(|timeout| timeout <= self.now)
+            {
                 self.broker.handle_timeout(self.now);
                 progress = true;
             }
@@ -163,7 +189,10 @@ impl World {
     }
 
     fn places(&self, client: usize) -> usize {
-        self.clients.get(client).and_then(Option::as_ref).map_or(0, |session| session.ghosts.len() + 1)
+        self.clients
+            .get(client)
+            .and_then(Option::as_ref)
+            .map_or(0, |session| session.ghosts.len() + 1)
     }
 
     /// Moves octets between the network and the broker.
@@ -200,8 +229,11 @@ impl World {
             progress = true;
         }
         progress |= self.answer(client, place, false)?;
-        if let Some(line) =
-            self.clients.get_mut(client).and_then(Option::as_mut).and_then(|it| it.line_at(place))
+        if let Some(line) = self
+            .clients
+            .get_mut(client)
+            .and_then(Option::as_mut)
+            .and_then(|it| it.line_at(place))
             && !line.0.broker_gone
             && self.broker.is_closed(line.0.broker)
             && !self.broker.has_output(line.0.broker)
@@ -219,14 +251,22 @@ impl World {
         let now = self.now;
         while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) {
             let finished = session.finished;
-            let Some((line, is_current)) = session.line_at(place) else { break };
+            let Some((line, is_current)) = session.line_at(place) else {
+                break;
+            };
             if line.broker_gone || !self.broker.has_output(line.broker) {
                 break;
             }
             let mut buffer = [0; 4096];
             let lost = all || finished || !is_current || line.down.has_ended();
-            let room = if lost { buffer.len() } else { line.down.room(now, &mut self.network) };
-            let octets = self.broker.read_output(line.broker, &mut buffer[..room.min(4096)]);
+            let room = if lost {
+                buffer.len()
+            } else {
+                line.down.room(now, &mut self.network)
+            };
+            let octets = self
+                .broker
+                .read_output(line.broker, &mut buffer[..room.min(4096)]);
             if octets == 0 {
                 break;
             }
@@ -252,7 +292,9 @@ impl World {
     pub(crate) fn forget(&mut self, client: usize, place: usize) -> Checked {
         self.answer(client, place, true)?;
         let now = self.now;
-        let Some(line) = self.line(client, place) else { return Ok(()) };
+        let Some(line) = self.line(client, place) else {
+            return Ok(());
+        };
         line.broker_gone = true;
         line.up.end(now, End::Reset);
         line.down.end(now, End::Eof);
@@ -264,7 +306,10 @@ impl World {
     /// The broker's ends of all transports are gone.
     pub(crate) fn forget_all(&mut self, client: usize) -> Checked {
         for place in 0..self.places(client) {
-            if self.line(client, place).is_some_and(|line| !line.broker_gone) {
+            if self
+                .line(client, place)
+                .is_some_and(|line| !line.broker_gone)
+            {
                 self.forget(client, place)?;
             }
         }
@@ -306,22 +351,33 @@ impl World {
                 Said::Returned(copy) => self.ledger.returned(id_of_copy(copy))?,
                 Said::ChannelClosed(text) => {
                     let fair = !text.contains("unknown delivery tag");
-                    ensure(fair, || format!("I6: a tag that the broker does not know: {text}"))?;
+                    ensure(fair, || {
+                        format!("I6: a tag that the broker does not know: {text}")
+                    })?;
                     self.note(client, || format!("the broker closes a channel: {text}"));
                 }
                 Said::Closed { code, text } => {
                     let fair = code == 320 || code == 541 && text.contains("by chance");
-                    ensure(fair, || format!("I6: the broker closes the connection: {code} {text}"))?;
+                    ensure(fair, || {
+                        format!("I6: the broker closes the connection: {code} {text}")
+                    })?;
                 }
                 Said::Nameless(method) => {
-                    return Err(Violation(format!("{method} reached the broker with an empty queue name")));
+                    return Err(Violation(format!(
+                        "{method} reached the broker with an empty queue name"
+                    )));
                 }
                 Said::Beyond { channel, most } => {
-                    let text = format!("channel {channel} was opened, and the channel_max is {most}");
+                    let text =
+                        format!("channel {channel} was opened, and the channel_max is {most}");
                     return Err(Violation(text));
                 }
                 Said::CloseOk => {
-                    if self.session(client).and_then(|it| it.line_at(place)).is_some_and(|it| it.1) {
+                    if self
+                        .session(client)
+                        .and_then(|it| it.line_at(place))
+                        .is_some_and(|it| it.1)
+                    {
                         self.all_arrived(client)?;
                     }
                 }
@@ -332,11 +388,15 @@ impl World {
 
     /// The broker has heard everything that a session had to say.
     fn all_arrived(&mut self, client: usize) -> Checked {
-        let Some(session) = self.session(client) else { return Ok(()) };
+        let Some(session) = self.session(client) else {
+            return Ok(());
+        };
         let unconfirmed = std::mem::take(&mut session.unconfirmed);
         let broken = std::mem::take(&mut session.broken_consumers);
         let settled = std::mem::take(&mut session.settled);
-        unconfirmed.into_iter().try_for_each(|id| self.ledger.arrived(id))?;
+        unconfirmed
+            .into_iter()
+            .try_for_each(|id| self.ledger.arrived(id))?;
         // A channel that waits for a stuck queue has not processed the acks behind that.
         let all_heard = self.ledger.stuck.is_empty();
         for (consumer, settled) in settled {
@@ -369,7 +429,9 @@ impl World {
     /// A session is over.
     pub(crate) fn bury(&mut self, client: usize) -> Checked {
         self.forget_all(client)?;
-        let Some(session) = self.clients.get_mut(client).and_then(Option::take) else { return Ok(()) };
+        let Some(session) = self.clients.get_mut(client).and_then(Option::take) else {
+            return Ok(());
+        };
         self.hash = self.hash.rotate_left(9) ^ session.hash;
         session.bury()
     }

@@ -48,7 +48,10 @@ struct Owner {
 impl Owners {
     fn owner(&self, len: usize) -> Owner {
         self.made.fetch_add(1, Ordering::SeqCst);
-        Owner { owners: self.clone(), body: vec![7; len] }
+        Owner {
+            owners: self.clone(),
+            body: vec![7; len],
+        }
     }
 
     fn body(&self, len: usize) -> Bytes {
@@ -63,7 +66,9 @@ impl Owners {
     fn poll<F: Future>(&self, future: F) -> Poll<F::Output> {
         let mut future = pin!(future);
         for _ in 0..2 {
-            let polled = future.as_mut().poll(&mut Context::from_waker(&self.waker()));
+            let polled = future
+                .as_mut()
+                .poll(&mut Context::from_waker(&self.waker()));
             if polled.is_ready() {
                 return polled;
             }
@@ -76,7 +81,10 @@ impl Owners {
         let client = self.client.lock().unwrap().clone();
         if let Some(client) = client {
             let _ = client.blocked();
-            let _ = client.basic_publish("", "nowhere", "asked").confirm(false).try_send();
+            let _ = client
+                .basic_publish("", "nowhere", "asked")
+                .confirm(false)
+                .try_send();
         }
     }
 }
@@ -148,15 +156,21 @@ fn recovering(server: &Server, owners: &Owners) -> Client {
             filters.ask();
             true
         });
-    let options =
-        Options::default().max_publishes_in_flight(64).recovery(recovery).credentials_from(move || {
+    let options = Options::default()
+        .max_publishes_in_flight(64)
+        .recovery(recovery)
+        .credentials_from(move || {
             asked.ask();
             match logins.fetch_add(1, Ordering::SeqCst) % 4 {
                 3 => Err(asked.owner(0).into()),
                 _ => Ok(Credentials::new("guest", "guest")),
             }
         });
-    let net = Net { server: server.clone(), owners: owners.clone(), attempts: AtomicUsize::new(0) };
+    let net = Net {
+        server: server.clone(),
+        owners: owners.clone(),
+        attempts: AtomicUsize::new(0),
+    };
     let (client, driver) = puka::connect(net, puka_smol::Clock, options);
     smol::spawn(driver).detach();
     *owners.client.lock().unwrap() = Some(client.clone());
@@ -170,15 +184,26 @@ async fn publish(client: &Client, owners: &Owners, round: usize) {
         0 => drop(client.basic_publish("", "work", body).await),
         1 => drop(client.basic_publish("", "work", body).send()),
         2 => drop(client.basic_publish("", "work", body).confirm(false).await),
-        3 => drop(client.basic_publish("", "nowhere", body).mandatory(true).await),
+        3 => drop(
+            client
+                .basic_publish("", "nowhere", body)
+                .mandatory(true)
+                .await,
+        ),
         4 => drop(owners.poll(client.basic_publish("", "work", body).submit())),
         5 => drop(owners.poll(client.basic_publish("", "work", body).into_future())),
         6 => drop(owners.poll(client.rpc("", "work", body).into_future())),
         7 => drop(client.basic_publish("missing", "work", body).await),
         _ => {
-            let Ok(transaction) = client.transaction().await else { return };
+            let Ok(transaction) = client.transaction().await else {
+                return;
+            };
             drop(transaction.basic_publish("", "work", body).await);
-            drop(transaction.basic_publish("", "work", owners.body(10)).try_send());
+            drop(
+                transaction
+                    .basic_publish("", "work", owners.body(10))
+                    .try_send(),
+            );
             if round.is_multiple_of(2) {
                 drop(transaction.commit().await);
             }
@@ -204,7 +229,8 @@ fn lose_all(server: &Server) {
     let now = server.now();
     server.with(|broker| {
         let all = broker.connections();
-        all.into_iter().for_each(|id| broker.drop_connection(now, id));
+        all.into_iter()
+            .for_each(|id| broker.drop_connection(now, id));
     });
 }
 
@@ -247,7 +273,9 @@ fn no_value_is_dropped_under_the_lock() {
             }
             lose_all(&server);
         }
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         let _ = smol::block_on(client.close());
         drop(owners.client.lock().unwrap().take());
         drop(client);
@@ -264,7 +292,8 @@ fn no_callback_is_dropped_under_the_lock() {
                 for end in 0..30 {
                     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
                     ours.set_nonblocking(true).unwrap();
-                    // The broker's end, which is closed in the midst of the handshake or not at all.
+                    // The broker's end, which is closed in the midst of the handshake or not at
+                    // all.
                     let theirs = Some(theirs).filter(|_| end % 3 != 0);
                     let mut conn = Evented::new(ours, Options::default());
                     let client = conn.client();
@@ -296,6 +325,8 @@ fn no_callback_is_dropped_under_the_lock() {
                 all_dropped(&owners);
             })
         });
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
     });
 }

@@ -2,12 +2,12 @@
 
 use super::strategies::{for_all, nested};
 use super::tools::{
-    FRAME_MAX, counted, decode_stream, entry, hex, raw_frame, raw_header, read_everywhere, read_table,
-    with_little_stack,
+    FRAME_MAX, counted, decode_stream, entry, hex, raw_frame, raw_header, read_everywhere,
+    read_table, with_little_stack,
 };
 use puka::protocol::{
-    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, MAX_NESTING, Method, Properties, ShortStr,
-    Table, TableRef, Value,
+    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, MAX_NESTING, Method, Properties,
+    ShortStr, Table, TableRef, Value,
 };
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,11 @@ fn nest(kind: Nest, depth: usize) -> Vec<u8> {
         .rev()
         .scan(0, |inside, level| {
             let length = *inside;
-            *inside += if level > 0 && is_array(level - 1) { 5 } else { 7 };
+            *inside += if level > 0 && is_array(level - 1) {
+                5
+            } else {
+                7
+            };
             Some(length)
         })
         .collect();
@@ -55,15 +59,22 @@ fn depth_of(table: TableRef<'_>) -> usize {
             _ => 0,
         }
     }
-    table.iter().map(|(_, value)| inside(value)).max().unwrap_or(0)
+    table
+        .iter()
+        .map(|(_, value)| inside(value))
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]
 fn a10_length_that_overflows_its_offset_is_refused() {
     // In 32 bits, the offset behind the length plus FFFFFFF0 is in front of it.
     for before in [0, 7, 16, 64, 250] {
-        let entries =
-            [entry(b'S', &counted(&vec![b'x'; before])), entry(b'S', &hex("ffff fff0 6162"))].concat();
+        let entries = [
+            entry(b'S', &counted(&vec![b'x'; before])),
+            entry(b'S', &hex("ffff fff0 6162")),
+        ]
+        .concat();
         let at = entries.len() - entry(b'S', &hex("ffff fff0 6162")).len();
         for refused in read_everywhere(&entries) {
             assert_eq!(refused, Err(DecodeError::BadTable { at }));
@@ -76,9 +87,15 @@ fn a13_two_gigabyte_length_in_small_frame_is_refused() {
     for length in [0x7FFF_FFFF_u32, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFFC] {
         let length = length.to_be_bytes();
         let long = [&hex("000a 0014")[..], &length, b"ab"].concat();
-        assert_eq!(Method::decode(&long), Err(DecodeError::TruncatedPayload { at: 4 }));
+        assert_eq!(
+            Method::decode(&long),
+            Err(DecodeError::TruncatedPayload { at: 4 })
+        );
         let table = [&hex("0032 000a 0000 00 00")[..], &length, b"ab"].concat();
-        assert_eq!(Method::decode(&table), Err(DecodeError::TruncatedPayload { at: 8 }));
+        assert_eq!(
+            Method::decode(&table),
+            Err(DecodeError::TruncatedPayload { at: 8 })
+        );
         for tag in *b"SxAF" {
             let table = entry(tag, &[&length[..], b"ab"].concat());
             for refused in read_everywhere(&table) {
@@ -86,7 +103,10 @@ fn a13_two_gigabyte_length_in_small_frame_is_refused() {
             }
         }
         let headers = raw_header(0x2000, &[&length[..], b"ab"].concat());
-        assert!(matches!(ContentHeader::decode(&headers), Err(DecodeError::TruncatedPayload { .. })));
+        assert!(matches!(
+            ContentHeader::decode(&headers),
+            Err(DecodeError::TruncatedPayload { .. })
+        ));
     }
 }
 
@@ -116,7 +136,10 @@ fn a14_deepest_table_works_on_a_small_stack() {
             let table = TableRef::new(&octets).unwrap();
             assert_eq!(depth_of(table), MAX_NESTING);
             assert!(table.is_finite());
-            assert_eq!(format!("{table:?}").matches(['{', '[']).count(), MAX_NESTING + 1);
+            assert_eq!(
+                format!("{table:?}").matches(['{', '[']).count(),
+                MAX_NESTING + 1
+            );
             assert!(!format!("{table:#?}").is_empty());
             let header = raw_header(0x2000, &counted(&octets));
             assert!(!format!("{:?}", ContentHeader::decode(&header).unwrap()).is_empty());
@@ -138,7 +161,9 @@ fn a14_random_nests_are_refused_exactly_beyond_the_limit() {
                 use super::sample::Node;
                 match node {
                     Node::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
-                    Node::Table(entries) => 1 + entries.iter().map(|(_, v)| depth(v)).max().unwrap_or(0),
+                    Node::Table(entries) => {
+                        1 + entries.iter().map(|(_, v)| depth(v)).max().unwrap_or(0)
+                    }
                     _ => 0,
                 }
             }
@@ -172,13 +197,19 @@ fn a15_reading_time_is_linear() {
         octets
     };
     // And wide: many containers in a row, each with one inside.
-    let wide = |entries: usize| entry(b'F', &counted(&entry(b'A', &counted(b"VV")))).repeat(entries);
+    let wide =
+        |entries: usize| entry(b'F', &counted(&entry(b'A', &counted(b"VV")))).repeat(entries);
     for (small, large) in [(deep(3_000), deep(30_000)), (wide(1_000), wide(10_000))] {
         assert!(large.len() >= 120_000 && large.len() >= 9 * small.len());
         // Quadratic work would take 100 times as long, every time. On a busy machine a single
         // measurement may be wrong.
         let linear = (0..40).any(|_| least_time(&large) < least_time(&small) * 40);
-        assert!(linear, "{} bytes take far longer than {}", large.len(), small.len());
+        assert!(
+            linear,
+            "{} bytes take far longer than {}",
+            large.len(),
+            small.len()
+        );
     }
 }
 
@@ -189,7 +220,10 @@ fn a15_content_beyond_the_nesting_limit_is_not_read() {
     for _ in 0..5_000 {
         octets = entry(b'F', &counted(&octets));
     }
-    assert_eq!(TableRef::new(&octets), Err(DecodeError::NestingTooDeep { limit: MAX_NESTING }));
+    assert_eq!(
+        TableRef::new(&octets),
+        Err(DecodeError::NestingTooDeep { limit: MAX_NESTING })
+    );
 }
 
 #[test]
@@ -214,11 +248,20 @@ fn a17_bad_table_length_exposes_no_frames() {
         let stream = [raw_frame(1, 1, &declare), raw_frame(3, 1, b"x")].concat();
         let (frames, error, pending) = decode_stream(&stream, FRAME_MAX);
         assert_eq!((error, pending), (None, 0));
-        assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [FrameKind::Method, FrameKind::Body]);
-        assert_eq!(Method::decode(&frames[0].payload), Err(DecodeError::BadTable { at: 0 }));
+        assert_eq!(
+            frames.iter().map(|f| f.kind).collect::<Vec<_>>(),
+            [FrameKind::Method, FrameKind::Body]
+        );
+        assert_eq!(
+            Method::decode(&frames[0].payload),
+            Err(DecodeError::BadTable { at: 0 })
+        );
         let header = raw_header(0x2000, &table);
         let properties = ContentHeader::decode(&header).unwrap().properties;
-        assert_eq!(properties.headers.unwrap().table(), Err(DecodeError::BadTable { at: 0 }));
+        assert_eq!(
+            properties.headers.unwrap().table(),
+            Err(DecodeError::BadTable { at: 0 })
+        );
     }
 }
 
@@ -263,16 +306,26 @@ fn a23_array_length_beyond_the_table_is_refused() {
 fn a23_array_of_voids_has_one_value_a_byte() {
     let octets = entry(b'A', &counted(&[b'V'; 65_536]));
     let table = TableRef::new(&octets).unwrap();
-    let Some(Value::Array(array)) = table.get("k") else { panic!("the entry is not an array") };
+    let Some(Value::Array(array)) = table.get("k") else {
+        panic!("the entry is not an array")
+    };
     assert_eq!(array.iter().count(), 65_536);
     assert!(array.iter().all(|value| value == Value::Void));
 }
 
 #[test]
 fn a24_property_flags_without_end_are_refused() {
-    for flags in [&hex("0001")[..], &hex("0001 0000"), &hex("8001 0000 0161"), &hex("ffff").repeat(1000)] {
+    for flags in [
+        &hex("0001")[..],
+        &hex("0001 0000"),
+        &hex("8001 0000 0161"),
+        &hex("ffff").repeat(1000),
+    ] {
         let refused = Properties::decode(flags).unwrap_err();
-        assert!(matches!(refused, DecodeError::PropertyFlags(word) if word & 1 == 1), "{refused}");
+        assert!(
+            matches!(refused, DecodeError::PropertyFlags(word) if word & 1 == 1),
+            "{refused}"
+        );
         let header = [&raw_header(0, b"")[..12], flags].concat();
         assert_eq!(ContentHeader::decode(&header), Err(refused));
     }
@@ -282,7 +335,10 @@ fn a24_property_flags_without_end_are_refused() {
 fn a25_an_unknown_tag_is_refused_and_not_skipped() {
     let table = hex("00 5a 71");
     for refused in read_everywhere(&table) {
-        assert_eq!(refused, Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 1 }));
+        assert_eq!(
+            refused,
+            Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 1 })
+        );
     }
 }
 
@@ -310,6 +366,9 @@ fn a33_header_name_above_128_bytes_is_read() {
         octets.extend([b't', 1]);
         assert!(read_everywhere(&octets).iter().all(Result::is_ok));
         let table = counted(&octets);
-        assert_eq!(read_table(&table).unwrap().get(&name), Some(Value::Bool(true)));
+        assert_eq!(
+            read_table(&table).unwrap().get(&name),
+            Some(Value::Bool(true))
+        );
     }
 }

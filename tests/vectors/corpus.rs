@@ -45,7 +45,9 @@ const LARGEST: usize = 2048;
 const MOST: usize = 900;
 
 fn folder(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
 }
 
 /// Returns the seeds of a vector: the targets and their inputs.
@@ -57,8 +59,12 @@ fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
         "frame" => {
             let (frames, error, _) = decode_stream(&octets, FRAME_MAX);
             match frames.first() {
-                Some(frame) if frame.kind == FrameKind::Method => vec![("method", frame.payload.clone())],
-                Some(frame) if frame.kind == FrameKind::Header => vec![("properties", frame.payload.clone())],
+                Some(frame) if frame.kind == FrameKind::Method => {
+                    vec![("method", frame.payload.clone())]
+                }
+                Some(frame) if frame.kind == FrameKind::Header => {
+                    vec![("properties", frame.payload.clone())]
+                }
                 None if error.is_some() => vec![("frame", [&[0, 7, 7, 1], &octets[..]].concat())],
                 _ => Vec::new(),
             }
@@ -75,7 +81,9 @@ fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
         let alike = name.starts_with("methods/") && !name.starts_with("methods/typical/");
         if alike
             || name.starts_with("sasl")
-            || ["/zero", "/one", "/minus-one"].iter().any(|n| name.ends_with(n))
+            || ["/zero", "/one", "/minus-one"]
+                .iter()
+                .any(|n| name.ends_with(n))
         {
             continue;
         }
@@ -97,7 +105,12 @@ fn the_seeds_are_those_of_the_vectors() {
             fs::write(&path, &octets).unwrap();
         }
         let found = fs::read(&path).unwrap_or_default();
-        assert_eq!(found, octets, "{}: write it again with PUKA_WRITE_CORPUS=1", path.display());
+        assert_eq!(
+            found,
+            octets,
+            "{}: write it again with PUKA_WRITE_CORPUS=1",
+            path.display()
+        );
     }
 }
 
@@ -121,7 +134,11 @@ fn the_corpus_finds_nothing() {
 #[test]
 fn random_choices_find_nothing() {
     // `PUKA_SEED=n` replays one seed, `PUKA_SEEDS=n` tries more of them.
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let seeds = match number("PUKA_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("PUKA_SEEDS").unwrap_or(150),

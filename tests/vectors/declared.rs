@@ -3,7 +3,9 @@
 
 use super::json::spec;
 use puka::protocol::method::{CLASSES, SentBy, WireType};
-use puka::protocol::{ContentHeader, Decoder, FrameKind, PROPERTIES, ProtocolHeader, ReplyCode, frame};
+use puka::protocol::{
+    ContentHeader, Decoder, FrameKind, PROPERTIES, ProtocolHeader, ReplyCode, frame,
+};
 use serde_json::{Value as Json, json};
 
 fn dashed(name: &str) -> String {
@@ -66,7 +68,13 @@ fn classes_and_methods_match_the_spec() {
                         .as_array()
                         .unwrap()
                         .iter()
-                        .map(|f| json!([f["name"], wire_type(&f["type"]), f["reserved"] == json!(true)]))
+                        .map(|f| {
+                            json!([
+                                f["name"],
+                                wire_type(&f["type"]),
+                                f["reserved"] == json!(true)
+                            ])
+                        })
                         .collect();
                     json!([
                         method["id"],
@@ -83,7 +91,12 @@ fn classes_and_methods_match_the_spec() {
         .collect();
     theirs.sort_by_key(|class| class[0].as_u64());
     for (ours, theirs) in ours.iter().zip(&theirs) {
-        for (ours, theirs) in ours[2].as_array().unwrap().iter().zip(theirs[2].as_array().unwrap()) {
+        for (ours, theirs) in ours[2]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(theirs[2].as_array().unwrap())
+        {
             assert_eq!(ours, theirs);
         }
     }
@@ -95,7 +108,10 @@ fn a_method_is_found_by_its_numbers() {
     for class in CLASSES {
         for method in class.methods {
             assert_eq!(method.id.info(), Some((*class, method)));
-            assert_eq!(method.id.to_string(), format!("{}.{}", class.name, method.name));
+            assert_eq!(
+                method.id.to_string(),
+                format!("{}.{}", class.name, method.name)
+            );
         }
     }
 }
@@ -105,7 +121,11 @@ fn replies_belong_to_the_same_class() {
     for class in CLASSES {
         for method in class.methods {
             for reply in method.replies {
-                assert!(class.methods.iter().any(|other| other.name == *reply), "{} {reply}", method.name);
+                assert!(
+                    class.methods.iter().any(|other| other.name == *reply),
+                    "{} {reply}",
+                    method.name
+                );
             }
         }
     }
@@ -115,7 +135,13 @@ fn replies_belong_to_the_same_class() {
 fn properties_match_the_spec() {
     let ours: Vec<Json> = PROPERTIES
         .iter()
-        .map(|p| json!([dashed(p.name), p.wire_type.name(), format!("0x{:04x}", p.flag)]))
+        .map(|p| {
+            json!([
+                dashed(p.name),
+                p.wire_type.name(),
+                format!("0x{:04x}", p.flag)
+            ])
+        })
         .collect();
     let spec = spec();
     let theirs: Vec<Json> = spec["content"]["properties"]
@@ -126,7 +152,11 @@ fn properties_match_the_spec() {
         .collect();
     assert_eq!(ours, theirs);
     for (index, property) in PROPERTIES.iter().enumerate() {
-        assert_eq!(property.flag, 0x8000 >> index, "the flags must be in the order of the properties");
+        assert_eq!(
+            property.flag,
+            0x8000 >> index,
+            "the flags must be in the order of the properties"
+        );
     }
 }
 
@@ -149,7 +179,10 @@ fn reply_codes_match_the_spec() {
 #[test]
 fn unknown_reply_code_is_kept() {
     let code = ReplyCode::from(599);
-    assert_eq!((code.value(), code.name(), code.to_string().as_str()), (599, None, "599"));
+    assert_eq!(
+        (code.value(), code.name(), code.to_string().as_str()),
+        (599, None, "599")
+    );
     assert!(!code.is_hard_error() && !code.is_soft_error());
 }
 
@@ -159,13 +192,22 @@ fn frame_constants_match_the_spec() {
     let constants = &spec["constants"];
     assert_eq!(constants["frame_end"], json!(frame::FRAME_END));
     assert_eq!(constants["frame_overhead"], json!(frame::OVERHEAD));
-    assert_eq!(constants["frame_min_size"]["spec"], json!(frame::FRAME_MIN_SIZE));
-    assert_eq!(constants["frame_min_size"]["rabbitmq_4_1"], json!(frame::INITIAL_FRAME_MAX));
+    assert_eq!(
+        constants["frame_min_size"]["spec"],
+        json!(frame::FRAME_MIN_SIZE)
+    );
+    assert_eq!(
+        constants["frame_min_size"]["rabbitmq_4_1"],
+        json!(frame::INITIAL_FRAME_MAX)
+    );
     assert_eq!(frame::HEADER + 1, usize::try_from(frame::OVERHEAD).unwrap());
     assert_eq!(spec["content"]["class"], json!(60));
     assert_eq!(ContentHeader::PROPERTY_LIST, 2 + 2 + 8);
-    let header: String =
-        ProtocolHeader::AMQP_0_9_1.to_octets().iter().map(|octet| format!("{octet:02x}")).collect();
+    let header: String = ProtocolHeader::AMQP_0_9_1
+        .to_octets()
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
     assert_eq!(spec["protocol"]["protocol_header_hex"], json!(header));
 }
 
@@ -179,12 +221,28 @@ fn frame_types_match_the_spec() {
     ];
     let spec = spec();
     let types = spec["constants"]["frame_types"].as_object().unwrap();
-    assert_eq!(types.keys().collect::<Vec<_>>(), kinds.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert_eq!(
+        types.keys().collect::<Vec<_>>(),
+        kinds.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
     for octet in 0..=u8::MAX {
-        let named = types.iter().find(|(_, number)| **number == json!(octet)).map(|(name, _)| name.as_str());
+        let named = types
+            .iter()
+            .find(|(_, number)| **number == json!(octet))
+            .map(|(name, _)| name.as_str());
         let mut decoder = Decoder::new();
         decoder.extend(&[octet, 0, 0, 0, 0, 0, 0, 0xCE]);
-        let found = decoder.next_frame().ok().flatten().map(|frame| frame.kind());
-        assert_eq!(found, kinds.iter().find(|(name, _)| Some(*name) == named).map(|(_, kind)| *kind));
+        let found = decoder
+            .next_frame()
+            .ok()
+            .flatten()
+            .map(|frame| frame.kind());
+        assert_eq!(
+            found,
+            kinds
+                .iter()
+                .find(|(name, _)| Some(*name) == named)
+                .map(|(_, kind)| *kind)
+        );
     }
 }

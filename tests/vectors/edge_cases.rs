@@ -3,7 +3,9 @@
 
 use super::sample::Node;
 use super::tools::{counted, entry, header_payload, hex, raw_header, read_everywhere, read_table};
-use puka::protocol::{Array, ContentHeader, DecodeError, Properties, ShortStr, Table, TableRef, Value};
+use puka::protocol::{
+    Array, ContentHeader, DecodeError, Properties, ShortStr, Table, TableRef, Value,
+};
 
 /// Returns the encoding of a table with this value.
 fn written<'v>(value: impl Into<Value<'v>>) -> Vec<u8> {
@@ -31,13 +33,28 @@ fn e09_continued_flags_are_refused_and_unused_ones_ignored() {
 #[test]
 fn e09_empty_property_differs_from_an_absent_one() {
     let mut empty = Properties::default();
-    assert_eq!(header_payload(&ContentHeader { body_size: 0, properties: empty }), raw_header(0, b""));
+    assert_eq!(
+        header_payload(&ContentHeader {
+            body_size: 0,
+            properties: empty
+        }),
+        raw_header(0, b"")
+    );
     empty.content_type = Some(ShortStr::EMPTY);
     empty.headers = Some(TableRef::EMPTY.into());
     let octets = raw_header(0xA000, &hex("00 00000000"));
-    assert_eq!(header_payload(&ContentHeader { body_size: 0, properties: empty }), octets);
+    assert_eq!(
+        header_payload(&ContentHeader {
+            body_size: 0,
+            properties: empty
+        }),
+        octets
+    );
     let read = ContentHeader::decode(&octets).unwrap().properties;
-    assert_eq!((read.content_type, read.content_encoding), (Some(ShortStr::EMPTY), None));
+    assert_eq!(
+        (read.content_type, read.content_encoding),
+        (Some(ShortStr::EMPTY), None)
+    );
     assert!(read.headers.unwrap().table().unwrap().is_empty());
 }
 
@@ -47,11 +64,24 @@ fn e10_bad_headers_leave_other_properties_readable() {
     // connection.
     let header = raw_header(0xB000, &[&hex("0174 00000003 016b5a")[..], &[2]].concat());
     let properties = ContentHeader::decode(&header).unwrap().properties;
-    assert_eq!((properties.content_type, properties.delivery_mode), (Some(ShortStr::literal("t")), Some(2)));
+    assert_eq!(
+        (properties.content_type, properties.delivery_mode),
+        (Some(ShortStr::literal("t")), Some(2))
+    );
     let headers = properties.headers.unwrap();
-    assert_eq!(headers.table(), Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 2 }));
-    assert_eq!(headers.as_octets(), hex("016b5a"), "the received bytes must be accessible");
-    assert_eq!(format!("{headers:?}"), "<unknown type tag 0x5a at byte 2 of a field table>");
+    assert_eq!(
+        headers.table(),
+        Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 2 })
+    );
+    assert_eq!(
+        headers.as_octets(),
+        hex("016b5a"),
+        "the received bytes must be accessible"
+    );
+    assert_eq!(
+        format!("{headers:?}"),
+        "<unknown type tag 0x5a at byte 2 of a field table>"
+    );
 }
 
 #[test]
@@ -74,10 +104,18 @@ fn e16_look_up_finds_the_first_of_equal_names() {
         table.insert(name, value).unwrap();
     }
     let read = TableRef::new(table.as_ref().as_octets()).unwrap();
-    let names: Vec<_> = read.iter().map(|(name, value)| (name.as_str(), value.as_i64())).collect();
+    let names: Vec<_> = read
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_i64()))
+        .collect();
     assert_eq!(
         names,
-        [(Some("b"), Some(1)), (Some("a"), Some(2)), (Some("b"), Some(3)), (Some("a"), Some(4))]
+        [
+            (Some("b"), Some(1)),
+            (Some("a"), Some(2)),
+            (Some("b"), Some(3)),
+            (Some("a"), Some(4))
+        ]
     );
     assert_eq!(
         (read.get("b"), read.get("a"), read.get("c")),
@@ -89,27 +127,61 @@ fn e16_look_up_finds_the_first_of_equal_names() {
 fn e16_container_of_wrong_length_is_refused() {
     let inner = entry(b'V', b"");
     for (what, table) in [
-        ("a nested table that ends after its parent", entry(b'F', &[&hex("00000004")[..], &inner].concat())),
-        ("a nested table that cuts its entry", entry(b'F', &hex("00000002 016b56"))),
-        ("a nested table that cuts its entry's name", entry(b'F', &hex("00000001 016b56"))),
-        ("a nested table whose entry runs on into its parent", entry(b'F', &hex("00000003 016b74 01"))),
-        ("a nested table whose name runs on into its parent", entry(b'F', &hex("00000002 056b 016b5601"))),
-        ("an array whose value runs on into its parent", entry(b'A', &hex("00000001 74 01"))),
-        ("a string that runs on into its parent", entry(b'F', &hex("00000008 016b53 00000002 6161"))),
+        (
+            "a nested table that ends after its parent",
+            entry(b'F', &[&hex("00000004")[..], &inner].concat()),
+        ),
+        (
+            "a nested table that cuts its entry",
+            entry(b'F', &hex("00000002 016b56")),
+        ),
+        (
+            "a nested table that cuts its entry's name",
+            entry(b'F', &hex("00000001 016b56")),
+        ),
+        (
+            "a nested table whose entry runs on into its parent",
+            entry(b'F', &hex("00000003 016b74 01")),
+        ),
+        (
+            "a nested table whose name runs on into its parent",
+            entry(b'F', &hex("00000002 056b 016b5601")),
+        ),
+        (
+            "an array whose value runs on into its parent",
+            entry(b'A', &hex("00000001 74 01")),
+        ),
+        (
+            "a string that runs on into its parent",
+            entry(b'F', &hex("00000008 016b53 00000002 6161")),
+        ),
         // Bytes after the end of the container are not read, so the unknown tag there is not the
         // error.
-        ("a nested name without its tag", entry(b'F', &hex("00000002 016b 5a 5a"))),
+        (
+            "a nested name without its tag",
+            entry(b'F', &hex("00000002 016b 5a 5a")),
+        ),
         (
             "a nested table that overruns its parent",
-            [entry(b'F', &counted(&entry(b'F', &hex("00000003")))), hex("016b5a")].concat(),
+            [
+                entry(b'F', &counted(&entry(b'F', &hex("00000003")))),
+                hex("016b5a"),
+            ]
+            .concat(),
         ),
-        ("an array that cuts a length", entry(b'A', &hex("00000003 530000"))),
+        (
+            "an array that cuts a length",
+            entry(b'A', &hex("00000003 530000")),
+        ),
         ("a table of a single byte", hex("01")),
         ("a name and no tag", hex("016b")),
         ("a name that overruns", hex("ff6b56")),
     ] {
         for refused in read_everywhere(&table) {
-            assert!(matches!(refused, Err(DecodeError::BadTable { .. })), "{what}: {refused:?}");
+            assert!(
+                matches!(refused, Err(DecodeError::BadTable { .. })),
+                "{what}: {refused:?}"
+            );
         }
     }
     // An entry after a nested table belongs to the outer table.
@@ -121,9 +193,18 @@ fn e16_container_of_wrong_length_is_refused() {
 
 #[test]
 fn e16_table_shorter_than_its_length_is_refused() {
-    assert_eq!(read_table(&hex("0000000a 016b56")), Err(DecodeError::TruncatedPayload { at: 0 }));
-    assert_eq!(read_table(&hex("000000")), Err(DecodeError::TruncatedPayload { at: 0 }));
-    assert_eq!(read_table(&hex("00000000 00")), Err(DecodeError::TrailingOctets { at: 4 }));
+    assert_eq!(
+        read_table(&hex("0000000a 016b56")),
+        Err(DecodeError::TruncatedPayload { at: 0 })
+    );
+    assert_eq!(
+        read_table(&hex("000000")),
+        Err(DecodeError::TruncatedPayload { at: 0 })
+    );
+    assert_eq!(
+        read_table(&hex("00000000 00")),
+        Err(DecodeError::TrailingOctets { at: 4 })
+    );
 }
 
 #[test]
@@ -145,12 +226,24 @@ fn e17_every_tag_is_written_as_rabbitmq_writes_it() {
         (Value::I64(-4), "6c fffffffffffffffc"),
         (Value::F32(1.5), "66 3fc00000"),
         (Value::F64(-0.0), "64 8000000000000000"),
-        (Value::Decimal { scale: 255, mantissa: 0xFFFF_FFFF }, "44 ff ffffffff"),
+        (
+            Value::Decimal {
+                scale: 255,
+                mantissa: 0xFFFF_FFFF,
+            },
+            "44 ff ffffffff",
+        ),
         (Value::Timestamp(u64::MAX), "54 ffffffffffffffff"),
         (Value::String(&[0xFF, 0]), "53 00000002 ff00"),
         (Value::Bytes(b"ab"), "78 00000002 6162"),
-        (Value::Array(array.as_ref()), "41 00000008 4201 5300000001 61"),
-        (Value::Table(table.as_ref()), "46 0000000b 0169 6c fffffffffffffffe"),
+        (
+            Value::Array(array.as_ref()),
+            "41 00000008 4201 5300000001 61",
+        ),
+        (
+            Value::Table(table.as_ref()),
+            "46 0000000b 0169 6c fffffffffffffffe",
+        ),
         (Value::Void, "56"),
     ] {
         let octets = [hex("016b"), hex(octets)].concat();
@@ -192,7 +285,11 @@ fn e17_decode_only_tags_are_decoded() {
     for (octets, value, back) in [
         ("55 fffb", Value::I16(-5), "73 fffb"),
         ("4c ffffffffffffffff", Value::I64(-1), "6c ffffffffffffffff"),
-        ("4c 8000000000000000", Value::I64(i64::MIN), "6c 8000000000000000"),
+        (
+            "4c 8000000000000000",
+            Value::I64(i64::MIN),
+            "6c 8000000000000000",
+        ),
         ("74 02", Value::Bool(true), "74 01"),
         ("74 ff", Value::Bool(true), "74 01"),
     ] {
@@ -219,9 +316,13 @@ fn e17_every_other_tag_is_refused() {
 
 #[test]
 fn e17_floats_keep_every_bit() {
-    for bits in
-        [0x7FF8_0000_0000_0001, 0xFFF0_0000_0000_0000, 0x7FF0_0000_0000_0001, 1, 0x8000_0000_0000_0000]
-    {
+    for bits in [
+        0x7FF8_0000_0000_0001,
+        0xFFF0_0000_0000_0000,
+        0x7FF0_0000_0000_0001,
+        1,
+        0x8000_0000_0000_0000,
+    ] {
         let octets = written(f64::from_bits(bits));
         let Some(Value::F64(read)) = TableRef::new(&octets).unwrap().get("k") else {
             panic!("the entry is not a float")
@@ -248,12 +349,24 @@ fn e17_value_accessors_match_its_type() {
         (Value::U32(u32::MAX), i64::from(u32::MAX)),
         (Value::I64(i64::MIN), i64::MIN),
     ] {
-        assert_eq!((value.as_i64(), value.as_str(), value.as_bool()), (Some(int), None, None));
+        assert_eq!(
+            (value.as_i64(), value.as_str(), value.as_bool()),
+            (Some(int), None, None)
+        );
     }
-    for value in [Value::Bool(true), Value::F64(1.0), Value::Timestamp(1), Value::Void, Value::Bytes(b"1")] {
+    for value in [
+        Value::Bool(true),
+        Value::F64(1.0),
+        Value::Timestamp(1),
+        Value::Void,
+        Value::Bytes(b"1"),
+    ] {
         assert_eq!((value.as_i64(), value.as_str()), (None, None));
     }
     assert_eq!(Value::String("ü".as_bytes()).as_str(), Some("ü"));
     assert_eq!(Value::String(&[0xFF]).as_str(), None);
-    assert_eq!((Value::Bool(false).as_bool(), Value::I8(0).as_bool()), (Some(false), None));
+    assert_eq!(
+        (Value::Bool(false).as_bool(), Value::I8(0).as_bool()),
+        (Some(false), None)
+    );
 }

@@ -170,10 +170,22 @@ fn list_of_methods_matches_the_table() {
     let declared: Vec<(MethodId, Vec<&str>)> = CLASSES
         .iter()
         .flat_map(|class| class.methods)
-        .map(|method| (method.id, method.fields.iter().filter(|f| !f.reserved).map(|f| f.name).collect()))
+        .map(|method| {
+            (
+                method.id,
+                method
+                    .fields
+                    .iter()
+                    .filter(|f| !f.reserved)
+                    .map(|f| f.name)
+                    .collect(),
+            )
+        })
         .collect();
-    let listed: Vec<(MethodId, Vec<&str>)> =
-        LISTED.iter().map(|(id, fields)| (*id, fields.iter().map(|name| plain(name)).collect())).collect();
+    let listed: Vec<(MethodId, Vec<&str>)> = LISTED
+        .iter()
+        .map(|(id, fields)| (*id, fields.iter().map(|name| plain(name)).collect()))
+        .collect();
     assert_eq!(listed, declared);
 }
 

@@ -35,7 +35,10 @@ const DECISIONS: [(&str, Option<&str>); 16] = [
     ("malformed/method/trailing-close-ok", Some("trailing_bytes")),
     // No broker checks this in messages, and closing the connection would help no user.
     ("malformed/method/shortstr-not-utf8", None),
-    ("malformed/header/values-without-flags", Some("trailing_bytes")),
+    (
+        "malformed/header/values-without-flags",
+        Some("trailing_bytes"),
+    ),
     ("malformed/header/class-50", Some("wrong_content_class")),
     ("malformed/table/name-not-utf8", None),
     // The tag of AMQP 0-9-1 for a 16-bit integer.
@@ -44,12 +47,20 @@ const DECISIONS: [(&str, Option<&str>); 16] = [
     ("truncated/announced-huge", Some("frame_too_large")),
     ("tables/order/duplicate", None),
     ("content_headers/lenient/flag-bit-1", None),
-    ("content_headers/lenient/continuation", Some("property_flags")),
+    (
+        "content_headers/lenient/continuation",
+        Some("property_flags"),
+    ),
     ("content_headers/lenient/weight-1", Some("content_weight")),
 ];
 
 /// The kinds of errors that depend on the state of a channel: the codec decodes these frames.
-const NEED_A_CHANNEL: [&str; 4] = ["unexpected_frame", "wrong_channel", "body_too_long", "channel_not_open"];
+const NEED_A_CHANNEL: [&str; 4] = [
+    "unexpected_frame",
+    "wrong_channel",
+    "body_too_long",
+    "channel_not_open",
+];
 
 /// Returns the vectors' name for an error.
 fn kind(error: DecodeError) -> &'static str {
@@ -73,19 +84,33 @@ fn kind(error: DecodeError) -> &'static str {
 }
 
 fn meaning(frame: &OwnedFrame) -> Result<Meaning, DecodeError> {
-    let OwnedFrame { kind, channel, payload } = frame;
+    let OwnedFrame {
+        kind,
+        channel,
+        payload,
+    } = frame;
     Ok(match kind {
-        FrameKind::ProtocolHeader => Meaning::ProtocolHeader(ProtocolHeader::from_octets(payload).unwrap()),
+        FrameKind::ProtocolHeader => {
+            Meaning::ProtocolHeader(ProtocolHeader::from_octets(payload).unwrap())
+        }
         FrameKind::Method => {
             let method = Method::decode(payload)?;
-            Meaning::Method(*channel, puka::protocol::method::Encode::id(&method), take_apart(method))
+            Meaning::Method(
+                *channel,
+                puka::protocol::method::Encode::id(&method),
+                take_apart(method),
+            )
         }
         FrameKind::Header => {
             let header = ContentHeader::decode(payload)?;
             if let Some(headers) = header.properties.headers {
                 headers.table()?;
             }
-            Meaning::Header(*channel, header.body_size, take_properties_apart(&header.properties))
+            Meaning::Header(
+                *channel,
+                header.body_size,
+                take_properties_apart(&header.properties),
+            )
         }
         FrameKind::Body => Meaning::Body(*channel, payload.clone()),
         FrameKind::Heartbeat => Meaning::Heartbeat,
@@ -109,9 +134,16 @@ fn stated_meaning(value: &Json) -> Meaning {
         }
         "header" => {
             assert_eq!(number("class"), 60);
-            Meaning::Header(channel(), number("body_size"), properties(&value["properties"]))
+            Meaning::Header(
+                channel(),
+                number("body_size"),
+                properties(&value["properties"]),
+            )
         }
-        "body" => Meaning::Body(channel(), super::tools::hex(value["body"].as_str().unwrap())),
+        "body" => Meaning::Body(
+            channel(),
+            super::tools::hex(value["body"].as_str().unwrap()),
+        ),
         "heartbeat" => Meaning::Heartbeat,
         other => panic!("unknown frame {other}"),
     }
@@ -122,7 +154,10 @@ fn properties(json: &Json) -> Fields {
     let mut fields = Fields::default();
     for (name, value) in json.as_object().unwrap() {
         let name = name.replace('-', "_");
-        let property = PROPERTIES.iter().find(|property| property.name == name).unwrap();
+        let property = PROPERTIES
+            .iter()
+            .find(|property| property.name == name)
+            .unwrap();
         fields.0.push((name, sample(property.wire_type, value)));
     }
     take_properties_apart(&build_properties(&fields))
@@ -136,12 +171,17 @@ fn encode(meaning: &Meaning) -> Vec<u8> {
             frame::method(&mut out, *channel, FRAME_MAX, &build(*id, fields)).unwrap();
         }
         Meaning::Header(channel, body_size, fields) => {
-            let header = ContentHeader { body_size: *body_size, properties: build_properties(fields) };
+            let header = ContentHeader {
+                body_size: *body_size,
+                properties: build_properties(fields),
+            };
             frame::content_header(&mut out, *channel, FRAME_MAX, &header).unwrap();
         }
         // An empty body takes no frame, so the encoder never writes the empty body frame of a
         // vector.
-        Meaning::Body(channel, body) if body.is_empty() => out = super::tools::raw_frame(3, *channel, b""),
+        Meaning::Body(channel, body) if body.is_empty() => {
+            out = super::tools::raw_frame(3, *channel, b"")
+        }
         Meaning::Body(channel, body) => frame::body(&mut out, *channel, FRAME_MAX, body),
         Meaning::Heartbeat => frame::heartbeat(&mut out),
     }
@@ -170,7 +210,9 @@ fn refused(vector: &Vector) -> Option<&'static str> {
     if is_table(vector) {
         return read_table(&vector.octets()).err().map(kind);
     }
-    let frame_max = vector.number("frame_max").map_or(FRAME_MAX, |max| max.try_into().unwrap());
+    let frame_max = vector
+        .number("frame_max")
+        .map_or(FRAME_MAX, |max| max.try_into().unwrap());
     read(&vector.octets(), frame_max).1.map(kind)
 }
 
@@ -192,7 +234,12 @@ fn check_value(vector: &Vector) {
         return;
     }
     let stated: Vec<Meaning> = match vector.0.get("frames") {
-        Some(frames) => frames.as_array().unwrap().iter().map(stated_meaning).collect(),
+        Some(frames) => frames
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(stated_meaning)
+            .collect(),
         None => vec![stated_meaning(&vector.0["value"])],
     };
     let (found, error, pending) = read(&octets, FRAME_MAX);
@@ -208,7 +255,11 @@ fn check_need_more(vector: &Vector) {
     let whole = usize::try_from(vector.number("complete_frames").unwrap_or(0)).unwrap();
     assert_eq!((frames.len(), error), (whole, None));
     let decoded: usize = frames.iter().map(|frame| encode(frame).len()).sum();
-    assert_eq!(pending, octets.len() - decoded, "the bytes of an incomplete frame must be kept");
+    assert_eq!(
+        pending,
+        octets.len() - decoded,
+        "the bytes of an incomplete frame must be kept"
+    );
 }
 
 /// Checks that the bytes of a SASL response are contained in the frames of its method.
@@ -263,18 +314,35 @@ fn every_vector_decodes_and_encodes_as_stated() {
     assert_eq!(all.len(), VECTORS);
     for vector in &all {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(vector, &all))) {
-            println!("vector {}: {}", vector.name(), vector.text("meaning").unwrap_or_default());
+            println!(
+                "vector {}: {}",
+                vector.name(),
+                vector.text("meaning").unwrap_or_default()
+            );
             resume_unwind(panic);
         }
     }
-    let decided = all.iter().filter(|v| DECISIONS.iter().any(|(name, _)| *name == v.name())).count();
-    assert_eq!(decided, DECISIONS.len(), "every decision must belong to a vector");
+    let decided = all
+        .iter()
+        .filter(|v| DECISIONS.iter().any(|(name, _)| *name == v.name()))
+        .count();
+    assert_eq!(
+        decided,
+        DECISIONS.len(),
+        "every decision must belong to a vector"
+    );
 }
 
 #[test]
 fn a_vector_that_is_wrong_is_found() {
     let all = vectors();
-    let mut vector = Vector(all.iter().find(|v| v.name() == "tables/t/true").unwrap().0.clone());
+    let mut vector = Vector(
+        all.iter()
+            .find(|v| v.name() == "tables/t/true")
+            .unwrap()
+            .0
+            .clone(),
+    );
     check(&vector, &all);
     vector.0["value"]["table"][0][2] = Json::Bool(false);
     assert!(catch_unwind(AssertUnwindSafe(|| check(&vector, &all))).is_err());
@@ -291,12 +359,21 @@ fn undecided_vectors_decode_as_decided() {
     };
     assert_eq!(ok.consumer_tag.as_octets(), [0xFF, 0xFE]);
     assert_eq!(
-        (ok.consumer_tag.as_str(), ok.consumer_tag.to_str_lossy().as_ref()),
+        (
+            ok.consumer_tag.as_str(),
+            ok.consumer_tag.to_str_lossy().as_ref()
+        ),
         (None, "\u{FFFD}\u{FFFD}")
     );
     let name = super::tools::hex("00000003 01ff56");
     let (name, value) = read_table(&name).unwrap().iter().next().unwrap();
-    assert_eq!((name.as_octets(), value), (&[0xFF][..], puka::protocol::Value::Void));
+    assert_eq!(
+        (name.as_octets(), value),
+        (&[0xFF][..], puka::protocol::Value::Void)
+    );
     let tag = super::tools::hex("00000005 016b55 0005");
-    assert_eq!(read_table(&tag).unwrap().get("k"), Some(puka::protocol::Value::I16(5)));
+    assert_eq!(
+        read_table(&tag).unwrap().get("k"),
+        Some(puka::protocol::Value::I16(5))
+    );
 }

@@ -10,8 +10,8 @@ use puka::protocol::frame::{FRAME_MIN_SIZE, INITIAL_FRAME_MAX, OVERHEAD, UNSPLIT
 use puka::protocol::method::basic::{Deliver, Publish};
 use puka::protocol::method::connection::Tune;
 use puka::protocol::{
-    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, Method, Properties, ReplyCode, ShortStr,
-    Table, frame,
+    ContentHeader, DecodeError, Decoder, EncodeError, FrameKind, Method, Properties, ReplyCode,
+    ShortStr, Table, frame,
 };
 
 /// Returns the first bytes of a frame that announces a payload of this size.
@@ -36,16 +36,35 @@ fn announce(decoder: &mut Decoder, kind: u8, size: u32) -> Result<bool, DecodeEr
 }
 
 fn too_large(size: u32, frame_max: u32) -> Result<bool, DecodeError> {
-    Err(DecodeError::FrameTooLarge { size, limit: frame_max - OVERHEAD })
+    Err(DecodeError::FrameTooLarge {
+        size,
+        limit: frame_max - OVERHEAD,
+    })
 }
 
 #[test]
 fn a04_overflowing_frame_length_is_refused_early() {
-    for size in [0xFFFF_FFFF, 0xFFFF_FFF8, 0xFFFF_FFF7, 0x8000_0000, 0x7FFF_FFFF] {
+    for size in [
+        0xFFFF_FFFF,
+        0xFFFF_FFF8,
+        0xFFFF_FFF7,
+        0x8000_0000,
+        0x7FFF_FFFF,
+    ] {
         for kind in [1, 2, 3] {
-            assert_eq!(announce(&mut Decoder::new(), kind, size), too_large(size, INITIAL_FRAME_MAX));
-            let limit = if kind == 3 { FRAME_MAX } else { UNSPLIT_FRAME_MAX };
-            assert_eq!(announce(&mut tuned(FRAME_MAX), kind, size), too_large(size, limit));
+            assert_eq!(
+                announce(&mut Decoder::new(), kind, size),
+                too_large(size, INITIAL_FRAME_MAX)
+            );
+            let limit = if kind == 3 {
+                FRAME_MAX
+            } else {
+                UNSPLIT_FRAME_MAX
+            };
+            assert_eq!(
+                announce(&mut tuned(FRAME_MAX), kind, size),
+                too_large(size, limit)
+            );
             // No limit that can be negotiated lets a size overflow.
             assert_ne!(announce(&mut tuned(u32::MAX), kind, size), Ok(true));
         }
@@ -55,21 +74,36 @@ fn a04_overflowing_frame_length_is_refused_early() {
 #[test]
 fn a05_body_frame_above_frame_max_is_refused_early() {
     let mut decoder = tuned(4096);
-    assert_eq!(announce(&mut decoder, 3, 16 << 20), too_large(16 << 20, 4096));
+    assert_eq!(
+        announce(&mut decoder, 3, 16 << 20),
+        too_large(16 << 20, 4096)
+    );
     assert_eq!(decoder.pending(), announced(3, 1, 16 << 20));
     assert_eq!(announce(&mut tuned(4096), 3, 4096 - 8), Ok(false));
-    assert_eq!(announce(&mut tuned(4096), 3, 4096 - 7), too_large(4096 - 7, 4096));
+    assert_eq!(
+        announce(&mut tuned(4096), 3, 4096 - 7),
+        too_large(4096 - 7, 4096)
+    );
 }
 
 #[test]
 fn a06_a_first_frame_of_four_gigabytes_is_refused() {
     for kind in [1, 2, 3] {
         let mut decoder = Decoder::new();
-        assert_eq!(announce(&mut decoder, kind, u32::MAX), too_large(u32::MAX, INITIAL_FRAME_MAX));
-        assert!(decoder.space().len() <= 4096, "it must need no more memory than an idle connection");
+        assert_eq!(
+            announce(&mut decoder, kind, u32::MAX),
+            too_large(u32::MAX, INITIAL_FRAME_MAX)
+        );
+        assert!(
+            decoder.space().len() <= 4096,
+            "it must need no more memory than an idle connection"
+        );
         // Before tuning the limit is 8192 bytes, for every type.
         assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 8), Ok(false));
-        assert_eq!(announce(&mut Decoder::new(), kind, 8192 - 7), too_large(8192 - 7, 8192));
+        assert_eq!(
+            announce(&mut Decoder::new(), kind, 8192 - 7),
+            too_large(8192 - 7, 8192)
+        );
     }
 }
 
@@ -78,16 +112,26 @@ fn a09_too_short_payload_is_refused() {
     let method = hex("000a 001e 07ff 00020000 003c");
     for length in 0..method.len() {
         let (frames, error, _) = decode_stream(&raw_frame(1, 0, &method[..length]), FRAME_MAX);
-        assert_eq!((frames.len(), error), (1, None), "the frame must be complete");
+        assert_eq!(
+            (frames.len(), error),
+            (1, None),
+            "the frame must be complete"
+        );
         let refused = Method::decode(&frames[0].payload).unwrap_err();
-        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} bytes: {refused}");
+        assert!(
+            matches!(refused, DecodeError::TruncatedPayload { .. }),
+            "{length} bytes: {refused}"
+        );
         assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
     }
     assert!(Method::decode(&method).is_ok());
     let header = raw_header(0, b"");
     for length in 0..header.len() {
         let refused = ContentHeader::decode(&header[..length]).unwrap_err();
-        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{length} bytes: {refused}");
+        assert!(
+            matches!(refused, DecodeError::TruncatedPayload { .. }),
+            "{length} bytes: {refused}"
+        );
     }
     assert!(ContentHeader::decode(&header).is_ok());
 }
@@ -114,11 +158,18 @@ fn a28_short_string_above_127_bytes_is_read() {
 fn a30_frame_max_can_change_with_pending_bytes() {
     // A raised limit applies at once: the buffer from before must not bound the later frames.
     let mut decoder = Decoder::new();
-    let tune = method_payload(&Tune { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 60 });
+    let tune = method_payload(&Tune {
+        channel_max: 2047,
+        frame_max: FRAME_MAX,
+        heartbeat: 60,
+    });
     let body = raw_frame(3, 1, &vec![7; 131_072 - 8]);
     decoder.extend(&[raw_frame(1, 0, &tune), body[..20].to_vec()].concat());
     let mut frames = Vec::new();
-    assert_eq!(decoder.next_frame().unwrap().unwrap().kind(), FrameKind::Method);
+    assert_eq!(
+        decoder.next_frame().unwrap().unwrap().kind(),
+        FrameKind::Method
+    );
     decoder.set_frame_max(FRAME_MAX);
     decoder.extend(&body[20..]);
     assert_eq!(drain(&mut decoder, &mut frames), None);
@@ -129,7 +180,16 @@ fn a30_frame_max_can_change_with_pending_bytes() {
     decoder.extend(&raw_frame(3, 1, &[7; 4096 - 8]));
     decoder.extend(&raw_frame(3, 1, &[7; 4096 - 7]));
     let error = drain(&mut decoder, &mut frames);
-    assert_eq!((frames.len(), error), (2, Some(DecodeError::FrameTooLarge { size: 4089, limit: 4088 })));
+    assert_eq!(
+        (frames.len(), error),
+        (
+            2,
+            Some(DecodeError::FrameTooLarge {
+                size: 4089,
+                limit: 4088
+            })
+        )
+    );
 }
 
 #[test]
@@ -139,13 +199,20 @@ fn e01_a_wrong_frame_end_ends_the_stream() {
         decoder.extend(&hex("08 0000 00000000 ce 03 0001 00000001 78"));
         decoder.extend(&[end]);
         decoder.extend(&hex("08 0000 00000000 ce"));
-        assert_eq!(decoder.next_frame().unwrap().unwrap().kind(), FrameKind::Heartbeat);
+        assert_eq!(
+            decoder.next_frame().unwrap().unwrap().kind(),
+            FrameKind::Heartbeat
+        );
         for _ in 0..3 {
             let error = decoder.next_frame().unwrap_err();
             assert_eq!(error, DecodeError::FrameEnd { found: end });
             assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
         }
-        assert_eq!(decoder.pending().len(), 9 + 8, "nothing more must be parsed");
+        assert_eq!(
+            decoder.pending().len(),
+            9 + 8,
+            "nothing more must be parsed"
+        );
     }
 }
 
@@ -158,7 +225,13 @@ fn e02_frame_above_the_limit_is_refused_early() {
         assert!(decoder.next_frame().unwrap().is_none());
         decoder.extend(&octets[6..]);
         let error = decoder.next_frame().unwrap_err();
-        assert_eq!(error, DecodeError::FrameTooLarge { size: limit - 7, limit: limit - 8 });
+        assert_eq!(
+            error,
+            DecodeError::FrameTooLarge {
+                size: limit - 7,
+                limit: limit - 8
+            }
+        );
         assert_eq!(error.reply_code(), ReplyCode::FRAME_ERROR);
         // Raising the limit later does not recover the stream.
         decoder.set_frame_max(4 << 20);
@@ -182,7 +255,11 @@ fn e03_unknown_frame_type_is_refused_early() {
 fn e05_empty_body_frame_is_read_but_not_sent() {
     let (frames, error, _) = decode_stream(&raw_frame(3, 1, b"").repeat(3), FRAME_MAX);
     assert_eq!((frames.len(), error), (3, None));
-    assert!(frames.iter().all(|frame| frame.kind == FrameKind::Body && frame.payload.is_empty()));
+    assert!(
+        frames
+            .iter()
+            .all(|frame| frame.kind == FrameKind::Body && frame.payload.is_empty())
+    );
     let mut out = Vec::new();
     frame::body(&mut out, 1, FRAME_MAX, b"");
     assert_eq!(out, b"", "an empty body must take no frame");
@@ -203,51 +280,98 @@ fn e05_body_uses_the_fewest_frames() {
         frame::body(&mut out, 9, 4096, &body);
         let (frames, error, _) = decode_stream(&out[6..], 4096);
         assert_eq!(error, None);
-        assert_eq!(frames.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>(), sizes);
+        assert_eq!(
+            frames
+                .iter()
+                .map(|frame| frame.payload.len())
+                .collect::<Vec<_>>(),
+            sizes
+        );
         assert!(frames.iter().all(|frame| frame.channel == 9));
-        assert_eq!(frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<u8>>(), body);
+        assert_eq!(
+            frames
+                .into_iter()
+                .flat_map(|frame| frame.payload)
+                .collect::<Vec<u8>>(),
+            body
+        );
     }
 }
 
 #[test]
 fn e11_large_methods_and_headers_have_their_own_limit() {
     let mut headers = Table::new();
-    headers.insert("h", &"x".repeat(100_908 - 8 - 14 - 4 - 7)).unwrap();
+    headers
+        .insert("h", &"x".repeat(100_908 - 8 - 14 - 4 - 7))
+        .unwrap();
     let mut properties = Properties::default();
     properties.headers = Some(headers.as_ref().into());
-    let header = header_payload(&ContentHeader { body_size: 1, properties });
+    let header = header_payload(&ContentHeader {
+        body_size: 1,
+        properties,
+    });
     let octets = raw_frame(2, 1, &header);
-    assert_eq!(octets.len(), 100_908, "the size that a consumer with a frame_max of 4096 received");
+    assert_eq!(
+        octets.len(),
+        100_908,
+        "the size that a consumer with a frame_max of 4096 received"
+    );
     let (frames, error, _) = decode_stream(&octets, 4096);
     assert_eq!((frames[0].payload.len(), error), (header.len(), None));
     let decoded = ContentHeader::decode(&frames[0].payload).unwrap();
-    assert_eq!(decoded.properties.headers.unwrap().table().unwrap(), headers.as_ref());
+    assert_eq!(
+        decoded.properties.headers.unwrap().table().unwrap(),
+        headers.as_ref()
+    );
     for kind in [1, 2] {
         let whole = raw_frame(kind, 1, &vec![0; (1 << 20) - 8]);
         assert_eq!(decode_stream(&whole, 4096).0.len(), 1);
-        assert_eq!(announce(&mut tuned(4096), kind, (1 << 20) - 7), too_large((1 << 20) - 7, 1 << 20));
+        assert_eq!(
+            announce(&mut tuned(4096), kind, (1 << 20) - 7),
+            too_large((1 << 20) - 7, 1 << 20)
+        );
     }
     // A negotiated `frame_max` above the decoder's own limit takes precedence.
     assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 8), Ok(false));
-    assert_eq!(announce(&mut tuned(2 << 20), 2, (2 << 20) - 7), too_large((2 << 20) - 7, 2 << 20));
+    assert_eq!(
+        announce(&mut tuned(2 << 20), 2, (2 << 20) - 7),
+        too_large((2 << 20) - 7, 2 << 20)
+    );
 }
 
 #[test]
 fn e11_method_larger_than_a_frame_is_not_written() {
     let text = "x".repeat(200);
     let routing_key = ShortStr::new(&text).unwrap();
-    let publish = Publish { exchange: ShortStr::EMPTY, routing_key, mandatory: false, immediate: false };
+    let publish = Publish {
+        exchange: ShortStr::EMPTY,
+        routing_key,
+        mandatory: false,
+        immediate: false,
+    };
     let mut properties = Properties::default();
     properties.message_id = Some(routing_key);
-    let header = ContentHeader { body_size: 0, properties };
+    let header = ContentHeader {
+        body_size: 0,
+        properties,
+    };
     type Write<'w> = &'w dyn Fn(&mut Vec<u8>, u32) -> Result<(), EncodeError>;
     let writes: [(Write<'_>, u32); 2] = [
-        (&|out, max| frame::method(out, 1, max, &publish), 8 + 4 + 2 + 1 + 201 + 1),
-        (&|out, max| frame::content_header(out, 1, max, &header), 8 + 14 + 201),
+        (
+            &|out, max| frame::method(out, 1, max, &publish),
+            8 + 4 + 2 + 1 + 201 + 1,
+        ),
+        (
+            &|out, max| frame::content_header(out, 1, max, &header),
+            8 + 14 + 201,
+        ),
     ];
     for (write, whole) in writes {
         let mut out = b"before".to_vec();
-        let refused = EncodeError::FrameTooLarge { octets: whole.try_into().unwrap(), limit: whole - 1 };
+        let refused = EncodeError::FrameTooLarge {
+            octets: whole.try_into().unwrap(),
+            limit: whole - 1,
+        };
         assert_eq!(write(&mut out, whole - 1), Err(refused));
         assert_eq!(out, b"before", "nothing must be written");
         write(&mut out, whole).unwrap();
@@ -284,22 +408,42 @@ fn a27_golden_method_of_wrong_length_is_refused() {
         let payload = &frames[0].payload;
         for length in 0..payload.len() {
             let refused = Method::decode(&payload[..length]).unwrap_err();
-            assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{} at {length}", vector.name());
+            assert!(
+                matches!(refused, DecodeError::TruncatedPayload { .. }),
+                "{} at {length}",
+                vector.name()
+            );
         }
         for more in [0, 1, 0xCE, 0xFF] {
             let longer = [&payload[..], &[more]].concat();
             let refused = Method::decode(&longer).unwrap_err();
-            assert_eq!(refused, DecodeError::TrailingOctets { at: payload.len() }, "{}", vector.name());
+            assert_eq!(
+                refused,
+                DecodeError::TrailingOctets { at: payload.len() },
+                "{}",
+                vector.name()
+            );
         }
     }
 }
 
 #[test]
 fn a27_a_method_that_does_not_exist_is_refused() {
-    for (class, method) in [(60, 999), (77, 10), (0, 0), (10, 0), (60, 41), (85, 20), (0xFFFF, 0xFFFF)] {
+    for (class, method) in [
+        (60, 999),
+        (77, 10),
+        (0, 0),
+        (10, 0),
+        (60, 41),
+        (85, 20),
+        (0xFFFF, 0xFFFF),
+    ] {
         let payload = [&u16::to_be_bytes(class)[..], &u16::to_be_bytes(method)].concat();
         let refused = Method::decode(&payload).unwrap_err();
-        assert_eq!(refused.to_string(), format!("unknown method {class}.{method}"));
+        assert_eq!(
+            refused.to_string(),
+            format!("unknown method {class}.{method}")
+        );
         assert_eq!(refused.reply_code(), ReplyCode::NOT_IMPLEMENTED);
     }
 }
@@ -312,17 +456,26 @@ fn e10_trailing_bytes_are_refused() {
     let refused = Method::decode(&payload).unwrap_err();
     assert_eq!(
         (refused, refused.reply_code()),
-        (DecodeError::TrailingOctets { at: 4 }, ReplyCode::FRAME_ERROR)
+        (
+            DecodeError::TrailingOctets { at: 4 },
+            ReplyCode::FRAME_ERROR
+        )
     );
     let refused = ContentHeader::decode(&raw_header(0x1000, &[2, 0])).unwrap_err();
     assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
     assert!(matches!(refused, DecodeError::TrailingOctets { .. }));
     // And a property with missing bytes.
-    for (flags, values) in
-        [(0x1000, &[][..]), (0x0040, &[0; 7]), (0x8000, &[5, b'a']), (0x2000, &[0, 0, 0, 1])]
-    {
+    for (flags, values) in [
+        (0x1000, &[][..]),
+        (0x0040, &[0; 7]),
+        (0x8000, &[5, b'a']),
+        (0x2000, &[0, 0, 0, 1]),
+    ] {
         let refused = ContentHeader::decode(&raw_header(flags, values)).unwrap_err();
-        assert!(matches!(refused, DecodeError::TruncatedPayload { .. }), "{flags:04x}");
+        assert!(
+            matches!(refused, DecodeError::TruncatedPayload { .. }),
+            "{flags:04x}"
+        );
     }
 }
 
@@ -334,5 +487,8 @@ fn e12_short_string_with_invalid_utf8_is_kept() {
     let blocked = take_apart(Method::decode(&octets).unwrap());
     assert_eq!(blocked.0[0].1, sample);
     let name: ShortStr<'_> = blocked.get("reason");
-    assert_eq!((name.as_str(), name.to_str_lossy().as_ref()), (None, "\u{FFFD}a\u{FFFD}"));
+    assert_eq!(
+        (name.as_str(), name.to_str_lossy().as_ref()),
+        (None, "\u{FFFD}a\u{FFFD}")
+    );
 }

@@ -7,7 +7,10 @@ use puka::protocol::method::WireType;
 use serde_json::Value as Json;
 
 const FILES: [(&str, &str); 8] = [
-    ("content_headers", include_str!("octets/content_headers.json")),
+    (
+        "content_headers",
+        include_str!("octets/content_headers.json"),
+    ),
     ("frames", include_str!("octets/frames.json")),
     ("malformed", include_str!("octets/malformed.json")),
     ("methods", include_str!("octets/methods.json")),
@@ -45,8 +48,14 @@ pub(crate) fn vectors() -> Vec<Vector> {
         let Json::Object(mut file) = serde_json::from_str(text).unwrap() else {
             panic!("{group} is not an object")
         };
-        let Some(Json::Array(vectors)) = file.remove("vectors") else { panic!("{group} has no vectors") };
-        assert_eq!(file["count"].as_u64(), Some(vectors.len() as u64), "{group}");
+        let Some(Json::Array(vectors)) = file.remove("vectors") else {
+            panic!("{group} has no vectors")
+        };
+        assert_eq!(
+            file["count"].as_u64(),
+            Some(vectors.len() as u64),
+            "{group}"
+        );
         all.extend(vectors.into_iter().map(Vector));
     }
     all
@@ -88,7 +97,10 @@ fn node(tag: &str, json: &Json) -> Node {
         "I" => Node::I32(int().try_into().unwrap()),
         "i" => Node::U32(int().try_into().unwrap()),
         "l" | "L" => Node::I64(int()),
-        #[expect(clippy::cast_possible_truncation, reason = "the vector's value is one of f32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the vector's value is one of f32"
+        )]
         "f" => Node::F32((float(json) as f32).to_bits()),
         "d" => Node::F64(float(json).to_bits()),
         "D" => Node::Decimal(
@@ -100,7 +112,10 @@ fn node(tag: &str, json: &Json) -> Node {
         "x" => Node::Bytes(octets(json)),
         "A" => {
             let values = json.as_array().unwrap();
-            let values: Vec<Node> = values.iter().map(|v| node(v[0].as_str().unwrap(), &v[1])).collect();
+            let values: Vec<Node> = values
+                .iter()
+                .map(|v| node(v[0].as_str().unwrap(), &v[1]))
+                .collect();
             assert!(array(&values).is_ok());
             Node::Array(values)
         }
@@ -113,7 +128,14 @@ fn node(tag: &str, json: &Json) -> Node {
 /// Returns the entries of a table, each as `[name, tag, value]`.
 pub(crate) fn entries(json: &Json) -> Vec<(String, Node)> {
     let entries = json.as_array().unwrap().iter();
-    entries.map(|e| (e[0].as_str().unwrap().to_owned(), node(e[1].as_str().unwrap(), &e[2]))).collect()
+    entries
+        .map(|e| {
+            (
+                e[0].as_str().unwrap().to_owned(),
+                node(e[1].as_str().unwrap(), &e[2]),
+            )
+        })
+        .collect()
 }
 
 /// Returns a field or property of this type.
@@ -135,7 +157,12 @@ pub(crate) fn sample(wire_type: WireType, json: &Json) -> Sample {
 /// fields of the method.
 pub(crate) fn fields(id: MethodId, json: &Json) -> Fields {
     let (_, method) = id.info().unwrap();
-    let given: Vec<String> = json.as_object().unwrap().keys().map(|name| name.replace('-', "_")).collect();
+    let given: Vec<String> = json
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|name| name.replace('-', "_"))
+        .collect();
     let declared: Vec<&str> = method.fields.iter().map(|f| f.name).collect();
     assert_eq!(given, declared, "{id}");
     let mut fields = Fields::default();

@@ -14,7 +14,10 @@
 )]
 
 mod attacks;
-#[expect(unreachable_pub, reason = "shared with the fuzz targets, where it is a library")]
+#[expect(
+    unreachable_pub,
+    reason = "shared with the fuzz targets, where it is a library"
+)]
 #[path = "../../fuzz/src/lib.rs"]
 mod bodies;
 mod corpus;

@@ -10,7 +10,9 @@ use super::strategies::{
 use super::tools::{header_payload, method_payload};
 use proptest::prelude::*;
 use puka::protocol::method::Encode;
-use puka::protocol::{ContentHeader, EncodeError, MAX_NESTING, Method, PROPERTIES, Table, TableRef};
+use puka::protocol::{
+    ContentHeader, EncodeError, MAX_NESTING, Method, PROPERTIES, Table, TableRef,
+};
 
 #[test]
 fn every_method_round_trips() {
@@ -29,7 +31,10 @@ fn every_method_round_trips() {
 #[test]
 fn every_set_of_properties_round_trips() {
     for_all(600, (properties(), any::<u64>()), |(fields, body_size)| {
-        let header = ContentHeader { body_size, properties: build_properties(&fields) };
+        let header = ContentHeader {
+            body_size,
+            properties: build_properties(&fields),
+        };
         let octets = header_payload(&header);
         let decoded = ContentHeader::decode(&octets).unwrap();
         assert_eq!(decoded, header);
@@ -46,9 +51,15 @@ fn every_property_alone_has_its_own_flag() {
     for property in PROPERTIES {
         for_all(20, properties(), |mut fields| {
             fields.0.retain(|(name, _)| name == property.name);
-            let octets =
-                header_payload(&ContentHeader { body_size: 0, properties: build_properties(&fields) });
-            let flag = if fields.0.is_empty() { 0 } else { property.flag };
+            let octets = header_payload(&ContentHeader {
+                body_size: 0,
+                properties: build_properties(&fields),
+            });
+            let flag = if fields.0.is_empty() {
+                0
+            } else {
+                property.flag
+            };
             assert_eq!(octets[12..14], flag.to_be_bytes());
         });
     }
@@ -59,7 +70,11 @@ fn every_table_round_trips() {
     for_all(600, entries(), |entries| {
         let table = table(&entries).unwrap();
         let read = TableRef::new(table.as_ref().as_octets()).unwrap();
-        assert_eq!(sample::entries(read), entries, "order and repeated names must be kept");
+        assert_eq!(
+            sample::entries(read),
+            entries,
+            "order and repeated names must be kept"
+        );
         assert_eq!(sample::entries(table.as_ref()), entries);
         assert_eq!(read.to_table(), table);
         assert_eq!(read.is_empty(), entries.is_empty());
@@ -72,7 +87,10 @@ fn deepest_allowed_table_round_trips() {
     for_all(250, nested(depths()), |value| {
         let entries = vec![("k".to_owned(), value)];
         let table = table(&entries).unwrap();
-        assert_eq!(sample::entries(TableRef::new(table.as_ref().as_octets()).unwrap()), entries);
+        assert_eq!(
+            sample::entries(TableRef::new(table.as_ref().as_octets()).unwrap()),
+            entries
+        );
         bodies::table(table.as_ref().as_octets());
     });
 }
@@ -83,8 +101,13 @@ fn value_above_the_nesting_limit_is_refused() {
         // The inner containers can be built, the outermost one cannot be inserted.
         let mut table = Table::new();
         table.insert("before", 1).unwrap();
-        let refused = value.with(|value| table.insert("k", value)).and_then(|inserted| inserted);
-        assert_eq!(refused, Err(EncodeError::NestingTooDeep { limit: MAX_NESTING }));
+        let refused = value
+            .with(|value| table.insert("k", value))
+            .and_then(|inserted| inserted);
+        assert_eq!(
+            refused,
+            Err(EncodeError::NestingTooDeep { limit: MAX_NESTING })
+        );
         assert_eq!(
             sample::entries(table.as_ref()),
             [("before".to_owned(), Node::I32(1))],
@@ -98,11 +121,17 @@ fn look_up_finds_the_first_entry() {
     for_all(300, (entries(), name()), |(entries, other)| {
         let table = table(&entries).unwrap();
         let first = |name: &str, entries: &Entries| {
-            entries.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+            entries
+                .iter()
+                .find(|(found, _)| found == name)
+                .map(|(_, value)| value.clone())
         };
         for name in entries.iter().map(|(name, _)| name).chain([&other]) {
             assert_eq!(table.get(name).map(Node::of), first(name, &entries));
-            assert_eq!(table.as_ref().get(name).map(Node::of), first(name, &entries));
+            assert_eq!(
+                table.as_ref().get(name).map(Node::of),
+                first(name, &entries)
+            );
         }
     });
 }
@@ -125,40 +154,69 @@ fn a_value_knows_whether_it_is_finite() {
         node(),
     ];
     let inner = prop::collection::vec(strange, 0..3).prop_map(Node::Array);
-    for_all(500, prop::collection::vec((name(), inner), 0..3), |entries| {
-        let table = table(&entries).unwrap();
-        assert_eq!(table.as_ref().is_finite(), entries.iter().all(|(_, value)| finite(value)));
-    });
+    for_all(
+        500,
+        prop::collection::vec((name(), inner), 0..3),
+        |entries| {
+            let table = table(&entries).unwrap();
+            assert_eq!(
+                table.as_ref().is_finite(),
+                entries.iter().all(|(_, value)| finite(value))
+            );
+        },
+    );
 }
 
 #[test]
 fn method_of_wrong_length_is_refused() {
-    for_all(600, (method_octets(), any::<proptest::sample::Index>()), |((id, mut octets), at)| {
-        let at = at.index(octets.len());
-        assert!(Method::decode(&octets[..at]).is_err(), "{id} cut at {at}");
-        octets.push(0);
-        assert!(Method::decode(&octets).is_err(), "{id} with one byte too many");
-    });
+    for_all(
+        600,
+        (method_octets(), any::<proptest::sample::Index>()),
+        |((id, mut octets), at)| {
+            let at = at.index(octets.len());
+            assert!(Method::decode(&octets[..at]).is_err(), "{id} cut at {at}");
+            octets.push(0);
+            assert!(
+                Method::decode(&octets).is_err(),
+                "{id} with one byte too many"
+            );
+        },
+    );
 }
 
 #[test]
 fn any_bytes_are_read_or_refused() {
-    for_all(4000, (any::<u8>(), prop::collection::vec(any::<u8>(), 0..120)), |(which, octets)| {
-        bodies::table(&octets);
-        bodies::properties(&octets);
-        bodies::frame(&octets);
-        let ids = ids();
-        let id = ids[usize::from(which) % ids.len()];
-        bodies::method(&[&id.class.to_be_bytes()[..], &id.method.to_be_bytes(), &octets].concat());
-    });
+    for_all(
+        4000,
+        (any::<u8>(), prop::collection::vec(any::<u8>(), 0..120)),
+        |(which, octets)| {
+            bodies::table(&octets);
+            bodies::properties(&octets);
+            bodies::frame(&octets);
+            let ids = ids();
+            let id = ids[usize::from(which) % ids.len()];
+            bodies::method(
+                &[
+                    &id.class.to_be_bytes()[..],
+                    &id.method.to_be_bytes(),
+                    &octets,
+                ]
+                .concat(),
+            );
+        },
+    );
 }
 
 #[test]
 fn a_mutated_method_is_read_or_refused() {
     let change = (any::<proptest::sample::Index>(), any::<u8>());
-    for_all(2000, (method_octets(), change), |((_, mut octets), (at, octet))| {
-        let at = at.index(octets.len());
-        octets[at] = octet;
-        bodies::method(&octets);
-    });
+    for_all(
+        2000,
+        (method_octets(), change),
+        |((_, mut octets), (at, octet))| {
+            let at = at.index(octets.len());
+            octets[at] = octet;
+            bodies::method(&octets);
+        },
+    );
 }

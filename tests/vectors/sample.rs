@@ -68,7 +68,10 @@ impl Node {
             Self::I64(n) => Value::I64(*n),
             Self::F32(bits) => Value::F32(f32::from_bits(*bits)),
             Self::F64(bits) => Value::F64(f64::from_bits(*bits)),
-            Self::Decimal(scale, mantissa) => Value::Decimal { scale: *scale, mantissa: *mantissa },
+            Self::Decimal(scale, mantissa) => Value::Decimal {
+                scale: *scale,
+                mantissa: *mantissa,
+            },
             Self::Timestamp(n) => Value::Timestamp(*n),
             Self::String(octets) => Value::String(octets),
             Self::Bytes(octets) => Value::Bytes(octets),
@@ -87,7 +90,10 @@ impl Node {
 
 /// Returns the entries of a table.
 pub(crate) fn entries(table: TableRef<'_>) -> Entries {
-    table.iter().map(|(name, value)| (name.as_str().unwrap().to_owned(), Node::of(value))).collect()
+    table
+        .iter()
+        .map(|(name, value)| (name.as_str().unwrap().to_owned(), Node::of(value)))
+        .collect()
 }
 
 fn values(array: ArrayRef<'_>) -> Vec<Node> {
@@ -151,7 +157,9 @@ plain_fields! { bool => Bit; u8 => Octet; u16 => Short; u32 => Long; u64 => Long
 
 impl<'a> Field<'a> for ShortStr<'a> {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Shortstr(octets) = sample else { panic!("{sample:?} is not a short string") };
+        let Sample::Shortstr(octets) = sample else {
+            panic!("{sample:?} is not a short string")
+        };
         ShortStr::from_octets(octets).unwrap()
     }
     fn sample(self) -> Sample {
@@ -161,7 +169,9 @@ impl<'a> Field<'a> for ShortStr<'a> {
 
 impl<'a> Field<'a> for &'a [u8] {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Longstr(octets) = sample else { panic!("{sample:?} is not a long string") };
+        let Sample::Longstr(octets) = sample else {
+            panic!("{sample:?} is not a long string")
+        };
         octets
     }
     fn sample(self) -> Sample {
@@ -171,7 +181,9 @@ impl<'a> Field<'a> for &'a [u8] {
 
 impl<'a> Field<'a> for TableRef<'a> {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Table(table) = sample else { panic!("{sample:?} is not a table") };
+        let Sample::Table(table) = sample else {
+            panic!("{sample:?} is not a table")
+        };
         table.as_ref()
     }
     fn sample(self) -> Sample {
@@ -185,10 +197,14 @@ pub(crate) struct Fields(pub(crate) Vec<(String, Sample)>);
 
 impl Fields {
     pub(crate) fn find<'a, F: Field<'a>>(&'a self, name: &str) -> Option<F> {
-        self.0.iter().find(|(found, _)| found == name).map(|(_, sample)| F::from_sample(sample))
+        self.0
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, sample)| F::from_sample(sample))
     }
 
     pub(crate) fn get<'a, F: Field<'a>>(&'a self, name: &str) -> F {
-        self.find(name).unwrap_or_else(|| panic!("no field {name} in {self:?}"))
+        self.find(name)
+            .unwrap_or_else(|| panic!("no field {name} in {self:?}"))
     }
 }

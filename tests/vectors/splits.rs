@@ -14,11 +14,15 @@ fn pieces() -> impl Strategy<Value = (u32, usize)> {
 
 #[test]
 fn valid_stream_decodes_alike_in_any_pieces() {
-    for_all(60, (valid_stream(), pieces()), |(stream, (seed, longest))| {
-        let (_, error, pending) = decode_stream(&stream, FRAME_MAX);
-        assert_eq!((error, pending), (None, 0));
-        bodies::any_split(&stream, FRAME_MAX, seed, longest);
-    });
+    for_all(
+        60,
+        (valid_stream(), pieces()),
+        |(stream, (seed, longest))| {
+            let (_, error, pending) = decode_stream(&stream, FRAME_MAX);
+            assert_eq!((error, pending), (None, 0));
+            bodies::any_split(&stream, FRAME_MAX, seed, longest);
+        },
+    );
 }
 
 #[test]
@@ -34,9 +38,13 @@ fn mutated_stream_fails_alike_in_any_pieces() {
 
 #[test]
 fn random_stream_fails_alike_in_any_pieces() {
-    for_all(3000, (random_stream(), pieces()), |(stream, (seed, longest))| {
-        bodies::any_split(&stream, FRAME_MAX, seed, longest);
-    });
+    for_all(
+        3000,
+        (random_stream(), pieces()),
+        |(stream, (seed, longest))| {
+            bodies::any_split(&stream, FRAME_MAX, seed, longest);
+        },
+    );
 }
 
 #[test]
@@ -57,7 +65,12 @@ fn a29_golden_frame_decodes_alike_at_every_split() {
                 decoder.extend(&octets[at..]);
                 found = drain(&mut decoder, &mut frames);
             }
-            assert_eq!((&frames, found), (&expected, error), "{} cut at {at}", vector.name());
+            assert_eq!(
+                (&frames, found),
+                (&expected, error),
+                "{} cut at {at}",
+                vector.name()
+            );
         }
         // Also in single bytes, with a check of the decoder after each.
         bodies::any_split(&octets, FRAME_MAX, 1, 1);
@@ -74,10 +87,15 @@ fn a29_single_byte_reads_move_bytes_rarely() {
         let mut places = 0;
         let mut last = None;
         let header = [&[3, 0, 1][..], &size.to_be_bytes()].concat();
-        let stream = header.into_iter().chain(std::iter::repeat_n(0xAB, usize::try_from(size).unwrap()));
+        let stream = header
+            .into_iter()
+            .chain(std::iter::repeat_n(0xAB, usize::try_from(size).unwrap()));
         for (received, octet) in stream.chain([0xCE]).enumerate() {
             let space = decoder.space();
-            assert!(space.len() <= received + bodies::AHEAD, "a size alone must not make a buffer");
+            assert!(
+                space.len() <= received + bodies::AHEAD,
+                "a size alone must not make a buffer"
+            );
             // The address of the start of the stream.
             let place = space.as_ptr().addr() - received;
             if last != Some(place) {
@@ -99,12 +117,21 @@ fn frame_size_alone_allocates_no_buffer() {
     decoder.set_frame_max(u32::MAX);
     // A complete frame, whose payload shares the buffer, and the start of one of 4 GiB.
     let size = 100_000_u32.to_be_bytes();
-    let stream = [&[3, 0, 1][..], &size, &[7; 100_000], &[0xCE, 3, 0, 1, 0xFF, 0xFF, 0xFF, 0xF0]].concat();
+    let stream = [
+        &[3, 0, 1][..],
+        &size,
+        &[7; 100_000],
+        &[0xCE, 3, 0, 1, 0xFF, 0xFF, 0xFF, 0xF0],
+    ]
+    .concat();
     decoder.extend(&stream);
     let payload = decoder.next_frame().unwrap().unwrap().into_payload();
     assert_eq!(payload.len(), 100_000);
     assert!(decoder.next_frame().unwrap().is_none());
-    assert!(decoder.space().len() <= bodies::AHEAD, "a size alone must not make a buffer");
+    assert!(
+        decoder.space().len() <= bodies::AHEAD,
+        "a size alone must not make a buffer"
+    );
 }
 
 #[test]
@@ -160,7 +187,10 @@ fn stored_payload_does_not_change() {
         let payload = vec![n.to_be_bytes()[1]; usize::from(n)];
         decoder.extend(&super::tools::raw_frame(3, n, &payload));
         let frame = decoder.next_frame().unwrap().unwrap();
-        assert_eq!((frame.kind(), frame.channel(), frame.payload()), (FrameKind::Body, n, &payload[..]));
+        assert_eq!(
+            (frame.kind(), frame.channel(), frame.payload()),
+            (FrameKind::Body, n, &payload[..])
+        );
         kept.push((payload, frame.into_payload()));
     }
     for (payload, kept) in kept {
@@ -178,8 +208,14 @@ fn protocol_header_is_only_valid_first() {
         [FrameKind::ProtocolHeader, FrameKind::Heartbeat]
     );
     assert_eq!((error, &frames[0].payload[..]), (None, &header[..]));
-    for stream in [[&header[..], header].concat(), [&heartbeat[..], header].concat()] {
+    for stream in [
+        [&header[..], header].concat(),
+        [&heartbeat[..], header].concat(),
+    ] {
         let (frames, error, pending): (Vec<OwnedFrame>, _, _) = decode_stream(&stream, FRAME_MAX);
-        assert_eq!((frames.len(), error, pending), (1, Some(DecodeError::UnknownFrameType(b'A')), 8));
+        assert_eq!(
+            (frames.len(), error, pending),
+            (1, Some(DecodeError::UnknownFrameType(b'A')), 8)
+        );
     }
 }

@@ -18,7 +18,11 @@ pub(crate) fn for_all<T: Debug>(cases: u32, strategy: impl Strategy<Value = T>, 
         Err(_) => RandomState::new().hash_one(std::process::id()),
     };
     let octets: Vec<u8> = (0..4_u64).flat_map(|n| (seed ^ n).to_be_bytes()).collect();
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &octets);
     let result = TestRunner::new_with_rng(config, rng).run(&strategy, |value| {
         test(value);
@@ -79,12 +83,16 @@ pub(crate) fn entries() -> impl Strategy<Value = Entries> {
 /// Generates a value in exactly this many containers, tables and arrays mixed, each with other
 /// entries.
 pub(crate) fn nested(depth: impl Strategy<Value = usize>) -> impl Strategy<Value = Node> {
-    let layers = depth.prop_flat_map(|depth| prop::collection::vec((any::<bool>(), name(), leaf()), depth));
+    let layers =
+        depth.prop_flat_map(|depth| prop::collection::vec((any::<bool>(), name(), leaf()), depth));
     (leaf(), layers).prop_map(|(innermost, layers)| {
-        layers.into_iter().fold(innermost, |inner, (is_array, name, beside)| match is_array {
-            true => Node::Array(vec![beside, inner]),
-            false => Node::Table(vec![(name.clone(), beside), (name, inner)]),
-        })
+        layers.into_iter().fold(
+            innermost,
+            |inner, (is_array, name, beside)| match is_array {
+                true => Node::Array(vec![beside, inner]),
+                false => Node::Table(vec![(name.clone(), beside), (name, inner)]),
+            },
+        )
     })
 }
 
@@ -96,9 +104,13 @@ fn sample(wire_type: WireType) -> BoxedStrategy<Sample> {
         WireType::Short => any::<u16>().prop_map(Sample::Short).boxed(),
         WireType::Long => any::<u32>().prop_map(Sample::Long).boxed(),
         WireType::Longlong => any::<u64>().prop_map(Sample::Longlong).boxed(),
-        WireType::Shortstr => prop_oneof![octets(20), octets(255)].prop_map(Sample::Shortstr).boxed(),
+        WireType::Shortstr => prop_oneof![octets(20), octets(255)]
+            .prop_map(Sample::Shortstr)
+            .boxed(),
         WireType::Longstr => octets(400).prop_map(Sample::Longstr).boxed(),
-        WireType::Table => entries().prop_map(|entries| Sample::Table(table(&entries).unwrap())).boxed(),
+        WireType::Table => entries()
+            .prop_map(|entries| Sample::Table(table(&entries).unwrap()))
+            .boxed(),
     }
 }
 
@@ -116,24 +128,36 @@ pub(crate) fn fields(id: MethodId) -> BoxedStrategy<Fields> {
 
 /// Returns every method of the table.
 pub(crate) fn ids() -> Vec<MethodId> {
-    CLASSES.iter().flat_map(|class| class.methods).map(|method| method.id).collect()
+    CLASSES
+        .iter()
+        .flat_map(|class| class.methods)
+        .map(|method| method.id)
+        .collect()
 }
 
 /// Generates any set of properties, in the order in which they are taken apart.
 pub(crate) fn properties() -> impl Strategy<Value = Fields> {
     let fields: Vec<_> = PROPERTIES
         .iter()
-        .map(|property| prop::option::of((Just(property.name.to_owned()), sample(property.wire_type))))
+        .map(|property| {
+            prop::option::of((Just(property.name.to_owned()), sample(property.wire_type)))
+        })
         .collect();
     fields.prop_map(|fields| {
-        take_properties_apart(&build_properties(&Fields(fields.into_iter().flatten().collect())))
+        take_properties_apart(&build_properties(&Fields(
+            fields.into_iter().flatten().collect(),
+        )))
     })
 }
 
 /// Generates a valid frame of any type.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let method = select(ids()).prop_flat_map(|id| (Just(id), fields(id), any::<u16>()));
-    let body = prop_oneof![octets(30), octets(3000), prop::collection::vec(any::<u8>(), 60_000..100_000)];
+    let body = prop_oneof![
+        octets(30),
+        octets(3000),
+        prop::collection::vec(any::<u8>(), 60_000..100_000)
+    ];
     prop_oneof![
         3 => method.prop_map(|(id, fields, channel)| {
             written(|out| frame::method(out, channel, u32::MAX, &build(id, &fields)).unwrap())
@@ -179,23 +203,27 @@ pub(crate) fn mutated_stream() -> impl Strategy<Value = Vec<u8>> {
 
 /// Generates bytes that often begin like a frame.
 pub(crate) fn random_stream() -> impl Strategy<Value = Vec<u8>> {
-    let begun = (0..10_u8, any::<u16>(), any::<u16>(), octets(60)).prop_map(|(kind, channel, size, rest)| {
-        let mut stream = vec![kind];
-        stream.extend(channel.to_be_bytes());
-        stream.extend(u32::from(size).to_be_bytes());
-        stream.extend(rest);
-        stream
-    });
+    let begun = (0..10_u8, any::<u16>(), any::<u16>(), octets(60)).prop_map(
+        |(kind, channel, size, rest)| {
+            let mut stream = vec![kind];
+            stream.extend(channel.to_be_bytes());
+            stream.extend(u32::from(size).to_be_bytes());
+            stream.extend(rest);
+            stream
+        },
+    );
     prop_oneof![octets(200), begun]
 }
 
 /// Generates the payload of any method, with its number.
 pub(crate) fn method_octets() -> impl Strategy<Value = (MethodId, Vec<u8>)> {
-    select(ids()).prop_flat_map(|id| (Just(id), fields(id))).prop_map(|(id, fields)| {
-        let method = build(id, &fields);
-        assert_eq!(method.id(), id);
-        (id, super::tools::method_payload(&method))
-    })
+    select(ids())
+        .prop_flat_map(|id| (Just(id), fields(id)))
+        .prop_map(|(id, fields)| {
+            let method = build(id, &fields);
+            assert_eq!(method.id(), id);
+            (id, super::tools::method_payload(&method))
+        })
 }
 
 /// Generates the depths up to the limit.

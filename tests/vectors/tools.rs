@@ -2,7 +2,9 @@
 
 use puka::protocol::frame::{self, FRAME_END};
 use puka::protocol::method::Encode;
-use puka::protocol::{ContentHeader, DecodeError, Decoder, FrameKind, Method, TableRef, wire::Reader};
+use puka::protocol::{
+    ContentHeader, DecodeError, Decoder, FrameKind, Method, TableRef, wire::Reader,
+};
 
 /// The `frame_max` of tests that do not depend on it.
 pub(crate) const FRAME_MAX: u32 = 131_072;
@@ -12,10 +14,19 @@ const LITTLE_STACK: usize = 64 << 10;
 
 /// Returns the bytes of hexadecimal digits; blanks are ignored.
 pub(crate) fn hex(digits: &str) -> Vec<u8> {
-    let digits: Vec<u8> =
-        digits.bytes().filter(|b| *b != b' ').map(|b| char::from(b).to_digit(16).unwrap() as u8).collect();
-    assert!(digits.len().is_multiple_of(2), "the number of digits must be even");
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    let digits: Vec<u8> = digits
+        .bytes()
+        .filter(|b| *b != b' ')
+        .map(|b| char::from(b).to_digit(16).unwrap() as u8)
+        .collect();
+    assert!(
+        digits.len().is_multiple_of(2),
+        "the number of digits must be even"
+    );
+    digits
+        .chunks(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect()
 }
 
 /// A frame, copied from its decoder.
@@ -28,7 +39,10 @@ pub(crate) struct OwnedFrame {
 
 /// Decodes bytes that arrive at once. Returns the frames, the error after them, and how many bytes
 /// are pending.
-pub(crate) fn decode_stream(octets: &[u8], frame_max: u32) -> (Vec<OwnedFrame>, Option<DecodeError>, usize) {
+pub(crate) fn decode_stream(
+    octets: &[u8],
+    frame_max: u32,
+) -> (Vec<OwnedFrame>, Option<DecodeError>, usize) {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(frame_max);
     decoder.extend(octets);
@@ -110,21 +124,34 @@ pub(crate) fn read_table(octets: &[u8]) -> Result<TableRef<'_>, DecodeError> {
 /// arguments, and in the headers of a message. Returns the result of each.
 pub(crate) fn read_everywhere(table: &[u8]) -> [Result<(), DecodeError>; 4] {
     let table = counted(table);
-    let start =
-        [&hex("000a 000a 00 09")[..], &table, &hex("00000005 504c41494e 00000005 656e5f5553")].concat();
+    let start = [
+        &hex("000a 000a 00 09")[..],
+        &table,
+        &hex("00000005 504c41494e 00000005 656e5f5553"),
+    ]
+    .concat();
     let declare = [&hex("0032 000a 0000 00 00")[..], &table].concat();
     let header = raw_header(0x2000, &table);
     [
         read_table(&table).map(drop),
         Method::decode(&start).map(drop),
         Method::decode(&declare).map(drop),
-        ContentHeader::decode(&header).unwrap().properties.headers.unwrap().table().map(drop),
+        ContentHeader::decode(&header)
+            .unwrap()
+            .properties
+            .headers
+            .unwrap()
+            .table()
+            .map(drop),
     ]
 }
 
 /// Runs a test on a thread with a small stack.
 pub(crate) fn with_little_stack(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().stack_size(LITTLE_STACK).spawn(test).unwrap();
+    let thread = std::thread::Builder::new()
+        .stack_size(LITTLE_STACK)
+        .spawn(test)
+        .unwrap();
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }

@@ -43,8 +43,10 @@ fn main() -> Outcome<()> {
     let percent = number("--percent", 100);
     let only = argument("--only").unwrap_or_default();
     let named = argument("--program").unwrap_or_default();
-    let programs: Vec<_> =
-        Program::all()?.into_iter().filter(|program| program.name.contains(&named)).collect();
+    let programs: Vec<_> = Program::all()?
+        .into_iter()
+        .filter(|program| program.name.contains(&named))
+        .collect();
     let mut runs = Runs::new(&url);
     table::head(&programs);
     for work in work::works().filter(|work| work.to_string().contains(&only)) {

@@ -29,7 +29,11 @@ impl Program {
         });
         let others = std::env::args().skip(1).filter_map(|argument| {
             let (name, path) = argument.split_once('=')?;
-            Some(Self { name: name.to_owned(), path: path.into(), arguments: Vec::new() })
+            Some(Self {
+                name: name.to_owned(),
+                path: path.into(),
+                arguments: Vec::new(),
+            })
         });
         Ok(ours.chain(others).collect())
     }
@@ -66,7 +70,12 @@ impl<'a> Runs<'a> {
             .arg(LIMIT)
             .arg(&program.path)
             .args(&program.arguments)
-            .args([work.kind.to_string(), work.size.to_string(), messages.to_string(), queue])
+            .args([
+                work.kind.to_string(),
+                work.size.to_string(),
+                messages.to_string(),
+                queue,
+            ])
             .env("AMQP_URL", self.url)
             .stderr(Stdio::inherit())
             .output()?;
@@ -78,6 +87,10 @@ impl<'a> Runs<'a> {
         let (time, cpu) = line.trim().split_once(' ').ok_or_else(failed)?;
         let time = Duration::from_nanos(time.parse()?);
         let cpu = Duration::from_nanos(cpu.parse()?);
-        Ok(Sample { messages, time, cpu })
+        Ok(Sample {
+            messages,
+            time,
+            cpu,
+        })
     }
 }

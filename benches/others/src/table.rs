@@ -5,7 +5,10 @@ use crate::work::Work;
 use puka_benches::{Sample, median};
 
 pub(crate) fn head(programs: &[Program]) {
-    let names: String = programs.iter().map(|program| format!(" {} |", program.name)).collect();
+    let names: String = programs
+        .iter()
+        .map(|program| format!(" {} |", program.name))
+        .collect();
     println!("| work |{names} throughput, of the best other | CPU, of the best other in Rust |");
     println!("| --- |{} --- | --- |", " --- |".repeat(programs.len()));
 }
@@ -17,7 +20,11 @@ fn best<'a>(
     figure: fn(&(&'a Program, f64, f64)) -> f64,
     best: fn(f64, f64) -> f64,
 ) -> Option<f64> {
-    figures.iter().filter(|(program, ..)| chosen(program)).map(figure).reduce(best)
+    figures
+        .iter()
+        .filter(|(program, ..)| chosen(program))
+        .map(figure)
+        .reduce(best)
 }
 
 fn percent(part: Option<f64>, whole: Option<f64>) -> String {
@@ -37,8 +44,10 @@ pub(crate) fn line(work: Work, programs: &[Program], samples: &[Vec<Sample>]) {
             (program, rate, cost)
         })
         .collect();
-    let cells: String =
-        figures.iter().map(|(_, rate, cost)| format!(" {:.4}, {:.2} |", rate / 1e6, cost / 1e3)).collect();
+    let cells: String = figures
+        .iter()
+        .map(|(_, rate, cost)| format!(" {:.4}, {:.2} |", rate / 1e6, cost / 1e3))
+        .collect();
     let rate = |chosen| best(&figures, chosen, |(_, rate, _)| *rate, f64::max);
     let cost = |chosen| best(&figures, chosen, |(_, _, cost)| *cost, f64::min);
     println!(

@@ -34,7 +34,9 @@ pub(crate) struct Work {
 const KINDS: [Kind; 4] = [Kind::Publish, Kind::Confirm, Kind::Consume, Kind::Ack];
 
 pub(crate) fn works() -> impl Iterator<Item = Work> {
-    KINDS.into_iter().flat_map(|kind| [16, 1024, 65_536].map(|size| Work { kind, size }))
+    KINDS
+        .into_iter()
+        .flat_map(|kind| [16, 1024, 65_536].map(|size| Work { kind, size }))
 }
 
 impl Work {
@@ -85,9 +87,20 @@ impl Order {
         let [.., kind, size, messages, queue] = arguments.as_slice() else {
             return Err("too few arguments".into());
         };
-        let kind = KINDS.into_iter().find(|known| known.to_string() == *kind).ok_or("unknown work")?;
-        let work = Work { kind, size: size.parse()? };
-        Ok(Self { url, work, messages: messages.parse()?, queue: queue.clone() })
+        let kind = KINDS
+            .into_iter()
+            .find(|known| known.to_string() == *kind)
+            .ok_or("unknown work")?;
+        let work = Work {
+            kind,
+            size: size.parse()?,
+        };
+        Ok(Self {
+            url,
+            work,
+            messages: messages.parse()?,
+            queue: queue.clone(),
+        })
     }
 
     pub(crate) fn body(&self) -> Vec<u8> {
@@ -99,6 +112,9 @@ impl Order {
     /// # Panics
     /// If the delivery has another size.
     pub(crate) fn check(&self, body: &[u8]) {
-        assert!(body.len() == self.work.size, "the delivery has a wrong size");
+        assert!(
+            body.len() == self.work.size,
+            "the delivery has a wrong size"
+        );
     }
 }

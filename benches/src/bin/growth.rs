@@ -28,19 +28,26 @@ struct Span {
 
 impl Span {
     fn start(world: &World) -> Self {
-        Self { start: Instant::now(), brokers: world.brokers() }
+        Self {
+            start: Instant::now(),
+            brokers: world.brokers(),
+        }
     }
 
     /// Returns the time since the start, without the broker's.
     fn spent(&self, world: &World) -> Duration {
-        self.start.elapsed().saturating_sub(world.brokers() - self.brokers)
+        self.start
+            .elapsed()
+            .saturating_sub(world.brokers() - self.brokers)
     }
 }
 
 /// Publishes and confirms, `window` messages at a time, to this many exchanges in turn.
 fn publishes(window: usize, exchanges: usize) -> Result<f64, Error> {
     let mut world = World::default();
-    let names: Vec<String> = (0..exchanges).map(|number| format!("exchange-{number}")).collect();
+    let names: Vec<String> = (0..exchanges)
+        .map(|number| format!("exchange-{number}"))
+        .collect();
     let mut span = Span::start(&world);
     let mut confirmed = 0;
     let mut rounds = 0;
@@ -90,7 +97,9 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
         while let Some(event) = world.machine.poll_event() {
             match event {
                 Event::Deliveries(consumer) => {
-                    world.machine.take_deliveries(consumer, usize::MAX, &mut taken);
+                    world
+                        .machine
+                        .take_deliveries(consumer, usize::MAX, &mut taken);
                     count += taken.len();
                     while let Some(delivered) = taken.pop_front() {
                         drop(delivered);
@@ -160,7 +169,10 @@ impl Load {
             }
         })?;
         let keys: Vec<String> = (0..self.bindings).map(|key| format!("key-{key}")).collect();
-        for (queue, key) in names.iter().flat_map(|name| keys.iter().map(move |key| (name, key))) {
+        for (queue, key) in names
+            .iter()
+            .flat_map(|name| keys.iter().map(move |key| (name, key)))
+        {
             let _promise = world.machine.request(queue::Bind {
                 queue: ShortStr::new(queue)?,
                 exchange: ShortStr::literal("amq.topic"),
@@ -220,28 +232,52 @@ fn row(what: &str, measure: impl Fn() -> Result<f64, Error>) -> Result<(), Error
 fn main() -> Result<(), Error> {
     println!("| of many | ns a message, the best of 5 |\n| --- | --- |");
     for window in [1, 1000, 100_000] {
-        row(&format!("{window} publishes in flight"), || publishes(window, 1))?;
+        row(&format!("{window} publishes in flight"), || {
+            publishes(window, 1)
+        })?;
     }
     for exchanges in [1, 64] {
-        row(&format!("{exchanges} publish channels"), || publishes(1000, exchanges))?;
+        row(&format!("{exchanges} publish channels"), || {
+            publishes(1000, exchanges)
+        })?;
     }
     for consumers in [1, 100, 2000] {
         row(&format!("{consumers} consumers"), || deliveries(consumers))?;
     }
     println!("\n| recovery of many | ms, the best of 5 |\n| --- | --- |");
     for queues in [1000, 10_000] {
-        let load = Load { queues, ..Load::default() };
+        let load = Load {
+            queues,
+            ..Load::default()
+        };
         row(&format!("recovery of {queues} queues"), || load.recovery())?;
-        let load = Load { bindings: 10, ..load };
-        row(&format!("recovery of these with {} bindings", 10 * queues), || load.recovery())?;
+        let load = Load {
+            bindings: 10,
+            ..load
+        };
+        row(
+            &format!("recovery of these with {} bindings", 10 * queues),
+            || load.recovery(),
+        )?;
     }
     for consumers in [1000, 10_000] {
-        let load = Load { consumers, ..Load::default() };
-        row(&format!("recovery of {consumers} consumers"), || load.recovery())?;
+        let load = Load {
+            consumers,
+            ..Load::default()
+        };
+        row(&format!("recovery of {consumers} consumers"), || {
+            load.recovery()
+        })?;
     }
     for publishes in [6553, 65_535] {
-        let load = Load { publishes, ..Load::default() };
-        row(&format!("recovery of {publishes} unconfirmed publishes"), || load.recovery())?;
+        let load = Load {
+            publishes,
+            ..Load::default()
+        };
+        row(
+            &format!("recovery of {publishes} unconfirmed publishes"),
+            || load.recovery(),
+        )?;
     }
     Ok(())
 }

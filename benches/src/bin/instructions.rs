@@ -19,7 +19,10 @@ const SIZE: usize = 16;
 async fn publish(client: &Client, count: usize) -> Result<(), Error> {
     let body = Bytes::from(vec![b'x'; SIZE]);
     for number in 0..count {
-        client.basic_publish("", "test", &body).confirm(false).await?;
+        client
+            .basic_publish("", "test", &body)
+            .confirm(false)
+            .await?;
         if number % WINDOW == 0 {
             future::yield_now().await;
         }
@@ -46,10 +49,15 @@ async fn confirm(client: &Client, count: usize) -> Result<(), Error> {
 
 async fn deliver(client: &Client, count: usize, acks: bool) -> Result<(), Error> {
     let prefetch_count = if acks { WINDOW as u16 } else { 0 };
-    let request = client.basic_consume(SIZE.to_string()).no_ack(!acks).prefetch_count(prefetch_count);
+    let request = client
+        .basic_consume(SIZE.to_string())
+        .no_ack(!acks)
+        .prefetch_count(prefetch_count);
     let mut consumer = request.await?;
     for _ in 0..count {
-        let Some(delivery) = consumer.next().await else { break };
+        let Some(delivery) = consumer.next().await else {
+            break;
+        };
         delivery?.ack()?;
     }
     Ok(())
@@ -68,14 +76,20 @@ async fn work(client: Client, what: &str, count: usize) -> Result<(), Error> {
             }
             Ok(())
         }
-        _ => Err(Error::InvalidArgument { what: "work", why: what.to_owned() }),
+        _ => Err(Error::InvalidArgument {
+            what: "work",
+            why: what.to_owned(),
+        }),
     }
 }
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let what = arguments.next().unwrap_or_else(|| "publish".to_owned());
-    let count = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let count = arguments
+        .next()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(20_000);
     let (client, driver) = puka::open(InMemory::default(), puka_smol::Clock, Options::default());
     let driver = async {
         driver.await?;

@@ -12,9 +12,17 @@ fn row(what: &str, mut latencies: Vec<Duration>) {
     latencies.sort_unstable();
     let at = |quantile: f64| {
         let place = (latencies.len() as f64 * quantile) as usize;
-        latencies.get(place.min(latencies.len() - 1)).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        latencies
+            .get(place.min(latencies.len() - 1))
+            .map_or(0.0, |time| time.as_secs_f64() * 1e3)
     };
-    println!("| {what} | {} | {:.3} | {:.3} | {:.3} |", latencies.len(), at(0.5), at(0.99), at(1.0));
+    println!(
+        "| {what} | {} | {:.3} | {:.3} | {:.3} |",
+        latencies.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }
 
 async fn requests(client: &Client) -> Result<Vec<Duration>, Error> {
@@ -39,7 +47,10 @@ async fn beside_publisher(
         smol::spawn(async move {
             let body = vec![b'x'; size];
             loop {
-                let sent = client.basic_publish("", "test", body.clone()).submit().await;
+                let sent = client
+                    .basic_publish("", "test", body.clone())
+                    .submit()
+                    .await;
                 if sent.is_err() {
                     return;
                 }
@@ -61,9 +72,18 @@ async fn beside_slow_consumer(slow: bool) -> Result<Vec<Duration>, Error> {
     client.queue_declare("slow").await?;
     client.queue_declare("quick").await?;
     for _ in 0..10_000 {
-        drop(client.basic_publish("", "slow", vec![b'x'; 1024]).submit().await?);
+        drop(
+            client
+                .basic_publish("", "slow", vec![b'x'; 1024])
+                .submit()
+                .await?,
+        );
     }
-    let _idle = if slow { Some(client.basic_consume("slow").prefetch_count(1000).await?) } else { None };
+    let _idle = if slow {
+        Some(client.basic_consume("slow").prefetch_count(1000).await?)
+    } else {
+        None
+    };
     let mut quick = client.basic_consume("quick").prefetch_count(1000).await?;
     let start = Instant::now();
     let mut latencies = Vec::new();
@@ -86,10 +106,19 @@ fn main() -> Result<(), Error> {
         row("a request alone", beside_publisher(address, None).await?);
         for size in [16, 1024, 65_536, 8 << 20] {
             let latencies = beside_publisher(address, Some(size)).await?;
-            row(&format!("a request beside publishes of {size} bytes"), latencies);
+            row(
+                &format!("a request beside publishes of {size} bytes"),
+                latencies,
+            );
         }
-        row("a publish and its delivery, alone", beside_slow_consumer(false).await?);
-        row("a publish and its delivery beside a slow consumer", beside_slow_consumer(true).await?);
+        row(
+            "a publish and its delivery, alone",
+            beside_slow_consumer(false).await?,
+        );
+        row(
+            "a publish and its delivery beside a slow consumer",
+            beside_slow_consumer(true).await?,
+        );
         Ok(())
     })
 }

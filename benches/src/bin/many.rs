@@ -18,9 +18,18 @@ use std::time::{Duration, Instant};
 fn serve(heartbeat: u16) {
     smol::block_on(async {
         let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).expect("a port is free");
-        println!("{}", listener.get_ref().local_addr().expect("the listener has an address"));
+        println!(
+            "{}",
+            listener
+                .get_ref()
+                .local_addr()
+                .expect("the listener has an address")
+        );
         loop {
-            let (stream, _) = listener.accept().await.expect("the limit of file descriptors is high enough");
+            let (stream, _) = listener
+                .accept()
+                .await
+                .expect("the limit of file descriptors is high enough");
             smol::spawn(connection(stream, heartbeat)).detach();
         }
     });
@@ -49,7 +58,9 @@ async fn connection(mut stream: Async<TcpStream>, heartbeat: u16) -> std::io::Re
 }
 
 async fn open(executor: &LocalExecutor<'_>, address: SocketAddr, heartbeat: u16) -> Client {
-    let stream = Async::<TcpStream>::connect(address).await.expect("the broker listens");
+    let stream = Async::<TcpStream>::connect(address)
+        .await
+        .expect("the broker listens");
     let options = Options::default().heartbeat(heartbeat);
     let (client, driver) = puka::open(stream, puka_smol::Clock, options);
     executor.spawn(driver).detach();
@@ -62,7 +73,8 @@ async fn open(executor: &LocalExecutor<'_>, address: SocketAddr, heartbeat: u16)
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn main() {

@@ -16,7 +16,12 @@ const MIB: usize = 1 << 20;
 /// Runs a target whose input is the bytes of a peer.
 #[allow(dead_code, reason = "not every target uses it")]
 pub fn octets(data: &[u8], body: fn(&[u8])) {
-    bounded(data, body, MIB + 64 * data.len(), Some(4 * MIB + 4 * KIB * data.len()));
+    bounded(
+        data,
+        body,
+        MIB + 64 * data.len(),
+        Some(4 * MIB + 4 * KIB * data.len()),
+    );
 }
 
 /// Runs a target whose input is a series of choices, with small limits in its options.
@@ -41,9 +46,13 @@ fn report_unbounded() {
 fn bounded(data: &[u8], body: fn(&[u8]), most: usize, in_all: Option<usize>) {
     report_unbounded();
     let (before, total) = (ALLOCATOR.allocated(), ALLOCATOR.total_allocated());
-    ALLOCATOR.set_limit(before + most).expect("the limit is above the allocated size");
+    ALLOCATOR
+        .set_limit(before + most)
+        .expect("the limit is above the allocated size");
     body(data);
-    ALLOCATOR.set_limit(usize::MAX).expect("the limit is above the allocated size");
+    ALLOCATOR
+        .set_limit(usize::MAX)
+        .expect("the limit is above the allocated size");
     let total = ALLOCATOR.total_allocated() - total;
     assert!(
         in_all.is_none_or(|most| total <= most),

@@ -35,8 +35,10 @@ impl puka::Clock for Clock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        let sleep =
-            async_std::task::sleep(self.coalesced(deadline).saturating_duration_since(Instant::now()));
+        let sleep = async_std::task::sleep(
+            self.coalesced(deadline)
+                .saturating_duration_since(Instant::now()),
+        );
         Sleep(Box::pin(sleep))
     }
 }

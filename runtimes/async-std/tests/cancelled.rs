@@ -23,6 +23,9 @@ fn promise_on_another_thread_ends_with_its_driver() {
         let waiting = thread::spawn(|| block_on(promise).unwrap_err());
         assert!(block_on(driver.cancel()).is_none());
         let error = waiting.join().unwrap();
-        assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
+        assert!(
+            matches!(error, Error::ConnectionBroken(Broken::DriverDropped)),
+            "{error:?}"
+        );
     });
 }

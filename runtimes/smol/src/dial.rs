@@ -22,6 +22,8 @@ impl puka::Dial for Dialer {
 
     #[cfg(unix)]
     async fn connect_unix(&self, path: &std::path::Path) -> io::Result<Transport> {
-        Ok(Transport::new(Async::<std::os::unix::net::UnixStream>::connect(path).await?))
+        Ok(Transport::new(
+            Async::<std::os::unix::net::UnixStream>::connect(path).await?,
+        ))
     }
 }

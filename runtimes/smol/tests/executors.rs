@@ -9,7 +9,10 @@ use std::thread;
 
 async fn hello(client: &Client) -> Result<(), Error> {
     let queue = client.queue_declare("").exclusive(true).await?.name;
-    client.basic_publish("", &queue, "hello").mandatory(true).await
+    client
+        .basic_publish("", &queue, "hello")
+        .mandatory(true)
+        .await
 }
 
 #[test]
@@ -49,10 +52,16 @@ fn promise_on_another_thread_ends_with_its_executor() {
         let waiting = thread::spawn(|| smol::block_on(promise).unwrap_err());
         drop(executor);
         let error = waiting.join().unwrap();
-        assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
+        assert!(
+            matches!(error, Error::ConnectionBroken(Broken::DriverDropped)),
+            "{error:?}"
+        );
     });
     let late = smol::block_on(hello(&client)).unwrap_err();
-    assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
+    assert!(
+        matches!(late, Error::ConnectionBroken(Broken::DriverDropped)),
+        "{late:?}"
+    );
 }
 
 #[test]
@@ -75,5 +84,8 @@ fn dropping_the_executor_during_recovery_ends_pending_requests() {
     let waiting = thread::spawn(|| smol::block_on(promise).unwrap_err());
     drop(executor);
     let error = waiting.join().unwrap();
-    assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
+    assert!(
+        matches!(error, Error::ConnectionBroken(Broken::DriverDropped)),
+        "{error:?}"
+    );
 }

@@ -30,6 +30,8 @@ impl puka::Clock for Clock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep(Box::pin(tokio::time::sleep_until(self.coalesced(deadline).into())))
+        Sleep(Box::pin(tokio::time::sleep_until(
+            self.coalesced(deadline).into(),
+        )))
     }
 }

@@ -23,6 +23,8 @@ impl puka::Dial for Dialer {
 
     #[cfg(unix)]
     async fn connect_unix(&self, path: &std::path::Path) -> io::Result<Transport> {
-        Ok(Transport::new(Stream::new(tokio::net::UnixStream::connect(path).await?)))
+        Ok(Transport::new(Stream::new(
+            tokio::net::UnixStream::connect(path).await?,
+        )))
     }
 }

@@ -25,7 +25,11 @@ impl<T> Stream<T> {
 }
 
 impl<T: tokio::io::AsyncRead + Unpin> AsyncRead for Stream<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let mut into = ReadBuf::new(into);
         ready!(Pin::new(&mut self.0).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
@@ -33,7 +37,11 @@ impl<T: tokio::io::AsyncRead + Unpin> AsyncRead for Stream<T> {
 }
 
 impl<T: tokio::io::AsyncWrite + Unpin> AsyncWrite for Stream<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, octets)
     }
 

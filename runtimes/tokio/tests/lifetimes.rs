@@ -14,7 +14,11 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 fn multi_thread() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 fn current_thread() -> Runtime {
@@ -31,7 +35,10 @@ fn failing<T: Debug + Send + 'static>(
 /// Makes a round trip to the broker.
 async fn hello(client: &Client) -> Result<(), Error> {
     let queue = client.queue_declare("").exclusive(true).await?.name;
-    client.basic_publish("", &queue, "hello").mandatory(true).await
+    client
+        .basic_publish("", &queue, "hello")
+        .mandatory(true)
+        .await
 }
 
 #[test]
@@ -39,7 +46,9 @@ fn promises_on_other_threads_end_with_their_runtime() {
     ends_with(multi_thread(), drop);
     ends_with(current_thread(), drop);
     ends_with(multi_thread(), Runtime::shutdown_background);
-    ends_with(multi_thread(), |runtime| runtime.shutdown_timeout(Duration::from_secs(5)));
+    ends_with(multi_thread(), |runtime| {
+        runtime.shutdown_timeout(Duration::from_secs(5))
+    });
 }
 
 fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
@@ -69,7 +78,10 @@ fn ends_with(runtime: Runtime, end: impl FnOnce(Runtime)) {
             );
         }
         let late = block_on(client.queue_declare("late").send()).unwrap_err();
-        assert!(matches!(late, Error::ConnectionBroken(Broken::DriverDropped)), "{late:?}");
+        assert!(
+            matches!(late, Error::ConnectionBroken(Broken::DriverDropped)),
+            "{late:?}"
+        );
     });
 }
 
@@ -97,7 +109,10 @@ fn dropping_the_runtime_during_recovery_ends_pending_requests() {
         drop(runtime);
         for thread in threads {
             let error = thread.join().unwrap();
-            assert!(matches!(error, Error::ConnectionBroken(Broken::DriverDropped)), "{error:?}");
+            assert!(
+                matches!(error, Error::ConnectionBroken(Broken::DriverDropped)),
+                "{error:?}"
+            );
         }
     }
 }
@@ -149,6 +164,9 @@ async fn paused_clock_also_pauses_deadlines() {
     tokio::spawn(driver);
     let start = tokio::time::Instant::now();
     let error = client.connect().await.unwrap_err();
-    assert!(matches!(error, Error::Timeout { after, .. } if after == limit), "{error:?}");
+    assert!(
+        matches!(error, Error::Timeout { after, .. } if after == limit),
+        "{error:?}"
+    );
     assert!(start.elapsed() >= limit);
 }

@@ -18,7 +18,11 @@ macro_rules! runtime {
             }
 
             fn block_on<F: Future>(future: F) -> F::Output {
-                $builder.enable_all().build().expect("the runtime builds").block_on(future)
+                $builder
+                    .enable_all()
+                    .build()
+                    .expect("the runtime builds")
+                    .block_on(future)
             }
 
             fn spawn(future: impl Future<Output = ()> + Send + 'static) {

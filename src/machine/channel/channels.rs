@@ -36,7 +36,8 @@ pub(crate) struct Channels {
     /// work of iterating over them. Numbers are reused sooner this way; `closed_by_server` handles
     /// frames that are late.
     freed: BinaryHeap<Reverse<u16>>,
-    /// Numbers whose last channel the server closed: what it had sent already may come after its `close`.
+    /// Numbers whose last channel the server closed: what it had sent already may come after its
+    /// `close`.
     closed_by_server: BTreeSet<u16>,
     /// In the pool, the one used last behind.
     idle: Vec<u16>,
@@ -70,8 +71,8 @@ impl Channels {
         self.roles.iter().sum()
     }
 
-    /// How many are used for requests, or ready to be. One whose message is not settled does not count, or messages that
-    /// are held would hold up requests.
+    /// How many are used for requests, or ready to be. One whose message is not settled does not
+    /// count, or messages that are held would hold up requests.
     pub(crate) fn pooled(&self) -> usize {
         self.count(Role::Idle) + self.busy()
     }
@@ -86,14 +87,20 @@ impl Channels {
     pub(crate) fn may_pool(&self, most: usize) -> bool {
         let pooled = self.pooled();
         let numbers = usize::from(self.max);
-        let with_overdue = (most.saturating_mul(OVERDUE_POOLS)).min(numbers - numbers / 4).max(most);
+        let with_overdue = (most.saturating_mul(OVERDUE_POOLS))
+            .min(numbers - numbers / 4)
+            .max(most);
         pooled < most && pooled + self.count(Role::Overdue) < with_overdue
     }
 
     /// Returns whether another message may be fetched that uses its channel until it is settled.
     pub(crate) fn room_to_hold(&self) -> RoomToHold {
-        let numbers = self.may_be_kept().min(usize::from(self.max).saturating_sub(1));
-        let most = (numbers - numbers / KEPT_FROM_GETS).saturating_sub(self.kept()).max(1);
+        let numbers = self
+            .may_be_kept()
+            .min(usize::from(self.max).saturating_sub(1));
+        let most = (numbers - numbers / KEPT_FROM_GETS)
+            .saturating_sub(self.kept())
+            .max(1);
         let held = self.count(Role::Settling);
         if held >= most {
             RoomToHold::No
@@ -130,7 +137,9 @@ impl Channels {
 
     /// Has a channel be used for something else. False when there is none.
     pub(crate) fn set_role(&mut self, number: u16, role: Role) -> bool {
-        let Some(channel) = self.get_mut(number) else { return false };
+        let Some(channel) = self.get_mut(number) else {
+            return false;
+        };
         let before = std::mem::replace(&mut channel.role, role);
         *self.count_mut(before) -= 1;
         *self.count_mut(role) += 1;
@@ -140,7 +149,12 @@ impl Channels {
     /// Whether another channel may be opened for that.
     pub(crate) fn has_room(&self, role: Role) -> bool {
         let is_kept = matches!(role, Role::Consume | Role::Transaction);
-        self.open() < if is_kept { self.may_be_kept() } else { self.max.into() }
+        self.open()
+            < if is_kept {
+                self.may_be_kept()
+            } else {
+                self.max.into()
+            }
     }
 
     fn count(&self, role: Role) -> usize {
@@ -151,7 +165,8 @@ impl Channels {
         &mut self.roles[role as usize]
     }
 
-    /// Whether another channel may be kept for consumers or a transaction, so that requests and publishes still find one.
+    /// Whether another channel may be kept for consumers or a transaction, so that requests and
+    /// publishes still find one.
     pub(crate) fn may_keep(&self) -> bool {
         self.kept() < self.may_be_kept()
     }
@@ -169,7 +184,10 @@ impl Channels {
 
     /// Marks a consumer's channel as about to be free.
     pub(crate) fn end_consumer(&mut self, number: u16) {
-        if self.get(number).is_some_and(|channel| channel.role == Role::Consume) {
+        if self
+            .get(number)
+            .is_some_and(|channel| channel.role == Role::Consume)
+        {
             self.set_role(number, Role::Ending);
         }
     }
@@ -194,7 +212,9 @@ impl Channels {
         let number = match self.freed.pop() {
             Some(Reverse(number)) => number,
             None => {
-                let fresh = u16::try_from(self.slots.len()).ok().filter(|fresh| *fresh <= self.max)?;
+                let fresh = u16::try_from(self.slots.len())
+                    .ok()
+                    .filter(|fresh| *fresh <= self.max)?;
                 self.slots.push(None);
                 fresh
             }
@@ -230,7 +250,8 @@ impl Channels {
     #[inline]
     pub(crate) fn resize_partial(&mut self, before: usize, after: usize) {
         self.partial = self.partial.saturating_sub(before).saturating_add(after);
-        self.partials = self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
+        self.partials =
+            self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
     }
 
     /// Drains the largest partly received contents until all together use at most `most` bytes. A
@@ -245,8 +266,14 @@ impl Channels {
     #[cold]
     fn drain_partial(&mut self, most: usize) {
         while self.partial > most && self.partials > 1 {
-            let assemblies = self.slots.iter_mut().flatten().filter_map(|channel| channel.assembly.as_mut());
-            let Some(largest) = assemblies.max_by_key(|assembly| assembly.size()) else { return };
+            let assemblies = self
+                .slots
+                .iter_mut()
+                .flatten()
+                .filter_map(|channel| channel.assembly.as_mut());
+            let Some(largest) = assemblies.max_by_key(|assembly| assembly.size()) else {
+                return;
+            };
             let before = largest.size();
             largest.drain();
             let after = largest.size();
@@ -259,9 +286,14 @@ impl Channels {
 
     /// Takes all channels with their numbers, and begins without any, on another connection.
     pub(crate) fn start_over(&mut self) -> impl Iterator<Item = (u16, Box<Channel>)> + use<> {
-        let next = Self { incarnations: self.incarnations, ..Self::default() };
+        let next = Self {
+            incarnations: self.incarnations,
+            ..Self::default()
+        };
         let slots = std::mem::replace(self, next).slots;
-        (0..=u16::MAX).zip(slots).filter_map(|(number, slot)| Some((number, slot?)))
+        (0..=u16::MAX)
+            .zip(slots)
+            .filter_map(|(number, slot)| Some((number, slot?)))
     }
 
     /// Takes out a channel that the server has closed, and frees its number.
@@ -278,7 +310,10 @@ impl Channels {
 
     /// The numbers of the channels that are open.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + use<'_> {
-        (0..=u16::MAX).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(number, _)| number)
+        (0..=u16::MAX)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.is_some())
+            .map(|(number, _)| number)
     }
 }
 
@@ -295,15 +330,26 @@ mod tests {
     #[test]
     fn e29_the_lowest_free_number_is_used_first() {
         let mut channels = channels(4);
-        assert_eq!([0; 3].map(|_| channels.add(Role::Request)), [Some(1), Some(2), Some(3)]);
+        assert_eq!(
+            [0; 3].map(|_| channels.add(Role::Request)),
+            [Some(1), Some(2), Some(3)]
+        );
         channels.remove(1);
         assert_eq!(channels.add(Role::Request), Some(1));
         channels.remove(3);
         channels.remove_closed_by_server(2);
         let again: Vec<_> = (0..4).map(|_| channels.add(Role::Request)).collect();
         assert_eq!(again, [Some(2), Some(3), Some(4), None]);
-        let discards = |number| channels.get(number).is_some_and(|channel| channel.discards_until_open);
-        assert_eq!([1, 2, 3].map(discards), [false, true, false], "what comes late is of the last channel");
+        let discards = |number| {
+            channels
+                .get(number)
+                .is_some_and(|channel| channel.discards_until_open)
+        };
+        assert_eq!(
+            [1, 2, 3].map(discards),
+            [false, true, false],
+            "what comes late is of the last channel"
+        );
     }
 
     #[test]
@@ -320,7 +366,13 @@ mod tests {
     #[test]
     fn channels_are_counted_by_what_they_are_used_for() {
         let mut channels = channels(9);
-        let roles = [Role::Consume, Role::Request, Role::Request, Role::Transaction, Role::Publish];
+        let roles = [
+            Role::Consume,
+            Role::Request,
+            Role::Request,
+            Role::Transaction,
+            Role::Publish,
+        ];
         let numbers = roles.map(|role| channels.add(role).unwrap());
         assert_eq!((channels.pooled(), channels.is_closing_one()), (2, false));
         channels.put_idle(numbers[1]);
@@ -342,9 +394,17 @@ mod tests {
     #[test]
     fn another_incarnation_of_a_number_is_told_apart() {
         let mut channels = channels(1);
-        let first = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        let first = channels
+            .add(Role::Request)
+            .and_then(|number| channels.get(number))
+            .unwrap()
+            .incarnation;
         channels.remove(1);
-        let second = channels.add(Role::Request).and_then(|number| channels.get(number)).unwrap().incarnation;
+        let second = channels
+            .add(Role::Request)
+            .and_then(|number| channels.get(number))
+            .unwrap()
+            .incarnation;
         assert_ne!(first, second);
     }
 }

@@ -8,11 +8,12 @@ use crate::protocol::method::MethodId;
 use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
 use bytes::Bytes;
 
-/// Bodies up to so many octets are kept in one piece with the rest of the message: the copy costs less than the larger
-/// buffer that they would hold on to.
+/// Bodies up to so many octets are kept in one piece with the rest of the message: the copy costs
+/// less than the larger buffer that they would hold on to.
 pub(crate) const INLINE_BODY: u64 = 16 << 10;
 
-/// Body frames without an octet that may follow one another. They are legal, and no broker sends them.
+/// Body frames without an octet that may follow one another. They are legal, and no broker sends
+/// them.
 const EMPTY_FRAMES: u32 = 1024;
 
 /// A message that a channel brought, with what settles it.
@@ -37,8 +38,9 @@ pub struct Delivered {
     pub(crate) by_offset: bool,
 }
 
-/// Whether a delivery is settled. An `Option` or a `Result` of a delivery says in here which it is, and where that is looked at
-/// its copies are cut: behind four octets that costs less than behind one.
+/// Whether a delivery is settled. An `Option` or a `Result` of a delivery says in here which it is,
+/// and where that is looked at its copies are cut: behind four octets that costs less than behind
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Settled {
@@ -76,11 +78,13 @@ impl Delivered {
 
     /// Returns `true` if it says which offset of a stream it is from.
     pub(crate) fn has_stream_offset(&self) -> bool {
-        self.message.headers().is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+        self.message
+            .headers()
+            .is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
     }
 
-    /// Whether it is from a stream. A queue may have messages that were copied from one, headers and all, and who consumes
-    /// it may have said an offset, but hardly both.
+    /// Whether it is from a stream. A queue may have messages that were copied from one, headers
+    /// and all, and who consumes it may have said an offset, but hardly both.
     pub(crate) fn is_of_stream(&self) -> bool {
         self.by_offset && self.has_stream_offset()
     }
@@ -102,16 +106,30 @@ pub(crate) struct Recipient {
 /// What a content is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
-    Deliver { recipient: Option<Recipient>, tag: u64, redelivered: bool },
-    Got { request: WaitingRequest, no_ack: bool, tag: u64, redelivered: bool, message_count: u32 },
-    Returned { code: u16, text: Box<str> },
+    Deliver {
+        recipient: Option<Recipient>,
+        tag: u64,
+        redelivered: bool,
+    },
+    Got {
+        request: WaitingRequest,
+        no_ack: bool,
+        tag: u64,
+        redelivered: bool,
+        message_count: u32,
+    },
+    Returned {
+        code: u16,
+        text: Box<str>,
+    },
 }
 
 /// A message of which parts are still to come.
 #[derive(Debug)]
 pub(crate) struct Assembly {
     pub(crate) purpose: Purpose,
-    /// Exchange and routing key, then, with the header, the property list, then the body if it is small.
+    /// Exchange and routing key, then, with the header, the property list, then the body if it is
+    /// small.
     octets: Vec<u8>,
     ends: Ends,
     body: Body,
@@ -131,7 +149,8 @@ enum Body {
 }
 
 impl Assembly {
-    /// Begins with what the method says. `spare` is a place for it until the size of the message is known.
+    /// Begins with what the method says. `spare` is a place for it until the size of the message is
+    /// known.
     #[inline]
     pub(crate) fn new(
         purpose: Purpose,
@@ -144,10 +163,18 @@ impl Assembly {
         octets.extend_from_slice(exchange.as_octets());
         octets.extend_from_slice(routing_key.as_octets());
         let ends = Ends::new(exchange, routing_key);
-        Self { purpose, octets, ends, body: Body::Unknown, left: 0, empty_frames: 0 }
+        Self {
+            purpose,
+            octets,
+            ends,
+            body: Body::Unknown,
+            left: 0,
+            empty_frames: 0,
+        }
     }
 
-    /// Takes the content header, and gives back the spare place: the message is one allocation. True when it is whole.
+    /// Takes the content header, and gives back the spare place: the message is one allocation.
+    /// True when it is whole.
     pub(crate) fn header(
         &mut self,
         payload: &[u8],
@@ -158,7 +185,11 @@ impl Assembly {
             return Err(unexpected("a content header inside a content"));
         }
         let (body_size, list) = ContentHeader::check(payload)?;
-        let inline = if body_size <= INLINE_BODY { body_size as usize } else { 0 };
+        let inline = if body_size <= INLINE_BODY {
+            body_size as usize
+        } else {
+            0
+        };
         let mut octets = Vec::with_capacity(self.octets.len() + list.len() + inline);
         octets.extend_from_slice(&self.octets);
         octets.extend_from_slice(list);
@@ -182,7 +213,10 @@ impl Assembly {
         if size > self.left {
             return Err(Fault::by_client(
                 ReplyCode::FRAME_ERROR,
-                format!("a body frame of {size} octets where {} were left", self.left),
+                format!(
+                    "a body frame of {size} octets where {} were left",
+                    self.left
+                ),
                 MethodId::NONE,
             ));
         }

@@ -112,8 +112,8 @@ impl Awaited {
         }
     }
 
-    /// Whether others may be answered before it. Replies come in the order of what they answer, but for those that a queue
-    /// gives itself.
+    /// Whether others may be answered before it. Replies come in the order of what they answer, but
+    /// for those that a queue gives itself.
     pub(crate) fn may_be_overtaken(&self) -> bool {
         matches!(self, Self::Consume { .. } | Self::Cancel { .. })
     }
@@ -122,7 +122,11 @@ impl Awaited {
 impl PendingReply {
     /// Returns `true` if that method is the reply. A consumer may wait for several of a kind, which
     /// their tags distinguish.
-    pub(crate) fn is_answered_by(&self, reply: &'static MethodInfo, of_tag: Option<ShortStr<'_>>) -> bool {
+    pub(crate) fn is_answered_by(
+        &self,
+        reply: &'static MethodInfo,
+        of_tag: Option<ShortStr<'_>>,
+    ) -> bool {
         if let Awaited::Consume { tag, .. } | Awaited::Cancel { tag, .. } = &self.to
             && of_tag.is_some_and(|of_tag| TagNumber::of(of_tag) != Some(*tag))
         {
@@ -147,9 +151,11 @@ pub(crate) struct Channel {
     pub(crate) prefetch_count: u16,
     /// A prefetch count holds for all of its consumer's tags together, those to come included.
     pub(crate) shares_prefetch_count: bool,
-    /// What comes before `open-ok` is for the channel that had the number before, which the server closed.
+    /// What comes before `open-ok` is for the channel that had the number before, which the server
+    /// closed.
     pub(crate) discards_until_open: bool,
-    /// The server has closed it while we were closing it, and has our answer: there is nothing more to say on it.
+    /// The server has closed it while we were closing it, and has our answer: there is nothing more
+    /// to say on it.
     pub(crate) close_answered: bool,
     /// It is in the list of channels with acknowledgements to write.
     pub(crate) has_acks: bool,
@@ -185,29 +191,41 @@ impl Channel {
 
     /// Returns the requests whose reply, or a part of it, is pending.
     pub(crate) fn requests(&self) -> impl Iterator<Item = &WaitingRequest> {
-        let got = self.assembly.as_ref().and_then(|assembly| match &assembly.purpose {
-            Purpose::Got { request, .. } => Some(request),
-            Purpose::Deliver { .. } | Purpose::Returned { .. } => None,
-        });
-        let awaited = self.pending_replies.iter().filter_map(|pending| match &pending.to {
-            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request),
-            _ => None,
-        });
+        let got = self
+            .assembly
+            .as_ref()
+            .and_then(|assembly| match &assembly.purpose {
+                Purpose::Got { request, .. } => Some(request),
+                Purpose::Deliver { .. } | Purpose::Returned { .. } => None,
+            });
+        let awaited = self
+            .pending_replies
+            .iter()
+            .filter_map(|pending| match &pending.to {
+                Awaited::Request(request) | Awaited::Get { request, .. } => Some(request),
+                _ => None,
+            });
         got.into_iter().chain(awaited)
     }
 
-    /// Whether the broker takes back what it has delivered, and what it delivers is to be taken back, too.
+    /// Whether the broker takes back what it has delivered, and what it delivers is to be taken
+    /// back, too.
     pub(crate) fn is_recovering(&self) -> bool {
-        self.pending_replies.iter().any(|pending| matches!(pending.to, Awaited::Recover { .. }))
+        self.pending_replies
+            .iter()
+            .any(|pending| matches!(pending.to, Awaited::Recover { .. }))
     }
 
     /// Returns `true` if `consume-ok` or `cancel-ok` is pending. The broker may then deliver for a
     /// consumer that has ended, and its cancel is written or will be.
     pub(crate) fn is_consumer_changing(&self) -> bool {
-        self.pending_replies.iter().any(|pending| pending.to.may_be_overtaken())
+        self.pending_replies
+            .iter()
+            .any(|pending| pending.to.may_be_overtaken())
     }
 
-    /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes of it.
+    /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes
+    /// of it.
     pub(crate) fn holds_nothing(&self) -> bool {
         self.consumer.is_none() && !self.unsettled.has_wanted()
     }

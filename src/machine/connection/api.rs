@@ -17,37 +17,50 @@ impl Connection {
     /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
     /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
-        self.session.consuming.set_unwanted(&mut self.session.cx, delivered);
+        self.session
+            .consuming
+            .set_unwanted(&mut self.session.cx, delivered);
         if self.session.cx.may_start {
             self.proceed();
         }
     }
-    /// Settles a delivery, unless it needs no ack. Nothing is to be waited for: the frame leaves with the next write.
+    /// Settles a delivery, unless it needs no ack. Nothing is to be waited for: the frame leaves
+    /// with the next write.
     ///
     /// # Errors
     /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
     pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
-        let settled = self.session.consuming.settle_delivery(&mut self.session.cx, delivered, how);
+        let settled = self
+            .session
+            .consuming
+            .settle_delivery(&mut self.session.cx, delivered, how);
         if self.session.cx.may_start {
             self.proceed();
         }
         settled
     }
 
-    /// Gives a message back to its queue that nobody has dealt with. One that can't be given back any more, the broker
-    /// has taken back itself.
+    /// Gives a message back to its queue that nobody has dealt with. One that can't be given back
+    /// any more, the broker has taken back itself.
     pub fn give_back(&mut self, delivered: &Delivered) {
         let _ = self.settle(delivered, Settle::Reject { requeue: true });
     }
-    /// Publishes, and waits for a reply, for as long as for any other request unless told otherwise. A message that can't be
-    /// routed comes back.
+    /// Publishes, and waits for a reply, for as long as for any other request unless told
+    /// otherwise. A message that can't be routed comes back.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse, and when
-    /// the message has one of the properties by which the reply finds its way.
-    pub fn call(&mut self, publish: &Publish<'_>, timeout: Option<Duration>) -> Result<PromiseId, Error> {
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
+    /// broker would refuse, and when the message has one of the properties by which the reply finds
+    /// its way.
+    pub fn call(
+        &mut self,
+        publish: &Publish<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.publishing.call(&mut self.session.cx, publish, timeout)
+        self.session
+            .publishing
+            .call(&mut self.session.cx, publish, timeout)
     }
     /// Starts a consumer on a channel of its own.
     ///
@@ -56,13 +69,16 @@ impl Connection {
     /// does not fit into a frame, or the queue name is empty.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self.session.consuming.consume(&mut self.session.cx, consume);
+        let outcome = self
+            .session
+            .consuming
+            .consume(&mut self.session.cx, consume);
         self.proceed();
         outcome
     }
 
-    /// Starts a consumer of several queues, with one channel and one prefetch count for all of them. The prefetch count and
-    /// `no_ack` of each are not looked at.
+    /// Starts a consumer of several queues, with one channel and one prefetch count for all of
+    /// them. The prefetch count and `no_ack` of each are not looked at.
     ///
     /// # Errors
     /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
@@ -73,28 +89,36 @@ impl Connection {
         no_ack: bool,
     ) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome =
-            self.session.consuming.consume_multi(&mut self.session.cx, queues, prefetch_count, no_ack);
+        let outcome = self.session.consuming.consume_multi(
+            &mut self.session.cx,
+            queues,
+            prefetch_count,
+            no_ack,
+        );
         self.proceed();
         outcome
     }
 
     /// Changes how many messages of a live consumer may be unsettled; 0 for no limit.
     ///
-    /// The count that several queues share is the channel's, and can be changed. Else a broker fixes it when a consumer
-    /// starts: a higher one starts a second consumer for the difference, on the same channel and into the same buffer, and
-    /// a lower one starts a second consumer for all of it and ends the first.
+    /// The count that several queues share is the channel's, and can be changed. Else a broker
+    /// fixes it when a consumer starts: a higher one starts a second consumer for the difference,
+    /// on the same channel and into the same buffer, and a lower one starts a second consumer for
+    /// all of it and ends the first.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended;
-    /// [`Error::InvalidArgument`] for an exclusive consumer, beside which the broker lets no second one start.
+    /// [`Error::InvalidArgument`] for an exclusive consumer, beside which the broker lets no second
+    /// one start.
     pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        self.session.consuming.qos(&mut self.session.cx, id, prefetch_count)
+        self.session
+            .consuming
+            .qos(&mut self.session.cx, id, prefetch_count)
     }
 
-    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
-    /// the deliveries that are held are stale.
+    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer
+    /// or another. From here on the deliveries that are held are stale.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
@@ -110,10 +134,17 @@ impl Connection {
         self.session.consuming.buffered_deliveries()
     }
 
-    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
-    /// allocation afterwards, or none.
-    pub fn take_deliveries(&mut self, consumer: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) {
-        self.session.consuming.take_deliveries(&mut self.session.cx, consumer, most, into);
+    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are
+    /// none, `into` may have another allocation afterwards, or none.
+    pub fn take_deliveries(
+        &mut self,
+        consumer: ConsumerId,
+        most: usize,
+        into: &mut VecDeque<Delivered>,
+    ) {
+        self.session
+            .consuming
+            .take_deliveries(&mut self.session.cx, consumer, most, into);
         self.proceed_if_needed();
     }
 
@@ -125,12 +156,15 @@ impl Connection {
 
     /// Returns the queues that a consumer of several queues has lost while it goes on with the
     /// others. Each comes with the name at the start of the consumer and the reason.
-    pub fn ended_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
+    pub fn ended_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
         self.session.consuming.ended_queues(consumer)
     }
 
-    /// How many deliveries of a consumer were dropped with connections that went, because they could not be settled any
-    /// more.
+    /// How many deliveries of a consumer were dropped with connections that went, because they
+    /// could not be settled any more.
     #[must_use]
     pub fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
         self.session.consuming.lost_deliveries(consumer)
@@ -148,9 +182,12 @@ impl Connection {
         self.session.consuming.consumer_tag(consumer)
     }
 
-    /// The queues of a consumer, those that the broker names by the first of their names, each with the tag that its holder
-    /// knows it by.
-    pub fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
+    /// The queues of a consumer, those that the broker names by the first of their names, each with
+    /// the tag that its holder knows it by.
+    pub fn consumer_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
         self.session.consuming.consumer_queues(consumer)
     }
     /// Ends a consumer. Its buffered deliveries go back to the queue once the broker has confirmed
@@ -165,9 +202,12 @@ impl Connection {
         outcome
     }
 
-    /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered goes back.
+    /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered
+    /// goes back.
     pub fn drop_consumer(&mut self, id: ConsumerId) {
-        self.session.consuming.drop_consumer(&mut self.session.cx, id);
+        self.session
+            .consuming
+            .drop_consumer(&mut self.session.cx, id);
         self.proceed_if_needed();
     }
     /// Returns the number of bytes that the transport has not taken, including those of queued
@@ -184,26 +224,35 @@ impl Connection {
     /// Whether another publish would be accepted.
     #[must_use]
     pub fn has_room_to_publish(&self) -> bool {
-        self.session.publishing.has_room_to_publish(&self.session.cx)
+        self.session
+            .publishing
+            .has_room_to_publish(&self.session.cx)
     }
 
     /// Publishes. The promise is answered when the broker has confirmed the message.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker would refuse.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
+    /// broker would refuse.
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.publishing.publish(&mut self.session.cx, publish)
+        self.session
+            .publishing
+            .publish(&mut self.session.cx, publish)
     }
 
-    /// Publishes without asking for a confirm. The promise is answered when the message stands in the order of what is to be
-    /// written, which is at once unless it is held back. What becomes of it then, nobody is told.
+    /// Publishes without asking for a confirm. The promise is answered when the message stands in
+    /// the order of what is to be written, which is at once unless it is held back. What becomes of
+    /// it then, nobody is told.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] when the message is to come back if it can't be routed.
+    /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] when the message is to come
+    /// back if it can't be routed.
     pub fn publish_unconfirmed(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.publishing.publish_unconfirmed(&mut self.session.cx, publish)
+        self.session
+            .publishing
+            .publish_unconfirmed(&mut self.session.cx, publish)
     }
     /// Whether another request would be accepted.
     #[must_use]
@@ -211,7 +260,8 @@ impl Connection {
         self.session.has_room_to_request()
     }
 
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
+    /// it, or `basic.get`.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
@@ -231,7 +281,9 @@ impl Connection {
     /// Whether another publish of a transaction would be accepted.
     #[must_use]
     pub fn has_room_to_transact(&self) -> bool {
-        self.session.transactions.has_room_to_transact(&self.session.cx, &self.session.publishing)
+        self.session
+            .transactions
+            .has_room_to_transact(&self.session.cx, &self.session.publishing)
     }
 
     /// Begins a transaction.
@@ -245,15 +297,24 @@ impl Connection {
         outcome
     }
 
-    /// Publishes within a transaction. The promise is answered at once, and no event tells of it: what comes of the publish, the
-    /// commit tells.
+    /// Publishes within a transaction. The promise is answered at once, and no event tells of it:
+    /// what comes of the publish, the commit tells.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`]; [`Error::InvalidArgument`] for what
-    /// the broker would refuse.
-    pub fn publish_in(&mut self, id: TransactionId, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+    /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
+    /// [`Error::InvalidArgument`] for what the broker would refuse.
+    pub fn publish_in(
+        &mut self,
+        id: TransactionId,
+        publish: &Publish<'_>,
+    ) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.transactions.publish_in(&mut self.session.cx, &mut self.session.publishing, id, publish)
+        self.session.transactions.publish_in(
+            &mut self.session.cx,
+            &mut self.session.publishing,
+            id,
+            publish,
+        )
     }
 
     /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
@@ -264,10 +325,13 @@ impl Connection {
     /// [`Error::InvalidArgument`] if the queue name is empty.
     pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        self.session.transactions.get_in(&mut self.session.cx, id, get)
+        self.session
+            .transactions
+            .get_in(&mut self.session.cx, id, get)
     }
 
-    /// Has everything of a transaction take effect. What it got and did not settle goes back to the queues.
+    /// Has everything of a transaction take effect. What it got and did not settle goes back to the
+    /// queues.
     ///
     /// # Errors
     /// Why the connection is closed, or the transaction has failed, which ends it.
@@ -285,8 +349,11 @@ impl Connection {
         self.session.transactions.rollback(&mut self.session.cx, id)
     }
 
-    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled back, by closing its channel.
+    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled
+    /// back, by closing its channel.
     pub fn drop_transaction(&mut self, id: TransactionId) {
-        self.session.transactions.drop_transaction(&mut self.session.cx, id);
+        self.session
+            .transactions
+            .drop_transaction(&mut self.session.cx, id);
     }
 }

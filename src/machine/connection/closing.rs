@@ -1,4 +1,5 @@
-//! Closing, in every way that there is (spec 1.4.2.7, 2.2.4): by us, by the server, by both at once, by accident.
+//! Closing, in every way that there is (spec 1.4.2.7, 2.2.4): by us, by the server, by both at
+//! once, by accident.
 
 use crate::error::{Broken, Error, Fault, Peer};
 use crate::machine::connection::{Connection, LAST_OCTETS, State};
@@ -41,10 +42,15 @@ impl Connection {
         }
         if self.has_pending() {
             for id in self.session.consuming.consumers.ids() {
-                self.session.consuming.stop_consumer(&mut self.session.cx, id);
+                self.session
+                    .consuming
+                    .stop_consumer(&mut self.session.cx, id);
             }
         }
-        self.session.consuming.end_consumers(&mut self.session.cx, &Ended::ConnectionBroken(Error::Closed));
+        self.session.consuming.end_consumers(
+            &mut self.session.cx,
+            &Ended::ConnectionBroken(Error::Closed),
+        );
         if matches!(self.state, State::Down(_)) {
             self.lose(Error::Closed);
         }
@@ -127,7 +133,11 @@ impl Connection {
 
     /// Writes a method that nothing may follow.
     fn write_last(&mut self, method: &impl Encode) {
-        let written = self.session.cx.out.last_method(self.session.cx.frame_max, method);
+        let written = self
+            .session
+            .cx
+            .out
+            .last_method(self.session.cx.frame_max, method);
         debug_assert!(written.is_ok(), "{written:?}");
         self.session.cx.attention = true;
     }
@@ -140,7 +150,10 @@ impl Connection {
             self.end_closing(Ok(()));
             return;
         }
-        let method = MethodId { class: close.class_id, method: close.method_id };
+        let method = MethodId {
+            class: close.class_id,
+            method: close.method_id,
+        };
         let fault = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method);
         let in_handshake = matches!(self.state, State::Handshake(_));
         self.end(fault.into(), in_handshake);
@@ -157,7 +170,8 @@ impl Connection {
         }
         let in_handshake = matches!(self.state, State::Handshake(_));
         match error.fault() {
-            // During the handshake there is no common ground on which to tell the server (spec 2.2.4).
+            // During the handshake there is no common ground on which to tell the server (spec
+            // 2.2.4).
             Some(fault) if fault.found_by == Peer::Client && !in_handshake => {
                 let fault = fault.clone();
                 self.write_close(fault.code, &fault.text, fault.method);
@@ -170,7 +184,11 @@ impl Connection {
                 } else {
                     self.enter(State::Closing);
                     let timeout = self.session.cx.options.deadlines.close;
-                    let left = if self.is_closing() { timeout / 2 } else { timeout };
+                    let left = if self.is_closing() {
+                        timeout / 2
+                    } else {
+                        timeout
+                    };
                     self.close_deadline = Deadline::In(left);
                 }
                 self.give_up(error);
@@ -194,13 +212,17 @@ impl Connection {
 
     /// What came makes no sense, and nothing behind it can.
     pub(crate) fn fail_undecodable(&mut self, error: DecodeError, octets: &[u8]) {
-        let at_start = matches!(&self.state, State::Handshake(handshake) if handshake.is_at_start());
+        let at_start =
+            matches!(&self.state, State::Handshake(handshake) if handshake.is_at_start());
         if at_start {
-            self.lose(Error::NotAmqp(octets.escape_ascii().take(64).map(char::from).collect()));
+            self.lose(Error::NotAmqp(
+                octets.escape_ascii().take(64).map(char::from).collect(),
+            ));
             return;
         }
-        // "A peer that receives an incomplete or badly-formatted frame MUST close without sending" (4.2.3) when not
-        // even the frame end is where it should be. What was written before it came may still go.
+        // "A peer that receives an incomplete or badly-formatted frame MUST close without sending"
+        // (4.2.3) when not even the frame end is where it should be. What was written before it
+        // came may still go.
         if matches!(error, DecodeError::FrameEnd { .. }) && !matches!(self.state, State::Closing) {
             self.lose(Fault::from(error).into());
             return;
@@ -211,7 +233,8 @@ impl Connection {
     /// Nothing more comes in; what there is to write has a short time to get out.
     fn become_closed(&mut self) {
         self.enter(State::Closed);
-        self.close_deadline = Deadline::In(LAST_OCTETS.min(self.session.cx.options.deadlines.close));
+        self.close_deadline =
+            Deadline::In(LAST_OCTETS.min(self.session.cx.options.deadlines.close));
         self.session.cx.attention = true;
     }
 
@@ -233,8 +256,8 @@ impl Connection {
         self.tell_closed();
     }
 
-    /// Tells that the transport is gone, or that no octet will come from it: closed by the server, an error, or the driver
-    /// being dropped.
+    /// Tells that the transport is gone, or that no octet will come from it: closed by the server,
+    /// an error, or the driver being dropped.
     pub fn handle_loss(&mut self, cause: Broken) {
         if matches!(self.state, State::Down(_)) && !matches!(cause, Broken::DriverDropped) {
             self.session.cx.out = Default::default();
@@ -270,26 +293,48 @@ impl Connection {
         let error = self.why.get_or_insert(error).clone();
         self.session.cx.attention = true;
         self.drain_deadline = Deadline::None;
-        self.count_incomplete(self.session.cx.promises.waiting().saturating_sub(self.closing.len()));
+        self.count_incomplete(
+            self.session
+                .cx
+                .promises
+                .waiting()
+                .saturating_sub(self.closing.len()),
+        );
         self.session.requests.queue.clear();
         self.session.cx.request_octets = 0;
         self.session.consuming.waiting.clear();
         self.session.cx.acking.clear();
         self.connecting.clear();
         self.updating_secret.clear();
-        self.session.publishing.fail_held(&mut self.session.cx, &error);
-        self.session.consuming.end_consumers(&mut self.session.cx, &Ended::ConnectionBroken(error.clone()));
+        self.session
+            .publishing
+            .fail_held(&mut self.session.cx, &error);
+        self.session.consuming.end_consumers(
+            &mut self.session.cx,
+            &Ended::ConnectionBroken(error.clone()),
+        );
         let numbers: Vec<u16> = self.session.cx.channels.numbers().collect();
         for number in numbers {
             self.session.cx.channels.remove(number);
-            let Some(publisher) = self.session.publishing.publishers.remove(number) else { continue };
+            let Some(publisher) = self.session.publishing.publishers.remove(number) else {
+                continue;
+            };
             let calls = publisher.calls.into_values();
-            for promise in publisher.confirms.drain().map(|(_, promise)| promise).chain(calls) {
-                self.session.cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+            for promise in publisher
+                .confirms
+                .drain()
+                .map(|(_, promise)| promise)
+                .chain(calls)
+            {
+                self.session
+                    .cx
+                    .answer(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
         }
         for promise in self.session.transactions.drain() {
-            self.session.cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+            self.session
+                .cx
+                .answer(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
         let mut rest = self.session.cx.promises.all_waiting();
         rest.retain(|promise| !self.closing.contains(promise));

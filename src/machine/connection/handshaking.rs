@@ -15,17 +15,19 @@ impl Connection {
         match (frame.kind(), frame.channel()) {
             (FrameKind::Heartbeat, _) => Ok(()),
             (FrameKind::ProtocolHeader, _) => {
-                let header =
-                    ProtocolHeader::from_octets(frame.payload()).unwrap_or(ProtocolHeader::AMQP_0_9_1);
+                let header = ProtocolHeader::from_octets(frame.payload())
+                    .unwrap_or(ProtocolHeader::AMQP_0_9_1);
                 Err(Error::UnsupportedProtocol(header))
             }
             (FrameKind::Method, 0) => {
                 let method = Method::decode(frame.payload()).map_err(Fault::from)?;
                 self.receive_on_connection(now, method)
             }
-            (FrameKind::Header | FrameKind::Body, 0) => {
-                Err(broken(ReplyCode::UNEXPECTED_FRAME, "a content on channel 0", MethodId::NONE))
-            }
+            (FrameKind::Header | FrameKind::Body, 0) => Err(broken(
+                ReplyCode::UNEXPECTED_FRAME,
+                "a content on channel 0",
+                MethodId::NONE,
+            )),
             (kind, _) if matches!(self.state, State::Closing) => {
                 if kind == FrameKind::Method {
                     self.tell_refusal(frame.payload());
@@ -44,7 +46,10 @@ impl Connection {
     /// not answered, but it may be the only report about publishes without confirms.
     fn tell_refusal(&mut self, payload: &[u8]) {
         if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
-            self.session.cx.notices.tell(&Notice::ChannelClosed(fault_of(&close).into()));
+            self.session
+                .cx
+                .notices
+                .tell(&Notice::ChannelClosed(fault_of(&close).into()));
         }
     }
 
@@ -52,7 +57,9 @@ impl Connection {
         let id = method.id();
         match method {
             Method::Connection(methods::Method::Close(close)) => self.server_closes(close),
-            Method::Connection(methods::Method::CloseOk(_)) if matches!(self.state, State::Closing) => {
+            Method::Connection(methods::Method::CloseOk(_))
+                if matches!(self.state, State::Closing) =>
+            {
                 self.end_closing(Ok(()));
             }
             _ if matches!(self.state, State::Closing) => {}
@@ -60,28 +67,45 @@ impl Connection {
             Method::Connection(methods::Method::Blocked(blocked)) => {
                 let reason = blocked.reason.to_str_lossy();
                 self.session.publishing.blocked = Some(reason.as_ref().into());
-                self.session.cx.notices.tell(&Notice::Blocked(reason.into()));
+                self.session
+                    .cx
+                    .notices
+                    .tell(&Notice::Blocked(reason.into()));
             }
             Method::Connection(methods::Method::Unblocked(_)) => {
                 self.session.publishing.blocked = None;
                 self.session.cx.last_progress = now;
                 self.session.cx.notices.tell(&Notice::Unblocked);
             }
-            Method::Connection(methods::Method::UpdateSecretOk(_)) if !self.updating_secret.is_empty() => {
+            Method::Connection(methods::Method::UpdateSecretOk(_))
+                if !self.updating_secret.is_empty() =>
+            {
                 if let Some(promise) = self.updating_secret.pop_front() {
                     self.session.cx.answer(promise, Ok(Reply::Done));
                 }
             }
             Method::Connection(_) => {
-                return Err(broken(ReplyCode::COMMAND_INVALID, "a method that was not to come", id));
+                return Err(broken(
+                    ReplyCode::COMMAND_INVALID,
+                    "a method that was not to come",
+                    id,
+                ));
             }
-            _ => return Err(broken(ReplyCode::CHANNEL_ERROR, "a channel's method on channel 0", id)),
+            _ => {
+                return Err(broken(
+                    ReplyCode::CHANNEL_ERROR,
+                    "a channel's method on channel 0",
+                    id,
+                ));
+            }
         }
         Ok(())
     }
 
     fn shake_hands(&mut self, now: Instant, method: Method<'_>) {
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else {
+            return;
+        };
         self.session.cx.attention = true;
         match handshake.handle(method, &self.session.cx.options, &mut self.session.cx.out) {
             // There is no common ground yet on which to tell the server (spec 2.2.4).
@@ -90,12 +114,17 @@ impl Connection {
         }
     }
 
-    /// Something that is to be run for the login, where no lock is held: the user's own code. What comes of it is for
-    /// [`handle_login`](Self::handle_login). There is something only with
+    /// Something that is to be run for the login, where no lock is held: the user's own code. What
+    /// comes of it is for [`handle_login`](Self::handle_login). There is something only with
     /// [`Options::credentials_from`](crate::Options::credentials_from) or
-    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after [`handle_input`](Self::handle_input).
+    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after
+    /// [`handle_input`](Self::handle_input).
     pub fn poll_login(&mut self) -> Option<LoginStep> {
-        if let State::Handshake(handshake) = &mut self.state { handshake.poll_login() } else { None }
+        if let State::Handshake(handshake) = &mut self.state {
+            handshake.poll_login()
+        } else {
+            None
+        }
     }
 
     /// Takes in what came of a [`LoginStep`].
@@ -104,7 +133,9 @@ impl Connection {
         if !matches!(self.state, State::Handshake(_)) {
             return;
         }
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else {
+            return;
+        };
         self.session.cx.attention = true;
         match handshake.handle_login(outcome, &self.session.cx.options, &mut self.session.cx.out) {
             Err(error) => self.abort(error),
@@ -117,7 +148,10 @@ impl Connection {
             Step::Next(handshake) => self.state = State::Handshake(handshake),
             Step::Tuned(handshake) => {
                 self.session.cx.frame_max = handshake.limits.frame_max;
-                self.session.cx.channels.set_max(handshake.limits.channel_max);
+                self.session
+                    .cx
+                    .channels
+                    .set_max(handshake.limits.channel_max);
                 self.heartbeat.agreed(handshake.limits.heartbeat, now);
                 self.session.cx.username = handshake.username.clone();
                 self.state = State::Handshake(Handshake::OpenOk(handshake));

@@ -68,12 +68,13 @@ impl Connection {
             && self.session.publishing.publishers.in_flight() == 0
             && self.session.cx.acking.is_empty()
             && self.session.cx.unwanted.is_empty()
-            && self
-                .session
-                .cx
-                .channels
-                .numbers()
-                .all(|number| self.session.cx.channels.get(number).is_none_or(|channel| channel.is_at_rest()))
+            && self.session.cx.channels.numbers().all(|number| {
+                self.session
+                    .cx
+                    .channels
+                    .get(number)
+                    .is_none_or(|channel| channel.is_at_rest())
+            })
     }
 
     /// Returns the connection epoch, the counter of transports from 1. Deliveries of another epoch
@@ -87,8 +88,12 @@ impl Connection {
     /// several, [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) limits their
     /// sum: the bodies and properties of the largest are dropped.
     pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
-        let channels =
-            self.session.cx.channels.numbers().filter_map(|number| self.session.cx.channels.get(number));
+        let channels = self
+            .session
+            .cx
+            .channels
+            .numbers()
+            .filter_map(|number| self.session.cx.channels.get(number));
         let assemblies = channels.filter_map(|channel| channel.assembly.as_ref());
         assemblies.map(Assembly::size).filter(|size| *size > 0)
     }

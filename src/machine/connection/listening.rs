@@ -1,4 +1,5 @@
-//! What others are told, notices among it, and renewing the secret of the login: what concerns the connection as a whole.
+//! What others are told, notices among it, and renewing the secret of the login: what concerns the
+//! connection as a whole.
 
 use crate::error::Error;
 use crate::machine::connection::{Connection, State};
@@ -12,8 +13,19 @@ impl Connection {
         if let Some(promise) = self.session.cx.promises.poll_answered() {
             return Some(Event::Answered(promise));
         }
-        let deliveries = self.session.consuming.consumers.poll_announcement().map(Event::Deliveries);
-        deliveries.or_else(|| self.session.cx.notices.poll_announcement().map(Event::Notices))
+        let deliveries = self
+            .session
+            .consuming
+            .consumers
+            .poll_announcement()
+            .map(Event::Deliveries);
+        deliveries.or_else(|| {
+            self.session
+                .cx
+                .notices
+                .poll_announcement()
+                .map(Event::Notices)
+        })
     }
 
     /// Returns `true` if [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or
@@ -32,11 +44,19 @@ impl Connection {
         self.session.cx.promises.answered()
     }
 
-    /// Begins to listen for notices. What happened before is not told, but that the connection is closed is.
+    /// Begins to listen for notices. What happened before is not told, but that the connection is
+    /// closed is.
     pub fn listen(&mut self) -> ListenerId {
         let id = self.session.cx.notices.listen();
-        if let Some(error) = self.why.as_ref().filter(|_| matches!(self.state, State::Closed)) {
-            self.session.cx.notices.tell_one(id, &Notice::Closed(error.clone()));
+        if let Some(error) = self
+            .why
+            .as_ref()
+            .filter(|_| matches!(self.state, State::Closed))
+        {
+            self.session
+                .cx
+                .notices
+                .tell_one(id, &Notice::Closed(error.clone()));
         }
         id
     }
@@ -51,25 +71,36 @@ impl Connection {
         self.session.cx.notices.leave(listener);
     }
 
-    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token (RabbitMQ's `connection.update-secret`).
-    /// A broker that refuses it closes the connection.
+    /// Gives the broker another secret for the login, such as a fresh OAuth 2 token (RabbitMQ's
+    /// `connection.update-secret`). A broker that refuses it closes the connection.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it is not open yet, or when the
-    /// secret does not fit into a frame.
-    pub fn update_secret(&mut self, new_secret: &[u8], reason: ShortStr<'_>) -> Result<PromiseId, Error> {
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] when it is not
+    /// open yet, or when the secret does not fit into a frame.
+    pub fn update_secret(
+        &mut self,
+        new_secret: &[u8],
+        reason: ShortStr<'_>,
+    ) -> Result<PromiseId, Error> {
         self.check_open()?;
         if !matches!(self.state, State::Open) {
-            return Err(Error::invalid("update_secret", "the connection is not open yet"));
+            return Err(Error::invalid(
+                "update_secret",
+                "the connection is not open yet",
+            ));
         }
         if !self.session.has_room_to_request() {
             return Err(Error::Full);
         }
         let update = methods::UpdateSecret { new_secret, reason };
-        self.session.cx.out.method(0, self.session.cx.frame_max, &update).map_err(|error| match error {
-            EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
-            error => error.into(),
-        })?;
+        self.session
+            .cx
+            .out
+            .method(0, self.session.cx.frame_max, &update)
+            .map_err(|error| match error {
+                EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
+                error => error.into(),
+            })?;
         let promise = self.session.cx.counted_promise();
         self.updating_secret.push_back(promise);
         Ok(promise)

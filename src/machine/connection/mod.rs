@@ -29,10 +29,12 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A promise is answered: [`Connection::fetch`] gives the answer. It is not told of one that was answered when it was given out,
-    /// as that of a publish without a confirm or within a transaction may be.
+    /// A promise is answered: [`Connection::fetch`] gives the answer. It is not told of one that
+    /// was answered when it was given out, as that of a publish without a confirm or within a
+    /// transaction may be.
     Answered(PromiseId),
-    /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`], [`Connection::ended`].
+    /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`],
+    /// [`Connection::ended`].
     Deliveries(ConsumerId),
     /// A listener has notices: [`Connection::take_notice`].
     Notices(ListenerId),
@@ -110,7 +112,8 @@ const LAST_OCTETS: Duration = Duration::from_secs(1);
 const LEAST_OUTGOING: usize = 64 << 10;
 
 impl Connection {
-    /// A connection that begins its handshake, which has to be done in the time that the options say.
+    /// A connection that begins its handshake, which has to be done in the time that the options
+    /// say.
     #[must_use]
     pub fn new(now: Instant, options: Options) -> Self {
         let mut out = Outbox::default();
@@ -139,15 +142,15 @@ impl Connection {
         }
     }
 
-    /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS record.
-    /// "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
+    /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS
+    /// record. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub fn handle_partial_input(&mut self, now: Instant) {
         self.session.cx.now = now;
         self.heartbeat.received(now);
     }
 
-    /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame: they are a sign of
-    /// life.
+    /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame:
+    /// they are a sign of life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
         self.handle_partial_input(now);
         while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
@@ -171,8 +174,9 @@ impl Connection {
         self.proceed();
     }
 
-    /// Gives what is to be written next, behind what `out` holds. True when there was something. It gives little at a time, so
-    /// that what is asked for meanwhile does not stand behind all there is: ask again when it is written.
+    /// Gives what is to be written next, behind what `out` holds. True when there was something. It
+    /// gives little at a time, so that what is asked for meanwhile does not stand behind all there
+    /// is: ask again when it is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
@@ -191,8 +195,11 @@ impl Connection {
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets =
-            self.session.cx.out.give(self.session.cx.in_hand, self.is_closed() || self.is_down(), out);
+        let octets = self.session.cx.out.give(
+            self.session.cx.in_hand,
+            self.is_closed() || self.is_down(),
+            out,
+        );
         self.session.cx.in_hand += octets;
         octets > 0
     }
@@ -204,7 +211,8 @@ impl Connection {
         self.session.cx.attention |= !self.session.cx.out.is_empty();
     }
 
-    /// Whether [`poll_transmit`](Self::poll_transmit) has something, acknowledgements that are still gathered apart.
+    /// Whether [`poll_transmit`](Self::poll_transmit) has something, acknowledgements that are
+    /// still gathered apart.
     pub(crate) fn has_output(&self) -> bool {
         !self.session.cx.out.is_empty()
     }
@@ -213,12 +221,23 @@ impl Connection {
     #[must_use]
     pub fn wants_input(&self) -> bool {
         // What comes then is no delivery, or is dropped.
-        let closing = self.is_closing() || matches!(self.state, State::Handshake(_) | State::Closing);
+        let closing =
+            self.is_closing() || matches!(self.state, State::Handshake(_) | State::Closing);
         // A peer that asks and asks and never reads our answers is not listened to either.
-        let most = self.session.cx.options.limits.outgoing_octets.saturating_mul(2).max(LEAST_OUTGOING);
+        let most = self
+            .session
+            .cx
+            .options
+            .limits
+            .outgoing_octets
+            .saturating_mul(2)
+            .max(LEAST_OUTGOING);
         let answers_leave = self.session.cx.out.len() + self.session.cx.in_hand < most;
         let has_transport = !matches!(self.state, State::Closed | State::Down(_));
-        (self.session.consuming.reading.is_on() || closing) && answers_leave && !self.deaf && has_transport
+        (self.session.consuming.reading.is_on() || closing)
+            && answers_leave
+            && !self.deaf
+            && has_transport
     }
 
     /// Asks to be told when the connection is open.
@@ -229,7 +248,9 @@ impl Connection {
                 let error = error.clone();
                 self.session.cx.answer(promise, Err(error));
             }
-            (State::Down(_) | State::Handshake(_) | State::Restoring, None) if self.is_closing() => {
+            (State::Down(_) | State::Handshake(_) | State::Restoring, None)
+                if self.is_closing() =>
+            {
                 self.session.cx.answer(promise, Err(Error::Closed));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
@@ -238,7 +259,9 @@ impl Connection {
             }
             (_, None) => {
                 let server = Box::new(self.session.cx.server.clone());
-                self.session.cx.answer(promise, Ok(Reply::Connected(server)));
+                self.session
+                    .cx
+                    .answer(promise, Ok(Reply::Connected(server)));
             }
         }
         promise
@@ -256,8 +279,8 @@ impl Connection {
         self.session.cx.promises.fetch(promise)
     }
 
-    /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a message that it gets
-    /// goes back to its queue, a consumer that it starts is cancelled.
+    /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a
+    /// message that it gets goes back to its queue, a consumer that it starts is cancelled.
     #[inline]
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.session.cx.promises.abandon(promise) {
@@ -275,8 +298,9 @@ impl Connection {
             return;
         }
         let promises = &self.session.cx.promises;
-        let (wanted, abandoned) =
-            std::mem::take(&mut self.connecting).into_iter().partition(|it| promises.is_wanted(*it));
+        let (wanted, abandoned) = std::mem::take(&mut self.connecting)
+            .into_iter()
+            .partition(|it| promises.is_wanted(*it));
         self.connecting = wanted;
         self.most_connecting = 2 * self.connecting.len().max(8);
         let abandoned: Vec<PromiseId> = abandoned;
@@ -297,7 +321,11 @@ impl Connection {
     /// Returns an error unless another request is accepted.
     fn check_to_request(&self) -> Result<(), Error> {
         self.check_open()?;
-        if self.has_room_to_request() { Ok(()) } else { Err(Error::Full) }
+        if self.has_room_to_request() {
+            Ok(())
+        } else {
+            Err(Error::Full)
+        }
     }
 
     /// The limit that holds for what is received, once it is agreed upon.
@@ -327,9 +355,15 @@ impl Connection {
             self.become_open(report);
         }
         if self.session.cx.stage.may_write() {
-            self.session.requests.start_requests(&mut self.session.cx, &mut self.session.publishing);
-            self.session.consuming.start_consumes(&mut self.session.cx, &mut self.session.publishing);
-            self.session.transactions.start_transactions(&mut self.session.cx, &mut self.session.publishing);
+            self.session
+                .requests
+                .start_requests(&mut self.session.cx, &mut self.session.publishing);
+            self.session
+                .consuming
+                .start_consumes(&mut self.session.cx, &mut self.session.publishing);
+            self.session
+                .transactions
+                .start_transactions(&mut self.session.cx, &mut self.session.publishing);
             self.session.publishing.release_held(&mut self.session.cx);
         }
         self.proceed_closing();
@@ -350,7 +384,8 @@ impl Connection {
     fn resume_reading(&mut self) {
         self.session.cx.attention = true;
         if matches!(self.state, State::Restoring) {
-            self.session.recovery.restore_deadline = Deadline::In(self.session.cx.options.deadlines.request);
+            self.session.recovery.restore_deadline =
+                Deadline::In(self.session.cx.options.deadlines.request);
         }
         self.heartbeat.resume();
     }

@@ -22,7 +22,10 @@ impl Connection {
             }
             State::Restoring if self.restores_for_too_long(now) => {
                 let after = self.session.cx.options.deadlines.request;
-                self.lose(Error::Timeout { what: "recovering", after });
+                self.lose(Error::Timeout {
+                    what: "recovering",
+                    after,
+                });
             }
             State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
                 self.end_closing(Err(Error::Timeout {
@@ -55,13 +58,18 @@ impl Connection {
             self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
         }
         self.expire(now);
-        if self.session.consuming.expire_pause(&mut self.session.cx, now) {
+        if self
+            .session
+            .consuming
+            .expire_pause(&mut self.session.cx, now)
+        {
             self.resume_reading();
         }
         self.proceed();
     }
 
-    /// Whether answers to what is declared again can come: not while nobody takes the deliveries that there are.
+    /// Whether answers to what is declared again can come: not while nobody takes the deliveries
+    /// that there are.
     fn waits_for_answers(&self) -> bool {
         matches!(self.state, State::Restoring) && self.session.consuming.reading.is_on()
     }
@@ -75,14 +83,20 @@ impl Connection {
         let mut expired = false;
         while let Some((promise, after)) = self.session.cx.promises.expired(now) {
             let timeout = self.session.consuming.timed_out("the request", after);
-            let error = self.session.transactions.of_unknown_outcome(promise, timeout);
+            let error = self
+                .session
+                .transactions
+                .of_unknown_outcome(promise, timeout);
             self.session.cx.answer(promise, Err(error));
             self.count_incomplete(1);
             expired = true;
         }
         if expired {
             self.session.drop_expired();
-            self.session.publishing.publishers.forget_answered_calls(&self.session.cx.promises);
+            self.session
+                .publishing
+                .publishers
+                .forget_answered_calls(&self.session.cx.promises);
             self.session.requests.close_overdue(&mut self.session.cx);
             self.session
                 .transactions
@@ -90,11 +104,16 @@ impl Connection {
         }
         let after = self.session.cx.options.deadlines.request;
         let mut late = Vec::new();
-        self.session.publishing.publishers.expire(now, |promise| late.push(promise));
+        self.session
+            .publishing
+            .publishers
+            .expire(now, |promise| late.push(promise));
         self.count_incomplete(late.len());
         for promise in late {
             let timeout = self.session.consuming.timed_out("the confirm", after);
-            self.session.cx.answer(promise, Err(Error::Unconfirmed(timeout.into())));
+            self.session
+                .cx
+                .answer(promise, Err(Error::Unconfirmed(timeout.into())));
         }
         self.waits.expire(now);
     }
@@ -113,7 +132,10 @@ impl Connection {
     /// Returns an error if the timeout of a wait for capacity has passed.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
-            return Err(self.session.consuming.timed_out(what, self.session.cx.options.deadlines.request));
+            return Err(self
+                .session
+                .consuming
+                .timed_out(what, self.session.cx.options.deadlines.request));
         }
         Ok(())
     }
@@ -123,11 +145,14 @@ impl Connection {
         self.waits.poll_expired()
     }
 
-    /// For how long the transport has taken no octet, if that is too long. A broker that has blocked us does not read.
+    /// For how long the transport has taken no octet, if that is too long. A broker that has
+    /// blocked us does not read.
     fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let timeout = self.heartbeat.timeout()?;
         let stalled = now.saturating_duration_since(self.session.cx.last_progress);
-        (self.session.cx.in_hand > 0 && self.session.publishing.blocked.is_none() && stalled >= 2 * timeout)
+        (self.session.cx.in_hand > 0
+            && self.session.publishing.blocked.is_none()
+            && stalled >= 2 * timeout)
             .then_some(stalled)
     }
 
@@ -143,7 +168,9 @@ impl Connection {
         let of_state = match self.state {
             State::Down(_) => return earlier(self.down_deadline(), asked),
             State::Handshake(_) => Some(self.handshake_deadline),
-            State::Restoring if self.waits_for_answers() => self.session.recovery.restore_deadline.instant(),
+            State::Restoring if self.waits_for_answers() => {
+                self.session.recovery.restore_deadline.instant()
+            }
             State::Open => self.session.consuming.resubscription.deadline(),
             _ => None,
         };
@@ -156,10 +183,23 @@ impl Connection {
         let mut earliest = earlier(closing, of_state);
         earliest = earlier(earliest, asked);
         earliest = earlier(earliest, self.heartbeat.deadline(self.wants_input()));
-        earliest = earlier(earliest, stall.map(|timeout| later(self.session.cx.last_progress, 2 * timeout)));
+        earliest = earlier(
+            earliest,
+            stall.map(|timeout| later(self.session.cx.last_progress, 2 * timeout)),
+        );
         earliest = earlier(earliest, self.session.publishing.publishers.deadline());
-        earliest = earlier(earliest, self.session.consuming.pause_deadline(&self.session.cx));
-        earlier(earliest, self.session.recovery.restoration.as_ref().and_then(Restoration::deadline))
+        earliest = earlier(
+            earliest,
+            self.session.consuming.pause_deadline(&self.session.cx),
+        );
+        earlier(
+            earliest,
+            self.session
+                .recovery
+                .restoration
+                .as_ref()
+                .and_then(Restoration::deadline),
+        )
     }
 
     /// Starts the deadlines of what came without the time.

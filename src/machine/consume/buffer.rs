@@ -1,4 +1,5 @@
-//! Deliveries that wait to be taken, in batches that change hands whole: a delivery is large, and is moved as seldom as can be.
+//! Deliveries that wait to be taken, in batches that change hands whole: a delivery is large, and
+//! is moved as seldom as can be.
 
 use crate::machine::channel::content::Delivered;
 use std::collections::VecDeque;
@@ -9,10 +10,12 @@ pub(crate) const BATCH: usize = 64;
 /// For how many deliveries there are shared places that nobody uses, at most.
 const SPARE: usize = 8 << 10;
 
-/// A place for so many deliveries at most stays where it was used: many consumers have little to do at a time.
+/// A place for so many deliveries at most stays where it was used: many consumers have little to do
+/// at a time.
 const SMALL: usize = 4;
 
-/// Places for batches that are empty. The one that became empty last is used next, while it is in the processor's cache.
+/// Places for batches that are empty. The one that became empty last is used next, while it is in
+/// the processor's cache.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     places: Vec<VecDeque<Delivered>>,
@@ -60,7 +63,10 @@ impl Batches {
         if place.capacity() == 0 {
             *place = spares.take();
         } else if place.len() == BATCH {
-            let next = Batch { deliveries: spares.take(), octets: 0 };
+            let next = Batch {
+                deliveries: spares.take(),
+                octets: 0,
+            };
             self.full.push_back(std::mem::replace(&mut self.last, next));
         }
         self.last.octets += delivered.message.octets();
@@ -73,7 +79,8 @@ impl Batches {
         self.last.deliveries.back()
     }
 
-    /// Takes up to so many deliveries, behind those that are there. Gives how many, and their octets.
+    /// Takes up to so many deliveries, behind those that are there. Gives how many, and their
+    /// octets.
     pub(crate) fn take(
         &mut self,
         most: usize,
@@ -95,7 +102,13 @@ impl Batches {
                 let several = batch.deliveries.len().min(most - count);
                 let before = into.len();
                 into.extend(batch.deliveries.drain(..several));
-                (several, into.iter().skip(before).map(|delivered| delivered.message.octets()).sum())
+                (
+                    several,
+                    into.iter()
+                        .skip(before)
+                        .map(|delivered| delivered.message.octets())
+                        .sum(),
+                )
             };
             batch.octets -= their_octets;
             count += several;
@@ -206,7 +219,11 @@ mod tests {
         while batches.take(BATCH, &mut taken, &mut spares).0 > 0 {
             taken.clear();
         }
-        assert!(spares.room <= SPARE && spares.room > SPARE / 2, "{}", spares.room);
+        assert!(
+            spares.room <= SPARE && spares.room > SPARE / 2,
+            "{}",
+            spares.room
+        );
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl Consumer {
 
     /// Returns the number of queues that are consumed.
     pub(crate) fn live_sources(&self) -> usize {
-        self.sources.iter().filter(|terms| terms.ended.is_none()).count()
+        self.sources
+            .iter()
+            .filter(|terms| terms.ended.is_none())
+            .count()
     }
 
     /// Returns the queues for which this consumer had started, and which lose a consumer on the
@@ -137,7 +140,12 @@ impl Consumer {
             terms.ended.is_none() && text.contains(&format!("'{name}'"))
         };
         let named = self.sources.iter().position(is_named);
-        named.or_else(|| self.tags.iter().find(|tag| !tag.started).map(|tag| tag.source as usize))
+        named.or_else(|| {
+            self.tags
+                .iter()
+                .find(|tag| !tag.started)
+                .map(|tag| tag.source as usize)
+        })
     }
 
     /// What its holder knows it by.
@@ -153,7 +161,11 @@ impl Consumer {
         if let Some(Throttle::Tags { prefetch_count }) = self.throttle {
             return prefetch_count;
         }
-        self.tags.iter().filter(|tag| !tag.leaving).map(|tag| tag.prefetch_count).fold(0, u16::saturating_add)
+        self.tags
+            .iter()
+            .filter(|tag| !tag.leaving)
+            .map(|tag| tag.prefetch_count)
+            .fold(0, u16::saturating_add)
     }
 
     /// Returns the last buffered delivery.
@@ -163,7 +175,8 @@ impl Consumer {
 
     /// The prefetch count that it is to have, whether it has started or not.
     pub(crate) fn wanted_prefetch_count(&self) -> u16 {
-        self.wanted_prefetch.unwrap_or_else(|| self.prefetch_count())
+        self.wanted_prefetch
+            .unwrap_or_else(|| self.prefetch_count())
     }
 
     /// Whether its prefetch count can be changed to that.
@@ -171,7 +184,10 @@ impl Consumer {
         let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
         let is_exclusive = self.sources.iter().any(|terms| terms.exclusive);
         if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
-            return Err(Error::invalid("prefetch_count", "that of an exclusive consumer can't be changed"));
+            return Err(Error::invalid(
+                "prefetch_count",
+                "that of an exclusive consumer can't be changed",
+            ));
         }
         Ok(())
     }
@@ -179,7 +195,10 @@ impl Consumer {
 
 #[inline]
 fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
-    slots.get_mut(id.index())?.as_mut().filter(|consumer| consumer.turn == id.turn)
+    slots
+        .get_mut(id.index())?
+        .as_mut()
+        .filter(|consumer| consumer.turn == id.turn)
 }
 
 /// The number of consumers that each queue has, by the queue's first name.
@@ -207,7 +226,8 @@ impl Consumed {
 
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
-    /// By the number of the consumer, so that one is found as fast as the other however many there are.
+    /// By the number of the consumer, so that one is found as fast as the other however many there
+    /// are.
     slots: Vec<Option<Consumer>>,
     free: Vec<u32>,
     /// Of consumers and sources that have not ended.
@@ -217,8 +237,8 @@ pub(crate) struct Consumers {
     spares: Spares,
     buffered: usize,
     buffered_octets: usize,
-    /// How many deliveries of all of them, those that are forgotten included, were dropped since the connection last became
-    /// open.
+    /// How many deliveries of all of them, those that are forgotten included, were dropped since
+    /// the connection last became open.
     pub(crate) lost: u64,
     announcements: VecDeque<ConsumerId>,
 }
@@ -238,7 +258,10 @@ impl Consumers {
             self.slots.push(None);
             self.slots.len() as u32 - 1
         });
-        let id = ConsumerId { turn: self.made, index };
+        let id = ConsumerId {
+            turn: self.made,
+            index,
+        };
         sources.iter().for_each(|terms| self.consumed.add(terms));
         let consumer = Consumer {
             turn: id.turn,
@@ -299,7 +322,10 @@ impl Consumers {
 
     #[inline]
     pub(crate) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
-        self.slots.get(id.index())?.as_ref().filter(|consumer| consumer.turn == id.turn)
+        self.slots
+            .get(id.index())?
+            .as_ref()
+            .filter(|consumer| consumer.turn == id.turn)
     }
 
     #[inline]
@@ -311,13 +337,22 @@ impl Consumers {
     #[inline]
     pub(crate) fn recipient(&self, id: ConsumerId, tag: TagNumber) -> Option<Recipient> {
         let tag = self.get(id)?.tags.find(tag)?;
-        Some(Recipient { consumer: id, source: tag.source, by_offset: tag.by_offset })
+        Some(Recipient {
+            consumer: id,
+            source: tag.source,
+            by_offset: tag.by_offset,
+        })
     }
 
     /// All of them, in the order in which they were added.
     pub(crate) fn ids(&self) -> Vec<ConsumerId> {
         let slots = (0..).zip(&self.slots);
-        let ids = slots.filter_map(|(index, slot)| Some(ConsumerId { turn: slot.as_ref()?.turn, index }));
+        let ids = slots.filter_map(|(index, slot)| {
+            Some(ConsumerId {
+                turn: slot.as_ref()?.turn,
+                index,
+            })
+        });
         let mut ids: Vec<_> = ids.collect();
         ids.sort_unstable();
         ids
@@ -325,7 +360,10 @@ impl Consumers {
 
     /// Forgets a consumer that has ended and whose holder has gone.
     pub(crate) fn forget_if_over(&mut self, id: ConsumerId) {
-        if self.get(id).is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
+        if self
+            .get(id)
+            .is_some_and(|consumer| consumer.dropped && consumer.has_ended())
+        {
             self.take_all(id);
             if let Some(slot) = self.slots.get_mut(id.index()) {
                 *slot = None;
@@ -337,7 +375,9 @@ impl Consumers {
     /// Keeps a delivery until it is taken.
     #[inline]
     pub(crate) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
-        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let Some(consumer) = find_mut(&mut self.slots, id) else {
+            return;
+        };
         let octets = delivered.message.octets();
         self.buffered += 1;
         self.buffered_octets += octets;
@@ -371,8 +411,15 @@ impl Consumers {
     }
 
     /// Takes up to `most` deliveries. Returns `true` if the consumer is throttled.
-    pub(crate) fn take(&mut self, id: ConsumerId, most: usize, into: &mut VecDeque<Delivered>) -> bool {
-        let Some(consumer) = find_mut(&mut self.slots, id) else { return false };
+    pub(crate) fn take(
+        &mut self,
+        id: ConsumerId,
+        most: usize,
+        into: &mut VecDeque<Delivered>,
+    ) -> bool {
+        let Some(consumer) = find_mut(&mut self.slots, id) else {
+            return false;
+        };
         consumer.announced = false;
         let (count, octets) = consumer.deliveries.take(most, into, &mut self.spares);
         self.buffered -= count;
@@ -418,9 +465,13 @@ impl Consumers {
 
     /// Ends the consuming of one of a consumer's queues.
     pub(crate) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
-        let Some(consumer) = find_mut(&mut self.slots, id) else { return };
+        let Some(consumer) = find_mut(&mut self.slots, id) else {
+            return;
+        };
         let has_ended = consumer.has_ended();
-        let Some(terms) = consumer.sources.get_mut(source) else { return };
+        let Some(terms) = consumer.sources.get_mut(source) else {
+            return;
+        };
         if !has_ended {
             self.consumed.remove(terms);
         }
@@ -430,17 +481,26 @@ impl Consumers {
     /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
     pub(crate) fn end(&mut self, id: ConsumerId, why: Ended) -> Option<Phase> {
         let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
-        consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+        consumer
+            .sources
+            .iter()
+            .for_each(|terms| self.consumed.remove(terms));
         Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
     }
 
     /// Forgets a consumer that nobody holds yet.
     pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
         self.take_all(id);
-        let consumer = self.slots.get_mut(id.index())?.take_if(|consumer| consumer.turn == id.turn)?;
+        let consumer = self
+            .slots
+            .get_mut(id.index())?
+            .take_if(|consumer| consumer.turn == id.turn)?;
         self.free.push(id.index);
         if !consumer.has_ended() {
-            consumer.sources.iter().for_each(|terms| self.consumed.remove(terms));
+            consumer
+                .sources
+                .iter()
+                .for_each(|terms| self.consumed.remove(terms));
         }
         Some(consumer)
     }
@@ -482,9 +542,11 @@ mod tests {
     #[test]
     fn queue_is_consumed_until_its_last_consumer_ends() {
         let (promises, mut consumers) = (Promises::default(), Consumers::default());
-        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
-            .map(|queues| consumers.add(1, queues.map(terms).into(), false, None, promises.nobody()));
-        let consumed = |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]].map(|queues| {
+            consumers.add(1, queues.map(terms).into(), false, None, promises.nobody())
+        });
+        let consumed =
+            |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
         consumers.end_source(ids[0], 1, Ended::CancelledByServer);
         assert_eq!(consumed(&consumers), [true, false, true]);
         assert!(consumers.end(ids[0], Ended::Cancelled).is_some());

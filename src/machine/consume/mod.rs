@@ -57,13 +57,17 @@ impl Consuming {
 
 impl Consuming {
     /// Starts a consumer on a channel of its own.
-    pub(crate) fn consume(&mut self, cx: &mut Context, consume: &Consume<'_>) -> Result<PromiseId, Error> {
+    pub(crate) fn consume(
+        &mut self,
+        cx: &mut Context,
+        consume: &Consume<'_>,
+    ) -> Result<PromiseId, Error> {
         let sources = vec![self.terms(cx, consume)?];
         self.wait_to_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
     }
 
-    /// Starts a consumer of several queues, with one channel and one prefetch count for all of them. The prefetch count and
-    /// `no_ack` of each are not looked at.
+    /// Starts a consumer of several queues, with one channel and one prefetch count for all of
+    /// them. The prefetch count and `no_ack` of each are not looked at.
     pub(crate) fn consume_multi(
         &mut self,
         cx: &mut Context,
@@ -74,17 +78,26 @@ impl Consuming {
         if queues.is_empty() {
             return Err(Error::invalid("queues", "there is none"));
         }
-        let sources = queues.iter().map(|consume| self.terms(cx, consume)).collect::<Result<_, _>>()?;
+        let sources = queues
+            .iter()
+            .map(|consume| self.terms(cx, consume))
+            .collect::<Result<_, _>>()?;
         self.wait_to_consume(cx, sources, no_ack, prefetch_count, true)
     }
 
     pub(crate) fn terms(&self, cx: &Context, consume: &Consume<'_>) -> Result<Terms, Error> {
         check_queue_name(consume.queue)?;
         if !consume.arguments.is_finite() {
-            return Err(Error::invalid("arguments", "RabbitMQ can't read a number that is NaN or infinite"));
+            return Err(Error::invalid(
+                "arguments",
+                "RabbitMQ can't read a number that is NaN or infinite",
+            ));
         }
         if consume.tag.len() > LONGEST_TAG {
-            let why = format!("{} octets, where there is room for {LONGEST_TAG}", consume.tag.len());
+            let why = format!(
+                "{} octets, where there is room for {LONGEST_TAG}",
+                consume.tag.len()
+            );
             return Err(Error::invalid("consumer_tag", why));
         }
         Ok(Terms {
@@ -104,7 +117,11 @@ impl Consuming {
     pub(crate) fn check_size(&self, cx: &Context, sources: &[Terms]) -> Result<(), Error> {
         let longest = sources.iter().map(Terms::octets).max().unwrap_or(0) + 2 * ShortStr::MAX;
         if longest > cx.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge { octets: longest, limit: cx.frame_max }.into());
+            return Err(EncodeError::FrameTooLarge {
+                octets: longest,
+                limit: cx.frame_max,
+            }
+            .into());
         }
         Ok(())
     }
@@ -143,7 +160,11 @@ impl Consuming {
             // The limit that was agreed upon may be lower than the one that was expected.
             let mut fits = self.check_size(cx, &waiting.sources);
             let is_wanted = cx.promises.is_waiting(promise);
-            let number = if is_wanted && fits.is_ok() { self.consumer_channel(cx, publishing) } else { None };
+            let number = if is_wanted && fits.is_ok() {
+                self.consumer_channel(cx, publishing)
+            } else {
+                None
+            };
             if is_wanted && fits.is_ok() && number.is_none() {
                 if !cx.channels.are_consumed() {
                     return;
@@ -151,11 +172,19 @@ impl Consuming {
                 // No other consumer is about to end, so no channel becomes free.
                 fits = Err(Error::ChannelLimit);
             }
-            let Some(waiting) = self.waiting.pop_front() else { return };
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
             if waiting.is_suspected {
                 cx.trial = Some(promise);
             }
-            let WaitingConsume { sources, no_ack, prefetch_count, shares_prefetch_count, .. } = waiting;
+            let WaitingConsume {
+                sources,
+                no_ack,
+                prefetch_count,
+                shares_prefetch_count,
+                ..
+            } = waiting;
             cx.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
             let Some(number) = number else {
                 if let Err(error) = fits {
@@ -180,9 +209,13 @@ impl Consuming {
         id: ConsumerId,
         prefetch_count: u16,
     ) {
-        let Some(consumer) = self.consumers.get(id) else { return };
+        let Some(consumer) = self.consumers.get(id) else {
+            return;
+        };
         let is_shared = consumer.shared_prefetch_count.is_some();
-        let live = (0..).zip(&consumer.sources).filter(|(_, terms)| terms.ended.is_none());
+        let live = (0..)
+            .zip(&consumer.sources)
+            .filter(|(_, terms)| terms.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
@@ -196,11 +229,17 @@ impl Consuming {
         }
     }
 
-    pub(crate) fn consumer_channel(&mut self, cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
+    pub(crate) fn consumer_channel(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+    ) -> Option<u16> {
         if !cx.channels.may_keep() {
             return None;
         }
-        let number = cx.open_channel(Role::Consume).or_else(|| cx.channels.take_idle(Role::Consume));
+        let number = cx
+            .open_channel(Role::Consume)
+            .or_else(|| cx.channels.take_idle(Role::Consume));
         if number.is_none() {
             publishing.make_room(cx);
         }
@@ -223,7 +262,14 @@ impl Consuming {
                 channel.prefetch_count = prefetch_count;
             }
         }
-        cx.write(number, &basic::Qos { prefetch_size: 0, prefetch_count, global });
+        cx.write(
+            number,
+            &basic::Qos {
+                prefetch_size: 0,
+                prefetch_count,
+                global,
+            },
+        );
         let awaited = match asked {
             Some((consumer, resize)) => Awaited::Qos { consumer, resize },
             None => Awaited::Nothing,
@@ -231,7 +277,8 @@ impl Consuming {
         cx.await_reply(number, &basic::Qos::INFO, awaited);
     }
 
-    /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any delivery can come.
+    /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any
+    /// delivery can come.
     pub(crate) fn write_consume(
         &mut self,
         cx: &mut Context,
@@ -241,11 +288,19 @@ impl Consuming {
         prefetch_count: u16,
         resized: Option<Resize>,
     ) {
-        if cx.channels.get(number).is_some_and(|channel| channel.prefetch_count != prefetch_count) {
+        if cx
+            .channels
+            .get(number)
+            .is_some_and(|channel| channel.prefetch_count != prefetch_count)
+        {
             self.write_qos(cx, number, prefetch_count, false, None);
         }
-        let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else { return };
-        let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else { return };
+        let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else {
+            return;
+        };
+        let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else {
+            return;
+        };
         let name = tag.to_tag(&terms.users_tag);
         let queue = cx.topology.current(&terms.queue);
         let consume = basic::Consume {
@@ -260,7 +315,15 @@ impl Consuming {
         let written = cx.out.method(number, cx.frame_max, &consume);
         cx.attention = true;
         debug_assert!(written.is_ok(), "{written:?}");
-        cx.await_reply(number, &basic::Consume::INFO, Awaited::Consume { consumer: id, tag, resized });
+        cx.await_reply(
+            number,
+            &basic::Consume::INFO,
+            Awaited::Consume {
+                consumer: id,
+                tag,
+                resized,
+            },
+        );
     }
 
     /// Handles `consume-ok`: a consumer has started under that tag, as the broker spells it.
@@ -272,15 +335,23 @@ impl Consuming {
         (tag, name): (TagNumber, ShortStr<'_>),
         resized: Option<PromiseId>,
     ) {
-        let consumer = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended());
-        let known = consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
+        let consumer = self
+            .consumers
+            .get_mut(id)
+            .filter(|consumer| !consumer.has_ended());
+        let known =
+            consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
         match known {
             Some(tag) => tag.started = true,
             // The broker or the program ended it before it had started, when the cancel could not
             // be written.
             None => self.write_cancel(cx, number, id, tag, name),
         }
-        let Some(consumer) = self.consumers.get_mut(id).filter(|consumer| !consumer.has_ended()) else {
+        let Some(consumer) = self
+            .consumers
+            .get_mut(id)
+            .filter(|consumer| !consumer.has_ended())
+        else {
             if let Some(promise) = resized {
                 cx.answer(promise, Err(Error::Stale));
             }
@@ -308,10 +379,13 @@ impl Consuming {
         self.unthrottle(cx, id);
     }
 
-    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer or another. From here on
-    /// the deliveries that are held are stale.
+    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer
+    /// or another. From here on the deliveries that are held are stale.
     pub(crate) fn recover(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
-        let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
+        let consumer = self
+            .consumers
+            .get(id)
+            .filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
         let consumer = consumer.ok_or(Error::Stale)?;
         let number = consumer.channel;
         if matches!(consumer.phase, Phase::Restoring) {
@@ -334,8 +408,14 @@ impl Consuming {
 
     /// For whom a delivery is that comes on that channel with that tag.
     #[inline]
-    pub(crate) fn recipient(&self, cx: &Context, number: u16, tag: ShortStr<'_>) -> Option<Recipient> {
-        self.consumers.recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
+    pub(crate) fn recipient(
+        &self,
+        cx: &Context,
+        number: u16,
+        tag: ShortStr<'_>,
+    ) -> Option<Recipient> {
+        self.consumers
+            .recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
     }
 
     #[inline]
@@ -353,9 +433,14 @@ impl Consuming {
             // What comes while a consumer is cancelled goes back, unless that would lose it.
             !consumer.dropped
                 && (consumer.no_ack
-                    || matches!(consumer.phase, Phase::Live | Phase::Starting(_) | Phase::Restoring))
+                    || matches!(
+                        consumer.phase,
+                        Phase::Live | Phase::Starting(_) | Phase::Restoring
+                    ))
         });
-        let Some(channel) = cx.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = cx.channels.get_mut(number) else {
+            return Ok(());
+        };
         let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
             return Err(reused_tag());
@@ -388,8 +473,8 @@ impl Consuming {
         self.consumers.buffered().0
     }
 
-    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are none, `into` may have another
-    /// allocation afterwards, or none.
+    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are
+    /// none, `into` may have another allocation afterwards, or none.
     pub(crate) fn take_deliveries(
         &mut self,
         cx: &mut Context,
@@ -413,17 +498,28 @@ impl Consuming {
 
     /// Returns the queues that a consumer of several queues has lost while it goes on with the
     /// others. Each comes with the name at the start of the consumer and the reason.
-    pub(crate) fn ended_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
-        let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
+    pub(crate) fn ended_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
+        let sources = self
+            .consumers
+            .get(consumer)
+            .map_or(&[][..], |consumer| &consumer.sources);
         sources.iter().filter_map(|terms| {
-            Some((ShortStr::from_octets(&terms.queue).unwrap_or_default(), terms.ended.as_ref()?))
+            Some((
+                ShortStr::from_octets(&terms.queue).unwrap_or_default(),
+                terms.ended.as_ref()?,
+            ))
         })
     }
 
-    /// How many deliveries of a consumer were dropped with connections that went, because they could not be settled any
-    /// more.
+    /// How many deliveries of a consumer were dropped with connections that went, because they
+    /// could not be settled any more.
     pub(crate) fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
-        self.consumers.get(consumer).map_or(0, |consumer| consumer.lost)
+        self.consumers
+            .get(consumer)
+            .map_or(0, |consumer| consumer.lost)
     }
 
     /// Counts deliveries that were taken from a consumer and dropped, because they can't be settled
@@ -437,15 +533,31 @@ impl Consuming {
         self.consumers.get(consumer).map(Consumer::tag)
     }
 
-    /// The queues of a consumer, those that the broker names by the first of their names, each with the tag that its holder
-    /// knows it by.
-    pub(crate) fn consumer_queues(&self, consumer: ConsumerId) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
-        let sources = self.consumers.get(consumer).map_or(&[][..], |consumer| &consumer.sources);
-        sources.iter().map(|terms| (ShortStr::from_octets(&terms.queue).unwrap_or_default(), &*terms.tag))
+    /// The queues of a consumer, those that the broker names by the first of their names, each with
+    /// the tag that its holder knows it by.
+    pub(crate) fn consumer_queues(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
+        let sources = self
+            .consumers
+            .get(consumer)
+            .map_or(&[][..], |consumer| &consumer.sources);
+        sources.iter().map(|terms| {
+            (
+                ShortStr::from_octets(&terms.queue).unwrap_or_default(),
+                &*terms.tag,
+            )
+        })
     }
 }
 
 #[cold]
 fn reused_tag() -> Error {
-    Fault::by_client(ReplyCode::COMMAND_INVALID, "a delivery tag used again", basic::Deliver::ID).into()
+    Fault::by_client(
+        ReplyCode::COMMAND_INVALID,
+        "a delivery tag used again",
+        basic::Deliver::ID,
+    )
+    .into()
 }

@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 impl Consuming {
     /// Answers those who wait for another prefetch count, when it is the only one that holds.
     pub(crate) fn answer_resized(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         if consumer.tags.iter().any(|tag| tag.leaving || !tag.started) {
             return;
         }
@@ -39,7 +41,10 @@ impl Consuming {
         id: ConsumerId,
         prefetch_count: u16,
     ) -> Result<PromiseId, Error> {
-        let consumer = self.consumers.get(id).filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
+        let consumer = self
+            .consumers
+            .get(id)
+            .filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
         let consumer = consumer.ok_or(Error::Stale)?;
         if matches!(consumer.phase, Phase::Restoring) {
             return Ok(self.qos_when_restored(cx, id, prefetch_count));
@@ -58,10 +63,15 @@ impl Consuming {
         prefetch_count: u16,
         promise: PromiseId,
     ) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         let (number, current) = (consumer.channel, consumer.prefetch_count());
         let is_shared = consumer.shared_prefetch_count.is_some();
-        let resize = Resize { promise, before: current };
+        let resize = Resize {
+            promise,
+            before: current,
+        };
         if current == prefetch_count || consumer.no_ack {
             // An earlier change to the same count may be under way.
             consumer.resizing.push(promise);
@@ -111,25 +121,33 @@ impl Consuming {
 
     /// Returns `true` if a reply or a confirm may be unread.
     pub(crate) fn waits_for_input(&self, cx: &Context) -> bool {
-        cx.promises.waiting() > 0 || cx.stage == Stage::Restoring || self.resubscription.is_starting()
+        cx.promises.waiting() > 0
+            || cx.stage == Stage::Restoring
+            || self.resubscription.is_starting()
     }
 
     /// Returns when the current pause becomes too long.
     pub(crate) fn pause_deadline(&self, cx: &Context) -> Option<Instant> {
         let reads = matches!(cx.stage, Stage::Open | Stage::Restoring);
-        self.reading.deadline(self.waits_for_input(cx)).filter(|_| reads)
+        self.reading
+            .deadline(self.waits_for_input(cx))
+            .filter(|_| reads)
     }
 
     /// Reports a pause that has become too long, and ends it if a reply is pending. Returns `true`
     /// if reading resumes.
     pub(crate) fn expire_pause(&mut self, cx: &mut Context, now: Instant) -> bool {
-        if self.pause_deadline(cx).is_none_or(|deadline| deadline > now) {
+        if self
+            .pause_deadline(cx)
+            .is_none_or(|deadline| deadline > now)
+        {
             return false;
         }
         let buffered = self.buffered();
         if self.reading.tell(now) {
             let Buffered { deliveries, bytes } = buffered;
-            cx.notices.tell(&Notice::ReadingPaused { deliveries, bytes });
+            cx.notices
+                .tell(&Notice::ReadingPaused { deliveries, bytes });
         }
         let resumes = self.waits_for_input(cx) && self.reading.relieve(now, buffered);
         if resumes {
@@ -153,7 +171,11 @@ impl Consuming {
         let limit = self.reading.limit();
         let share = limit.divided(self.consumers.len());
         for id in self.consumers.ids() {
-            if self.consumers.get(id).is_some_and(|consumer| self.is_greedy(consumer, share)) {
+            if self
+                .consumers
+                .get(id)
+                .is_some_and(|consumer| self.is_greedy(consumer, share))
+            {
                 self.throttle(cx, id);
             }
         }
@@ -165,7 +187,10 @@ impl Consuming {
         }
         // A second consumer of a stream would not continue where the first ends. Deliveries of a
         // stream have an offset, even if the consumer asked for none.
-        if consumer.last_buffered().is_none_or(|delivered| delivered.has_stream_offset()) {
+        if consumer
+            .last_buffered()
+            .is_none_or(|delivered| delivered.has_stream_offset())
+        {
             return false;
         }
         // The broker counts for each tag. A second tag would allow more unsettled deliveries than
@@ -175,23 +200,34 @@ impl Consuming {
     }
 
     pub(crate) fn throttle(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         let number = consumer.channel;
-        if consumer.shared_prefetch_count.is_some_and(|count| count != 0) {
+        if consumer
+            .shared_prefetch_count
+            .is_some_and(|count| count != 0)
+        {
             consumer.throttle = Some(Throttle::Channel);
             self.write_qos(cx, number, 1, true, None);
         } else {
-            consumer.throttle = Some(Throttle::Tags { prefetch_count: consumer.prefetch_count() });
+            consumer.throttle = Some(Throttle::Tags {
+                prefetch_count: consumer.prefetch_count(),
+            });
             self.replace_tags(cx, id, 1);
         }
     }
 
     /// Starts a tag with that prefetch count for each queue of a consumer, to replace its tags.
     pub(crate) fn replace_tags(&mut self, cx: &mut Context, id: ConsumerId, prefetch_count: u16) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
         let number = consumer.channel;
-        let live = (0..).zip(&consumer.sources).filter(|(_, terms)| terms.ended.is_none());
+        let live = (0..)
+            .zip(&consumer.sources)
+            .filter(|(_, terms)| terms.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
         for source in live {
             self.write_consume(cx, number, id, source, prefetch_count, None);
@@ -206,7 +242,9 @@ impl Consuming {
         prefetch_count: u16,
         promise: PromiseId,
     ) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         // The new count applies once the consumer is no longer throttled; until then it is lower.
         match &mut consumer.shared_prefetch_count {
             Some(shared) => *shared = prefetch_count,
@@ -227,10 +265,16 @@ impl Consuming {
 
     /// Restores the prefetch count of a consumer, if it is throttled and may continue.
     pub(crate) fn unthrottle(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get(id) else { return };
-        let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else { return };
+        let Some(consumer) = self.consumers.get(id) else {
+            return;
+        };
+        let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else {
+            return;
+        };
         let half = self.reading.limit().divided(2);
-        let is_drained = !consumer.buffered.exceeds(half.divided(self.consumers.len()));
+        let is_drained = !consumer
+            .buffered
+            .exceeds(half.divided(self.consumers.len()));
         if !is_drained && self.buffered().exceeds(half) {
             return;
         }
@@ -238,7 +282,10 @@ impl Consuming {
         // A consumer whose deliveries are all unsettled waits until some are settled.
         let (number, shared) = (consumer.channel, consumer.shared_prefetch_count);
         let most = usize::from(consumer.prefetch_count());
-        let unsettled = cx.channels.get(number).map_or(0, |channel| channel.unsettled.held());
+        let unsettled = cx
+            .channels
+            .get(number)
+            .map_or(0, |channel| channel.unsettled.held());
         if most != 0 && unsettled >= most {
             return;
         }
@@ -266,7 +313,10 @@ impl Consumer {
     /// Brokers ignore the prefetch count of consumers without acknowledgements, refuse a second
     /// consumer beside an exclusive one, and start a consumer with an offset at that offset again.
     fn can_be_throttled(&self) -> bool {
-        let is_unsuitable = self.sources.iter().any(|terms| terms.exclusive || terms.by_offset);
+        let is_unsuitable = self
+            .sources
+            .iter()
+            .any(|terms| terms.exclusive || terms.by_offset);
         !self.no_ack
             && !self.dropped
             && !is_unsuitable

@@ -35,12 +35,18 @@ impl Buffered {
     }
 
     pub(crate) fn times(self, factor: usize) -> Self {
-        Self { deliveries: self.deliveries.saturating_mul(factor), bytes: self.bytes.saturating_mul(factor) }
+        Self {
+            deliveries: self.deliveries.saturating_mul(factor),
+            bytes: self.bytes.saturating_mul(factor),
+        }
     }
 
     pub(crate) fn divided(self, parts: usize) -> Self {
         let parts = parts.max(1);
-        Self { deliveries: self.deliveries / parts, bytes: self.bytes / parts }
+        Self {
+            deliveries: self.deliveries / parts,
+            bytes: self.bytes / parts,
+        }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -115,11 +121,23 @@ impl Reading {
         self.is_relieved &= buffered.exceeds(self.limit.divided(2));
         self.searched.deliveries = self.searched.deliveries.min(buffered.deliveries);
         self.searched.bytes = self.searched.bytes.min(buffered.bytes);
-        let bound = if self.is_relieved { self.limit.times(HARD) } else { self.limit };
+        let bound = if self.is_relieved {
+            self.limit.times(HARD)
+        } else {
+            self.limit
+        };
         let was_on = self.is_on;
-        self.is_on = if was_on { !buffered.reaches(bound) } else { !buffered.exceeds(bound.divided(2)) };
+        self.is_on = if was_on {
+            !buffered.reaches(bound)
+        } else {
+            !buffered.exceeds(bound.divided(2))
+        };
         if was_on && !self.is_on {
-            self.relief = Deadline::In(if self.is_eager { Duration::ZERO } else { PATIENCE });
+            self.relief = Deadline::In(if self.is_eager {
+                Duration::ZERO
+            } else {
+                PATIENCE
+            });
             self.notice = Deadline::In(PATIENCE);
         } else if self.is_on {
             (self.relief, self.notice) = (Deadline::None, Deadline::None);
@@ -146,7 +164,10 @@ impl Reading {
 
     /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) is due.
     pub(crate) fn deadline(&self, is_waited_for: bool) -> Option<Instant> {
-        let relief = self.relief.instant().filter(|_| is_waited_for && !self.is_relieved);
+        let relief = self
+            .relief
+            .instant()
+            .filter(|_| is_waited_for && !self.is_relieved);
         earlier(relief, self.notice.instant())
     }
 
@@ -180,7 +201,10 @@ mod tests {
     use super::*;
 
     fn of(deliveries: usize) -> Buffered {
-        Buffered { deliveries, bytes: 0 }
+        Buffered {
+            deliveries,
+            bytes: 0,
+        }
     }
 
     /// Reading that is paused at a limit of 10, as long as nothing is taken.
@@ -223,8 +247,15 @@ mod tests {
         assert!(!reading.update(of(39)) && reading.is_on());
         assert!(!reading.update(of(40)) && !reading.is_on());
         reading.stamp(now);
-        assert_eq!(reading.deadline(true), Some(now + PATIENCE), "it is told once more");
-        assert!(!reading.relieve(now + PATIENCE, of(40)), "there is nothing left to do");
+        assert_eq!(
+            reading.deadline(true),
+            Some(now + PATIENCE),
+            "it is told once more"
+        );
+        assert!(
+            !reading.relieve(now + PATIENCE, of(40)),
+            "there is nothing left to do"
+        );
         assert!(reading.update(of(20)));
     }
 

@@ -13,8 +13,8 @@ use crate::machine::{ConsumerId, Ended, Notice};
 use crate::protocol::method::basic;
 
 impl Consuming {
-    /// Starts the consumer again with the prefetch count that was wanted last. A change that the broker
-    /// closed the connection over is not repeated: the count before it holds.
+    /// Starts the consumer again with the prefetch count that was wanted last. A change that the
+    /// broker closed the connection over is not repeated: the count before it holds.
     pub(crate) fn suspend_resize(
         &mut self,
         cx: &mut Context,
@@ -32,11 +32,16 @@ impl Consuming {
                 return;
             }
         }
-        let refusal = if is_refused { error.clone() } else { Error::Stale };
+        let refusal = if is_refused {
+            error.clone()
+        } else {
+            Error::Stale
+        };
         cx.answer(resize.promise, Err(refusal));
     }
 
-    /// A consumer that has started goes on with the next connection; one that has not starts with it.
+    /// A consumer that has started goes on with the next connection; one that has not starts with
+    /// it.
     pub(crate) fn suspend_consumer(
         &mut self,
         cx: &mut Context,
@@ -50,19 +55,25 @@ impl Consuming {
         // A consumer is started by `consume`, and by `qos` in front of it.
         let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
         let is_known = is_named || is_narrowed;
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         match consumer.phase {
             // The broker ended it. What it had delivered can't be settled any more, either.
             Phase::Ended(_) => self.consumers.lose_unsettled(id),
             Phase::Starting(promise) if blame.is_on(promise) => {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
-            Phase::Restoring if consumer.channel != 0 && error.is_a_verdict() && is_alone && is_known => {
+            Phase::Restoring
+                if consumer.channel != 0 && error.is_a_verdict() && is_alone && is_known =>
+            {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Starting(promise) => {
                 let prefetch_count = consumer.wanted_prefetch_count();
-                let Some(consumer) = self.consumers.remove(id) else { return };
+                let Some(consumer) = self.consumers.remove(id) else {
+                    return;
+                };
                 let shares_prefetch_count = consumer.shared_prefetch_count.is_some();
                 let waiting = WaitingConsume {
                     promise,
@@ -95,11 +106,15 @@ impl Consuming {
         publishing: &mut Publishing,
         id: ConsumerId,
     ) -> bool {
-        let Some(number) = self.consumer_channel(cx, publishing) else { return false };
+        let Some(number) = self.consumer_channel(cx, publishing) else {
+            return false;
+        };
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.consumer = Some(id);
         }
-        let Some(consumer) = self.consumers.get_mut(id) else { return true };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return true;
+        };
         consumer.channel = number;
         consumer.starting = consumer.live_sources();
         let prefetch_count = consumer.wanted_prefetch_count();
@@ -112,12 +127,15 @@ impl Consuming {
 
     /// A consumer has started again.
     pub(crate) fn consumer_restored(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         consumer.phase = Phase::Live;
         if cx.stage == Stage::Restoring {
             self.resubscription.restored += 1;
         } else {
-            cx.notices.tell(&Notice::ConsumerRestored(consumer.tag().into()));
+            cx.notices
+                .tell(&Notice::ConsumerRestored(consumer.tag().into()));
         }
         self.resubscription.done(id);
         self.go_on_with(cx, id);
@@ -125,13 +143,17 @@ impl Consuming {
 
     /// Does what was asked of a consumer while it was on its way back.
     pub(crate) fn go_on_with(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
         let wanted = consumer.wanted_prefetch.take();
         if consumer.dropped || !consumer.cancelling.is_empty() {
             self.begin_cancel(cx, id);
             return;
         }
-        let Some(promise) = consumer.resizing.pop() else { return };
+        let Some(promise) = consumer.resizing.pop() else {
+            return;
+        };
         match consumer.check_resize(wanted.unwrap_or_default()) {
             Ok(()) => self.resize(cx, id, wanted.unwrap_or_default(), promise),
             Err(error) => {

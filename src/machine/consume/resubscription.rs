@@ -43,14 +43,25 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 pub(crate) fn is_not_now(error: &Error, is_exclusive: bool) -> bool {
     match error {
         Error::AccessRefused(fault) => {
-            let text = fault.text.strip_prefix("ACCESS_REFUSED - ").unwrap_or(&fault.text);
-            let lacks_permission = ["access to ", "read access to "].iter().any(|it| text.starts_with(it));
+            let text = fault
+                .text
+                .strip_prefix("ACCESS_REFUSED - ")
+                .unwrap_or(&fault.text);
+            let lacks_permission = ["access to ", "read access to "]
+                .iter()
+                .any(|it| text.starts_with(it));
             text.ends_with(" in exclusive use") || is_exclusive && !lacks_permission
         }
         Error::NotFound(fault) => {
-            let text = fault.text.strip_prefix("NOT_FOUND - ").unwrap_or(&fault.text);
+            let text = fault
+                .text
+                .strip_prefix("NOT_FOUND - ")
+                .unwrap_or(&fault.text);
             let starts = ["home node '", "failed to perform operation on queue '"];
-            let ends = [" process is stopped by supervisor", " has crashed and failed to restart"];
+            let ends = [
+                " process is stopped by supervisor",
+                " has crashed and failed to restart",
+            ];
             starts.iter().any(|it| text.starts_with(it)) || ends.iter().any(|it| text.ends_with(it))
         }
         Error::ResourceLocked(_) | Error::ResourceError(_) | Error::InternalError(_) => true,
@@ -90,7 +101,10 @@ impl Resubscription {
     /// report.
     pub(crate) fn begin(&mut self, consumers: Vec<ConsumerId>, patience: Duration) {
         let failed = std::mem::take(&mut self.failed);
-        *self = Self { failed, ..Self::new(consumers, patience) };
+        *self = Self {
+            failed,
+            ..Self::new(consumers, patience)
+        };
     }
 
     fn new(consumers: Vec<ConsumerId>, patience: Duration) -> Self {
@@ -151,7 +165,9 @@ impl Resubscription {
 
     /// Returns the consumers that were refused for now, each with the error.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (ConsumerId, &Error)> {
-        self.refused.iter().map(|(consumer, error)| (*consumer, error))
+        self.refused
+            .iter()
+            .map(|(consumer, error)| (*consumer, error))
     }
 
     /// Returns `true` if the `consume-ok` of exactly one consumer is pending.
@@ -175,7 +191,10 @@ impl Resubscription {
         self.patience.stamp(now);
         if let Deadline::In(delay) = self.retry {
             let retry = later(now, delay);
-            let last = self.patience.instant().map_or(retry, |patience| patience.max(now));
+            let last = self
+                .patience
+                .instant()
+                .map_or(retry, |patience| patience.max(now));
             self.retry = Deadline::At(retry.min(last));
         }
     }
@@ -191,7 +210,8 @@ impl Resubscription {
         if self.retry.has_passed(now) {
             self.retry = Deadline::None;
             self.delay = LONGEST_DELAY.min(2 * self.delay);
-            self.waiting.extend(std::mem::take(&mut self.refused).into_keys());
+            self.waiting
+                .extend(std::mem::take(&mut self.refused).into_keys());
         }
     }
 }

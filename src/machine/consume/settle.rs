@@ -38,25 +38,32 @@ impl Consuming {
         }
         match how {
             Settle::Ack { multiple } => self.acknowledge(cx, delivered, multiple),
-            // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is asked to, since then it takes it
-            // for an acknowledgement.
+            // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is
+            // asked to, since then it takes it for an acknowledgement.
             Settle::Nack { multiple, .. } if delivered.is_of_stream() => {
                 self.acknowledge(cx, delivered, multiple)
             }
-            Settle::Reject { .. } if delivered.is_of_stream() => self.acknowledge(cx, delivered, false),
+            Settle::Reject { .. } if delivered.is_of_stream() => {
+                self.acknowledge(cx, delivered, false)
+            }
             Settle::Nack { multiple, requeue } => {
                 if multiple {
                     // Or it would refuse what is acknowledged and not written.
                     cx.flush_channel_acks(delivered.channel);
                 }
-                self.refuse(cx, delivered, multiple, |delivery_tag, multiple| basic::Nack {
-                    delivery_tag,
-                    multiple,
-                    requeue,
+                self.refuse(cx, delivered, multiple, |delivery_tag, multiple| {
+                    basic::Nack {
+                        delivery_tag,
+                        multiple,
+                        requeue,
+                    }
                 })
             }
             Settle::Reject { requeue } => {
-                self.refuse(cx, delivered, false, |delivery_tag, _| basic::Reject { delivery_tag, requeue })
+                self.refuse(cx, delivered, false, |delivery_tag, _| basic::Reject {
+                    delivery_tag,
+                    requeue,
+                })
             }
         }
     }
@@ -68,8 +75,12 @@ impl Consuming {
         delivered: &Delivered,
         multiple: bool,
     ) -> Result<(), Error> {
-        let settled = Self::settle_on(cx, delivered, |unsettled| unsettled.ack(delivered.tag, multiple));
-        let Some(channel) = settled else { return cx.stale() };
+        let settled = Self::settle_on(cx, delivered, |unsettled| {
+            unsettled.ack(delivered.tag, multiple)
+        });
+        let Some(channel) = settled else {
+            return cx.stale();
+        };
         let is_over = channel.holds_nothing();
         if !std::mem::replace(&mut channel.has_acks, true) {
             cx.acking.push(delivered.channel);
@@ -89,16 +100,28 @@ impl Consuming {
         refusal: impl Fn(u64, bool) -> R,
     ) -> Result<(), Error> {
         let number = delivered.channel;
-        let Context { channels, out, frame_max, .. } = cx;
-        let channel = channels.get_mut(number).filter(|channel| channel.incarnation == delivered.incarnation);
+        let Context {
+            channels,
+            out,
+            frame_max,
+            ..
+        } = cx;
+        let channel = channels
+            .get_mut(number)
+            .filter(|channel| channel.incarnation == delivered.incarnation);
         let is_over = channel.and_then(|channel| {
             let write = |tag, multiple| {
                 // A refusal fits into any frame.
                 let _ = out.method(number, *frame_max, &refusal(tag, multiple));
             };
-            channel.unsettled.refuse(delivered.tag, multiple, write).then(|| channel.holds_nothing())
+            channel
+                .unsettled
+                .refuse(delivered.tag, multiple, write)
+                .then(|| channel.holds_nothing())
         });
-        let Some(is_over) = is_over else { return cx.stale() };
+        let Some(is_over) = is_over else {
+            return cx.stale();
+        };
         cx.attention = true;
         self.unthrottle_on(cx, number);
         if is_over {
@@ -107,7 +130,8 @@ impl Consuming {
         Ok(())
     }
 
-    /// Settles a delivery on the channel that brought it. Gives the channel, if that is still there and held the delivery.
+    /// Settles a delivery on the channel that brought it. Gives the channel, if that is still there
+    /// and held the delivery.
     #[inline]
     fn settle_on<'c>(
         cx: &'c mut Context,
@@ -146,7 +170,14 @@ impl Consuming {
     /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
     /// reject as a failed delivery.
     pub(crate) fn return_got(&mut self, cx: &mut Context, delivered: &Delivered) {
-        let _ = self.settle_delivery(cx, delivered, Settle::Nack { multiple: false, requeue: true });
+        let _ = self.settle_delivery(
+            cx,
+            delivered,
+            Settle::Nack {
+                multiple: false,
+                requeue: true,
+            },
+        );
     }
 
     /// Returns the buffered deliveries of a consumer in the same way.
@@ -158,10 +189,16 @@ impl Consuming {
 
     /// Handles a delivery for a consumer that is being cancelled or does not exist.
     #[cold]
-    pub(crate) fn receive_unwanted(&mut self, cx: &mut Context, delivered: &Delivered) -> Result<(), Error> {
+    pub(crate) fn receive_unwanted(
+        &mut self,
+        cx: &mut Context,
+        delivered: &Delivered,
+    ) -> Result<(), Error> {
         self.set_unwanted(cx, delivered);
         let number = delivered.channel;
-        let Some(channel) = cx.channels.get_mut(number) else { return Ok(()) };
+        let Some(channel) = cx.channels.get_mut(number) else {
+            return Ok(());
+        };
         if channel.is_consumer_changing() {
             if channel.unsettled.unwanted() > MOST_UNWANTED {
                 cx.return_unwanted(number);
@@ -172,9 +209,12 @@ impl Consuming {
         // channel has no other use and is closed, and the broker requeues it then.
         channel.strays += 1;
         if channel.strays > MOST_STRAYS {
-            let text =
-                format!("{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist");
-            return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into());
+            let text = format!(
+                "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
+            );
+            return Err(
+                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
+            );
         }
         if channel.role == Role::Idle {
             cx.channels.leave_pool(number);

@@ -5,7 +5,8 @@ use crate::protocol::ShortStr;
 /// What stands in front of the number of a tag.
 const PREFIX: &str = "puka.";
 
-/// Tells the tags of a connection apart. What the user calls a consumer stands behind it, for people to read.
+/// Tells the tags of a connection apart. What the user calls a consumer stands behind it, for
+/// people to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TagNumber(pub(crate) u64);
 
@@ -16,7 +17,11 @@ impl TagNumber {
         let mut number = 0_u64;
         for octet in tag.as_octets().strip_prefix(PREFIX.as_bytes())? {
             match octet {
-                b'0'..=b'9' => number = number.checked_mul(10)?.checked_add(u64::from(octet - b'0'))?,
+                b'0'..=b'9' => {
+                    number = number
+                        .checked_mul(10)?
+                        .checked_add(u64::from(octet - b'0'))?
+                }
                 b'.' => break,
                 _ => return None,
             }
@@ -31,8 +36,8 @@ impl TagNumber {
     }
 }
 
-/// A consumer in the broker's eyes. One of ours is several of them when it has several queues, or once its prefetch count was
-/// raised, because a broker fixes it when a consumer starts.
+/// A consumer in the broker's eyes. One of ours is several of them when it has several queues, or
+/// once its prefetch count was raised, because a broker fixes it when a consumer starts.
 #[derive(Debug)]
 pub(crate) struct Tag {
     pub(crate) number: TagNumber,
@@ -49,8 +54,8 @@ pub(crate) struct Tag {
     pub(crate) cancelled: bool,
 }
 
-/// The tags of a consumer that have not ended, the one that was started first in front. Most often there is one, which has its
-/// place where the consumer has it: each delivery looks for it.
+/// The tags of a consumer that have not ended, the one that was started first in front. Most often
+/// there is one, which has its place where the consumer has it: each delivery looks for it.
 #[derive(Debug, Default)]
 pub(crate) struct Tags {
     first: Option<Tag>,
@@ -107,14 +112,27 @@ mod tests {
         for number in [1, 10, 4_294_967_296, u64::MAX] {
             for users_tag in ["", "orders", "7", "a.b", "."] {
                 let tag = TagNumber(number).to_tag(users_tag);
-                assert_eq!(TagNumber::of(ShortStr::cut(&tag)), Some(TagNumber(number)), "{tag}");
+                assert_eq!(
+                    TagNumber::of(ShortStr::cut(&tag)),
+                    Some(TagNumber(number)),
+                    "{tag}"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_no_tag_of_ours_has_no_number() {
-        for tag in ["", "puka", "puke.1", "1", "puka.x", "puka.1x", "puka.-1", "puka.18446744073709551616"] {
+        for tag in [
+            "",
+            "puka",
+            "puke.1",
+            "1",
+            "puka.x",
+            "puka.1x",
+            "puka.-1",
+            "puka.18446744073709551616",
+        ] {
             assert_eq!(of(tag), None, "{tag}");
         }
     }
@@ -139,7 +157,10 @@ mod tests {
         assert_eq!(numbers(&tags), [2, 3]);
         assert!(!tags.end(TagNumber(4)));
         assert!(!tags.end(TagNumber(3)));
-        assert_eq!(tags.find(TagNumber(2)).map(|tag| tag.number), Some(TagNumber(2)));
+        assert_eq!(
+            tags.find(TagNumber(2)).map(|tag| tag.number),
+            Some(TagNumber(2))
+        );
         assert!(tags.end(TagNumber(2)));
         assert!(tags.end(TagNumber(2)), "there is none");
     }

@@ -1,6 +1,7 @@
 //! The deliveries of one channel that are not settled, and the acknowledgements on their way out.
 //!
-//! Acknowledgements wait until the next write. Those that cover everything up to a tag leave as one frame.
+//! Acknowledgements wait until the next write. Those that cover everything up to a tag leave as one
+//! frame.
 
 use std::collections::VecDeque;
 
@@ -36,7 +37,8 @@ pub(crate) struct Unsettled {
     covered: u64,
     /// So many of those are acknowledged and the frame is not written.
     covering: usize,
-    /// Tags acknowledged since the last flush when one before them was held, or with all before them.
+    /// Tags acknowledged since the last flush when one before them was held, or with all before
+    /// them.
     acked: Vec<u64>,
     /// The last tag of the channel.
     last: u64,
@@ -89,7 +91,8 @@ impl Unsettled {
         if self.unwanted == 0 {
             return;
         }
-        let is_done = |(_, state): &&(u64, State)| matches!(state, State::Unwanted | State::Settled);
+        let is_done =
+            |(_, state): &&(u64, State)| matches!(state, State::Unwanted | State::Settled);
         let in_front = self.deliveries.iter().take_while(is_done);
         let unwanted = in_front.filter(|(_, state)| *state == State::Unwanted);
         let covered = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
@@ -116,15 +119,22 @@ impl Unsettled {
         let first = self.deliveries.front()?.0;
         // On a 32-bit target a gap may exceed `usize`, and no position is that large.
         let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
-        if self.deliveries.get(guess).is_some_and(|(found, _)| *found == tag) {
+        if self
+            .deliveries
+            .get(guess)
+            .is_some_and(|(found, _)| *found == tag)
+        {
             return Some(guess);
         }
-        self.deliveries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()
+        self.deliveries
+            .binary_search_by_key(&tag, |(tag, _)| *tag)
+            .ok()
     }
 
     #[cfg(test)]
     fn is_held(&self, tag: u64) -> bool {
-        self.position(tag).is_some_and(|place| self.deliveries[place].1.is_held())
+        self.position(tag)
+            .is_some_and(|place| self.deliveries[place].1.is_held())
     }
 
     /// Holds nothing of what was delivered any more: the broker has taken it back, or will.
@@ -158,10 +168,16 @@ impl Unsettled {
     /// that are written at once: each is a tag and whether it covers all tags before it. Returns
     /// `false` if the delivery is not unsettled. Queued acks must be flushed first, because a
     /// refusal of several would cover them.
-    pub(crate) fn refuse(&mut self, tag: u64, multiple: bool, mut refuse: impl FnMut(u64, bool)) -> bool {
+    pub(crate) fn refuse(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        mut refuse: impl FnMut(u64, bool),
+    ) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
-        let is_mixed = multiple && self.unwanted > 0 && before().any(|(_, state)| *state == State::Unwanted);
+        let is_mixed =
+            multiple && self.unwanted > 0 && before().any(|(_, state)| *state == State::Unwanted);
         let held = before().filter(|(_, state)| is_mixed && *state == State::Held);
         let held: Vec<u64> = held.map(|(tag, _)| *tag).collect();
         let was_held = self.settle(tag, multiple, State::Settled);
@@ -174,7 +190,9 @@ impl Unsettled {
     }
 
     fn settle(&mut self, tag: u64, multiple: bool, state: State) -> bool {
-        let Some(last) = self.position(tag) else { return false };
+        let Some(last) = self.position(tag) else {
+            return false;
+        };
         if !self.settle_at(last, state) {
             return false;
         }
@@ -190,7 +208,8 @@ impl Unsettled {
     }
 
     fn settle_at(&mut self, place: usize, state: State) -> bool {
-        let Some((tag, found @ (State::Held | State::Unwanted))) = self.deliveries.get_mut(place) else {
+        let Some((tag, found @ (State::Held | State::Unwanted))) = self.deliveries.get_mut(place)
+        else {
             return false;
         };
         self.unwanted -= usize::from(*found == State::Unwanted);
@@ -205,7 +224,11 @@ impl Unsettled {
     /// Takes off what is settled in front of the first that is held.
     #[inline]
     fn cover(&mut self) {
-        while let Some((tag, state)) = self.deliveries.front().copied().filter(|(_, state)| !state.is_held())
+        while let Some((tag, state)) = self
+            .deliveries
+            .front()
+            .copied()
+            .filter(|(_, state)| !state.is_held())
         {
             if state == State::Acked {
                 self.covered = tag;
@@ -218,11 +241,13 @@ impl Unsettled {
     /// What is settled behind one that is held for long does not add up.
     fn trim(&mut self) {
         if self.deliveries.len() > 2 * (self.held + self.acked.len()) + SPARSE {
-            self.deliveries.retain(|(_, state)| *state != State::Settled);
+            self.deliveries
+                .retain(|(_, state)| *state != State::Settled);
         }
     }
 
-    /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it stands for all before it.
+    /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it
+    /// stands for all before it.
     pub(crate) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
         let covering = std::mem::take(&mut self.covering);
         if covering > 0 {
@@ -251,9 +276,17 @@ mod tests {
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        Deliver { gap: u64 },
-        Settle { back: u64, multiple: bool, acks: bool },
-        Unwant { back: u64 },
+        Deliver {
+            gap: u64,
+        },
+        Settle {
+            back: u64,
+            multiple: bool,
+            acks: bool,
+        },
+        Unwant {
+            back: u64,
+        },
         ReturnUnwanted,
         Flush,
         Forget,
@@ -276,7 +309,13 @@ mod tests {
     /// Settles a delivery or all up to it, as the broker does.
     fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
         assert!(awaited.contains(&tag), "{tag} is settled already");
-        awaited.retain(|awaited| if multiple { *awaited > tag } else { *awaited != tag });
+        awaited.retain(|awaited| {
+            if multiple {
+                *awaited > tag
+            } else {
+                *awaited != tag
+            }
+        });
     }
 
     /// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
@@ -306,7 +345,8 @@ mod tests {
                             continue;
                         }
                         if multiple && !acks {
-                            // As the connection does, or it would refuse what is acknowledged and not written.
+                            // As the connection does, or it would refuse what is acknowledged and
+                            // not written.
                             flush(&mut unsettled, &mut awaited, &held);
                         }
                         let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
@@ -377,7 +417,10 @@ mod tests {
         for tag in [5, 1, 3] {
             unsettled.ack(tag, false);
         }
-        assert_eq!(flushed(&mut unsettled), [(1, false), (5, false), (3, false)]);
+        assert_eq!(
+            flushed(&mut unsettled),
+            [(1, false), (5, false), (3, false)]
+        );
         unsettled.ack(2, false);
         assert_eq!(flushed(&mut unsettled), [(2, false)]);
         unsettled.ack(4, false);
@@ -403,13 +446,18 @@ mod tests {
             unwanted.iter().for_each(|tag| unsettled.set_unwanted(*tag));
             let mut refused = Vec::new();
             assert!(unsettled.refuse(3, true, |tag, multiple| refused.push((tag, multiple))));
-            let mut expected: Vec<_> =
-                (1..=3).filter(|tag| !unwanted.contains(tag)).map(|tag| (tag, false)).collect();
+            let mut expected: Vec<_> = (1..=3)
+                .filter(|tag| !unwanted.contains(tag))
+                .map(|tag| (tag, false))
+                .collect();
             if unwanted.is_empty() {
                 expected = vec![(3, true)];
             }
             assert_eq!(refused, expected);
-            assert_eq!((unsettled.held(), unsettled.unwanted()), (unwanted.len(), unwanted.len()));
+            assert_eq!(
+                (unsettled.held(), unsettled.unwanted()),
+                (unwanted.len(), unwanted.len())
+            );
         }
     }
 
@@ -449,7 +497,11 @@ mod tests {
                 assert_eq!(flushed(&mut unsettled), [(tag, false)]);
             }
         }
-        assert!(unsettled.deliveries.len() <= SPARSE + 3, "{}", unsettled.deliveries.len());
+        assert!(
+            unsettled.deliveries.len() <= SPARSE + 3,
+            "{}",
+            unsettled.deliveries.len()
+        );
         assert!(unsettled.is_held(1));
     }
 

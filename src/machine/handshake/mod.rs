@@ -1,7 +1,7 @@
 //! Opening a connection: one type for each thing that is waited for (spec 2.2.4, 4.2.2).
 //!
-//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Anything else is the server's
-//! fault.
+//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`.
+//! Anything else is the server's fault.
 
 pub(crate) mod sasl;
 pub(crate) mod server_properties;
@@ -64,7 +64,8 @@ struct Login {
     properties: ServerProperties,
 }
 
-/// The most challenges of a login. No mechanism needs so many, and a server must not keep us busy with them.
+/// The most challenges of a login. No mechanism needs so many, and a server must not keep us busy
+/// with them.
 const MOST_CHALLENGES: u8 = 8;
 
 /// Waits for `connection.open-ok`.
@@ -129,7 +130,10 @@ impl Handshake {
             Self::Tune(_) => Some(Error::LoginRefused),
             Self::OpenOk(state) if state.limits.frame_max < LEAST_OF_RABBITMQ => {
                 let (frame_max, cause) = (state.limits.frame_max, cause.clone().into());
-                Some(Error::ConnectionBroken(Broken::SmallFrameMax { frame_max, cause }))
+                Some(Error::ConnectionBroken(Broken::SmallFrameMax {
+                    frame_max,
+                    cause,
+                }))
             }
             _ => None,
         }
@@ -137,7 +141,11 @@ impl Handshake {
 
     /// What is to be run outside, if anything is. Given out once.
     pub(crate) fn poll_login(&mut self) -> Option<LoginStep> {
-        if let Self::Response(state) = self { state.step.take() } else { None }
+        if let Self::Response(state) = self {
+            state.step.take()
+        } else {
+            None
+        }
     }
 
     /// What came of it. Nothing is waited for by then when the time is over.
@@ -173,7 +181,12 @@ impl AwaitStart {
     ) -> Result<Handshake, Error> {
         let (major, minor) = (start.version_major, start.version_minor);
         if (major, minor) != (0, 9) {
-            return Err(Error::UnsupportedProtocol(ProtocolHeader { id: 0, major, minor, revision: 0 }));
+            return Err(Error::UnsupportedProtocol(ProtocolHeader {
+                id: 0,
+                major,
+                minor,
+                revision: 0,
+            }));
         }
         let mechanism = sasl::choose(start.mechanisms, &options.login)?;
         let login = Login {
@@ -189,9 +202,17 @@ impl AwaitStart {
 
 impl Login {
     /// Responds at once, unless that takes the user's own code.
-    fn proceed(self, step: LoginStep, options: &Options, out: &mut Outbox) -> Result<Handshake, Error> {
+    fn proceed(
+        self,
+        step: LoginStep,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<Handshake, Error> {
         if step.is_the_users() {
-            return Ok(Handshake::Response(AwaitResponse { step: Some(step), login: self }));
+            return Ok(Handshake::Response(AwaitResponse {
+                step: Some(step),
+                login: self,
+            }));
         }
         self.respond(step.run(), options, out).map(Handshake::Tune)
     }
@@ -204,8 +225,11 @@ impl Login {
     ) -> Result<AwaitTune, Error> {
         let response = outcome.0?;
         if self.challenges > 0 {
-            let secure_ok = methods::SecureOk { response: &response.octets.0 };
-            out.method(0, INITIAL_FRAME_MAX, &secure_ok).map_err(too_large)?;
+            let secure_ok = methods::SecureOk {
+                response: &response.octets.0,
+            };
+            out.method(0, INITIAL_FRAME_MAX, &secure_ok)
+                .map_err(too_large)?;
         } else {
             let client_properties = client_properties(options)?;
             let start_ok = methods::StartOk {
@@ -214,15 +238,22 @@ impl Login {
                 response: &response.octets.0,
                 locale: LOCALE,
             };
-            out.method(0, INITIAL_FRAME_MAX, &start_ok).map_err(too_large)?;
+            out.method(0, INITIAL_FRAME_MAX, &start_ok)
+                .map_err(too_large)?;
             self.username = response.username;
         }
-        Ok(AwaitTune { session: response.session, login: self })
+        Ok(AwaitTune {
+            session: response.session,
+            login: self,
+        })
     }
 }
 
 fn too_large(error: EncodeError) -> Error {
-    Error::invalid("credentials and client properties", format!("{error} before tuning (initial_frame_max)"))
+    Error::invalid(
+        "credentials and client properties",
+        format!("{error} before tuning (initial_frame_max)"),
+    )
 }
 
 impl AwaitTune {
@@ -236,23 +267,39 @@ impl AwaitTune {
         login.challenges += 1;
         if login.challenges > MOST_CHALLENGES {
             let text = format!("more than {MOST_CHALLENGES} challenges in one login");
-            return Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into());
+            return Err(
+                Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
+            );
         }
         login.proceed(LoginStep::answer(session, secure.challenge), options, out)
     }
 
-    fn handle(self, tune: methods::Tune, options: &Options, out: &mut Outbox) -> Result<AwaitOpenOk, Error> {
+    fn handle(
+        self,
+        tune: methods::Tune,
+        options: &Options,
+        out: &mut Outbox,
+    ) -> Result<AwaitOpenOk, Error> {
         let limits = tuning::agree(tune, &options.limits)?;
-        let virtual_host =
-            ShortStr::new(&options.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
+        let virtual_host = ShortStr::new(&options.virtual_host)
+            .map_err(|error| Error::invalid("virtual_host", error))?;
         out.method(0, limits.frame_max, &limits)?;
         out.method(0, limits.frame_max, &methods::Open { virtual_host })?;
-        let Login { username, properties, .. } = self.login;
-        Ok(AwaitOpenOk { limits, username, properties })
+        let Login {
+            username,
+            properties,
+            ..
+        } = self.login;
+        Ok(AwaitOpenOk {
+            limits,
+            username,
+            properties,
+        })
     }
 }
 
-/// What we say of ourselves. The user's own properties stand in front, as the first of a name is the one that counts.
+/// What we say of ourselves. The user's own properties stand in front, as the first of a name is
+/// the one that counts.
 fn client_properties(options: &Options) -> Result<Table, EncodeError> {
     let mut properties = options.client_properties.clone();
     if let Some(name) = &options.connection_name {

@@ -1,6 +1,7 @@
 //! SASL: choosing a mechanism, and what it responds (RabbitMQ's access control guide).
 //!
-//! A [`LoginStep`] may run code of the user's, so the machine only hands it out, and takes in what came of it.
+//! A [`LoginStep`] may run code of the user's, so the machine only hands it out, and takes in what
+//! came of it.
 
 use crate::error::Error;
 use crate::options::{CredentialSource, Credentials, Login, Mechanism, SaslMechanism};
@@ -9,8 +10,8 @@ use crate::uri::AuthMechanism;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What is to be done for the login outside of the machine: asking the user for credentials, or a mechanism of the user's
-/// own for an answer.
+/// What is to be done for the login outside of the machine: asking the user for credentials, or a
+/// mechanism of the user's own for an answer.
 #[must_use = "the handshake waits for it"]
 pub struct LoginStep(Step);
 
@@ -77,7 +78,9 @@ impl fmt::Debug for LoginStep {
 
 impl fmt::Debug for Octets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Octets").field("len", &self.0.len()).finish_non_exhaustive()
+        f.debug_struct("Octets")
+            .field("len", &self.0.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,13 +97,20 @@ impl fmt::Debug for Session {
 /// Picks the mechanism that we prefer among those the server offers.
 pub(crate) fn choose(offered: &[u8], login: &Login) -> Result<Mechanism, Error> {
     let offered = String::from_utf8_lossy(offered);
-    let is_offered = |mechanism: &&Mechanism| offered.split(' ').any(|name| name == mechanism.name());
+    let is_offered =
+        |mechanism: &&Mechanism| offered.split(' ').any(|name| name == mechanism.name());
     let mut common = login.mechanisms.iter().filter(is_offered).peekable();
     if common.peek().is_none() {
         let allowed: Vec<_> = login.mechanisms.iter().map(Mechanism::name).collect();
-        return Err(Error::NoMechanism { allowed: allowed.join(" "), offered: offered.into_owned() });
+        return Err(Error::NoMechanism {
+            allowed: allowed.join(" "),
+            offered: offered.into_owned(),
+        });
     }
-    common.find(|mechanism| login.allows(mechanism)).cloned().ok_or(Error::UnencryptedLogin)
+    common
+        .find(|mechanism| login.allows(mechanism))
+        .cloned()
+        .ok_or(Error::UnencryptedLogin)
 }
 
 impl LoginStep {
@@ -136,41 +146,60 @@ impl LoginStep {
             Step::Begin(mechanism, credentials) => begin(mechanism, &credentials),
             Step::Answer(session, challenge) => answer(session, &challenge),
         }));
-        LoginOutcome(
-            outcome.unwrap_or_else(|_| {
-                Err(Error::cannot_log_in("the credential source or the mechanism panicked"))
-            }),
-        )
+        LoginOutcome(outcome.unwrap_or_else(|_| {
+            Err(Error::cannot_log_in(
+                "the credential source or the mechanism panicked",
+            ))
+        }))
     }
 }
 
 fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Response, Error> {
     match mechanism {
-        // The transport says who we are, or nobody does: there is nothing to add, and nobody to ask.
+        // The transport says who we are, or nobody does: there is nothing to add, and nobody to
+        // ask.
         Mechanism::Known(known @ (AuthMechanism::External | AuthMechanism::Anonymous)) => {
-            Ok(Response { octets: Octets(Vec::new()), session: Session::Done(known), username: None })
+            Ok(Response {
+                octets: Octets(Vec::new()),
+                session: Session::Done(known),
+                username: None,
+            })
         }
         Mechanism::Known(known) => {
             let credentials = credentials.credentials()?;
             let (octets, session) = initial_response(known, &credentials)?;
             let username = Some(credentials.username().to_owned());
-            Ok(Response { octets: Octets(octets), session, username })
+            Ok(Response {
+                octets: Octets(octets),
+                session,
+                username,
+            })
         }
         Mechanism::Own { make, .. } => {
             let mut own = make();
-            let octets = own.initial_response(&credentials.credentials()?).map_err(Error::cannot_log_in)?;
-            Ok(Response { octets: Octets(octets), session: Session::Own(own), username: None })
+            let octets = own
+                .initial_response(&credentials.credentials()?)
+                .map_err(Error::cannot_log_in)?;
+            Ok(Response {
+                octets: Octets(octets),
+                session: Session::Own(own),
+                username: None,
+            })
         }
     }
 }
 
 fn answer(session: Session, challenge: &[u8]) -> Result<Response, Error> {
     let (octets, session) = match session {
-        Session::Asked { password } => {
-            (format!("My password is {password}").into_bytes(), Session::Done(AuthMechanism::RabbitCrDemo))
-        }
+        Session::Asked { password } => (
+            format!("My password is {password}").into_bytes(),
+            Session::Done(AuthMechanism::RabbitCrDemo),
+        ),
         Session::Done(mechanism) => {
-            let why = format!("{} has no answer to another challenge of the server", mechanism.name());
+            let why = format!(
+                "{} has no answer to another challenge of the server",
+                mechanism.name()
+            );
             return Err(Error::cannot_log_in(why));
         }
         Session::Own(mut own) => {
@@ -178,7 +207,11 @@ fn answer(session: Session, challenge: &[u8]) -> Result<Response, Error> {
             (octets, Session::Own(own))
         }
     };
-    Ok(Response { octets: Octets(octets), session, username: None })
+    Ok(Response {
+        octets: Octets(octets),
+        session,
+        username: None,
+    })
 }
 
 fn initial_response(
@@ -192,7 +225,10 @@ fn initial_response(
         }
         AuthMechanism::RabbitCrDemo => {
             let password = credentials.password().to_owned();
-            return Ok((credentials.username().as_bytes().to_vec(), Session::Asked { password }));
+            return Ok((
+                credentials.username().as_bytes().to_vec(),
+                Session::Asked { password },
+            ));
         }
         AuthMechanism::External | AuthMechanism::Anonymous => Vec::new(),
     };
@@ -203,7 +239,10 @@ fn initial_response(
 fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
     let (username, password) = (credentials.username(), credentials.password());
     if username.contains('\0') || password.contains('\0') {
-        return Err(Error::invalid("credentials", "PLAIN can't express a NUL in a user name or password"));
+        return Err(Error::invalid(
+            "credentials",
+            "PLAIN can't express a NUL in a user name or password",
+        ));
     }
     Ok(format!("\0{username}\0{password}").into_bytes())
 }

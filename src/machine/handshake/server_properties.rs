@@ -46,9 +46,14 @@ impl ServerProperties {
         self.0.as_ref()
     }
 
-    /// Whether a publish with the flag `immediate` makes it close the connection, as RabbitMQ does since 3.0.
+    /// Whether a publish with the flag `immediate` makes it close the connection, as RabbitMQ does
+    /// since 3.0.
     pub(crate) fn refuses_immediate(&self) -> bool {
-        let major = self.version().split('.').next().and_then(|major| major.parse::<u32>().ok());
+        let major = self
+            .version()
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
         self.product() == "RabbitMQ" && major.is_none_or(|major| major >= 3)
     }
 }

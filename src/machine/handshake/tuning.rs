@@ -14,11 +14,14 @@ const FRAME_CEILING: u32 = 16 << 20;
 
 /// The answer to the server's proposal.
 ///
-/// A limit is never answered by more than the server's, nor by 0 when it named one: RabbitMQ closes the transport over
-/// either. For the heartbeat, 0 means that a side has no wish.
+/// A limit is never answered by more than the server's, nor by 0 when it named one: RabbitMQ closes
+/// the transport over either. For the heartbeat, 0 means that a side has no wish.
 pub(crate) fn agree(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
     if tune.frame_max != 0 && tune.frame_max < FRAME_MIN_SIZE {
-        return Err(Error::BadTuning { what: "frame_max", value: tune.frame_max });
+        return Err(Error::BadTuning {
+            what: "frame_max",
+            value: tune.frame_max,
+        });
     }
     Ok(TuneOk {
         channel_max: lower(tune.channel_max, wish.channel_max, CHANNEL_MAX),
@@ -45,15 +48,25 @@ mod tests {
     use crate::Options;
 
     fn agreed(server: (u16, u32, u16), wish: (u16, u32, u16)) -> (u16, u32, u16) {
-        let options = Options::default().channel_max(wish.0).frame_max(wish.1).heartbeat(wish.2);
-        let tune = Tune { channel_max: server.0, frame_max: server.1, heartbeat: server.2 };
+        let options = Options::default()
+            .channel_max(wish.0)
+            .frame_max(wish.1)
+            .heartbeat(wish.2);
+        let tune = Tune {
+            channel_max: server.0,
+            frame_max: server.1,
+            heartbeat: server.2,
+        };
         let answer = agree(tune, &options.limits).unwrap();
         (answer.channel_max, answer.frame_max, answer.heartbeat)
     }
 
     #[test]
     fn e22_the_lower_limit_holds_and_zero_is_none() {
-        assert_eq!(agreed((2047, 131_072, 60), (100, 8192, 10)), (100, 8192, 10));
+        assert_eq!(
+            agreed((2047, 131_072, 60), (100, 8192, 10)),
+            (100, 8192, 10)
+        );
         assert_eq!(agreed((10, 4096, 5), (100, 8192, 10)), (10, 4096, 5));
         assert_eq!(agreed((0, 0, 0), (100, 8192, 10)), (100, 8192, 10));
         assert_eq!(agreed((2047, 131_072, 60), (0, 0, 0)), (2047, 131_072, 60));
@@ -62,16 +75,29 @@ mod tests {
     #[test]
     fn a08_extreme_proposals_are_answered_within_our_own_limits() {
         assert_eq!(agreed((0, 0, 0), (0, 0, 0)), (2047, 131_072, 0));
-        assert_eq!(agreed((0xFFFF, 0x8000_0000, 0xFFFF), (2047, 131_072, 60)), (2047, 131_072, 60));
-        assert_eq!(agreed((0xFFFF, 0xFFFF_FFFF, 0), (2047, 131_072, 60)), (2047, 131_072, 60));
+        assert_eq!(
+            agreed((0xFFFF, 0x8000_0000, 0xFFFF), (2047, 131_072, 60)),
+            (2047, 131_072, 60)
+        );
+        assert_eq!(
+            agreed((0xFFFF, 0xFFFF_FFFF, 0), (2047, 131_072, 60)),
+            (2047, 131_072, 60)
+        );
     }
 
     #[test]
     fn a07_a_frame_max_below_the_floor_is_refused() {
         for frame_max in [1, 7, 8, 9, 4095] {
-            let tune = Tune { channel_max: 0, frame_max, heartbeat: 0 };
+            let tune = Tune {
+                channel_max: 0,
+                frame_max,
+                heartbeat: 0,
+            };
             let error = agree(tune, &Options::default().limits).unwrap_err();
-            assert!(matches!(error, Error::BadTuning { value, .. } if value == frame_max), "{error}");
+            assert!(
+                matches!(error, Error::BadTuning { value, .. } if value == frame_max),
+                "{error}"
+            );
         }
     }
 }

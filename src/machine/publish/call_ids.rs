@@ -49,10 +49,18 @@ mod tests {
     fn ids_have_nothing_in_common_but_the_number() {
         let ids = CallIds::default();
         let secret = |ids: &CallIds, incarnation, number| {
-            ids.id(incarnation, number).split_once('.').unwrap().1.to_owned()
+            ids.id(incarnation, number)
+                .split_once('.')
+                .unwrap()
+                .1
+                .to_owned()
         };
-        let secrets =
-            [secret(&ids, 1, 1), secret(&ids, 1, 2), secret(&ids, 2, 1), secret(&CallIds::default(), 1, 1)];
+        let secrets = [
+            secret(&ids, 1, 1),
+            secret(&ids, 1, 2),
+            secret(&ids, 2, 1),
+            secret(&CallIds::default(), 1, 1),
+        ];
         for (place, one) in secrets.iter().enumerate() {
             assert_eq!(one.len(), 32, "128 bits");
             assert_ne!(one[..16], one[16..]);

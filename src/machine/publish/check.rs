@@ -16,13 +16,20 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     let size = publish.body.as_octets().len();
     if size as u64 > cx.options.limits.message_size {
         let most = cx.options.limits.message_size;
-        return Err(Error::invalid("body", format!("{size} octets, where max_message_size is {most}")));
+        return Err(Error::invalid(
+            "body",
+            format!("{size} octets, where max_message_size is {most}"),
+        ));
     }
     if let Some(expiration) = properties.expiration {
-        let text = expiration.as_str().filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
+        let text = expiration
+            .as_str()
+            .filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
         let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
         if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
-            let why = format!("{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}");
+            let why = format!(
+                "{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}"
+            );
             return Err(Error::invalid("expiration", why));
         }
     }
@@ -34,25 +41,52 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     }
     if let Some(user) = properties.user_id
         && !cx.options.foreign_user_id
-        && cx.username.as_ref().is_some_and(|name| user.as_octets() != name.as_bytes())
+        && cx
+            .username
+            .as_ref()
+            .is_some_and(|name| user.as_octets() != name.as_bytes())
     {
-        return Err(Error::invalid("user_id", format!("{user:?} is not who logged in")));
+        return Err(Error::invalid(
+            "user_id",
+            format!("{user:?} is not who logged in"),
+        ));
     }
     publish.headers.map_or(Ok(()), check_headers)
 }
 
-pub(crate) fn publish_method<'p>(cx: &Context, publish: &Publish<'p>) -> Result<basic::Publish<'p>, Error> {
-    let &Publish { exchange, routing_key, mandatory, immediate, .. } = publish;
+pub(crate) fn publish_method<'p>(
+    cx: &Context,
+    publish: &Publish<'p>,
+) -> Result<basic::Publish<'p>, Error> {
+    let &Publish {
+        exchange,
+        routing_key,
+        mandatory,
+        immediate,
+        ..
+    } = publish;
     if immediate && cx.server.refuses_immediate() {
-        return Err(Error::invalid("immediate", "RabbitMQ closes the connection over it since 3.0"));
+        return Err(Error::invalid(
+            "immediate",
+            "RabbitMQ closes the connection over it since 3.0",
+        ));
     }
-    Ok(basic::Publish { exchange, routing_key, mandatory, immediate })
+    Ok(basic::Publish {
+        exchange,
+        routing_key,
+        mandatory,
+        immediate,
+    })
 }
 
-/// CC and BCC are arrays of strings, or the broker closes the channel. NaN and the infinities make it close the connection.
+/// CC and BCC are arrays of strings, or the broker closes the channel. NaN and the infinities make
+/// it close the connection.
 fn check_headers(headers: TableRef<'_>) -> Result<(), Error> {
     if !headers.is_finite() {
-        return Err(Error::invalid("headers", "RabbitMQ can't read a number that is NaN or infinite"));
+        return Err(Error::invalid(
+            "headers",
+            "RabbitMQ can't read a number that is NaN or infinite",
+        ));
     }
     for name in ["CC", "BCC"] {
         let is_fine = match headers.get(name) {
@@ -61,7 +95,10 @@ fn check_headers(headers: TableRef<'_>) -> Result<(), Error> {
             Some(_) => false,
         };
         if !is_fine {
-            return Err(Error::invalid("headers", format!("{name} has to be an array of strings")));
+            return Err(Error::invalid(
+                "headers",
+                format!("{name} has to be an array of strings"),
+            ));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The publishes of one channel that the broker has not confirmed (RabbitMQ's confirms guide).
 //!
-//! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to its number. What it
-//! costs is proportional to what is confirmed, not to what is pending.
+//! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to
+//! its number. What it costs is proportional to what is confirmed, not to what is pending.
 
 use crate::machine::deadline::later;
 use crate::machine::ids::PromiseId;
@@ -69,7 +69,8 @@ impl Confirms {
         if tag <= self.before {
             return self.stragglers.get_mut(&tag);
         }
-        self.pending.get_mut(usize::try_from(tag - self.before - 1).ok()?)
+        self.pending
+            .get_mut(usize::try_from(tag - self.before - 1).ok()?)
     }
 
     /// Returns `true` if there are publishes whose deadline passed without a confirm.
@@ -80,7 +81,9 @@ impl Confirms {
     /// Takes the promise of a publish that is returned before its confirm.
     pub(crate) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
         let state = self.state(tag)?;
-        let State::Open(promise) = *state else { return None };
+        let State::Open(promise) = *state else {
+            return None;
+        };
         *state = State::Answered;
         Some(promise)
     }
@@ -92,7 +95,11 @@ impl Confirms {
         multiple: bool,
         mut each: impl FnMut(PromiseId),
     ) -> Result<(), UnknownTag> {
-        let tag = if multiple && tag == 0 { self.next() - 1 } else { tag };
+        let tag = if multiple && tag == 0 {
+            self.next() - 1
+        } else {
+            tag
+        };
         if tag >= self.next() {
             return Err(UnknownTag);
         }
@@ -106,7 +113,11 @@ impl Confirms {
         };
         if multiple {
             self.overdue.remove_up_to(tag);
-            while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= tag) {
+            while let Some(entry) = self
+                .stragglers
+                .first_entry()
+                .filter(|entry| *entry.key() <= tag)
+            {
                 done(entry.remove(), &mut self.open);
             }
             while self.before < tag
@@ -124,7 +135,13 @@ impl Confirms {
                     done(state, &mut self.open);
                 }
                 // The promise is already completed, so a late confirm changes nothing.
-                _ => return if self.overdue.remove(tag) { Ok(()) } else { Err(UnknownTag) },
+                _ => {
+                    return if self.overdue.remove(tag) {
+                        Ok(())
+                    } else {
+                        Err(UnknownTag)
+                    };
+                }
             }
         }
         self.trim();
@@ -148,11 +165,13 @@ impl Confirms {
 
     /// The lowest number that is not confirmed.
     fn lowest(&self) -> u64 {
-        self.stragglers.first_key_value().map_or(self.before + 1, |(tag, _)| *tag)
+        self.stragglers
+            .first_key_value()
+            .map_or(self.before + 1, |(tag, _)| *tag)
     }
 
-    /// Gives the publishes since the last call a deadline. Those of a short while share one, which may make it late by
-    /// a sixteenth, so that there are few.
+    /// Gives the publishes since the last call a deadline. Those of a short while share one, which
+    /// may make it late by a sixteenth, so that there are few.
     pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
         let last = self.next() - 1;
         if last <= self.stamped {
@@ -165,7 +184,9 @@ impl Confirms {
         let shared = timeout / 16;
         match self.deadlines.back_mut() {
             Some((tag, deadline)) if later(now, timeout) <= *deadline => *tag = last,
-            _ => self.deadlines.push_back((last, later(later(now, timeout), shared))),
+            _ => self
+                .deadlines
+                .push_back((last, later(later(now, timeout), shared))),
         }
         self.stamped = last;
     }
@@ -183,9 +204,17 @@ impl Confirms {
     /// arrive, but they no longer count as open: a queue that never confirms would otherwise use up
     /// the limit on publishes in flight for ever.
     pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
-        while let Some(&(last, _)) = self.deadlines.front().filter(|(_, deadline)| *deadline <= now) {
+        while let Some(&(last, _)) = self
+            .deadlines
+            .front()
+            .filter(|(_, deadline)| *deadline <= now)
+        {
             self.deadlines.pop_front();
-            while let Some(entry) = self.stragglers.first_entry().filter(|entry| *entry.key() <= last) {
+            while let Some(entry) = self
+                .stragglers
+                .first_entry()
+                .filter(|entry| *entry.key() <= last)
+            {
                 let tag = *entry.key();
                 let state = entry.remove();
                 self.expire_one(tag, state, &mut each);
@@ -210,12 +239,20 @@ impl Confirms {
         }
     }
 
-    /// Takes the promises of everything that is open, in order and each with its number, because no confirm will come.
+    /// Takes the promises of everything that is open, in order and each with its number, because no
+    /// confirm will come.
     pub(crate) fn drain(self) -> impl Iterator<Item = (u64, PromiseId)> {
-        let all = self.stragglers.into_iter().chain((self.before + 1..).zip(self.pending));
-        all.filter_map(
-            |(tag, state)| if let State::Open(promise) = state { Some((tag, promise)) } else { None },
-        )
+        let all = self
+            .stragglers
+            .into_iter()
+            .chain((self.before + 1..).zip(self.pending));
+        all.filter_map(|(tag, state)| {
+            if let State::Open(promise) = state {
+                Some((tag, promise))
+            } else {
+                None
+            }
+        })
     }
 }
 
@@ -239,7 +276,10 @@ mod tests {
             (_, true) => open.range(..=tag).map(|(tag, _)| *tag).collect(),
             (_, false) => vec![tag],
         };
-        tags.into_iter().filter_map(|tag| open.remove(&tag)).flatten().collect()
+        tags.into_iter()
+            .filter_map(|tag| open.remove(&tag))
+            .flatten()
+            .collect()
     }
 
     #[derive(Clone, Debug)]
@@ -328,9 +368,16 @@ mod tests {
             confirms.push(stuck);
             assert_eq!(confirms.confirm(tag, false, |_| {}), Ok(()));
         }
-        assert!(confirms.pending.len() <= SPARSE + 1, "{}", confirms.pending.len());
+        assert!(
+            confirms.pending.len() <= SPARSE + 1,
+            "{}",
+            confirms.pending.len()
+        );
         assert_eq!((confirms.open(), confirms.stragglers.len()), (1, 1));
-        assert_eq!(confirms.confirm(1, false, |promise| assert_eq!(promise, stuck)), Ok(()));
+        assert_eq!(
+            confirms.confirm(1, false, |promise| assert_eq!(promise, stuck)),
+            Ok(())
+        );
         assert_eq!((confirms.open(), confirms.lowest()), (0, 100_000));
     }
 
@@ -351,13 +398,26 @@ mod tests {
         let mut expired = Vec::new();
         confirms.expire(at, |_, promise| expired.push(promise));
         assert_eq!(expired, [early[0], early[2]]);
-        assert_eq!(confirms.open(), 1, "the others have given back their places");
+        assert_eq!(
+            confirms.open(),
+            1,
+            "the others have given back their places"
+        );
         assert!(confirms.deadline() > Some(at));
-        assert_eq!(confirms.confirm(1, false, |_| panic!("its promise is completed")), Ok(()));
+        assert_eq!(
+            confirms.confirm(1, false, |_| panic!("its promise is completed")),
+            Ok(())
+        );
         assert_eq!(confirms.confirm(1, false, |_| {}), Err(UnknownTag));
         assert!(!confirms.has_one_unconfirmed());
-        assert_eq!(confirms.confirm(3, true, |_| panic!("its promise is completed")), Ok(()));
+        assert_eq!(
+            confirms.confirm(3, true, |_| panic!("its promise is completed")),
+            Ok(())
+        );
         assert!(confirms.has_one_unconfirmed());
-        assert_eq!(confirms.confirm(4, false, |promise| assert_eq!(promise, late)), Ok(()));
+        assert_eq!(
+            confirms.confirm(4, false, |promise| assert_eq!(promise, late)),
+            Ok(())
+        );
     }
 }

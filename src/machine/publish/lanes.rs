@@ -148,7 +148,9 @@ impl Lanes {
     }
 
     fn remove(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.remove(&id) else { return };
+        let Some(lane) = self.lanes.remove(&id) else {
+            return;
+        };
         if let Some(ids) = self.ids.get_mut(lane.kind as usize) {
             ids.remove(&lane.exchange);
         }
@@ -178,6 +180,9 @@ impl Lanes {
 
     /// Takes all publishes, lane by lane.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = HeldPublish> + use<> {
-        std::mem::take(self).lanes.into_values().flat_map(|lane| lane.queue)
+        std::mem::take(self)
+            .lanes
+            .into_values()
+            .flat_map(|lane| lane.queue)
     }
 }

@@ -64,12 +64,17 @@ impl Publishing {
     }
 
     /// Publishes. The promise is answered when the broker has confirmed the message.
-    pub(crate) fn publish(&mut self, cx: &mut Context, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+    pub(crate) fn publish(
+        &mut self,
+        cx: &mut Context,
+        publish: &Publish<'_>,
+    ) -> Result<PromiseId, Error> {
         self.check_to_publish(cx, publish)?;
         if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Publish) {
             self.write_publish(cx, channel, publish, 0)?;
             let promise = cx.promises.open();
-            let kept = (self.republishes > 0).then(|| HeldPublish::new(promise, Kind::Publish, publish));
+            let kept =
+                (self.republishes > 0).then(|| HeldPublish::new(promise, Kind::Publish, publish));
             self.sent(cx, channel, promise, kept);
             return Ok(promise);
         }
@@ -78,14 +83,18 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Publishes without asking for a confirm. The promise is answered when the message stands in the order of what is to be
-    /// written, which is at once unless it is held back. What becomes of it then, nobody is told.
+    /// Publishes without asking for a confirm. The promise is answered when the message stands in
+    /// the order of what is to be written, which is at once unless it is held back. What becomes of
+    /// it then, nobody is told.
     pub(crate) fn publish_unconfirmed(
         &mut self,
         cx: &mut Context,
         publish: &Publish<'_>,
     ) -> Result<PromiseId, Error> {
-        for (name, asks) in [("mandatory", publish.mandatory), ("immediate", publish.immediate)] {
+        for (name, asks) in [
+            ("mandatory", publish.mandatory),
+            ("immediate", publish.immediate),
+        ] {
             if asks {
                 return Err(Error::invalid(
                     name,
@@ -118,7 +127,11 @@ impl Publishing {
     }
 
     #[inline]
-    pub(crate) fn check_to_publish(&self, cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
+    pub(crate) fn check_to_publish(
+        &self,
+        cx: &Context,
+        publish: &Publish<'_>,
+    ) -> Result<(), Error> {
         if !self.has_room_to_publish(cx) {
             return Err(Error::Full);
         }
@@ -163,7 +176,9 @@ impl Publishing {
             return;
         }
         while let Some(lane) = self.held.next_fresh() {
-            let Some((exchange, kind)) = self.held.get(lane) else { continue };
+            let Some((exchange, kind)) = self.held.get(lane) else {
+                continue;
+            };
             match self.publishers.find(exchange, kind) {
                 Some(publisher) if publisher.takes_more() => {
                     let channel = publisher.channel;
@@ -174,7 +189,9 @@ impl Publishing {
             }
         }
         while let Some(lane) = self.held.first_waiting() {
-            let Some((exchange, kind)) = self.held.get(lane) else { break };
+            let Some((exchange, kind)) = self.held.get(lane) else {
+                break;
+            };
             let opened = match self.publishers.find(exchange, kind) {
                 Some(publisher) => {
                     let channel = publisher.channel;
@@ -207,7 +224,9 @@ impl Publishing {
             let properties = held.properties();
             let publish = held.to_publish(&properties);
             let written = match held.kind {
-                Kind::Publish | Kind::Unconfirmed => self.write_publish(cx, channel, &publish, held.attempts),
+                Kind::Publish | Kind::Unconfirmed => {
+                    self.write_publish(cx, channel, &publish, held.attempts)
+                }
                 Kind::Call => self.write_call(cx, channel, &publish),
             };
             let promise = held.promise;
@@ -250,7 +269,11 @@ impl Publishing {
         if !cx.channels.has_room(Role::Publish) {
             self.make_room(cx);
             let is_closing = cx.channels.is_closing_one();
-            return Err(if is_closing { NoChannel::Closing } else { NoChannel::AllInUse });
+            return Err(if is_closing {
+                NoChannel::Closing
+            } else {
+                NoChannel::AllInUse
+            });
         }
         let number = cx.open_channel(Role::Publish).ok_or(NoChannel::AllInUse)?;
         if kind != Kind::Unconfirmed {
@@ -276,7 +299,10 @@ impl Publishing {
         if cx.channels.is_closing_one() {
             return;
         }
-        let idle = self.publishers.remove_idle().or_else(|| cx.channels.take_idle(Role::Closing));
+        let idle = self
+            .publishers
+            .remove_idle()
+            .or_else(|| cx.channels.take_idle(Role::Closing));
         if let Some(number) = idle {
             cx.close_channel(number);
         }
@@ -311,15 +337,29 @@ impl Publishing {
             }
             self.scratch.clear();
             self.scratch.extend_from_slice(stamp.as_ref().as_octets());
-            self.scratch.extend_from_slice(headers.unwrap_or_default().as_octets());
-            let stamped = TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
-            let properties = Properties { headers: Some(stamped.into()), ..*publish.properties };
+            self.scratch
+                .extend_from_slice(headers.unwrap_or_default().as_octets());
+            let stamped =
+                TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
+            let properties = Properties {
+                headers: Some(stamped.into()),
+                ..*publish.properties
+            };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else if let Some(headers) = headers {
-            let properties = Properties { headers: Some(headers.into()), ..*publish.properties };
+            let properties = Properties {
+                headers: Some(headers.into()),
+                ..*publish.properties
+            };
             out.content(channel, frame_max, &method, &properties, &publish.body)?;
         } else {
-            out.content(channel, frame_max, &method, publish.properties, &publish.body)?;
+            out.content(
+                channel,
+                frame_max,
+                &method,
+                publish.properties,
+                &publish.body,
+            )?;
         }
         Ok(())
     }
@@ -337,7 +377,8 @@ impl Publishing {
         let (promises, republished) = (&mut cx.promises, &mut cx.republished);
         let known = match (accepted, is_called) {
             (true, false) if republished.is_empty() => {
-                self.publishers.confirm(channel, tag, multiple, |promise| promises.done(promise))
+                self.publishers
+                    .confirm(channel, tag, multiple, |promise| promises.done(promise))
             }
             (true, false) => self.publishers.confirm(channel, tag, multiple, |promise| {
                 republished.remove(&promise);
@@ -349,7 +390,11 @@ impl Publishing {
             // deadline.
             (false, true) if !multiple => {
                 let is_known = self.publishers.confirm(channel, tag, false, |_| {});
-                let call = if is_known { self.publishers.replied(channel, tag) } else { None };
+                let call = if is_known {
+                    self.publishers.replied(channel, tag)
+                } else {
+                    None
+                };
                 if let Some(call) = call {
                     cx.answer(call, Err(Error::Nacked));
                 }
@@ -358,7 +403,11 @@ impl Publishing {
             (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
                 let is_unknown = republished.remove(&promise) && promises.is_waiting(promise);
                 cx.counters.unconfirmed += u64::from(is_unknown);
-                let error = if is_unknown { Error::Nacked.into_unconfirmed() } else { Error::Nacked };
+                let error = if is_unknown {
+                    Error::Nacked.into_unconfirmed()
+                } else {
+                    Error::Nacked
+                };
                 // A publish is answered without anything to dispose of.
                 let _ = promises.answer(promise, Err(error));
             }),
@@ -379,12 +428,22 @@ impl Publishing {
         text: &str,
         message: Message,
     ) {
-        let stamp = message.headers().ok().and_then(|headers| headers.get(STAMP)).and_then(Value::as_i64);
-        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64)) else {
+        let stamp = message
+            .headers()
+            .ok()
+            .and_then(|headers| headers.get(STAMP))
+            .and_then(Value::as_i64);
+        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64))
+        else {
             return;
         };
         let message = message.without_header(STAMP);
-        let returned = Returned { reply_code: code.into(), reply_text: text.to_owned(), message }.into();
+        let returned = Returned {
+            reply_code: code.into(),
+            reply_text: text.to_owned(),
+            message,
+        }
+        .into();
         let error = match ReplyCode::from(code) {
             ReplyCode::NO_CONSUMERS => Error::NoConsumers(returned),
             _ => Error::NoRoute(returned),
@@ -394,12 +453,14 @@ impl Publishing {
 
     /// The broker closed a publish channel: what was in flight on it is answered.
     ///
-    /// Before the first publish has gone through, the error is that publish's, and the broker has seen none of the others;
-    /// when it names the exchange, it is the answer to all of them. Later, the broker may have taken some and not have
-    /// confirmed them yet. Then only the last is known not to have been taken, and an error that names the exchange is the
-    /// answer to that.
+    /// Before the first publish has gone through, the error is that publish's, and the broker has
+    /// seen none of the others; when it names the exchange, it is the answer to all of them. Later,
+    /// the broker may have taken some and not have confirmed them yet. Then only the last is known
+    /// not to have been taken, and an error that names the exchange is the answer to that.
     pub(crate) fn publisher_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
-        let Some(publisher) = self.publishers.remove(channel) else { return };
+        let Some(publisher) = self.publishers.remove(channel) else {
+            return;
+        };
         self.held.retry(publisher.exchange(), publisher.kind());
         let was_alone = publisher.confirms.has_one_unconfirmed();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
@@ -413,7 +474,11 @@ impl Publishing {
                 (true, true) => tag == last,
                 (true, false) => false,
             };
-            let error = if is_answer { error.clone() } else { Error::Unconfirmed(error.clone().into()) };
+            let error = if is_answer {
+                error.clone()
+            } else {
+                Error::Unconfirmed(error.clone().into())
+            };
             cx.answer(promise, Err(error));
         }
         // What was called and has arrived: its reply finds nobody any more.
@@ -422,17 +487,26 @@ impl Publishing {
         }
     }
 
-    /// Asks for confirms once more behind the first publish of a channel, which changes nothing: the answer proves that the
-    /// publish went through.
+    /// Asks for confirms once more behind the first publish of a channel, which changes nothing:
+    /// the answer proves that the publish went through.
     pub(crate) fn prove(&mut self, cx: &mut Context, channel: u16) {
         cx.write(channel, &confirm::Select { nowait: false });
         cx.await_reply(channel, &confirm::Select::INFO, Awaited::Proof);
     }
 
-    pub(crate) fn suspend_publisher(&mut self, cx: &mut Context, publisher: Publisher, error: &Error) {
+    pub(crate) fn suspend_publisher(
+        &mut self,
+        cx: &mut Context,
+        publisher: Publisher,
+        error: &Error,
+    ) {
         let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
         let mut kept = publisher.kept;
-        let most = if error.blames(basic::Publish::ID) { 0 } else { self.republishes };
+        let most = if error.blames(basic::Publish::ID) {
+            0
+        } else {
+            self.republishes
+        };
         let mut again = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
             match kept.take(tag).filter(|held| held.attempts < most) {
@@ -447,13 +521,15 @@ impl Publishing {
             cx.answer(promise, unconfirmed());
         }
         for held in again.into_iter().rev() {
-            cx.promises.retime(held.promise, cx.options.deadlines.request);
+            cx.promises
+                .retime(held.promise, cx.options.deadlines.request);
             cx.republished.insert(held.promise);
             self.held.push_front(held);
         }
     }
 
-    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody knows.
+    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody
+    /// knows.
     pub(crate) fn fail_held(&mut self, cx: &mut Context, error: &Error) {
         for held in self.held.drain() {
             cx.answer(held.promise, Err(error.clone()));

@@ -33,7 +33,9 @@ impl Overdue {
     /// Removes a tag. Returns `false` if it is not there.
     pub(crate) fn remove(&mut self, tag: u64) -> bool {
         let below = self.ranges.range(..=tag).next_back();
-        let Some((&first, &last)) = below.filter(|(_, last)| tag <= **last) else { return false };
+        let Some((&first, &last)) = below.filter(|(_, last)| tag <= **last) else {
+            return false;
+        };
         self.ranges.remove(&first);
         if let Some(before) = tag.checked_sub(1).filter(|before| first <= *before) {
             self.insert(first, before);
@@ -46,7 +48,11 @@ impl Overdue {
 
     /// Removes all tags up to `tag`.
     pub(crate) fn remove_up_to(&mut self, tag: u64) {
-        while let Some(range) = self.ranges.first_entry().filter(|range| *range.key() <= tag) {
+        while let Some(range) = self
+            .ranges
+            .first_entry()
+            .filter(|range| *range.key() <= tag)
+        {
             let last = range.remove();
             if let Some(after) = tag.checked_add(1).filter(|after| *after <= last) {
                 self.ranges.insert(after, last);
@@ -75,7 +81,9 @@ mod tests {
         (3..=9).for_each(|tag| overdue.add(tag));
         assert_eq!(overdue.ranges.len(), 1);
         assert!(overdue.remove(6) && overdue.remove(3) && overdue.remove(9));
-        assert!(!overdue.remove(6) && !overdue.remove(2) && !overdue.remove(10) && !overdue.remove(0));
+        assert!(
+            !overdue.remove(6) && !overdue.remove(2) && !overdue.remove(10) && !overdue.remove(0)
+        );
         assert_eq!(overdue.ranges, BTreeMap::from([(4, 5), (7, 8)]));
         overdue.remove_up_to(7);
         assert_eq!(overdue.ranges, BTreeMap::from([(8, 8)]));
@@ -89,7 +97,10 @@ mod tests {
         let mut overdue = Overdue::default();
         (0..1_000_000).for_each(|tag| overdue.add(2 * tag));
         assert_eq!(overdue.ranges.len(), MOST_RANGES);
-        assert!((0..1_000_000).all(|tag| overdue.remove(2 * tag)), "each is still absorbed once");
+        assert!(
+            (0..1_000_000).all(|tag| overdue.remove(2 * tag)),
+            "each is still absorbed once"
+        );
         (0..1_000_000).for_each(|tag| overdue.add(10_000_000 + tag));
         assert!((0..500_000).all(|tag| overdue.remove(10_000_000 + 2 * tag)));
         assert!(overdue.ranges.len() <= MOST_RANGES);

@@ -1,4 +1,5 @@
-//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is kept to be published again.
+//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is
+//! kept to be published again.
 
 use crate::machine::{Body, PromiseId, Publish};
 use crate::protocol::{Properties, ShortStr, Table, TableRef};
@@ -12,12 +13,13 @@ pub(crate) enum Kind {
     Publish,
     /// Nothing comes back.
     Unconfirmed,
-    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that published.
+    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that
+    /// published.
     Call,
 }
 
-/// A publish that can't be written yet: the handshake is under way, the broker holds back publishes, or there is no
-/// channel.
+/// A publish that can't be written yet: the handshake is under way, the broker holds back
+/// publishes, or there is no channel.
 #[derive(Debug)]
 pub(crate) struct HeldPublish {
     pub(crate) promise: PromiseId,
@@ -56,8 +58,17 @@ impl HeldPublish {
     }
 
     pub(crate) fn octets(&self) -> usize {
-        let headers = self.headers.as_ref().map_or(0, |headers| headers.as_ref().as_octets().len());
-        let Self { exchange, routing_key, property_list, body, .. } = self;
+        let headers = self
+            .headers
+            .as_ref()
+            .map_or(0, |headers| headers.as_ref().as_octets().len());
+        let Self {
+            exchange,
+            routing_key,
+            property_list,
+            body,
+            ..
+        } = self;
         exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
     }
 
@@ -79,7 +90,8 @@ impl HeldPublish {
     }
 }
 
-/// The publishes of a channel that are to be published again when the connection goes, by their number.
+/// The publishes of a channel that are to be published again when the connection goes, by their
+/// number.
 #[derive(Debug, Default)]
 pub(crate) struct Kept(BTreeMap<u64, HeldPublish>);
 
@@ -105,7 +117,11 @@ impl Kept {
         }
         // `split_off` would count what is left, each time.
         let mut octets = 0;
-        while let Some(entry) = self.0.first_entry().filter(|entry| tag == 0 || *entry.key() <= tag) {
+        while let Some(entry) = self
+            .0
+            .first_entry()
+            .filter(|entry| tag == 0 || *entry.key() <= tag)
+        {
             octets += entry.remove().octets();
         }
         octets

@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
-/// The header that a mandatory publish carries, so that a return finds its own publish and no other.
+/// The header that a mandatory publish carries, so that a return finds its own publish and no
+/// other.
 pub(crate) const STAMP: &str = "x-puka-publish";
 
-/// The header that says how many times a message was published before, without it being known what came of it.
+/// The header that says how many times a message was published before, without it being known what
+/// came of it.
 pub(crate) const REPUBLISHED: &str = "x-puka-republished";
 
-/// The channel of an exchange. What each publish touches comes first and begins a line of the processor's cache, because with
-/// many exchanges a publish costs what it has to fetch.
+/// The channel of an exchange. What each publish touches comes first and begins a line of the
+/// processor's cache, because with many exchanges a publish costs what it has to fetch.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Publisher {
@@ -30,8 +32,8 @@ pub(crate) struct Publisher {
     /// It was published to since the last [`stamp`](Publishers::stamp).
     is_unstamped: bool,
     pub(crate) confirms: Confirms,
-    /// Whether the first publish has gone through. As long as not, an error is that publish's, and the broker has seen none
-    /// of those behind it.
+    /// Whether the first publish has gone through. As long as not, an error is that publish's, and
+    /// the broker has seen none of those behind it.
     pub(crate) is_proven: bool,
     /// Who waits for a reply, by the number of the publish that it replies to.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
@@ -84,8 +86,9 @@ type Channels = [Option<u16>; 3];
 pub(crate) struct Publishers {
     /// By channel.
     publishers: Vec<Option<Box<Publisher>>>,
-    /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp` costs as much as the rest
-    /// of a publish on processors where glibc does it with masked loads, which stumble over a pointer to nothing.)
+    /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp`
+    /// costs as much as the rest of a publish on processors where glibc does it with masked loads,
+    /// which stumble over a pointer to nothing.)
     default: Channels,
     named: HashMap<Box<[u8]>, Channels, BuildHasherDefault<NameHasher>>,
     open: usize,
@@ -116,7 +119,11 @@ impl Publishers {
     /// The publisher of an exchange, if it has one.
     #[inline]
     pub(crate) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
-        let channels = if exchange.is_empty() { &self.default } else { self.named.get(exchange)? };
+        let channels = if exchange.is_empty() {
+            &self.default
+        } else {
+            self.named.get(exchange)?
+        };
         let channel = (*channels.get(kind as usize)?)?;
         self.uses += 1;
         let uses = self.uses;
@@ -181,14 +188,17 @@ impl Publishers {
         let publisher = self.take(idle.channel)?;
         // Without confirms it is unknown whether the broker has seen the publishes.
         if publisher.kind == Kind::Unconfirmed || publisher.confirms.has_overdue() {
-            self.leaving.insert(publisher.channel, (publisher.kind, publisher.exchange));
+            self.leaving
+                .insert(publisher.channel, (publisher.kind, publisher.exchange));
         }
         Some(publisher.channel)
     }
 
     /// Returns `true` if the exchange's last channel is being closed, and its publishes come first.
     pub(crate) fn is_leaving(&self, exchange: &[u8], kind: Kind) -> bool {
-        self.leaving.values().any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
+        self.leaving
+            .values()
+            .any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
     }
 
     /// Returns the number of channels that are being closed and may have publishes that the broker
@@ -214,14 +224,20 @@ impl Publishers {
     /// for each [`TURN`] in which none was marked. A marked channel may take long to become idle: a
     /// queue without a majority confirms nothing, and a channel with stopped content is not closed.
     pub(crate) fn retire(&mut self, most: usize, now: Instant) {
-        while let Some((turn, channel)) =
-            self.turns.first_key_value().map(|(turn, channel)| (*turn, *channel))
+        while let Some((turn, channel)) = self
+            .turns
+            .first_key_value()
+            .map(|(turn, channel)| (*turn, *channel))
         {
-            let is_late = self.retired.is_some_and(|at| now.saturating_duration_since(at) >= TURN);
+            let is_late = self
+                .retired
+                .is_some_and(|at| now.saturating_duration_since(at) >= TURN);
             if self.retiring >= most && !is_late {
                 return;
             }
-            let Some(publisher) = self.on(channel) else { return };
+            let Some(publisher) = self.on(channel) else {
+                return;
+            };
             if now.saturating_duration_since(publisher.since) < TURN {
                 return;
             }
@@ -256,36 +272,62 @@ impl Publishers {
             self.deadlines.remove(&(due, channel));
         }
         let exchange = &publisher.exchange;
-        let channels =
-            if exchange.is_empty() { Some(&mut self.default) } else { self.named.get_mut(exchange) };
-        if let Some(slot) = channels.and_then(|channels| channels.get_mut(publisher.kind as usize)) {
+        let channels = if exchange.is_empty() {
+            Some(&mut self.default)
+        } else {
+            self.named.get_mut(exchange)
+        };
+        if let Some(slot) = channels.and_then(|channels| channels.get_mut(publisher.kind as usize))
+        {
             *slot = None;
         }
-        if self.named.get(exchange).is_some_and(|channels| channels.iter().all(Option::is_none)) {
+        if self
+            .named
+            .get(exchange)
+            .is_some_and(|channels| channels.iter().all(Option::is_none))
+        {
             self.named.remove(exchange);
         }
         Some(publisher)
     }
 
     fn all(&self) -> impl Iterator<Item = &Publisher> {
-        self.publishers.iter().flatten().map(|publisher| &**publisher)
+        self.publishers
+            .iter()
+            .flatten()
+            .map(|publisher| &**publisher)
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Publisher> {
-        self.publishers.iter_mut().flatten().map(|publisher| &mut **publisher)
+        self.publishers
+            .iter_mut()
+            .flatten()
+            .map(|publisher| &mut **publisher)
     }
 
     #[inline]
     pub(crate) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
-        self.publishers.get_mut(usize::from(channel))?.as_deref_mut()
+        self.publishers
+            .get_mut(usize::from(channel))?
+            .as_deref_mut()
     }
 
-    /// Notes that a publish went out, and keeps it if it is to be published again. True when it is the channel's first.
+    /// Notes that a publish went out, and keeps it if it is to be published again. True when it is
+    /// the channel's first.
     #[inline]
-    pub(crate) fn sent(&mut self, channel: u16, promise: PromiseId, kept: Option<HeldPublish>) -> bool {
-        let Some(publisher) = self.on(channel) else { return false };
+    pub(crate) fn sent(
+        &mut self,
+        channel: u16,
+        promise: PromiseId,
+        kept: Option<HeldPublish>,
+    ) -> bool {
+        let Some(publisher) = self.on(channel) else {
+            return false;
+        };
         let is_first = publisher.confirms.next() == 1;
-        let kept_octets = kept.map_or(0, |kept| publisher.kept.add(publisher.confirms.next(), kept));
+        let kept_octets = kept.map_or(0, |kept| {
+            publisher.kept.add(publisher.confirms.next(), kept)
+        });
         let is_call = publisher.kind == Kind::Call;
         if is_call {
             publisher.calls.insert(publisher.confirms.next(), promise);
@@ -307,7 +349,8 @@ impl Publishers {
 
     /// Whether what is published on a channel is a call.
     pub(crate) fn is_called_on(&mut self, channel: u16) -> bool {
-        self.on(channel).is_some_and(|publisher| publisher.kind == Kind::Call)
+        self.on(channel)
+            .is_some_and(|publisher| publisher.kind == Kind::Call)
     }
 
     /// Takes who waits for the reply to a call.
@@ -322,7 +365,9 @@ impl Publishers {
     pub(crate) fn forget_answered_calls(&mut self, promises: &Promises) {
         let mut calls = 0;
         for publisher in self.all_mut() {
-            publisher.calls.retain(|_, promise| promises.is_waiting(*promise));
+            publisher
+                .calls
+                .retain(|_, promise| promises.is_waiting(*promise));
             calls += publisher.calls.len();
         }
         self.may_have_idle |= calls < self.calls;
@@ -337,7 +382,9 @@ impl Publishers {
         multiple: bool,
         each: impl FnMut(PromiseId),
     ) -> bool {
-        let Some(publisher) = self.on(channel) else { return false };
+        let Some(publisher) = self.on(channel) else {
+            return false;
+        };
         let before = publisher.confirms.open();
         // An invalid tag must not remove the messages that are stored to be republished.
         if publisher.confirms.confirm(tag, multiple, each).is_err() {
@@ -355,7 +402,9 @@ impl Publishers {
     pub(crate) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         let call = self.replied(channel, tag);
         let publisher = self.on(channel)?;
-        let Some(promise) = publisher.confirms.answer(tag) else { return call };
+        let Some(promise) = publisher.confirms.answer(tag) else {
+            return call;
+        };
         let forgotten = publisher.kept.forget(tag, false);
         self.kept_octets -= forgotten;
         Some(promise)
@@ -374,7 +423,9 @@ impl Publishers {
     /// Gives what was published since the last call a deadline.
     pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
         while let Some(channel) = self.unstamped.pop() {
-            let Some(publisher) = self.on(channel) else { continue };
+            let Some(publisher) = self.on(channel) else {
+                continue;
+            };
             publisher.is_unstamped = false;
             publisher.confirms.stamp(now, timeout);
             if publisher.due.is_none() {
@@ -385,7 +436,9 @@ impl Publishers {
 
     /// Inserts the channel's entry in `deadlines`. The channel must not have one.
     fn set_due(&mut self, channel: u16) {
-        let Some(publisher) = self.on(channel) else { return };
+        let Some(publisher) = self.on(channel) else {
+            return;
+        };
         publisher.due = publisher.confirms.deadline();
         if let Some(due) = publisher.due {
             self.deadlines.insert((due, channel));
@@ -396,7 +449,11 @@ impl Publishers {
     /// depend on the number of channels.
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         while let Some(&(due, channel)) = self.deadlines.first() {
-            if self.on(channel).and_then(|publisher| publisher.confirms.deadline()) == Some(due) {
+            if self
+                .on(channel)
+                .and_then(|publisher| publisher.confirms.deadline())
+                == Some(due)
+            {
                 return Some(due);
             }
             self.deadlines.pop_first();
@@ -412,8 +469,15 @@ impl Publishers {
             && due <= now
         {
             self.deadlines.pop_first();
-            let Some(publisher) = self.on(channel) else { continue };
-            let Publisher { confirms, kept, kind, .. } = publisher;
+            let Some(publisher) = self.on(channel) else {
+                continue;
+            };
+            let Publisher {
+                confirms,
+                kept,
+                kind,
+                ..
+            } = publisher;
             let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
                 forgotten += kept.forget(tag, false);

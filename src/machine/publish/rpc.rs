@@ -1,7 +1,8 @@
 //! Calls: publishes that are replied to, over RabbitMQ's direct reply-to.
 //!
-//! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an address into the property
-//! `reply-to` by which a reply finds the channel, and the property `correlation-id` finds the call.
+//! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an
+//! address into the property `reply-to` by which a reply finds the channel, and the property
+//! `correlation-id` finds the call.
 
 use crate::error::Error;
 use crate::machine::channel::Awaited;
@@ -18,8 +19,8 @@ use std::time::Duration;
 const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
 impl Publishing {
-    /// Publishes, and waits for a reply, for as long as for any other request unless told otherwise. A message that can't be
-    /// routed comes back.
+    /// Publishes, and waits for a reply, for as long as for any other request unless told
+    /// otherwise. A message that can't be routed comes back.
     pub(crate) fn call(
         &mut self,
         cx: &mut Context,
@@ -27,20 +28,26 @@ impl Publishing {
         timeout: Option<Duration>,
     ) -> Result<PromiseId, Error> {
         let properties = publish.properties;
-        for (name, property) in
-            [("reply_to", properties.reply_to), ("correlation_id", properties.correlation_id)]
-        {
+        for (name, property) in [
+            ("reply_to", properties.reply_to),
+            ("correlation_id", properties.correlation_id),
+        ] {
             if property.is_some() {
                 return Err(Error::invalid(name, "a call has one of its own"));
             }
         }
         self.check_to_publish(cx, publish)?;
-        let publish = Publish { mandatory: true, ..publish.clone() };
+        let publish = Publish {
+            mandatory: true,
+            ..publish.clone()
+        };
         let ready = self.ready_channel(cx, publish.exchange, Kind::Call);
         if let Some(channel) = ready {
             self.write_call(cx, channel, &publish)?;
         }
-        let promise = cx.promises.open_timed(timeout.unwrap_or(cx.options.deadlines.request));
+        let promise = cx
+            .promises
+            .open_timed(timeout.unwrap_or(cx.options.deadlines.request));
         match ready {
             Some(channel) => self.sent(cx, channel, promise, None),
             None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
@@ -55,11 +62,26 @@ impl Publishing {
         channel: u16,
         publish: &Publish<'_>,
     ) -> Result<(), Error> {
-        let number = self.publishers.on(channel).map_or(0, |publisher| publisher.confirms.next());
+        let number = self
+            .publishers
+            .on(channel)
+            .map_or(0, |publisher| publisher.confirms.next());
         let id = self.call_ids.id(cx.incarnation(channel), number);
         let correlation_id = Some(ShortStr::new(&id)?);
-        let properties = Properties { reply_to: Some(REPLY_TO), correlation_id, ..*publish.properties };
-        self.write_publish(cx, channel, &Publish { properties: &properties, ..publish.clone() }, 0)
+        let properties = Properties {
+            reply_to: Some(REPLY_TO),
+            correlation_id,
+            ..*publish.properties
+        };
+        self.write_publish(
+            cx,
+            channel,
+            &Publish {
+                properties: &properties,
+                ..publish.clone()
+            },
+            0,
+        )
     }
 
     /// Has replies come on a channel.
@@ -84,7 +106,8 @@ impl Publishing {
     pub(crate) fn reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
         let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
-        let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
+        let number =
+            correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
         if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
             cx.answer(promise, Ok(Reply::Message(Box::new(message))));
         }

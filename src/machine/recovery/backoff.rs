@@ -29,7 +29,9 @@ fn verdict(error: &Error, in_handshake: bool) -> Verdict {
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) if in_handshake => {
             Verdict::Refused
         }
-        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => Verdict::Refused,
+        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => {
+            Verdict::Refused
+        }
         _ => Verdict::Retry,
     }
 }
@@ -67,7 +69,10 @@ pub(crate) struct Backoff {
 impl Backoff {
     pub(crate) fn new(policy: Recovery) -> Self {
         // The keys of a hasher are the standard library's only source of chance.
-        let random = policy.seed.unwrap_or_else(|| RandomState::new().hash_one(0)) | 1;
+        let random = policy
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(0))
+            | 1;
         Self {
             policy,
             attempt: 0,
@@ -109,7 +114,11 @@ impl Backoff {
 
     /// Returns how long to wait before dialling again, or `None` to give up.
     pub(crate) fn after(&mut self, failure: &Failure<'_>, now: Instant) -> Option<Duration> {
-        let &Failure { error, handshake, endpoints } = failure;
+        let &Failure {
+            error,
+            handshake,
+            endpoints,
+        } = failure;
         let verdict = verdict(error, handshake.is_some());
         if verdict == Verdict::Stop {
             return None;
@@ -123,14 +132,19 @@ impl Backoff {
         if !self.has_stood && !self.policy.first_connect {
             return None;
         }
-        let is_fresh =
-            self.standing.take().is_some_and(|since| now.saturating_duration_since(since) >= STEADY);
+        let is_fresh = self
+            .standing
+            .take()
+            .is_some_and(|since| now.saturating_duration_since(since) >= STEADY);
         if is_fresh {
             self.growth = 0;
         }
         let since = *self.since.get_or_insert(now);
         let attempts = self.policy.attempts.is_none_or(|most| self.attempt < most);
-        let time = self.policy.time.is_none_or(|most| now.saturating_duration_since(since) < most);
+        let time = self
+            .policy
+            .time
+            .is_none_or(|most| now.saturating_duration_since(since) < most);
         if !attempts || !time {
             return None;
         }
@@ -140,7 +154,10 @@ impl Backoff {
         if self.growth == 1 && endpoints > 1 {
             return Some(Duration::ZERO);
         }
-        let doubled = self.policy.base_delay.saturating_mul(1 << (self.growth - 1).min(30));
+        let doubled = self
+            .policy
+            .base_delay
+            .saturating_mul(1 << (self.growth - 1).min(30));
         let longest = doubled.min(self.policy.longest_delay);
         Some(match verdict {
             // Repeating a login sooner does not make it succeed, and brokers count refusals.

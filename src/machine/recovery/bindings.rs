@@ -38,7 +38,11 @@ pub(crate) struct Route {
 
 impl Route {
     /// Returns the route of a request to bind or to unbind.
-    pub(crate) fn new(source: ShortStr<'_>, routing_key: ShortStr<'_>, arguments: TableRef<'_>) -> Self {
+    pub(crate) fn new(
+        source: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+        arguments: TableRef<'_>,
+    ) -> Self {
         Self {
             source: source.as_octets().into(),
             routing_key: routing_key.as_octets().into(),
@@ -65,15 +69,27 @@ impl Binding {
             Destination::Queue(queue) => (false, queue),
             Destination::Exchange(exchange) => (true, exchange),
         };
-        let Route { source, routing_key, arguments } = route;
+        let Route {
+            source,
+            routing_key,
+            arguments,
+        } = route;
         let [first, second] = [destination.len(), destination.len() + source.len()];
         let ends = [first, second, second + routing_key.len()].map(|end| end as u16);
-        let bytes = [&**destination, source, routing_key, arguments].concat().into();
-        Self { is_to_exchange, ends, bytes }
+        let bytes = [&**destination, source, routing_key, arguments]
+            .concat()
+            .into();
+        Self {
+            is_to_exchange,
+            ends,
+            bytes,
+        }
     }
 
     fn part(&self, from: u16, to: u16) -> &[u8] {
-        self.bytes.get(usize::from(from)..usize::from(to)).unwrap_or_default()
+        self.bytes
+            .get(usize::from(from)..usize::from(to))
+            .unwrap_or_default()
     }
 
     /// Returns `true` if messages arrive at an exchange, and not at a queue.
@@ -107,11 +123,23 @@ impl Binding {
         let arguments = table(self.bytes.get(usize::from(from)..).unwrap_or_default());
         let nowait = false;
         if self.is_to_exchange {
-            let bind = exchange::Bind { destination, source, routing_key, nowait, arguments };
+            let bind = exchange::Bind {
+                destination,
+                source,
+                routing_key,
+                nowait,
+                arguments,
+            };
             return Method::Exchange(exchange::Method::Bind(bind));
         }
         let (queue, exchange) = (destination, source);
-        Method::Queue(queue::Method::Bind(queue::Bind { queue, exchange, routing_key, nowait, arguments }))
+        Method::Queue(queue::Method::Bind(queue::Bind {
+            queue,
+            exchange,
+            routing_key,
+            nowait,
+            arguments,
+        }))
     }
 }
 
@@ -132,7 +160,9 @@ impl Bindings {
 
     /// Returns `true` if there is this binding.
     pub(crate) fn contains(&self, destination: &Destination, route: &Route) -> bool {
-        self.by_destination.get(destination).is_some_and(|routes| routes.contains(route))
+        self.by_destination
+            .get(destination)
+            .is_some_and(|routes| routes.contains(route))
     }
 
     /// Returns `true` if there is a binding from this exchange.
@@ -145,8 +175,12 @@ impl Bindings {
         &self,
         is_wanted: impl Fn(&Destination) -> bool,
     ) -> impl Iterator<Item = (&Destination, &Route)> {
-        let wanted = self.by_destination.iter().filter(move |(destination, _)| is_wanted(destination));
-        wanted.flat_map(|(destination, routes)| routes.iter().map(move |route| (destination, route)))
+        let wanted = self
+            .by_destination
+            .iter()
+            .filter(move |(destination, _)| is_wanted(destination));
+        wanted
+            .flat_map(|(destination, routes)| routes.iter().map(move |route| (destination, route)))
     }
 
     /// Adds a binding.
@@ -154,12 +188,17 @@ impl Bindings {
         let source = route.source.clone();
         let routes = self.by_destination.entry(destination.clone()).or_default();
         self.len += usize::from(routes.insert(route));
-        self.by_source.entry(source).or_default().insert(destination);
+        self.by_source
+            .entry(source)
+            .or_default()
+            .insert(destination);
     }
 
     /// Removes a binding. Returns `false` if there is none like it.
     pub(crate) fn remove(&mut self, destination: &Destination, route: &Route) -> bool {
-        let Some(routes) = self.by_destination.get_mut(destination) else { return false };
+        let Some(routes) = self.by_destination.get_mut(destination) else {
+            return false;
+        };
         if !routes.remove(route) {
             return false;
         }
@@ -188,7 +227,9 @@ impl Bindings {
     /// Removes the bindings from an exchange.
     pub(crate) fn remove_from(&mut self, exchange: &[u8]) {
         for destination in self.by_source.remove(exchange).unwrap_or_default() {
-            let Some(routes) = self.by_destination.get_mut(&destination) else { continue };
+            let Some(routes) = self.by_destination.get_mut(&destination) else {
+                continue;
+            };
             let removed: Vec<_> = between(routes, exchange).cloned().collect();
             self.len -= removed.len();
             for route in removed {
@@ -202,7 +243,9 @@ impl Bindings {
 
     /// Leads the bindings to one destination to another.
     pub(crate) fn redirect(&mut self, from: &Destination, to: &Destination) {
-        let Some(mut routes) = self.by_destination.remove(from) else { return };
+        let Some(mut routes) = self.by_destination.remove(from) else {
+            return;
+        };
         for source in sources(&routes) {
             self.unlink(&source, from);
             self.by_source.entry(source).or_default().insert(to.clone());
@@ -237,7 +280,11 @@ fn sources(routes: &BTreeSet<Route>) -> Vec<Name> {
 
 /// Returns those of the bindings to one destination that come from this source.
 fn between<'b>(routes: &'b BTreeSet<Route>, source: &[u8]) -> impl Iterator<Item = &'b Route> {
-    let first = Route { source: source.into(), routing_key: Box::default(), arguments: Box::default() };
+    let first = Route {
+        source: source.into(),
+        routing_key: Box::default(),
+        arguments: Box::default(),
+    };
     let behind = routes.range(&first..).inspect(|_| visit());
     behind.take_while(move |route| route.source == first.source)
 }
@@ -281,7 +328,10 @@ pub(crate) mod tests {
     }
 
     fn destinations() -> impl Strategy<Value = Destination> {
-        prop_oneof![names().prop_map(Destination::Queue), names().prop_map(Destination::Exchange)]
+        prop_oneof![
+            names().prop_map(Destination::Queue),
+            names().prop_map(Destination::Exchange)
+        ]
     }
 
     fn routes() -> impl Strategy<Value = Route> {
@@ -307,17 +357,29 @@ pub(crate) mod tests {
     fn binding_requests_what_it_was_made_of() {
         let arguments = [&b"\x01k"[..], b"t\x01"].concat();
         let [source, routing_key] = [&b"source"[..], b""].map(Name::from);
-        let route = Route { source, routing_key, arguments: arguments.clone().into() };
+        let route = Route {
+            source,
+            routing_key,
+            arguments: arguments.clone().into(),
+        };
         let queue = Binding::new(&Destination::Queue(b"queue"[..].into()), &route);
-        let Method::Queue(queue::Method::Bind(bind)) = queue.request() else { panic!("{queue:?}") };
+        let Method::Queue(queue::Method::Bind(bind)) = queue.request() else {
+            panic!("{queue:?}")
+        };
         let names = [bind.queue, bind.exchange, bind.routing_key].map(ShortStr::as_octets);
-        assert_eq!((names, bind.arguments.as_octets()), ([&b"queue"[..], b"source", b""], &arguments[..]));
+        assert_eq!(
+            (names, bind.arguments.as_octets()),
+            ([&b"queue"[..], b"source", b""], &arguments[..])
+        );
         let exchange = Binding::new(&Destination::Exchange([b'x'; 255].into()), &route);
         let Method::Exchange(exchange::Method::Bind(bind)) = exchange.request() else {
             panic!("{exchange:?}")
         };
         let names = [bind.destination, bind.source, bind.routing_key].map(ShortStr::as_octets);
-        assert_eq!((names, bind.arguments.as_octets()), ([&[b'x'; 255][..], b"source", b""], &arguments[..]));
+        assert_eq!(
+            (names, bind.arguments.as_octets()),
+            ([&[b'x'; 255][..], b"source", b""], &arguments[..])
+        );
         assert!(exchange.is_to_exchange() && !queue.is_to_exchange());
     }
 

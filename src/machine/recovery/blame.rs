@@ -41,7 +41,9 @@ pub(crate) fn pending_requests(
     transactions: &Transactions,
     into: &mut Vec<(Option<PromiseId>, MethodId)>,
 ) {
-    if let Some(Purpose::Got { request, .. }) = channel.assembly.as_ref().map(|assembly| &assembly.purpose) {
+    if let Some(Purpose::Got { request, .. }) =
+        channel.assembly.as_ref().map(|assembly| &assembly.purpose)
+    {
         into.push((Some(request.promise), basic::Get::ID));
     }
     // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of
@@ -50,10 +52,17 @@ pub(crate) fn pending_requests(
     for pending in &channel.pending_replies {
         let promise = match &pending.to {
             Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
-            Awaited::Qos { resize: Resize { promise, .. }, .. }
-            | Awaited::Consume { resized: Some(Resize { promise, .. }), .. }
+            Awaited::Qos {
+                resize: Resize { promise, .. },
+                ..
+            }
+            | Awaited::Consume {
+                resized: Some(Resize { promise, .. }),
+                ..
+            }
             | Awaited::Recover { promise, .. } => Some(*promise),
-            Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase) {
+            Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase)
+            {
                 Some(Phase::Starting(promise)) => Some(*promise),
                 // Nobody waits for a consumer that is started again.
                 _ => {
@@ -73,7 +82,9 @@ pub(crate) fn pending_requests(
         };
         if promise.is_some() {
             into.push((promise, pending.method.id));
-            into.iter_mut().skip(needed).for_each(|(of, _)| *of = promise);
+            into.iter_mut()
+                .skip(needed)
+                .for_each(|(of, _)| *of = promise);
             needed = into.len();
         }
     }

@@ -29,7 +29,9 @@ pub struct FilterOutcome {
 
 impl fmt::Debug for FilterStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FilterStep").field("steps", &self.steps).finish_non_exhaustive()
+        f.debug_struct("FilterStep")
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
     }
 }
 
@@ -38,15 +40,25 @@ impl FilterStep {
     /// declared again: skipping it could lose messages, and declaring an existing entity changes
     /// nothing.
     pub fn run(self) -> FilterOutcome {
-        let Self { filter, mut steps, epoch } = self;
+        let Self {
+            filter,
+            mut steps,
+            epoch,
+        } = self;
         let mut panicked = None;
         steps.retain(|step| {
-            let wanted = catch_unwind(AssertUnwindSafe(|| step.with_entity(|entity| filter(entity))));
+            let wanted = catch_unwind(AssertUnwindSafe(|| {
+                step.with_entity(|entity| filter(entity))
+            }));
             wanted.unwrap_or_else(|_| {
                 panicked.get_or_insert_with(|| step.describe().into());
                 true
             })
         });
-        FilterOutcome { wanted: steps, panicked, epoch }
+        FilterOutcome {
+            wanted: steps,
+            panicked,
+            epoch,
+        }
     }
 }

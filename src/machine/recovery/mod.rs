@@ -62,7 +62,9 @@ impl Recovering {
     /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
     pub(crate) fn suspend_restoration(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
-        let Some(mut restoration) = self.restoration.take() else { return };
+        let Some(mut restoration) = self.restoration.take() else {
+            return;
+        };
         let is_alone = self.quarantine.one_at_a_time;
         if let Some((step, failed)) = restoration.blamed(error, &cx.topology, is_alone) {
             self.quarantine.add(step, failed);
@@ -77,26 +79,38 @@ impl Recovering {
             return;
         }
         loop {
-            let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else { return };
+            let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else {
+                return;
+            };
             match restoration.next(&cx.topology, &backoff.policy, &self.quarantine) {
                 Next::Declare(step) => self.declare(cx, step),
                 Next::Filter(steps) => {
                     let filter = backoff.policy.filter.clone();
-                    self.filtering = filter.map(|filter| FilterStep { filter, steps, epoch: cx.epoch });
+                    self.filtering = filter.map(|filter| FilterStep {
+                        filter,
+                        steps,
+                        epoch: cx.epoch,
+                    });
                     return;
                 }
                 Next::Wait => return,
                 Next::Done => break,
             }
         }
-        if let Some(number) = self.restoration.as_mut().and_then(|restoration| restoration.channel.take()) {
+        if let Some(number) = self
+            .restoration
+            .as_mut()
+            .and_then(|restoration| restoration.channel.take())
+        {
             cx.channels.put_idle(number);
         }
     }
 
     pub(crate) fn declare(&mut self, cx: &mut Context, step: Step) {
         let outcome = self.send_step(cx, &step);
-        let Some(restoration) = &mut self.restoration else { return };
+        let Some(restoration) = &mut self.restoration else {
+            return;
+        };
         match outcome {
             Ok(()) => restoration.sent(step),
             Err(error) => restoration.skip(&step, error),
@@ -105,7 +119,11 @@ impl Recovering {
     }
 
     pub(crate) fn send_step(&mut self, cx: &mut Context, step: &Step) -> Result<(), Error> {
-        let number = match self.restoration.as_ref().and_then(|restoration| restoration.channel) {
+        let number = match self
+            .restoration
+            .as_ref()
+            .and_then(|restoration| restoration.channel)
+        {
             Some(number) => number,
             None => self.open_restore_channel(cx, step)?,
         };
@@ -115,7 +133,11 @@ impl Recovering {
     }
 
     /// Opens the channel for declaring, unless the step was forgotten in the meantime.
-    pub(crate) fn open_restore_channel(&mut self, cx: &mut Context, step: &Step) -> Result<u16, Error> {
+    pub(crate) fn open_restore_channel(
+        &mut self,
+        cx: &mut Context,
+        step: &Step,
+    ) -> Result<u16, Error> {
         if cx.topology.request(step).is_none() {
             return Err(Error::Stale);
         }
@@ -127,8 +149,17 @@ impl Recovering {
     }
 
     /// Writes a step's request, without a copy of it: there may be 100 000 of them.
-    fn write_step(cx: &mut Context, number: u16, step: &Step) -> Result<&'static MethodInfo, Error> {
-        let Context { topology, out, frame_max, .. } = cx;
+    fn write_step(
+        cx: &mut Context,
+        number: u16,
+        step: &Step,
+    ) -> Result<&'static MethodInfo, Error> {
+        let Context {
+            topology,
+            out,
+            frame_max,
+            ..
+        } = cx;
         // It may be forgotten in the meantime.
         let request = topology.request(step).ok_or(Error::Stale)?;
         let info = request.info();
@@ -147,7 +178,8 @@ impl Recovering {
     pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(cx.options.deadlines.request);
         let mut step = self.restoration.as_mut().and_then(Restoration::done);
-        if let (Some(Step::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) = (&mut step, reply)
+        if let (Some(Step::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
+            (&mut step, reply)
             && **name != *ok.queue.as_octets()
         {
             self.rename_queue(cx, name, ok.queue);
@@ -163,7 +195,10 @@ impl Recovering {
         cx.topology.rename(old, new.as_octets());
         let from: Box<str> = String::from_utf8_lossy(old).into();
         if let Some(restoration) = &mut self.restoration {
-            restoration.report.renamed.push((from, new.to_str_lossy().into()));
+            restoration
+                .report
+                .renamed
+                .push((from, new.to_str_lossy().into()));
         }
     }
 
@@ -172,9 +207,14 @@ impl Recovering {
     /// # Errors
     /// Why the connection is given up: the policy is strict.
     pub(crate) fn step_failed(&mut self, cx: &mut Context, error: &Error) -> Result<(), Error> {
-        let is_strict = self.backoff.as_ref().is_some_and(|backoff| backoff.policy.strict);
+        let is_strict = self
+            .backoff
+            .as_ref()
+            .is_some_and(|backoff| backoff.policy.strict);
         if is_strict && !matches!(error, Error::ResourceLocked(_)) {
-            return Err(Error::ConnectionBroken(Broken::NotRestored(error.clone().into())));
+            return Err(Error::ConnectionBroken(Broken::NotRestored(
+                error.clone().into(),
+            )));
         }
         self.restore_deadline = Deadline::In(cx.options.deadlines.request);
         if let Some(restoration) = &mut self.restoration {
@@ -193,7 +233,10 @@ impl Recovering {
         publishing: &mut Publishing,
         consuming: &mut Consuming,
     ) -> Option<Recovered> {
-        let is_waiting = self.restoration.as_ref().is_some_and(|restoration| !restoration.is_done());
+        let is_waiting = self
+            .restoration
+            .as_ref()
+            .is_some_and(|restoration| !restoration.is_done());
         if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_waiting {
             return None;
         }
@@ -218,13 +261,16 @@ impl Recovering {
             if one_at_a_time && consuming.resubscription.is_starting() {
                 return;
             }
-            let is_waiting =
-                |consumer: &Consumer| matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0;
+            let is_waiting = |consumer: &Consumer| {
+                matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0
+            };
             if !consuming.consumers.get(id).is_some_and(is_waiting) {
                 consuming.resubscription.skip();
             } else if consuming.restore_consumer(cx, publishing, id) {
                 consuming.resubscription.started();
-            } else if cx.channels.is_closing_one() || !is_open && consuming.resubscription.is_starting() {
+            } else if cx.channels.is_closing_one()
+                || !is_open && consuming.resubscription.is_starting()
+            {
                 return;
             } else {
                 // This broker allows fewer channels than the one before. Once it is open, other
@@ -262,12 +308,18 @@ impl Recovering {
         id: ConsumerId,
         error: &Error,
     ) -> bool {
-        let consumer =
-            consuming.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let Some(consumer) = consumer else { return false };
+        let consumer = consuming
+            .consumers
+            .get(id)
+            .filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let Some(consumer) = consumer else {
+            return false;
+        };
         let is_wanted = !consumer.dropped && consumer.cancelling.is_empty();
         let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
-        if !is_not_now(error, is_exclusive) || !consuming.resubscription.refuse(id, error.clone(), cx.now) {
+        if !is_not_now(error, is_exclusive)
+            || !consuming.resubscription.refuse(id, error.clone(), cx.now)
+        {
             return false;
         }
         self.leave_channel(consuming, id);
@@ -295,16 +347,25 @@ impl Recovering {
         id: ConsumerId,
         error: &Error,
     ) -> bool {
-        let consumer =
-            consuming.consumers.get(id).filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else { return false };
+        let consumer = consuming
+            .consumers
+            .get(id)
+            .filter(|consumer| matches!(consumer.phase, Phase::Restoring));
+        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else {
+            return false;
+        };
         let source = consumer.missing_source(&fault.text, |queue| cx.topology.current(queue));
-        let Some((source, terms)) = source.and_then(|source| Some((source, consumer.sources.get(source)?)))
+        let Some((source, terms)) =
+            source.and_then(|source| Some((source, consumer.sources.get(source)?)))
         else {
             return false;
         };
         let missing = [Step::Queue(cx.topology.current(&terms.queue).into())];
-        if !self.restoration.as_mut().is_some_and(|restoration| restoration.miss(&missing)) {
+        if !self
+            .restoration
+            .as_mut()
+            .is_some_and(|restoration| restoration.miss(&missing))
+        {
             if consumer.live_sources() < 2 {
                 return false;
             }

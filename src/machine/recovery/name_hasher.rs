@@ -13,7 +13,10 @@ impl Hasher for NameHasher {
         for chunk in chunks {
             self.write_u64(u64::from_ne_bytes(*chunk));
         }
-        self.write_u64(rest.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        self.write_u64(
+            rest.iter()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        );
     }
 
     fn write_u64(&mut self, number: u64) {
@@ -40,7 +43,9 @@ mod tests {
     fn similar_names_spread_over_a_table() {
         let builder = BuildHasherDefault::<NameHasher>::default();
         let names = (0..1024).map(|number| format!("exchange-{number}"));
-        let hashes: Vec<u64> = names.map(|name| builder.hash_one(name.as_bytes())).collect();
+        let hashes: Vec<u64> = names
+            .map(|name| builder.hash_one(name.as_bytes()))
+            .collect();
         assert_eq!(hashes.iter().collect::<BTreeSet<_>>().len(), 1024);
         // A table uses the low bits of a hash as a place. At random, 63 % of the places are used.
         let places: BTreeSet<u64> = hashes.iter().map(|hash| hash % 1024).collect();

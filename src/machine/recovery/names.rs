@@ -82,7 +82,9 @@ impl Names {
         }
         let headers = headers?;
         let is_renamed = |value| matches!(value, Value::String(key) if self.get(key).is_some());
-        let copies = ["CC", "BCC"].into_iter().filter_map(|name| headers.get(name)?.as_array());
+        let copies = ["CC", "BCC"]
+            .into_iter()
+            .filter_map(|name| headers.get(name)?.as_array());
         if !copies.flatten().any(is_renamed) {
             return None;
         }
@@ -119,8 +121,14 @@ const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
 
 /// Returns the queue to which a queue with these arguments dead-letters, if they name one.
 pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]> {
-    let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else { return None };
-    if let Value::String(queue) = arguments.get(DEAD_LETTER_KEY)? { Some(queue) } else { None }
+    let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else {
+        return None;
+    };
+    if let Value::String(queue) = arguments.get(DEAD_LETTER_KEY)? {
+        Some(queue)
+    } else {
+        None
+    }
 }
 
 /// Returns the same arguments with another dead-letter queue.
@@ -173,7 +181,11 @@ mod tests {
             names.rename(format!("{n}").as_bytes(), format!("{}", n + 1).as_bytes());
         }
         assert_eq!(names.current.len(), RECENT + 1);
-        assert_eq!(names.get(b"0"), Some(&b"1000"[..]), "the first name is kept");
+        assert_eq!(
+            names.get(b"0"),
+            Some(&b"1000"[..]),
+            "the first name is kept"
+        );
         assert_eq!(names.get(b"999"), Some(&b"1000"[..]));
         assert_eq!(names.get(b"500"), None);
         names.forget(b"1000");

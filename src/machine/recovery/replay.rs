@@ -1,11 +1,13 @@
 //! Declaring everything again, as a plan: what comes next, what is under way, what has failed.
 //!
-//! One thing is declared after another on one channel, many at a time. When the broker closes the channel over one of them,
-//! that one is left out, and those behind it, which the broker has not looked at, are declared on another channel.
+//! One thing is declared after another on one channel, many at a time. When the broker closes the
+//! channel over one of them, that one is left out, and those behind it, which the broker has not
+//! looked at, are declared on another channel.
 //!
-//! What goes by itself may go once more, just after it was declared again: when the broker finds out late that the connection
-//! before is gone, it ends that one's consumers and bindings, and with the last of them an auto-delete queue or exchange that
-//! nothing has been bound to anew. Then everything is declared once more.
+//! What goes by itself may go once more, just after it was declared again: when the broker finds
+//! out late that the connection before is gone, it ends that one's consumers and bindings, and with
+//! the last of them an auto-delete queue or exchange that nothing has been bound to anew. Then
+//! everything is declared once more.
 
 use crate::error::Error;
 use crate::machine::deadline::Deadline;
@@ -21,13 +23,15 @@ use std::time::{Duration, Instant};
 /// How many may be under way.
 const WINDOW: usize = 64;
 
-/// How long to wait before something is tried again, until the broker has cleared up behind the connection which went.
+/// How long to wait before something is tried again, until the broker has cleared up behind the
+/// connection which went.
 pub(crate) const CLEARING: Duration = Duration::from_millis(500);
 
 /// How often everything is declared once more.
 const ROUNDS: usize = 3;
 
-/// The part with the queues that the broker names: they can't be gone, and declaring them would make others.
+/// The part with the queues that the broker names: they can't be gone, and declaring them would
+/// make others.
 const NAMED_BY_BROKER: usize = 1;
 
 #[derive(Debug)]
@@ -70,7 +74,8 @@ pub(crate) enum Next {
 }
 
 impl Restoration {
-    /// Exclusive queues are tried for so long, in which the broker surely notices that the connection before is gone.
+    /// Exclusive queues are tried for so long, in which the broker surely notices that the
+    /// connection before is gone.
     pub(crate) fn new(patience: Duration, report: Recovered) -> Self {
         Self {
             part: 0,
@@ -90,7 +95,12 @@ impl Restoration {
         }
     }
 
-    pub(crate) fn next(&mut self, topology: &Topology, policy: &Recovery, quarantine: &Quarantine) -> Next {
+    pub(crate) fn next(
+        &mut self,
+        topology: &Topology,
+        policy: &Recovery,
+        quarantine: &Quarantine,
+    ) -> Next {
         let window = if quarantine.one_at_a_time { 1 } else { WINDOW };
         loop {
             if self.under_way.len() >= window {
@@ -181,7 +191,9 @@ impl Restoration {
     ) -> Option<(Step, (Box<str>, Error))> {
         let step = self.under_way.pop_front()?;
         let is_blamed = is_alone && error.is_a_verdict() && error.blames(MethodId::NONE)
-            || topology.request(&step).is_some_and(|request| error.blames(request.id()));
+            || topology
+                .request(&step)
+                .is_some_and(|request| error.blames(request.id()));
         is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 

@@ -48,7 +48,8 @@ pub struct Recovered {
     pub entities: usize,
     /// Consumers that were started again.
     pub consumers: usize,
-    /// Deliveries that had not been handed out and were dropped. The broker delivers them again, unless they needed no ack.
+    /// Deliveries that had not been handed out and were dropped. The broker delivers them again,
+    /// unless they needed no ack.
     pub lost_deliveries: u64,
     /// Queues that have another name now, each with the one before: the broker made both.
     pub renamed: Vec<(Box<str>, Box<str>)>,
@@ -68,12 +69,13 @@ pub struct Counters {
     pub lost: u64,
     /// Tries to open it that failed, the handshake and what is declared again included.
     pub failed_attempts: u64,
-    /// Publishes, calls and commits that ended as [`Unconfirmed`](Error::Unconfirmed): nobody knows whether the broker has
-    /// them.
+    /// Publishes, calls and commits that ended as [`Unconfirmed`](Error::Unconfirmed): nobody knows
+    /// whether the broker has them.
     pub unconfirmed: u64,
     /// Publishes that were sent once more, each time.
     pub republished: u64,
-    /// Deliveries that had not been handed out and were dropped with the connection that they came over.
+    /// Deliveries that had not been handed out and were dropped with the connection that they came
+    /// over.
     pub lost_deliveries: u64,
     /// Deliveries that were settled too late, or twice: nothing was sent.
     pub stale: u64,

@@ -1,9 +1,11 @@
 //! What this connection has declared and bound, so that it can be declared and bound again.
 //!
-//! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not to a channel: what is
-//! declared on one channel may be deleted on another.
+//! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not
+//! to a channel: what is declared on one channel may be deleted on another.
 
-use crate::machine::recovery::bindings::{Binding, Bindings, Destination, Name, Route, short, table};
+use crate::machine::recovery::bindings::{
+    Binding, Bindings, Destination, Name, Route, short, table,
+};
 use crate::machine::recovery::names::{Names, dead_letter_queue, with_dead_letter_queue};
 use crate::options::{Entity, RecoverTopology};
 use crate::protocol::method::{basic, exchange, queue};
@@ -11,7 +13,8 @@ use crate::protocol::{Method, ShortStr, Table, TableRef};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings of queues.
+/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings
+/// of queues.
 pub(crate) const PARTS: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -63,7 +66,10 @@ fn text(name: &[u8]) -> Cow<'_, str> {
 
 impl Topology {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most: Some(most), ..Self::default() }
+        Self {
+            most: Some(most),
+            ..Self::default()
+        }
     }
 
     /// Returns the record, if there is one.
@@ -85,7 +91,8 @@ impl Topology {
         self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
 
-    /// Takes note of a request that the broker has agreed to. False when there is no room to remember it.
+    /// Takes note of a request that the broker has agreed to. False when there is no room to
+    /// remember it.
     pub(crate) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
         let has_room = self.has_room();
         match *request {
@@ -97,7 +104,8 @@ impl Topology {
                     internal: it.internal,
                     arguments: it.arguments.as_octets().into(),
                 };
-                // The default exchange, and those that the broker has from the start, are always there.
+                // The default exchange, and those that the broker has from the start, are always
+                // there.
                 if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
                     return true;
                 }
@@ -121,7 +129,9 @@ impl Topology {
                 true
             }
             Method::Queue(queue::Method::Declare(it)) if !it.passive => {
-                let Method::Queue(queue::Method::DeclareOk(ok)) = reply else { return true };
+                let Method::Queue(queue::Method::DeclareOk(ok)) = reply else {
+                    return true;
+                };
                 let declared = name(ok.queue);
                 let record = Queue {
                     original_name: it.queue.is_empty().then(|| declared.clone()),
@@ -168,10 +178,14 @@ impl Topology {
         }
     }
 
-    /// "Auto-delete exchange: when the last binding is gone." With it go its own bindings, and so on.
+    /// "Auto-delete exchange: when the last binding is gone." With it go its own bindings, and so
+    /// on.
     fn forget_unused(&mut self, mut sources: Vec<Name>) {
         while let Some(source) = sources.pop() {
-            let is_gone = self.exchanges.get(&source).is_some_and(|exchange| exchange.auto_delete)
+            let is_gone = self
+                .exchanges
+                .get(&source)
+                .is_some_and(|exchange| exchange.auto_delete)
                 && !self.bindings.has_source(&source);
             if is_gone {
                 sources.extend(self.take_exchange(&source));
@@ -188,7 +202,9 @@ impl Topology {
     /// Forgets an exchange and its bindings, and gives those from which it was bound.
     fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
         self.exchanges.remove(exchange);
-        let sources = self.bindings.remove_to(&Destination::Exchange(exchange.into()));
+        let sources = self
+            .bindings
+            .remove_to(&Destination::Exchange(exchange.into()));
         self.bindings.remove_from(exchange);
         sources
     }
@@ -204,7 +220,9 @@ impl Topology {
 
     /// Whether a queue goes with its last consumer. Any of its names will do.
     pub(crate) fn is_auto_delete(&self, queue: &[u8]) -> bool {
-        self.queues.get(self.current(queue)).is_some_and(|queue| queue.auto_delete)
+        self.queues
+            .get(self.current(queue))
+            .is_some_and(|queue| queue.auto_delete)
     }
 
     /// Whether a queue has another name than the one that the broker made first.
@@ -215,7 +233,11 @@ impl Topology {
 
     /// Returns the current name of a queue, by an earlier one.
     pub(crate) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
-        if self.names.is_empty() { name } else { self.names.get(name).unwrap_or(name) }
+        if self.names.is_empty() {
+            name
+        } else {
+            self.names.get(name).unwrap_or(name)
+        }
     }
 
     /// Replaces earlier queue names in a publish. Returns its headers if they change.
@@ -231,20 +253,33 @@ impl Topology {
     /// as long as the queues are known.
     fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
         let original = dead_letter_queue(arguments).filter(|queue| self.original(queue) != *queue);
-        let Some(queue) = original else { return arguments.as_octets().into() };
-        with_dead_letter_queue(arguments, self.original(queue)).as_ref().as_octets().into()
+        let Some(queue) = original else {
+            return arguments.as_octets().into();
+        };
+        with_dead_letter_queue(arguments, self.original(queue))
+            .as_ref()
+            .as_octets()
+            .into()
     }
 
     /// Returns the first name of a queue, by any of its names.
     pub(crate) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
         let queue = self.queues.get(self.current(name));
-        queue.and_then(|queue| queue.original_name.as_deref()).unwrap_or(name)
+        queue
+            .and_then(|queue| queue.original_name.as_deref())
+            .unwrap_or(name)
     }
 
     /// Encodes a request with the current names of queues. Returns `None` if no name has changed.
-    pub(crate) fn renamed<R>(&self, request: Method<'_>, encode: impl FnOnce(&Method<'_>) -> R) -> Option<R> {
+    pub(crate) fn renamed<R>(
+        &self,
+        request: Method<'_>,
+        encode: impl FnOnce(&Method<'_>) -> R,
+    ) -> Option<R> {
         let arguments = match &request {
-            Method::Queue(queue::Method::Declare(it)) => self.names.dead_letter_arguments(it.arguments),
+            Method::Queue(queue::Method::Declare(it)) => {
+                self.names.dead_letter_arguments(it.arguments)
+            }
             _ => None,
         };
         let mut request = request;
@@ -255,13 +290,16 @@ impl Topology {
         if let (Some(current), Some(queue)) = (current, queue_of(&mut request)) {
             *queue = short(current);
         }
-        if let (Some(arguments), Method::Queue(queue::Method::Declare(it))) = (&arguments, &mut request) {
+        if let (Some(arguments), Method::Queue(queue::Method::Declare(it))) =
+            (&arguments, &mut request)
+        {
             it.arguments = arguments.as_ref();
         }
         Some(encode(&request))
     }
 
-    /// The same request under the first names of queues that have another; `None` when it has none of them.
+    /// The same request under the first names of queues that have another; `None` when it has none
+    /// of them.
     pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;
         *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
@@ -270,20 +308,29 @@ impl Topology {
 
     /// The broker has made another name for a queue.
     pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
-        let Some(queue) = self.queues.remove(from) else { return };
+        let Some(queue) = self.queues.remove(from) else {
+            return;
+        };
         if queue.original_name.is_some() {
             self.names.rename(from, to);
         }
         self.queues.insert(to.into(), queue);
-        self.bindings.redirect(&Destination::Queue(from.into()), &Destination::Queue(to.into()));
+        self.bindings.redirect(
+            &Destination::Queue(from.into()),
+            &Destination::Queue(to.into()),
+        );
     }
 
     fn is_transient_queue(&self, name: &[u8]) -> bool {
-        self.queues.get(name).is_some_and(|queue| !queue.durable || queue.exclusive)
+        self.queues
+            .get(name)
+            .is_some_and(|queue| !queue.durable || queue.exclusive)
     }
 
     fn is_transient_exchange(&self, name: &[u8]) -> bool {
-        self.exchanges.get(name).is_some_and(|exchange| !exchange.durable)
+        self.exchanges
+            .get(name)
+            .is_some_and(|exchange| !exchange.durable)
     }
 
     /// Returns one part of the entities to declare, in the order of their dependencies, or `None`
@@ -308,19 +355,30 @@ impl Topology {
         let bindings = |are_to_exchanges: bool| {
             let is_wanted =
                 move |to: &Destination| matches!(to, Destination::Exchange(_)) == are_to_exchanges;
-            let bindings = self.bindings.to(is_wanted).filter(|(to, route)| is_bound_again(to, route));
+            let bindings = self
+                .bindings
+                .to(is_wanted)
+                .filter(|(to, route)| is_bound_again(to, route));
             bindings.map(|(to, route)| Step::Binding(Binding::new(to, route)))
         };
         let queues = |is_unnamed: bool| {
-            let queues = self.queues.iter().filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
-            let queues = queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
+            let queues = self
+                .queues
+                .iter()
+                .filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
+            let queues =
+                queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
             queues.map(|(name, _)| Step::Queue(name.clone())).collect()
         };
         Some(match part {
             0 => {
                 let exchanges = self.exchanges.keys();
-                let exchanges = exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
-                exchanges.map(|name| Step::Exchange(name.clone())).chain(bindings(true)).collect()
+                let exchanges =
+                    exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
+                exchanges
+                    .map(|name| Step::Exchange(name.clone()))
+                    .chain(bindings(true))
+                    .collect()
             }
             1 => queues(true),
             2 => queues(false),
@@ -349,7 +407,11 @@ impl Topology {
             Step::Queue(name) => {
                 let it = self.queues.get(name)?;
                 let declare = queue::Declare {
-                    queue: if it.original_name.is_some() { ShortStr::EMPTY } else { short(name) },
+                    queue: if it.original_name.is_some() {
+                        ShortStr::EMPTY
+                    } else {
+                        short(name)
+                    },
                     passive: false,
                     durable: it.durable,
                     exclusive: it.exclusive,
@@ -380,9 +442,18 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
 impl Step {
     /// What has to be there for it.
     pub(crate) fn needs(&self) -> Vec<Self> {
-        let Self::Binding(binding) = self else { return Vec::new() };
-        let to = if binding.is_to_exchange() { Self::Exchange } else { Self::Queue };
-        vec![Self::Exchange(binding.source().into()), to(binding.destination().into())]
+        let Self::Binding(binding) = self else {
+            return Vec::new();
+        };
+        let to = if binding.is_to_exchange() {
+            Self::Exchange
+        } else {
+            Self::Queue
+        };
+        vec![
+            Self::Exchange(binding.source().into()),
+            to(binding.destination().into()),
+        ]
     }
 
     /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
@@ -394,9 +465,17 @@ impl Step {
                 let (to, source) = (text(binding.destination()), text(binding.source()));
                 let routing_key = text(binding.routing_key());
                 ask(&if binding.is_to_exchange() {
-                    Entity::ExchangeBinding { destination: &to, source: &source, routing_key: &routing_key }
+                    Entity::ExchangeBinding {
+                        destination: &to,
+                        source: &source,
+                        routing_key: &routing_key,
+                    }
                 } else {
-                    Entity::QueueBinding { queue: &to, exchange: &source, routing_key: &routing_key }
+                    Entity::QueueBinding {
+                        queue: &to,
+                        exchange: &source,
+                        routing_key: &routing_key,
+                    }
                 })
             }
         }
@@ -408,9 +487,16 @@ impl Step {
             Self::Exchange(name) => format!("exchange {:?}", text(name)),
             Self::Queue(name) => format!("queue {:?}", text(name)),
             Self::Binding(binding) => {
-                let to = if binding.is_to_exchange() { "exchange" } else { "queue" };
+                let to = if binding.is_to_exchange() {
+                    "exchange"
+                } else {
+                    "queue"
+                };
                 let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
-                format!("{to} {:?} bound to {source:?} by {routing_key:?}", text(binding.destination()))
+                format!(
+                    "{to} {:?} bound to {source:?} by {routing_key:?}",
+                    text(binding.destination())
+                )
             }
         }
     }
@@ -434,14 +520,24 @@ mod tests {
             nowait: false,
             arguments: table,
         };
-        let ok = queue::DeclareOk { queue: short(queue.as_bytes()), message_count: 0, consumer_count: 0 };
+        let ok = queue::DeclareOk {
+            queue: short(queue.as_bytes()),
+            message_count: 0,
+            consumer_count: 0,
+        };
         let ok = Method::Queue(queue::Method::DeclareOk(ok));
         assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
         for key in 0..BINDINGS {
             let key = key.to_string();
             let (exchange, routing_key) = (short(queue.as_bytes()), short(key.as_bytes()));
             let queue = exchange;
-            let bind = queue::Bind { queue, exchange, routing_key, nowait: false, arguments: table };
+            let bind = queue::Bind {
+                queue,
+                exchange,
+                routing_key,
+                nowait: false,
+                arguments: table,
+            };
             let ok = Method::Queue(queue::Method::BindOk(queue::BindOk {}));
             assert!(topology.note(&Method::Queue(queue::Method::Bind(bind)), &ok));
         }

@@ -51,7 +51,9 @@ impl Waits {
 
     /// Returns the earliest deadline.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadlines.first_key_value().and_then(|(_, deadline)| *deadline)
+        self.deadlines
+            .first_key_value()
+            .and_then(|(_, deadline)| *deadline)
     }
 
     /// Ends the waits whose deadline has passed.
@@ -87,7 +89,10 @@ mod tests {
         waits.end(first);
         assert_eq!(waits.deadline(), Some(now + TIMEOUT));
         waits.expire(now + TIMEOUT);
-        assert_eq!((waits.poll_expired(), waits.poll_expired()), (Some(second), None));
+        assert_eq!(
+            (waits.poll_expired(), waits.poll_expired()),
+            (Some(second), None)
+        );
         assert!(waits.has_expired(second) && !waits.has_expired(late));
         assert_eq!(waits.deadline(), Some(now + TIMEOUT / 2 + TIMEOUT));
     }

@@ -30,7 +30,10 @@ pub(crate) fn is_nowait(method: &Method<'_>) -> bool {
 /// [`Error::InvalidArgument`] if the name is empty.
 pub(crate) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
     if queue.is_empty() {
-        return Err(Error::invalid("queue", "an empty name is allowed only where a queue is declared"));
+        return Err(Error::invalid(
+            "queue",
+            "an empty name is allowed only where a queue is declared",
+        ));
     }
     Ok(())
 }

@@ -49,12 +49,15 @@ impl Requests {
         } else {
             cx.answer(
                 request.promise,
-                Err(Error::ConnectionBroken(Broken::OutcomeUnknown(error.clone().into()))),
+                Err(Error::ConnectionBroken(Broken::OutcomeUnknown(
+                    error.clone().into(),
+                ))),
             );
         }
     }
 
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants it, or `basic.get`.
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
+    /// it, or `basic.get`.
     pub(crate) fn request<'a>(
         &mut self,
         cx: &mut Context,
@@ -65,13 +68,23 @@ impl Requests {
         queue_of(&method).map_or(Ok(()), check_queue_name)?;
         match method {
             Method::Basic(basic::Method::Get(_)) => {}
-            Method::Exchange(_) | Method::Queue(_) if !info.replies.is_empty() && !is_nowait(&method) => {}
-            _ => return Err(Error::invalid("request", format!("{} is none", method.id()))),
+            Method::Exchange(_) | Method::Queue(_)
+                if !info.replies.is_empty() && !is_nowait(&method) => {}
+            _ => {
+                return Err(Error::invalid(
+                    "request",
+                    format!("{} is none", method.id()),
+                ));
+            }
         }
         let request = WaitingRequest::new(cx.promises.nobody(), info, &method);
         let octets = request.payload.len() + OVERHEAD as usize;
         if octets > cx.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge { octets, limit: cx.frame_max }.into());
+            return Err(EncodeError::FrameTooLarge {
+                octets,
+                limit: cx.frame_max,
+            }
+            .into());
         }
         let promise = cx.timed_promise();
         cx.request_octets += request.payload.len();
@@ -89,17 +102,25 @@ impl Requests {
             let is_held = request.is_get_to_settle();
             // A request whose deadline has passed is not sent.
             let is_waiting = cx.promises.is_waiting(request.promise);
-            let room = if is_held { cx.channels.room_to_hold() } else { RoomToHold::Yes };
+            let room = if is_held {
+                cx.channels.room_to_hold()
+            } else {
+                RoomToHold::Yes
+            };
             let number = match room {
                 _ if !is_waiting => None,
                 RoomToHold::No => None,
                 RoomToHold::Later => return,
                 RoomToHold::Yes => {
-                    let Some(number) = self.pooled_channel(cx, publishing) else { return };
+                    let Some(number) = self.pooled_channel(cx, publishing) else {
+                        return;
+                    };
                     Some(number)
                 }
             };
-            let Some(request) = self.queue.pop_front() else { return };
+            let Some(request) = self.queue.pop_front() else {
+                return;
+            };
             cx.request_octets -= request.payload.len();
             let Some(number) = number else {
                 cx.answer(request.promise, Err(Error::ChannelLimit));
@@ -123,11 +144,17 @@ impl Requests {
     }
 
     /// A channel for one request.
-    pub(crate) fn pooled_channel(&mut self, cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
+    pub(crate) fn pooled_channel(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+    ) -> Option<u16> {
         if let Some(number) = cx.channels.take_idle(Role::Request) {
             return Some(number);
         }
-        if cx.channels.may_pool(usize::from(cx.options.limits.request_channels.max(1)))
+        if cx
+            .channels
+            .may_pool(usize::from(cx.options.limits.request_channels.max(1)))
             && let Some(number) = cx.open_channel(Role::Request)
         {
             return Some(number);
@@ -147,10 +174,15 @@ impl Requests {
             if busy == 0 {
                 break;
             }
-            let Some(channel) = cx.channels.get(number) else { continue };
+            let Some(channel) = cx.channels.get(number) else {
+                continue;
+            };
             if matches!(channel.role, Role::Request | Role::Get) {
                 busy -= 1;
-                if channel.requests().any(|request| !promises.is_waiting(request.promise)) {
+                if channel
+                    .requests()
+                    .any(|request| !promises.is_waiting(request.promise))
+                {
                     overdue.push(number);
                 }
             }

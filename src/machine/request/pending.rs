@@ -1,4 +1,5 @@
-//! A request as octets: it waits for its channel, then for its answer, and may be asked again on another connection.
+//! A request as octets: it waits for its channel, then for its answer, and may be asked again on
+//! another connection.
 
 use crate::machine::PromiseId;
 use crate::protocol::method::{Encode, MethodInfo, basic, exchange, queue};
@@ -25,13 +26,20 @@ impl WaitingRequest {
         out.short(info.id.class);
         out.short(info.id.method);
         method.encode_fields(&mut out);
-        Self { promise, info, payload: payload.into(), in_transaction: false, is_suspected: false }
+        Self {
+            promise,
+            info,
+            payload: payload.into(),
+            in_transaction: false,
+            is_suspected: false,
+        }
     }
 
     /// Returns `true` for a `basic.get` whose message uses its channel until it is settled.
     pub(crate) fn is_get_to_settle(&self) -> bool {
         let is_get = self.info.id == basic::Get::ID;
-        is_get && matches!(self.method(), Some(Method::Basic(basic::Method::Get(get))) if !get.no_ack)
+        is_get
+            && matches!(self.method(), Some(Method::Basic(basic::Method::Get(get))) if !get.no_ack)
     }
 
     pub(crate) fn method(&self) -> Option<Method<'_>> {
@@ -40,12 +48,14 @@ impl WaitingRequest {
 }
 
 impl WaitingRequest {
-    /// Whether it may be carried out twice: the second time changes nothing, and the answer is the same.
+    /// Whether it may be carried out twice: the second time changes nothing, and the answer is the
+    /// same.
     pub(crate) fn is_repeatable(&self) -> bool {
         match self.method() {
-            Some(Method::Exchange(exchange::Method::Delete(_)) | Method::Queue(queue::Method::Delete(_))) => {
-                false
-            }
+            Some(
+                Method::Exchange(exchange::Method::Delete(_))
+                | Method::Queue(queue::Method::Delete(_)),
+            ) => false,
             Some(Method::Queue(queue::Method::Purge(_))) => false,
             // Another queue would be made, and the first be nobody's.
             Some(Method::Queue(queue::Method::Declare(it))) => !it.queue.is_empty() || it.exclusive,

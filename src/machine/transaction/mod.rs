@@ -1,6 +1,7 @@
 //! Transactions: publishes and acknowledgements that take effect together (spec 1.9).
 //!
-//! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the transaction mode.
+//! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the
+//! transaction mode.
 
 pub(crate) mod transactions;
 
@@ -21,9 +22,14 @@ use crate::protocol::Table;
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
 
 impl Transactions {
-    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know then.
+    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know
+    /// then.
     pub(crate) fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
-        if self.is_committing(promise) { Error::Unconfirmed(error.into()) } else { error }
+        if self.is_committing(promise) {
+            Error::Unconfirmed(error.into())
+        } else {
+            error
+        }
     }
 
     pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
@@ -34,7 +40,10 @@ impl Transactions {
                 }
                 Phase::Starting(promise) => {
                     let is_suspected = blame.suspects(promise);
-                    self.waiting.push_back(WaitingTransaction { promise, is_suspected });
+                    self.waiting.push_back(WaitingTransaction {
+                        promise,
+                        is_suspected,
+                    });
                 }
                 Phase::Committing(promise) => {
                     cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
@@ -55,13 +64,20 @@ impl Transactions {
     /// Begins a transaction.
     pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
         let promise = cx.timed_promise();
-        self.waiting.push_back(WaitingTransaction { promise, is_suspected: false });
+        self.waiting.push_back(WaitingTransaction {
+            promise,
+            is_suspected: false,
+        });
         Ok(promise)
     }
 
     /// Starts the transactions for which there are channels.
     pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
-        while let Some(&WaitingTransaction { promise, is_suspected }) = self.waiting.front() {
+        while let Some(&WaitingTransaction {
+            promise,
+            is_suspected,
+        }) = self.waiting.front()
+        {
             if is_suspected && cx.is_trying() {
                 return;
             }
@@ -105,15 +121,18 @@ impl Transactions {
 
     /// The channel of a transaction that goes on.
     pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
-        match self.get(id).map(|transaction| (&transaction.phase, transaction.channel)) {
+        match self
+            .get(id)
+            .map(|transaction| (&transaction.phase, transaction.channel))
+        {
             Some((Phase::Open, channel)) => Ok(channel),
             Some((Phase::Failed(error), _)) => Err(error.clone()),
             _ => Err(Error::Stale),
         }
     }
 
-    /// Publishes within a transaction. The promise is answered at once, and no event tells of it: what comes of the publish, the
-    /// commit tells.
+    /// Publishes within a transaction. The promise is answered at once, and no event tells of it:
+    /// what comes of the publish, the commit tells.
     pub(crate) fn publish_in(
         &mut self,
         cx: &mut Context,
@@ -134,7 +153,8 @@ impl Transactions {
         let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let mut properties = *publish.properties;
         properties.headers = headers.map(Into::into).or(properties.headers);
-        cx.out.content(number, cx.frame_max, &method, &properties, &publish.body)?;
+        cx.out
+            .content(number, cx.frame_max, &method, &properties, &publish.body)?;
         cx.attention = true;
         if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;
@@ -153,16 +173,30 @@ impl Transactions {
         let number = self.transaction_channel(id)?;
         check_queue_name(get.queue)?;
         let promise = cx.counted_promise();
-        let request =
-            WaitingRequest { in_transaction: true, ..WaitingRequest::new(promise, &basic::Get::INFO, &get) };
+        let request = WaitingRequest {
+            in_transaction: true,
+            ..WaitingRequest::new(promise, &basic::Get::INFO, &get)
+        };
         let request = cx.with_current_names(request);
         cx.write(number, &request);
-        cx.await_reply(number, &basic::Get::INFO, Awaited::Get { request, no_ack: get.no_ack });
+        cx.await_reply(
+            number,
+            &basic::Get::INFO,
+            Awaited::Get {
+                request,
+                no_ack: get.no_ack,
+            },
+        );
         Ok(promise)
     }
 
-    /// Has everything of a transaction take effect. What it got and did not settle goes back to the queues.
-    pub(crate) fn commit(&mut self, cx: &mut Context, id: TransactionId) -> Result<PromiseId, Error> {
+    /// Has everything of a transaction take effect. What it got and did not settle goes back to the
+    /// queues.
+    pub(crate) fn commit(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<PromiseId, Error> {
         let number = self.end_transaction(cx, id)?;
         let promise = cx.timed_promise();
         self.set_phase(id, Phase::Committing(promise));
@@ -171,7 +205,11 @@ impl Transactions {
     }
 
     /// Has nothing of a transaction take effect.
-    pub(crate) fn rollback(&mut self, cx: &mut Context, id: TransactionId) -> Result<PromiseId, Error> {
+    pub(crate) fn rollback(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<PromiseId, Error> {
         let number = self.end_transaction(cx, id)?;
         let promise = cx.timed_promise();
         self.set_phase(id, Phase::RollingBack(promise));
@@ -180,7 +218,11 @@ impl Transactions {
     }
 
     /// Writes what belongs to a transaction and is not written; from here on nothing more does.
-    pub(crate) fn end_transaction(&mut self, cx: &mut Context, id: TransactionId) -> Result<u16, Error> {
+    pub(crate) fn end_transaction(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<u16, Error> {
         let found = self.transaction_channel(id);
         let Ok(number) = found else {
             self.remove(id);
@@ -199,9 +241,12 @@ impl Transactions {
         }
     }
 
-    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled back, by closing its channel.
+    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled
+    /// back, by closing its channel.
     pub(crate) fn drop_transaction(&mut self, cx: &mut Context, id: TransactionId) {
-        let Some(transaction) = self.get(id) else { return };
+        let Some(transaction) = self.get(id) else {
+            return;
+        };
         match transaction.phase {
             Phase::Open => {
                 self.roll_back(cx, transaction.channel, &Error::Stale);
@@ -227,13 +272,20 @@ impl Transactions {
     /// Fails the open transactions in which a get timed out, and closes their channels. A broker
     /// replies in order, so it cannot confirm the commit before it has replied to the get. The
     /// entries of such gets would otherwise add up without limit.
-    pub(crate) fn fail_overdue_transactions(&mut self, cx: &mut Context, consuming: &mut Consuming) {
+    pub(crate) fn fail_overdue_transactions(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+    ) {
         let (channels, promises) = (&cx.channels, &cx.promises);
         let is_overdue = |number: u16| {
             let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
             requests.any(|request| !promises.is_waiting(request.promise))
         };
-        let overdue: Vec<_> = self.open().filter(|(_, number)| is_overdue(*number)).collect();
+        let overdue: Vec<_> = self
+            .open()
+            .filter(|(_, number)| is_overdue(*number))
+            .collect();
         for (id, number) in overdue {
             let after = cx.options.deadlines.request;
             let error = consuming.timed_out("a get of the transaction", after);
@@ -244,7 +296,9 @@ impl Transactions {
 
     /// The broker has done what it was told of a transaction.
     pub(crate) fn transaction_replied(&mut self, cx: &mut Context, id: TransactionId) {
-        let Some(transaction) = self.get_mut(id) else { return };
+        let Some(transaction) = self.get_mut(id) else {
+            return;
+        };
         match std::mem::replace(&mut transaction.phase, Phase::Open) {
             Phase::Starting(promise) => cx.answer(promise, Ok(Reply::Transaction(id))),
             Phase::Committing(promise) => {
@@ -261,18 +315,32 @@ impl Transactions {
     }
 
     /// A mandatory publish of a transaction came back. The commit tells of it.
-    pub(crate) fn returned_in_transaction(&mut self, channel: u16, code: u16, text: &str, message: Message) {
-        let Some((_, transaction)) = self.on(channel) else { return };
+    pub(crate) fn returned_in_transaction(
+        &mut self,
+        channel: u16,
+        code: u16,
+        text: &str,
+        message: Message,
+    ) {
+        let Some((_, transaction)) = self.on(channel) else {
+            return;
+        };
         if transaction.mandatory > 0 {
             transaction.mandatory -= 1;
             let reply_text = text.to_owned();
-            transaction.returned.push(Returned { reply_code: code.into(), reply_text, message });
+            transaction.returned.push(Returned {
+                reply_code: code.into(),
+                reply_text,
+                message,
+            });
         }
     }
 
     /// The broker closed the channel of a transaction: nothing of it has taken effect.
     pub(crate) fn transaction_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
-        let Some((id, transaction)) = self.on(channel) else { return };
+        let Some((id, transaction)) = self.on(channel) else {
+            return;
+        };
         match transaction.phase {
             Phase::Starting(promise) | Phase::Committing(promise) | Phase::RollingBack(promise) => {
                 self.remove(id);

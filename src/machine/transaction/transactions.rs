@@ -52,8 +52,16 @@ impl Transactions {
         self.made += 1;
         let id = TransactionId(self.made);
         let phase = Phase::Starting(promise);
-        self.transactions
-            .insert(id, Transaction { channel, phase, flows: true, mandatory: 0, returned: Vec::new() });
+        self.transactions.insert(
+            id,
+            Transaction {
+                channel,
+                phase,
+                flows: true,
+                mandatory: 0,
+                returned: Vec::new(),
+            },
+        );
         id
     }
 
@@ -74,13 +82,19 @@ impl Transactions {
         let is_it = |transaction: &Transaction| {
             transaction.channel == channel && !matches!(transaction.phase, Phase::Failed(_))
         };
-        let found = self.transactions.iter_mut().find(|(_, transaction)| is_it(transaction));
+        let found = self
+            .transactions
+            .iter_mut()
+            .find(|(_, transaction)| is_it(transaction));
         found.map(|(id, transaction)| (*id, transaction))
     }
 
     /// Returns those that are open, with their channels.
     pub(crate) fn open(&self) -> impl Iterator<Item = (TransactionId, u16)> + '_ {
-        let open = self.transactions.iter().filter(|(_, it)| matches!(it.phase, Phase::Open));
+        let open = self
+            .transactions
+            .iter()
+            .filter(|(_, it)| matches!(it.phase, Phase::Open));
         open.map(|(id, transaction)| (*id, transaction.channel))
     }
 
@@ -92,19 +106,31 @@ impl Transactions {
 
     /// Whether a promise is for the answer to a commit.
     pub(crate) fn is_committing(&self, promise: PromiseId) -> bool {
-        let phases = self.transactions.values().map(|transaction| &transaction.phase);
-        phases.into_iter().any(|phase| matches!(phase, Phase::Committing(found) if *found == promise))
+        let phases = self
+            .transactions
+            .values()
+            .map(|transaction| &transaction.phase);
+        phases
+            .into_iter()
+            .any(|phase| matches!(phase, Phase::Committing(found) if *found == promise))
     }
 
-    /// Their channels are gone: nothing of those that are open takes effect. Gives what the others waited
-    /// for, and forgets them.
+    /// Their channels are gone: nothing of those that are open takes effect. Gives what the others
+    /// waited for, and forgets them.
     pub(crate) fn suspend(&mut self, error: &Error) -> Vec<Phase> {
         let mut ended = Vec::new();
         for (id, transaction) in std::mem::take(&mut self.transactions) {
             match transaction.phase {
                 Phase::Open => {
                     let phase = Phase::Failed(error.clone());
-                    self.transactions.insert(id, Transaction { phase, flows: true, ..transaction });
+                    self.transactions.insert(
+                        id,
+                        Transaction {
+                            phase,
+                            flows: true,
+                            ..transaction
+                        },
+                    );
                 }
                 Phase::Failed(_) => drop(self.transactions.insert(id, transaction)),
                 phase => ended.push(phase),
@@ -117,8 +143,14 @@ impl Transactions {
     pub(crate) fn drain(&mut self) -> Vec<PromiseId> {
         self.waiting.clear();
         let all = std::mem::take(&mut self.transactions).into_values();
-        all.filter_map(|it| if let Phase::Committing(promise) = it.phase { Some(promise) } else { None })
-            .collect()
+        all.filter_map(|it| {
+            if let Phase::Committing(promise) = it.phase {
+                Some(promise)
+            } else {
+                None
+            }
+        })
+        .collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Whole frames on their way out: small things copied one behind the other, large bodies kept as they are.
+//! Whole frames on their way out: small things copied one behind the other, large bodies kept as
+//! they are.
 
 use crate::machine::request::arguments::{Body, COPIED_BODY};
 use crate::protocol::frame::{self, FRAME_END};
@@ -31,7 +32,10 @@ impl Chunk {
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut from = self.written;
         let last = self.octets.len();
-        let bodies = self.bodies.iter().map(|(place, body)| (*place, body.as_ref()));
+        let bodies = self
+            .bodies
+            .iter()
+            .map(|(place, body)| (*place, body.as_ref()));
         bodies
             .chain([(last, &[][..])])
             .flat_map(move |(place, body)| {
@@ -42,17 +46,23 @@ impl Chunk {
             .filter(|piece| !piece.is_empty())
     }
 
-    /// Forgets the first so many octets, which were written. Gives how many more were written than there are here.
+    /// Forgets the first so many octets, which were written. Gives how many more were written than
+    /// there are here.
     pub(crate) fn advance(&mut self, mut octets: usize) -> usize {
         while octets > 0 {
-            let next = self.bodies.front().map_or(self.octets.len(), |(place, _)| *place);
+            let next = self
+                .bodies
+                .front()
+                .map_or(self.octets.len(), |(place, _)| *place);
             let head = (next - self.written).min(octets);
             self.written += head;
             octets -= head;
             if self.written < next {
                 break;
             }
-            let Some((_, body)) = self.bodies.front_mut() else { break };
+            let Some((_, body)) = self.bodies.front_mut() else {
+                break;
+            };
             let part = body.len().min(octets);
             let _ = body.split_to(part);
             self.body_octets -= part;
@@ -98,8 +108,13 @@ impl Chunk {
     ) -> Result<(), EncodeError> {
         let start = self.octets.len();
         frame::method(&mut self.octets, channel, frame_max, method)?;
-        let written =
-            frame::content_header_of(&mut self.octets, channel, frame_max, body_size as u64, properties);
+        let written = frame::content_header_of(
+            &mut self.octets,
+            channel,
+            frame_max,
+            body_size as u64,
+            properties,
+        );
         if written.is_err() {
             self.octets.truncate(start);
         }
@@ -114,7 +129,8 @@ impl Chunk {
         match body.as_bytes() {
             Some(body) if body.len() >= COPIED_BODY => {
                 self.body_octets += part.len();
-                self.bodies.push_back((self.octets.len(), body.slice(from..to)));
+                self.bodies
+                    .push_back((self.octets.len(), body.slice(from..to)));
             }
             _ => self.octets.extend_from_slice(part),
         }

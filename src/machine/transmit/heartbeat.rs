@@ -12,13 +12,13 @@ pub(crate) struct Heartbeat {
     /// they change.
     send_at: Option<Instant>,
     last_received: Instant,
-    /// When the server counts as gone: a quarter past the timeout, well before the two that it would
-    /// take at the latest.
+    /// When the server counts as gone: a quarter past the timeout, well before the two that it
+    /// would take at the latest.
     dead_at: Option<Instant>,
     /// The server is watched from `open-ok` on.
     watching: bool,
-    /// A wake-up came so late that the program, or the machine it runs on, must have slept: what the server sent may
-    /// not have been read yet. The server was given more time.
+    /// A wake-up came so late that the program, or the machine it runs on, must have slept: what
+    /// the server sent may not have been read yet. The server was given more time.
     has_grace: bool,
     /// Reading has just been resumed: the silence until now is not the server's.
     resumed: bool,
@@ -82,7 +82,11 @@ impl Heartbeat {
 
     #[inline]
     pub(crate) fn deadline(&self, reading: bool) -> Option<Instant> {
-        if reading { earlier(self.send_at, self.dead_at) } else { self.send_at }
+        if reading {
+            earlier(self.send_at, self.dead_at)
+        } else {
+            self.send_at
+        }
     }
 
     #[inline]
@@ -90,7 +94,8 @@ impl Heartbeat {
         self.send_at.is_some_and(|at| at <= now)
     }
 
-    /// For how long the server has been silent, if that is too long. While we do not read it does not count.
+    /// For how long the server has been silent, if that is too long. While we do not read it does
+    /// not count.
     pub(crate) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
         let timeout = self.timeout?;
         if !reading {
@@ -133,8 +138,14 @@ mod tests {
     fn e49_a_silent_server_is_gone_a_quarter_past_the_timeout() {
         let now = Instant::now();
         let mut heartbeat = at(now, 4);
-        assert_eq!(heartbeat.silent_for(now + 5 * SECOND - Duration::from_millis(1), true), None);
-        assert_eq!(heartbeat.silent_for(now + 5 * SECOND, true), Some(5 * SECOND));
+        assert_eq!(
+            heartbeat.silent_for(now + 5 * SECOND - Duration::from_millis(1), true),
+            None
+        );
+        assert_eq!(
+            heartbeat.silent_for(now + 5 * SECOND, true),
+            Some(5 * SECOND)
+        );
     }
 
     #[test]
@@ -143,7 +154,10 @@ mod tests {
         let mut heartbeat = at(now, 4);
         let late = now + 3600 * SECOND;
         assert_eq!(heartbeat.silent_for(late, true), None);
-        assert_eq!(heartbeat.silent_for(late + SECOND, true), Some(3601 * SECOND));
+        assert_eq!(
+            heartbeat.silent_for(late + SECOND, true),
+            Some(3601 * SECOND)
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What waits to be given to the transport, and in which order.
 //!
-//! As long as there is little, it leaves in the order in which it came. What is more than that waits channel by channel, and
-//! the channels take turns, a frame or some small ones at a time, so that neither a large body nor a publisher without
-//! restraint holds up what others have to say. On one channel the order is kept, and contents stay in one piece, as AMQP wants.
+//! As long as there is little, it leaves in the order in which it came. What is more than that
+//! waits channel by channel, and the channels take turns, a frame or some small ones at a time, so
+//! that neither a large body nor a publisher without restraint holds up what others have to say. On
+//! one channel the order is kept, and contents stay in one piece, as AMQP wants.
 
 use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::machine::Body;
@@ -29,7 +30,9 @@ pub(crate) struct Outbox {
 
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Outbox")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +51,10 @@ impl Outbox {
     #[inline]
     fn write<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
         let waits = !self.turns.is_empty()
-            && self.lanes.get(usize::from(channel)).is_some_and(|lane| !lane.is_empty());
+            && self
+                .lanes
+                .get(usize::from(channel))
+                .is_some_and(|lane| !lane.is_empty());
         if !waits && self.first.len() < ORDERED_BYTES {
             return write(&mut self.first);
         }
@@ -65,7 +71,10 @@ impl Outbox {
         if lane.is_empty() {
             self.turns.push_back(channel);
         }
-        if lane.back().is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES) {
+        if lane
+            .back()
+            .is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES)
+        {
             lane.push_back(self.spares.pop().unwrap_or_default());
         }
         let mut nowhere = Chunk::default();
@@ -90,11 +99,17 @@ impl Outbox {
         frame_max: u32,
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
-        self.write(channel, |chunk| frame::method(chunk.octets(), channel, frame_max, method))
+        self.write(channel, |chunk| {
+            frame::method(chunk.octets(), channel, frame_max, method)
+        })
     }
 
     /// A method of the connection behind everything else, because nothing may follow it.
-    pub(crate) fn last_method(&mut self, frame_max: u32, method: &impl Encode) -> Result<(), EncodeError> {
+    pub(crate) fn last_method(
+        &mut self,
+        frame_max: u32,
+        method: &impl Encode,
+    ) -> Result<(), EncodeError> {
         frame::method(self.last.octets(), 0, frame_max, method)
     }
 
@@ -132,7 +147,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Gives what is next, when the transport has not much in its hands; with `all`, everything. Gives how many octets.
+    /// Gives what is next, when the transport has not much in its hands; with `all`, everything.
+    /// Gives how many octets.
     pub(crate) fn give(&mut self, in_hand: usize, all: bool, to: &mut Outgoing) -> usize {
         if self.is_empty() || in_hand >= UNWRITTEN_BYTES && !all {
             return 0;
@@ -143,9 +159,15 @@ impl Outbox {
             to.push(std::mem::replace(&mut self.first, next));
         }
         while all || to.len() - before < WRITE_BYTES {
-            let Some(channel) = self.turns.pop_front() else { break };
-            let Some(lane) = self.lanes.get_mut(usize::from(channel)) else { continue };
-            let Some(chunk) = lane.pop_front() else { continue };
+            let Some(channel) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(usize::from(channel)) else {
+                continue;
+            };
+            let Some(chunk) = lane.pop_front() else {
+                continue;
+            };
             if !lane.is_empty() {
                 self.turns.push_back(channel);
             }
@@ -175,7 +197,12 @@ mod tests {
 
     const FRAME_MAX: u32 = 131_072;
 
-    fn publish_on(out: &mut Outbox, channel: u16, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
+    fn publish_on(
+        out: &mut Outbox,
+        channel: u16,
+        frame_max: u32,
+        body: Body<'_>,
+    ) -> Result<(), EncodeError> {
         let method = basic::Publish {
             exchange: ShortStr::EMPTY,
             routing_key: ShortStr::literal("q"),
@@ -231,7 +258,13 @@ mod tests {
         assert_eq!(whole(&copied), whole(&shared));
         assert_eq!((copied.pieces().count(), shared.pieces().count()), (1, 7));
         let inside = body.as_ptr_range();
-        assert_eq!(shared.pieces().filter(|piece| inside.contains(&piece.as_ptr())).count(), 3);
+        assert_eq!(
+            shared
+                .pieces()
+                .filter(|piece| inside.contains(&piece.as_ptr()))
+                .count(),
+            3
+        );
     }
 
     #[test]
@@ -264,16 +297,31 @@ mod tests {
         let mut out = Outbox::default();
         let long = "x".repeat(255);
         let text = ShortStr::new(&long).unwrap();
-        let properties = Properties { message_id: Some(text), app_id: Some(text), ..Properties::default() };
-        let method = basic::Publish { exchange: text, routing_key: text, mandatory: false, immediate: false };
+        let properties = Properties {
+            message_id: Some(text),
+            app_id: Some(text),
+            ..Properties::default()
+        };
+        let method = basic::Publish {
+            exchange: text,
+            routing_key: text,
+            mandatory: false,
+            immediate: false,
+        };
         let written = out.content(1, 530, &method, &properties, &Body::Borrowed(b""));
-        assert!(matches!(written, Err(EncodeError::FrameTooLarge { limit: 530, .. })));
+        assert!(matches!(
+            written,
+            Err(EncodeError::FrameTooLarge { limit: 530, .. })
+        ));
         assert!(out.is_empty());
     }
 
     #[test]
     fn e48_a_small_publish_beside_one_of_64_mib_leaves_within_two_frames() {
-        for body in [Body::Shared(vec![0; 64 << 20].into()), Body::Borrowed(&vec![0; 64 << 20])] {
+        for body in [
+            Body::Shared(vec![0; 64 << 20].into()),
+            Body::Borrowed(&vec![0; 64 << 20]),
+        ] {
             let mut out = Outbox::default();
             publish_on(&mut out, 1, FRAME_MAX, body).unwrap();
             for _ in 0..100 {
@@ -299,18 +347,36 @@ mod tests {
         }
         let _first = given(&mut out);
         publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
-        assert!(frames(&whole(&given(&mut out))).iter().any(|(_, channel, _)| *channel == 2));
+        assert!(
+            frames(&whole(&given(&mut out)))
+                .iter()
+                .any(|(_, channel, _)| *channel == 2)
+        );
     }
 
     #[test]
     fn a_method_stays_behind_the_content_on_its_channel() {
         let mut out = Outbox::default();
-        publish_on(&mut out, 1, FRAME_MAX, Body::Shared(vec![0; 1 << 20].into())).unwrap();
+        publish_on(
+            &mut out,
+            1,
+            FRAME_MAX,
+            Body::Shared(vec![0; 1 << 20].into()),
+        )
+        .unwrap();
         out.method(2, FRAME_MAX, &channels::CloseOk {}).unwrap();
         out.method(1, FRAME_MAX, &channels::CloseOk {}).unwrap();
         let frames = frames(&all(&mut out));
-        let body = frames.iter().rposition(|(kind, ..)| *kind == FrameKind::Body).unwrap();
-        let of = |wanted: u16| frames.iter().rposition(|(_, channel, _)| *channel == wanted).unwrap();
+        let body = frames
+            .iter()
+            .rposition(|(kind, ..)| *kind == FrameKind::Body)
+            .unwrap();
+        let of = |wanted: u16| {
+            frames
+                .iter()
+                .rposition(|(_, channel, _)| *channel == wanted)
+                .unwrap()
+        };
         assert!(of(2) < body && of(1) == frames.len() - 1 && body < of(1));
     }
 
@@ -319,18 +385,31 @@ mod tests {
         let mut out = Outbox::default();
         out.last_method(FRAME_MAX, &connection::CloseOk {}).unwrap();
         for channel in 1..4 {
-            publish_on(&mut out, channel, FRAME_MAX, Body::Shared(vec![0; 1 << 20].into())).unwrap();
+            publish_on(
+                &mut out,
+                channel,
+                FRAME_MAX,
+                Body::Shared(vec![0; 1 << 20].into()),
+            )
+            .unwrap();
         }
         let frames = frames(&all(&mut out));
-        let last =
-            frames.last().map(|(_, channel, payload)| (*channel, Method::decode(payload).unwrap().id()));
+        let last = frames
+            .last()
+            .map(|(_, channel, payload)| (*channel, Method::decode(payload).unwrap().id()));
         assert_eq!(last, Some((0, connection::CloseOk::ID)));
     }
 
     #[test]
     fn everything_is_given_at_once_when_nothing_more_comes() {
         let mut out = Outbox::default();
-        publish_on(&mut out, 1, FRAME_MAX, Body::Shared(vec![0; 4 << 20].into())).unwrap();
+        publish_on(
+            &mut out,
+            1,
+            FRAME_MAX,
+            Body::Shared(vec![0; 4 << 20].into()),
+        )
+        .unwrap();
         let mut to = Outgoing::default();
         let octets = out.give(1 << 20, true, &mut to);
         assert!(out.is_empty() && octets == to.len() && octets > 4 << 20);

@@ -17,7 +17,9 @@ pub struct Outgoing {
 /// How many octets there are, and not which: the login is among them.
 impl std::fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outgoing").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Outgoing")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::super::{ContentHeader, DecodeError};
 use super::{
-    FRAME_END, FrameHeader, FrameKind, HEADER, INITIAL_FRAME_MAX, OVERHEAD, ProtocolHeader, UNSPLIT_FRAME_MAX,
+    FRAME_END, FrameHeader, FrameKind, HEADER, INITIAL_FRAME_MAX, OVERHEAD, ProtocolHeader,
+    UNSPLIT_FRAME_MAX,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -106,7 +107,10 @@ impl Frame<'_> {
     /// Returns the bytes between the frame's header and its end.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.decoder.buffer.get(self.cut.from..self.cut.to).unwrap_or_default()
+        self.decoder
+            .buffer
+            .get(self.cut.from..self.cut.to)
+            .unwrap_or_default()
     }
 
     /// Returns this method with its content, if all of it has arrived without other frames in
@@ -119,7 +123,12 @@ impl Frame<'_> {
         let end = decoder.end.saturating_sub(left);
         // Without a body, only the end of the header's frame follows.
         let octets = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
-        Some(WholeContent { octets, method: cut.to.saturating_sub(cut.from), properties, left })
+        Some(WholeContent {
+            octets,
+            method: cut.to.saturating_sub(cut.from),
+            properties,
+            left,
+        })
     }
 
     /// Continues after this method and its content.
@@ -132,13 +141,20 @@ impl Frame<'_> {
     /// it is copied. So a stored payload uses at most twice its size.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
-        let Self { decoder, cut: Cut { from, to, .. } } = self;
+        let Self {
+            decoder,
+            cut: Cut { from, to, .. },
+        } = self;
         let length = to.saturating_sub(from);
         if length < decoder.buffer.len() / 2 {
             return Bytes::copy_from_slice(decoder.buffer.get(from..to).unwrap_or_default());
         }
         // The next frames are probably of a similar size.
-        let next = decoder.buffer.len().min(LARGEST.saturating_add(ROOM)).max(decoder.needed());
+        let next = decoder
+            .buffer
+            .len()
+            .min(LARGEST.saturating_add(ROOM))
+            .max(decoder.needed());
         let whole = decoder.replace_buffer(next).freeze();
         let payload = whole.slice(from..to);
         if decoder.shared.len() == SHARED {
@@ -157,8 +173,12 @@ fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Opti
     if found != kind.number() || on != channel || size > limit {
         return None;
     }
-    let (payload, rest) = octets.get(HEADER..)?.split_at_checked(usize::try_from(size).ok()?)?;
-    let (&FRAME_END, rest) = rest.split_first()? else { return None };
+    let (payload, rest) = octets
+        .get(HEADER..)?
+        .split_at_checked(usize::try_from(size).ok()?)?;
+    let (&FRAME_END, rest) = rest.split_first()? else {
+        return None;
+    };
     Some((payload, rest))
 }
 
@@ -218,7 +238,8 @@ impl Decoder {
         };
         match FrameHeader::decode(begun) {
             Ok(header) if header.size <= self.limit(header.kind) => {
-                let whole = usize::try_from(header.size.saturating_add(OVERHEAD)).unwrap_or(usize::MAX);
+                let whole =
+                    usize::try_from(header.size.saturating_add(OVERHEAD)).unwrap_or(usize::MAX);
                 whole.saturating_sub(pending)
             }
             _ => 0,
@@ -232,7 +253,11 @@ impl Decoder {
         // buffer.
         let missing = self.missing().min(pending.max(LARGEST));
         let whole = pending.saturating_add(missing);
-        if whole < FITTED { 0 } else { whole.saturating_add(ROOM) }
+        if whole < FITTED {
+            0
+        } else {
+            whole.saturating_add(ROOM)
+        }
     }
 
     /// Makes space for the rest of a frame and a little more, but for at most about as many bytes
@@ -241,7 +266,9 @@ impl Decoder {
         let pending = self.pending().len();
         // If only complete frames are pending, the space is doubled.
         let wanted = if missing == 0 { pending } else { missing };
-        let size = pending.saturating_add(wanted.min(pending.max(LARGEST))).saturating_add(ROOM);
+        let size = pending
+            .saturating_add(wanted.min(pending.max(LARGEST)))
+            .saturating_add(ROOM);
         if size <= self.buffer.len() && self.next_size <= self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.start = 0;
@@ -270,8 +297,14 @@ impl Decoder {
     /// payload uses any more, or a new one.
     fn buffer_of(&mut self, size: usize) -> BytesMut {
         let fits = |kept: &Bytes| kept.len() >= size && kept.len() / 2 < size && kept.is_unique();
-        let found = self.shared.iter().position(fits).and_then(|place| self.shared.remove(place));
-        found.and_then(|kept| kept.try_into_mut().ok()).unwrap_or_else(|| BytesMut::zeroed(size))
+        let found = self
+            .shared
+            .iter()
+            .position(fits)
+            .and_then(|place| self.shared.remove(place));
+        found
+            .and_then(|kept| kept.try_into_mut().ok())
+            .unwrap_or_else(|| BytesMut::zeroed(size))
     }
 
     /// Reports that this many bytes of the [`space`](Self::space) were filled.
@@ -288,7 +321,9 @@ impl Decoder {
         while !octets.is_empty() {
             let space = self.space();
             let count = space.len().min(octets.len());
-            let Some((head, rest)) = octets.split_at_checked(count) else { return };
+            let Some((head, rest)) = octets.split_at_checked(count) else {
+                return;
+            };
             if let Some(place) = space.get_mut(..count) {
                 place.copy_from_slice(head);
             }
@@ -304,7 +339,11 @@ impl Decoder {
     }
 
     fn limit(&self, kind: FrameKind) -> u32 {
-        if kind == FrameKind::Body { self.body_limit } else { self.unsplit_limit }
+        if kind == FrameKind::Body {
+            self.body_limit
+        } else {
+            self.unsplit_limit
+        }
     }
 
     /// Returns the next complete frame, or `None` until more bytes arrive.
@@ -334,7 +373,12 @@ impl Decoder {
     /// list and the number of bytes after it.
     #[inline]
     fn find_content(&self, channel: u16, most: u64) -> Option<(usize, usize)> {
-        let (header, rest) = split_frame(self.pending(), FrameKind::Header, channel, self.unsplit_limit)?;
+        let (header, rest) = split_frame(
+            self.pending(),
+            FrameKind::Header,
+            channel,
+            self.unsplit_limit,
+        )?;
         let (size, properties) = ContentHeader::check(header).ok()?;
         let (body, rest) = match size {
             0 => (&[][..], rest),
@@ -364,14 +408,20 @@ impl Decoder {
         let Some(begun) = self.begun().filter(|_| !self.at_stream_start) else {
             return self.cut_early();
         };
-        let FrameHeader { kind, channel, size } = FrameHeader::decode(begun)?;
+        let FrameHeader {
+            kind,
+            channel,
+            size,
+        } = FrameHeader::decode(begun)?;
         let limit = self.limit(kind);
         if size > limit {
             return Err(DecodeError::FrameTooLarge { size, limit });
         }
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         // The sums cannot overflow: the limit leaves room for the bytes around a payload.
-        let Some(&end) = self.pending().get(HEADER.wrapping_add(length)) else { return Ok(None) };
+        let Some(&end) = self.pending().get(HEADER.wrapping_add(length)) else {
+            return Ok(None);
+        };
         // Spec 4.2.3: "When a peer reads a frame it MUST check that the frame-end is valid before
         // attempting to decode the frame."
         if end != FRAME_END {
@@ -380,13 +430,20 @@ impl Decoder {
         let from = self.start.wrapping_add(HEADER);
         let to = from.wrapping_add(length);
         self.start = to.wrapping_add(1);
-        Ok(Some(Cut { kind, channel, from, to }))
+        Ok(Some(Cut {
+            kind,
+            channel,
+            from,
+            to,
+        }))
     }
 
     /// Handles the start of the stream and incomplete frame headers.
     #[cold]
     fn cut_early(&mut self) -> Result<Option<Cut>, DecodeError> {
-        let Some(&kind) = self.pending().first() else { return Ok(None) };
+        let Some(&kind) = self.pending().first() else {
+            return Ok(None);
+        };
         if self.at_stream_start && kind == b'A' {
             return self.cut_protocol_header();
         }
@@ -413,6 +470,11 @@ impl Decoder {
         let from = self.start;
         self.start = from.saturating_add(whole.len());
         self.at_stream_start = false;
-        Ok(Some(Cut { kind: FrameKind::ProtocolHeader, channel: 0, from, to: self.start }))
+        Ok(Some(Cut {
+            kind: FrameKind::ProtocolHeader,
+            channel: 0,
+            from,
+            to: self.start,
+        }))
     }
 }

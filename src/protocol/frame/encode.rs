@@ -16,7 +16,14 @@ fn unsplit(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let mut writer = Writer::new(out);
-    writer.octets(&FrameHeader { kind, channel, size: 0 }.to_octets());
+    writer.octets(
+        &FrameHeader {
+            kind,
+            channel,
+            size: 0,
+        }
+        .to_octets(),
+    );
     payload(&mut writer);
     writer.octet(FRAME_END);
     let octets = out.len().saturating_sub(start);
@@ -31,7 +38,10 @@ fn unsplit(
         }
         _ => {
             out.truncate(start);
-            Err(EncodeError::FrameTooLarge { octets, limit: frame_max })
+            Err(EncodeError::FrameTooLarge {
+                octets,
+                limit: frame_max,
+            })
         }
     }
 }
@@ -67,7 +77,13 @@ pub fn content_header(
     frame_max: u32,
     header: &ContentHeader<'_>,
 ) -> Result<(), EncodeError> {
-    content_header_of(out, channel, frame_max, header.body_size, &header.properties)
+    content_header_of(
+        out,
+        channel,
+        frame_max,
+        header.body_size,
+        &header.properties,
+    )
 }
 
 /// Writes a content header frame from its parts.
@@ -98,7 +114,11 @@ const BARE_HEADER: u32 = 14;
 /// Returns a content header frame without properties.
 #[inline]
 fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
-    let header = FrameHeader { kind: FrameKind::Header, channel, size: BARE_HEADER };
+    let header = FrameHeader {
+        kind: FrameKind::Header,
+        channel,
+        size: BARE_HEADER,
+    };
     let [kind, channel, low_channel, size @ ..] = header.to_octets();
     let ([s1, s2, s3, s4], [class, low_class]) = (size, basic::CLASS.id.to_be_bytes());
     let [b1, b2, b3, b4, b5, b6, b7, b8] = body_size.to_be_bytes();
@@ -114,7 +134,9 @@ fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
 /// Writes a body in as few frames as `frame_max` allows; none if it is empty.
 #[inline]
 pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
-    let room = usize::try_from(frame_max.saturating_sub(OVERHEAD)).unwrap_or(usize::MAX).max(1);
+    let room = usize::try_from(frame_max.saturating_sub(OVERHEAD))
+        .unwrap_or(usize::MAX)
+        .max(1);
     for part in body.chunks(room) {
         let size = u32::try_from(part.len()).unwrap_or(u32::MAX);
         body_frame_start(out, channel, size);
@@ -127,11 +149,25 @@ pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
 /// follow the payload.
 #[inline]
 pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
-    out.extend_from_slice(&FrameHeader { kind: FrameKind::Body, channel, size }.to_octets());
+    out.extend_from_slice(
+        &FrameHeader {
+            kind: FrameKind::Body,
+            channel,
+            size,
+        }
+        .to_octets(),
+    );
 }
 
 /// Writes a heartbeat.
 pub fn heartbeat(out: &mut Vec<u8>) {
-    out.extend_from_slice(&FrameHeader { kind: FrameKind::Heartbeat, channel: 0, size: 0 }.to_octets());
+    out.extend_from_slice(
+        &FrameHeader {
+            kind: FrameKind::Heartbeat,
+            channel: 0,
+            size: 0,
+        }
+        .to_octets(),
+    );
     out.push(FRAME_END);
 }

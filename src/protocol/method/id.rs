@@ -11,5 +11,8 @@ pub struct MethodId {
 
 impl MethodId {
     /// No method, for a close that no method caused.
-    pub const NONE: Self = Self { class: 0, method: 0 };
+    pub const NONE: Self = Self {
+        class: 0,
+        method: 0,
+    };
 }

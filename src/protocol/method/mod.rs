@@ -30,7 +30,10 @@ impl MethodId {
     #[must_use]
     pub fn info(self) -> Option<(&'static ClassInfo, &'static MethodInfo)> {
         let class = CLASSES.iter().find(|class| class.id == self.class)?;
-        Some((class, class.methods.iter().find(|method| method.id == self)?))
+        Some((
+            class,
+            class.methods.iter().find(|method| method.id == self)?,
+        ))
     }
 }
 

@@ -98,17 +98,24 @@ impl QueueArguments {
                 }
             }
             "x-dead-letter-exchange" => self.dead_letter_exchange = Some(string(value)?.into()),
-            "x-dead-letter-routing-key" => self.dead_letter_routing_key = Some(string(value)?.into()),
+            "x-dead-letter-routing-key" => {
+                self.dead_letter_routing_key = Some(string(value)?.into())
+            }
             "x-max-priority" => {
                 let priority = natural(value)?;
-                self.max_priority =
-                    Some(u8::try_from(priority).map_err(|_| Refused::Invalid("max_value_exceeded"))?);
+                self.max_priority = Some(
+                    u8::try_from(priority).map_err(|_| Refused::Invalid("max_value_exceeded"))?,
+                );
             }
             "x-single-active-consumer" => {
-                self.single_active_consumer = value.as_bool().ok_or(Refused::Invalid("unacceptable_type"))?;
+                self.single_active_consumer = value
+                    .as_bool()
+                    .ok_or(Refused::Invalid("unacceptable_type"))?;
             }
             // No effect in current versions, but the types are checked.
-            "x-queue-mode" | "x-queue-master-locator" | "x-queue-leader-locator" => drop(string(value)?),
+            "x-queue-mode" | "x-queue-master-locator" | "x-queue-leader-locator" => {
+                _ = string(value)?;
+            }
             "x-queue-version" => drop(natural(value)?),
             name if FOREIGN.contains(&name) => {
                 return Err(Refused::Invalid("unsupported by classic queues"));
@@ -123,15 +130,30 @@ impl QueueArguments {
         let pairs = [
             ("x-expires", self.expires == other.expires),
             ("x-message-ttl", self.message_ttl == other.message_ttl),
-            ("x-dead-letter-exchange", self.dead_letter_exchange == other.dead_letter_exchange),
-            ("x-dead-letter-routing-key", self.dead_letter_routing_key == other.dead_letter_routing_key),
+            (
+                "x-dead-letter-exchange",
+                self.dead_letter_exchange == other.dead_letter_exchange,
+            ),
+            (
+                "x-dead-letter-routing-key",
+                self.dead_letter_routing_key == other.dead_letter_routing_key,
+            ),
             ("x-max-length", self.max_length == other.max_length),
-            ("x-max-length-bytes", self.max_length_bytes == other.max_length_bytes),
+            (
+                "x-max-length-bytes",
+                self.max_length_bytes == other.max_length_bytes,
+            ),
             ("x-overflow", self.overflow == other.overflow),
             ("x-max-priority", self.max_priority == other.max_priority),
-            ("x-single-active-consumer", self.single_active_consumer == other.single_active_consumer),
+            (
+                "x-single-active-consumer",
+                self.single_active_consumer == other.single_active_consumer,
+            ),
         ];
-        pairs.into_iter().find(|(_, same)| !same).map(|(name, _)| name)
+        pairs
+            .into_iter()
+            .find(|(_, same)| !same)
+            .map(|(name, _)| name)
     }
 }
 
@@ -149,7 +171,9 @@ fn string(value: Value<'_>) -> Result<&str, Refused> {
 }
 
 fn natural(value: Value<'_>) -> Result<u64, Refused> {
-    let number = value.as_i64().ok_or(Refused::Invalid("unacceptable_type"))?;
+    let number = value
+        .as_i64()
+        .ok_or(Refused::Invalid("unacceptable_type"))?;
     u64::try_from(number).map_err(|_| Refused::Invalid("value_negative"))
 }
 

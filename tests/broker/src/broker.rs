@@ -42,7 +42,9 @@ impl Broker {
     /// Creates a broker with its virtual hosts and the predeclared exchanges.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { state: State::new(config) }
+        Self {
+            state: State::new(config),
+        }
     }
 
     /// Returns the configuration.
@@ -86,13 +88,19 @@ impl Broker {
         let connection = self.state.connections.get_mut(&id)?;
         let output = connection.take_output();
         self.resume(id);
-        if output.is_empty() { None } else { Some(output) }
+        if output.is_empty() {
+            None
+        } else {
+            Some(output)
+        }
     }
 
     /// Copies bytes to send on a connection into a buffer, as many as fit, and returns their
     /// number. They count as sent.
     pub fn read_output(&mut self, id: ConnectionId, buffer: &mut [u8]) -> usize {
-        let Some(connection) = self.state.connections.get_mut(&id) else { return 0 };
+        let Some(connection) = self.state.connections.get_mut(&id) else {
+            return 0;
+        };
         let count = connection.read_output(buffer);
         self.resume(id);
         count
@@ -101,7 +109,10 @@ impl Broker {
     /// Returns `true` if there are bytes to send on a connection.
     #[must_use]
     pub fn has_output(&self, id: ConnectionId) -> bool {
-        self.state.connections.get(&id).is_some_and(|connection| connection.output_len() > 0)
+        self.state
+            .connections
+            .get(&id)
+            .is_some_and(|connection| connection.output_len() > 0)
     }
 
     /// Returns `true` if a connection should be read from. Back-pressure reaches the client while
@@ -119,7 +130,10 @@ impl Broker {
     /// connection.
     #[must_use]
     pub fn is_closed(&self, id: ConnectionId) -> bool {
-        self.state.connections.get(&id).is_none_or(|connection| connection.phase == Phase::Closed)
+        self.state
+            .connections
+            .get(&id)
+            .is_none_or(|connection| connection.phase == Phase::Closed)
     }
 
     /// Returns when to call [`handle_timeout`](Self::handle_timeout). It may be earlier than the
@@ -167,7 +181,11 @@ impl Broker {
     }
 
     fn arm(&mut self, id: ConnectionId) {
-        let deadline = self.state.connections.get(&id).and_then(Connection::deadline);
+        let deadline = self
+            .state
+            .connections
+            .get(&id)
+            .and_then(Connection::deadline);
         if let Some(at) = deadline {
             self.state.timers.arm(Timer::Connection(id), at);
         }
@@ -175,15 +193,22 @@ impl Broker {
 
     /// Continues deliveries that were waiting for output to be taken.
     fn resume(&mut self, id: ConnectionId) {
-        let Some((now, _)) = self.state.clock else { return };
+        let Some((now, _)) = self.state.clock else {
+            return;
+        };
         let limit = self.state.config.output_limit;
-        let Some(connection) = self.state.connections.get_mut(&id) else { return };
+        let Some(connection) = self.state.connections.get_mut(&id) else {
+            return;
+        };
         if !connection.stalled || connection.output_len() > limit / 2 {
             return;
         }
         connection.stalled = false;
-        let queues: Vec<QueueId> =
-            connection.channels.values().flat_map(crate::channel::Channel::queues).collect();
+        let queues: Vec<QueueId> = connection
+            .channels
+            .values()
+            .flat_map(crate::channel::Channel::queues)
+            .collect();
         self.state.dirty.extend(queues);
         self.settle(now, Some(id));
     }
@@ -194,7 +219,11 @@ impl Broker {
         if self.state.alarm().is_some() {
             return false;
         }
-        let blocked = self.state.connections.iter().filter(|(_, connection)| connection.blocked);
+        let blocked = self
+            .state
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.blocked);
         let blocked: Vec<ConnectionId> = blocked.map(|(id, _)| *id).collect();
         for &id in &blocked {
             if let Some(connection) = self.state.connections.get_mut(&id) {

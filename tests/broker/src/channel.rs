@@ -102,7 +102,13 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn new(method: Bytes) -> Self {
-        Self { method, header: None, body_size: 0, received: 0, body: Vec::new() }
+        Self {
+            method,
+            header: None,
+            body_size: 0,
+            received: 0,
+            body: Vec::new(),
+        }
     }
 }
 
@@ -116,7 +122,8 @@ impl Channel {
     /// Returns `true` if prefetch allows another message for a consumer. Both limits apply, and
     /// neither concerns a consumer without acknowledgements.
     pub(crate) fn has_credit(&self, tag: &str) -> bool {
-        let within = |limit: u16, outstanding: usize| limit == 0 || outstanding < usize::from(limit);
+        let within =
+            |limit: u16, outstanding: usize| limit == 0 || outstanding < usize::from(limit);
         !self.closing
             && self.consumers.get(tag).is_some_and(|consumer| {
                 consumer.no_ack

@@ -127,7 +127,11 @@ fn server_properties() -> Table {
     let mut properties = Table::new();
     put(&mut properties, "capabilities", &capabilities);
     put(&mut properties, "cluster_name", "puka-test-broker@memory");
-    put(&mut properties, "information", "An AMQP 0-9-1 broker in memory, for tests");
+    put(
+        &mut properties,
+        "information",
+        "An AMQP 0-9-1 broker in memory, for tests",
+    );
     put(&mut properties, "platform", "Rust");
     put(&mut properties, "product", "puka-test-broker");
     put(&mut properties, "version", env!("CARGO_PKG_VERSION"));

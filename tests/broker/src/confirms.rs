@@ -32,11 +32,22 @@ impl Confirms {
     /// released.
     pub(crate) fn add(&mut self, due: Instant, accepted: bool, stuck: BTreeSet<QueueId>) {
         self.published += 1;
-        self.open.insert(self.published, Open { due, accepted, stuck });
+        self.open.insert(
+            self.published,
+            Open {
+                due,
+                accepted,
+                stuck,
+            },
+        );
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.open.values().filter(|open| open.stuck.is_empty()).map(|open| open.due).min()
+        self.open
+            .values()
+            .filter(|open| open.stuck.is_empty())
+            .map(|open| open.due)
+            .min()
     }
 
     /// Removes a queue that is no longer stuck. Returns `true` if publishes have waited for it.
@@ -67,7 +78,14 @@ impl Confirms {
                     last.multiple = true;
                 }
                 // RabbitMQ sends nacks with `multiple` if possible, and single acks never.
-                _ => due.push((open.due, Confirm { tag, multiple: joining && !accepted, accepted })),
+                _ => due.push((
+                    open.due,
+                    Confirm {
+                        tag,
+                        multiple: joining && !accepted,
+                        accepted,
+                    },
+                )),
             }
         }
         self.open = left;
@@ -86,7 +104,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     const fn confirm(tag: u64, multiple: bool, accepted: bool) -> Confirm {
-        Confirm { tag, multiple, accepted }
+        Confirm {
+            tag,
+            multiple,
+            accepted,
+        }
     }
 
     #[test]
@@ -94,9 +116,14 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         let mut confirms = Confirms::default();
-        for (due, accepted) in
-            [(now, true), (now, true), (now, false), (later, true), (now, true), (now, true)]
-        {
+        for (due, accepted) in [
+            (now, true),
+            (now, true),
+            (now, false),
+            (later, true),
+            (now, true),
+            (now, true),
+        ] {
             confirms.add(due, accepted, BTreeSet::new());
         }
         let taken = confirms.take_due(now, true);

@@ -66,7 +66,9 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
         Self {
-            phase: Phase::ProtocolHeader { deadline: now + config.handshake_timeout },
+            phase: Phase::ProtocolHeader {
+                deadline: now + config.handshake_timeout,
+            },
             decoder: Decoder::new(),
             protocol_header: Vec::new(),
             output: Vec::new(),
@@ -87,20 +89,31 @@ impl Connection {
 
     /// Returns `true` if the client announced a capability as true.
     pub(crate) fn has_capability(&self, name: &str) -> bool {
-        let Some(puka::protocol::Value::Table(capabilities)) = self.client_properties.get("capabilities")
+        let Some(puka::protocol::Value::Table(capabilities)) =
+            self.client_properties.get("capabilities")
         else {
             return false;
         };
-        capabilities.get(name).and_then(|value| value.as_bool()).unwrap_or(false)
+        capabilities
+            .get(name)
+            .and_then(|value| value.as_bool())
+            .unwrap_or(false)
     }
 
     /// Returns `true` if arriving frames are processed.
     pub(crate) fn reads(&self) -> bool {
-        !self.blocked && !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
+        !self.blocked
+            && !matches!(
+                self.phase,
+                Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
+            )
     }
 
     fn writes(&self) -> bool {
-        !matches!(self.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
+        !matches!(
+            self.phase,
+            Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
+        )
     }
 
     /// Writes a method. A method cannot be split, so `frame_max` is not applied.
@@ -129,7 +142,11 @@ impl Connection {
             properties: *properties,
         };
         frame::content_header(&mut self.output, channel, u32::MAX, &header).unwrap_or_default();
-        let frame_max = if self.frame_max == 0 { u32::MAX } else { self.frame_max };
+        let frame_max = if self.frame_max == 0 {
+            u32::MAX
+        } else {
+            self.frame_max
+        };
         frame::body(&mut self.output, channel, frame_max, body);
     }
 
@@ -142,15 +159,22 @@ impl Connection {
     /// whichever is shorter.
     pub(crate) fn send_close(&mut self, now: Instant, close: &connection::Close<'_>) {
         self.send(now, 0, close);
-        let patience =
-            if self.heartbeat.is_zero() { CLOSE_TIMEOUT } else { self.heartbeat.min(CLOSE_TIMEOUT) };
-        self.phase = Phase::Closing { deadline: now + patience };
+        let patience = if self.heartbeat.is_zero() {
+            CLOSE_TIMEOUT
+        } else {
+            self.heartbeat.min(CLOSE_TIMEOUT)
+        };
+        self.phase = Phase::Closing {
+            deadline: now + patience,
+        };
     }
 
     /// Answers `close`, and sends nothing afterwards.
     pub(crate) fn send_close_ok(&mut self, now: Instant) {
         self.send(now, 0, &connection::CloseOk {});
-        self.phase = Phase::Parting { deadline: now + CLOSE_TIMEOUT };
+        self.phase = Phase::Parting {
+            deadline: now + CLOSE_TIMEOUT,
+        };
     }
 
     /// Ends the connection without sending anything.
@@ -189,7 +213,10 @@ impl Connection {
     /// Returns the next deadline.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running => [self.next_heartbeat(), self.given_up()].into_iter().flatten().min(),
+            Phase::Running => [self.next_heartbeat(), self.given_up()]
+                .into_iter()
+                .flatten()
+                .min(),
             // "Heartbeats may come from tune-ok on."
             Phase::Open { deadline } => self.next_heartbeat().into_iter().chain([deadline]).min(),
             Phase::ProtocolHeader { deadline }
@@ -211,7 +238,8 @@ impl Connection {
     /// "The server gives up 2T to 3T after the last one". It does not monitor a client that it has
     /// blocked.
     fn given_up(&self) -> Option<Instant> {
-        (!self.heartbeat.is_zero() && !self.blocked).then(|| self.last_received + 2 * self.heartbeat)
+        (!self.heartbeat.is_zero() && !self.blocked)
+            .then(|| self.last_received + 2 * self.heartbeat)
     }
 
     /// Handles the deadline that was reached.

@@ -24,8 +24,18 @@ pub(crate) fn forward(state: &mut State, letter: &DeadLetter, now: Instant) {
     };
     let exchange = Arc::clone(&letter.exchange);
     let body = message.body.clone();
-    let message = Message::new(exchange, routing_keys, &properties, body, None, deaths, &state.memory);
-    let Some(vhost) = state.vhosts.get(&letter.vhost) else { return };
+    let message = Message::new(
+        exchange,
+        routing_keys,
+        &properties,
+        body,
+        None,
+        deaths,
+        &state.memory,
+    );
+    let Some(vhost) = state.vhosts.get(&letter.vhost) else {
+        return;
+    };
     let mut queues = vhost.route(&message);
     queues.retain(|id| {
         let name = state.queues.get(id).map(|queue| &queue.name);
@@ -40,7 +50,9 @@ pub(crate) fn forward(state: &mut State, letter: &DeadLetter, now: Instant) {
 /// "One entry per queue and reason, newest first."
 fn deaths(letter: &DeadLetter, time: u64) -> Vec<Death> {
     let mut deaths = letter.message.deaths.clone();
-    let known = deaths.iter().position(|death| death.queue == letter.queue && death.reason == letter.reason);
+    let known = deaths
+        .iter()
+        .position(|death| death.queue == letter.queue && death.reason == letter.reason);
     let death = match known {
         Some(index) => {
             let mut death = deaths.remove(index);
@@ -70,8 +82,12 @@ fn is_cycle(deaths: &[Death], queue: &str, reason: Reason) -> bool {
     if reason == Reason::Rejected {
         return false;
     }
-    let Some(last) = deaths.iter().position(|death| *death.queue == *queue) else { return false };
-    deaths[..=last].iter().all(|death| death.reason != Reason::Rejected)
+    let Some(last) = deaths.iter().position(|death| *death.queue == *queue) else {
+        return false;
+    };
+    deaths[..=last]
+        .iter()
+        .all(|death| death.reason != Reason::Rejected)
 }
 
 /// Returns the headers with those of dead-lettering, sorted by name and without duplicates.

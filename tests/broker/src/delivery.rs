@@ -15,8 +15,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Adds a message to a queue. Returns `false` if the queue refuses it.
-pub(crate) fn enqueue(state: &mut State, id: QueueId, message: &Arc<Message>, now: Instant) -> bool {
-    let Some(queue) = state.queues.get_mut(&id) else { return true };
+pub(crate) fn enqueue(
+    state: &mut State,
+    id: QueueId,
+    message: &Arc<Message>,
+    now: Instant,
+) -> bool {
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return true;
+    };
     let overflow = queue.arguments.overflow;
     if overflow != Overflow::DropHead && queue.would_overflow(message.body.len()) {
         if overflow == Overflow::RejectPublishDlx {
@@ -36,7 +43,11 @@ pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
     if state.stuck.contains(&id) {
         return;
     }
-    if state.queues.get_mut(&id).is_some_and(|queue| std::mem::take(&mut queue.requeued)) {
+    if state
+        .queues
+        .get_mut(&id)
+        .is_some_and(|queue| std::mem::take(&mut queue.requeued))
+    {
         drop_excess(state, id);
     }
     // A message that expires at once is still delivered to a ready consumer, so it is not dropped
@@ -65,7 +76,11 @@ fn drop_excess(state: &mut State, id: QueueId) {
 /// head."
 pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -> bool) {
     while let Some(queue) = state.queues.get_mut(&id) {
-        if !queue.head().and_then(|entry| entry.expires_at).is_some_and(&expired) {
+        if !queue
+            .head()
+            .and_then(|entry| entry.expires_at)
+            .is_some_and(&expired)
+        {
             return;
         }
         let Some(entry) = queue.pop() else { return };
@@ -75,7 +90,9 @@ pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -
 
 /// Arms the timer of a queue.
 fn arm(state: &mut State, id: QueueId) {
-    let Some(queue) = state.queues.get(&id) else { return };
+    let Some(queue) = state.queues.get(&id) else {
+        return;
+    };
     let message = queue.head().and_then(|entry| entry.expires_at);
     if let Some(at) = message.into_iter().chain(unused_until(queue)).min() {
         state.timers.arm(Timer::Queue(id), at);
@@ -85,7 +102,11 @@ fn arm(state: &mut State, id: QueueId) {
 /// Returns when an unused queue with `x-expires` is deleted.
 fn unused_until(queue: &Queue) -> Option<Instant> {
     let expires = queue.arguments.expires?;
-    if queue.consumers.is_empty() { queue.last_used.checked_add(expires) } else { None }
+    if queue.consumers.is_empty() {
+        queue.last_used.checked_add(expires)
+    } else {
+        None
+    }
 }
 
 /// Handles everything that is due in a queue.
@@ -101,17 +122,26 @@ pub(crate) fn handle_timeout(state: &mut State, id: QueueId, now: Instant) {
 /// Returns the index of the first consumer, in the order of their turns, that may receive the next
 /// message.
 fn ready_consumer(state: &mut State, id: QueueId) -> Option<usize> {
-    let State { queues, connections, config, .. } = state;
+    let State {
+        queues,
+        connections,
+        config,
+        ..
+    } = state;
     let queue = queues.get(&id)?;
     queue.head()?;
     queue.consumers.iter().position(|subscription| {
         let key = &subscription.key;
-        let Some(connection) = connections.get_mut(&key.connection) else { return false };
+        let Some(connection) = connections.get_mut(&key.connection) else {
+            return false;
+        };
         if queue.active.as_ref().is_some_and(|active| active != key) {
             return false;
         }
-        let credit =
-            connection.channels.get(&key.channel).is_some_and(|channel| channel.has_credit(&key.tag));
+        let credit = connection
+            .channels
+            .get(&key.channel)
+            .is_some_and(|channel| channel.has_credit(&key.tag));
         if credit && connection.output_len() >= config.output_limit {
             connection.stalled = true;
             return false;
@@ -122,20 +152,42 @@ fn ready_consumer(state: &mut State, id: QueueId) -> Option<usize> {
 
 /// Delivers the next message of a queue to a consumer.
 fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
-    let Some(queue) = state.queues.get_mut(&id) else { return };
-    let Some(key) = queue.consumers.get(index).map(|subscription| subscription.key.clone()) else { return };
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return;
+    };
+    let Some(key) = queue
+        .consumers
+        .get(index)
+        .map(|subscription| subscription.key.clone())
+    else {
+        return;
+    };
     let Some(mut entry) = queue.pop() else { return };
     entry.deliveries = entry.deliveries.saturating_add(1);
     queue.rotate(index);
-    let Some(connection) = state.connections.get_mut(&key.connection) else { return };
-    let Some(channel) = connection.channels.get_mut(&key.channel) else { return };
+    let Some(connection) = state.connections.get_mut(&key.connection) else {
+        return;
+    };
+    let Some(channel) = connection.channels.get_mut(&key.channel) else {
+        return;
+    };
     let delivery_tag = channel.next_tag();
-    let no_ack = channel.consumers.get(&key.tag).is_none_or(|consumer| consumer.no_ack);
+    let no_ack = channel
+        .consumers
+        .get(&key.tag)
+        .is_none_or(|consumer| consumer.no_ack);
     let message = Arc::clone(&entry.message);
     let redelivered = entry.redelivered;
     if !no_ack {
         queue.unacked += 1;
-        channel.hold(delivery_tag, Unacked { queue: id, entry, consumer: Some(Arc::clone(&key.tag)) });
+        channel.hold(
+            delivery_tag,
+            Unacked {
+                queue: id,
+                entry,
+                consumer: Some(Arc::clone(&key.tag)),
+            },
+        );
     }
     let method = basic::Deliver {
         consumer_tag: ShortStr::cut(&key.tag),
@@ -144,7 +196,13 @@ fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
         exchange: ShortStr::cut(&message.exchange),
         routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
     };
-    connection.send_content(now, key.channel, &method, &properties(&message), &message.body);
+    connection.send_content(
+        now,
+        key.channel,
+        &method,
+        &properties(&message),
+        &message.body,
+    );
 }
 
 /// Takes the next message of a queue for `basic.get`.

@@ -18,23 +18,34 @@ const LARGEST_BODY: u64 = 512 << 20;
 
 /// Receives bytes, in pieces of any size.
 pub(crate) fn receive(state: &mut State, id: ConnectionId, octets: &[u8], now: Instant) {
-    let Some(connection) = state.connections.get_mut(&id) else { return };
+    let Some(connection) = state.connections.get_mut(&id) else {
+        return;
+    };
     // "Any octet read counts as a sign of life."
     connection.last_received = now;
     let mut octets = octets;
     if matches!(connection.phase, Phase::ProtocolHeader { .. }) {
-        let missing = 8_usize.saturating_sub(connection.protocol_header.len()).min(octets.len());
+        let missing = 8_usize
+            .saturating_sub(connection.protocol_header.len())
+            .min(octets.len());
         let (head, rest) = octets.split_at(missing);
         connection.protocol_header.extend_from_slice(head);
         octets = rest;
         if connection.protocol_header.len() == 8 {
             let header = std::mem::take(&mut connection.protocol_header);
-            let place = Place { now, connection: id, channel: 0 };
+            let place = Place {
+                now,
+                connection: id,
+                channel: 0,
+            };
             methods::connection::protocol_header(state, place, &header);
         }
     }
     if let Some(connection) = state.connections.get_mut(&id)
-        && !matches!(connection.phase, Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. })
+        && !matches!(
+            connection.phase,
+            Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
+        )
     {
         connection.decoder.extend(octets);
     }
@@ -48,15 +59,28 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
             break;
         }
         let frame = connection.decoder.next_frame();
-        let frame =
-            frame.map(|frame| frame.map(|frame| (frame.kind(), frame.channel(), frame.into_payload())));
+        let frame = frame
+            .map(|frame| frame.map(|frame| (frame.kind(), frame.channel(), frame.into_payload())));
         match frame {
             Ok(None) => break,
             Ok(Some((kind, channel, payload))) => {
-                arrived(state, Place { now, connection: id, channel }, kind, payload);
+                arrived(
+                    state,
+                    Place {
+                        now,
+                        connection: id,
+                        channel,
+                    },
+                    kind,
+                    payload,
+                );
             }
             Err(error) => {
-                let place = Place { now, connection: id, channel: 0 };
+                let place = Place {
+                    now,
+                    connection: id,
+                    channel: 0,
+                };
                 fail(state, place, Fault::undecodable(error), MethodId::NONE);
                 // The decoder cannot find the next frame.
                 break;
@@ -76,30 +100,51 @@ pub(crate) fn arrived(state: &mut State, place: Place, kind: FrameKind, payload:
 /// A fault, and the method that has caused it.
 type Failed = (Fault, MethodId);
 
-fn frame_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) -> Result<(), Failed> {
+fn frame_arrived(
+    state: &mut State,
+    place: Place,
+    kind: FrameKind,
+    payload: Bytes,
+) -> Result<(), Failed> {
     let failed = |fault| (fault, MethodId::NONE);
-    let Some(connection) = state.connections.get(&place.connection) else { return Ok(()) };
-    let largest = if connection.frame_max == 0 { state.config.frame_limit } else { connection.frame_max };
+    let Some(connection) = state.connections.get(&place.connection) else {
+        return Ok(());
+    };
+    let largest = if connection.frame_max == 0 {
+        state.config.frame_limit
+    } else {
+        connection.frame_max
+    };
     // "The server tolerates payloads up to frame_max, one octet more is 501, whatever the frame
     // type."
     if u32::try_from(payload.len()).map_or(true, |size| size > largest) {
-        let why = format!("frame of {} bytes, negotiated maximum {largest}", payload.len());
+        let why = format!(
+            "frame of {} bytes, negotiated maximum {largest}",
+            payload.len()
+        );
         return Err(failed(Fault::new(ReplyCode::FRAME_ERROR, why)));
     }
     let running = connection.phase == Phase::Running;
     match kind {
         FrameKind::Heartbeat => Ok(()),
-        FrameKind::ProtocolHeader => {
-            Err(failed(Fault::new(ReplyCode::FRAME_ERROR, "a second protocol header")))
-        }
+        FrameKind::ProtocolHeader => Err(failed(Fault::new(
+            ReplyCode::FRAME_ERROR,
+            "a second protocol header",
+        ))),
         FrameKind::Method if place.channel == 0 => {
-            let method = Method::decode(&payload).map_err(Fault::undecodable).map_err(failed)?;
-            methods::connection::handle(state, place, method).map_err(|fault| (fault, id_of(&payload)))
+            let method = Method::decode(&payload)
+                .map_err(Fault::undecodable)
+                .map_err(failed)?;
+            methods::connection::handle(state, place, method)
+                .map_err(|fault| (fault, id_of(&payload)))
         }
         // Before `open` there is only channel 0, and after `close` other frames are ignored.
         _ if matches!(connection.phase, Phase::Closing { .. }) => Ok(()),
         FrameKind::Header | FrameKind::Body if place.channel == 0 || !running => {
-            Err(failed(Fault::new(ReplyCode::UNEXPECTED_FRAME, "expected method frame on channel 0")))
+            Err(failed(Fault::new(
+                ReplyCode::UNEXPECTED_FRAME,
+                "expected method frame on channel 0",
+            )))
         }
         FrameKind::Method if !running => {
             let why = format!("channel {} before the connection is open", place.channel);
@@ -127,7 +172,10 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
     let Some(found) = connection.channels.get(&place.channel) else {
         return match method {
             Method::Channel(channel::Method::Open(_)) => methods::channel::open(state, place),
-            _ => Err(Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'")),
+            _ => Err(Fault::new(
+                ReplyCode::CHANNEL_ERROR,
+                "expected 'channel.open'",
+            )),
         }
         .map_err(|fault| (fault, id));
     };
@@ -140,9 +188,16 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
     // "Until the content is complete, any other method on that channel is 505, channel.close-ok
     // included."
     if let Some(content) = &found.content {
-        let what = if content.header.is_none() { "content header" } else { "content body" };
+        let what = if content.header.is_none() {
+            "content header"
+        } else {
+            "content body"
+        };
         let why = format!("expected {what} for class 60, got method frame instead");
-        return Err((Fault::new(ReplyCode::UNEXPECTED_FRAME, why), id_of(&content.method)));
+        return Err((
+            Fault::new(ReplyCode::UNEXPECTED_FRAME, why),
+            id_of(&content.method),
+        ));
     }
     if let Method::Basic(basic::Method::Publish(_)) = method {
         begin_publish(state, place, payload).map_err(|fault| (fault, id))
@@ -157,11 +212,19 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
 /// connection.blocked."
 fn begin_publish(state: &mut State, place: Place, payload: Bytes) -> Outcome {
     state.channel(place)?.content = Some(Content::new(payload));
-    let Some(reason) = state.alarm().map(String::from) else { return Ok(()) };
+    let Some(reason) = state.alarm().map(String::from) else {
+        return Ok(());
+    };
     if let Some(connection) = state.connections.get_mut(&place.connection) {
         connection.blocked = true;
         if connection.has_capability("connection.blocked") {
-            connection.send(place.now, 0, &connection::Blocked { reason: ShortStr::cut(&reason) });
+            connection.send(
+                place.now,
+                0,
+                &connection::Blocked {
+                    reason: ShortStr::cut(&reason),
+                },
+            );
         }
     }
     Ok(())
@@ -186,12 +249,22 @@ fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
     }
 }
 
-fn content_arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) -> Result<(), Failed> {
+fn content_arrived(
+    state: &mut State,
+    place: Place,
+    kind: FrameKind,
+    payload: Bytes,
+) -> Result<(), Failed> {
     let failed = |fault| (fault, MethodId::NONE);
     let limit = state.config.max_message_size;
     let connection = state.connections.get_mut(&place.connection);
-    let Some(channel) = connection.and_then(|connection| connection.channels.get_mut(&place.channel)) else {
-        return Err(failed(Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'")));
+    let Some(channel) =
+        connection.and_then(|connection| connection.channels.get_mut(&place.channel))
+    else {
+        return Err(failed(Fault::new(
+            ReplyCode::CHANNEL_ERROR,
+            "expected 'channel.open'",
+        )));
     };
     if channel.closing {
         return Ok(());
@@ -204,20 +277,30 @@ fn content_arrived(state: &mut State, place: Place, kind: FrameKind, payload: By
     match (kind, content.header.is_some()) {
         (FrameKind::Header, false) => header_arrived(content, payload),
         (FrameKind::Body, true) => body_arrived(content, &payload, limit),
-        (FrameKind::Header, true) => Err("expected content body, got non content body frame instead"),
+        (FrameKind::Header, true) => {
+            Err("expected content body, got non content body frame instead")
+        }
         _ => Err("expected content header for class 60, got non content header frame instead"),
     }
     .map_err(|why| (Fault::new(ReplyCode::UNEXPECTED_FRAME, why), id))?;
     if content.body_size > LARGEST_BODY {
-        return Err((Fault::new(ReplyCode::FRAME_ERROR, "body size over 512 MiB"), id));
+        return Err((
+            Fault::new(ReplyCode::FRAME_ERROR, "body size over 512 MiB"),
+            id,
+        ));
     }
     if content.received > content.body_size {
-        return Err((Fault::new(ReplyCode::FRAME_ERROR, "more body bytes than announced"), id));
+        return Err((
+            Fault::new(ReplyCode::FRAME_ERROR, "more body bytes than announced"),
+            id,
+        ));
     }
     if content.received < content.body_size {
         return Ok(());
     }
-    let Some(content) = channel.content.take() else { return Ok(()) };
+    let Some(content) = channel.content.take() else {
+        return Ok(());
+    };
     let method = content.method.clone();
     match Method::decode(&method) {
         Ok(Method::Basic(basic::Method::Publish(method))) => {
@@ -229,7 +312,9 @@ fn content_arrived(state: &mut State, place: Place, kind: FrameKind, payload: By
 
 fn header_arrived(content: &mut Content, payload: Bytes) -> Result<(), &'static str> {
     let mut reader = Reader::new(&payload);
-    let (Ok(class), Ok(weight), Ok(body_size)) = (reader.short(), reader.short(), reader.longlong()) else {
+    let (Ok(class), Ok(weight), Ok(body_size)) =
+        (reader.short(), reader.short(), reader.longlong())
+    else {
         return Err("content header too short");
     };
     if class != basic::CLASS.id {
@@ -255,8 +340,13 @@ fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(),
 
 /// Closes a channel or a connection because of a fault of its client.
 pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return };
-    let MethodId { class: class_id, method: method_id } = method;
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return;
+    };
+    let MethodId {
+        class: class_id,
+        method: method_id,
+    } = method;
     let Fault::Reply(code, text) = fault else {
         silent(state, place);
         return;
@@ -265,8 +355,15 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
     match connection.phase {
         Phase::Running if !code.is_hard_error() => {
             quiesce::confirm(state, place.connection, place.channel, place.now);
-            let Some(connection) = state.connections.get_mut(&place.connection) else { return };
-            let close = channel::Close { reply_code, reply_text, class_id, method_id };
+            let Some(connection) = state.connections.get_mut(&place.connection) else {
+                return;
+            };
+            let close = channel::Close {
+                reply_code,
+                reply_text,
+                class_id,
+                method_id,
+            };
             connection.send(place.now, place.channel, &close);
             release::release_channel(state, place.connection, place.channel, place.now);
             if let Ok(channel) = state.channel(place) {
@@ -274,7 +371,12 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
             }
         }
         Phase::Running | Phase::Open { .. } => {
-            let close = connection::Close { reply_code, reply_text, class_id, method_id };
+            let close = connection::Close {
+                reply_code,
+                reply_text,
+                class_id,
+                method_id,
+            };
             connection.send_close(place.now, &close);
             release::release_connection(state, place.connection, place.now);
         }
@@ -287,10 +389,14 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
 /// Ends a connection without a frame, after a delay if the client has not logged in.
 fn silent(state: &mut State, place: Place) {
     let delay = state.config.refusal_delay;
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return;
+    };
     match connection.phase {
         Phase::StartOk { .. } | Phase::SecureOk { .. } | Phase::TuneOk { .. } => {
-            connection.phase = Phase::Doomed { deadline: place.now + delay };
+            connection.phase = Phase::Doomed {
+                deadline: place.now + delay,
+            };
         }
         _ => {
             connection.drop_transport();

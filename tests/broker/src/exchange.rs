@@ -40,7 +40,11 @@ impl Kind {
                 )));
             }
             // 406 since RabbitMQ 3.13.3, 503 before.
-            other => return Err(Fault::precondition(format_args!("unknown exchange type '{other}'"))),
+            other => {
+                return Err(Fault::precondition(format_args!(
+                    "unknown exchange type '{other}'"
+                )));
+            }
         })
     }
 
@@ -74,8 +78,9 @@ impl PartialEq for Binding {
     fn eq(&self, other: &Self) -> bool {
         let sorted = |binding: &Self| -> Vec<(Vec<u8>, String)> {
             let entries = binding.arguments.iter();
-            let mut entries: Vec<_> =
-                entries.map(|(name, value)| (name.as_octets().to_vec(), format!("{value:?}"))).collect();
+            let mut entries: Vec<_> = entries
+                .map(|(name, value)| (name.as_octets().to_vec(), format!("{value:?}")))
+                .collect();
             entries.sort();
             entries
         };
@@ -130,7 +135,12 @@ struct XMatch {
 
 impl XMatch {
     fn parse(arguments: TableRef<'_>) -> Option<Self> {
-        let Some(value) = arguments.get("x-match") else { return Some(Self { all: true, with_x: false }) };
+        let Some(value) = arguments.get("x-match") else {
+            return Some(Self {
+                all: true,
+                with_x: false,
+            });
+        };
         let (all, with_x) = match value.as_str()? {
             "all" => (true, false),
             "any" => (false, false),
@@ -154,15 +164,24 @@ pub(crate) fn check_headers_binding(arguments: TableRef<'_>) -> Result<(), Fault
 }
 
 fn headers_match(arguments: TableRef<'_>, headers: TableRef<'_>) -> bool {
-    let Some(x_match) = XMatch::parse(arguments) else { return false };
+    let Some(x_match) = XMatch::parse(arguments) else {
+        return false;
+    };
     let mut wanted = arguments.iter().filter(|(name, _)| {
         name.as_octets() != b"x-match" && (x_match.with_x || !name.as_octets().starts_with(b"x-"))
     });
     let mut found = |(name, wanted): (puka::protocol::ShortStr<'_>, Value<'_>)| {
-        let value = headers.iter().find(|(candidate, _)| *candidate == name).map(|(_, value)| value);
+        let value = headers
+            .iter()
+            .find(|(candidate, _)| *candidate == name)
+            .map(|(_, value)| value);
         value.is_some_and(|value| values_match(wanted, value))
     };
-    if x_match.all { wanted.all(found) } else { wanted.any(&mut found) }
+    if x_match.all {
+        wanted.all(found)
+    } else {
+        wanted.any(&mut found)
+    }
 }
 
 /// Compares header values. `V` in a binding matches any value. Integers of different sizes match,

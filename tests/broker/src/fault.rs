@@ -19,7 +19,10 @@ pub(crate) type Outcome = Result<(), Fault>;
 impl Fault {
     /// Creates a fault with a text in RabbitMQ's format `NAME_WITH_UNDERSCORES - why`.
     pub(crate) fn new(code: ReplyCode, why: impl fmt::Display) -> Self {
-        Self::Reply(code, format!("{} - {why}", code.name().unwrap_or("UNKNOWN")))
+        Self::Reply(
+            code,
+            format!("{} - {why}", code.name().unwrap_or("UNKNOWN")),
+        )
     }
 
     pub(crate) fn precondition(why: impl fmt::Display) -> Self {
@@ -40,11 +43,17 @@ impl Fault {
     }
 
     pub(crate) fn no_queue(vhost: &str, name: &str) -> Self {
-        Self::new(ReplyCode::NOT_FOUND, format_args!("no queue '{name}' in vhost '{vhost}'"))
+        Self::new(
+            ReplyCode::NOT_FOUND,
+            format_args!("no queue '{name}' in vhost '{vhost}'"),
+        )
     }
 
     pub(crate) fn no_exchange(vhost: &str, name: &str) -> Self {
-        Self::new(ReplyCode::NOT_FOUND, format_args!("no exchange '{name}' in vhost '{vhost}'"))
+        Self::new(
+            ReplyCode::NOT_FOUND,
+            format_args!("no exchange '{name}' in vhost '{vhost}'"),
+        )
     }
 
     /// Returns the fault of an entity that is missing although it must exist, which is the broker's
@@ -71,5 +80,7 @@ impl Fault {
 
 /// Decodes a short string of a method without content, which RabbitMQ requires to be UTF-8.
 pub(crate) fn text<'a>(field: ShortStr<'a>) -> Result<&'a str, Fault> {
-    field.as_str().ok_or_else(|| Fault::new(ReplyCode::FRAME_ERROR, "a short string is not valid UTF-8"))
+    field
+        .as_str()
+        .ok_or_else(|| Fault::new(ReplyCode::FRAME_ERROR, "a short string is not valid UTF-8"))
 }

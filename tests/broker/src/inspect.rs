@@ -17,7 +17,11 @@ impl Broker {
     /// Returns all queues, sorted by virtual host and name.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueView> {
-        let ids = self.state.vhosts.values().flat_map(|vhost| vhost.queues.values());
+        let ids = self
+            .state
+            .vhosts
+            .values()
+            .flat_map(|vhost| vhost.queues.values());
         ids.filter_map(|id| self.view(*id)).collect()
     }
 
@@ -25,7 +29,12 @@ impl Broker {
         let queue = self.state.queues.get(&id)?;
         let message = |entry: &Entry| QueuedMessage {
             exchange: entry.message.exchange.to_string(),
-            routing_key: entry.message.routing_keys.first().cloned().unwrap_or_default(),
+            routing_key: entry
+                .message
+                .routing_keys
+                .first()
+                .cloned()
+                .unwrap_or_default(),
             body: entry.message.body.clone(),
             redelivered: entry.redelivered,
             deliveries: entry.deliveries,
@@ -47,8 +56,12 @@ impl Broker {
     #[must_use]
     pub fn exchanges(&self) -> Vec<ExchangeView> {
         let vhosts = self.state.vhosts.iter();
-        let all =
-            vhosts.flat_map(|(vhost, found)| found.exchanges.values().map(move |exchange| (vhost, exchange)));
+        let all = vhosts.flat_map(|(vhost, found)| {
+            found
+                .exchanges
+                .values()
+                .map(move |exchange| (vhost, exchange))
+        });
         all.map(|(vhost, exchange)| ExchangeView {
             vhost: vhost.to_string(),
             name: exchange.name.to_string(),
@@ -78,7 +91,10 @@ impl Broker {
     /// closed and the client has not confirmed.
     #[must_use]
     pub fn channels(&self, id: ConnectionId) -> usize {
-        self.state.connections.get(&id).map_or(0, |connection| connection.channels.len())
+        self.state
+            .connections
+            .get(&id)
+            .map_or(0, |connection| connection.channels.len())
     }
 
     /// Returns the size of all stored messages, in bytes.

@@ -35,7 +35,10 @@ impl Listener {
     /// # Errors
     /// The system's error, for example if the port is in use.
     pub fn bind(address: impl ToSocketAddrs, server: Server) -> io::Result<Self> {
-        Ok(Self { server, socket: TcpListener::bind(address)? })
+        Ok(Self {
+            server,
+            socket: TcpListener::bind(address)?,
+        })
     }
 
     /// Returns the address of the listener.
@@ -69,16 +72,20 @@ impl Listener {
         let (inbound, outbound) = (socket.try_clone()?, socket);
         let stream = Arc::new(self.server.connect());
         let theirs = Arc::clone(&stream);
-        thread::Builder::new().name("broker-in".into()).spawn(move || {
-            // An error ends the connection like an end of stream.
-            drop(copy_in(inbound, &theirs));
-            theirs.disconnect();
-        })?;
-        thread::Builder::new().name("broker-out".into()).spawn(move || {
-            drop(copy_out(&outbound, &stream));
-            // Also ends the other thread's read.
-            drop(outbound.shutdown(Shutdown::Both));
-        })?;
+        thread::Builder::new()
+            .name("broker-in".into())
+            .spawn(move || {
+                // An error ends the connection like an end of stream.
+                drop(copy_in(inbound, &theirs));
+                theirs.disconnect();
+            })?;
+        thread::Builder::new()
+            .name("broker-out".into())
+            .spawn(move || {
+                drop(copy_out(&outbound, &stream));
+                // Also ends the other thread's read.
+                drop(outbound.shutdown(Shutdown::Both));
+            })?;
         Ok(())
     }
 }

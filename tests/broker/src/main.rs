@@ -31,7 +31,10 @@ fn main() -> ExitCode {
         }
         Ok(Request::Listen(address)) => match listen(&address) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&format!("cannot listen on {address}: {error}"), ExitCode::FAILURE),
+            Err(error) => complain(
+                &format!("cannot listen on {address}: {error}"),
+                ExitCode::FAILURE,
+            ),
         },
         Err(message) => complain(&format!("{message}\nTry --help."), ExitCode::from(2)),
     }
@@ -42,17 +45,25 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--help" | "-h" => return Ok(Request::Help),
-            "--listen" => address = arguments.next().ok_or("--listen requires an address and a port")?,
+            "--listen" => {
+                address = arguments
+                    .next()
+                    .ok_or("--listen requires an address and a port")?
+            }
             other => match other.strip_prefix("--listen=") {
                 Some(value) => address = value.to_string(),
                 None => return Err(format!("unknown argument {other:?}")),
             },
         }
     }
-    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    let port = address
+        .rsplit_once(':')
+        .map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(_)) => Ok(Request::Listen(address)),
-        _ => Err(format!("{address:?} is not an address and a port such as 127.0.0.1:5672")),
+        _ => Err(format!(
+            "{address:?} is not an address and a port such as 127.0.0.1:5672"
+        )),
     }
 }
 

@@ -85,7 +85,10 @@ impl Message {
     }
 
     pub(crate) fn routing_key(&self) -> &[u8] {
-        self.routing_keys.first().map(|key| &key[..]).unwrap_or_default()
+        self.routing_keys
+            .first()
+            .map(|key| &key[..])
+            .unwrap_or_default()
     }
 
     pub(crate) fn property_list(&self) -> &Bytes {
@@ -103,13 +106,19 @@ impl Message {
 
 /// Returns the headers, or an empty table.
 pub(crate) fn headers<'a>(properties: &Properties<'a>) -> TableRef<'a> {
-    properties.headers.and_then(|headers| headers.table().ok()).unwrap_or_default()
+    properties
+        .headers
+        .and_then(|headers| headers.table().ok())
+        .unwrap_or_default()
 }
 
 /// Encodes the property flags and values.
 fn property_list(properties: &Properties<'_>) -> Bytes {
     let mut out = Vec::new();
-    let header = ContentHeader { body_size: 0, properties: *properties };
+    let header = ContentHeader {
+        body_size: 0,
+        properties: *properties,
+    };
     if frame::content_header(&mut out, 0, u32::MAX, &header).is_err() {
         return Bytes::from_static(&[0, 0]);
     }
@@ -128,7 +137,10 @@ impl Memory {
 
     fn take(&self, octets: usize) -> Weight {
         self.0.fetch_add(octets, Ordering::Relaxed);
-        Weight { memory: Self(Arc::clone(&self.0)), octets }
+        Weight {
+            memory: Self(Arc::clone(&self.0)),
+            octets,
+        }
     }
 }
 

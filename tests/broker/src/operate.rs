@@ -14,7 +14,13 @@ use std::time::Instant;
 impl Broker {
     /// Closes a connection with a reply code and a text, such as 320 and
     /// `CONNECTION_FORCED - maintenance`.
-    pub fn close_connection(&mut self, now: Instant, id: ConnectionId, code: ReplyCode, text: &str) {
+    pub fn close_connection(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        code: ReplyCode,
+        text: &str,
+    ) {
         let now = self.state.tell_time(now);
         if let Some(connection) = self.state.connections.get_mut(&id)
             && connection.phase == Phase::Running
@@ -65,7 +71,12 @@ impl Broker {
     /// Returns `true` if it existed.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.tell_time(now);
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let id = self
+            .state
+            .vhosts
+            .get(vhost)
+            .and_then(|found| found.queues.get(name))
+            .copied();
         if let Some(id) = id {
             release::delete_queue(&mut self.state, id, now);
         }
@@ -79,20 +90,41 @@ impl Broker {
     /// consumers.
     pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
         let now = self.state.tell_time(now);
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name));
+        let id = self
+            .state
+            .vhosts
+            .get(vhost)
+            .and_then(|found| found.queues.get(name));
         let queue = id.and_then(|id| self.state.queues.get(id));
         let keys: Vec<ConsumerKey> = queue
             .into_iter()
             .flat_map(|queue| &queue.consumers)
             .map(|subscription| subscription.key.clone())
             .collect();
-        for ConsumerKey { connection, channel, tag } in &keys {
-            let Some(connection) = self.state.connections.get_mut(connection) else { continue };
-            let consumers = connection.channels.get_mut(channel).map(|channel| &mut channel.consumers);
+        for ConsumerKey {
+            connection,
+            channel,
+            tag,
+        } in &keys
+        {
+            let Some(connection) = self.state.connections.get_mut(connection) else {
+                continue;
+            };
+            let consumers = connection
+                .channels
+                .get_mut(channel)
+                .map(|channel| &mut channel.consumers);
             if let Some(consumer) = consumers.and_then(|consumers| consumers.get_mut(tag)) {
                 consumer.timed_out = true;
             }
-            connection.send(now, *channel, &basic::Cancel { consumer_tag: ShortStr::cut(tag), nowait: true });
+            connection.send(
+                now,
+                *channel,
+                &basic::Cancel {
+                    consumer_tag: ShortStr::cut(tag),
+                    nowait: true,
+                },
+            );
         }
         self.settle(now, None);
         keys.len()
@@ -109,7 +141,12 @@ impl Broker {
             }
             release::release_connection(&mut self.state, id, now);
         }
-        let transient = self.state.queues.values().filter(|queue| !queue.durable).map(|queue| queue.id);
+        let transient = self
+            .state
+            .queues
+            .values()
+            .filter(|queue| !queue.durable)
+            .map(|queue| queue.id);
         let transient: Vec<QueueId> = transient.collect();
         for id in transient {
             release::delete_queue(&mut self.state, id, now);
@@ -118,7 +155,9 @@ impl Broker {
             .state
             .vhosts
             .iter()
-            .flat_map(|(vhost, found)| transient_exchanges(found).map(|name| (Arc::clone(vhost), name)))
+            .flat_map(|(vhost, found)| {
+                transient_exchanges(found).map(|name| (Arc::clone(vhost), name))
+            })
             .collect();
         for (vhost, name) in names {
             release::delete_exchange(&mut self.state, &vhost, &name);
@@ -132,5 +171,9 @@ impl Broker {
 }
 
 fn transient_exchanges(vhost: &VHost) -> impl Iterator<Item = Arc<str>> {
-    vhost.exchanges.values().filter(|exchange| !exchange.durable).map(|exchange| Arc::clone(&exchange.name))
+    vhost
+        .exchanges
+        .values()
+        .filter(|exchange| !exchange.durable)
+        .map(|exchange| Arc::clone(&exchange.name))
 }

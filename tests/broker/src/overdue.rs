@@ -15,14 +15,23 @@ impl Broker {
     /// bodies of the requeued messages.
     pub fn time_out_deliveries(&mut self, now: Instant, vhost: &str, name: &str) -> Vec<Bytes> {
         let now = self.state.tell_time(now);
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let id = self
+            .state
+            .vhosts
+            .get(vhost)
+            .and_then(|found| found.queues.get(name))
+            .copied();
         let mut places: Vec<Place> = Vec::new();
         let mut bodies: Vec<Bytes> = Vec::new();
         for (connection, found) in &self.state.connections {
             for (number, channel) in &found.channels {
                 let mut unacked = channel.unacked.values();
                 if unacked.any(|unacked| Some(unacked.queue) == id) {
-                    places.push(Place { now, connection: *connection, channel: *number });
+                    places.push(Place {
+                        now,
+                        connection: *connection,
+                        channel: *number,
+                    });
                     let all = channel.unacked.values();
                     bodies.extend(all.map(|unacked| unacked.entry.message.body.clone()));
                 }
@@ -34,7 +43,12 @@ impl Broker {
                  configured, see consumers doc guide to learn more",
                 place.channel
             );
-            dispatch::fail(&mut self.state, place, Fault::precondition(why), MethodId::NONE);
+            dispatch::fail(
+                &mut self.state,
+                place,
+                Fault::precondition(why),
+                MethodId::NONE,
+            );
         }
         self.settle(now, None);
         bodies

@@ -35,7 +35,9 @@ pub(crate) fn publish(
     let exchange = Arc::<str>::from(text(method.exchange)?);
     check_exchange(state, place, &exchange)?;
     let header = content.header.unwrap_or_default();
-    let mut list = header.slice(ContentHeader::PROPERTY_LIST.min(header.len())..).to_vec();
+    let mut list = header
+        .slice(ContentHeader::PROPERTY_LIST.min(header.len())..)
+        .to_vec();
     // Bit 0 announces more flags. RabbitMQ reads none, so such flags are surplus bytes.
     if let [_, flags, ..] = &mut list[..] {
         *flags &= !1;
@@ -45,7 +47,9 @@ pub(crate) fn publish(
     if let Some(headers) = properties.headers {
         let table = headers.table().map_err(Fault::internal)?;
         if !table.is_finite() {
-            return Err(Fault::internal("a number in the headers is NaN or infinite"));
+            return Err(Fault::internal(
+                "a number in the headers is NaN or infinite",
+            ));
         }
     }
     let expiration = check_properties(state, place, &properties)?;
@@ -64,11 +68,22 @@ pub(crate) fn publish(
         properties.reply_to = Some(ShortStr::cut(address));
     }
     let body = Bytes::from(content.body);
-    let message =
-        Message::new(exchange, routing_keys, &properties, body, expiration, Vec::new(), &state.memory);
+    let message = Message::new(
+        exchange,
+        routing_keys,
+        &properties,
+        body,
+        expiration,
+        Vec::new(),
+        &state.memory,
+    );
     let (_, vhost) = state.vhost(place)?;
     let queues = vhost.route(&message);
-    let publish = Publish { message: Arc::new(message), queues, mandatory: method.mandatory };
+    let publish = Publish {
+        message: Arc::new(message),
+        queues,
+        mandatory: method.mandatory,
+    };
     if let Mode::Transaction(transaction) = &mut state.channel(place)?.mode {
         transaction.publishes.push(publish);
         return Ok(());
@@ -84,7 +99,11 @@ pub(crate) fn publish(
 }
 
 /// Enqueues a message, or returns it to the client. Returns `false` if a queue refused it.
-pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) -> Result<bool, Fault> {
+pub(crate) fn put_through(
+    state: &mut State,
+    place: Place,
+    publish: &Publish,
+) -> Result<bool, Fault> {
     let message = &publish.message;
     if reply_to::deliver(state, place, message) {
         return Ok(true);
@@ -97,7 +116,13 @@ pub(crate) fn put_through(state: &mut State, place: Place, publish: &Publish) ->
             routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
         };
         if let Some(connection) = state.connections.get_mut(&place.connection) {
-            connection.send_content(place.now, place.channel, &method, &message.properties(), &message.body);
+            connection.send_content(
+                place.now,
+                place.channel,
+                &method,
+                &message.properties(),
+                &message.body,
+            );
         }
     }
     let mut accepted = true;
@@ -128,7 +153,9 @@ fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
     while state.published.len() > state.config.published_log
         || state.published_octets > state.config.published_log_octets
     {
-        let Some(oldest) = state.published.pop_front() else { break };
+        let Some(oldest) = state.published.pop_front() else {
+            break;
+        };
         state.published_octets -= oldest.octets();
     }
     Ok(())
@@ -140,7 +167,10 @@ fn check_exchange(state: &State, place: Place, name: &Arc<str>) -> Outcome {
     if name.is_empty() {
         return Ok(());
     }
-    let exchange = vhost.exchanges.get(name).ok_or_else(|| Fault::no_exchange(&vhost_name, name))?;
+    let exchange = vhost
+        .exchanges
+        .get(name)
+        .ok_or_else(|| Fault::no_exchange(&vhost_name, name))?;
     if exchange.internal {
         return Err(Fault::refused(format_args!(
             "cannot publish to internal exchange '{name}' in vhost '{vhost_name}'"
@@ -168,13 +198,17 @@ fn check_properties(
     let expiration = match properties.expiration {
         None => None,
         Some(text) => Some(expiration(text.as_octets()).ok_or_else(|| {
-            Fault::precondition(format_args!("invalid expiration '{text}': not a number of milliseconds"))
+            Fault::precondition(format_args!(
+                "invalid expiration '{text}': not a number of milliseconds"
+            ))
         })?),
     };
     match properties.delivery_mode {
         None | Some(1 | 2) => Ok(expiration),
         // Up to RabbitMQ 3.12; later versions accept it as transient.
-        Some(mode) => Err(Fault::precondition(format_args!("invalid delivery_mode {mode}: must be 1 or 2"))),
+        Some(mode) => Err(Fault::precondition(format_args!(
+            "invalid delivery_mode {mode}: must be 1 or 2"
+        ))),
     }
 }
 
@@ -190,11 +224,19 @@ fn expiration(octets: &[u8]) -> Option<Duration> {
 
 /// "CC and BCC: `A` of `S`, further routing keys; another type: 406."
 fn further_keys(keys: &mut Vec<Bytes>, name: &str, value: Option<Value<'_>>) -> Outcome {
-    let bad = || Fault::precondition(format_args!("invalid {name} header: not an array of strings"));
+    let bad = || {
+        Fault::precondition(format_args!(
+            "invalid {name} header: not an array of strings"
+        ))
+    };
     let Some(value) = value else { return Ok(()) };
-    let Value::Array(values) = value else { return Err(bad()) };
+    let Value::Array(values) = value else {
+        return Err(bad());
+    };
     for value in values {
-        let Value::String(key) = value else { return Err(bad()) };
+        let Value::String(key) = value else {
+            return Err(bad());
+        };
         keys.push(Bytes::copy_from_slice(key));
     }
     Ok(())

@@ -105,13 +105,30 @@ impl Queue {
 
     /// Adds a message behind the others of its priority.
     pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
-        let rank = self.arguments.max_priority.map_or(0, |max| max - message.priority.min(max));
-        let position = Position { rank, sequence: self.sequence };
+        let rank = self
+            .arguments
+            .max_priority
+            .map_or(0, |max| max - message.priority.min(max));
+        let position = Position {
+            rank,
+            sequence: self.sequence,
+        };
         self.sequence += 1;
         // "The lower of queue and message TTL counts."
-        let ttl = self.arguments.message_ttl.into_iter().chain(message.expiration).min();
+        let ttl = self
+            .arguments
+            .message_ttl
+            .into_iter()
+            .chain(message.expiration)
+            .min();
         let expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
-        self.put_back(Entry { message, position, redelivered: false, deliveries: 0, expires_at });
+        self.put_back(Entry {
+            message,
+            position,
+            redelivered: false,
+            deliveries: 0,
+            expires_at,
+        });
     }
 
     /// Puts a message back at its position.
@@ -153,13 +170,17 @@ impl Queue {
     /// Returns `true` if the queue exceeds a limit and drops messages from its head. A queue that
     /// refuses publishes instead keeps all requeued messages.
     pub(crate) fn has_overflowed(&self) -> bool {
-        self.arguments.overflow == Overflow::DropHead && self.overflows(self.ready.len(), self.ready_octets)
+        self.arguments.overflow == Overflow::DropHead
+            && self.overflows(self.ready.len(), self.ready_octets)
     }
 
     fn overflows(&self, count: usize, octets: u64) -> bool {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.arguments.max_length.is_some_and(|max| count > max)
-            || self.arguments.max_length_bytes.is_some_and(|max| octets > max)
+            || self
+                .arguments
+                .max_length_bytes
+                .is_some_and(|max| octets > max)
     }
 
     /// Adds a consumer behind the others of its priority.
@@ -167,16 +188,22 @@ impl Queue {
         if self.arguments.single_active_consumer && self.active.is_none() {
             self.active = Some(subscription.key.clone());
         }
-        let place = self.consumers.partition_point(|other| other.priority >= subscription.priority);
+        let place = self
+            .consumers
+            .partition_point(|other| other.priority >= subscription.priority);
         self.consumers.insert(place, subscription);
     }
 
     /// Removes a consumer. If it was the active one, the next one becomes active.
     pub(crate) fn unsubscribe(&mut self, key: &ConsumerKey) -> bool {
         let before = self.consumers.len();
-        self.consumers.retain(|subscription| subscription.key != *key);
+        self.consumers
+            .retain(|subscription| subscription.key != *key);
         if self.active.as_ref() == Some(key) {
-            self.active = self.consumers.first().map(|subscription| subscription.key.clone());
+            self.active = self
+                .consumers
+                .first()
+                .map(|subscription| subscription.key.clone());
         }
         self.consumers.len() < before
     }
@@ -185,7 +212,9 @@ impl Queue {
     pub(crate) fn rotate(&mut self, index: usize) {
         if index < self.consumers.len() {
             let subscription = self.consumers.remove(index);
-            let place = self.consumers.partition_point(|other| other.priority >= subscription.priority);
+            let place = self
+                .consumers
+                .partition_point(|other| other.priority >= subscription.priority);
             self.consumers.insert(place, subscription);
         }
     }

@@ -27,9 +27,15 @@ pub(crate) fn quiesce(state: &mut State, now: Instant) {
 pub(crate) fn confirm(state: &mut State, connection: ConnectionId, number: u16, now: Instant) {
     let coalesce = state.config.coalesce_confirms;
     state.unconfirmed.remove(&(connection, number));
-    let Some(found) = state.connections.get_mut(&connection) else { return };
-    let Some(channel) = found.channels.get_mut(&number) else { return };
-    let Mode::Confirm(confirms) = &mut channel.mode else { return };
+    let Some(found) = state.connections.get_mut(&connection) else {
+        return;
+    };
+    let Some(channel) = found.channels.get_mut(&number) else {
+        return;
+    };
+    let Mode::Confirm(confirms) = &mut channel.mode else {
+        return;
+    };
     let due = confirms.take_due(now, coalesce);
     if let Some(at) = confirms.next_due() {
         state.timers.arm(Timer::Channel(connection, number), at);
@@ -37,10 +43,25 @@ pub(crate) fn confirm(state: &mut State, connection: ConnectionId, number: u16, 
     for confirm in due {
         let (delivery_tag, multiple) = (confirm.tag, confirm.multiple);
         if confirm.accepted {
-            found.send(now, number, &basic::Ack { delivery_tag, multiple });
+            found.send(
+                now,
+                number,
+                &basic::Ack {
+                    delivery_tag,
+                    multiple,
+                },
+            );
         } else {
             // "Its requeue bit means nothing (it arrives as 1)."
-            found.send(now, number, &basic::Nack { delivery_tag, multiple, requeue: true });
+            found.send(
+                now,
+                number,
+                &basic::Nack {
+                    delivery_tag,
+                    multiple,
+                    requeue: true,
+                },
+            );
         }
     }
 }

@@ -28,12 +28,15 @@ impl Random {
             return range.start;
         }
         let nanos = u128::from(self.next()) % span;
-        range.start.saturating_add(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+        range.start.saturating_add(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
     }
 
     /// Returns a name like those that RabbitMQ generates: a prefix and 22 letters and digits.
     pub(crate) fn name(&mut self, prefix: &str) -> String {
-        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut name = String::from(prefix);
         for _ in 0..22 {
             let index = usize::try_from(self.next() % 64).unwrap_or(0);

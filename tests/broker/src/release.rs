@@ -16,7 +16,9 @@ use std::time::Instant;
 /// Deletes a queue with its messages, bindings and consumers, and notifies the clients with that
 /// capability. Returns how many messages were ready.
 pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 {
-    let Some(queue) = state.queues.remove(&id) else { return 0 };
+    let Some(queue) = state.queues.remove(&id) else {
+        return 0;
+    };
     stuck::release(state, id);
     state.timers.disarm(Timer::Queue(id));
     state.dirty.remove(&id);
@@ -24,15 +26,24 @@ pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 
         vhost.queues.remove(&queue.name);
     }
     for subscription in &queue.consumers {
-        let ConsumerKey { connection, channel, tag } = &subscription.key;
-        let Some(connection) = state.connections.get_mut(connection) else { continue };
+        let ConsumerKey {
+            connection,
+            channel,
+            tag,
+        } = &subscription.key;
+        let Some(connection) = state.connections.get_mut(connection) else {
+            continue;
+        };
         if let Some(channel) = connection.channels.get_mut(channel) {
             channel.consumers.remove(tag);
         }
         // "basic.cancel (nowait=true, no answer needed) when a consumer ends by itself." Sent only
         // to clients with the capability.
         if connection.has_capability("consumer_cancel_notify") {
-            let cancel = basic::Cancel { consumer_tag: ShortStr::cut(tag), nowait: true };
+            let cancel = basic::Cancel {
+                consumer_tag: ShortStr::cut(tag),
+                nowait: true,
+            };
             connection.send(now, *channel, &cancel);
         }
     }
@@ -51,12 +62,16 @@ pub(crate) fn delete_exchange(state: &mut State, vhost: &Arc<str>, name: &Arc<st
 /// Removes all bindings to a deleted destination. "Auto-delete exchange: when the last binding is
 /// gone."
 fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destination) {
-    let Some(vhost) = state.vhosts.get_mut(vhost) else { return };
+    let Some(vhost) = state.vhosts.get_mut(vhost) else {
+        return;
+    };
     let mut gone = vec![destination];
     while let Some(destination) = gone.pop() {
         vhost.exchanges.retain(|name, exchange| {
             let before = exchange.bindings.len();
-            exchange.bindings.retain(|binding| binding.destination != destination);
+            exchange
+                .bindings
+                .retain(|binding| binding.destination != destination);
             let unused = exchange.bindings.is_empty() && exchange.bindings.len() < before;
             if unused && exchange.auto_delete {
                 gone.push(Destination::Exchange(Arc::clone(name)));
@@ -75,7 +90,9 @@ pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant
         .and_then(|connection| connection.channels.get_mut(&key.channel))
         .and_then(|channel| channel.consumers.remove(&key.tag));
     let Some(consumer) = consumer else { return };
-    let Some(queue) = state.queues.get_mut(&consumer.queue) else { return };
+    let Some(queue) = state.queues.get_mut(&consumer.queue) else {
+        return;
+    };
     if !queue.unsubscribe(key) {
         return;
     }
@@ -89,9 +106,18 @@ pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant
 
 /// Removes a channel: its consumers end, and "everything unacked is requeued with
 /// redelivered=true".
-pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, number: u16, now: Instant) {
-    let Some(found) = state.connections.get_mut(&connection) else { return };
-    let Some(channel) = found.channels.get_mut(&number) else { return };
+pub(crate) fn release_channel(
+    state: &mut State,
+    connection: ConnectionId,
+    number: u16,
+    now: Instant,
+) {
+    let Some(found) = state.connections.get_mut(&connection) else {
+        return;
+    };
+    let Some(channel) = found.channels.get_mut(&number) else {
+        return;
+    };
     let tags: Vec<Arc<str>> = channel.consumers.keys().cloned().collect();
     let mut unacked = std::mem::take(&mut channel.unacked);
     // Deliveries that were settled in a transaction are requeued, too.
@@ -108,7 +134,15 @@ pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, numbe
     state.unconfirmed.remove(&(connection, number));
     state.timers.disarm(Timer::Channel(connection, number));
     for tag in tags {
-        remove_consumer(state, &ConsumerKey { connection, channel: number, tag }, now);
+        remove_consumer(
+            state,
+            &ConsumerKey {
+                connection,
+                channel: number,
+                tag,
+            },
+            now,
+        );
     }
     for unacked in unacked.into_values() {
         settle(state, unacked, Settlement::Requeue);
@@ -117,7 +151,9 @@ pub(crate) fn release_channel(state: &mut State, connection: ConnectionId, numbe
 
 /// Removes all channels of a connection, and its exclusive queues.
 pub(crate) fn release_connection(state: &mut State, id: ConnectionId, now: Instant) {
-    let Some(connection) = state.connections.get(&id) else { return };
+    let Some(connection) = state.connections.get(&id) else {
+        return;
+    };
     let numbers: Vec<u16> = connection.channels.keys().copied().collect();
     for number in numbers {
         release_channel(state, id, number, now);
@@ -126,8 +162,12 @@ pub(crate) fn release_connection(state: &mut State, id: ConnectionId, now: Insta
         connection.channels.clear();
         connection.blocked = false;
     }
-    let owned: Vec<QueueId> =
-        state.queues.values().filter(|queue| queue.owner == Some(id)).map(|queue| queue.id).collect();
+    let owned: Vec<QueueId> = state
+        .queues
+        .values()
+        .filter(|queue| queue.owner == Some(id))
+        .map(|queue| queue.id)
+        .collect();
     for queue in owned {
         delete_queue(state, queue, now);
     }

@@ -38,14 +38,23 @@ pub(crate) fn consume(
     let secret = state.random.name("");
     let consumer_tag = Arc::clone(&tag);
     state.channel(place)?.reply_consumer = Some(ReplyConsumer { tag, secret });
-    state.reply(place, method.nowait, &basic::ConsumeOk { consumer_tag: ShortStr::cut(&consumer_tag) });
+    state.reply(
+        place,
+        method.nowait,
+        &basic::ConsumeOk {
+            consumer_tag: ShortStr::cut(&consumer_tag),
+        },
+    );
     Ok(())
 }
 
 /// Ends the consumer with this tag, if it is the consumer of replies.
 pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
     let consumer = &mut state.channel(place)?.reply_consumer;
-    if consumer.as_ref().is_some_and(|consumer| &*consumer.tag == tag) {
+    if consumer
+        .as_ref()
+        .is_some_and(|consumer| &*consumer.tag == tag)
+    {
         *consumer = None;
     }
     Ok(())
@@ -57,20 +66,33 @@ pub(crate) fn address(
     place: Place,
     properties: &Properties<'_>,
 ) -> Result<Option<String>, Fault> {
-    if properties.reply_to.is_none_or(|reply_to| reply_to.as_octets() != REPLY_TO.as_bytes()) {
+    if properties
+        .reply_to
+        .is_none_or(|reply_to| reply_to.as_octets() != REPLY_TO.as_bytes())
+    {
         return Ok(None);
     }
     let consumer = state.channel(place)?.reply_consumer.as_ref();
-    let consumer = consumer.ok_or_else(|| Fault::precondition("fast reply consumer does not exist"))?;
-    Ok(Some(format!("{REPLY_TO}.{}.{}.{}", place.connection.0, place.channel, consumer.secret)))
+    let consumer =
+        consumer.ok_or_else(|| Fault::precondition("fast reply consumer does not exist"))?;
+    Ok(Some(format!(
+        "{REPLY_TO}.{}.{}.{}",
+        place.connection.0, place.channel, consumer.secret
+    )))
 }
 
 /// Returns the channel of an address, if it still has a consumer of replies.
 fn find(state: &State, address: &[u8]) -> Option<(ConnectionId, u16)> {
-    let rest = std::str::from_utf8(address).ok()?.strip_prefix(REPLY_TO)?.strip_prefix('.')?;
+    let rest = std::str::from_utf8(address)
+        .ok()?
+        .strip_prefix(REPLY_TO)?
+        .strip_prefix('.')?;
     let (connection, rest) = rest.split_once('.')?;
     let (channel, secret) = rest.split_once('.')?;
-    let (connection, channel) = (ConnectionId(connection.parse().ok()?), channel.parse().ok()?);
+    let (connection, channel) = (
+        ConnectionId(connection.parse().ok()?),
+        channel.parse().ok()?,
+    );
     let found = state.connections.get(&connection)?.channels.get(&channel)?;
     let is_it = !found.closing && found.reply_consumer.as_ref()?.secret == secret;
     is_it.then_some((connection, channel))
@@ -82,11 +104,19 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
     if !message.exchange.is_empty() {
         return false;
     }
-    let Some((id, number)) = find(state, message.routing_key()) else { return false };
-    let Some(connection) = state.connections.get_mut(&id) else { return false };
-    let Some(channel) = connection.channels.get_mut(&number) else { return false };
+    let Some((id, number)) = find(state, message.routing_key()) else {
+        return false;
+    };
+    let Some(connection) = state.connections.get_mut(&id) else {
+        return false;
+    };
+    let Some(channel) = connection.channels.get_mut(&number) else {
+        return false;
+    };
     let delivery_tag = channel.next_tag();
-    let Some(consumer) = &channel.reply_consumer else { return false };
+    let Some(consumer) = &channel.reply_consumer else {
+        return false;
+    };
     let tag = Arc::clone(&consumer.tag);
     let method = basic::Deliver {
         consumer_tag: ShortStr::cut(&tag),
@@ -95,13 +125,23 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
         exchange: ShortStr::EMPTY,
         routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
     };
-    connection.send_content(place.now, number, &method, &message.properties(), &message.body);
+    connection.send_content(
+        place.now,
+        number,
+        &method,
+        &message.properties(),
+        &message.body,
+    );
     true
 }
 
 /// Handles a declare of an address. "A declare of that name tells whether the requester lives: 0
 /// messages, 1 consumer, or 404." Returns `false` for other names.
-pub(crate) fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Result<bool, Fault> {
+pub(crate) fn declare(
+    state: &mut State,
+    place: Place,
+    method: &queue::Declare<'_>,
+) -> Result<bool, Fault> {
     let name = method.queue;
     if !name.as_octets().starts_with(REPLY_TO.as_bytes()) {
         return Ok(false);
@@ -110,7 +150,11 @@ pub(crate) fn declare(state: &mut State, place: Place, method: &queue::Declare<'
         let vhost = Arc::clone(&state.connection(place)?.vhost);
         return Err(Fault::no_queue(&vhost, &name.to_str_lossy()));
     }
-    let declared = queue::DeclareOk { queue: name, message_count: 0, consumer_count: 1 };
+    let declared = queue::DeclareOk {
+        queue: name,
+        message_count: 0,
+        consumer_count: 1,
+    };
     state.reply(place, method.nowait, &declared);
     Ok(true)
 }

@@ -76,9 +76,18 @@ impl Server {
     /// Creates a broker with another clock, such as a simulated one.
     #[must_use]
     pub fn with_clock(config: Config, clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
-        let guarded = Mutex::new(Guarded { broker: Broker::new(config), waiting: BTreeMap::new() });
-        let shared = Shared { guarded, deadline_changed: Condvar::new(), clock: Box::new(clock) };
-        Self { shared: Arc::new(shared) }
+        let guarded = Mutex::new(Guarded {
+            broker: Broker::new(config),
+            waiting: BTreeMap::new(),
+        });
+        let shared = Shared {
+            guarded,
+            deadline_changed: Condvar::new(),
+            clock: Box::new(clock),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Calls a function with the broker. The lock is held meanwhile, so the function must not use a
@@ -106,22 +115,29 @@ impl Server {
     /// If the system cannot start a thread.
     pub fn start_timer_thread(&self) -> io::Result<()> {
         let server = self.clone();
-        std::thread::Builder::new().name("broker-timer".into()).spawn(move || {
-            while Arc::strong_count(&server.shared) > 1 {
-                let next = server.tick();
-                let guarded = server.lock();
-                if guarded.broker.poll_timeout() == next {
-                    let until = next.map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(server.now()));
-                    let condition = &server.shared.deadline_changed;
-                    drop(condition.wait_timeout(guarded, until.min(LONGEST_SLEEP)));
+        std::thread::Builder::new()
+            .name("broker-timer".into())
+            .spawn(move || {
+                while Arc::strong_count(&server.shared) > 1 {
+                    let next = server.tick();
+                    let guarded = server.lock();
+                    if guarded.broker.poll_timeout() == next {
+                        let until = next.map_or(LONGEST_SLEEP, |at| {
+                            at.saturating_duration_since(server.now())
+                        });
+                        let condition = &server.shared.deadline_changed;
+                        drop(condition.wait_timeout(guarded, until.min(LONGEST_SLEEP)));
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        self.shared.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .guarded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Handles what is due, calls a function under the lock, and after releasing it wakes the tasks

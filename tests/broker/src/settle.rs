@@ -8,14 +8,24 @@ use std::sync::Arc;
 
 /// Settles a delivery. Its queue may have been deleted meanwhile, together with the message.
 pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement) {
-    let Unacked { queue: id, mut entry, .. } = unacked;
-    let Some(queue) = state.queues.get_mut(&id) else { return };
+    let Unacked {
+        queue: id,
+        mut entry,
+        ..
+    } = unacked;
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return;
+    };
     queue.unacked = queue.unacked.saturating_sub(1);
     match settlement {
         Settlement::Ack => {}
         Settlement::Requeue => {
             entry.redelivered = true;
-            if state.config.delivery_limit.is_some_and(|limit| entry.deliveries > limit) {
+            if state
+                .config
+                .delivery_limit
+                .is_some_and(|limit| entry.deliveries > limit)
+            {
                 bury(state, id, entry.message, Reason::DeliveryLimit);
             } else {
                 queue.put_back(entry);
@@ -29,8 +39,12 @@ pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement
 
 /// Sends a message to the dead-letter exchange of its queue, if the queue has one.
 pub(crate) fn bury(state: &mut State, id: QueueId, message: Arc<Message>, reason: Reason) {
-    let Some(queue) = state.queues.get(&id) else { return };
-    let Some(exchange) = &queue.arguments.dead_letter_exchange else { return };
+    let Some(queue) = state.queues.get(&id) else {
+        return;
+    };
+    let Some(exchange) = &queue.arguments.dead_letter_exchange else {
+        return;
+    };
     state.dead.push_back(DeadLetter {
         vhost: Arc::clone(&queue.vhost),
         queue: Arc::clone(&queue.name),

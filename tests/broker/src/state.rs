@@ -68,7 +68,11 @@ pub(crate) enum Permission {
 
 impl State {
     pub(crate) fn new(config: Config) -> Self {
-        let vhosts = config.vhosts.iter().map(|name| (Arc::from(name.as_str()), VHost::new())).collect();
+        let vhosts = config
+            .vhosts
+            .iter()
+            .map(|name| (Arc::from(name.as_str()), VHost::new()))
+            .collect();
         Self {
             random: Random::new(config.seed),
             config,
@@ -106,8 +110,9 @@ impl State {
 
     /// Returns the seconds since 1970-01-01 UTC.
     pub(crate) fn unix_time(&self) -> u64 {
-        let elapsed =
-            self.clock.map_or(Duration::ZERO, |(latest, first)| latest.saturating_duration_since(first));
+        let elapsed = self.clock.map_or(Duration::ZERO, |(latest, first)| {
+            latest.saturating_duration_since(first)
+        });
         self.config.unix_time + elapsed.as_secs()
     }
 
@@ -135,7 +140,10 @@ impl State {
     }
 
     pub(crate) fn channel(&mut self, place: Place) -> Result<&mut Channel, Fault> {
-        let connection = self.connections.get_mut(&place.connection).ok_or(Fault::Silent)?;
+        let connection = self
+            .connections
+            .get_mut(&place.connection)
+            .ok_or(Fault::Silent)?;
         connection
             .channels
             .get_mut(&place.channel)
@@ -145,15 +153,19 @@ impl State {
     /// Returns the virtual host of a connection, with its name.
     pub(crate) fn vhost(&self, place: Place) -> Result<(Arc<str>, &VHost), Fault> {
         let name = Arc::clone(&self.connection(place)?.vhost);
-        let vhost =
-            self.vhosts.get(&name).ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
+        let vhost = self
+            .vhosts
+            .get(&name)
+            .ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
         Ok((name, vhost))
     }
 
     pub(crate) fn vhost_mut(&mut self, place: Place) -> Result<(Arc<str>, &mut VHost), Fault> {
         let name = Arc::clone(&self.connection(place)?.vhost);
-        let vhost =
-            self.vhosts.get_mut(&name).ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
+        let vhost = self
+            .vhosts
+            .get_mut(&name)
+            .ok_or_else(|| Fault::internal("the virtual host does not exist"))?;
         Ok((name, vhost))
     }
 
@@ -186,14 +198,24 @@ impl State {
         name: &str,
     ) -> Result<(), Fault> {
         let connection = self.connection(place)?;
-        let User { configure, write, read, name: user, .. } = &connection.user;
+        let User {
+            configure,
+            write,
+            read,
+            name: user,
+            ..
+        } = &connection.user;
         let (pattern, verb): (&Pattern, _) = match permission {
             Permission::Configure => (configure, "configure"),
             Permission::Write => (write, "write"),
             Permission::Read => (read, "read"),
         };
         // This is the name of the default exchange in permissions.
-        let checked = if kind == "exchange" && name.is_empty() { "amq.default" } else { name };
+        let checked = if kind == "exchange" && name.is_empty() {
+            "amq.default"
+        } else {
+            name
+        };
         if pattern.matches(checked) {
             return Ok(());
         }
@@ -217,5 +239,7 @@ pub(crate) fn locked(vhost: &str, name: &str) -> Fault {
 
 /// "CR and LF are removed from names."
 pub(crate) fn clean(name: &str) -> String {
-    name.chars().filter(|&character| character != '\r' && character != '\n').collect()
+    name.chars()
+        .filter(|&character| character != '\r' && character != '\n')
+        .collect()
 }

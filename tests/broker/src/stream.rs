@@ -27,7 +27,10 @@ impl Server {
     #[must_use]
     pub fn connect(&self) -> Stream {
         let id = self.enter(Guarded::connect);
-        Stream { server: self.clone(), id }
+        Stream {
+            server: self.clone(),
+            id,
+        }
     }
 }
 
@@ -55,7 +58,11 @@ impl Stream {
     }
 
     /// Writes through a shared reference.
-    pub(crate) fn poll_write_shared(&self, context: &Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write_shared(
+        &self,
+        context: &Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.server.enter(|guarded, now| {
             if guarded.broker.is_closed(self.id) {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -72,7 +79,9 @@ impl Stream {
 
     /// Ends the connection.
     pub(crate) fn disconnect(&self) {
-        let wakers = self.server.enter(|guarded, now| guarded.disconnect(self.id, now));
+        let wakers = self
+            .server
+            .enter(|guarded, now| guarded.disconnect(self.id, now));
         for waker in wakers {
             waker.wake();
         }
@@ -90,7 +99,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_shared(context, octets)
     }
 

@@ -20,7 +20,12 @@ impl Broker {
     /// [`release_queue`](Self::release_queue) continues all of that. Returns `true` if the queue
     /// exists.
     pub fn stop_queue(&mut self, vhost: &str, name: &str) -> bool {
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let id = self
+            .state
+            .vhosts
+            .get(vhost)
+            .and_then(|found| found.queues.get(name))
+            .copied();
         self.state.stuck.extend(id);
         id.is_some()
     }
@@ -29,7 +34,12 @@ impl Broker {
     /// stopped.
     pub fn release_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.tell_time(now);
-        let id = self.state.vhosts.get(vhost).and_then(|found| found.queues.get(name)).copied();
+        let id = self
+            .state
+            .vhosts
+            .get(vhost)
+            .and_then(|found| found.queues.get(name))
+            .copied();
         let was_stuck = id.is_some_and(|id| release(&mut self.state, id));
         self.settle(now, None);
         was_stuck
@@ -49,15 +59,23 @@ pub(crate) fn release(state: &mut State, id: QueueId) -> bool {
 /// Stores a frame of a channel that waits for a stuck queue, or that starts to wait with this
 /// frame. Returns `true` if the frame is stored.
 pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &Bytes) -> bool {
-    let is_waiting = state.channel(place).is_ok_and(|channel| channel.waits_for.is_some());
+    let is_waiting = state
+        .channel(place)
+        .is_ok_and(|channel| channel.waits_for.is_some());
     if !is_waiting && (state.stuck.is_empty() || kind != FrameKind::Method) {
         return false;
     }
-    let asked = if is_waiting { None } else { stuck_queue(state, place, payload) };
+    let asked = if is_waiting {
+        None
+    } else {
+        stuck_queue(state, place, payload)
+    };
     if !is_waiting && asked.is_none() {
         return false;
     }
-    let Ok(channel) = state.channel(place) else { return false };
+    let Ok(channel) = state.channel(place) else {
+        return false;
+    };
     channel.waits_for = channel.waits_for.or(asked);
     channel.backlog.push((kind, payload.clone()));
     true
@@ -66,9 +84,15 @@ pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &B
 /// Returns the stuck queue that a method needs.
 fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueId> {
     if let Ok(Method::Tx(tx::Method::Commit(_))) = Method::decode(payload) {
-        let Mode::Transaction(transaction) = &state.channel(place).ok()?.mode else { return None };
-        let queues: Vec<QueueId> =
-            transaction.publishes.iter().flat_map(|publish| &publish.queues).copied().collect();
+        let Mode::Transaction(transaction) = &state.channel(place).ok()?.mode else {
+            return None;
+        };
+        let queues: Vec<QueueId> = transaction
+            .publishes
+            .iter()
+            .flat_map(|publish| &publish.queues)
+            .copied()
+            .collect();
         return queues.into_iter().find(|id| state.stuck.contains(id));
     }
     let name: ShortStr<'_> = match Method::decode(payload).ok()? {
@@ -86,7 +110,11 @@ fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueI
     }
     let name = state.queue_name(place, text(name).ok()?).ok()?;
     let (_, vhost) = state.vhost(place).ok()?;
-    vhost.queues.get(&name).copied().filter(|id| state.stuck.contains(id))
+    vhost
+        .queues
+        .get(&name)
+        .copied()
+        .filter(|id| state.stuck.contains(id))
 }
 
 /// Processes the frames that waited for released queues, and confirms the publishes to them.
@@ -106,8 +134,14 @@ pub(crate) fn resume(state: &mut State, now: Instant) {
             }
         }
         for (connection, channel) in waiting {
-            let place = Place { now, connection, channel };
-            let Ok(found) = state.channel(place) else { continue };
+            let place = Place {
+                now,
+                connection,
+                channel,
+            };
+            let Ok(found) = state.channel(place) else {
+                continue;
+            };
             found.waits_for = None;
             // A frame that waits for another stuck queue delays all that follow it.
             for (kind, payload) in std::mem::take(&mut found.backlog) {

@@ -24,7 +24,11 @@ pub(crate) fn matches(pattern: &[u8], key: &[u8]) -> bool {
 
 /// Splits a key into words. An empty key has none.
 fn words(key: &[u8]) -> Vec<&[u8]> {
-    if key.is_empty() { Vec::new() } else { key.split(|&octet| octet == b'.').collect() }
+    if key.is_empty() {
+        Vec::new()
+    } else {
+        key.split(|&octet| octet == b'.').collect()
+    }
 }
 
 #[cfg(test)]
@@ -50,7 +54,11 @@ mod tests {
             ("a..b", "a..b", true),
             ("a.*.b", "a..b", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), key.as_bytes()), expected, "{pattern} {key}");
+            assert_eq!(
+                matches(pattern.as_bytes(), key.as_bytes()),
+                expected,
+                "{pattern} {key}"
+            );
         }
     }
 }

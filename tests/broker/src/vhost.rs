@@ -22,8 +22,12 @@ impl VHost {
             ("amq.match", Kind::Headers),
             ("amq.topic", Kind::Topic),
         ];
-        let exchanges = predeclared.map(|(name, kind)| (name.into(), Exchange::predeclared(name, kind)));
-        Self { exchanges: BTreeMap::from(exchanges), queues: BTreeMap::new() }
+        let exchanges =
+            predeclared.map(|(name, kind)| (name.into(), Exchange::predeclared(name, kind)));
+        Self {
+            exchanges: BTreeMap::from(exchanges),
+            queues: BTreeMap::new(),
+        }
     }
 
     /// Returns the queues that a message is routed to, each once, even if several bindings match.
@@ -36,14 +40,25 @@ impl VHost {
                 continue;
             }
             if name.is_empty() {
-                queues.extend(message.routing_keys.iter().filter_map(|key| self.queue_of_key(key)));
+                queues.extend(
+                    message
+                        .routing_keys
+                        .iter()
+                        .filter_map(|key| self.queue_of_key(key)),
+                );
                 continue;
             }
-            let Some(exchange) = self.exchanges.get(name) else { continue };
+            let Some(exchange) = self.exchanges.get(name) else {
+                continue;
+            };
             let mut matched = false;
             for binding in &exchange.bindings {
                 let headers = message.headers();
-                if message.routing_keys.iter().any(|key| exchange.matches(binding, key, headers)) {
+                if message
+                    .routing_keys
+                    .iter()
+                    .any(|key| exchange.matches(binding, key, headers))
+                {
                     matched = true;
                     match &binding.destination {
                         Destination::Queue(id) => drop(queues.insert(*id)),

@@ -10,11 +10,17 @@ use puka::protocol::{Method, Properties, Table};
 use puka_test_broker::Config;
 
 fn cancel(tag: &str) -> basic::Cancel<'_> {
-    basic::Cancel { consumer_tag: s(tag), nowait: false }
+    basic::Cancel {
+        consumer_tag: s(tag),
+        nowait: false,
+    }
 }
 
 fn reject(delivery_tag: u64, requeue: bool) -> basic::Reject {
-    basic::Reject { delivery_tag, requeue }
+    basic::Reject {
+        delivery_tag,
+        requeue,
+    }
 }
 
 /// Returns the bodies of the received deliveries, each with its tag and whether it is a redelivery.
@@ -23,13 +29,20 @@ fn deliveries(client: &mut Client) -> Vec<(String, u64, bool)> {
     while let Some(received) = client.poll() {
         let message = client.content(received);
         let deliver = message.deliver();
-        all.push((message.text().to_string(), deliver.delivery_tag, deliver.redelivered));
+        all.push((
+            message.text().to_string(),
+            deliver.delivery_tag,
+            deliver.redelivered,
+        ));
     }
     all
 }
 
 fn bodies(client: &mut Client) -> Vec<String> {
-    deliveries(client).into_iter().map(|(body, ..)| body).collect()
+    deliveries(client)
+        .into_iter()
+        .map(|(body, ..)| body)
+        .collect()
 }
 
 /// Returns a client with confirms on channel 2, whose queue has these messages.
@@ -71,10 +84,18 @@ fn the_broker_names_a_consumer_without_tag() {
     let mut client = filled("facts-tagless", &[]);
     client.send(1, &consume("facts-tagless", ""));
     let received = client.next();
-    let Method::Basic(basic::Method::ConsumeOk(ok)) = received.method() else { panic!("{received:?}") };
+    let Method::Basic(basic::Method::ConsumeOk(ok)) = received.method() else {
+        panic!("{received:?}")
+    };
     assert!(ok.consumer_tag.to_str_lossy().starts_with("amq.ctag-"));
     let tag = ok.consumer_tag.to_str_lossy().into_owned();
-    client.call(1, &cancel(&tag), basic::CancelOk { consumer_tag: s(&tag) });
+    client.call(
+        1,
+        &cancel(&tag),
+        basic::CancelOk {
+            consumer_tag: s(&tag),
+        },
+    );
 }
 
 #[test]
@@ -112,20 +133,45 @@ fn prefetch_concerns_neither_get_nor_consumers_without_acks() {
     client.get(1, "facts-unlimited").unwrap();
     client.call(
         1,
-        &basic::Consume { no_ack: true, ..consume("facts-unlimited", "t") },
-        basic::ConsumeOk { consumer_tag: s("t") },
+        &basic::Consume {
+            no_ack: true,
+            ..consume("facts-unlimited", "t")
+        },
+        basic::ConsumeOk {
+            consumer_tag: s("t"),
+        },
     );
-    let tags: Vec<_> = deliveries(&mut client).into_iter().map(|(_, tag, _)| tag).collect();
+    let tags: Vec<_> = deliveries(&mut client)
+        .into_iter()
+        .map(|(_, tag, _)| tag)
+        .collect();
     // "Counting deliveries and get-oks alike, also those that need no ack."
     assert_eq!(tags, [2, 3, 4]);
-    client.refused(1, &basic::Ack { delivery_tag: 2, multiple: false }, 406);
+    client.refused(
+        1,
+        &basic::Ack {
+            delivery_tag: 2,
+            multiple: false,
+        },
+        406,
+    );
 }
 
 #[test]
 fn a_prefetch_size_is_540() {
     let mut client = World::default().client();
-    client.send(1, &basic::Qos { prefetch_size: 1, prefetch_count: 0, global: false });
-    assert_eq!(client.expect_close(540), "NOT_IMPLEMENTED - prefetch_size!=0 (1)");
+    client.send(
+        1,
+        &basic::Qos {
+            prefetch_size: 1,
+            prefetch_count: 0,
+            global: false,
+        },
+    );
+    assert_eq!(
+        client.expect_close(540),
+        "NOT_IMPLEMENTED - prefetch_size!=0 (1)"
+    );
 }
 
 #[test]
@@ -147,31 +193,60 @@ fn higher_priority_consumer_is_served_first() {
     client.qos(1, 1, false);
     client.consume(1, "facts-consumer-priority", "low");
     let arguments = table([("x-priority", 10)]);
-    let high = basic::Consume { arguments: arguments.as_ref(), ..consume("facts-consumer-priority", "high") };
-    client.call(1, &high, basic::ConsumeOk { consumer_tag: s("high") });
+    let high = basic::Consume {
+        arguments: arguments.as_ref(),
+        ..consume("facts-consumer-priority", "high")
+    };
+    client.call(
+        1,
+        &high,
+        basic::ConsumeOk {
+            consumer_tag: s("high"),
+        },
+    );
     let mut tags = Vec::new();
     for _ in 0..2 {
         client.publish_confirmed_and_delivered(2, "facts-consumer-priority", &mut tags);
     }
     assert_eq!(tags, ["high", "low"]);
     let arguments = table([("x-priority", "high")]);
-    let bad = basic::Consume { arguments: arguments.as_ref(), ..consume("facts-consumer-priority", "bad") };
+    let bad = basic::Consume {
+        arguments: arguments.as_ref(),
+        ..consume("facts-consumer-priority", "bad")
+    };
     client.refused(1, &bad, 406);
 }
 
 #[test]
 fn single_active_consumer_receives_all_until_it_ends() {
     let mut client = World::default().client();
-    client.queue_with(1, "facts-single", &table([("x-single-active-consumer", true)]));
+    client.queue_with(
+        1,
+        "facts-single",
+        &table([("x-single-active-consumer", true)]),
+    );
     fill(&mut client, "facts-single", &[]);
-    client.refused(1, &basic::Consume { exclusive: true, ..consume("facts-single", "x") }, 403);
+    client.refused(
+        1,
+        &basic::Consume {
+            exclusive: true,
+            ..consume("facts-single", "x")
+        },
+        403,
+    );
     client.consume(1, "facts-single", "a");
     client.consume(1, "facts-single", "b");
     let mut tags = Vec::new();
     for _ in 0..2 {
         client.publish_confirmed_and_delivered(2, "facts-single", &mut tags);
     }
-    client.call(1, &cancel("a"), basic::CancelOk { consumer_tag: s("a") });
+    client.call(
+        1,
+        &cancel("a"),
+        basic::CancelOk {
+            consumer_tag: s("a"),
+        },
+    );
     client.publish_confirmed_and_delivered(2, "facts-single", &mut tags);
     assert_eq!(tags, ["a", "a", "b"]);
 }
@@ -181,11 +256,29 @@ fn an_exclusive_consumer_is_the_only_one() {
     let mut client = filled("facts-only", &[]);
     client.open(3);
     client.consume(3, "facts-only", "first");
-    let exclusive = basic::Consume { exclusive: true, ..consume("facts-only", "x") };
+    let exclusive = basic::Consume {
+        exclusive: true,
+        ..consume("facts-only", "x")
+    };
     let text = client.refused(1, &exclusive, 403);
-    assert_eq!(text, "ACCESS_REFUSED - queue 'facts-only' in vhost '/' in exclusive use");
-    client.call(3, &cancel("first"), basic::CancelOk { consumer_tag: s("first") });
-    client.call(3, &exclusive, basic::ConsumeOk { consumer_tag: s("x") });
+    assert_eq!(
+        text,
+        "ACCESS_REFUSED - queue 'facts-only' in vhost '/' in exclusive use"
+    );
+    client.call(
+        3,
+        &cancel("first"),
+        basic::CancelOk {
+            consumer_tag: s("first"),
+        },
+    );
+    client.call(
+        3,
+        &exclusive,
+        basic::ConsumeOk {
+            consumer_tag: s("x"),
+        },
+    );
     client.refused(1, &consume("facts-only", "second"), 403);
 }
 
@@ -195,14 +288,24 @@ fn a_consumer_tag_used_twice_is_530() {
     client.consume(1, "facts-tag-twice", "tag");
     client.consume(2, "facts-tag-twice", "tag");
     client.send(1, &consume("facts-tag-twice", "tag"));
-    assert_eq!(client.expect_close(530), "NOT_ALLOWED - attempt to reuse consumer tag 'tag'");
+    assert_eq!(
+        client.expect_close(530),
+        "NOT_ALLOWED - attempt to reuse consumer tag 'tag'"
+    );
 }
 
 #[test]
 fn a_missing_queue_is_404() {
     let mut client = World::default().client();
     client.refused(1, &consume("facts-missing", ""), 404);
-    client.refused(1, &basic::Get { queue: s("facts-missing"), no_ack: true }, 404);
+    client.refused(
+        1,
+        &basic::Get {
+            queue: s("facts-missing"),
+            no_ack: true,
+        },
+        404,
+    );
 }
 
 #[test]
@@ -210,9 +313,21 @@ fn cancel_ends_deliveries_and_ignores_unknown_tags() {
     let mut client = filled("facts-cancelled", &["1"]);
     client.consume(1, "facts-cancelled", "tag");
     assert_eq!(bodies(&mut client), ["1"]);
-    client.call(1, &cancel("tag"), basic::CancelOk { consumer_tag: s("tag") });
+    client.call(
+        1,
+        &cancel("tag"),
+        basic::CancelOk {
+            consumer_tag: s("tag"),
+        },
+    );
     client.publish_confirmed(2, "", "facts-cancelled", "2");
-    client.call(1, &cancel("tag"), basic::CancelOk { consumer_tag: s("tag") });
+    client.call(
+        1,
+        &cancel("tag"),
+        basic::CancelOk {
+            consumer_tag: s("tag"),
+        },
+    );
     // Its delivery can still be settled.
     client.ack(1, 1, false);
     assert_eq!(client.drain(1, "facts-cancelled"), ["2"]);
@@ -228,9 +343,20 @@ fn queue_deletion_notifies_consumers_with_the_capability() {
     told.consume(1, "facts-gone", "told");
     untold.consume(1, "facts-gone", "untold");
     let mut operator = world.client();
-    let delete = queue::Delete { queue: s("facts-gone"), if_unused: false, if_empty: false, nowait: false };
+    let delete = queue::Delete {
+        queue: s("facts-gone"),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    };
     operator.call(1, &delete, queue::DeleteOk { message_count: 0 });
-    told.expect(1, basic::Cancel { consumer_tag: s("told"), nowait: true });
+    told.expect(
+        1,
+        basic::Cancel {
+            consumer_tag: s("told"),
+            nowait: true,
+        },
+    );
     untold.quiet();
     // The tag can be used again.
     told.queue(1, "facts-gone");
@@ -250,22 +376,46 @@ fn get_returns_a_message_and_the_remaining_count() {
     };
     assert_eq!(message.get_ok(), expected);
     assert_eq!(message.text(), "1");
-    client.send(1, &basic::Get { queue: s("facts-get"), no_ack: true });
+    client.send(
+        1,
+        &basic::Get {
+            queue: s("facts-get"),
+            no_ack: true,
+        },
+    );
     assert_eq!(client.got(1).unwrap().get_ok().delivery_tag, 2);
-    client.refused(1, &basic::Ack { delivery_tag: 2, multiple: false }, 406);
+    client.refused(
+        1,
+        &basic::Ack {
+            delivery_tag: 2,
+            multiple: false,
+        },
+        406,
+    );
     assert_eq!(client.drain(1, "facts-get"), ["1", "3"]);
 }
 
 #[test]
 fn unknown_delivery_tags_are_406() {
     let mut client = filled("facts-unknown", &["1", "2"]);
-    let ack = |delivery_tag, multiple| basic::Ack { delivery_tag, multiple };
+    let ack = |delivery_tag, multiple| basic::Ack {
+        delivery_tag,
+        multiple,
+    };
     let text = client.refused(1, &ack(7, false), 406);
     assert_eq!(text, "PRECONDITION_FAILED - unknown delivery tag 7");
     client.refused(1, &ack(7, true), 406);
     client.refused(1, &ack(0, false), 406);
     client.refused(1, &reject(1, true), 406);
-    client.refused(1, &basic::Nack { delivery_tag: 1, multiple: true, requeue: true }, 406);
+    client.refused(
+        1,
+        &basic::Nack {
+            delivery_tag: 1,
+            multiple: true,
+            requeue: true,
+        },
+        406,
+    );
     // "Ack of tag 0 with multiple when nothing is outstanding" is no error.
     client.ack(1, 0, true);
     client.get(1, "facts-unknown").unwrap();
@@ -323,7 +473,12 @@ fn channel_end_requeues_unsettled_messages() {
     let mut client = filled("facts-channel-end", &["1", "2"]);
     client.consume(1, "facts-channel-end", "tag");
     assert_eq!(bodies(&mut client), ["1", "2"]);
-    let close = channel::Close { reply_code: 200, reply_text: s(""), class_id: 0, method_id: 0 };
+    let close = channel::Close {
+        reply_code: 200,
+        reply_text: s(""),
+        class_id: 0,
+        method_id: 0,
+    };
     client.call(1, &close, channel::CloseOk {});
     let message = client.get(2, "facts-channel-end").unwrap();
     assert_eq!((message.text(), message.get_ok().redelivered), ("1", true));
@@ -341,7 +496,10 @@ fn connection_end_requeues_unsettled_messages() {
     assert_eq!(world.broker.borrow().queue("/", "q").unwrap().unacked, 1);
     client.hang_up();
     let queue = world.broker.borrow().queue("/", "q").unwrap();
-    assert_eq!((queue.ready.len(), queue.unacked, queue.consumers), (1, 0, 0));
+    assert_eq!(
+        (queue.ready.len(), queue.unacked, queue.consumers),
+        (1, 0, 0)
+    );
     assert!(queue.ready[0].redelivered);
 }
 
@@ -354,7 +512,10 @@ fn recover_requeues_everything() {
     let again = deliveries(&mut client);
     assert_eq!(again, [("1".into(), 3, true), ("2".into(), 4, true)]);
     client.send(1, &basic::RecoverAsync { requeue: true });
-    assert_eq!(deliveries(&mut client), [("1".into(), 5, true), ("2".into(), 6, true)]);
+    assert_eq!(
+        deliveries(&mut client),
+        [("1".into(), 5, true), ("2".into(), 6, true)]
+    );
     client.send(1, &basic::Recover { requeue: false });
     client.expect_close(540);
 }
@@ -374,23 +535,40 @@ fn direct_reply_to_allows_one_consumer_without_acks() {
     client.send(1, &consume("amq.rabbitmq.reply-to", "a"));
     client.expect_channel_close(1, 406);
     client.open(2);
-    let replies = basic::Consume { no_ack: true, ..consume("amq.rabbitmq.reply-to", "a") };
+    let replies = basic::Consume {
+        no_ack: true,
+        ..consume("amq.rabbitmq.reply-to", "a")
+    };
     client.send(2, &replies);
     client.expect_kind(2, basic::ConsumeOk::ID);
-    client.send(2, &basic::Consume { consumer_tag: s("b"), ..replies });
+    client.send(
+        2,
+        &basic::Consume {
+            consumer_tag: s("b"),
+            ..replies
+        },
+    );
     client.expect_channel_close(2, 406);
 }
 
 #[test]
 fn consumers_wait_while_output_exceeds_the_limit() {
-    let world = World::new(Config { output_limit: 10_000, ..Config::default() });
+    let world = World::new(Config {
+        output_limit: 10_000,
+        ..Config::default()
+    });
     let mut client = world.client();
     client.queue(1, "q");
     let body = [0; 1000];
     client.call(
         1,
-        &basic::Consume { no_ack: true, ..consume("q", "tag") },
-        basic::ConsumeOk { consumer_tag: s("tag") },
+        &basic::Consume {
+            no_ack: true,
+            ..consume("q", "tag")
+        },
+        basic::ConsumeOk {
+            consumer_tag: s("tag"),
+        },
     );
     for _ in 0..30 {
         client.publish_with(1, &publish("", "q"), &Properties::default(), &body);

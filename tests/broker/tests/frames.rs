@@ -11,7 +11,10 @@ use puka_test_broker::Config;
 
 fn header(body_size: u64) -> Vec<u8> {
     let mut octets = Vec::new();
-    let header = ContentHeader { body_size, properties: Properties::default() };
+    let header = ContentHeader {
+        body_size,
+        properties: Properties::default(),
+    };
     frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
     octets
 }
@@ -93,7 +96,13 @@ fn method_of_wrong_length_is_501() {
 fn name_with_invalid_utf8_is_501() {
     let mut client = client();
     let name = puka::protocol::ShortStr::from_octets(b"\xFF").unwrap();
-    client.send(1, &queue::Declare { queue: name, ..declare("") });
+    client.send(
+        1,
+        &queue::Declare {
+            queue: name,
+            ..declare("")
+        },
+    );
     client.expect_close(501);
 }
 
@@ -106,7 +115,11 @@ fn an_unknown_method_drops_the_connection() {
 #[test]
 fn invalid_arguments_drop_the_connection() {
     // `queue.declare` of "q" with a table of one entry "a" of type "?".
-    drops(&raw(1, 1, &[0, 50, 0, 10, 0, 0, 1, b'q', 0, 0, 0, 0, 3, 1, b'a', b'?']));
+    drops(&raw(
+        1,
+        1,
+        &[0, 50, 0, 10, 0, 0, 1, b'q', 0, 0, 0, 0, 3, 1, b'a', b'?'],
+    ));
 }
 
 #[test]
@@ -146,18 +159,26 @@ fn body_frame_after_an_empty_body_is_505() {
 
 #[test]
 fn property_flags_behind_property_flags_are_541() {
-    closes_publish(541, &raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]));
+    closes_publish(
+        541,
+        &raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
+    );
 }
 
 #[test]
 fn invalid_headers_are_541() {
-    let payload = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 3, 1, b'a', b'?'][..]].concat();
+    let payload = [&[
+        0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 3, 1, b'a', b'?',
+    ][..]]
+    .concat();
     closes_publish(541, &raw(2, 1, &payload));
 }
 
 #[test]
 fn nan_in_headers_is_541() {
-    let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 7, 1, b'a', b'f'];
+    let mut payload = vec![
+        0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 7, 1, b'a', b'f',
+    ];
     payload.extend(f32::NAN.to_be_bytes());
     closes_publish(541, &raw(2, 1, &payload));
 }
@@ -173,7 +194,10 @@ fn more_body_than_announced_is_501() {
 
 #[test]
 fn body_over_the_limit_is_406() {
-    let world = World::new(Config { max_message_size: 10, ..Config::default() });
+    let world = World::new(Config {
+        max_message_size: 10,
+        ..Config::default()
+    });
     let mut client = world.client();
     client.send(1, &publish("", "nowhere"));
     client.write(&[header(11), raw(3, 1, b"0123456789")].concat());
@@ -192,7 +216,15 @@ fn content_is_accepted_in_any_pieces() {
     let mut octets = Vec::new();
     frame::method(&mut octets, 1, u32::MAX, &publish("", "facts-pieces")).unwrap();
     octets.extend(header(3));
-    octets.extend([raw(3, 1, b"a"), raw(3, 1, b""), raw(8, 0, b""), raw(3, 1, b"bc")].concat());
+    octets.extend(
+        [
+            raw(3, 1, b"a"),
+            raw(3, 1, b""),
+            raw(8, 0, b""),
+            raw(3, 1, b"bc"),
+        ]
+        .concat(),
+    );
     for octet in octets {
         client.write(&[octet]);
     }
@@ -219,9 +251,18 @@ fn bodies_are_split_by_the_clients_frame_max() {
     client.frame_max = 8192;
     client.send(
         0,
-        &puka::protocol::method::connection::TuneOk { channel_max: 2047, frame_max: 8192, heartbeat: 0 },
+        &puka::protocol::method::connection::TuneOk {
+            channel_max: 2047,
+            frame_max: 8192,
+            heartbeat: 0,
+        },
     );
-    client.send(0, &puka::protocol::method::connection::Open { virtual_host: client::s("/") });
+    client.send(
+        0,
+        &puka::protocol::method::connection::Open {
+            virtual_host: client::s("/"),
+        },
+    );
     client.expect(0, puka::protocol::method::connection::OpenOk {});
     client.open(1);
     client.queue(1, "facts-large");
@@ -257,12 +298,23 @@ fn access_is_granted_without_effect() {
         write: true,
         read: true,
     };
-    client.call(1, &request, puka::protocol::method::access::RequestOk { ticket: 1 });
+    client.call(
+        1,
+        &request,
+        puka::protocol::method::access::RequestOk { ticket: 1 },
+    );
 }
 
 #[test]
 fn empty_queue_replies_with_get_empty() {
     let mut client = client();
     client.queue(1, "facts-empty");
-    client.call(1, &basic::Get { queue: client::s("facts-empty"), no_ack: false }, basic::GetEmpty {});
+    client.call(
+        1,
+        &basic::Get {
+            queue: client::s("facts-empty"),
+            no_ack: false,
+        },
+        basic::GetEmpty {},
+    );
 }

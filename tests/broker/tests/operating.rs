@@ -45,7 +45,13 @@ fn an_operator_deletes_a_queue() {
     client.queue(1, "q");
     client.consume(1, "q", "tag");
     assert!(world.broker_mut(|broker, now| broker.delete_queue(now, "/", "q")));
-    client.expect(1, basic::Cancel { consumer_tag: s("tag"), nowait: true });
+    client.expect(
+        1,
+        basic::Cancel {
+            consumer_tag: s("tag"),
+            nowait: true,
+        },
+    );
     assert!(!world.broker_mut(|broker, now| broker.delete_queue(now, "/", "q")));
 }
 
@@ -56,33 +62,68 @@ fn timed_out_consumer_stays_until_the_client_agrees() {
         let mut client = world.client();
         client.queue(1, "q");
         client.consume(1, "q", "tag");
-        assert_eq!(world.broker_mut(|broker, now| broker.time_out_consumers(now, "/", "q")), 1);
-        client.expect(1, basic::Cancel { consumer_tag: s("tag"), nowait: true });
+        assert_eq!(
+            world.broker_mut(|broker, now| broker.time_out_consumers(now, "/", "q")),
+            1
+        );
+        client.expect(
+            1,
+            basic::Cancel {
+                consumer_tag: s("tag"),
+                nowait: true,
+            },
+        );
         client.publish(1, "", "q", "x");
         assert_eq!(client.message().text(), "x");
         if with_cancel_ok {
-            client.send(1, &basic::CancelOk { consumer_tag: s("tag") });
+            client.send(
+                1,
+                &basic::CancelOk {
+                    consumer_tag: s("tag"),
+                },
+            );
         } else {
-            let cancel = basic::Cancel { consumer_tag: s("tag"), nowait: false };
-            client.call(1, &cancel, basic::CancelOk { consumer_tag: s("tag") });
+            let cancel = basic::Cancel {
+                consumer_tag: s("tag"),
+                nowait: false,
+            };
+            client.call(
+                1,
+                &cancel,
+                basic::CancelOk {
+                    consumer_tag: s("tag"),
+                },
+            );
         }
         client.publish(1, "", "q", "y");
         client.quiet();
         let queue = world.broker.borrow().queue("/", "q").unwrap();
-        assert_eq!((queue.consumers, queue.unacked, queue.ready.len()), (0, 1, 1));
+        assert_eq!(
+            (queue.consumers, queue.unacked, queue.ready.len()),
+            (0, 1, 1)
+        );
     }
 }
 
 #[test]
 fn a_message_requeued_too_often_is_dropped() {
-    let world = World::new(Config { delivery_limit: Some(2), ..Config::default() });
+    let world = World::new(Config {
+        delivery_limit: Some(2),
+        ..Config::default()
+    });
     let mut client = world.client();
     client.queue(1, "q");
     client.publish(1, "", "q", "x");
     client.consume(1, "q", "tag");
     for delivery_tag in 1..=3 {
         assert_eq!(client.message().text(), "x");
-        client.send(1, &basic::Reject { delivery_tag, requeue: true });
+        client.send(
+            1,
+            &basic::Reject {
+                delivery_tag,
+                requeue: true,
+            },
+        );
     }
     client.quiet();
     let queue = world.broker.borrow().queue("/", "q").unwrap();
@@ -100,7 +141,12 @@ fn publishing_during_an_alarm_blocks_the_connection() {
     publisher.quiet();
     publisher.open(2);
     publisher.publish(1, "", "q", "x");
-    publisher.expect(0, connection::Blocked { reason: s("low on memory") });
+    publisher.expect(
+        0,
+        connection::Blocked {
+            reason: s("low on memory"),
+        },
+    );
     // "Nothing the client sends is processed, connection.close included."
     publisher.send(2, &declare("later"));
     publisher.quiet();
@@ -109,7 +155,13 @@ fn publishing_during_an_alarm_blocks_the_connection() {
     world.broker_mut(|broker, now| broker.unblock(now));
     publisher.expect(0, connection::Unblocked {});
     publisher.expect_kind(2, queue::DeclareOk::ID);
-    publisher.expect(1, basic::Ack { delivery_tag: 1, multiple: false });
+    publisher.expect(
+        1,
+        basic::Ack {
+            delivery_tag: 1,
+            multiple: false,
+        },
+    );
     assert_eq!(consumer.message().text(), "x");
 }
 
@@ -120,7 +172,12 @@ fn blocked_connection_is_not_monitored() {
     client.open(1);
     world.broker.borrow_mut().block("low on disk");
     client.publish(1, "", "q", "x");
-    client.expect(0, connection::Blocked { reason: s("low on disk") });
+    client.expect(
+        0,
+        connection::Blocked {
+            reason: s("low on disk"),
+        },
+    );
     world.pass(Duration::from_secs(60));
     assert!(!client.is_closed());
     for _ in 0..12 {
@@ -162,14 +219,22 @@ fn blocked_connection_has_bounded_input() {
 
 #[test]
 fn full_memory_blocks_publishers_until_there_is_room() {
-    let world = World::new(Config { memory_limit: 10_000, ..Config::default() });
+    let world = World::new(Config {
+        memory_limit: 10_000,
+        ..Config::default()
+    });
     let (mut publisher, mut consumer) = (world.client(), world.client());
     publisher.queue(1, "q");
     publisher.publish_with(1, &publish("", "q"), &Properties::default(), &[0; 10_000]);
     assert!(world.broker.borrow().memory_used() > 10_000);
     publisher.quiet();
     publisher.publish(1, "", "q", "x");
-    publisher.expect(0, connection::Blocked { reason: s("low on memory") });
+    publisher.expect(
+        0,
+        connection::Blocked {
+            reason: s("low on memory"),
+        },
+    );
     assert_eq!(consumer.drain(1, "q").len(), 2);
     publisher.expect(0, connection::Unblocked {});
     assert_eq!(world.broker.borrow().memory_used(), 0);
@@ -179,18 +244,32 @@ fn full_memory_blocks_publishers_until_there_is_room() {
 fn restart_keeps_durable_entities() {
     let world = world();
     let mut client = world.client();
-    client.send(1, &queue::Declare { durable: true, ..declare("durable") });
+    client.send(
+        1,
+        &queue::Declare {
+            durable: true,
+            ..declare("durable")
+        },
+    );
     client.expect_kind(1, queue::DeclareOk::ID);
     client.queue(1, "transient");
     for (name, durable) in [("durable", true), ("transient", false)] {
         client.call(
             1,
-            &exchange::Declare { durable, ..declare_exchange(name, "fanout") },
+            &exchange::Declare {
+                durable,
+                ..declare_exchange(name, "fanout")
+            },
             exchange::DeclareOk {},
         );
         client.bind(1, "durable", name, "", &Table::new());
     }
-    for (mode, body) in [(None, b"a"), (Some(1), b"b"), (Some(2), b"c"), (Some(2), b"d")] {
+    for (mode, body) in [
+        (None, b"a"),
+        (Some(1), b"b"),
+        (Some(2), b"c"),
+        (Some(2), b"d"),
+    ] {
         let properties = client::properties(|properties| properties.delivery_mode = mode);
         client.publish_with(1, &publish("", "durable"), &properties, body);
     }
@@ -207,13 +286,23 @@ fn restart_keeps_durable_entities() {
     assert_eq!(client.drain(1, "durable"), ["c", "d"]);
     client.publish(1, "durable", "", "still bound");
     assert_eq!(client.drain(1, "durable"), ["still bound"]);
-    client.refused(1, &exchange::Declare { passive: true, ..declare_exchange("transient", "") }, 404);
+    client.refused(
+        1,
+        &exchange::Declare {
+            passive: true,
+            ..declare_exchange("transient", "")
+        },
+        404,
+    );
 }
 
 #[test]
 fn same_seed_generates_the_same_names() {
     let name = |seed| {
-        let world = World::new(Config { seed, ..Config::default() });
+        let world = World::new(Config {
+            seed,
+            ..Config::default()
+        });
         let mut client = world.client();
         client.send(1, &declare(""));
         client.expect_kind(1, queue::DeclareOk::ID);
@@ -268,9 +357,29 @@ fn a_changed_channel_max_is_for_later_connections() {
     let mut last = world.dial();
     for (client, channel_max) in [(&mut earlier, 2047), (&mut later, 2047), (&mut last, 7)] {
         client.start(&all_capabilities(), "PLAIN", b"\0guest\0guest");
-        client.expect(0, connection::Tune { channel_max, frame_max: 131_072, heartbeat: 60 });
-        client.send(0, &connection::TuneOk { channel_max, frame_max: 131_072, heartbeat: 60 });
-        client.call(0, &connection::Open { virtual_host: s("/") }, connection::OpenOk {});
+        client.expect(
+            0,
+            connection::Tune {
+                channel_max,
+                frame_max: 131_072,
+                heartbeat: 60,
+            },
+        );
+        client.send(
+            0,
+            &connection::TuneOk {
+                channel_max,
+                frame_max: 131_072,
+                heartbeat: 60,
+            },
+        );
+        client.call(
+            0,
+            &connection::Open {
+                virtual_host: s("/"),
+            },
+            connection::OpenOk {},
+        );
     }
 }
 
@@ -279,7 +388,9 @@ fn arbitrary_bytes_do_not_panic() {
     let world = world();
     let mut state = 1_u64;
     let mut random = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap()
     };
     for _ in 0..300 {

@@ -11,11 +11,17 @@ use puka_test_broker::Config;
 use std::time::Duration;
 
 fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
-    basic::Ack { delivery_tag, multiple }
+    basic::Ack {
+        delivery_tag,
+        multiple,
+    }
 }
 
 fn mandatory<'a>(exchange: &'a str, key: &'a str) -> basic::Publish<'a> {
-    basic::Publish { mandatory: true, ..publish(exchange, key) }
+    basic::Publish {
+        mandatory: true,
+        ..publish(exchange, key)
+    }
 }
 
 #[test]
@@ -40,7 +46,10 @@ fn confirms_that_are_due_together_leave_as_one() {
     let mut octets = Vec::new();
     for body in ["a", "b", "c"] {
         puka::protocol::frame::method(&mut octets, 1, u32::MAX, &publish("", "q")).unwrap();
-        let header = puka::protocol::ContentHeader { body_size: 1, properties: Properties::default() };
+        let header = puka::protocol::ContentHeader {
+            body_size: 1,
+            properties: Properties::default(),
+        };
         puka::protocol::frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
         puka::protocol::frame::body(&mut octets, 1, 4096, body.as_bytes());
     }
@@ -52,7 +61,12 @@ fn confirms_that_are_due_together_leave_as_one() {
 #[test]
 fn delayed_confirms_arrive_in_any_order() {
     let delay = Duration::from_millis(10)..Duration::from_millis(500);
-    let config = Config { confirm_delay: delay, coalesce_confirms: false, seed: 3, ..Config::default() };
+    let config = Config {
+        confirm_delay: delay,
+        coalesce_confirms: false,
+        seed: 3,
+        ..Config::default()
+    };
     let tags = || {
         let world = World::new(config.clone());
         let mut client = world.client();
@@ -88,7 +102,12 @@ fn unroutable_mandatory_message_is_returned_before_its_ack() {
     let mut client = World::default().client();
     client.confirm_select(1);
     let properties = client::properties(|properties| properties.message_id = Some(s("m1")));
-    client.publish_with(1, &mandatory("amq.direct", "facts-nowhere"), &properties, b"back");
+    client.publish_with(
+        1,
+        &mandatory("amq.direct", "facts-nowhere"),
+        &properties,
+        b"back",
+    );
     let returned = client.message();
     let expected = basic::Return {
         reply_code: 312,
@@ -107,7 +126,10 @@ fn unroutable_mandatory_message_is_returned_before_its_ack() {
 #[test]
 fn immediate_is_540() {
     let mut client = World::default().client();
-    let immediate = basic::Publish { immediate: true, ..publish("", "x") };
+    let immediate = basic::Publish {
+        immediate: true,
+        ..publish("", "x")
+    };
     client.publish_with(1, &immediate, &Properties::default(), b"");
     assert_eq!(client.expect_close(540), "NOT_IMPLEMENTED - immediate=true");
 }
@@ -142,7 +164,10 @@ fn bad_properties_are_406() {
         properties.delivery_mode = Some(2);
     });
     client.publish_with(1, &publish("", "facts-properties"), &good, b"x");
-    assert_eq!(client.get(1, "facts-properties").unwrap().properties(), good);
+    assert_eq!(
+        client.get(1, "facts-properties").unwrap().properties(),
+        good
+    );
 }
 
 #[test]
@@ -166,7 +191,12 @@ fn properties_are_delivered_unchanged() {
         properties.app_id = Some(s("a"));
         properties.cluster_id = Some(s("x"));
     });
-    client.publish_with(1, &publish("", "facts-roundtrip"), &properties, &[0, 0xCE, 0xFF]);
+    client.publish_with(
+        1,
+        &publish("", "facts-roundtrip"),
+        &properties,
+        &[0, 0xCE, 0xFF],
+    );
     let message = client.get(1, "facts-roundtrip").unwrap();
     assert_eq!(message.properties(), properties);
     assert_eq!(message.body, [0, 0xCE, 0xFF]);
@@ -174,18 +204,32 @@ fn properties_are_delivered_unchanged() {
 
 #[test]
 fn log_contains_exactly_the_accepted_messages() {
-    let world = World::new(Config { published_log: 2, ..Config::default() });
+    let world = World::new(Config {
+        published_log: 2,
+        ..Config::default()
+    });
     let mut client = world.client();
     let mut arguments = table([("x-max-length", 0)]);
     arguments.insert("x-overflow", "reject-publish").unwrap();
     client.queue_with(1, "full", &arguments);
     client.queue(1, "q");
-    for (key, body) in [("q", "one"), ("full", "refused"), ("q", "two"), ("nowhere", "three")] {
+    for (key, body) in [
+        ("q", "one"),
+        ("full", "refused"),
+        ("q", "two"),
+        ("nowhere", "three"),
+    ] {
         client.publish(1, "", key, body);
     }
     let broker = world.broker.borrow();
-    let log: Vec<_> = broker.published().map(|message| (&message.body[..], message.queues.clone())).collect();
-    assert_eq!(log, [(&b"two"[..], vec!["q".to_string()]), (b"three", vec![])]);
+    let log: Vec<_> = broker
+        .published()
+        .map(|message| (&message.body[..], message.queues.clone()))
+        .collect();
+    assert_eq!(
+        log,
+        [(&b"two"[..], vec!["q".to_string()]), (b"three", vec![])]
+    );
 }
 
 #[test]
@@ -207,7 +251,12 @@ fn a_transaction_takes_effect_with_its_commit() {
     client.queue(1, "facts-tx");
     client.call(1, &tx::Select {}, tx::SelectOk {});
     client.publish(1, "", "facts-tx", "one");
-    client.publish_with(1, &mandatory("", "facts-nowhere"), &Properties::default(), b"back");
+    client.publish_with(
+        1,
+        &mandatory("", "facts-nowhere"),
+        &Properties::default(),
+        b"back",
+    );
     client.quiet();
     assert_eq!(client.counts(2, "facts-tx"), (0, 0));
     client.send(1, &tx::Commit {});

@@ -34,7 +34,11 @@ struct Peer {
 
 impl Peer {
     fn new(server: &Server) -> Self {
-        Self { stream: server.connect(), woken: Arc::default(), decoder: Decoder::new() }
+        Self {
+            stream: server.connect(),
+            woken: Arc::default(),
+            decoder: Decoder::new(),
+        }
     }
 
     fn woken(&self) -> usize {
@@ -54,7 +58,9 @@ impl Peer {
     fn send(&mut self, channel: u16, method: &impl Encode) {
         let mut octets = Vec::new();
         frame::method(&mut octets, channel, u32::MAX, method).unwrap();
-        assert!(matches!(self.poll_write(&octets), Poll::Ready(Ok(count)) if count == octets.len()));
+        assert!(
+            matches!(self.poll_write(&octets), Poll::Ready(Ok(count)) if count == octets.len())
+        );
     }
 
     /// Reads until a read is pending. Returns the received methods.
@@ -80,7 +86,10 @@ impl Peer {
 
     fn open(server: &Server) -> Self {
         let mut peer = Self::new(server);
-        assert!(matches!(peer.poll_write(b"AMQP\x00\x00\x09\x01"), Poll::Ready(Ok(8))));
+        assert!(matches!(
+            peer.poll_write(b"AMQP\x00\x00\x09\x01"),
+            Poll::Ready(Ok(8))
+        ));
         let properties = all_capabilities();
         peer.send(
             0,
@@ -91,8 +100,20 @@ impl Peer {
                 locale: s("en_US"),
             },
         );
-        peer.send(0, &connection::TuneOk { channel_max: 10, frame_max: 8192, heartbeat: 10 });
-        peer.send(0, &connection::Open { virtual_host: s("/") });
+        peer.send(
+            0,
+            &connection::TuneOk {
+                channel_max: 10,
+                frame_max: 8192,
+                heartbeat: 10,
+            },
+        );
+        peer.send(
+            0,
+            &connection::Open {
+                virtual_host: s("/"),
+            },
+        );
         peer.send(1, &channel::Open {});
         assert_eq!(peer.received().last(), Some(&channel::OpenOk::ID));
         peer
@@ -105,11 +126,17 @@ fn another_connection_wakes_a_reader() {
     let (mut publisher, mut consumer) = (Peer::open(&server), Peer::open(&server));
     consumer.send(1, &declare("q"));
     consumer.send(1, &consume("q", "tag"));
-    assert_eq!(consumer.received(), [queue::DeclareOk::ID, basic::ConsumeOk::ID]);
+    assert_eq!(
+        consumer.received(),
+        [queue::DeclareOk::ID, basic::ConsumeOk::ID]
+    );
     let before = consumer.woken();
     publisher.send(1, &publish("", "q"));
     let mut octets = Vec::new();
-    let header = ContentHeader { body_size: 0, properties: Properties::default() };
+    let header = ContentHeader {
+        body_size: 0,
+        properties: Properties::default(),
+    };
     frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
     assert!(publisher.poll_write(&octets).is_ready());
     assert_eq!(consumer.woken(), before + 1);
@@ -141,10 +168,19 @@ fn a_blocked_writer_waits_and_is_woken() {
 fn dropping_a_stream_ends_the_connection() {
     let server = Server::default();
     let mut peer = Peer::open(&server);
-    peer.send(1, &queue::Declare { exclusive: true, ..declare("q") });
+    peer.send(
+        1,
+        &queue::Declare {
+            exclusive: true,
+            ..declare("q")
+        },
+    );
     assert_eq!(server.with(|broker| broker.queues().len()), 1);
     drop(peer);
-    assert_eq!(server.with(|broker| (broker.queues().len(), broker.connections().len())), (0, 0));
+    assert_eq!(
+        server.with(|broker| (broker.queues().len(), broker.connections().len())),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -157,10 +193,16 @@ fn closed_stream_ends_and_refuses_writes() {
     assert_eq!(peer.woken(), 1);
     assert!(matches!(peer.poll_read(&mut [0; 1]), Poll::Ready(Ok(0))));
     let written = peer.poll_write(&[0]);
-    assert!(matches!(written, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe));
+    assert!(
+        matches!(written, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe)
+    );
     let waker = Waker::noop();
     let mut peer = Peer::open(&server);
-    assert!(Pin::new(&mut peer.stream).poll_close(&mut Context::from_waker(waker)).is_ready());
+    assert!(
+        Pin::new(&mut peer.stream)
+            .poll_close(&mut Context::from_waker(waker))
+            .is_ready()
+    );
     assert!(matches!(peer.poll_read(&mut [0; 1]), Poll::Ready(Ok(0))));
 }
 
@@ -184,12 +226,17 @@ fn time_passes_with_tick() {
 
 #[test]
 fn timer_thread_handles_deadlines() {
-    let config = Config { refusal_delay: Duration::from_millis(50), ..Config::default() };
+    let config = Config {
+        refusal_delay: Duration::from_millis(50),
+        ..Config::default()
+    };
     let listener = Listener::bind("127.0.0.1:0", Server::new(config)).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || listener.run());
     let mut socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     socket.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
     let mut octets = Vec::new();
     frame::method(

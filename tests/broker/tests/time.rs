@@ -26,24 +26,50 @@ fn deaths(message: &Message) -> Vec<(String, String, i64, String, Vec<String>)> 
         panic!("the message has no x-death")
     };
     let entry = |value: Value<'_>| {
-        let Value::Table(entry) = value else { panic!("{value:?}") };
-        let Some(Value::Array(keys)) = entry.get("routing-keys") else { panic!("{entry:?}") };
+        let Value::Table(entry) = value else {
+            panic!("{value:?}")
+        };
+        let Some(Value::Array(keys)) = entry.get("routing-keys") else {
+            panic!("{entry:?}")
+        };
         assert!(matches!(entry.get("time"), Some(Value::Timestamp(_))));
-        let keys = keys.iter().map(|key| key.as_str().unwrap().to_string()).collect();
+        let keys = keys
+            .iter()
+            .map(|key| key.as_str().unwrap().to_string())
+            .collect();
         let count = entry.get("count").and_then(Value::as_i64).unwrap();
-        (text(entry.get("queue")), text(entry.get("reason")), count, text(entry.get("exchange")), keys)
+        (
+            text(entry.get("queue")),
+            text(entry.get("reason")),
+            count,
+            text(entry.get("exchange")),
+            keys,
+        )
     };
     array.iter().map(entry).collect()
 }
 
-fn death(queue: &str, reason: &str, count: i64, key: &str) -> (String, String, i64, String, Vec<String>) {
-    (queue.into(), reason.into(), count, String::new(), vec![key.into()])
+fn death(
+    queue: &str,
+    reason: &str,
+    count: i64,
+    key: &str,
+) -> (String, String, i64, String, Vec<String>) {
+    (
+        queue.into(),
+        reason.into(),
+        count,
+        String::new(),
+        vec![key.into()],
+    )
 }
 
 /// Returns arguments that dead-letter to a queue by its name.
 fn dead_letter_to(queue: &str) -> Table {
     let mut arguments = table([("x-dead-letter-exchange", "")]);
-    arguments.insert("x-dead-letter-routing-key", queue).unwrap();
+    arguments
+        .insert("x-dead-letter-routing-key", queue)
+        .unwrap();
     arguments
 }
 
@@ -147,13 +173,25 @@ fn an_unused_queue_expires() {
     world.pass(ms(700));
     client.call(
         1,
-        &basic::Cancel { consumer_tag: s("tag"), nowait: false },
-        basic::CancelOk { consumer_tag: s("tag") },
+        &basic::Cancel {
+            consumer_tag: s("tag"),
+            nowait: false,
+        },
+        basic::CancelOk {
+            consumer_tag: s("tag"),
+        },
     );
     world.pass(ms(300));
     assert_eq!(client.counts(1, "facts-expires"), (0, 0));
     world.pass(ms(900));
-    client.refused(1, &queue::Declare { passive: true, ..declare("facts-expires") }, 404);
+    client.refused(
+        1,
+        &queue::Declare {
+            passive: true,
+            ..declare("facts-expires")
+        },
+        404,
+    );
 }
 
 #[test]
@@ -170,18 +208,38 @@ fn rejected_expired_and_superfluous_messages_are_dead_lettered() {
     client.publish(1, "", "facts-dying", "superfluous");
     publish_expiring(&mut client, "facts-dying", "100", "expired");
     world.pass(ms(300));
-    for (body, reason) in [("rejected", "rejected"), ("superfluous", "maxlen"), ("expired", "expired")] {
+    for (body, reason) in [
+        ("rejected", "rejected"),
+        ("superfluous", "maxlen"),
+        ("expired", "expired"),
+    ] {
         let message = client.get(1, "facts-dead").unwrap();
         assert_eq!(message.text(), body);
-        assert_eq!(deaths(&message), [death("facts-dying", reason, 1, "facts-dying")]);
-        assert_eq!(message.headers().get("x-first-death-reason"), Some(reason.into()));
-        assert_eq!(message.headers().get("x-first-death-queue"), Some("facts-dying".into()));
-        assert_eq!(message.headers().get("x-first-death-exchange"), Some("".into()));
+        assert_eq!(
+            deaths(&message),
+            [death("facts-dying", reason, 1, "facts-dying")]
+        );
+        assert_eq!(
+            message.headers().get("x-first-death-reason"),
+            Some(reason.into())
+        );
+        assert_eq!(
+            message.headers().get("x-first-death-queue"),
+            Some("facts-dying".into())
+        );
+        assert_eq!(
+            message.headers().get("x-first-death-exchange"),
+            Some("".into())
+        );
         assert_eq!(message.properties().expiration, None);
         assert_eq!(message.get_ok().routing_key, s("facts-dead"));
         if reason == "expired" {
-            let Some(Value::Array(array)) = message.headers().get("x-death") else { panic!() };
-            let Some(Value::Table(entry)) = array.iter().next() else { panic!() };
+            let Some(Value::Array(array)) = message.headers().get("x-death") else {
+                panic!()
+            };
+            let Some(Value::Table(entry)) = array.iter().next() else {
+                panic!()
+            };
             assert_eq!(entry.get("original-expiration"), Some("100".into()));
         }
     }
@@ -193,7 +251,11 @@ fn dead_letters_keep_their_routing_key_by_default() {
     client.exchange(1, "facts-dlx", "fanout");
     client.queue(1, "facts-dead-key");
     client.bind(1, "facts-dead-key", "facts-dlx", "", &Table::new());
-    client.queue_with(1, "facts-dying-key", &table([("x-dead-letter-exchange", "facts-dlx")]));
+    client.queue_with(
+        1,
+        "facts-dying-key",
+        &table([("x-dead-letter-exchange", "facts-dlx")]),
+    );
     client.publish(1, "", "facts-dying-key", "x");
     client.get(1, "facts-dying-key").unwrap();
     client.nack(1, 1, false, false);
@@ -208,7 +270,11 @@ fn a_message_that_dies_again_is_counted() {
     client.queue_with(1, "facts-again-1", &dead_letter_to("facts-again-2"));
     client.queue_with(1, "facts-again-2", &dead_letter_to("facts-again-1"));
     client.publish(1, "", "facts-again-1", "x");
-    for (tag, queue) in [(1, "facts-again-1"), (2, "facts-again-2"), (3, "facts-again-1")] {
+    for (tag, queue) in [
+        (1, "facts-again-1"),
+        (2, "facts-again-2"),
+        (3, "facts-again-1"),
+    ] {
         client.get(1, queue).unwrap();
         client.nack(1, tag, false, false);
     }
@@ -218,14 +284,20 @@ fn a_message_that_dies_again_is_counted() {
         death("facts-again-2", "rejected", 1, "facts-again-2"),
     ];
     assert_eq!(deaths(&message), expected);
-    assert_eq!(message.headers().get("x-first-death-queue"), Some("facts-again-1".into()));
+    assert_eq!(
+        message.headers().get("x-first-death-queue"),
+        Some("facts-again-1".into())
+    );
 }
 
 #[test]
 fn expiry_cycle_drops_the_message() {
     let world = World::default();
     let mut client = world.client();
-    for (queue, next) in [("facts-circle-1", "facts-circle-2"), ("facts-circle-2", "facts-circle-1")] {
+    for (queue, next) in [
+        ("facts-circle-1", "facts-circle-2"),
+        ("facts-circle-2", "facts-circle-1"),
+    ] {
         let mut arguments = dead_letter_to(next);
         arguments.insert("x-message-ttl", 50).unwrap();
         client.queue_with(1, queue, &arguments);
@@ -239,7 +311,11 @@ fn expiry_cycle_drops_the_message() {
 #[test]
 fn a_missing_dead_letter_exchange_drops_the_message() {
     let mut client = World::default().client();
-    client.queue_with(1, "facts-no-dlx", &table([("x-dead-letter-exchange", "facts-missing")]));
+    client.queue_with(
+        1,
+        "facts-no-dlx",
+        &table([("x-dead-letter-exchange", "facts-missing")]),
+    );
     client.publish(1, "", "facts-no-dlx", "x");
     client.get(1, "facts-no-dlx").unwrap();
     client.nack(1, 1, false, false);
@@ -252,7 +328,9 @@ fn reject_publish_dlx_dead_letters_refused_messages() {
     client.queue(1, "facts-refused");
     let mut arguments = dead_letter_to("facts-refused");
     arguments.insert("x-max-length", 1).unwrap();
-    arguments.insert("x-overflow", "reject-publish-dlx").unwrap();
+    arguments
+        .insert("x-overflow", "reject-publish-dlx")
+        .unwrap();
     client.queue_with(1, "facts-refuses", &arguments);
     client.confirm_select(1);
     client.publish_confirmed(1, "", "facts-refuses", "one");
@@ -260,7 +338,10 @@ fn reject_publish_dlx_dead_letters_refused_messages() {
     client.expect_kind(1, basic::Nack::ID);
     let message = client.get(1, "facts-refused").unwrap();
     assert_eq!(message.text(), "two");
-    assert_eq!(deaths(&message), [death("facts-refuses", "maxlen", 1, "facts-refuses")]);
+    assert_eq!(
+        deaths(&message),
+        [death("facts-refuses", "maxlen", 1, "facts-refuses")]
+    );
 }
 
 #[test]
@@ -271,6 +352,12 @@ fn later_consumer_receives_no_expired_message() {
     publish_expiring(&mut client, "facts-late-consumer", "100", "gone");
     world.pass(ms(300));
     client.publish(1, "", "facts-late-consumer", "there");
-    client.call(1, &consume("facts-late-consumer", "tag"), basic::ConsumeOk { consumer_tag: s("tag") });
+    client.call(
+        1,
+        &consume("facts-late-consumer", "tag"),
+        basic::ConsumeOk {
+            consumer_tag: s("tag"),
+        },
+    );
     assert_eq!(client.message().text(), "there");
 }

@@ -36,7 +36,10 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
-        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+        Ok(Self(CertifiedIssuer::self_signed(
+            params,
+            KeyPair::generate()?,
+        )?))
     }
 
     /// Its certificate.
@@ -67,7 +70,10 @@ impl Authority {
     fn sign(&self, params: &CertificateParams) -> Outcome<Identity> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;
-        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(Identity {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 }
 
@@ -80,9 +86,14 @@ impl Identity {
         let key = KeyPair::generate()?;
         let mut params = params(names)?;
         // The system may trust somebody who is called like the first of the names.
-        params.distinguished_name.push(DnType::CommonName, unique("self-signed"));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, unique("self-signed"));
         let certificate = params.self_signed(&key)?;
-        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 }
 

@@ -12,8 +12,11 @@ use crate::node::{Node, Parts, unused_name};
 use crate::port::{Port, random};
 
 /// Each with the option that names it.
-const TLS_FILES: [(&str, &str); 3] =
-    [("cacertfile", "authorities.pem"), ("certfile", "certificate.pem"), ("keyfile", "key.pem")];
+const TLS_FILES: [(&str, &str); 3] = [
+    ("cacertfile", "authorities.pem"),
+    ("certfile", "certificate.pem"),
+    ("keyfile", "key.pem"),
+];
 const ATTEMPTS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -40,25 +43,33 @@ struct Peer {
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Self { name: None, config: String::new(), plugins: Vec::new(), tls: None, peer: None, limit: LIMIT }
+        Self {
+            name: None,
+            config: String::new(),
+            plugins: Vec::new(),
+            tls: None,
+            peer: None,
+            limit: LIMIT,
+        }
     }
 
-    /// The Erlang node name, such as `rabbit@localhost`; without it a name is made up. The part behind
-    /// the `@` must be a name of 127.0.0.1 without dots.
+    /// The Erlang node name, such as `rabbit@localhost`; without it a name is made up. The part
+    /// behind the `@` must be a name of 127.0.0.1 without dots.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// One more line of `rabbitmq.conf`, such as `heartbeat = 2`. A later line wins over an earlier one.
+    /// One more line of `rabbitmq.conf`, such as `heartbeat = 2`. A later line wins over an earlier
+    /// one.
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
         self.config.push('\n');
         self
     }
 
-    /// A plugin to enable, such as `rabbitmq_consistent_hash_exchange`. The dependencies of a plugin are
-    /// enabled too. One that listens takes its usual port, on every address, unless a
+    /// A plugin to enable, such as `rabbitmq_consistent_hash_exchange`. The dependencies of a
+    /// plugin are enabled too. One that listens takes its usual port, on every address, unless a
     /// [`config`](Self::config) line says otherwise.
     pub fn plugin(mut self, plugin: &str) -> Self {
         self.plugins.push(plugin.to_owned());
@@ -76,12 +87,16 @@ impl Builder {
     /// Makes the new node a member of the cluster that `node` is in, or forms one with it.
     pub fn join_cluster(mut self, node: &Node) -> Self {
         let (epmd, cookie) = node.cluster();
-        self.peer = Some(Peer { name: node.name().to_owned(), cookie, epmd });
+        self.peer = Some(Peer {
+            name: node.name().to_owned(),
+            cookie,
+            epmd,
+        });
         self
     }
 
-    /// How long a start may take; 90 seconds unless said otherwise, for slow and busy machines. This
-    /// also limits [`Node::start_again`] and [`Node::shut_down`].
+    /// How long a start may take; 90 seconds unless said otherwise, for slow and busy machines.
+    /// This also limits [`Node::start_again`] and [`Node::shut_down`].
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -106,7 +121,10 @@ impl Builder {
     fn attempt(&self, installation: &Installation) -> Result<Node, NodeError> {
         let (epmd, cookie) = match &self.peer {
             Some(peer) => (Arc::clone(&peer.epmd), peer.cookie.clone()),
-            None => (Arc::new(Epmd::start()?), format!("{:016X}{:016X}", random(), random())),
+            None => (
+                Arc::new(Epmd::start()?),
+                format!("{:016X}{:016X}", random(), random()),
+            ),
         };
         let amqp = Port::claim()?;
         let distribution = Port::claim()?;
@@ -115,7 +133,10 @@ impl Builder {
         for ((_, file), text) in TLS_FILES.iter().zip(self.tls.iter().flatten()) {
             folder.write(file, text)?;
         }
-        folder.write("rabbitmq.conf", &self.config_file(&folder, &amqp, tls.as_ref()))?;
+        folder.write(
+            "rabbitmq.conf",
+            &self.config_file(&folder, &amqp, tls.as_ref()),
+        )?;
         let node = Node::new(Parts {
             name: self.name.clone().unwrap_or_else(unused_name),
             installation: installation.clone(),
@@ -148,9 +169,15 @@ impl Builder {
             // Writing to a String never fails.
             let _ = writeln!(config, "listeners.ssl.1 = 127.0.0.1:{}", port.number());
             for (option, file) in TLS_FILES {
-                let _ = writeln!(config, "ssl_options.{option} = {}", folder.path(file).display());
+                let _ = writeln!(
+                    config,
+                    "ssl_options.{option} = {}",
+                    folder.path(file).display()
+                );
             }
-            config.push_str("ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n");
+            config.push_str(
+                "ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n",
+            );
         }
         config.push_str(&self.config);
         config

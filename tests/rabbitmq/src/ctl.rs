@@ -28,7 +28,13 @@ impl Node {
     /// # Errors
     /// [`NodeError::Ctl`] when it fails or takes more than 60 seconds.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, NodeError> {
-        let Parts { name, installation, folder, epmd, .. } = self.parts();
+        let Parts {
+            name,
+            installation,
+            folder,
+            epmd,
+            ..
+        } = self.parts();
         let starting = || NodeError::io("running rabbitmqctl");
         let failed = |problem: String, output: String| {
             Err(NodeError::Ctl {
@@ -43,7 +49,10 @@ impl Node {
         let mut child = folder
             .command(&installation.ctl(), name, epmd.port())
             .env("RABBITMQ_CTL_ERL_ARGS", ERLANG_FLAGS)
-            .envs([("RABBITMQ_CTL_DIST_PORT_MIN", "0"), ("RABBITMQ_CTL_DIST_PORT_MAX", "0")])
+            .envs([
+                ("RABBITMQ_CTL_DIST_PORT_MIN", "0"),
+                ("RABBITMQ_CTL_DIST_PORT_MAX", "0"),
+            ])
             .args(["--silent", "--node", name])
             .args(arguments)
             .stdin(Stdio::null())
@@ -57,13 +66,20 @@ impl Node {
                 break status;
             }
             if Instant::now() >= end {
-                child.kill().and_then(|()| child.wait()).map_err(starting())?;
+                child
+                    .kill()
+                    .and_then(|()| child.wait())
+                    .map_err(starting())?;
                 return failed(format!("no answer within {LIMIT:?}"), read(&mut problems)?);
             }
             thread::sleep(POLL);
         };
         let output = read(&mut output)?;
-        if status.success() { Ok(output) } else { failed(status.to_string(), output + &read(&mut problems)?) }
+        if status.success() {
+            Ok(output)
+        } else {
+            failed(status.to_string(), output + &read(&mut problems)?)
+        }
     }
 
     /// Returns the major and minor version of RabbitMQ, such as `(4, 3)`.
@@ -74,11 +90,16 @@ impl Node {
         let output = self.ctl(&["version"])?;
         major_and_minor(output.trim()).ok_or_else(|| {
             let problem = "not a version".to_owned();
-            NodeError::Ctl { command: "version".to_owned(), problem, output }
+            NodeError::Ctl {
+                command: "version".to_owned(),
+                problem,
+                output,
+            }
         })
     }
 
-    /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`, with this reason.
+    /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`,
+    /// with this reason.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -87,7 +108,8 @@ impl Node {
         self.tell(&["close_all_connections", "--global", reason])
     }
 
-    /// Makes the broker close one connection, that of the client with this TCP port, in the same way.
+    /// Makes the broker close one connection, that of the client with this TCP port, in the same
+    /// way.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl), also when there is no such connection.
@@ -106,12 +128,16 @@ impl Node {
         }
     }
 
-    /// Raises or clears the memory alarm. While it is raised the broker blocks connections that publish.
+    /// Raises or clears the memory alarm. While it is raised the broker blocks connections that
+    /// publish.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
     pub fn set_memory_alarm(&self, raised: bool) -> Result<(), NodeError> {
-        self.tell(&["set_vm_memory_high_watermark", if raised { "0" } else { MEMORY_WATERMARK }])
+        self.tell(&[
+            "set_vm_memory_high_watermark",
+            if raised { "0" } else { MEMORY_WATERMARK },
+        ])
     }
 
     /// Adds a virtual host, and lets `guest` do everything on it.
@@ -147,7 +173,8 @@ impl Node {
         self.tell(&["delete_user", user])
     }
 
-    /// Lets a user configure, write and read what matches these regular expressions on a virtual host.
+    /// Lets a user configure, write and read what matches these regular expressions on a virtual
+    /// host.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -159,7 +186,15 @@ impl Node {
         write: &str,
         read: &str,
     ) -> Result<(), NodeError> {
-        self.tell(&["set_permissions", "--vhost", vhost, user, configure, write, read])
+        self.tell(&[
+            "set_permissions",
+            "--vhost",
+            vhost,
+            user,
+            configure,
+            write,
+            read,
+        ])
     }
 
     /// Takes all of a user's permissions on a virtual host away.

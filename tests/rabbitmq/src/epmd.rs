@@ -1,6 +1,7 @@
 //! A private Erlang port mapper, through which nodes and `rabbitmqctl` find each other.
 //!
-//! The system's own (port 4369) is neither used nor started. Nodes that are to form a cluster share one.
+//! The system's own (port 4369) is neither used nor started. Nodes that are to form a cluster share
+//! one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -37,7 +38,10 @@ impl Epmd {
             }
         }
         let log = "epmd did not answer; is Erlang's epmd in PATH?".to_owned();
-        Err(NodeError::PortLost { name: "epmd".to_owned(), log })
+        Err(NodeError::PortLost {
+            name: "epmd".to_owned(),
+            log,
+        })
     }
 
     /// `None` when it ended, most likely because somebody took its port.
@@ -46,7 +50,10 @@ impl Epmd {
         let mut command = Command::new("epmd");
         command.args(["-address", "127.0.0.1", "-port", &port.number().to_string()]);
         command.env("PATH", search_path());
-        let epmd = Self { guard: Guard::start(&command, Path::new("/dev/null"), None)?, port };
+        let epmd = Self {
+            guard: Guard::start(&command, Path::new("/dev/null"), None)?,
+            port,
+        };
         let end = Instant::now() + LIMIT;
         while epmd.guard.is_running() && Instant::now() < end {
             // Only if it still runs was it this one that answered.
@@ -65,7 +72,11 @@ impl Epmd {
         stream.write_all(NAMES_REQUEST)?;
         let mut port = [0; 4];
         stream.read_exact(&mut port)?;
-        if port == u32::from(self.port()).to_be_bytes() { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+        if port == u32::from(self.port()).to_be_bytes() {
+            Ok(())
+        } else {
+            Err(ErrorKind::InvalidData.into())
+        }
     }
 
     /// The port it listens on.

@@ -1,7 +1,7 @@
 //! What can go wrong with a node. It knows nothing of how nodes work.
 //!
-//! Tests mostly end with such an error through `?`, which prints `Debug`: so `Debug` is the readable
-//! text, with the end of the node's log on lines of their own.
+//! Tests mostly end with such an error through `?`, which prints `Debug`: so `Debug` is the
+//! readable text, with the end of the node's log on lines of their own.
 
 use std::fmt;
 use std::io;
@@ -86,7 +86,10 @@ impl NodeError {
     /// For `map_err`: an I/O error together with what was tried.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> NodeError {
         let what = what.into();
-        move |source| NodeError::Io { what, source: Arc::new(source) }
+        move |source| NodeError::Io {
+            what,
+            source: Arc::new(source),
+        }
     }
 }
 

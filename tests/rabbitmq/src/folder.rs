@@ -32,7 +32,8 @@ impl Folder {
             .map_err(NodeError::io("making a temporary folder"))?;
         let this = Self { folder };
         for name in ["home", "log", "data"] {
-            fs::create_dir(this.path(name)).map_err(NodeError::io(format!("making the folder {name}")))?;
+            fs::create_dir(this.path(name))
+                .map_err(NodeError::io(format!("making the folder {name}")))?;
         }
         this.write("home/.erlang.cookie", cookie)?;
         let private = fs::Permissions::from_mode(0o400);
@@ -101,7 +102,10 @@ impl Folder {
         command
             .env_clear()
             .env("PATH", search_path())
-            .env("TMPDIR", env::var_os("TMPDIR").unwrap_or_else(|| OsString::from("/tmp")))
+            .env(
+                "TMPDIR",
+                env::var_os("TMPDIR").unwrap_or_else(|| OsString::from("/tmp")),
+            )
             .env("LANG", "C.UTF-8")
             .env("RABBITMQ_NODENAME", node)
             .env("RABBITMQ_LOGS", "-")

@@ -1,10 +1,11 @@
 //! A process that can't outlive the one that started it.
 //!
-//! A small shell, the watchdog, starts the command in a session of its own and then reads a pipe whose
-//! other end only the test process has. A word on the pipe means: end the command. End of file without a
-//! word means that the test process is gone, killed perhaps; then the watchdog also removes the folder.
-//! Either way it kills the command's whole process group, with SIGKILL, so a frozen one ends too. The
-//! watchdog is in a process group of its own, where a terminal's Ctrl-C does not reach it.
+//! A small shell, the watchdog, starts the command in a session of its own and then reads a pipe
+//! whose other end only the test process has. A word on the pipe means: end the command. End of
+//! file without a word means that the test process is gone, killed perhaps; then the watchdog also
+//! removes the folder. Either way it kills the command's whole process group, with SIGKILL, so a
+//! frozen one ends too. The watchdog is in a process group of its own, where a terminal's Ctrl-C
+//! does not reach it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -47,7 +48,11 @@ pub(crate) struct Guard {
 impl Guard {
     /// Starts `command`, with only the environment it names. What it prints is appended to `log`.
     /// `folder` is removed if this process goes away without ending the guard.
-    pub(crate) fn start(command: &Command, log: &Path, folder: Option<&Path>) -> Result<Self, NodeError> {
+    pub(crate) fn start(
+        command: &Command,
+        log: &Path,
+        folder: Option<&Path>,
+    ) -> Result<Self, NodeError> {
         let program = command.get_program();
         let starting = || NodeError::io(format!("starting {}", Path::new(program).display()));
         let mut watchdog = Command::new("/bin/sh")
@@ -57,7 +62,11 @@ impl Guard {
             .arg(program)
             .args(command.get_args())
             .env_clear()
-            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .current_dir(command.get_current_dir().unwrap_or(Path::new("/")))
             .process_group(0)
             .stdin(Stdio::piped())
@@ -67,12 +76,16 @@ impl Guard {
             .map_err(starting())?;
         let mut first = String::new();
         if let Some(output) = watchdog.stdout.take() {
-            BufReader::new(output).read_line(&mut first).map_err(starting())?;
+            BufReader::new(output)
+                .read_line(&mut first)
+                .map_err(starting())?;
         }
         let Some(command) = first.trim().parse().ok().and_then(Pid::from_raw) else {
             drop(watchdog.stdin.take());
             let status = watchdog.wait().map_err(starting())?;
-            return Err(starting()(std::io::Error::other(format!("the watchdog ended: {status}"))));
+            return Err(starting()(std::io::Error::other(format!(
+                "the watchdog ended: {status}"
+            ))));
         };
         Ok(Self { watchdog, command })
     }
@@ -85,19 +98,24 @@ impl Guard {
     /// Sends a signal to the command and all of its group.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), NodeError> {
         kill_process_group(self.command, signal).map_err(|errno| {
-            NodeError::io(format!("sending {signal:?} to process group {}", self.pid()))(errno.into())
+            NodeError::io(format!(
+                "sending {signal:?} to process group {}",
+                self.pid()
+            ))(errno.into())
         })
     }
 
-    /// Stops the command and returns when none of its threads runs any more: SIGSTOP reaches those that are on another
-    /// processor a moment later.
+    /// Stops the command and returns when none of its threads runs any more: SIGSTOP reaches those
+    /// that are on another processor a moment later.
     pub(crate) fn freeze(&self) -> Result<(), NodeError> {
         self.signal(Signal::STOP)?;
         let deadline = Instant::now() + FREEZING;
         while !self.is_frozen() {
             if Instant::now() > deadline {
                 let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                return Err(NodeError::io(format!("stopping process {}", self.pid()))(late));
+                return Err(NodeError::io(format!("stopping process {}", self.pid()))(
+                    late,
+                ));
             }
             thread::yield_now();
         }
@@ -106,10 +124,14 @@ impl Guard {
 
     /// Whether every thread has stopped; taken for granted where there is no /proc.
     fn is_frozen(&self) -> bool {
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else {
+            return true;
+        };
         threads.flatten().all(|thread| {
             fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| {
-                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+                stat.rsplit(')')
+                    .next()
+                    .is_some_and(|rest| rest.trim_start().starts_with('T'))
             })
         })
     }
@@ -118,10 +140,13 @@ impl Guard {
     pub(crate) fn is_running(&self) -> bool {
         match fs::read_to_string(format!("/proc/{}/stat", self.pid())) {
             // "pid (name) state ...", where the name may hold anything
-            Ok(stat) => {
-                !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+            Ok(stat) => !stat
+                .rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+            Err(_) => {
+                !Path::new("/proc/self/stat").exists() && test_kill_process(self.command).is_ok()
             }
-            Err(_) => !Path::new("/proc/self/stat").exists() && test_kill_process(self.command).is_ok(),
         }
     }
 
@@ -142,7 +167,8 @@ impl Drop for Guard {
     /// Kills the command and returns when it is gone.
     fn drop(&mut self) {
         if let Some(mut pipe) = self.watchdog.stdin.take() {
-            // Fails only when somebody killed the watchdog; then the signal below still ends the command.
+            // Fails only when somebody killed the watchdog; then the signal below still ends the
+            // command.
             if pipe.write_all(b"end\n").is_err() {
                 self.signal(Signal::KILL).ok();
             }

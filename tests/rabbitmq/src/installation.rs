@@ -1,7 +1,7 @@
 //! Where RabbitMQ is installed.
 //!
-//! Debian's commands in `/usr/sbin` change the user and use the system's data; what is wanted here are
-//! the scripts below them, which go where their environment tells them.
+//! Debian's commands in `/usr/sbin` change the user and use the system's data; what is wanted here
+//! are the scripts below them, which go where their environment tells them.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::NodeError;
 
-/// A folder with an unpacked RabbitMQ (the one that has `sbin`), to use instead of the installed one.
+/// A folder with an unpacked RabbitMQ (the one that has `sbin`), to use instead of the installed
+/// one.
 const HOME_VARIABLE: &str = "PUKA_TEST_RABBITMQ_HOME";
 const PACKAGED: &str = "/usr/lib/rabbitmq";
 const ALWAYS_IN_PATH: [&str; 4] = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/bin"];
@@ -29,7 +30,10 @@ impl Installation {
             return if is_complete(&scripts) {
                 Ok(Self { scripts })
             } else {
-                let looked = format!("{HOME_VARIABLE} is set, but {} has no RabbitMQ", scripts.display());
+                let looked = format!(
+                    "{HOME_VARIABLE} is set, but {} has no RabbitMQ",
+                    scripts.display()
+                );
                 Err(NodeError::NotInstalled { looked })
             };
         }
@@ -37,13 +41,17 @@ impl Installation {
             .filter_map(|folder| fs::canonicalize(folder.join("rabbitmq-server")).ok())
             .filter_map(|script| script.parent().map(Path::to_path_buf))
             .collect::<Vec<_>>();
-        in_path.into_iter().chain(packaged()).find(|folder| is_complete(folder)).map_or_else(
-            || {
-                let looked = format!("rabbitmq-server is neither in PATH nor below {PACKAGED}");
-                Err(NodeError::NotInstalled { looked })
-            },
-            |scripts| Ok(Self { scripts }),
-        )
+        in_path
+            .into_iter()
+            .chain(packaged())
+            .find(|folder| is_complete(folder))
+            .map_or_else(
+                || {
+                    let looked = format!("rabbitmq-server is neither in PATH nor below {PACKAGED}");
+                    Err(NodeError::NotInstalled { looked })
+                },
+                |scripts| Ok(Self { scripts }),
+            )
     }
 
     /// The script that starts a server.
@@ -65,7 +73,10 @@ pub(crate) fn search_path() -> OsString {
 }
 
 fn packaged() -> Vec<PathBuf> {
-    let versions = fs::read_dir(Path::new(PACKAGED).join("lib")).into_iter().flatten().flatten();
+    let versions = fs::read_dir(Path::new(PACKAGED).join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut folders = vec![Path::new(PACKAGED).join("bin")];
     folders.extend(versions.map(|version| version.path().join("sbin")));
     folders
@@ -73,5 +84,7 @@ fn packaged() -> Vec<PathBuf> {
 
 /// Whether these are the scripts themselves: only they have `rabbitmq-env` beside them.
 fn is_complete(folder: &Path) -> bool {
-    ["rabbitmq-server", "rabbitmqctl", "rabbitmq-env"].iter().all(|script| folder.join(script).is_file())
+    ["rabbitmq-server", "rabbitmqctl", "rabbitmq-env"]
+        .iter()
+        .all(|script| folder.join(script).is_file())
 }

@@ -67,9 +67,16 @@ impl Node {
     /// # Errors
     /// As [`ctl`](Self::ctl).
     pub fn list_queues_in(&self, vhost: &str) -> Result<Vec<Queue>, NodeError> {
-        self.rows(&["list_queues", "--vhost", vhost], &["name", "messages"], |row| {
-            Some(Queue { name: text(row, "name")?, messages: row.get("messages")?.as_u64()? })
-        })
+        self.rows(
+            &["list_queues", "--vhost", vhost],
+            &["name", "messages"],
+            |row| {
+                Some(Queue {
+                    name: text(row, "name")?,
+                    messages: row.get("messages")?.as_u64()?,
+                })
+            },
+        )
     }
 
     /// The connections.
@@ -117,7 +124,8 @@ impl Node {
         })
     }
 
-    /// A listing, each row of which is an object with these columns. JSON, because names hold anything.
+    /// A listing, each row of which is an object with these columns. JSON, because names hold
+    /// anything.
     fn rows<Row>(
         &self,
         listing: &[&str],
@@ -135,7 +143,11 @@ impl Node {
             Ok(None) => "not a list".to_owned(),
             Err(error) => error.to_string(),
         };
-        Err(NodeError::Ctl { command: arguments.join(" "), problem, output })
+        Err(NodeError::Ctl {
+            command: arguments.join(" "),
+            problem,
+            output,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a broker takes connections: one AMQP login and logout, byte by byte.
 //!
-//! Tests of a client must not find out through that same client that the broker is there, so the few
-//! frames are written out here. Spec: 1.4.1 (connection class), 2.3 (framing).
+//! Tests of a client must not find out through that same client that the broker is there, so the
+//! few frames are written out here. Spec: 1.4.1 (connection class), 2.3 (framing).
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -66,5 +66,8 @@ fn receive(stream: &mut TcpStream, class_and_method: [u8; 4]) -> io::Result<Vec<
 
 fn unexpected(payload: &[u8]) -> io::Error {
     let start = payload.get(..payload.len().min(64)).unwrap_or_default();
-    io::Error::other(format!("unexpected answer to the login: {}", start.escape_ascii()))
+    io::Error::other(format!(
+        "unexpected answer to the login: {}",
+        start.escape_ascii()
+    ))
 }

@@ -18,8 +18,8 @@ use crate::installation::Installation;
 use crate::login::login;
 use crate::port::Port;
 
-/// A small virtual machine that leaves the cores to the tests: two schedulers, bound to no core, that
-/// sleep when idle; and cluster connections on loopback only.
+/// A small virtual machine that leaves the cores to the tests: two schedulers, bound to no core,
+/// that sleep when idle; and cluster connections on loopback only.
 const ERLANG_FLAGS: &str = "-noinput +S 2:2 +SDcpu 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
 const POLL: Duration = Duration::from_millis(50);
 
@@ -39,8 +39,8 @@ pub(crate) struct Parts {
 
 /// A private RabbitMQ node on 127.0.0.1, with the user `guest` and the virtual host `/`.
 ///
-/// Dropping it kills the server, ends its port mapper and removes its folder. When that happens because
-/// a test panics, the end of the log is printed first.
+/// Dropping it kills the server, ends its port mapper and removes its folder. When that happens
+/// because a test panics, the end of the log is printed first.
 #[derive(Debug)]
 pub struct Node {
     // Dropped in this order: first the server, then what it uses.
@@ -65,7 +65,11 @@ impl Node {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { server: Mutex::new(None), parts, first_up: OnceLock::new() }
+        Self {
+            server: Mutex::new(None),
+            parts,
+            first_up: OnceLock::new(),
+        }
     }
 
     /// `amqp://guest:guest@127.0.0.1:PORT/`
@@ -91,7 +95,10 @@ impl Node {
     pub fn tls_url(&self) -> Option<String> {
         let authorities = self.parts.folder.path("authorities.pem");
         let port = self.tls_port()?;
-        Some(format!("amqps://guest:guest@localhost:{port}/?cacertfile={}", authorities.display()))
+        Some(format!(
+            "amqps://guest:guest@localhost:{port}/?cacertfile={}",
+            authorities.display()
+        ))
     }
 
     /// The Erlang node name.
@@ -109,18 +116,25 @@ impl Node {
     /// What the server logged since it first came up: the last 16 KiB of it at most.
     #[must_use]
     pub fn log(&self) -> String {
-        self.parts.folder.log_end(self.first_up.get().copied().unwrap_or(0))
+        self.parts
+            .folder
+            .log_end(self.first_up.get().copied().unwrap_or(0))
     }
 
-    /// The ids of the processes that belong to the node: the server if it runs, and the port mapper.
+    /// The ids of the processes that belong to the node: the server if it runs, and the port
+    /// mapper.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        let server = self.server().as_ref().filter(|server| server.is_running()).map(Guard::pid);
+        let server = self
+            .server()
+            .as_ref()
+            .filter(|server| server.is_running())
+            .map(Guard::pid);
         server.into_iter().chain([self.parts.epmd.pid()]).collect()
     }
 
-    /// Kills the server with SIGKILL and returns when it is gone. Its data stay. Nothing happens when it
-    /// is not running.
+    /// Kills the server with SIGKILL and returns when it is gone. Its data stay. Nothing happens
+    /// when it is not running.
     pub fn kill(&self) {
         drop(self.server().take());
     }
@@ -132,11 +146,15 @@ impl Node {
     pub fn shut_down(&self) -> Result<(), NodeError> {
         let server = self.server().take().ok_or_else(|| self.not_running())?;
         server.signal(Signal::TERM)?;
-        if server.wait(self.parts.limit) { Ok(()) } else { Err(self.timed_out("shut down", 0)) }
+        if server.wait(self.parts.limit) {
+            Ok(())
+        } else {
+            Err(self.timed_out("shut down", 0))
+        }
     }
 
-    /// Starts the server with the same ports and data, and returns when it takes AMQP connections. One
-    /// that still runs is killed first.
+    /// Starts the server with the same ports and data, and returns when it takes AMQP connections.
+    /// One that still runs is killed first.
     ///
     /// # Errors
     /// As [`Builder::start`].
@@ -155,13 +173,16 @@ impl Node {
         }
     }
 
-    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing. Returns when
-    /// none of its threads runs any more.
+    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing.
+    /// Returns when none of its threads runs any more.
     ///
     /// # Errors
     /// [`NodeError::NotRunning`] after a kill.
     pub fn freeze(&self) -> Result<(), NodeError> {
-        self.server().as_ref().ok_or_else(|| self.not_running())?.freeze()
+        self.server()
+            .as_ref()
+            .ok_or_else(|| self.not_running())?
+            .freeze()
     }
 
     /// Lets a frozen server go on (SIGCONT).
@@ -173,14 +194,24 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), NodeError> {
-        self.server().as_ref().ok_or_else(|| self.not_running())?.signal(signal)
+        self.server()
+            .as_ref()
+            .ok_or_else(|| self.not_running())?
+            .signal(signal)
     }
 
     fn spawn(&self) -> Result<Guard, NodeError> {
-        let Parts { name, installation, folder, epmd, distribution, .. } = &self.parts;
+        let Parts {
+            name,
+            installation,
+            folder,
+            epmd,
+            distribution,
+            ..
+        } = &self.parts;
         let mut command = folder.command(&installation.server(), name, epmd.port());
-        // With ALLOW_INPUT the script becomes the server instead of waiting for it as its child, so the
-        // process that is signalled is the server.
+        // With ALLOW_INPUT the script becomes the server instead of waiting for it as its child, so
+        // the process that is signalled is the server.
         command
             .env("RABBITMQ_ALLOW_INPUT", "1")
             .env("RABBITMQ_DIST_PORT", distribution.number().to_string())
@@ -204,10 +235,12 @@ impl Node {
         Ok(true)
     }
 
-    /// Returns `true` if both listeners accept connections. RabbitMQ 4 starts the one for TLS later.
+    /// Returns `true` if both listeners accept connections. RabbitMQ 4 starts the one for TLS
+    /// later.
     fn takes_connections(&self) -> bool {
-        let takes_tls =
-            self.tls_port().is_none_or(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        let takes_tls = self
+            .tls_port()
+            .is_none_or(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         takes_tls && login(self.port()).is_ok()
     }
 
@@ -216,20 +249,40 @@ impl Node {
         let name = self.name().to_owned();
         let log = self.parts.folder.log_end(log_start);
         let log = around_failed_boot(&log);
-        let Parts { amqp, distribution, tls, .. } = &self.parts;
-        let port_lost =
-            [Some(amqp), Some(distribution), tls.as_ref()].into_iter().flatten().any(Port::is_taken)
-                || ["eaddrinuse", "dist_port_already_used"].iter().any(|sign| log.contains(sign));
-        if port_lost { NodeError::PortLost { name, log } } else { NodeError::Exited { name, log } }
+        let Parts {
+            amqp,
+            distribution,
+            tls,
+            ..
+        } = &self.parts;
+        let port_lost = [Some(amqp), Some(distribution), tls.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(Port::is_taken)
+            || ["eaddrinuse", "dist_port_already_used"]
+                .iter()
+                .any(|sign| log.contains(sign));
+        if port_lost {
+            NodeError::PortLost { name, log }
+        } else {
+            NodeError::Exited { name, log }
+        }
     }
 
     fn timed_out(&self, what: &'static str, log_start: u64) -> NodeError {
         let log = self.parts.folder.log_end(log_start);
-        NodeError::TimedOut { name: self.name().to_owned(), what, after: self.parts.limit, log }
+        NodeError::TimedOut {
+            name: self.name().to_owned(),
+            what,
+            after: self.parts.limit,
+            log,
+        }
     }
 
     pub(crate) fn not_running(&self) -> NodeError {
-        NodeError::NotRunning { name: self.name().to_owned() }
+        NodeError::NotRunning {
+            name: self.name().to_owned(),
+        }
     }
 
     pub(crate) fn parts(&self) -> &Parts {
@@ -247,7 +300,10 @@ impl Node {
 }
 
 impl Drop for Node {
-    #[expect(clippy::print_stderr, reason = "the log of a failed test belongs beside its panic message")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the log of a failed test belongs beside its panic message"
+    )]
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("What {} logged:\n{}", self.name(), self.log());
@@ -258,7 +314,11 @@ impl Drop for Node {
 /// A node name no other node of this process, or of another that runs now, has.
 pub(crate) fn unused_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    format!("puka-{}-{}@localhost", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "puka-{}-{}@localhost",
+        process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// The cause stands before these words, and far behind them only Erlang's reports of the same.

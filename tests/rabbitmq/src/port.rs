@@ -1,10 +1,11 @@
 //! Ports on 127.0.0.1 that nobody else takes, in this process or in another.
 //!
-//! The server binds its TCP ports itself, seconds after they were chosen and again after a restart, so
-//! looking for a free one is not enough. A [`Port`] holds the *UDP* port of the same number as its
-//! claim: no two users of this module can have it, and the kernel gives it back however a process ends.
-//! The numbers lie below the ones the kernel hands out to outgoing connections. What remains, a stranger
-//! that binds just this number, makes the server fail, and the start is tried again with other ports.
+//! The server binds its TCP ports itself, seconds after they were chosen and again after a restart,
+//! so looking for a free one is not enough. A [`Port`] holds the *UDP* port of the same number as
+//! its claim: no two users of this module can have it, and the kernel gives it back however a
+//! process ends. The numbers lie below the ones the kernel hands out to outgoing connections. What
+//! remains, a stranger that binds just this number, makes the server fail, and the start is tried
+//! again with other ports.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -29,12 +30,18 @@ impl Port {
         (0..COUNT)
             .filter_map(|i| u16::try_from((start + u64::from(i)) % u64::from(COUNT)).ok())
             .find_map(|offset| Self::try_claim(FIRST + offset))
-            .ok_or(NodeError::NoFreePort { first: FIRST, last: FIRST + COUNT - 1 })
+            .ok_or(NodeError::NoFreePort {
+                first: FIRST,
+                last: FIRST + COUNT - 1,
+            })
     }
 
     fn try_claim(number: u16) -> Option<Self> {
         let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
-        let port = Self { number, _claim: claim };
+        let port = Self {
+            number,
+            _claim: claim,
+        };
         (!port.is_taken()).then_some(port)
     }
 
@@ -64,9 +71,13 @@ mod tests {
         assert!(Port::try_claim(port.number()).is_none());
         let number = port.number();
         drop(port);
-        let port = Port::try_claim(number).ok_or(NodeError::NoFreePort { first: number, last: number })?;
+        let port = Port::try_claim(number).ok_or(NodeError::NoFreePort {
+            first: number,
+            last: number,
+        })?;
         assert!(!port.is_taken());
-        let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).map_err(NodeError::io("binding"))?;
+        let stranger =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, number)).map_err(NodeError::io("binding"))?;
         assert!(port.is_taken());
         drop((port, stranger));
         Ok(())

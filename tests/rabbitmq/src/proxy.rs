@@ -1,7 +1,8 @@
-//! A TCP proxy that does what networks do: it holds octets back, slows down, half-closes, and resets connections, at once or
-//! after so many octets.
+//! A TCP proxy that does what networks do: it holds octets back, slows down, half-closes, and
+//! resets connections, at once or after so many octets.
 //!
-//! It listens on a free port of 127.0.0.1 and gives every connection two threads, one for each direction.
+//! It listens on a free port of 127.0.0.1 and gives every connection two threads, one for each
+//! direction.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -95,8 +96,11 @@ impl Proxy {
         let address = listener.local_addr().map_err(listening())?;
         listener.set_nonblocking(true).map_err(listening())?;
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let shared =
-            Arc::new(Shared { to, state: Mutex::new(State::default()), is_over: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            to,
+            state: Mutex::new(State::default()),
+            is_over: AtomicBool::new(false),
+        });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || theirs.accept(&listener));
         Ok(Self { address, shared })
@@ -129,8 +133,8 @@ impl Proxy {
         self.shared.state().reset();
     }
 
-    /// Resets every connection when so many more octets have passed, once. They pass in the order in which they come, in
-    /// either direction, on whichever connection.
+    /// Resets every connection when so many more octets have passed, once. They pass in the order
+    /// in which they come, in either direction, on whichever connection.
     pub fn reset_after(&self, octets: usize) {
         self.shared.state().budget = Some(octets);
     }
@@ -141,8 +145,8 @@ impl Proxy {
         self.shared.state().budget.is_some()
     }
 
-    /// Ends the stream to every client that is connected (FIN); what the broker sends it is dropped, what it sends still
-    /// arrives.
+    /// Ends the stream to every client that is connected (FIN); what the broker sends it is
+    /// dropped, what it sends still arrives.
     pub fn half_close(&self) {
         for pair in &self.shared.state().pairs {
             pair.is_half_closed.store(true, Ordering::Release);
@@ -218,7 +222,13 @@ impl Shared {
             socket.set_write_timeout(Some(TICK))?;
         }
         let (is_reset, is_half_closed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let pair = Arc::new(Pair { client, server, is_reset, is_half_closed, ended: AtomicUsize::new(0) });
+        let pair = Arc::new(Pair {
+            client,
+            server,
+            is_reset,
+            is_half_closed,
+            ended: AtomicUsize::new(0),
+        });
         let mut state = self.state();
         if state.is_off {
             pair.reset();
@@ -234,7 +244,10 @@ impl Shared {
                     pair.reset();
                 }
                 if pair.ended.fetch_add(1, Ordering::AcqRel) == 1 {
-                    shared.state().pairs.retain(|other| !Arc::ptr_eq(other, &pair));
+                    shared
+                        .state()
+                        .pairs
+                        .retain(|other| !Arc::ptr_eq(other, &pair));
                 }
             });
         }
@@ -291,8 +304,15 @@ impl Shared {
         }
     }
 
-    fn write(&self, pair: &Pair, way: Way, mut to: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
-        while !(octets.is_empty() || matches!(way, Way::Down) && pair.is_half_closed.load(Ordering::Acquire))
+    fn write(
+        &self,
+        pair: &Pair,
+        way: Way,
+        mut to: &TcpStream,
+        mut octets: &[u8],
+    ) -> io::Result<()> {
+        while !(octets.is_empty()
+            || matches!(way, Way::Down) && pair.is_half_closed.load(Ordering::Acquire))
         {
             self.wait_until_it_moves(pair, way)?;
             match to.write(octets) {
@@ -320,5 +340,8 @@ impl Shared {
 }
 
 fn is_tick(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }

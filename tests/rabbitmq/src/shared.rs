@@ -9,17 +9,18 @@ use crate::error::NodeError;
 use crate::node::Node;
 use crate::port::random;
 
-/// The environment variable that names a node which is already there. The binary `with-rabbitmq` starts
-/// a node and sets it for a whole test run, so that not every test process starts its own.
+/// The environment variable that names a node which is already there. The binary `with-rabbitmq`
+/// starts a node and sets it for a whole test run, so that not every test process starts its own.
 pub const URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_URL";
 
-/// The environment variable for the same node over TLS: an `amqps` URI, with the file of the authority to trust.
+/// The environment variable for the same node over TLS: an `amqps` URI, with the file of the
+/// authority to trust.
 pub const TLS_URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_TLS_URL";
 
 /// A node of this test process, started by the first call.
 ///
-/// Every test of the process shares it: don't kill it, and don't raise alarms. It ends with the process,
-/// by its watchdog, since Rust drops no statics.
+/// Every test of the process shares it: don't kill it, and don't raise alarms. It ends with the
+/// process, by its watchdog, since Rust drops no statics.
 ///
 /// # Errors
 /// As [`Node::start`]; the same error again on every call.
@@ -40,8 +41,8 @@ pub fn shared_url() -> Result<String, NodeError> {
     }
 }
 
-/// A name for a queue or exchange that no other test uses, in this process or another: `orders` becomes
-/// `orders-PID-N-RANDOM`.
+/// A name for a queue or exchange that no other test uses, in this process or another: `orders`
+/// becomes `orders-PID-N-RANDOM`.
 #[must_use]
 pub fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -1,9 +1,15 @@
-//! Every exception that a real RabbitMQ can be brought to: its variant, its code, its words, and the method at fault.
+//! Every exception that a real RabbitMQ can be brought to: its variant, its code, its words, and
+//! the method at fault.
 //!
-//! 311, 313 and 402 no RabbitMQ uses, and 501, 502, 504, 505 and 506 it says only to a client that breaks the protocol or when a
-//! node fails: a scripted server says those in `tests/machine/exceptions.rs`.
+//! 311, 313 and 402 no RabbitMQ uses, and 501, 502, 504, 505 and 506 it says only to a client that
+//! breaks the protocol or when a node fails: a scripted server says those in
+//! `tests/machine/exceptions.rs`.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
 
 use futures_lite::FutureExt;
 use puka::{Client, Error, Options, QueueType};
@@ -19,10 +25,19 @@ async fn connect() -> Result<Client, Failure> {
 
 /// Code, words and method (`0.0` for none) of an error that the broker sent.
 #[track_caller]
-fn told<T: std::fmt::Debug>(outcome: Result<T, Error>, code: u16, method: &str, words: &str) -> Error {
+fn told<T: std::fmt::Debug>(
+    outcome: Result<T, Error>,
+    code: u16,
+    method: &str,
+    words: &str,
+) -> Error {
     let error = outcome.expect_err("it is an error");
     let fault = error.fault().unwrap_or_else(|| panic!("{error:?}"));
-    assert_eq!((fault.code.value(), fault.method.to_string().as_str()), (code, method), "{error}");
+    assert_eq!(
+        (fault.code.value(), fault.method.to_string().as_str()),
+        (code, method),
+        "{error}"
+    );
     assert!(fault.text.contains(words), "{error}");
     assert_eq!(fault.found_by, puka::Peer::Server);
     error
@@ -39,72 +54,237 @@ macro_rules! is {
 fn soft_errors_end_their_own_request() -> Outcome {
     smol::block_on(async {
         let (client, other) = (connect().await?, connect().await?);
-        let queue = client.queue_declare(unique("soft")).exclusive(true).await?.name;
+        let queue = client
+            .queue_declare(unique("soft"))
+            .exclusive(true)
+            .await?
+            .name;
         let missing = unique("missing");
 
         is!(
-            told(client.queue_declare("amq.mine").await, 403, "queue.declare", "reserved prefix"),
+            told(
+                client.queue_declare("amq.mine").await,
+                403,
+                "queue.declare",
+                "reserved prefix"
+            ),
             AccessRefused
         );
         is!(
-            told(client.exchange_declare("amq.mine").await, 403, "exchange.declare", "reserved prefix"),
+            told(
+                client.exchange_declare("amq.mine").await,
+                403,
+                "exchange.declare",
+                "reserved prefix"
+            ),
             AccessRefused
         );
         is!(
-            told(client.exchange_delete("amq.topic").await, 403, "exchange.delete", "amq.topic"),
+            told(
+                client.exchange_delete("amq.topic").await,
+                403,
+                "exchange.delete",
+                "amq.topic"
+            ),
             AccessRefused
         );
         is!(
-            told(client.exchange_declare("").await, 403, "exchange.declare", "default exchange"),
+            told(
+                client.exchange_declare("").await,
+                403,
+                "exchange.declare",
+                "default exchange"
+            ),
             AccessRefused
         );
-        is!(told(client.queue_bind(&queue, "").await, 403, "queue.bind", "default exchange"), AccessRefused);
+        is!(
+            told(
+                client.queue_bind(&queue, "").await,
+                403,
+                "queue.bind",
+                "default exchange"
+            ),
+            AccessRefused
+        );
         let exclusive = client.basic_consume(&queue).exclusive(true).await?;
-        is!(told(client.basic_consume(&queue).await, 403, "basic.consume", "exclusive use"), AccessRefused);
+        is!(
+            told(
+                client.basic_consume(&queue).await,
+                403,
+                "basic.consume",
+                "exclusive use"
+            ),
+            AccessRefused
+        );
         drop(exclusive);
 
         is!(
-            told(client.queue_declare(&missing).passive(true).await, 404, "queue.declare", &missing),
-            NotFound
-        );
-        is!(told(client.basic_get(&missing).await, 404, "basic.get", &missing), NotFound);
-        is!(told(client.basic_consume(&missing).await, 404, "basic.consume", &missing), NotFound);
-        is!(told(client.queue_purge(&missing).await, 404, "queue.purge", &missing), NotFound);
-        is!(told(client.queue_bind(&missing, "amq.topic").await, 404, "queue.bind", &missing), NotFound);
-        is!(
-            told(client.exchange_declare(&missing).passive(true).await, 404, "exchange.declare", &missing),
+            told(
+                client.queue_declare(&missing).passive(true).await,
+                404,
+                "queue.declare",
+                &missing
+            ),
             NotFound
         );
         is!(
-            told(client.exchange_bind(&missing, "amq.topic").await, 404, "exchange.bind", &missing),
+            told(client.basic_get(&missing).await, 404, "basic.get", &missing),
             NotFound
         );
-        is!(told(client.basic_publish(&missing, "", "x").await, 404, "basic.publish", &missing), NotFound);
+        is!(
+            told(
+                client.basic_consume(&missing).await,
+                404,
+                "basic.consume",
+                &missing
+            ),
+            NotFound
+        );
+        is!(
+            told(
+                client.queue_purge(&missing).await,
+                404,
+                "queue.purge",
+                &missing
+            ),
+            NotFound
+        );
+        is!(
+            told(
+                client.queue_bind(&missing, "amq.topic").await,
+                404,
+                "queue.bind",
+                &missing
+            ),
+            NotFound
+        );
+        is!(
+            told(
+                client.exchange_declare(&missing).passive(true).await,
+                404,
+                "exchange.declare",
+                &missing
+            ),
+            NotFound
+        );
+        is!(
+            told(
+                client.exchange_bind(&missing, "amq.topic").await,
+                404,
+                "exchange.bind",
+                &missing
+            ),
+            NotFound
+        );
+        is!(
+            told(
+                client.basic_publish(&missing, "", "x").await,
+                404,
+                "basic.publish",
+                &missing
+            ),
+            NotFound
+        );
 
-        is!(told(other.queue_declare(&queue).await, 405, "queue.declare", &queue), ResourceLocked);
-        is!(told(other.basic_get(&queue).await, 405, "basic.get", &queue), ResourceLocked);
-        is!(told(other.basic_consume(&queue).await, 405, "basic.consume", &queue), ResourceLocked);
-        is!(told(other.queue_delete(&queue).await, 405, "queue.delete", &queue), ResourceLocked);
-        is!(told(other.queue_purge(&queue).await, 405, "queue.purge", &queue), ResourceLocked);
-        is!(told(other.queue_bind(&queue, "amq.topic").await, 405, "queue.bind", &queue), ResourceLocked);
-
-        let longer = client.queue_declare(&queue).exclusive(true).max_length(5).await;
-        is!(told(longer, 406, "queue.declare", "x-max-length"), PreconditionFailed);
-        let wrong = client.queue_declare(&missing).argument("x-max-length", "five").await;
-        is!(told(wrong, 406, "queue.declare", "x-max-length"), PreconditionFailed);
-        let durable = client.exchange_declare("amq.topic").exchange_type("topic").await;
-        is!(told(durable, 406, "exchange.declare", "durable"), PreconditionFailed);
-        client.basic_publish("", &queue, "x").mandatory(true).await?;
         is!(
-            told(client.queue_delete(&queue).if_empty(true).await, 406, "queue.delete", "not empty"),
+            told(
+                other.queue_declare(&queue).await,
+                405,
+                "queue.declare",
+                &queue
+            ),
+            ResourceLocked
+        );
+        is!(
+            told(other.basic_get(&queue).await, 405, "basic.get", &queue),
+            ResourceLocked
+        );
+        is!(
+            told(
+                other.basic_consume(&queue).await,
+                405,
+                "basic.consume",
+                &queue
+            ),
+            ResourceLocked
+        );
+        is!(
+            told(
+                other.queue_delete(&queue).await,
+                405,
+                "queue.delete",
+                &queue
+            ),
+            ResourceLocked
+        );
+        is!(
+            told(other.queue_purge(&queue).await, 405, "queue.purge", &queue),
+            ResourceLocked
+        );
+        is!(
+            told(
+                other.queue_bind(&queue, "amq.topic").await,
+                405,
+                "queue.bind",
+                &queue
+            ),
+            ResourceLocked
+        );
+
+        let longer = client
+            .queue_declare(&queue)
+            .exclusive(true)
+            .max_length(5)
+            .await;
+        is!(
+            told(longer, 406, "queue.declare", "x-max-length"),
+            PreconditionFailed
+        );
+        let wrong = client
+            .queue_declare(&missing)
+            .argument("x-max-length", "five")
+            .await;
+        is!(
+            told(wrong, 406, "queue.declare", "x-max-length"),
+            PreconditionFailed
+        );
+        let durable = client
+            .exchange_declare("amq.topic")
+            .exchange_type("topic")
+            .await;
+        is!(
+            told(durable, 406, "exchange.declare", "durable"),
+            PreconditionFailed
+        );
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
+        is!(
+            told(
+                client.queue_delete(&queue).if_empty(true).await,
+                406,
+                "queue.delete",
+                "not empty"
+            ),
             PreconditionFailed
         );
         let no_ack = client.basic_consume("amq.rabbitmq.reply-to").await;
-        is!(told(no_ack, 406, "basic.consume", "reply"), PreconditionFailed);
+        is!(
+            told(no_ack, 406, "basic.consume", "reply"),
+            PreconditionFailed
+        );
 
-        match client.basic_publish("amq.topic", &missing, "back").mandatory(true).await {
+        match client
+            .basic_publish("amq.topic", &missing, "back")
+            .mandatory(true)
+            .await
+        {
             Err(Error::NoRoute(returned)) => {
-                assert_eq!((returned.reply_code.value(), &*returned.reply_text), (312, "NO_ROUTE"));
+                assert_eq!(
+                    (returned.reply_code.value(), &*returned.reply_text),
+                    (312, "NO_ROUTE")
+                );
                 assert_eq!(
                     (returned.message.body(), returned.message.exchange()),
                     (&b"back"[..], "amq.topic".into())
@@ -112,7 +292,10 @@ fn soft_errors_end_their_own_request() -> Outcome {
             }
             other => return Err(format!("{other:?}").into()),
         }
-        assert!(client.why_closed().is_none() && other.why_closed().is_none(), "nobody else noticed");
+        assert!(
+            client.why_closed().is_none() && other.why_closed().is_none(),
+            "nobody else noticed"
+        );
         client.close().await?;
         Ok(other.close().await?)
     })
@@ -129,7 +312,10 @@ async fn ends<T: std::fmt::Debug>(
     let error = told(request(&client).await, code, method, words);
     let why = client.why_closed().ok_or("the connection lives")?;
     assert_eq!(why.fault(), error.fault());
-    assert_eq!(client.close().await.map_err(|error| error.to_string()), Err(error.to_string()));
+    assert_eq!(
+        client.close().await.map_err(|error| error.to_string()),
+        Err(error.to_string())
+    );
     Ok(error)
 }
 
@@ -138,24 +324,52 @@ fn hard_errors_end_the_connection() -> Outcome {
     smol::block_on(async {
         let stream = unique("stream");
         let client = connect().await?;
-        client.queue_declare(&stream).durable(true).queue_type(QueueType::Stream).await?;
+        client
+            .queue_declare(&stream)
+            .durable(true)
+            .queue_type(QueueType::Stream)
+            .await?;
 
         let get = async |client: &Client| client.basic_get(&stream).await;
         is!(ends(540, "basic.get", "stream", get).await?, NotImplemented);
 
         // What came of an unknown type of exchange changed: the connection's end before 3.13.
-        let unknown = client.exchange_declare(unique("round")).exchange_type("x-round").await;
+        let unknown = client
+            .exchange_declare(unique("round"))
+            .exchange_type("x-round")
+            .await;
         let error = unknown.expect_err("there is no such type");
-        assert!(matches!(error, Error::CommandInvalid(_) | Error::PreconditionFailed(_)), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                Error::CommandInvalid(_) | Error::PreconditionFailed(_)
+            ),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("x-round"), "{error}");
 
         let options = Options::from_uri(&shared_url()?)?.virtual_host("nowhere at all");
         let refused = puka_smol::connect_with(options).await.map(drop);
-        is!(told(refused, 530, "connection.open", "nowhere at all"), NotAllowed);
+        is!(
+            told(refused, 530, "connection.open", "nowhere at all"),
+            NotAllowed
+        );
 
-        // A queue to be named by the broker, of a type that there is not: 3.10 trips over it, later ones refuse it.
-        let trips = connect().await?.queue_declare("").durable(true).argument("x-queue-type", "round").await;
-        assert!(matches!(trips, Err(Error::InternalError(_) | Error::PreconditionFailed(_))), "{trips:?}");
+        // A queue to be named by the broker, of a type that there is not: 3.10 trips over it, later
+        // ones refuse it.
+        let trips = connect()
+            .await?
+            .queue_declare("")
+            .durable(true)
+            .argument("x-queue-type", "round")
+            .await;
+        assert!(
+            matches!(
+                trips,
+                Err(Error::InternalError(_) | Error::PreconditionFailed(_))
+            ),
+            "{trips:?}"
+        );
 
         let client = connect().await?;
         client.queue_delete(&stream).await?;
@@ -168,11 +382,18 @@ fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
     let node = Node::start()?;
     node.add_vhost("doomed")?;
     node.add_vhost("narrow")?;
-    node.ctl(&["set_vhost_limits", "--vhost", "narrow", r#"{"max-connections": 1, "max-queues": 1}"#])?;
+    node.ctl(&[
+        "set_vhost_limits",
+        "--vhost",
+        "narrow",
+        r#"{"max-connections": 1, "max-queues": 1}"#,
+    ])?;
     node.add_user("short-lived", "secret")?;
     node.set_permissions("/", "short-lived", "^own", "^own", "^own")?;
     let connect = async |vhost: &str, user: Option<&str>| {
-        let options = Options::from_uri(&node.url())?.virtual_host(vhost).recovery(None);
+        let options = Options::from_uri(&node.url())?
+            .virtual_host(vhost)
+            .recovery(None);
         let options = match user {
             Some(user) => options.credentials(user, "secret"),
             None => options,
@@ -180,22 +401,54 @@ fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
         puka_smol::connect_with(options).await
     };
     smol::block_on(async {
-        let [doomed, narrow] = [connect("doomed", None).await?, connect("narrow", None).await?];
+        let [doomed, narrow] = [
+            connect("doomed", None).await?,
+            connect("narrow", None).await?,
+        ];
         let user = connect("/", Some("short-lived")).await?;
         let bystander = connect("/", None).await?;
 
         let second = connect("narrow", None).await.map(drop);
         is!(told(second, 530, "connection.open", "limit"), NotAllowed);
         narrow.queue_declare("one").await?;
-        is!(told(narrow.queue_declare("two").await, 406, "queue.declare", "limit"), PreconditionFailed);
-
-        is!(told(user.queue_declare("other").await, 403, "queue.declare", "other"), AccessRefused);
         is!(
-            told(user.basic_publish("amq.topic", "", "x").await, 403, "basic.publish", "amq.topic"),
+            told(
+                narrow.queue_declare("two").await,
+                406,
+                "queue.declare",
+                "limit"
+            ),
+            PreconditionFailed
+        );
+
+        is!(
+            told(
+                user.queue_declare("other").await,
+                403,
+                "queue.declare",
+                "other"
+            ),
+            AccessRefused
+        );
+        is!(
+            told(
+                user.basic_publish("amq.topic", "", "x").await,
+                403,
+                "basic.publish",
+                "amq.topic"
+            ),
             AccessRefused
         );
         user.queue_declare("own").exclusive(true).await?;
-        is!(told(user.queue_bind("own", "amq.topic").await, 403, "queue.bind", "amq.topic"), AccessRefused);
+        is!(
+            told(
+                user.queue_bind("own", "amq.topic").await,
+                403,
+                "queue.bind",
+                "amq.topic"
+            ),
+            AccessRefused
+        );
         let mut consumer = user.basic_consume("own").await?;
         node.clear_permissions("/", "short-lived")?;
         let refused = user.queue_declare("own2").await;
@@ -206,7 +459,11 @@ fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
             smol::Timer::after(Duration::from_secs(60)).await;
             None
         };
-        let end = consumer.next().or(late).await.ok_or("it ended without an error, or not at all")?;
+        let end = consumer
+            .next()
+            .or(late)
+            .await
+            .ok_or("it ended without an error, or not at all")?;
         is!(told(end, 320, "0.0", "short-lived"), ConnectionForced);
         let again = connect("/", Some("short-lived")).await.map(drop);
         is!(told(again, 403, "0.0", "ACCESS_REFUSED"), AccessRefused);
@@ -215,12 +472,25 @@ fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
         while doomed.why_closed().is_none() {
             smol::Timer::after(Duration::from_millis(10)).await;
         }
-        // RabbitMQ resets the transport right behind its words, which may then not be read any more.
-        let error = doomed.queue_declare("x").await.expect_err("the virtual host is gone");
-        let said =
-            error.fault().is_some_and(|fault| fault.code.value() == 320 && fault.text.contains("doomed"));
+        // RabbitMQ resets the transport right behind its words, which may then not be read any
+        // more.
+        let error = doomed
+            .queue_declare("x")
+            .await
+            .expect_err("the virtual host is gone");
+        let said = error
+            .fault()
+            .is_some_and(|fault| fault.code.value() == 320 && fault.text.contains("doomed"));
         assert!(said || error.is_connection_broken(), "{error:?}");
-        is!(told(connect("doomed", None).await.map(drop), 530, "connection.open", "doomed"), NotAllowed);
+        is!(
+            told(
+                connect("doomed", None).await.map(drop),
+                530,
+                "connection.open",
+                "doomed"
+            ),
+            NotAllowed
+        );
 
         bystander.queue_declare("").exclusive(true).await?;
         bystander.close().await?;

@@ -1,5 +1,5 @@
-//! A real node that is killed, frozen, out of memory, or told to close, without recovery: every promise has its end, in good
-//! time.
+//! A real node that is killed, frozen, out of memory, or told to close, without recovery: every
+//! promise has its end, in good time.
 
 use futures_lite::{FutureExt, future};
 use puka::{Broken, Client, Ended, Error, Options};
@@ -18,7 +18,10 @@ fn run(case: impl Future<Output = Outcome>) -> Outcome {
     smol::block_on(within(DEADLINE, case))?
 }
 
-async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> Result<T, Box<dyn std::error::Error>> {
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = T>,
+) -> Result<T, Box<dyn std::error::Error>> {
     let timeout = async {
         smol::Timer::after(limit).await;
         Err(format!("it takes longer than {limit:?}").into())
@@ -27,7 +30,10 @@ async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> Result<T, 
 }
 
 /// Asks `rabbitmqctl`, which takes its time, without holding up the case.
-async fn beside<T: Send + 'static>(node: &Arc<Node>, work: impl FnOnce(&Node) -> T + Send + 'static) -> T {
+async fn beside<T: Send + 'static>(
+    node: &Arc<Node>,
+    work: impl FnOnce(&Node) -> T + Send + 'static,
+) -> T {
     let node = node.clone();
     smol::unblock(move || work(&node)).await
 }
@@ -37,7 +43,10 @@ async fn broken<T: std::fmt::Debug>(
     what: &str,
     promise: impl Future<Output = Result<T, Error>>,
 ) -> Result<Error, Box<dyn std::error::Error>> {
-    match within(Duration::from_secs(5), promise).await.map_err(|error| format!("{what}: {error}"))? {
+    match within(Duration::from_secs(5), promise)
+        .await
+        .map_err(|error| format!("{what}: {error}"))?
+    {
         Err(error) if error.is_connection_broken() => Ok(error),
         outcome => Err(format!("{what} resolved to {outcome:?}").into()),
     }
@@ -60,7 +69,10 @@ fn a_killed_node_ends_promises_of_every_kind() -> Outcome {
         // Frozen, the node takes what is sent and answers nothing.
         node.freeze()?;
         let publish = client.basic_publish("", &queue, "x").send();
-        let mandatory = client.basic_publish("", "nowhere", "x").mandatory(true).send();
+        let mandatory = client
+            .basic_publish("", "nowhere", "x")
+            .mandatory(true)
+            .send();
         let fresh = client.basic_publish("amq.fanout", "", "x").send();
         let large = client.basic_publish("", &queue, vec![0; 8 << 20]).send();
         let declare = client.queue_declare("more").send();
@@ -73,9 +85,12 @@ fn a_killed_node_ends_promises_of_every_kind() -> Outcome {
         let close = closing.close();
         let start = Instant::now();
         node.kill();
-        for (what, promise) in
-            [("publish", publish), ("mandatory", mandatory), ("fresh", fresh), ("large", large)]
-        {
+        for (what, promise) in [
+            ("publish", publish),
+            ("mandatory", mandatory),
+            ("fresh", fresh),
+            ("large", large),
+        ] {
             let error = broken(what, promise).await?;
             assert!(matches!(error, Error::Unconfirmed(_)), "{what}: {error:?}");
         }
@@ -85,9 +100,17 @@ fn a_killed_node_ends_promises_of_every_kind() -> Outcome {
         broken("qos", qos).await?;
         broken("close", close).await?;
         broken("under way while closing", under_way).await?;
-        assert!(within(DEADLINE, consumer.next()).await?.is_none_or(|end| end.is_err()));
+        assert!(
+            within(DEADLINE, consumer.next())
+                .await?
+                .is_none_or(|end| end.is_err())
+        );
         assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
         assert!(matches!(held.ack(), Err(Error::Stale)));
         assert!(client.why_closed().is_some());
         broken("late declare", client.queue_declare("late").send()).await?;
@@ -108,12 +131,18 @@ fn a_killed_node_ends_a_consumer_that_waits() -> Outcome {
             assert!(future::poll_once(&mut next).await.is_none());
             let _ = waits.send(());
             let end = next.await;
-            (end.map(|end| end.map(drop)), matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))))
+            (
+                end.map(|end| end.map(drop)),
+                matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))),
+            )
         });
         waiting.recv()?;
         node.kill();
         let (end, broken) = within(Duration::from_secs(5), task).await?;
-        assert!(matches!(&end, Some(Err(error)) if error.is_connection_broken()), "{end:?}");
+        assert!(
+            matches!(&end, Some(Err(error)) if error.is_connection_broken()),
+            "{end:?}"
+        );
         assert!(broken);
         Ok(())
     })
@@ -123,7 +152,10 @@ fn a_killed_node_ends_a_consumer_that_waits() -> Outcome {
 fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
-        let client = connect(&node, |options| options.request_timeout(Duration::from_secs(40))).await?;
+        let client = connect(&node, |options| {
+            options.request_timeout(Duration::from_secs(40))
+        })
+        .await?;
         let other = connect(&node, |options| options).await?;
         let queue = client.queue_declare("alarm").await?.name;
         for body in ["one", "two"] {
@@ -139,8 +171,9 @@ fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
         }
         let reason = client.blocked().unwrap_or_default();
         assert!(reason.contains("memory"), "{reason}");
-        let mut held: Vec<_> =
-            (0..10).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        let mut held: Vec<_> = (0..10)
+            .map(|n| client.basic_publish("", &queue, n.to_string()).send())
+            .collect();
         got.ack()?;
         let declare = client.queue_declare(&queue).passive(true).send();
         // A connection that does not publish goes on.
@@ -159,7 +192,13 @@ fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
         assert!(client.blocked().is_none());
         client.close().await?;
         // "one" was acknowledged.
-        while other.queue_declare(&queue).passive(true).await?.message_count != 12 {}
+        while other
+            .queue_declare(&queue)
+            .passive(true)
+            .await?
+            .message_count
+            != 12
+        {}
         Ok(other.close().await?)
     })
 }
@@ -168,7 +207,10 @@ fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
 fn a_close_during_a_memory_alarm_has_its_deadline() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
-        let client = connect(&node, |options| options.close_timeout(Duration::from_secs(2))).await?;
+        let client = connect(&node, |options| {
+            options.close_timeout(Duration::from_secs(2))
+        })
+        .await?;
         beside(&node, |node| node.set_memory_alarm(true)).await?;
         let publish = client.basic_publish("", "nowhere", "x").send();
         while client.blocked().is_none() {
@@ -177,8 +219,15 @@ fn a_close_during_a_memory_alarm_has_its_deadline() -> Outcome {
         let held = client.basic_publish("", "nowhere", "y").send();
         let start = Instant::now();
         let closed = client.close().await;
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        assert!(matches!(closed, Ok(()) | Err(Error::Timeout { .. })), "{closed:?}");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(
+            matches!(closed, Ok(()) | Err(Error::Timeout { .. })),
+            "{closed:?}"
+        );
         assert!(matches!(publish.await, Err(Error::Unconfirmed(_))));
         assert!(matches!(held.await, Err(Error::Closed)));
         Ok(())
@@ -192,16 +241,29 @@ fn a_forced_close_is_told_with_its_text() -> Outcome {
         let client = connect(&node, |options| options).await?;
         let queue = client.queue_declare("").exclusive(true).await?.name;
         let mut consumer = client.basic_consume(&queue).await?;
-        beside(&node, |node| node.close_all_connections("the cellar is flooded")).await?;
-        let end =
-            within(Duration::from_secs(5), consumer.next()).await?.ok_or("it ended without an error")?;
+        beside(&node, |node| {
+            node.close_all_connections("the cellar is flooded")
+        })
+        .await?;
+        let end = within(Duration::from_secs(5), consumer.next())
+            .await?
+            .ok_or("it ended without an error")?;
         let error = end.err().ok_or("a delivery")?;
         assert!(matches!(error, Error::ConnectionForced(_)), "{error:?}");
-        assert!(error.to_string().contains("the cellar is flooded"), "{error}");
+        assert!(
+            error.to_string().contains("the cellar is flooded"),
+            "{error}"
+        );
         assert!(!error.is_connection_broken());
         let later = client.queue_declare("").await;
-        assert!(matches!(&later, Err(Error::ConnectionForced(_))), "{later:?}");
-        assert!(matches!(client.close().await, Err(Error::ConnectionForced(_))));
+        assert!(
+            matches!(&later, Err(Error::ConnectionForced(_))),
+            "{later:?}"
+        );
+        assert!(matches!(
+            client.close().await,
+            Err(Error::ConnectionForced(_))
+        ));
         Ok(())
     })
 }
@@ -231,14 +293,25 @@ fn heartbeats_keep_an_idle_connection_and_find_a_frozen_node() -> Outcome {
         let mut consumer = client.basic_consume(&queue).await?;
         let idle = within(Duration::from_secs(4), consumer.next()).await;
         assert!(idle.is_err(), "the idle connection ended: {idle:?}");
-        client.basic_publish("", &queue, "still there").mandatory(true).await?;
+        client
+            .basic_publish("", &queue, "still there")
+            .mandatory(true)
+            .await?;
         consumer.next().await.ok_or("ended")??.ack()?;
 
         node.freeze()?;
         let start = Instant::now();
-        let end = within(Duration::from_secs(10), consumer.next()).await?.ok_or("no error")?;
+        let end = within(Duration::from_secs(10), consumer.next())
+            .await?
+            .ok_or("no error")?;
         let elapsed = start.elapsed();
-        assert!(matches!(end, Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_)))), "{end:?}");
+        assert!(
+            matches!(
+                end,
+                Err(Error::ConnectionBroken(Broken::HeartbeatMissed(_)))
+            ),
+            "{end:?}"
+        );
         assert!(elapsed <= Duration::from_millis(2500), "{elapsed:?}");
         Ok(())
     })
@@ -252,8 +325,15 @@ fn a_frozen_node_is_given_up_while_a_large_body_is_being_written() -> Outcome {
         node.freeze()?;
         let start = Instant::now();
         let publish = client.basic_publish("", "nowhere", vec![0; 14 << 20]).await;
-        assert!(matches!(&publish, Err(error) if error.is_connection_broken()), "{publish:?}");
-        assert!(start.elapsed() <= Duration::from_secs(4), "{:?}", start.elapsed());
+        assert!(
+            matches!(&publish, Err(error) if error.is_connection_broken()),
+            "{publish:?}"
+        );
+        assert!(
+            start.elapsed() <= Duration::from_secs(4),
+            "{:?}",
+            start.elapsed()
+        );
         Ok(())
     })
 }
@@ -262,11 +342,17 @@ fn a_frozen_node_is_given_up_while_a_large_body_is_being_written() -> Outcome {
 fn a_frozen_node_has_requests_time_out_and_the_connection_live_on() -> Outcome {
     let node = Node::start()?;
     run(async {
-        let client = connect(&node, |options| options.request_timeout(Duration::from_secs(1))).await?;
+        let client = connect(&node, |options| {
+            options.request_timeout(Duration::from_secs(1))
+        })
+        .await?;
         let queue = client.queue_declare("slow").await?.name;
         client.basic_publish("", &queue, "x").await?;
         node.freeze()?;
-        let (declare, get) = (client.queue_declare(&queue).send(), client.basic_get(&queue).send());
+        let (declare, get) = (
+            client.queue_declare(&queue).send(),
+            client.basic_get(&queue).send(),
+        );
         let publish = client.basic_publish("", &queue, "late").send();
         let (declare, get) = (declare.await, get.await);
         assert!(matches!(declare, Err(Error::Timeout { .. })), "{declare:?}");
@@ -277,8 +363,13 @@ fn a_frozen_node_has_requests_time_out_and_the_connection_live_on() -> Outcome {
             "{unconfirmed:?}"
         );
         node.thaw()?;
-        // The late answers are absorbed: the message that was got goes back, and the late publish arrived.
-        while client.queue_declare(&queue).await.is_ok_and(|queue| queue.message_count != 2) {}
+        // The late answers are absorbed: the message that was got goes back, and the late publish
+        // arrived.
+        while client
+            .queue_declare(&queue)
+            .await
+            .is_ok_and(|queue| queue.message_count != 2)
+        {}
         for _ in 0..2 {
             client.basic_get(&queue).await?.ok_or("empty")?.ack()?;
         }

@@ -1,4 +1,5 @@
-//! Other clients on the same node: rabbitmq-c's tools and Python's pika exchange messages with ours.
+//! Other clients on the same node: rabbitmq-c's tools and Python's pika exchange messages with
+//! ours.
 
 use puka::protocol::{Array, Properties, ShortStr, Table, Value};
 use puka::{Client, Delivery, Error};
@@ -32,10 +33,15 @@ async fn get(client: &Client, queue: &str) -> Result<Delivery, Failure> {
     Ok(client.basic_get(queue).await?.ok_or("the queue is empty")?)
 }
 
-/// Runs a program with something to read, and gives what it prints. A program that is missing says what to install.
+/// Runs a program with something to read, and gives what it prints. A program that is missing says
+/// what to install.
 fn output_of(command: &mut Command, package: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let spawned = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -45,7 +51,8 @@ fn output_of(command: &mut Command, package: &str, input: &[u8]) -> Result<Vec<u
     };
     let mut stdin = child.stdin.take().ok_or("no stdin")?;
     let output = std::thread::scope(|scope| {
-        // It may print before it has read everything. One that does not read at all breaks the pipe.
+        // It may print before it has read everything. One that does not read at all breaks the
+        // pipe.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output()
     })?;
@@ -61,49 +68,87 @@ fn tool(name: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, Failure
     let url = shared_url()?;
     // It takes the path for the virtual host, so that none at all is the default one.
     let url = url.trim_end_matches('/');
-    output_of(Command::new(name).arg(format!("--url={url}")).args(arguments), "amqp-tools", input)
+    output_of(
+        Command::new(name)
+            .arg(format!("--url={url}"))
+            .args(arguments),
+        "amqp-tools",
+        input,
+    )
 }
 
 /// A script in Python, with pika, a channel, and what it may need to speak of values.
 fn pika(script: &str, queue: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     const PRELUDE: &str = include_str!("interop.py");
     let chosen = env::var("PUKA_TEST_PYTHON").ok();
-    let python = chosen.as_deref().unwrap_or(if Path::new("/usr/bin/python3").exists() {
-        "/usr/bin/python3"
-    } else {
-        "python3"
-    });
+    let python = chosen
+        .as_deref()
+        .unwrap_or(if Path::new("/usr/bin/python3").exists() {
+            "/usr/bin/python3"
+        } else {
+            "python3"
+        });
     let script = format!("{PRELUDE}\n{script}\nconnection.close()\n");
     let mut command = Command::new(python);
     command.args(["-c", &script, &shared_url()?, queue]);
     output_of(&mut command, "python3-pika", input).map_err(|error| {
         let text = error.to_string();
         let missing = text.contains("No module named 'pika'");
-        if missing { format!("{python} has no pika: install the package python3-pika").into() } else { error }
+        if missing {
+            format!("{python} has no pika: install the package python3-pika").into()
+        } else {
+            error
+        }
     })
 }
 
 /// A body with every octet in it.
 fn octets(size: u32) -> Vec<u8> {
-    (0..size).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
+    (0..size)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
+        .collect()
 }
 
 #[test]
 fn amqp_publish_is_understood() -> Outcome {
     run(|client, queue| async move {
-        let arguments =
-            ["-r", &queue, "-C", "text/plain", "-E", "none", "-p", "-t", "answers", "-H", "colour: red"];
+        let arguments = [
+            "-r",
+            &queue,
+            "-C",
+            "text/plain",
+            "-E",
+            "none",
+            "-p",
+            "-t",
+            "answers",
+            "-H",
+            "colour: red",
+        ];
         tool("amqp-publish", &arguments, b"from rabbitmq-c")?;
         tool("amqp-publish", &["-r", &queue, "-b", ""], b"")?;
         tool("amqp-publish", &["-r", &queue], &octets(1_000_000))?;
         let first = get(&client, &queue).await?;
         assert_eq!(first.body(), b"from rabbitmq-c");
         let properties = first.properties();
-        assert_eq!(properties.content_type.and_then(ShortStr::as_str), Some("text/plain"));
-        assert_eq!(properties.content_encoding.and_then(ShortStr::as_str), Some("none"));
-        assert_eq!(properties.reply_to.and_then(ShortStr::as_str), Some("answers"));
+        assert_eq!(
+            properties.content_type.and_then(ShortStr::as_str),
+            Some("text/plain")
+        );
+        assert_eq!(
+            properties.content_encoding.and_then(ShortStr::as_str),
+            Some("none")
+        );
+        assert_eq!(
+            properties.reply_to.and_then(ShortStr::as_str),
+            Some("answers")
+        );
         assert_eq!(properties.delivery_mode, Some(2));
-        let colour = first.headers()?.get("colour").and_then(Value::as_str).map(str::trim);
+        let colour = first
+            .headers()?
+            .get("colour")
+            .and_then(Value::as_str)
+            .map(str::trim);
         assert_eq!(colour, Some("red"));
         first.ack()?;
         let empty = get(&client, &queue).await?;
@@ -121,7 +166,12 @@ fn amqp_get_and_amqp_consume_understand() -> Outcome {
         let mut headers = every_value()?;
         let nested = headers.clone();
         headers.insert("nested", &nested)?;
-        let publish = |body: Vec<u8>| client.basic_publish("", &queue, body).headers(&headers).priority(1);
+        let publish = |body: Vec<u8>| {
+            client
+                .basic_publish("", &queue, body)
+                .headers(&headers)
+                .priority(1)
+        };
         publish(b"for rabbitmq-c".to_vec()).await?;
         assert_eq!(tool("amqp-get", &["-q", &queue], b"")?, b"for rabbitmq-c");
         publish(Vec::new()).await?;
@@ -131,7 +181,14 @@ fn amqp_get_and_amqp_consume_understand() -> Outcome {
         let expected = [octets(300_000), b"second".to_vec()].concat();
         let consumed = tool("amqp-consume", &["-q", &queue, "-c", "2", "cat"], b"")?;
         assert!(consumed == expected, "{} octets", consumed.len());
-        assert_eq!(client.queue_declare(&queue).passive(true).await?.message_count, 0);
+        assert_eq!(
+            client
+                .queue_declare(&queue)
+                .passive(true)
+                .await?
+                .message_count,
+            0
+        );
         Ok(())
     })
 }
@@ -141,7 +198,12 @@ fn every_value() -> Result<Table, Error> {
     let mut inner = Table::new();
     inner.insert("deep", "value")?;
     let mut array = Array::new();
-    for value in [Value::I32(-1), Value::String(b"two"), Value::Void, Value::Table(inner.as_ref())] {
+    for value in [
+        Value::I32(-1),
+        Value::String(b"two"),
+        Value::Void,
+        Value::Table(inner.as_ref()),
+    ] {
         array.push(value)?;
     }
     let mut table = Table::new();
@@ -156,7 +218,13 @@ fn every_value() -> Result<Table, Error> {
     table.insert("i64 min", i64::MIN)?;
     table.insert("f32", 1.5_f32)?;
     table.insert("f64", -2.25)?;
-    table.insert("decimal", Value::Decimal { scale: 2, mantissa: 31_415 })?;
+    table.insert(
+        "decimal",
+        Value::Decimal {
+            scale: 2,
+            mantissa: 31_415,
+        },
+    )?;
     table.insert("timestamp", Value::Timestamp(1_700_000_000))?;
     table.insert("string", "süß")?;
     table.insert("bytes", &[0_u8, 1, 255][..])?;
@@ -170,12 +238,27 @@ fn every_value() -> Result<Table, Error> {
 fn pika_reads_every_header_property_and_body() -> Outcome {
     run(|client, queue| async move {
         let headers = every_value()?;
-        let publish = client.basic_publish("", &queue, octets(1000)).headers(&headers).content_type("a/b");
-        let publish = publish.content_encoding("gzip").persistent(true).priority(3).correlation_id("c");
-        let publish =
-            publish.reply_to("r").expiration(Duration::from_secs(60)).message_id("m").user_id("guest");
+        let publish = client
+            .basic_publish("", &queue, octets(1000))
+            .headers(&headers)
+            .content_type("a/b");
+        let publish = publish
+            .content_encoding("gzip")
+            .persistent(true)
+            .priority(3)
+            .correlation_id("c");
+        let publish = publish
+            .reply_to("r")
+            .expiration(Duration::from_secs(60))
+            .message_id("m")
+            .user_id("guest");
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        publish.timestamp(time).message_type("t").app_id("ä").cluster_id("k").await?;
+        publish
+            .timestamp(time)
+            .message_type("t")
+            .app_id("ä")
+            .cluster_id("k")
+            .await?;
         client.basic_publish("", &queue, "").await?;
         client.basic_publish("", &queue, octets(1 << 20)).await?;
         pika(
@@ -219,21 +302,32 @@ publish(octets(1 << 20), pika.BasicProperties(headers={}))
             let name = name.to_str_lossy();
             assert_eq!(headers.get(&name), Some(value), "{name}");
         }
-        assert_eq!(headers.iter().count(), expected.iter().count(), "{headers:?}");
+        assert_eq!(
+            headers.iter().count(),
+            expected.iter().count(),
+            "{headers:?}"
+        );
         let mut properties = first.properties();
         properties.headers = None;
         let mut expected = Properties::default();
         let text = |text| ShortStr::new(text).ok();
         (expected.content_type, expected.content_encoding) = (text("a/b"), text("gzip"));
         (expected.delivery_mode, expected.priority) = (Some(2), Some(3));
-        (expected.correlation_id, expected.reply_to, expected.message_id) = (text("c"), text("r"), text("m"));
+        (
+            expected.correlation_id,
+            expected.reply_to,
+            expected.message_id,
+        ) = (text("c"), text("r"), text("m"));
         (expected.expiration, expected.timestamp) = (text("60000"), Some(1_700_000_000));
         (expected.r#type, expected.user_id) = (text("t"), text("guest"));
         (expected.app_id, expected.cluster_id) = (text("ä"), text("k"));
         assert_eq!(properties, expected);
         first.ack()?;
         let second = consumer.next().await.ok_or("ended")??;
-        assert_eq!((second.body(), second.properties().headers), (&b""[..], None));
+        assert_eq!(
+            (second.body(), second.properties().headers),
+            (&b""[..], None)
+        );
         second.ack()?;
         let third = consumer.next().await.ok_or("ended")??;
         assert!(third.body() == octets(1 << 20));
@@ -248,7 +342,11 @@ fn a_request_and_its_reply_go_to_pika_and_back() -> Outcome {
         let replies = client.queue_declare(unique("replies")).await?.name;
         let requests = (0..20).map(|n| {
             let number = n.to_string();
-            client.basic_publish("", &queue, n.to_string()).reply_to(&replies).correlation_id(&number).send()
+            client
+                .basic_publish("", &queue, n.to_string())
+                .reply_to(&replies)
+                .correlation_id(&number)
+                .send()
         });
         for request in requests.collect::<Vec<_>>() {
             request.await?;
@@ -279,7 +377,14 @@ channel.cancel()
             reply.ack()?;
         }
         client.queue_delete(&replies).await?;
-        assert_eq!(client.queue_declare(&queue).passive(true).await?.message_count, 0);
+        assert_eq!(
+            client
+                .queue_declare(&queue)
+                .passive(true)
+                .await?
+                .message_count,
+            0
+        );
         Ok(())
     })
 }

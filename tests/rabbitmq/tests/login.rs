@@ -1,4 +1,5 @@
-//! Logins at a real node: each mechanism that needs neither TLS nor a plugin, and each way to be refused.
+//! Logins at a real node: each mechanism that needs neither TLS nor a plugin, and each way to be
+//! refused.
 
 use puka::{AuthMechanism, Credentials, Error, Options, SaslMechanism};
 use puka_test_rabbitmq::Node;
@@ -18,7 +19,10 @@ fn node() -> Result<Node, Box<dyn std::error::Error>> {
 fn log_in(options: Options) -> Result<(), Error> {
     smol::block_on(async {
         let client = puka_smol::connect_with(options).await?;
-        client.basic_publish("", "nowhere", "x").user_id("guest").await?;
+        client
+            .basic_publish("", "nowhere", "x")
+            .user_id("guest")
+            .await?;
         client.close().await
     })
 }
@@ -38,7 +42,10 @@ impl SaslMechanism for Demonstration {
         Ok(credentials.username().into())
     }
 
-    fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    fn answer(
+        &mut self,
+        challenge: &[u8],
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         assert_eq!(challenge, b"Please tell me your password");
         Ok(format!("My password is {}", self.password).into_bytes())
     }
@@ -48,26 +55,43 @@ impl SaslMechanism for Demonstration {
 fn rabbitmq_takes_every_mechanism_and_says_no_in_its_own_words() -> Outcome {
     let node = node()?;
     let options = Options::from_uri(&node.url())?;
-    for mechanism in [AuthMechanism::Plain, AuthMechanism::Amqplain, AuthMechanism::RabbitCrDemo] {
+    for mechanism in [
+        AuthMechanism::Plain,
+        AuthMechanism::Amqplain,
+        AuthMechanism::RabbitCrDemo,
+    ] {
         let options = options.clone().auth_mechanisms(&[mechanism]);
         log_in(options.clone()).map_err(|error| format!("{mechanism:?}: {error}"))?;
 
-        let refused = log_in(options.clone().credentials("guest", "S3KRET")).err().ok_or("let in")?;
-        assert!(matches!(&refused, Error::AccessRefused(fault) if fault.code.value() == 403), "{refused}");
+        let refused = log_in(options.clone().credentials("guest", "S3KRET"))
+            .err()
+            .ok_or("let in")?;
+        assert!(
+            matches!(&refused, Error::AccessRefused(fault) if fault.code.value() == 403),
+            "{refused}"
+        );
         assert!(!format!("{refused} {refused:?}").contains("S3KRET"));
 
-        let forbidden = log_in(options.virtual_host("forbidden")).err().ok_or("let in")?;
+        let forbidden = log_in(options.virtual_host("forbidden"))
+            .err()
+            .ok_or("let in")?;
         assert!(
             matches!(&forbidden, Error::NotAllowed(fault) if fault.text.contains("refused for user")),
             "{forbidden}"
         );
     }
-    let none = log_in(options.clone().auth_mechanisms(&[AuthMechanism::External])).err().ok_or("let in")?;
+    let none = log_in(options.clone().auth_mechanisms(&[AuthMechanism::External]))
+        .err()
+        .ok_or("let in")?;
     assert!(matches!(none, Error::NoMechanism { .. }), "{none}");
 
-    let asked = options.clone().credentials_from(|| Ok(Credentials::new("guest", "guest")));
+    let asked = options
+        .clone()
+        .credentials_from(|| Ok(Credentials::new("guest", "guest")));
     log_in(asked)?;
-    let own = options.auth_mechanisms(&[]).own_mechanism("RABBIT-CR-DEMO", Demonstration::default)?;
+    let own = options
+        .auth_mechanisms(&[])
+        .own_mechanism("RABBIT-CR-DEMO", Demonstration::default)?;
     log_in(own)?;
     Ok(())
 }

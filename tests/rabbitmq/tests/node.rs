@@ -83,11 +83,17 @@ fn a_frozen_node_accepts_but_says_nothing_until_it_is_thawed() -> Outcome {
 #[test]
 fn two_nodes_run_side_by_side_and_the_second_can_join_the_first() -> Outcome {
     let first = Node::start()?;
-    let second = Node::builder().join_cluster(&first).config("heartbeat = 7").start()?;
+    let second = Node::builder()
+        .join_cluster(&first)
+        .config("heartbeat = 7")
+        .start()?;
     assert_ne!(first.port(), second.port());
     assert!(greets(first.port()) && greets(second.port()));
     let status = first.ctl(&["cluster_status"])?;
-    assert!(status.contains(first.name()) && status.contains(second.name()), "{status}");
+    assert!(
+        status.contains(first.name()) && status.contains(second.name()),
+        "{status}"
+    );
     first.shut_down()?;
     assert!(greets(second.port()));
     Ok(())
@@ -106,13 +112,21 @@ fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
     )?;
     node.ctl(&["import_definitions", definitions.to_str().ok_or("folder")?])?;
     let queues = node.list_queues()?;
-    assert!(matches!(&queues[..], [queue] if queue.name == "tab\tq" && queue.messages == 0), "{queues:?}");
+    assert!(
+        matches!(&queues[..], [queue] if queue.name == "tab\tq" && queue.messages == 0),
+        "{queues:?}"
+    );
 
     let mut stream = TcpStream::connect(("127.0.0.1", node.port()))?;
     stream.write_all(b"AMQP\x00\x00\x09\x01")?;
     let port = stream.local_addr()?.port();
     let connections = node.list_connections()?;
-    assert!(connections.iter().any(|connection| connection.peer_port == port), "{connections:?}");
+    assert!(
+        connections
+            .iter()
+            .any(|connection| connection.peer_port == port),
+        "{connections:?}"
+    );
     node.close_connection(port, "enough")?;
     // It ends, with or without a reset.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -137,9 +151,17 @@ fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
 
 #[test]
 fn a_node_that_does_not_start_says_why() {
-    let error =
-        Node::builder().config("no_such_setting = 1").start().map(drop).map_err(|error| error.to_string());
-    assert!(error.as_ref().is_err_and(|error| error.contains("no_such_setting")), "{error:?}");
+    let error = Node::builder()
+        .config("no_such_setting = 1")
+        .start()
+        .map(drop)
+        .map_err(|error| error.to_string());
+    assert!(
+        error
+            .as_ref()
+            .is_err_and(|error| error.contains("no_such_setting")),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -152,15 +174,31 @@ fn a_node_ends_when_its_process_is_killed() -> Outcome {
         .spawn()?;
     let mut url = String::new();
     BufReader::new(holder.stdout.take().ok_or("no output")?).read_line(&mut url)?;
-    let port = url.trim_end().trim_end_matches('/').rsplit(':').next().ok_or("no port")?.parse()?;
+    let port = url
+        .trim_end()
+        .trim_end_matches('/')
+        .rsplit(':')
+        .next()
+        .ok_or("no port")?
+        .parse()?;
     assert!(greets(port), "{url}");
     let descendants = descendants(holder.id())?;
-    let watched = || descendants.iter().filter(|(_, name)| name != "sleep").any(|&(pid, _)| runs(pid));
-    assert!(descendants.iter().any(|(_, name)| name == "beam.smp") && watched(), "{descendants:?}");
+    let watched = || {
+        descendants
+            .iter()
+            .filter(|(_, name)| name != "sleep")
+            .any(|&(pid, _)| runs(pid))
+    };
+    assert!(
+        descendants.iter().any(|(_, name)| name == "beam.smp") && watched(),
+        "{descendants:?}"
+    );
     holder.kill()?;
     holder.wait()?;
     assert!(soon(|| !watched()), "{descendants:?}");
-    assert!(soon(|| std::fs::read_dir(folder.path()).is_ok_and(|mut left| left.next().is_none())));
+    assert!(soon(
+        || std::fs::read_dir(folder.path()).is_ok_and(|mut left| left.next().is_none())
+    ));
     Ok(())
 }
 
@@ -169,8 +207,12 @@ fn descendants(root: u32) -> Result<Vec<(u32, String)>, Box<dyn Error>> {
     let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         // "pid (name) state parent ..."
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let (Some((pid, rest)), Some((_, fields))) = (stat.split_once(" ("), stat.rsplit_once(") ")) else {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let (Some((pid, rest)), Some((_, fields))) =
+            (stat.split_once(" ("), stat.rsplit_once(") "))
+        else {
             continue;
         };
         let name = rest.rsplit_once(") ").map_or("", |(name, _)| name);
@@ -181,7 +223,10 @@ fn descendants(root: u32) -> Result<Vec<(u32, String)>, Box<dyn Error>> {
     let mut next = 0;
     while let Some(&(parent, _)) = found.get(next) {
         found.extend(
-            processes.iter().filter(|process| process.1 == parent).map(|(pid, _, name)| (*pid, name.clone())),
+            processes
+                .iter()
+                .filter(|process| process.1 == parent)
+                .map(|(pid, _, name)| (*pid, name.clone())),
         );
         next += 1;
     }

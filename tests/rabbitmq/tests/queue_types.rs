@@ -1,10 +1,16 @@
 //! Quorum queues and streams: what they forbid, which error that is, and what it ends.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
 
 use futures_lite::FutureExt;
 use puka::protocol::Value;
-use puka::{Client, Consumer, DeadLetterStrategy, Delivery, Ended, Error, Overflow, QueueType, StreamOffset};
+use puka::{
+    Client, Consumer, DeadLetterStrategy, Delivery, Ended, Error, Overflow, QueueType, StreamOffset,
+};
 use puka_test_rabbitmq::{major_and_minor, shared_url, unique};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +28,11 @@ fn with(kind: QueueType, case: impl AsyncFnOnce(&Client, &str) -> Outcome) -> Ou
     smol::block_on(async {
         let client = connect().await?;
         let queue = unique("typed");
-        client.queue_declare(&queue).durable(true).queue_type(kind).await?;
+        client
+            .queue_declare(&queue)
+            .durable(true)
+            .queue_type(kind)
+            .await?;
         let timeout = async {
             smol::Timer::after(DEADLINE).await;
             Err(format!("it takes longer than {DEADLINE:?}").into())
@@ -71,13 +81,21 @@ fn neither_may_be_transient_exclusive_auto_delete_or_named_by_the_broker() -> Ou
             let declare = || client.queue_declare(&name).queue_type(kind);
             let refused = (406, "queue.declare".to_owned());
             assert_eq!(code(declare().await), refused, "{kind:?}: transient");
-            assert_eq!(code(declare().durable(true).exclusive(true).await), refused, "{kind:?}: exclusive");
+            assert_eq!(
+                code(declare().durable(true).exclusive(true).await),
+                refused,
+                "{kind:?}: exclusive"
+            );
             assert_eq!(
                 code(declare().durable(true).auto_delete(true).await),
                 refused,
                 "{kind:?}: auto-delete"
             );
-            let unnamed = client.queue_declare("").durable(true).queue_type(kind).await;
+            let unnamed = client
+                .queue_declare("")
+                .durable(true)
+                .queue_type(kind)
+                .await;
             assert_eq!(code(unnamed), refused, "{kind:?}: without a name");
             let missing = client.queue_declare(&name).passive(true).await;
             assert_eq!(code(missing).0, 404, "{kind:?}: nothing was declared");
@@ -93,11 +111,26 @@ fn arguments_of_another_type_of_queue_are_refused() -> Outcome {
         let name = unique("typed");
         let declare = |kind| client.queue_declare(&name).durable(true).queue_type(kind);
         let refused = (406, "queue.declare".to_owned());
-        assert_eq!(code(declare(QueueType::Quorum).max_priority(5).await), refused);
-        assert_eq!(code(declare(QueueType::Stream).message_ttl(DEADLINE).await), refused);
-        assert_eq!(code(declare(QueueType::Stream).max_length(5).await), refused);
-        assert_eq!(code(declare(QueueType::Classic).delivery_limit(5).await), refused);
-        assert_eq!(code(declare(QueueType::Classic).max_age(DEADLINE).await), refused);
+        assert_eq!(
+            code(declare(QueueType::Quorum).max_priority(5).await),
+            refused
+        );
+        assert_eq!(
+            code(declare(QueueType::Stream).message_ttl(DEADLINE).await),
+            refused
+        );
+        assert_eq!(
+            code(declare(QueueType::Stream).max_length(5).await),
+            refused
+        );
+        assert_eq!(
+            code(declare(QueueType::Classic).delivery_limit(5).await),
+            refused
+        );
+        assert_eq!(
+            code(declare(QueueType::Classic).max_age(DEADLINE).await),
+            refused
+        );
         Ok(client.close().await?)
     })
 }
@@ -134,10 +167,23 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
     smol::block_on(async {
         let client = connect().await?;
         let classic = async |client: &Client, queue: &str| {
-            let declare = client.queue_declare(queue).durable(true).queue_type(QueueType::Classic);
-            let declare = declare.expires(DEADLINE).message_ttl(DEADLINE).max_length(5).max_length_bytes(6);
-            let declare = declare.overflow(Overflow::RejectPublishDlx).dead_letter("amq.fanout", "dead");
-            declare.max_priority(3).single_active_consumer(true).await.map(drop)
+            let declare = client
+                .queue_declare(queue)
+                .durable(true)
+                .queue_type(QueueType::Classic);
+            let declare = declare
+                .expires(DEADLINE)
+                .message_ttl(DEADLINE)
+                .max_length(5)
+                .max_length_bytes(6);
+            let declare = declare
+                .overflow(Overflow::RejectPublishDlx)
+                .dead_letter("amq.fanout", "dead");
+            declare
+                .max_priority(3)
+                .single_active_consumer(true)
+                .await
+                .map(drop)
         };
         let named = [
             ("x-queue-type", text("classic"), text("quorum")),
@@ -146,18 +192,41 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
             ("x-max-length", Value::I8(5), Value::I8(6)),
             ("x-max-length-bytes", Value::I64(6), Value::I64(7)),
             ("x-overflow", text("reject-publish-dlx"), text("drop-head")),
-            ("x-dead-letter-exchange", text("amq.fanout"), text("amq.direct")),
+            (
+                "x-dead-letter-exchange",
+                text("amq.fanout"),
+                text("amq.direct"),
+            ),
             ("x-dead-letter-routing-key", text("dead"), text("alive")),
             ("x-max-priority", Value::U8(3), Value::U8(4)),
-            ("x-single-active-consumer", Value::Bool(true), Value::Bool(false)),
+            (
+                "x-single-active-consumer",
+                Value::Bool(true),
+                Value::Bool(false),
+            ),
         ];
         are_the_brokers_own(&client, classic, &named).await?;
         let quorum = async |client: &Client, queue: &str| {
-            let declare = client.queue_declare(queue).durable(true).queue_type(QueueType::Quorum);
-            let declare = declare.expires(DEADLINE).message_ttl(DEADLINE).max_length(5).max_length_bytes(6);
-            let declare = declare.overflow(Overflow::RejectPublish).dead_letter("amq.fanout", "dead");
-            let declare = declare.dead_letter_strategy(DeadLetterStrategy::AtLeastOnce).delivery_limit(7);
-            declare.single_active_consumer(true).quorum_initial_group_size(1).await.map(drop)
+            let declare = client
+                .queue_declare(queue)
+                .durable(true)
+                .queue_type(QueueType::Quorum);
+            let declare = declare
+                .expires(DEADLINE)
+                .message_ttl(DEADLINE)
+                .max_length(5)
+                .max_length_bytes(6);
+            let declare = declare
+                .overflow(Overflow::RejectPublish)
+                .dead_letter("amq.fanout", "dead");
+            let declare = declare
+                .dead_letter_strategy(DeadLetterStrategy::AtLeastOnce)
+                .delivery_limit(7);
+            declare
+                .single_active_consumer(true)
+                .quorum_initial_group_size(1)
+                .await
+                .map(drop)
         };
         let named = [
             ("x-queue-type", text("quorum"), text("classic")),
@@ -166,25 +235,54 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
             ("x-max-length", Value::I32(5), Value::I32(6)),
             ("x-max-length-bytes", Value::I32(6), Value::I32(7)),
             ("x-overflow", text("reject-publish"), text("drop-head")),
-            ("x-dead-letter-exchange", text("amq.fanout"), text("amq.direct")),
+            (
+                "x-dead-letter-exchange",
+                text("amq.fanout"),
+                text("amq.direct"),
+            ),
             ("x-dead-letter-routing-key", text("dead"), text("alive")),
-            ("x-dead-letter-strategy", text("at-least-once"), text("at-most-once")),
+            (
+                "x-dead-letter-strategy",
+                text("at-least-once"),
+                text("at-most-once"),
+            ),
             ("x-quorum-initial-group-size", Value::I32(1), Value::I32(3)),
             ("x-delivery-limit", Value::I32(7), Value::I32(8)),
-            ("x-single-active-consumer", Value::Bool(true), Value::Bool(false)),
+            (
+                "x-single-active-consumer",
+                Value::Bool(true),
+                Value::Bool(false),
+            ),
         ];
         are_the_brokers_own(&client, quorum, &named).await?;
         let stream = async |client: &Client, queue: &str| {
-            let declare = client.queue_declare(queue).durable(true).queue_type(QueueType::Stream);
-            let declare = declare.max_age(DEADLINE).max_length_bytes(1_000_000).initial_cluster_size(1);
-            declare.stream_max_segment_size_bytes(500_000).await.map(drop)
+            let declare = client
+                .queue_declare(queue)
+                .durable(true)
+                .queue_type(QueueType::Stream);
+            let declare = declare
+                .max_age(DEADLINE)
+                .max_length_bytes(1_000_000)
+                .initial_cluster_size(1);
+            declare
+                .stream_max_segment_size_bytes(500_000)
+                .await
+                .map(drop)
         };
         let named = [
             ("x-queue-type", text("stream"), text("quorum")),
             ("x-max-age", text("60s"), text("61s")),
             ("x-initial-cluster-size", Value::I32(1), Value::I32(3)),
-            ("x-max-length-bytes", Value::I32(1_000_000), Value::I32(1_000_001)),
-            ("x-stream-max-segment-size-bytes", Value::I32(500_000), Value::I32(500_001)),
+            (
+                "x-max-length-bytes",
+                Value::I32(1_000_000),
+                Value::I32(1_000_001),
+            ),
+            (
+                "x-stream-max-segment-size-bytes",
+                Value::I32(500_000),
+                Value::I32(500_001),
+            ),
         ];
         are_the_brokers_own(&client, stream, &named).await?;
         Ok(client.close().await?)
@@ -195,7 +293,11 @@ fn typed_arguments_are_the_brokers_own() -> Outcome {
 fn a_quorum_queue_keeps_gives_and_takes_back() -> Outcome {
     with(QueueType::Quorum, async |client, queue| {
         for body in ["one", "two", "three"] {
-            client.basic_publish("", queue, body).persistent(true).mandatory(true).await?;
+            client
+                .basic_publish("", queue, body)
+                .persistent(true)
+                .mandatory(true)
+                .await?;
         }
         let got = client.basic_get(queue).await?.ok_or("empty")?;
         assert_eq!((got.body(), got.redelivered()), (&b"one"[..], false));
@@ -205,7 +307,10 @@ fn a_quorum_queue_keeps_gives_and_takes_back() -> Outcome {
         for _ in 0..3 {
             let delivery = next(&mut consumer).await?;
             if delivery.body() == b"one" {
-                let count = delivery.headers()?.get("x-delivery-count").and_then(Value::as_i64);
+                let count = delivery
+                    .headers()?
+                    .get("x-delivery-count")
+                    .and_then(Value::as_i64);
                 assert_eq!((count, delivery.redelivered()), (Some(1), true));
             }
             bodies.push(delivery.body().to_vec());
@@ -227,17 +332,27 @@ fn a_quorum_queue_keeps_gives_and_takes_back() -> Outcome {
 }
 
 #[test]
-fn a_quorum_queue_is_deleted_without_conditions_and_consumed_without_a_shared_prefetch() -> Outcome {
+fn a_quorum_queue_is_deleted_without_conditions_and_consumed_without_a_shared_prefetch() -> Outcome
+{
     with(QueueType::Quorum, async |client, queue| {
         let refused = (540, "queue.delete");
-        costs_the_connection(refused, async |client| client.queue_delete(queue).if_unused(true).await)
-            .await?;
-        costs_the_connection(refused, async |client| client.queue_delete(queue).if_empty(true).await).await?;
+        costs_the_connection(refused, async |client| {
+            client.queue_delete(queue).if_unused(true).await
+        })
+        .await?;
+        costs_the_connection(refused, async |client| {
+            client.queue_delete(queue).if_empty(true).await
+        })
+        .await?;
         if ignores_shared_prefetch(client) {
             return Ok(());
         }
         costs_the_connection((540, "basic.consume"), async |client| {
-            client.basic_consume_multi([queue]).prefetch_count(5).await.map(drop)
+            client
+                .basic_consume_multi([queue])
+                .prefetch_count(5)
+                .await
+                .map(drop)
         })
         .await
     })
@@ -254,10 +369,16 @@ fn a_quorum_queue_with_a_single_active_consumer_can_not_be_got_from() -> Outcome
     smol::block_on(async {
         let client = connect().await?;
         let queue = unique("typed");
-        let declare = client.queue_declare(&queue).durable(true).queue_type(QueueType::Quorum);
+        let declare = client
+            .queue_declare(&queue)
+            .durable(true)
+            .queue_type(QueueType::Quorum);
         declare.single_active_consumer(true).await?;
         let refused = client.basic_get(&queue).await;
-        assert!(matches!(refused, Err(Error::ResourceLocked(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::ResourceLocked(_))),
+            "{refused:?}"
+        );
         client.queue_delete(&queue).await?;
         Ok(client.close().await?)
     })
@@ -269,8 +390,13 @@ fn a_quorum_queue_dead_letters_what_is_delivered_too_often() -> Outcome {
         let client = connect().await?;
         let (queue, graveyard) = (unique("limited"), unique("graveyard"));
         client.queue_declare(&graveyard).exclusive(true).await?;
-        let declare = client.queue_declare(&queue).durable(true).queue_type(QueueType::Quorum);
-        let declare = declare.delivery_limit(2).dead_letter("", graveyard.as_str());
+        let declare = client
+            .queue_declare(&queue)
+            .durable(true)
+            .queue_type(QueueType::Quorum);
+        let declare = declare
+            .delivery_limit(2)
+            .dead_letter("", graveyard.as_str());
         declare
             .overflow(Overflow::RejectPublish)
             .dead_letter_strategy(DeadLetterStrategy::AtMostOnce)
@@ -284,7 +410,10 @@ fn a_quorum_queue_dead_letters_what_is_delivered_too_often() -> Outcome {
         }
         let mut dead = client.basic_consume(&graveyard).prefetch_count(1).await?;
         let dead = next(&mut dead).await?;
-        assert!(format!("{:?}", dead.headers()?).contains("x-death"), "{dead:?}");
+        assert!(
+            format!("{:?}", dead.headers()?).contains("x-death"),
+            "{dead:?}"
+        );
         dead.ack()?;
         drop(consumer);
         client.queue_delete(&queue).await?;
@@ -295,32 +424,61 @@ fn a_quorum_queue_dead_letters_what_is_delivered_too_often() -> Outcome {
 #[test]
 fn a_stream_is_neither_got_from_nor_purged_nor_consumed_without_acks() -> Outcome {
     with(QueueType::Stream, async |client, queue| {
-        costs_the_connection((540, "basic.get"), async |client| client.basic_get(queue).await).await?;
-        costs_the_connection((540, "queue.purge"), async |client| client.queue_purge(queue).await).await?;
+        costs_the_connection((540, "basic.get"), async |client| {
+            client.basic_get(queue).await
+        })
+        .await?;
+        costs_the_connection((540, "queue.purge"), async |client| {
+            client.queue_purge(queue).await
+        })
+        .await?;
         costs_the_connection((540, "basic.consume"), async |client| {
-            client.basic_consume(queue).prefetch_count(5).no_ack(true).await.map(drop)
+            client
+                .basic_consume(queue)
+                .prefetch_count(5)
+                .no_ack(true)
+                .await
+                .map(drop)
         })
         .await?;
         // Of several queues the prefetch count is shared, which leaves each consumer without one.
-        let shared = client.basic_consume_multi([queue]).prefetch_count(5).await.map(drop);
+        let shared = client
+            .basic_consume_multi([queue])
+            .prefetch_count(5)
+            .await
+            .map(drop);
         if ignores_shared_prefetch(client) {
             shared?;
         } else {
             assert_eq!(code(shared).1, "basic.consume");
         }
         let unlimited = client.basic_consume(queue).await.map(drop);
-        assert_eq!(code(unlimited), (406, "basic.consume".to_owned()), "a stream needs a prefetch count");
+        assert_eq!(
+            code(unlimited),
+            (406, "basic.consume".to_owned()),
+            "a stream needs a prefetch count"
+        );
         // The conditions of a delete are ignored.
         client.basic_publish("", queue, "x").await?;
-        client.queue_delete(queue).if_unused(true).if_empty(true).await?;
-        assert!(matches!(client.queue_declare(queue).passive(true).await, Err(Error::NotFound(_))));
+        client
+            .queue_delete(queue)
+            .if_unused(true)
+            .if_empty(true)
+            .await?;
+        assert!(matches!(
+            client.queue_declare(queue).passive(true).await,
+            Err(Error::NotFound(_))
+        ));
         Ok(())
     })
 }
 
 /// The offset of a message in its stream.
 fn offset(delivery: &Delivery) -> Result<u64, Failure> {
-    let offset = delivery.headers()?.get("x-stream-offset").and_then(Value::as_i64);
+    let offset = delivery
+        .headers()?
+        .get("x-stream-offset")
+        .and_then(Value::as_i64);
     Ok(offset.ok_or("no offset")?.try_into()?)
 }
 
@@ -329,7 +487,11 @@ fn a_stream_is_read_from_wherever_one_wants() -> Outcome {
     with(QueueType::Stream, async |client, queue| {
         const HOUR: Duration = Duration::from_secs(3600);
         for n in 0..10 {
-            client.basic_publish("", queue, n.to_string()).persistent(true).mandatory(true).await?;
+            client
+                .basic_publish("", queue, n.to_string())
+                .persistent(true)
+                .mandatory(true)
+                .await?;
         }
         let from = async |offset| {
             let consume = client.basic_consume(queue).prefetch_count(100);
@@ -346,7 +508,11 @@ fn a_stream_is_read_from_wherever_one_wants() -> Outcome {
             let mut consumer = from(all.clone()).await?;
             for n in 0..10_u64 {
                 let delivery = next(&mut consumer).await?;
-                assert_eq!((offset(&delivery)?, delivery.body()), (n, n.to_string().as_bytes()), "{all:?}");
+                assert_eq!(
+                    (offset(&delivery)?, delivery.body()),
+                    (n, n.to_string().as_bytes()),
+                    "{all:?}"
+                );
                 assert!(!delivery.redelivered());
                 delivery.ack()?;
             }
@@ -383,12 +549,16 @@ fn a_stream_is_read_from_wherever_one_wants() -> Outcome {
 #[test]
 fn a_stream_gives_as_much_as_the_prefetch_count_and_refusing_takes_nothing_back() -> Outcome {
     with(QueueType::Stream, async |client, queue| {
-        let publishes: Vec<_> =
-            (0..50).map(|n| client.basic_publish("", queue, n.to_string()).send()).collect();
+        let publishes: Vec<_> = (0..50)
+            .map(|n| client.basic_publish("", queue, n.to_string()).send())
+            .collect();
         for publish in publishes {
             publish.await?;
         }
-        let consume = client.basic_consume(queue).prefetch_count(3).stream_offset(StreamOffset::First);
+        let consume = client
+            .basic_consume(queue)
+            .prefetch_count(3)
+            .stream_offset(StreamOffset::First);
         let mut consumer = consume.await?;
         for n in 0..50 {
             let delivery = next(&mut consumer).await?;
@@ -411,8 +581,14 @@ fn a_consumer_of_a_stream_or_quorum_queue_that_is_deleted_says_so() -> Outcome {
             let mut consumer = client.basic_consume(queue).prefetch_count(5).await?;
             client.queue_delete(queue).await?;
             let end = consumer.next().await.ok_or("it ended without an error")?;
-            assert!(matches!(end, Err(Error::ConsumerCancelled(_))), "{kind:?}: {end:?}");
-            assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)), "{kind:?}");
+            assert!(
+                matches!(end, Err(Error::ConsumerCancelled(_))),
+                "{kind:?}: {end:?}"
+            );
+            assert!(
+                matches!(consumer.ended(), Some(Ended::CancelledByServer)),
+                "{kind:?}"
+            );
             Ok(())
         })?;
     }
@@ -426,7 +602,11 @@ fn a_queue_that_is_deleted_while_its_consumer_ends_harms_nobody() -> Outcome {
         for kind in [QueueType::Classic, QueueType::Quorum, QueueType::Stream] {
             for round in 0..10 {
                 let queue = unique("deleted");
-                client.queue_declare(&queue).durable(true).queue_type(kind).await?;
+                client
+                    .queue_declare(&queue)
+                    .durable(true)
+                    .queue_type(kind)
+                    .await?;
                 let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
                 let deleted = if round % 2 == 0 {
                     drop(consumer);
@@ -439,7 +619,11 @@ fn a_queue_that_is_deleted_while_its_consumer_ends_harms_nobody() -> Outcome {
                 };
                 deleted.await?;
             }
-            assert!(client.why_closed().is_none(), "{kind:?}: {:?}", client.why_closed());
+            assert!(
+                client.why_closed().is_none(),
+                "{kind:?}: {:?}",
+                client.why_closed()
+            );
         }
         Ok(client.close().await?)
     })
@@ -450,17 +634,34 @@ fn a_stream_offset_that_makes_no_sense_is_refused() -> Outcome {
     with(QueueType::Stream, async |_, queue| {
         // RabbitMQ 3.10 trips over it, which ends the connection; later ones refuse it.
         let client = connect().await?;
-        let consume = client.basic_consume(queue).prefetch_count(5).argument("x-stream-offset", "somewhere");
+        let consume = client
+            .basic_consume(queue)
+            .prefetch_count(5)
+            .argument("x-stream-offset", "somewhere");
         let refused = consume.await.map(drop);
         assert!(
-            matches!(refused, Err(Error::InternalError(_) | Error::PreconditionFailed(_))),
+            matches!(
+                refused,
+                Err(Error::InternalError(_) | Error::PreconditionFailed(_))
+            ),
             "{refused:?}"
         );
         drop(client.close().await);
         let client = connect().await?;
         let before = client.basic_consume(queue).prefetch_count(5);
-        let before = before.stream_offset(StreamOffset::Timestamp(SystemTime::UNIX_EPOCH - DEADLINE)).await;
-        assert!(matches!(before, Err(Error::InvalidArgument { what: "stream_offset", .. })), "{before:?}");
+        let before = before
+            .stream_offset(StreamOffset::Timestamp(SystemTime::UNIX_EPOCH - DEADLINE))
+            .await;
+        assert!(
+            matches!(
+                before,
+                Err(Error::InvalidArgument {
+                    what: "stream_offset",
+                    ..
+                })
+            ),
+            "{before:?}"
+        );
         Ok(client.close().await?)
     })
 }

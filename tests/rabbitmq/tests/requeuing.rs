@@ -24,7 +24,12 @@ fn version(client: &Client) -> Result<(u32, u32), Failure> {
 
 /// Publishes the numbers from 0, with confirms.
 async fn fill(client: &Client, queue: &str, count: u32) -> Outcome {
-    let publish = |n: u32| client.basic_publish("", queue, n.to_string()).persistent(true).mandatory(true);
+    let publish = |n: u32| {
+        client
+            .basic_publish("", queue, n.to_string())
+            .persistent(true)
+            .mandatory(true)
+    };
     let mut confirms = Vec::new();
     for n in 0..count {
         confirms.push(publish(n).submit().await?);
@@ -46,7 +51,11 @@ fn number(delivery: &Delivery) -> Result<u32, Failure> {
 
 /// Returns how many of the deliveries of a message the broker counts as failed.
 fn failures(delivery: &Delivery) -> Result<i64, Failure> {
-    Ok(delivery.headers()?.get("x-delivery-count").and_then(Value::as_i64).unwrap_or(0))
+    Ok(delivery
+        .headers()?
+        .get("x-delivery-count")
+        .and_then(Value::as_i64)
+        .unwrap_or(0))
 }
 
 async fn end(mut consumer: Consumer, is_dropped: bool) -> Outcome {
@@ -90,12 +99,19 @@ fn a_handler_slower_than_the_timeout_loses_nothing() -> Outcome {
     const ROUNDS: i64 = 3;
     let node = Node::builder().config("consumer_timeout = 1500").start()?;
     // Before 4.3, channels look this often for deliveries that are too old.
-    node.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 500)."])?;
+    node.ctl(&[
+        "eval",
+        "application:set_env(rabbit, channel_tick_interval, 500).",
+    ])?;
     smol::block_on(async {
         let client = connect(&node.url()).await?;
         let is_cancelled = version(&client)? >= (4, 3);
         let mut notices = client.notices();
-        client.queue_declare("orders").durable(true).queue_type(QueueType::Quorum).await?;
+        client
+            .queue_declare("orders")
+            .durable(true)
+            .queue_type(QueueType::Quorum)
+            .await?;
         fill(&client, "orders", MESSAGES).await?;
         let mut received = BTreeSet::new();
         for _ in 0..ROUNDS {
@@ -105,18 +121,28 @@ fn a_handler_slower_than_the_timeout_loses_nothing() -> Outcome {
             while let Some(Ok(delivery)) = orders.next().await {
                 in_round += 1;
                 if in_round == 10 {
-                    within(DEADLINE, "a timeout", times_out(&mut notices, is_cancelled, &tag)).await??;
+                    within(
+                        DEADLINE,
+                        "a timeout",
+                        times_out(&mut notices, is_cancelled, &tag),
+                    )
+                    .await??;
                 }
                 received.insert(number(&delivery)?);
                 // The broker may have taken it back already, and delivers it again then.
                 drop(delivery.ack());
             }
-            assert!((10..=29).contains(&in_round), "{in_round} received, {:?}", orders.ended());
+            assert!(
+                (10..=29).contains(&in_round),
+                "{in_round} received, {:?}",
+                orders.ended()
+            );
         }
         let mut orders = client.basic_consume("orders").prefetch_count(20).await?;
         while received.len() < MESSAGES as usize {
             let delivery = next(&mut orders).await;
-            let so_far = |error: Failure| format!("{error}, after {} of {MESSAGES}", received.len());
+            let so_far =
+                |error: Failure| format!("{error}, after {} of {MESSAGES}", received.len());
             let delivery = delivery.map_err(so_far)?;
             assert!(failures(&delivery)? <= ROUNDS, "{delivery:?}");
             received.insert(number(&delivery)?);
@@ -135,14 +161,21 @@ fn dropped_consumers_deliver_every_message() -> Outcome {
         let counts_returns = version(&client)? < (4, 3);
         for is_dropped in [true, false] {
             let queue = unique("requeued");
-            client.queue_declare(&queue).durable(true).queue_type(QueueType::Quorum).await?;
+            client
+                .queue_declare(&queue)
+                .durable(true)
+                .queue_type(QueueType::Quorum)
+                .await?;
             fill(&client, &queue, MESSAGES).await?;
             let mut received = BTreeSet::new();
             for round in 0..MESSAGES {
                 let mut consumer = client.basic_consume(&queue).prefetch_count(50).await?;
                 let delivery = next(&mut consumer).await?;
                 let most = if counts_returns { round } else { 0 };
-                assert!(failures(&delivery)? <= most.into(), "round {round}: {delivery:?}");
+                assert!(
+                    failures(&delivery)? <= most.into(),
+                    "round {round}: {delivery:?}"
+                );
                 received.insert(number(&delivery)?);
                 delivery.ack()?;
                 end(consumer, is_dropped).await?;
@@ -160,10 +193,14 @@ fn a_delivery_limit_of_one_survives_a_drop() -> Outcome {
     const MESSAGES: u32 = 1000;
     smol::block_on(async {
         let client = connect(&shared_url()?).await?;
-        // Before 4.3 the second return exceeds the limit, also of messages that were never handed out.
+        // Before 4.3 the second return exceeds the limit, also of messages that were never handed
+        // out.
         let rounds = if version(&client)? < (4, 3) { 1 } else { 10 };
         let queue = unique("limited");
-        let declare = client.queue_declare(&queue).durable(true).queue_type(QueueType::Quorum);
+        let declare = client
+            .queue_declare(&queue)
+            .durable(true)
+            .queue_type(QueueType::Quorum);
         declare.delivery_limit(1).await?;
         fill(&client, &queue, MESSAGES).await?;
         for round in 1..=rounds {

@@ -34,8 +34,8 @@ pub enum Fault {
     Trickle,
     /// The broker's side of the stream ends.
     HalfClose,
-    /// Connections are reset when so many more octets have passed, most often in the middle of a frame, and then again twice
-    /// as soon.
+    /// Connections are reset when so many more octets have passed, most often in the middle of a
+    /// frame, and then again twice as soon.
     ResetAfter(usize),
     /// Nothing can be connected to for a while.
     Off,
@@ -92,7 +92,11 @@ impl Fault {
                 stage.node(|node| node.ctl(&["stop_app"])).await?;
                 stage.node(|node| node.ctl(&["start_app"])).await?;
             }
-            Self::CloseAll => stage.node(|node| node.close_all_connections("maintenance")).await?,
+            Self::CloseAll => {
+                stage
+                    .node(|node| node.close_all_connections("maintenance"))
+                    .await?
+            }
             Self::Alarm => {
                 stage.node(|node| node.set_memory_alarm(true)).await?;
                 Timer::after(Duration::from_millis(500)).await;

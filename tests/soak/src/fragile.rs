@@ -7,8 +7,9 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An exchange that goes with its last binding, bound to another exchange, and behind both a queue that the broker has named, exclusive, and one that goes with its
-/// last consumer; each with a consumer.
+/// An exchange that goes with its last binding, bound to another exchange, and behind both a queue
+/// that the broker has named, exclusive, and one that goes with its last consumer; each with a
+/// consumer.
 #[derive(Debug)]
 pub struct Fragile {
     client: Client,
@@ -23,18 +24,34 @@ impl Fragile {
     /// Declares all that.
     pub async fn set_up(client: &Client) -> Result<Self, Failure> {
         let (source, target) = (unique("source"), unique("target"));
-        client.exchange_declare(&source).exchange_type("fanout").await?;
-        client.exchange_declare(&target).exchange_type("topic").auto_delete(true).await?;
+        client
+            .exchange_declare(&source)
+            .exchange_type("fanout")
+            .await?;
+        client
+            .exchange_declare(&target)
+            .exchange_type("topic")
+            .auto_delete(true)
+            .await?;
         client.exchange_bind(&target, &source).await?;
         let first_name = client.queue_declare("").exclusive(true).await?.name;
         let fleeting = unique("fleeting");
         client.queue_declare(&fleeting).auto_delete(true).await?;
         let mut consumers = Vec::new();
         for queue in [&first_name, &fleeting] {
-            client.queue_bind(queue, &target).routing_key("ping.#").await?;
+            client
+                .queue_bind(queue, &target)
+                .routing_key("ping.#")
+                .await?;
             consumers.push(client.basic_consume(queue).prefetch_count(10).await?);
         }
-        Ok(Self { client: client.clone(), source, first_name, consumers, pings: 0 })
+        Ok(Self {
+            client: client.clone(),
+            source,
+            first_name,
+            consumers,
+            pings: 0,
+        })
     }
 
     /// The name that the broker gave its queue first.
@@ -43,19 +60,32 @@ impl Fragile {
         &self.first_name
     }
 
-    /// Whether a message finds its way through all of it, and the first name of the broker's queue its queue.
+    /// Whether a message finds its way through all of it, and the first name of the broker's queue
+    /// its queue.
     pub async fn check(&mut self) -> Outcome {
         within(LIMIT, "a ping", self.ping()).await??;
-        let name = self.client.queue_declare(&self.first_name).passive(true).await?.name;
+        let name = self
+            .client
+            .queue_declare(&self.first_name)
+            .passive(true)
+            .await?
+            .name;
         let current = self.client.current_name(&self.first_name);
-        if name == current { Ok(()) } else { Err(format!("{name} is not {current}").into()) }
+        if name == current {
+            Ok(())
+        } else {
+            Err(format!("{name} is not {current}").into())
+        }
     }
 
     async fn ping(&mut self) -> Outcome {
         self.pings += 1;
         let body = format!("ping {}", self.pings);
         loop {
-            let ping = self.client.basic_publish(&self.source, "ping.pong", &body).mandatory(true);
+            let ping = self
+                .client
+                .basic_publish(&self.source, "ping.pong", &body)
+                .mandatory(true);
             match ping.await {
                 Ok(()) => break,
                 Err(Error::Unconfirmed(_)) => {}
@@ -64,7 +94,10 @@ impl Fragile {
         }
         for consumer in &mut self.consumers {
             loop {
-                let delivery = consumer.next().await.ok_or("a fragile consumer has ended")??;
+                let delivery = consumer
+                    .next()
+                    .await
+                    .ok_or("a fragile consumer has ended")??;
                 let is_it = delivery.body() == body.as_bytes();
                 // What comes too late comes again.
                 let acknowledged = delivery.ack();

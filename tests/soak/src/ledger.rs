@@ -80,7 +80,8 @@ pub struct Account {
     pub stale: u64,
     /// Confirmed, and never delivered.
     pub lost_confirmed: Vec<usize>,
-    /// Delivered, never acknowledged, and not delivered again; but for what was never confirmed when the broker died.
+    /// Delivered, never acknowledged, and not delivered again; but for what was never confirmed
+    /// when the broker died.
     pub lost_unacknowledged: Vec<usize>,
     /// Delivered more than once without being marked.
     pub unmarked_repeats: Vec<usize>,
@@ -114,7 +115,16 @@ impl Account {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { published, confirmed, unconfirmed, failed, delivered, repeated, stale, .. } = self;
+        let Self {
+            published,
+            confirmed,
+            unconfirmed,
+            failed,
+            delivered,
+            repeated,
+            stale,
+            ..
+        } = self;
         write!(
             f,
             "published {published}: confirmed {confirmed}, unconfirmed {unconfirmed}, failed {failed}, pending {}; \
@@ -138,7 +148,10 @@ impl Ledger {
     /// The number of a new message.
     pub(crate) fn publish(&self, may_repeat: bool) -> usize {
         let mut book = self.book();
-        book.entries.push(Entry { may_repeat, ..Entry::default() });
+        book.entries.push(Entry {
+            may_repeat,
+            ..Entry::default()
+        });
         book.entries.len() - 1
     }
 
@@ -192,22 +205,31 @@ impl Ledger {
         self.book().note(error);
     }
 
-    /// The broker has died: what it had not confirmed, and nobody has acknowledged, it does not owe to anybody.
+    /// The broker has died: what it had not confirmed, and nobody has acknowledged, it does not owe
+    /// to anybody.
     pub fn excuse(&self) {
         for entry in &mut self.book().entries {
             entry.is_excused |= entry.fate != Some(Fate::Confirmed) && !entry.acknowledged;
         }
     }
 
-    /// Whether every publish has ended, what was confirmed was delivered, and what was delivered was acknowledged.
+    /// Whether every publish has ended, what was confirmed was delivered, and what was delivered
+    /// was acknowledged.
     pub(crate) fn is_settled(&self) -> bool {
-        self.book().entries.iter().all(|entry| entry.fate.is_some() && !entry.is_owed())
+        self.book()
+            .entries
+            .iter()
+            .all(|entry| entry.fate.is_some() && !entry.is_owed())
     }
 
     /// So many messages were acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> usize {
-        self.book().entries.iter().filter(|entry| entry.acknowledged).count()
+        self.book()
+            .entries
+            .iter()
+            .filter(|entry| entry.acknowledged)
+            .count()
     }
 
     /// What became of the messages.
@@ -269,7 +291,8 @@ mod tests {
             ledger.end(number, &Ok(()));
         }
         ledger.end(5, &Err(Error::Unconfirmed(Error::Closed.into())));
-        // 0 is lost, 1 was delivered and never settled, 2 came twice, 3 twice and marked, 4 republished, 5 may be lost.
+        // 0 is lost, 1 was delivered and never settled, 2 came twice, 3 twice and marked, 4
+        // republished, 5 may be lost.
         ledger.deliver(Some(1), false, false);
         ledger.settle(Some(1), &Err(Error::Stale));
         for (number, marks) in [(2, [false, false]), (3, [false, true])] {
@@ -287,7 +310,10 @@ mod tests {
         assert_eq!(account.lost_unacknowledged, [1]);
         assert_eq!(account.unmarked_repeats, [2]);
         assert_eq!(account.unasked_republishes, [4]);
-        assert_eq!((account.unknown, account.stale, account.repeated), (1, 1, 2));
+        assert_eq!(
+            (account.unknown, account.stale, account.repeated),
+            (1, 1, 2)
+        );
         assert!(!account.is_clean());
         // What is confirmed later than the broker died is owed.
         ledger.publish(true);

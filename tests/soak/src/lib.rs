@@ -1,9 +1,11 @@
-//! Load on a real RabbitMQ node to which bad things happen, and the account of what became of every message.
+//! Load on a real RabbitMQ node to which bad things happen, and the account of what became of every
+//! message.
 //!
-//! A [`Stage`] is a node behind a [`Proxy`](puka_test_rabbitmq::Proxy); a [`Fault`] happens to it. A [`Load`] publishes
-//! numbered messages and consumes them meanwhile, over several connections that recover; its [`Ledger`] knows what was
-//! confirmed, delivered and acknowledged, and says what was lost or came twice. A [`Fragile`] is what does not outlive its
-//! connection: it has to be put back each time.
+//! A [`Stage`] is a node behind a [`Proxy`](puka_test_rabbitmq::Proxy); a [`Fault`] happens to it.
+//! A [`Load`] publishes numbered messages and consumes them meanwhile, over several connections
+//! that recover; its [`Ledger`] knows what was confirmed, delivered and acknowledged, and says what
+//! was lost or came twice. A [`Fragile`] is what does not outlive its connection: it has to be put
+//! back each time.
 //!
 //! The tests of `tests/rabbitmq` have each fault once; the binary `soak` has many, in random order:
 //!
@@ -39,7 +41,11 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub type Outcome = Result<(), Failure>;
 
 /// Limits the time for a step.
-pub async fn within<T>(limit: Duration, what: &str, step: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn within<T>(
+    limit: Duration,
+    what: &str,
+    step: impl Future<Output = T>,
+) -> Result<T, Failure> {
     let timeout = async {
         smol::Timer::after(limit).await;
         Err(format!("{what} takes longer than {limit:?}").into())

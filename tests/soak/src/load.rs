@@ -16,7 +16,8 @@ const RECOVERY: Duration = Duration::from_secs(60);
 /// How long it may take until everything that was published is acknowledged.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// Two connections that publish, one of them what is not confirmed again, and one that consumes, as the second does too.
+/// Two connections that publish, one of them what is not confirmed again, and one that consumes, as
+/// the second does too.
 #[derive(Debug)]
 pub struct Load {
     /// What became of the messages.
@@ -49,7 +50,10 @@ impl Link {
                 }
             }
         });
-        Ok(Self { client, _listening: listening })
+        Ok(Self {
+            client,
+            _listening: listening,
+        })
     }
 }
 
@@ -67,18 +71,27 @@ pub(crate) fn hasty(options: Options, republishes: Option<u32>) -> Options {
 }
 
 impl Load {
-    /// Declares a queue that is durable, of that type, and begins to publish to it and to consume from it.
+    /// Declares a queue that is durable, of that type, and begins to publish to it and to consume
+    /// from it.
     pub async fn start(options: Options, queue_type: puka::QueueType) -> Result<Self, Failure> {
         let ledger = Arc::new(Ledger::default());
         let once = Link::connect(hasty(options.clone(), None), &ledger).await?;
         let again = Link::connect(hasty(options.clone(), Some(100)), &ledger).await?;
         let taker = Link::connect(hasty(options, None), &ledger).await?;
         let (queue, exchange) = (unique("load"), unique("load"));
-        // Each declares what it uses: should it be gone one day, who comes first must not have to wait for the others.
+        // Each declares what it uses: should it be gone one day, who comes first must not have to
+        // wait for the others.
         for client in [&once.client, &again.client, &taker.client] {
-            client.queue_declare(&queue).durable(true).queue_type(queue_type).await?;
+            client
+                .queue_declare(&queue)
+                .durable(true)
+                .queue_type(queue_type)
+                .await?;
             client.exchange_declare(&exchange).durable(true).await?;
-            client.queue_bind(&queue, &exchange).routing_key("to").await?;
+            client
+                .queue_bind(&queue, &exchange)
+                .routing_key("to")
+                .await?;
         }
         let fragile = Fragile::set_up(&once.client).await?;
         let control = Arc::new(Control::default());
@@ -91,19 +104,39 @@ impl Load {
             consumers: Vec::new(),
             queue,
         };
-        let routes = [(String::new(), load.queue.clone()), (exchange, "to".to_owned())];
+        let routes = [
+            (String::new(), load.queue.clone()),
+            (exchange, "to".to_owned()),
+        ];
         for (link, may_repeat) in load.links.iter().zip([false, true]) {
             for route in &routes {
                 let (client, ledger) = (link.client.clone(), load.ledger.clone());
-                let publishing = publish(client, ledger, load.control.clone(), route.clone(), may_repeat);
+                let publishing = publish(
+                    client,
+                    ledger,
+                    load.control.clone(),
+                    route.clone(),
+                    may_repeat,
+                );
                 load.publishers.push(smol::spawn(publishing));
             }
         }
-        let takers = [(2, Acknowledging::Late), (2, Acknowledging::Together), (1, Acknowledging::Late)];
+        let takers = [
+            (2, Acknowledging::Late),
+            (2, Acknowledging::Together),
+            (1, Acknowledging::Late),
+        ];
         for (link, how) in takers {
-            let Some(link) = load.links.get(link) else { continue };
-            let consumer = link.client.basic_consume(&load.queue).prefetch_count(50).await?;
-            load.consumers.push(smol::spawn(consume(consumer, load.ledger.clone(), how)));
+            let Some(link) = load.links.get(link) else {
+                continue;
+            };
+            let consumer = link
+                .client
+                .basic_consume(&load.queue)
+                .prefetch_count(50)
+                .await?;
+            load.consumers
+                .push(smol::spawn(consume(consumer, load.ledger.clone(), how)));
         }
         Ok(load)
     }
@@ -116,21 +149,29 @@ impl Load {
     /// How often each connection has recovered.
     #[must_use]
     pub fn recoveries(&self) -> Vec<u64> {
-        self.clients().map(|client| client.counters().opened.saturating_sub(1)).collect()
+        self.clients()
+            .map(|client| client.counters().opened.saturating_sub(1))
+            .collect()
     }
 
     /// Waits until so many more messages have been acknowledged.
     pub async fn flows(&self, messages: usize) -> Outcome {
         let wanted = self.ledger.acknowledged() + messages;
-        until(SETTLING, "a flow of messages", || self.ledger.acknowledged() >= wanted)
-            .await
-            .map_err(|error| self.explain(&error))
+        until(SETTLING, "a flow of messages", || {
+            self.ledger.acknowledged() >= wanted
+        })
+        .await
+        .map_err(|error| self.explain(&error))
     }
 
     /// Waits until every connection has recovered once more than that, and is open.
     pub async fn recovers_from(&self, before: &[u64]) -> Outcome {
         until(RECOVERY, "a recovery", || {
-            let more = self.recoveries().into_iter().zip(before).all(|(now, before)| now > *before);
+            let more = self
+                .recoveries()
+                .into_iter()
+                .zip(before)
+                .all(|(now, before)| now > *before);
             more && self.is_open()
         })
         .await
@@ -139,21 +180,29 @@ impl Load {
 
     /// Waits until every connection is open.
     pub async fn opens(&self) -> Outcome {
-        until(RECOVERY, "a recovery", || self.is_open()).await.map_err(|error| self.explain(&error))
+        until(RECOVERY, "a recovery", || self.is_open())
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &Failure) -> Failure {
         let states: Vec<ConnectionState> = self.clients().map(Client::state).collect();
         let account = self.ledger.account();
-        format!("{error}: {states:?}, {:?} recoveries, {account}, {:?}", self.recoveries(), account.errors)
-            .into()
+        format!(
+            "{error}: {states:?}, {:?} recoveries, {account}, {:?}",
+            self.recoveries(),
+            account.errors
+        )
+        .into()
     }
 
     fn is_open(&self) -> bool {
-        self.clients().all(|client| matches!(client.state(), ConnectionState::Open))
+        self.clients()
+            .all(|client| matches!(client.state(), ConnectionState::Open))
     }
 
-    /// Stops publishing, waits until everything is delivered and acknowledged, and looks whether what is fragile is back.
+    /// Stops publishing, waits until everything is delivered and acknowledged, and looks whether
+    /// what is fragile is back.
     pub async fn comes_to_rest(&mut self) -> Result<Account, Failure> {
         self.control.is_paused.store(true, Ordering::Release);
         let resting = || self.control.resting.load(Ordering::Acquire) == self.publishers.len();
@@ -164,16 +213,27 @@ impl Load {
         if rested.is_err() || settled.is_err() || !account.is_clean() {
             return Err(format!("{rested:?} {settled:?}: {account}\n{account:?}").into());
         }
-        self.fragile.check().await.map_err(|error| format!("{error}\n{account:?}"))?;
+        self.fragile
+            .check()
+            .await
+            .map_err(|error| format!("{error}\n{account:?}"))?;
         self.is_empty().await?;
         Ok(account)
     }
 
     /// Nothing is left that could be delivered.
     async fn is_empty(&self) -> Outcome {
-        let Some(client) = self.clients().next() else { return Ok(()) };
+        let Some(client) = self.clients().next() else {
+            return Ok(());
+        };
         let empty = async {
-            while client.queue_declare(&self.queue).passive(true).await?.message_count > 0 {
+            while client
+                .queue_declare(&self.queue)
+                .passive(true)
+                .await?
+                .message_count
+                > 0
+            {
                 smol::Timer::after(Duration::from_millis(50)).await;
             }
             Ok(())

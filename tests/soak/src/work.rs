@@ -49,7 +49,9 @@ pub(crate) async fn publish(
         }
         if is_paused {
             control.resting.fetch_add(1, Ordering::AcqRel);
-            while control.is_paused.load(Ordering::Acquire) && !control.is_over.load(Ordering::Acquire) {
+            while control.is_paused.load(Ordering::Acquire)
+                && !control.is_over.load(Ordering::Acquire)
+            {
                 Timer::after(Duration::from_millis(5)).await;
             }
             control.resting.fetch_sub(1, Ordering::AcqRel);
@@ -57,7 +59,12 @@ pub(crate) async fn publish(
         }
         let number = ledger.publish(may_repeat);
         let publish = client.basic_publish(&exchange, &routing_key, number.to_string());
-        match publish.persistent(true).mandatory(number.is_multiple_of(2)).submit().await {
+        match publish
+            .persistent(true)
+            .mandatory(number.is_multiple_of(2))
+            .submit()
+            .await
+        {
             Ok(promise) => window.push_back((number, promise)),
             Err(error) => {
                 ledger.end(number, &Err(error));
@@ -105,7 +112,9 @@ pub(crate) async fn consume(mut consumer: Consumer, ledger: Arc<Ledger>, how: Ac
             None => break,
         };
         let number = number_of(&delivery);
-        let republished = delivery.headers().is_ok_and(|headers| headers.get("x-puka-republished").is_some());
+        let republished = delivery
+            .headers()
+            .is_ok_and(|headers| headers.get("x-puka-republished").is_some());
         ledger.deliver(number, delivery.redelivered(), republished);
         match how {
             Acknowledging::Late if number.is_some_and(|number| number.is_multiple_of(3)) => {
@@ -135,14 +144,23 @@ fn settle_all(ledger: &Ledger, held: &mut VecDeque<(Option<usize>, Delivery)>, h
         }
         return;
     }
-    let Some((number, last)) = held.pop_back() else { return };
+    let Some((number, last)) = held.pop_back() else {
+        return;
+    };
     let epoch = last.epoch();
     let settled = last.ack_multiple();
     ledger.settle(number, &settled);
     for (number, delivery) in held.drain(..) {
         // It settles nothing of an earlier connection.
         let is_covered = delivery.epoch() == epoch;
-        ledger.settle(number, if is_covered { &settled } else { &Err(Error::Stale) });
+        ledger.settle(
+            number,
+            if is_covered {
+                &settled
+            } else {
+                &Err(Error::Stale)
+            },
+        );
         drop(delivery);
     }
 }

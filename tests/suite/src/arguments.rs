@@ -46,7 +46,12 @@ pub async fn typed_arguments_are_the_brokers_own<R: Runtime>(world: &World<R>) -
 pub async fn a_full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
-    client.queue_declare(&queue).exclusive(true).max_length(1).overflow(Overflow::RejectPublish).await?;
+    client
+        .queue_declare(&queue)
+        .exclusive(true)
+        .max_length(1)
+        .overflow(Overflow::RejectPublish)
+        .await?;
     client.basic_publish("", &queue, "fits").await?;
     // The broker may accept one more before it applies the limit.
     let mut refused = false;
@@ -64,12 +69,25 @@ pub async fn a_full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> O
 /// Messages are also routed by CC and BCC, and BCC is removed.
 pub async fn copies_are_routed_to_more_queues<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let (to, cc, bcc) =
-        (world.queue(&client).await?, world.queue(&client).await?, world.queue(&client).await?);
-    client.basic_publish("", &to, "to all").cc(&[&cc]).bcc(&[&bcc]).await?;
+    let (to, cc, bcc) = (
+        world.queue(&client).await?,
+        world.queue(&client).await?,
+        world.queue(&client).await?,
+    );
+    client
+        .basic_publish("", &to, "to all")
+        .cc(&[&cc])
+        .bcc(&[&bcc])
+        .await?;
     for queue in [&to, &cc, &bcc] {
-        let delivery = client.basic_get(queue.as_str()).await?.ok_or("nothing came")?;
-        assert!(matches!(delivery.headers()?.get("CC"), Some(Value::Array(_))));
+        let delivery = client
+            .basic_get(queue.as_str())
+            .await?
+            .ok_or("nothing came")?;
+        assert!(matches!(
+            delivery.headers()?.get("CC"),
+            Some(Value::Array(_))
+        ));
         assert_eq!(delivery.headers()?.get("BCC"), None);
         delivery.ack()?;
     }
@@ -80,11 +98,24 @@ pub async fn copies_are_routed_to_more_queues<R: Runtime>(world: &World<R>) -> O
 pub async fn a_binding_matches_any_header<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
-    let bind = client.queue_bind(&queue, "amq.headers").headers_match(HeadersMatch::Any);
+    let bind = client
+        .queue_bind(&queue, "amq.headers")
+        .headers_match(HeadersMatch::Any);
     bind.argument("colour", "red").argument("size", 3).await?;
-    client.basic_publish("amq.headers", "", "red").header("colour", "red").await?;
-    client.basic_publish("amq.headers", "", "three").header("size", 3).mandatory(true).await?;
-    let blue = client.basic_publish("amq.headers", "", "blue").header("colour", "blue").mandatory(true).await;
+    client
+        .basic_publish("amq.headers", "", "red")
+        .header("colour", "red")
+        .await?;
+    client
+        .basic_publish("amq.headers", "", "three")
+        .header("size", 3)
+        .mandatory(true)
+        .await?;
+    let blue = client
+        .basic_publish("amq.headers", "", "blue")
+        .header("colour", "blue")
+        .mandatory(true)
+        .await;
     assert_error!(blue, Error::NoRoute(_));
     assert_eq!(client.queue_purge(&queue).await?, 2);
     Ok(client.close().await?)

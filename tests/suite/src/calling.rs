@@ -9,7 +9,10 @@ use std::time::Duration;
 /// Replies to a call with the body of the request and this text.
 async fn answer(client: &Client, call: &Delivery, answer: &str) -> Result<(), Error> {
     let properties = call.properties();
-    let (to, of) = (properties.reply_to.unwrap_or_default(), properties.correlation_id.unwrap_or_default());
+    let (to, of) = (
+        properties.reply_to.unwrap_or_default(),
+        properties.correlation_id.unwrap_or_default(),
+    );
     let (to, of) = (to.to_string(), of.to_string());
     let body = format!("{} {answer}", String::from_utf8_lossy(call.body()));
     client.basic_publish("", to, body).correlation_id(&of).await
@@ -20,9 +23,18 @@ pub async fn a_call_is_replied_to<R: Runtime>(world: &World<R>) -> Outcome {
     let (caller, callee) = (world.client().await?, world.client().await?);
     let queue = world.shared_queue(&caller).await?;
     let mut calls = callee.basic_consume(&queue).await?;
-    let promise = caller.basic_publish("", &queue, "how").content_type("text/plain").rpc().send();
+    let promise = caller
+        .basic_publish("", &queue, "how")
+        .content_type("text/plain")
+        .rpc()
+        .send();
     let call = next(&mut calls).await?;
-    assert_eq!(call.properties().content_type.and_then(|text| text.as_str()), Some("text/plain"));
+    assert_eq!(
+        call.properties()
+            .content_type
+            .and_then(|text| text.as_str()),
+        Some("text/plain")
+    );
     answer(&callee, &call, "well").await?;
     call.ack()?;
     let reply = promise.await?;
@@ -37,7 +49,9 @@ pub async fn many_calls_have_their_own_replies<R: Runtime>(world: &World<R>) -> 
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut calls = client.basic_consume(&queue).await?;
-    let replies: Vec<_> = (0..100).map(|n| client.rpc("", &queue, n.to_string()).send()).collect();
+    let replies: Vec<_> = (0..100)
+        .map(|n| client.rpc("", &queue, n.to_string()).send())
+        .collect();
     let mut taken = take(&mut calls, 100).await?;
     taken.reverse();
     for call in &taken {
@@ -60,7 +74,10 @@ pub async fn unroutable_call_fails<R: Runtime>(world: &World<R>) -> Outcome {
         Err(Error::NoRoute(returned)) => assert_eq!(returned.message.body(), b"lost"),
         other => return Err(format!("{other:?}").into()),
     }
-    assert_error!(client.rpc(world.name("missing"), "", "lost").await, Error::NotFound(_));
+    assert_error!(
+        client.rpc(world.name("missing"), "", "lost").await,
+        Error::NotFound(_)
+    );
     let call = next(&mut calls).await?;
     answer(&client, &call, "reply").await?;
     call.ack()?;
@@ -89,10 +106,28 @@ pub async fn a_call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -
 /// The address and the id of a call are chosen by the client, and cannot be set.
 pub async fn a_call_chooses_its_own_way_back<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let call = client.basic_publish("", "anywhere", "").reply_to("elsewhere").rpc();
-    assert_error!(call.await, Error::InvalidArgument { what: "reply_to", .. });
-    let call = client.basic_publish("", "anywhere", "").correlation_id("7").rpc();
-    assert_error!(call.await, Error::InvalidArgument { what: "correlation_id", .. });
+    let call = client
+        .basic_publish("", "anywhere", "")
+        .reply_to("elsewhere")
+        .rpc();
+    assert_error!(
+        call.await,
+        Error::InvalidArgument {
+            what: "reply_to",
+            ..
+        }
+    );
+    let call = client
+        .basic_publish("", "anywhere", "")
+        .correlation_id("7")
+        .rpc();
+    assert_error!(
+        call.await,
+        Error::InvalidArgument {
+            what: "correlation_id",
+            ..
+        }
+    );
     Ok(client.close().await?)
 }
 
@@ -109,7 +144,10 @@ pub async fn caller_address_can_be_checked<R: Runtime>(world: &World<R>) -> Outc
     let refused = caller.close();
     assert_error!(promise.await, Error::Unconfirmed(_) | Error::Timeout { .. });
     refused.await?;
-    assert_error!(callee.queue_declare(&address).passive(true).await, Error::NotFound(_));
+    assert_error!(
+        callee.queue_declare(&address).passive(true).await,
+        Error::NotFound(_)
+    );
     call.ack()?;
     Ok(callee.close().await?)
 }

@@ -17,7 +17,11 @@ pub async fn close_requeues_unsettled_messages<R: Runtime>(world: &World<R>) -> 
     let client = world.client().await?;
     world.until_ready(&client, &queue, 3).await?;
     for redelivered in [true, true, false] {
-        let again = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+        let again = client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?;
         assert_eq!(again.redelivered(), redelivered);
     }
     drop(held);
@@ -36,7 +40,12 @@ pub async fn close_flushes_accepted_messages<R: Runtime>(world: &World<R>) -> Ou
     drop(consumer);
     let closed = {
         for n in 0..500 {
-            drop(client.basic_publish("", &queue, format!("late {n}")).mandatory(n % 2 == 0).send());
+            drop(
+                client
+                    .basic_publish("", &queue, format!("late {n}"))
+                    .mandatory(n % 2 == 0)
+                    .send(),
+            );
         }
         held.into_iter().try_for_each(puka::Delivery::ack)?;
         client.close()
@@ -53,9 +62,16 @@ pub async fn close_waits_for_pending_promises<R: Runtime>(world: &World<R>) -> O
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
     let declare = client.queue_declare(&queue).passive(true).send();
-    let publishes: Vec<_> = (0..100).map(|_| client.basic_publish("", &queue, "late").send()).collect();
-    let lost = client.basic_publish(world.name("missing"), "", "lost").send();
-    let returned = client.basic_publish("", world.name("missing"), "back").mandatory(true).send();
+    let publishes: Vec<_> = (0..100)
+        .map(|_| client.basic_publish("", &queue, "late").send())
+        .collect();
+    let lost = client
+        .basic_publish(world.name("missing"), "", "lost")
+        .send();
+    let returned = client
+        .basic_publish("", world.name("missing"), "back")
+        .mandatory(true)
+        .send();
     let closed = client.close();
     assert_error!(client.queue_declare("late").send().await, Error::Closed);
     closed.await?;
@@ -79,7 +95,10 @@ pub async fn closed_client_returns_closed<R: Runtime>(world: &World<R>) -> Outco
     second.await?;
     client.close().await?;
     assert!(consumer.next().await.is_none());
-    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::Closed))));
+    assert!(matches!(
+        consumer.ended(),
+        Some(Ended::ConnectionBroken(Error::Closed))
+    ));
     assert!(matches!(client.why_closed(), Some(Error::Closed)));
     assert_error!(client.queue_declare("x").await, Error::Closed);
     assert_error!(client.basic_publish("", "x", "").await, Error::Closed);
@@ -103,7 +122,10 @@ pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &Worl
         let clone = client.clone();
         drop(client);
         // The clone and the consumer still keep the connection open.
-        clone.basic_publish("", &own, "for the consumer").mandatory(true).await?;
+        clone
+            .basic_publish("", &own, "for the consumer")
+            .mandatory(true)
+            .await?;
         for n in 0..100 {
             drop(clone.basic_publish("", &kept, n.to_string()).send());
         }
@@ -150,9 +172,15 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
     let declare = client.queue_declare(&queue).send();
     let get = client.basic_get(&queue).send();
     let consume = client.basic_consume(&queue).send();
-    let publishes =
-        [false, true].map(|mandatory| client.basic_publish("", &queue, "").mandatory(mandatory).send());
-    let held = client.basic_publish(world.name("another exchange"), "", "").send();
+    let publishes = [false, true].map(|mandatory| {
+        client
+            .basic_publish("", &queue, "")
+            .mandatory(mandatory)
+            .send()
+    });
+    let held = client
+        .basic_publish(world.name("another exchange"), "", "")
+        .send();
     let qos = client.basic_qos(&consumer, 5).send();
     let cancel = consumer.cancel();
     drop(driver);
@@ -165,9 +193,15 @@ pub async fn dropping_the_driver_breaks_the_connection<R: Runtime>(world: &World
     for publish in publishes.into_iter().chain([held]) {
         let error = publish.await.err().ok_or("the publish was confirmed")?;
         assert!(error.is_connection_broken(), "{error:?}");
-        assert!(matches!(&error, Error::Unconfirmed(cause) if dropped(cause)), "{error:?}");
+        assert!(
+            matches!(&error, Error::Unconfirmed(cause) if dropped(cause)),
+            "{error:?}"
+        );
     }
-    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
+    let end = consumer
+        .next()
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, error if dropped(error));
     assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
     assert_error!(got.ok_or("empty")?.ack(), Error::Stale);
@@ -183,10 +217,19 @@ pub async fn dropping_the_driver_ends_the_handshake<R: Runtime>(world: &World<R>
     let (connect, declare) = (client.connect(), client.queue_declare("early").send());
     let publish = client.basic_publish("", "early", "").send();
     drop(driver);
-    assert_error!(connect.await, Error::ConnectionBroken(Broken::DriverDropped));
-    assert_error!(declare.await, Error::ConnectionBroken(Broken::DriverDropped));
+    assert_error!(
+        connect.await,
+        Error::ConnectionBroken(Broken::DriverDropped)
+    );
+    assert_error!(
+        declare.await,
+        Error::ConnectionBroken(Broken::DriverDropped)
+    );
     // It was never sent, so its outcome is certain.
-    assert_error!(publish.await, Error::ConnectionBroken(Broken::DriverDropped));
+    assert_error!(
+        publish.await,
+        Error::ConnectionBroken(Broken::DriverDropped)
+    );
     Ok(())
 }
 
@@ -195,7 +238,10 @@ pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Ou
     for _ in 0..20 {
         let client = world.client().await?;
         let queue = world.queue(&client).await?;
-        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
         client.close().await?;
     }
     Ok(())
@@ -203,8 +249,12 @@ pub async fn many_connections_open_and_close<R: Runtime>(world: &World<R>) -> Ou
 
 /// A publish that waits for capacity when the connection is closed ends with `Closed`, and was not
 /// sent.
-pub async fn waiting_for_capacity_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
-    let (client, mut driver) = world.open(|options| options.max_publishes_in_flight(1)).await?;
+pub async fn waiting_for_capacity_ends_with_the_connection<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
+    let (client, mut driver) = world
+        .open(|options| options.max_publishes_in_flight(1))
+        .await?;
     let connected = async { client.connect().await.map(drop) };
     let driven = async { (&mut driver).await.and(Err(Error::Closed)) };
     connected.or(driven).await?;

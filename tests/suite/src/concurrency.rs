@@ -28,7 +28,9 @@ async fn mixed_publishes(client: Client, queue: String, thread: usize) -> Result
         let body = format!("{thread}/{n}");
         let key = if is_unroutable(n) { &missing } else { &queue };
         let exchange = if is_missing(n) { missing.as_str() } else { "" };
-        let publish = client.basic_publish(exchange, key, body.clone()).mandatory(n % 3 != 2);
+        let publish = client
+            .basic_publish(exchange, key, body.clone())
+            .mandatory(n % 3 != 2);
         promises.push((n, body, publish.submit().await?));
     }
     for (n, body, promise) in promises {
@@ -47,7 +49,9 @@ async fn mixed_publishes(client: Client, queue: String, thread: usize) -> Result
 
 /// Eight threads publish 24 000 messages at once: a third is returned, a hundredth goes to a
 /// missing exchange, and the broker has exactly the confirmed ones.
-pub async fn m01_publishes_of_eight_threads_have_own_outcomes<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m01_publishes_of_eight_threads_have_own_outcomes<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let threads: Vec<_> = (0..8)
@@ -76,13 +80,20 @@ pub async fn m01_publishes_of_eight_threads_have_own_outcomes<R: Runtime>(world:
 
 /// Of many publishes in flight to a full queue with `reject-publish`, exactly those are confirmed
 /// that the queue has.
-pub async fn s53_full_queue_contains_exactly_the_confirmed_messages<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s53_full_queue_contains_exactly_the_confirmed_messages<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     let declare = client.queue_declare(&queue).exclusive(true).max_length(100);
     declare.overflow(Overflow::RejectPublish).await?;
     let promises: Vec<_> = (0..1000)
-        .map(|n| client.basic_publish("", &queue, n.to_string()).mandatory(n % 2 == 0).send())
+        .map(|n| {
+            client
+                .basic_publish("", &queue, n.to_string())
+                .mandatory(n % 2 == 0)
+                .send()
+        })
         .collect();
     let mut confirmed = BTreeSet::new();
     for (n, promise) in promises.into_iter().enumerate() {
@@ -92,32 +103,54 @@ pub async fn s53_full_queue_contains_exactly_the_confirmed_messages<R: Runtime>(
             outcome => return Err(format!("publish {n}: {outcome:?}").into()),
         }
     }
-    assert!(confirmed.len() >= 100 && confirmed.len() < 1000, "{}", confirmed.len());
+    assert!(
+        confirmed.len() >= 100 && confirmed.len() < 1000,
+        "{}",
+        confirmed.len()
+    );
     while let Some(message) = client.basic_get(&queue).no_ack(true).await? {
-        assert!(confirmed.remove(message.body()), "{:?} was refused, or was delivered twice", message.body());
+        assert!(
+            confirmed.remove(message.body()),
+            "{:?} was refused, or was delivered twice",
+            message.body()
+        );
     }
-    assert!(confirmed.is_empty(), "the broker has lost confirmed messages: {confirmed:?}");
+    assert!(
+        confirmed.is_empty(),
+        "the broker has lost confirmed messages: {confirmed:?}"
+    );
     Ok(client.close().await?)
 }
 
 /// Eight tasks each work with their own queue: declare, publish, get, ack, purge, delete.
 pub async fn m02_requests_of_eight_tasks_stay_separate<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.request_channels(3)).await?;
+    let client = world
+        .client_with(|options| options.request_channels(3))
+        .await?;
     let tasks: Vec<_> = (0..8_u32)
         .map(|task| {
             let (client, queue) = (client.clone(), world.name("own"));
             Task::spawn::<R>(async move {
                 for round in 0..20 {
-                    assert_eq!(client.queue_declare(&queue).exclusive(true).await?.name, queue);
+                    assert_eq!(
+                        client.queue_declare(&queue).exclusive(true).await?.name,
+                        queue
+                    );
                     for _ in 0..=task {
-                        client.basic_publish("", &queue, format!("{queue} {round}")).mandatory(true).await?;
+                        client
+                            .basic_publish("", &queue, format!("{queue} {round}"))
+                            .mandatory(true)
+                            .await?;
                     }
                     let got = client.basic_get(&queue).await?.ok_or("empty")?;
                     assert_eq!(got.body(), format!("{queue} {round}").as_bytes());
                     got.ack()?;
                     assert_eq!(client.queue_purge(&queue).await?, task);
                     assert_eq!(client.queue_delete(&queue).await?, 0);
-                    assert_error!(client.queue_declare(&queue).passive(true).await, Error::NotFound(_));
+                    assert_error!(
+                        client.queue_declare(&queue).passive(true).await,
+                        Error::NotFound(_)
+                    );
                 }
                 Ok::<(), Failure>(())
             })
@@ -131,14 +164,25 @@ pub async fn m02_requests_of_eight_tasks_stay_separate<R: Runtime>(world: &World
 
 /// Futures that are dropped at any point are harmless: the next request gets its own result.
 pub async fn m02_m03_dropped_futures_are_harmless<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.request_channels(2)).await?;
+    let client = world
+        .client_with(|options| options.request_channels(2))
+        .await?;
     let queue = world.filled_queue(&client, 10).await?;
     for n in 0..200_usize {
         let polls = n % 3;
-        let mut declare =
-            Box::pin(client.queue_declare(format!("{queue}-{n}")).exclusive(true).into_future());
+        let mut declare = Box::pin(
+            client
+                .queue_declare(format!("{queue}-{n}"))
+                .exclusive(true)
+                .into_future(),
+        );
         let mut get = Box::pin(client.basic_get(&queue).into_future());
-        let mut publish = Box::pin(client.basic_publish("", "nowhere", "x").mandatory(true).into_future());
+        let mut publish = Box::pin(
+            client
+                .basic_publish("", "nowhere", "x")
+                .mandatory(true)
+                .into_future(),
+        );
         let mut consume = Box::pin(client.basic_consume(&queue).prefetch_count(3).into_future());
         for _ in 0..polls {
             drop(ready_now(&mut declare).await);
@@ -167,14 +211,22 @@ pub async fn m02_m03_dropped_futures_are_harmless<R: Runtime>(world: &World<R>) 
         }
     }
     // All messages are requeued.
-    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    while client
+        .queue_declare(&queue)
+        .passive(true)
+        .await?
+        .consumer_count
+        != 0
+    {}
     world.until_ready(&client, &queue, 10).await?;
     Ok(client.close().await?)
 }
 
 /// A publish to a missing exchange, a passive declare of a missing queue, and a refused consume
 /// among 10 000 publishes and deliveries do not affect anything else.
-pub async fn errors_among_ten_thousand_messages_stay_separate<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn errors_among_ten_thousand_messages_stay_separate<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     const MESSAGES: u32 = 10_000;
     let owner = world.client().await?;
     let forbidden = world.queue(&owner).await?;
@@ -195,13 +247,18 @@ pub async fn errors_among_ten_thousand_messages_stay_separate<R: Runtime>(world:
     let mut publishes = Vec::new();
     let mut troubles = Vec::new();
     for n in 0..MESSAGES {
-        let publish = client.basic_publish("", &queue, n.to_be_bytes().to_vec()).mandatory(n % 2 == 0);
+        let publish = client
+            .basic_publish("", &queue, n.to_be_bytes().to_vec())
+            .mandatory(n % 2 == 0);
         publishes.push(publish.submit().await?);
         if n % 1000 == 500 {
             let publish = client.basic_publish(&missing, "", "lost").send();
             let declare = client.queue_declare(&missing).passive(true).send();
             let consume = client.basic_consume(&forbidden).send();
-            let back = client.basic_publish("", &missing, "back").mandatory(true).send();
+            let back = client
+                .basic_publish("", &missing, "back")
+                .mandatory(true)
+                .send();
             troubles.push((publish, declare, consume, back));
         }
     }

@@ -8,7 +8,11 @@ use puka::{AuthMechanism, Error};
 pub async fn connect_returns_the_server_properties<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let server = client.connect().await?;
-    let product = if world.in_memory().is_some() { "puka-test-broker" } else { "RabbitMQ" };
+    let product = if world.in_memory().is_some() {
+        "puka-test-broker"
+    } else {
+        "RabbitMQ"
+    };
     assert_eq!(server.product(), product);
     assert!(server.version().split('.').count() >= 3, "{server:?}");
     assert!(server.has_capability("publisher_confirms") && !server.has_capability("telepathy"));
@@ -21,11 +25,17 @@ pub async fn connect_returns_the_server_properties<R: Runtime>(world: &World<R>)
 pub async fn message_is_published_and_consumed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
-    client.basic_publish("", &queue, "Hello world!").persistent(true).await?;
+    client
+        .basic_publish("", &queue, "Hello world!")
+        .persistent(true)
+        .await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
     let delivery = consumer.next().await.ok_or("the consumer has ended")??;
     assert_eq!(delivery.body(), b"Hello world!");
-    assert_eq!((delivery.exchange(), delivery.routing_key()), ("".into(), queue.as_str().into()));
+    assert_eq!(
+        (delivery.exchange(), delivery.routing_key()),
+        ("".into(), queue.as_str().into())
+    );
     assert!(!delivery.redelivered());
     delivery.ack()?;
     Ok(client.close().await?)
@@ -33,7 +43,9 @@ pub async fn message_is_published_and_consumed<R: Runtime>(world: &World<R>) -> 
 
 /// A wrong password is `AccessRefused`, and the error does not contain it.
 pub async fn a_wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
-    let refused = world.client_with(|options| options.credentials("guest", "opensesame")).await;
+    let refused = world
+        .client_with(|options| options.credentials("guest", "opensesame"))
+        .await;
     let error = refused.err().ok_or("the password was accepted")?;
     assert!(matches!(error, Error::AccessRefused(_)), "{error:?}");
     assert_eq!(error.fault().map(|fault| fault.code.value()), Some(403));
@@ -53,7 +65,9 @@ pub async fn an_unknown_virtual_host_is_not_allowed<R: Runtime>(world: &World<R>
 /// AMQPLAIN works like PLAIN.
 pub async fn either_mechanism_logs_in<R: Runtime>(world: &World<R>) -> Outcome {
     for mechanism in [AuthMechanism::Plain, AuthMechanism::Amqplain] {
-        let client = world.client_with(|options| options.auth_mechanisms(&[mechanism])).await?;
+        let client = world
+            .client_with(|options| options.auth_mechanisms(&[mechanism]))
+            .await?;
         client.close().await?;
     }
     Ok(())
@@ -65,7 +79,10 @@ pub async fn requests_do_not_wait_for_the_handshake<R: Runtime>(world: &World<R>
     let queue = world.name("early");
     let declared = client.queue_declare(&queue).exclusive(true).send();
     let published = client.basic_publish("amq.fanout", "", "early").send();
-    let returned = client.basic_publish("", world.name("nowhere"), "early").mandatory(true).send();
+    let returned = client
+        .basic_publish("", world.name("nowhere"), "early")
+        .mandatory(true)
+        .send();
     let work = async {
         assert_eq!(declared.await?.name, queue);
         published.await?;
@@ -78,15 +95,22 @@ pub async fn requests_do_not_wait_for_the_handshake<R: Runtime>(world: &World<R>
 
 /// The smallest frames and four channels are enough for everything.
 pub async fn small_frames_and_few_channels_are_enough<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.frame_max(4096).channel_max(4)).await?;
+    let client = world
+        .client_with(|options| options.frame_max(4096).channel_max(4))
+        .await?;
     let names: Vec<_> = (0..100).map(|_| world.name("few")).collect();
-    let declares: Vec<_> =
-        names.iter().map(|name| client.queue_declare(name).exclusive(true).send()).collect();
+    let declares: Vec<_> = names
+        .iter()
+        .map(|name| client.queue_declare(name).exclusive(true).send())
+        .collect();
     for (declare, name) in declares.into_iter().zip(&names) {
         assert_eq!(&declare.await?.name, name);
     }
     let body: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-    client.basic_publish("", &names[0], &body).mandatory(true).await?;
+    client
+        .basic_publish("", &names[0], &body)
+        .mandatory(true)
+        .await?;
     let delivery = client.basic_get(&names[0]).await?.ok_or("no message")?;
     assert!(delivery.body() == body);
     delivery.ack()?;
@@ -97,18 +121,34 @@ pub async fn small_frames_and_few_channels_are_enough<R: Runtime>(world: &World<
 pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     assert_error!(
         world.client_with(|options| options.frame_max(4095)).await,
-        Error::InvalidArgument { what: "frame_max", .. }
+        Error::InvalidArgument {
+            what: "frame_max",
+            ..
+        }
     );
     Ok(())
 }
 
 /// Limits of zero leave the choice to the server.
 pub async fn limits_can_be_left_to_the_server<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.frame_max(0).channel_max(0).heartbeat(0)).await?;
+    let client = world
+        .client_with(|options| options.frame_max(0).channel_max(0).heartbeat(0))
+        .await?;
     let queue = world.queue(&client).await?;
     let body = vec![7; 1 << 20];
-    client.basic_publish("", &queue, &body).mandatory(true).await?;
-    assert!(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?.body() == body);
+    client
+        .basic_publish("", &queue, &body)
+        .mandatory(true)
+        .await?;
+    assert!(
+        client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?
+            .body()
+            == body
+    );
     Ok(client.close().await?)
 }
 

@@ -9,12 +9,19 @@ use puka::{Client, Consumer, Ended, Error};
 pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 100).await?;
-    let mut consumer = client.basic_consume(&queue).consumer_tag("invoices").prefetch_count(10).await?;
+    let mut consumer = client
+        .basic_consume(&queue)
+        .consumer_tag("invoices")
+        .prefetch_count(10)
+        .await?;
     assert!(consumer.tag().contains("invoices"), "{}", consumer.tag());
     assert!(consumer.ended().is_none());
     for n in 0..100 {
         let delivery = next(&mut consumer).await?;
-        assert_eq!((delivery.body(), delivery.message_count()), (n.to_string().as_bytes(), None));
+        assert_eq!(
+            (delivery.body(), delivery.message_count()),
+            (n.to_string().as_bytes(), None)
+        );
         delivery.ack()?;
     }
     client.close().await?;
@@ -26,16 +33,25 @@ pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) 
 /// A missing queue is `NotFound`, and a second exclusive consumer `AccessRefused`.
 pub async fn a_consume_fails_alone<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    assert_error!(client.basic_consume(world.name("missing")).await, Error::NotFound(_));
+    assert_error!(
+        client.basic_consume(world.name("missing")).await,
+        Error::NotFound(_)
+    );
     let queue = world.queue(&client).await?;
     let mut only = client.basic_consume(&queue).exclusive(true).await?;
     assert_error!(client.basic_consume(&queue).await, Error::AccessRefused(_));
-    assert_error!(client.basic_consume(&queue).exclusive(true).await, Error::AccessRefused(_));
+    assert_error!(
+        client.basic_consume(&queue).exclusive(true).await,
+        Error::AccessRefused(_)
+    );
     client.basic_publish("", &queue, "for the only one").await?;
     next(&mut only).await?.ack()?;
     only.cancel().await?;
     let shared = client.basic_consume(&queue).await?;
-    assert_error!(client.basic_consume(&queue).exclusive(true).await, Error::AccessRefused(_));
+    assert_error!(
+        client.basic_consume(&queue).exclusive(true).await,
+        Error::AccessRefused(_)
+    );
     drop(shared);
     Ok(client.close().await?)
 }
@@ -64,19 +80,37 @@ pub async fn cancel_requeues_buffered_deliveries<R: Runtime>(world: &World<R>) -
 
 /// A dropped consumer is cancelled: its buffered deliveries are returned to the queue, and earlier
 /// ones can still be settled.
-pub async fn m03_dropped_consumer_requeues_buffered_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn m03_dropped_consumer_requeues_buffered_deliveries<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(5).await?;
     let held = next(&mut consumer).await?;
     drop(consumer);
     world.until_ready(&client, &queue, 9).await?;
-    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    while client
+        .queue_declare(&queue)
+        .passive(true)
+        .await?
+        .consumer_count
+        != 0
+    {}
     held.ack()?;
-    let back = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+    let back = client
+        .basic_get(&queue)
+        .no_ack(true)
+        .await?
+        .ok_or("empty")?;
     assert_eq!(back.body(), b"1");
     drop(client.basic_consume(&queue).send());
-    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    while client
+        .queue_declare(&queue)
+        .passive(true)
+        .await?
+        .consumer_count
+        != 0
+    {}
     world.until_ready(&client, &queue, 8).await?;
     Ok(client.close().await?)
 }
@@ -127,7 +161,9 @@ pub async fn s57_deleting_the_queue_ends_its_consumers<R: Runtime>(world: &World
     client.queue_delete(&queue).await?;
     assert_eq!(next(&mut consumer).await?.body(), b"1");
     assert!(consumer.ended().is_none());
-    let end = Consumer::next(&mut consumer).await.ok_or("the consumer has ended without an error")?;
+    let end = Consumer::next(&mut consumer)
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConsumerCancelled(cancelled) if *cancelled == tag);
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
     assert!(Consumer::next(&mut consumer).await.is_none());
@@ -150,7 +186,10 @@ pub async fn consumers_of_a_queue_share_its_messages<R: Runtime>(world: &World<R
     let mut held = take(&mut first, 3).await?;
     held.extend(take(&mut second, 2).await?);
     assert_eq!(world.ready(&clients[0], &queue).await?, 2);
-    let mut bodies: Vec<_> = held.iter().map(|delivery| delivery.body().to_vec()).collect();
+    let mut bodies: Vec<_> = held
+        .iter()
+        .map(|delivery| delivery.body().to_vec())
+        .collect();
     bodies.sort();
     assert_eq!(bodies, (0..5).map(|n| vec![n]).collect::<Vec<_>>());
     for client in clients {
@@ -169,7 +208,12 @@ pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &Worl
     }
     let publishes: Vec<_> = consumers
         .iter()
-        .map(|(_, queue)| client.basic_publish("", queue, queue).mandatory(true).send())
+        .map(|(_, queue)| {
+            client
+                .basic_publish("", queue, queue)
+                .mandatory(true)
+                .send()
+        })
         .collect();
     for publish in publishes {
         publish.await?;
@@ -193,7 +237,10 @@ pub async fn a_consumer_beyond_the_channels_is_refused<R: Runtime>(world: &World
     assert_error!(client.basic_consume(&queue).await, Error::ChannelLimit);
     // Requests and publishes continue meanwhile.
     for _ in 0..10 {
-        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
         client.queue_declare(&queue).passive(true).await?;
     }
     drop(consumers.pop());

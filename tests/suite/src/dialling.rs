@@ -27,13 +27,18 @@ fn server_that_says(words: &'static [u8]) -> Result<Options, Box<dyn std::error:
 /// A host name that does not resolve is a broken connection.
 pub async fn unresolvable_host_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let options = Options::from_uri("amqp://nowhere.invalid/")?;
-    assert_error!(R::connect(options).await, Error::ConnectionBroken(Broken::Io(_)));
+    assert_error!(
+        R::connect(options).await,
+        Error::ConnectionBroken(Broken::Io(_))
+    );
     Ok(())
 }
 
 /// A port that was just released is a broken connection.
 pub async fn closed_port_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port();
     assert_error!(
         R::connect(to(port)?).await,
         Error::ConnectionBroken(Broken::Io(error)) if error.kind() == ErrorKind::ConnectionRefused
@@ -51,9 +56,15 @@ pub async fn a_web_server_is_not_amqp<R: Runtime>(_: &World<R>) -> Outcome {
 /// The error contains the version that the server proposes.
 pub async fn another_version_is_an_unsupported_protocol<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"AMQP\x00\x01\x00\x00")?;
-    let error = R::connect(options).await.err().ok_or("the connection was opened")?;
+    let error = R::connect(options)
+        .await
+        .err()
+        .ok_or("the connection was opened")?;
     assert!(matches!(error, Error::UnsupportedProtocol(_)), "{error:?}");
-    assert!(error.to_string().contains("1.0.0") || error.to_string().contains("1-0-0"), "{error}");
+    assert!(
+        error.to_string().contains("1.0.0") || error.to_string().contains("1-0-0"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -64,7 +75,11 @@ pub async fn silent_server_is_given_up_in_time<R: Runtime>(_: &World<R>) -> Outc
     let options = to(listener.local_addr()?.port())?.handshake_timeout(limit);
     let start = Instant::now();
     assert_error!(R::connect(options).await, Error::Timeout { after, .. } if *after == limit);
-    assert!(start.elapsed() >= limit && start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= limit && start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
     Ok(())
 }
 

@@ -20,7 +20,11 @@ use std::thread;
 /// If the example returns an error.
 pub fn example(example: impl AsyncFnOnce(Client) -> Result<(), Error>) {
     let outcome = Bare::block_on(async {
-        let (client, driver) = puka::open(Server::default().connect(), Bare::clock(), Options::default());
+        let (client, driver) = puka::open(
+            Server::default().connect(),
+            Bare::clock(),
+            Options::default(),
+        );
         Bare::spawn(async { drop(driver.await) });
         client.connect().await?;
         example(client.clone()).await?;

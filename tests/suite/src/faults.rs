@@ -10,7 +10,9 @@ use puka_test_broker::Server;
 use std::time::Duration;
 
 fn server<R: Runtime>(world: &World<R>) -> Result<&Server, &'static str> {
-    world.in_memory().ok_or("this case needs the broker in memory")
+    world
+        .in_memory()
+        .ok_or("this case needs the broker in memory")
 }
 
 /// Raises an alarm, and publishes a message that makes the broker block the connection. Returns the
@@ -37,7 +39,9 @@ pub async fn blocked_connection_continues_after_the_alarm<R: Runtime>(world: &Wo
     let got = client.basic_get(&queue).await?.ok_or("empty")?;
     let mut notices = client.notices();
     let noticed = block(world, &client, "low on memory").await?;
-    let mut held: Vec<_> = (0..5).map(|_| client.basic_publish("", &queue, "held").send()).collect();
+    let mut held: Vec<_> = (0..5)
+        .map(|_| client.basic_publish("", &queue, "held").send())
+        .collect();
     got.ack()?;
     let declare = client.queue_declare(&queue).passive(true).send();
     assert!(other.queue_declare(&queue).passive(true).await.is_ok());
@@ -64,7 +68,9 @@ pub async fn blocked_connection_continues_after_the_alarm<R: Runtime>(world: &Wo
 
 /// Closing a blocked connection has a deadline; the unsent publishes were never sent.
 pub async fn a_blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.close_timeout(Duration::from_millis(400))).await?;
+    let client = world
+        .client_with(|options| options.close_timeout(Duration::from_millis(400)))
+        .await?;
     let noticed = block(world, &client, "low on disk").await?;
     let held = client.basic_publish("", "nowhere", "held").send();
     assert_error!(client.close().await, Error::Timeout { .. });
@@ -82,12 +88,23 @@ pub async fn forced_close_ends_everything_with_its_text<R: Runtime>(world: &Worl
     let now = server.now();
     server.with(|broker| {
         for id in broker.connections() {
-            broker.close_connection(now, id, ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - flooded");
+            broker.close_connection(
+                now,
+                id,
+                ReplyCode::CONNECTION_FORCED,
+                "CONNECTION_FORCED - flooded",
+            );
         }
     });
-    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
+    let end = consumer
+        .next()
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionForced(fault) if fault.text.contains("flooded"));
-    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))));
+    assert!(matches!(
+        consumer.ended(),
+        Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))
+    ));
     assert_error!(client.queue_declare("x").await, Error::ConnectionForced(_));
     assert_error!(client.close().await, Error::ConnectionForced(_));
     assert_error!(held.ack(), Error::Stale);
@@ -105,9 +122,15 @@ pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Ou
             broker.drop_connection(now, id);
         }
     });
-    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
+    let end = consumer
+        .next()
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionBroken(Broken::Eof | Broken::Io(_)));
-    assert_error!(client.basic_publish("", &queue, "").await, Error::ConnectionBroken(_));
+    assert_error!(
+        client.basic_publish("", &queue, "").await,
+        Error::ConnectionBroken(_)
+    );
     assert_error!(client.close().await, Error::ConnectionBroken(_));
     Ok(())
 }
@@ -117,20 +140,28 @@ pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Ou
 pub async fn permissions_are_checked_request_by_request<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let closed = world.filled_queue(&owner, 1).await?;
-    let client = world.client_with(|options| options.credentials("limited", "limited")).await?;
+    let client = world
+        .client_with(|options| options.credentials("limited", "limited"))
+        .await?;
     let open = world.name("open");
     client.queue_declare(&open).await?;
     client.exchange_declare(&open).await?;
     client.queue_bind(&open, &open).await?;
     for _ in 0..3 {
-        assert_error!(client.queue_declare(world.name("closed")).await, Error::AccessRefused(_));
+        assert_error!(
+            client.queue_declare(world.name("closed")).await,
+            Error::AccessRefused(_)
+        );
         assert_error!(client.basic_get(&closed).await, Error::AccessRefused(_));
         assert_error!(client.basic_consume(&closed).await, Error::AccessRefused(_));
         assert_error!(client.queue_purge(&closed).await, Error::AccessRefused(_));
         let [first, second] = [0, 1].map(|_| client.basic_publish("amq.fanout", "", "").send());
         assert_error!(first.await, Error::AccessRefused(_));
         assert_error!(second.await, Error::AccessRefused(_));
-        client.basic_publish(&open, "", "fine").mandatory(true).await?;
+        client
+            .basic_publish(&open, "", "fine")
+            .mandatory(true)
+            .await?;
     }
     assert_eq!(world.ready(&client, &open).await?, 3);
     client.close().await?;
@@ -156,7 +187,10 @@ pub async fn nothing_is_left_at_the_broker<R: Runtime>(world: &World<R>) -> Outc
 /// Returns how often each message of a queue was delivered.
 fn deliveries(server: &Server, queue: &str) -> Vec<u32> {
     let view = server.with(|broker| broker.queue("/", queue));
-    view.iter().flat_map(|view| &view.ready).map(|message| message.deliveries).collect()
+    view.iter()
+        .flat_map(|view| &view.ready)
+        .map(|message| message.deliveries)
+        .collect()
 }
 
 /// A consumer that is cancelled or dropped receives no message a second time.
@@ -186,10 +220,17 @@ pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &Worl
     let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
     let held = take(&mut consumer, 3).await?;
     let now = server.now();
-    assert_eq!(server.with(|broker| broker.time_out_consumers(now, "/", &queue)), 1);
+    assert_eq!(
+        server.with(|broker| broker.time_out_consumers(now, "/", &queue)),
+        1
+    );
     let mut rest = Vec::new();
     let end = loop {
-        match consumer.next().await.ok_or("the consumer has ended without an error")? {
+        match consumer
+            .next()
+            .await
+            .ok_or("the consumer has ended without an error")?
+        {
             Ok(delivery) => rest.push(delivery),
             Err(error) => break error,
         }
@@ -206,6 +247,9 @@ pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &Worl
         yield_now().await;
     }
     let counts = deliveries(server, &queue);
-    assert!(counts.len() >= 80 && counts.iter().all(|count| *count <= 1), "{counts:?}");
+    assert!(
+        counts.len() >= 80 && counts.iter().all(|count| *count <= 1),
+        "{counts:?}"
+    );
     Ok(client.close().await?)
 }

@@ -7,9 +7,15 @@ pub async fn a_message_that_was_got_is_acknowledged<R: Runtime>(world: &World<R>
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let first = client.basic_get(&queue).await?.ok_or("empty")?;
-    assert_eq!((first.body(), first.message_count(), first.redelivered()), (&b"0"[..], Some(2), false));
+    assert_eq!(
+        (first.body(), first.message_count(), first.redelivered()),
+        (&b"0"[..], Some(2), false)
+    );
     let second = client.basic_get(&queue).await?.ok_or("empty")?;
-    assert_eq!((second.body(), second.message_count()), (&b"1"[..], Some(1)));
+    assert_eq!(
+        (second.body(), second.message_count()),
+        (&b"1"[..], Some(1))
+    );
     second.ack()?;
     first.ack()?;
     client.close().await?;
@@ -34,8 +40,18 @@ pub async fn get_from_an_empty_queue_is_none<R: Runtime>(world: &World<R>) -> Ou
 pub async fn no_ack_has_nothing_to_settle<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 2).await?;
-    drop(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?);
-    let last = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
+    drop(
+        client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?,
+    );
+    let last = client
+        .basic_get(&queue)
+        .no_ack(true)
+        .await?
+        .ok_or("empty")?;
     assert_eq!(last.body(), b"1");
     client.close().await?;
     let client = world.client().await?;
@@ -51,7 +67,10 @@ pub async fn dropped_get_requeues_its_message<R: Runtime>(world: &World<R>) -> O
     drop(client.basic_get(&queue).send());
     // The queue does not show whether the gets have arrived already.
     let mut delivery = client.basic_get(&queue).await?;
-    while delivery.as_ref().is_none_or(|delivery| !delivery.redelivered()) {
+    while delivery
+        .as_ref()
+        .is_none_or(|delivery| !delivery.redelivered())
+    {
         drop(delivery);
         delivery = client.basic_get(&queue).await?;
     }

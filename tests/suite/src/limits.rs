@@ -24,7 +24,9 @@ async fn standing_still<R: Runtime>(
     driving::<R, _>(&mut driver, async {
         client.connect().await?;
         client.queue_declare(&queue).exclusive(true).await?;
-        client.basic_publish("", &queue, "the channel is open").await
+        client
+            .basic_publish("", &queue, "the channel is open")
+            .await
     })
     .await?;
     Ok((client, driver, queue))
@@ -77,8 +79,15 @@ pub async fn outgoing_bytes_are_bounded<R: Runtime>(world: &World<R>) -> Outcome
     }
     assert_eq!(sent.len(), 3);
     assert_error!(publish().try_send(), Error::Full);
-    assert_error!(client.queue_declare(&queue).passive(true).try_send(), Error::Full);
-    let mut large = pin!(client.basic_publish("", &queue, vec![0; 1_000_000]).into_future());
+    assert_error!(
+        client.queue_declare(&queue).passive(true).try_send(),
+        Error::Full
+    );
+    let mut large = pin!(
+        client
+            .basic_publish("", &queue, vec![0; 1_000_000])
+            .into_future()
+    );
     let mut declare = pin!(client.queue_declare(&queue).passive(true).into_future());
     assert!(ready_now(&mut large).await.is_none() && ready_now(&mut declare).await.is_none());
     driving::<R, Outcome>(&mut driver, async {
@@ -148,15 +157,19 @@ pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -
 
 /// Twenty tasks that publish with a capacity of three all complete.
 pub async fn tasks_waiting_for_capacity_all_complete<R: Runtime>(world: &World<R>) -> Outcome {
-    let client =
-        world.client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000)).await?;
+    let client = world
+        .client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000))
+        .await?;
     let queue = world.queue(&client).await?;
     let tasks: Vec<_> = (0..20)
         .map(|_| {
             let (client, queue) = (client.clone(), queue.clone());
             Task::spawn::<R>(async move {
                 for n in 0..20 {
-                    client.basic_publish("", &queue, vec![0; 50 * n]).mandatory(true).await?;
+                    client
+                        .basic_publish("", &queue, vec![0; 50 * n])
+                        .mandatory(true)
+                        .await?;
                     client.queue_declare(&queue).passive(true).await?;
                 }
                 Ok::<(), Error>(())
@@ -173,8 +186,13 @@ pub async fn tasks_waiting_for_capacity_all_complete<R: Runtime>(world: &World<R
 /// The buffered deliveries are limited: reading pauses, continues when they are taken, and nothing
 /// is lost.
 pub async fn buffered_deliveries_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
-    let client =
-        world.client_with(|options| options.max_buffered_deliveries(10).max_buffered_octets(1000)).await?;
+    let client = world
+        .client_with(|options| {
+            options
+                .max_buffered_deliveries(10)
+                .max_buffered_octets(1000)
+        })
+        .await?;
     let queue = world.filled_queue(&client, 500).await?;
     let mut consumer = client.basic_consume(&queue).await?;
     for n in 0..500 {
@@ -190,16 +208,30 @@ pub async fn too_large_message_is_an_error<R: Runtime>(world: &World<R>) -> Outc
     let sender = world.client().await?;
     let queue = world.shared_queue(&sender).await?;
     for size in [1000, 200_000, 1001, 10] {
-        sender.basic_publish("", &queue, vec![7; size]).header("size", size as i64).await?;
+        sender
+            .basic_publish("", &queue, vec![7; size])
+            .header("size", size as i64)
+            .await?;
     }
-    let client = world.client_with(|options| options.max_message_size(1000)).await?;
+    let client = world
+        .client_with(|options| options.max_message_size(1000))
+        .await?;
     let mut consumer = client.basic_consume(&queue).await?;
     for size in [1000, 200_000, 1001, 10] {
         let delivery = consumer.next().await.ok_or("ended")??;
-        assert_eq!(delivery.headers()?.get("size").and_then(|size| size.as_i64()), Some(size));
+        assert_eq!(
+            delivery
+                .headers()?
+                .get("size")
+                .and_then(|size| size.as_i64()),
+            Some(size)
+        );
         let too_large = (size > 1000).then_some(size.unsigned_abs());
         assert_eq!(delivery.message().too_large_body(), too_large);
-        assert_eq!(delivery.body().len(), if size > 1000 { 0 } else { size as usize });
+        assert_eq!(
+            delivery.body().len(),
+            if size > 1000 { 0 } else { size as usize }
+        );
         delivery.reject(false)?;
     }
     drop(consumer);

@@ -26,13 +26,21 @@ pub async fn notices_report_events_in_order<R: Runtime>(world: &World<R>) -> Out
         while let Some(notice) = notices.next().await {
             told.push(notice);
         }
-        let [.., Notice::ChannelClosed(Error::NotFound(_)), Notice::Closed(Error::Closed)] = &told[..] else {
+        let [
+            ..,
+            Notice::ChannelClosed(Error::NotFound(_)),
+            Notice::Closed(Error::Closed),
+        ] = &told[..]
+        else {
             return Err(format!("{told:?}").into());
         };
         assert!(notices.next().await.is_none());
     }
     let late = client.notices().next().await;
-    assert!(matches!(late, Some(Notice::Closed(Error::Closed))), "{late:?}");
+    assert!(
+        matches!(late, Some(Notice::Closed(Error::Closed))),
+        "{late:?}"
+    );
     Ok(())
 }
 
@@ -41,7 +49,10 @@ pub async fn a_listener_alone_lets_the_connection_close<R: Runtime>(world: &Worl
     let client = world.client().await?;
     let mut notices = client.notices();
     drop(client);
-    assert!(matches!(notices.next().await, Some(Notice::Closed(Error::Closed))));
+    assert!(matches!(
+        notices.next().await,
+        Some(Notice::Closed(Error::Closed))
+    ));
     assert!(notices.next().await.is_none());
     Ok(())
 }
@@ -52,9 +63,21 @@ pub async fn s61_a_secret_is_renewed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     client.update_secret("guest", "a day has passed").await?;
     let refused = client.update_secret("x", &"long".repeat(100)).await;
-    assert!(matches!(refused, Err(Error::InvalidArgument { what: "reason", .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::InvalidArgument { what: "reason", .. })),
+        "{refused:?}"
+    );
     let refused = client.update_secret("x".repeat(200_000), "").await;
-    assert!(matches!(refused, Err(Error::InvalidArgument { what: "new_secret", .. })), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Err(Error::InvalidArgument {
+                what: "new_secret",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
     client.queue_declare("").exclusive(true).await?;
     Ok(client.close().await?)
 }
@@ -74,7 +97,10 @@ pub async fn recovered_deliveries_are_delivered_again<R: Runtime>(world: &World<
     let mut again = Vec::new();
     for _ in 3..10 {
         let delivery = next(&mut consumer).await?;
-        again.push((String::from_utf8_lossy(delivery.body()).into_owned(), delivery.redelivered()));
+        again.push((
+            String::from_utf8_lossy(delivery.body()).into_owned(),
+            delivery.redelivered(),
+        ));
         delivery.ack()?;
     }
     again.sort();

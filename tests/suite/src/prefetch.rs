@@ -13,11 +13,18 @@ pub async fn prefetch_is_respected<R: Runtime>(world: &World<R>) -> Outcome {
     let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
     let mut held = take(&mut consumer, 2).await?;
     assert_eq!(world.ready(&client, &queue).await?, 4);
-    assert!(ready_now(&mut StreamExt::next(&mut consumer)).await.is_none());
+    assert!(
+        ready_now(&mut StreamExt::next(&mut consumer))
+            .await
+            .is_none()
+    );
     held.remove(0).ack()?;
     held.push(next(&mut consumer).await?);
     assert_eq!(world.ready(&client, &queue).await?, 3);
-    assert_eq!(held.iter().map(Delivery::body).collect::<Vec<_>>(), [b"1", b"2"]);
+    assert_eq!(
+        held.iter().map(Delivery::body).collect::<Vec<_>>(),
+        [b"1", b"2"]
+    );
     ack(held)?;
     Ok(client.close().await?)
 }
@@ -85,11 +92,20 @@ pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) 
 
 /// An exclusive consumer keeps its prefetch count, because no other consumer can be started beside
 /// it.
-pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
-    let mut consumer = client.basic_consume(&queue).exclusive(true).prefetch_count(1).await?;
-    assert_error!(client.basic_qos(&consumer, 2).await, Error::InvalidArgument { .. });
+    let mut consumer = client
+        .basic_consume(&queue)
+        .exclusive(true)
+        .prefetch_count(1)
+        .await?;
+    assert_error!(
+        client.basic_qos(&consumer, 2).await,
+        Error::InvalidArgument { .. }
+    );
     client.basic_qos(&consumer, 1).await?;
     for _ in 0..3 {
         next(&mut consumer).await?.ack()?;
@@ -109,7 +125,10 @@ pub async fn changing_the_prefetch_count_loses_nothing<R: Runtime>(world: &World
         let delivery = next(&mut consumer).await?;
         let number: usize = String::from_utf8_lossy(delivery.body()).parse()?;
         // The deliveries to a cancelled tag may be delivered again.
-        assert!(seen[number] == 0 || delivery.redelivered(), "{number} was delivered twice");
+        assert!(
+            seen[number] == 0 || delivery.redelivered(),
+            "{number} was delivered twice"
+        );
         count += usize::from(seen[number] == 0);
         seen[number] += 1;
         delivery.ack()?;
@@ -129,7 +148,9 @@ pub async fn changing_the_prefetch_count_loses_nothing<R: Runtime>(world: &World
 }
 
 /// A consumer that is cancelled or dropped while its prefetch count is being changed ends alone.
-pub async fn cancel_during_a_prefetch_change_ends_one_consumer<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn cancel_during_a_prefetch_change_ends_one_consumer<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 20).await?;
     for (n, prefetch) in [5, 1, 0, 5, 1, 0].into_iter().enumerate() {
@@ -143,7 +164,13 @@ pub async fn cancel_during_a_prefetch_change_ends_one_consumer<R: Runtime>(world
         // Successful or too late, but the promise completes.
         assert!(matches!(changed.await, Ok(()) | Err(Error::Stale)));
     }
-    while client.queue_declare(&queue).passive(true).await?.consumer_count != 0 {}
+    while client
+        .queue_declare(&queue)
+        .passive(true)
+        .await?
+        .consumer_count
+        != 0
+    {}
     world.until_ready(&client, &queue, 20).await?;
     assert!(client.why_closed().is_none());
     Ok(client.close().await?)

@@ -58,7 +58,10 @@ pub async fn consumer_and_pending_publish_survive_a_loss<R: Runtime>(_: &World<R
     remote.proxy.off();
     lost(&mut notices).await?;
     assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
-    let mut publish = client.basic_publish("", &queue, "after").mandatory(true).send();
+    let mut publish = client
+        .basic_publish("", &queue, "after")
+        .mandatory(true)
+        .send();
     let mut declare = client.queue_declare("meanwhile").send();
     assert!(ready_now(&mut publish).await.is_none() && ready_now(&mut declare).await.is_none());
     remote.proxy.on();
@@ -91,14 +94,25 @@ pub async fn s2_client_recovers_after_a_broker_restart<R: Runtime>(_: &World<R>)
     for (body, redelivered) in [("one", true), ("two", true), ("three", false)] {
         let delivery = next(&mut consumer).await?;
         assert_eq!(
-            (String::from_utf8_lossy(delivery.body()), delivery.redelivered()),
+            (
+                String::from_utf8_lossy(delivery.body()),
+                delivery.redelivered()
+            ),
             (body.into(), redelivered)
         );
         delivery.ack()?;
     }
     assert_eq!(consumer.lost_deliveries(), 1);
     let counters = client.counters();
-    assert_eq!((counters.opened, counters.lost, counters.lost_deliveries, counters.stale), (2, 1, 1, 1));
+    assert_eq!(
+        (
+            counters.opened,
+            counters.lost,
+            counters.lost_deliveries,
+            counters.stale
+        ),
+        (2, 1, 1, 1)
+    );
     Ok(client.close().await?)
 }
 
@@ -134,7 +148,10 @@ pub async fn loss_without_recovery_ends_everything<R: Runtime>(_: &World<R>) -> 
     let mut consumer = client.basic_consume("q").await?;
     let mut notices = client.notices();
     remote.proxy.reset();
-    assert_error!(consumer.next().await.ok_or("no error")?, Error::ConnectionBroken(_));
+    assert_error!(
+        consumer.next().await.ok_or("no error")?,
+        Error::ConnectionBroken(_)
+    );
     assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(_))));
     assert_error!(client.queue_declare("q").await, Error::ConnectionBroken(_));
     assert_eq!(told(&mut notices).await, "closed");
@@ -157,7 +174,10 @@ pub async fn s10_close_during_recovery_wins<R: Runtime>(_: &World<R>) -> Outcome
     assert!(consumer.next().await.is_none());
     while told(&mut notices).await != "closed" {}
     remote.proxy.on();
-    assert!(matches!(client.state(), ConnectionState::Closed(Error::Closed)));
+    assert!(matches!(
+        client.state(),
+        ConnectionState::Closed(Error::Closed)
+    ));
     assert_error!(client.queue_declare("q").await, Error::Closed);
     Ok(client.close().await?)
 }
@@ -173,9 +193,20 @@ pub async fn s13_last_attempt_completes_everything_pending<R: Runtime>(_: &World
     lost(&mut notices).await?;
     let publish = client.basic_publish("", "q", "x").send();
     let declare = client.queue_declare("r").send();
-    assert!(publish.await.is_err_and(|error| error.is_connection_broken()));
-    assert!(declare.await.is_err_and(|error| error.is_connection_broken()));
-    assert_error!(consumer.next().await.ok_or("no error")?, Error::ConnectionBroken(_));
+    assert!(
+        publish
+            .await
+            .is_err_and(|error| error.is_connection_broken())
+    );
+    assert!(
+        declare
+            .await
+            .is_err_and(|error| error.is_connection_broken())
+    );
+    assert_error!(
+        consumer.next().await.ok_or("no error")?,
+        Error::ConnectionBroken(_)
+    );
     for notice in ["retrying", "retrying", "retrying", "closed"] {
         assert_eq!(told(&mut notices).await, notice);
     }
@@ -202,10 +233,16 @@ pub async fn dropping_the_client_ends_its_recovery<R: Runtime>(_: &World<R>) -> 
 pub async fn s17_first_connect_can_wait_for_the_broker<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
     remote.proxy.off();
-    assert_error!(R::connect(remote.options()?).await, Error::ConnectionBroken(Broken::Io(_) | Broken::Eof));
-    let (client, driver) = (R::connect(remote.options()?.recovery(hasty().first_connect(true))), async {
-        remote.proxy.on();
-    });
+    assert_error!(
+        R::connect(remote.options()?).await,
+        Error::ConnectionBroken(Broken::Io(_) | Broken::Eof)
+    );
+    let (client, driver) = (
+        R::connect(remote.options()?.recovery(hasty().first_connect(true))),
+        async {
+            remote.proxy.on();
+        },
+    );
     let (client, ()) = futures_lite::future::zip(client, driver).await;
     Ok(client?.close().await?)
 }

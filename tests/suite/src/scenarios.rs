@@ -56,11 +56,27 @@ use std::collections::BTreeSet;
 
 /// A connection can have its own properties, which operators see.
 pub async fn a_connection_may_have_properties_of_its_own<R: Runtime>(world: &World<R>) -> Outcome {
-    let options = world.options()?.client_property("customer", "somebody")?.client_property("instance", 7)?;
-    let client = world.client_with(|_| options.connection_name("properties")).await?;
+    let options = world
+        .options()?
+        .client_property("customer", "somebody")?
+        .client_property("instance", 7)?;
+    let client = world
+        .client_with(|_| options.connection_name("properties"))
+        .await?;
     let queue = world.queue(&client).await?;
-    client.basic_publish("", &queue, "x").mandatory(true).await?;
-    assert_eq!(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?.body(), b"x");
+    client
+        .basic_publish("", &queue, "x")
+        .mandatory(true)
+        .await?;
+    assert_eq!(
+        client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?
+            .body(),
+        b"x"
+    );
     Ok(client.close().await?)
 }
 
@@ -77,7 +93,10 @@ pub async fn channels_of_four_gets_are_reused<R: Runtime>(world: &World<R>) -> O
         let mut held = Vec::new();
         for n in 0..4 {
             let got = client.basic_get(&queue).await?.ok_or("empty")?;
-            assert_eq!((got.body(), got.redelivered()), (n.to_string().as_bytes(), false));
+            assert_eq!(
+                (got.body(), got.redelivered()),
+                (n.to_string().as_bytes(), false)
+            );
             held.push(got);
         }
         assert!(client.basic_get(&queue).await?.is_none());
@@ -97,7 +116,10 @@ pub async fn bad_publishes_leak_no_channel<R: Runtime>(world: &World<R>) -> Outc
         assert_error!(&refused, Error::NotFound(fault) if fault.code.value() == 404 && fault.text.contains(&missing));
     }
     let queue = world.queue(&client).await?;
-    client.basic_publish("", &queue, "x").mandatory(true).await?;
+    client
+        .basic_publish("", &queue, "x")
+        .mandatory(true)
+        .await?;
     Ok(client.close().await?)
 }
 
@@ -109,7 +131,9 @@ pub async fn an_immediate_message_is_refused<R: Runtime>(world: &World<R>) -> Ou
         let client = world.client().await?;
         let refused = client.basic_publish("", "q", "x").immediate(true).await;
         assert!(
-            refused.as_ref().is_err_and(|error| error.fault().is_some_and(|fault| fault.code.value() == 540)),
+            refused
+                .as_ref()
+                .is_err_and(|error| error.fault().is_some_and(|fault| fault.code.value() == 540)),
             "{refused:?}"
         );
         return Ok(());
@@ -117,8 +141,17 @@ pub async fn an_immediate_message_is_refused<R: Runtime>(world: &World<R>) -> Ou
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let refused = client.basic_publish("", &queue, "x").immediate(true).await;
-    assert_error!(refused, Error::InvalidArgument { what: "immediate", .. });
-    client.basic_publish("", &queue, "x").mandatory(true).await?;
+    assert_error!(
+        refused,
+        Error::InvalidArgument {
+            what: "immediate",
+            ..
+        }
+    );
+    client
+        .basic_publish("", &queue, "x")
+        .mandatory(true)
+        .await?;
     Ok(client.close().await?)
 }
 
@@ -127,11 +160,28 @@ pub async fn delivery_mode_is_absent_by_default<R: Runtime>(world: &World<R>) ->
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     client.basic_publish("", &queue, "by default").await?;
-    client.basic_publish("", &queue, "persistent").persistent(true).await?;
-    client.basic_publish("", &queue, "transient").persistent(false).await?;
-    for (body, mode) in [("by default", None), ("persistent", Some(2)), ("transient", Some(1))] {
-        let got = client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?;
-        assert_eq!((got.body(), got.properties().delivery_mode), (body.as_bytes(), mode));
+    client
+        .basic_publish("", &queue, "persistent")
+        .persistent(true)
+        .await?;
+    client
+        .basic_publish("", &queue, "transient")
+        .persistent(false)
+        .await?;
+    for (body, mode) in [
+        ("by default", None),
+        ("persistent", Some(2)),
+        ("transient", Some(1)),
+    ] {
+        let got = client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?;
+        assert_eq!(
+            (got.body(), got.properties().delivery_mode),
+            (body.as_bytes(), mode)
+        );
     }
     Ok(client.close().await?)
 }
@@ -166,12 +216,17 @@ pub async fn queue_is_deleted_during_an_unsettled_get<R: Runtime>(world: &World<
         }
     }
     let queue = world.queue(&client).await?;
-    client.basic_publish("", &queue, "x").mandatory(true).await?;
+    client
+        .basic_publish("", &queue, "x")
+        .mandatory(true)
+        .await?;
     Ok(client.close().await?)
 }
 
 /// Acks reach the broker even if everything is dropped right after them, without a close.
-pub async fn acks_are_written_before_everything_is_dropped<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn acks_are_written_before_everything_is_dropped<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 4).await?;
     let mut consumer = client.basic_consume(&queue).await?;
@@ -198,15 +253,27 @@ pub async fn consumer_survives_deletion_of_two_queues<R: Runtime>(world: &World<
     for _ in 0..3 {
         assert_eq!(next(&mut consumer).await?.body(), b"0");
     }
-    let deleted = [client.queue_delete(&queues[0]).send(), client.queue_delete(&queues[2]).send()];
+    let deleted = [
+        client.queue_delete(&queues[0]).send(),
+        client.queue_delete(&queues[2]).send(),
+    ];
     for deleted in deleted {
         deleted.await?;
     }
-    client.basic_publish("", &queues[1], "still here").mandatory(true).await?;
+    client
+        .basic_publish("", &queues[1], "still here")
+        .mandatory(true)
+        .await?;
     let delivery = next(&mut consumer).await?;
-    assert_eq!((delivery.queue(), delivery.body()), (Some(queues[1].as_str()), &b"still here"[..]));
+    assert_eq!(
+        (delivery.queue(), delivery.body()),
+        (Some(queues[1].as_str()), &b"still here"[..])
+    );
     client.queue_delete(&queues[1]).await?;
-    assert_error!(consumer.next().await.ok_or("no error")?, Error::ConsumerCancelled(_));
+    assert_error!(
+        consumer.next().await.ok_or("no error")?,
+        Error::ConsumerCancelled(_)
+    );
     assert!(matches!(consumer.ended(), Some(Ended::CancelledByServer)));
     for queue in &queues {
         assert_eq!(client.queue_declare(queue).await?.consumer_count, 0);
@@ -222,9 +289,17 @@ pub async fn consumer_tags_are_unique_with_a_chosen_part<R: Runtime>(world: &Wor
     let mut tags = BTreeSet::new();
     let mut consumers = Vec::new();
     for chosen in ["", "", "workers", "workers", "süß ☃"] {
-        let mut consumer = client.basic_consume(&queue).consumer_tag(chosen).prefetch_count(1).await?;
+        let mut consumer = client
+            .basic_consume(&queue)
+            .consumer_tag(chosen)
+            .prefetch_count(1)
+            .await?;
         assert!(consumer.tag().contains(chosen), "{}", consumer.tag());
-        assert!(tags.insert(consumer.tag().to_owned()), "twice {}", consumer.tag());
+        assert!(
+            tags.insert(consumer.tag().to_owned()),
+            "twice {}",
+            consumer.tag()
+        );
         client.basic_publish("", &queue, "x").await?;
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.consumer_tag(), Some(consumer.tag()));
@@ -249,7 +324,10 @@ pub async fn good_and_bad_publishes_take_turns<R: Runtime>(world: &World<R>) -> 
         assert_error!(bad.await, Error::NotFound(_));
         also_good.await?;
         client.basic_publish("", "", "x").await?;
-        assert_error!(client.basic_publish(&missing, "", "x").await, Error::NotFound(_));
+        assert_error!(
+            client.basic_publish(&missing, "", "x").await,
+            Error::NotFound(_)
+        );
         client.basic_publish("", "", "x").await?;
     }
     Ok(client.close().await?)
@@ -262,7 +340,12 @@ pub async fn publishes_directly_after_the_connect_succeed<R: Runtime>(world: &Wo
     let (client, driver) = world.open(|options| options).await?;
     let connected = client.connect();
     let publishes: Vec<_> = (0..42)
-        .map(|n| client.basic_publish("", &queue, n.to_string()).mandatory(n % 2 == 0).send())
+        .map(|n| {
+            client
+                .basic_publish("", &queue, n.to_string())
+                .mandatory(n % 2 == 0)
+                .send()
+        })
         .collect();
     let work = async {
         connected.await?;

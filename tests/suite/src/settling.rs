@@ -54,21 +54,40 @@ pub async fn message_rejected_without_requeue_is_removed<R: Runtime>(world: &Wor
 pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, graveyard) = (world.name("mortal"), world.queue(&client).await?);
-    let declare = client.queue_declare(&queue).exclusive(true).argument("x-dead-letter-exchange", "");
-    declare.argument("x-dead-letter-routing-key", &graveyard).await?;
-    client.basic_publish("", &queue, "mortal").header("colour", "red").await?;
+    let declare = client
+        .queue_declare(&queue)
+        .exclusive(true)
+        .argument("x-dead-letter-exchange", "");
+    declare
+        .argument("x-dead-letter-routing-key", &graveyard)
+        .await?;
+    client
+        .basic_publish("", &queue, "mortal")
+        .header("colour", "red")
+        .await?;
     get(&client, &queue).await?.reject(false)?;
     world.until_ready(&client, &graveyard, 1).await?;
     let dead = get(&client, &graveyard).await?;
-    assert_eq!((dead.body(), dead.routing_key()), (&b"mortal"[..], graveyard.as_str().into()));
+    assert_eq!(
+        (dead.body(), dead.routing_key()),
+        (&b"mortal"[..], graveyard.as_str().into())
+    );
     let headers = dead.headers()?;
     assert_eq!(headers.get("colour"), Some(Value::String(b"red")));
     let Some(Value::Array(deaths)) = headers.get("x-death") else {
         return Err(format!("{headers:?}").into());
     };
-    let Some(Value::Table(death)) = deaths.iter().next() else { return Err(format!("{deaths:?}").into()) };
-    assert_eq!(death.get("queue").and_then(Value::as_str), Some(queue.as_str()));
-    assert_eq!(death.get("reason").and_then(Value::as_str), Some("rejected"));
+    let Some(Value::Table(death)) = deaths.iter().next() else {
+        return Err(format!("{deaths:?}").into());
+    };
+    assert_eq!(
+        death.get("queue").and_then(Value::as_str),
+        Some(queue.as_str())
+    );
+    assert_eq!(
+        death.get("reason").and_then(Value::as_str),
+        Some("rejected")
+    );
     assert_eq!(death.get("count").and_then(Value::as_i64), Some(1));
     assert_eq!(death.get("exchange").and_then(Value::as_str), Some(""));
     assert!(matches!(death.get("time"), Some(Value::Timestamp(_))));
@@ -118,7 +137,10 @@ pub async fn s56_a_multiple_ack_settles_everything_before<R: Runtime>(world: &Wo
             _ => drop(settled),
         }
     }
-    assert_eq!(behind.iter().map(Delivery::body).collect::<Vec<_>>(), [b"6", b"7"]);
+    assert_eq!(
+        behind.iter().map(Delivery::body).collect::<Vec<_>>(),
+        [b"6", b"7"]
+    );
     drop(behind);
     drop(consumer);
     assert_eq!(left(world, client, &queue).await?, 4);
@@ -144,7 +166,11 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 300).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(300).await?;
-    let mut held: Vec<_> = take(&mut consumer, 300).await?.into_iter().map(Some).collect();
+    let mut held: Vec<_> = take(&mut consumer, 300)
+        .await?
+        .into_iter()
+        .map(Some)
+        .collect();
     let mut refused = Vec::new();
     for n in 0..300 {
         // 7 and 300 are coprime, so each has its turn.
@@ -175,11 +201,19 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
 
 /// An ack is sent before its channel serves another request, which may fail and close the channel.
 pub async fn an_ack_is_not_lost_with_its_channel<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.request_channels(1)).await?;
+    let client = world
+        .client_with(|options| options.request_channels(1))
+        .await?;
     let queue = world.filled_queue(&client, 3).await?;
     for _ in 0..3 {
         get(&client, &queue).await?.ack()?;
-        assert_error!(client.queue_declare(world.name("missing")).passive(true).await, Error::NotFound(_));
+        assert_error!(
+            client
+                .queue_declare(world.name("missing"))
+                .passive(true)
+                .await,
+            Error::NotFound(_)
+        );
     }
     assert_eq!(left(world, client, &queue).await?, 0);
     Ok(())
@@ -190,25 +224,38 @@ pub async fn deliveries_are_settled_on_any_thread<R: Runtime>(world: &World<R>) 
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 100).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(100).await?;
-    let mut halves = [take(&mut consumer, 50).await?, take(&mut consumer, 50).await?];
+    let mut halves = [
+        take(&mut consumer, 50).await?,
+        take(&mut consumer, 50).await?,
+    ];
     halves[0].reverse();
     std::thread::scope(|scope| {
         let threads = halves.map(|half| {
             let client = client.clone();
-            scope.spawn(move || half.into_iter().try_for_each(|delivery| client.basic_ack(delivery)))
+            scope.spawn(move || {
+                half.into_iter()
+                    .try_for_each(|delivery| client.basic_ack(delivery))
+            })
         });
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Error::Stale)))
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or(Err(Error::Stale)))
     })?;
     assert_eq!(left(world, client, &queue).await?, 0);
     Ok(())
 }
 
 /// A delivery of a lost connection is stale: nothing is sent, and the broker delivers it again.
-pub async fn a_delivery_outlives_its_connection_only_as_stale<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn a_delivery_outlives_its_connection_only_as_stale<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
-    let (first, second, third) =
-        (get(&client, &queue).await?, get(&client, &queue).await?, get(&client, &queue).await?);
+    let (first, second, third) = (
+        get(&client, &queue).await?,
+        get(&client, &queue).await?,
+        get(&client, &queue).await?,
+    );
     client.close().await?;
     assert_error!(first.ack(), Error::Stale);
     assert_error!(second.reject(false), Error::Stale);

@@ -7,9 +7,17 @@ use crate::{Outcome, Runtime, World, ready_now};
 use futures_lite::StreamExt;
 use puka::{Client, Consumer, Ended, Error};
 
-async fn declare_single_active<R: Runtime>(world: &World<R>, client: &Client) -> Result<String, Error> {
+async fn declare_single_active<R: Runtime>(
+    world: &World<R>,
+    client: &Client,
+) -> Result<String, Error> {
     let queue = world.name("single");
-    Ok(client.queue_declare(&queue).exclusive(true).single_active_consumer(true).await?.name)
+    Ok(client
+        .queue_declare(&queue)
+        .exclusive(true)
+        .single_active_consumer(true)
+        .await?
+        .name)
 }
 
 /// Publishes a message, and checks that this consumer receives it.
@@ -19,7 +27,10 @@ async fn goes_to(
     body: &'static str,
     consumer: &mut Consumer,
 ) -> Result<puka::Delivery, Box<dyn std::error::Error>> {
-    client.basic_publish("", queue, body).mandatory(true).await?;
+    client
+        .basic_publish("", queue, body)
+        .mandatory(true)
+        .await?;
     let delivery = next(consumer).await?;
     assert_eq!(delivery.body(), body.as_bytes());
     Ok(delivery)
@@ -27,7 +38,9 @@ async fn goes_to(
 
 /// Consumers of higher priority receive messages first, and others only when those are at their
 /// prefetch limit.
-pub async fn consumers_of_higher_priority_are_served_first<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn consumers_of_higher_priority_are_served_first<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let consume = || client.basic_consume(&queue).prefetch_count(1);
@@ -48,9 +61,18 @@ pub async fn consumers_of_higher_priority_are_served_first<R: Runtime>(world: &W
 pub async fn non_numeric_priority_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
-    let refused = client.basic_consume(&queue).argument("x-priority", "high").await.map(drop);
+    let refused = client
+        .basic_consume(&queue)
+        .argument("x-priority", "high")
+        .await
+        .map(drop);
     assert_error!(refused, Error::PreconditionFailed(fault) if fault.text.contains("x-priority"));
-    drop(client.basic_consume(&queue).argument("x-priority", 7_u8).await?);
+    drop(
+        client
+            .basic_consume(&queue)
+            .argument("x-priority", 7_u8)
+            .await?,
+    );
     Ok(client.close().await?)
 }
 
@@ -60,7 +82,10 @@ pub async fn next_consumer_replaces_the_single_active_one<R: Runtime>(world: &Wo
     let owner = world.client().await?;
     let other = world.client().await?;
     let queue = world.name("single");
-    owner.queue_declare(&queue).single_active_consumer(true).await?;
+    owner
+        .queue_declare(&queue)
+        .single_active_consumer(true)
+        .await?;
     let mut first = owner.basic_consume(&queue).prefetch_count(10).await?;
     let mut second = owner.basic_consume(&queue).prefetch_count(10).await?;
     let mut third = other.basic_consume(&queue).prefetch_count(10).await?;
@@ -69,7 +94,10 @@ pub async fn next_consumer_replaces_the_single_active_one<R: Runtime>(world: &Wo
     goes_to(&owner, &queue, "one", &mut first).await?.ack()?;
     goes_to(&owner, &queue, "two", &mut first).await?.ack()?;
     for waiting in [&mut second, &mut last] {
-        assert!(ready_now(&mut StreamExt::next(waiting)).await.is_none(), "the consumer must not be active");
+        assert!(
+            ready_now(&mut StreamExt::next(waiting)).await.is_none(),
+            "the consumer must not be active"
+        );
     }
     first.cancel().await?;
     goes_to(&owner, &queue, "three", &mut second).await?.ack()?;
@@ -102,7 +130,11 @@ pub async fn takeover_keeps_unsettled_deliveries<R: Runtime>(world: &World<R>) -
     // another message is published or requeued.
     held.remove(0).reject(true)?;
     for delivery in take(&mut second, 2).await? {
-        assert!(delivery.body() == b"0" || delivery.body() == b"2", "{:?}", delivery.body());
+        assert!(
+            delivery.body() == b"0" || delivery.body() == b"2",
+            "{:?}",
+            delivery.body()
+        );
         assert_eq!(delivery.redelivered(), delivery.body() == b"0");
         delivery.ack()?;
     }
@@ -110,7 +142,9 @@ pub async fn takeover_keeps_unsettled_deliveries<R: Runtime>(world: &World<R>) -
 }
 
 /// An exclusive consumer and a single active one exclude each other.
-pub async fn a_single_active_consumer_can_not_be_exclusive<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn a_single_active_consumer_can_not_be_exclusive<R: Runtime>(
+    world: &World<R>,
+) -> Outcome {
     let client = world.client().await?;
     let queue = declare_single_active(world, &client).await?;
     let refused = client.basic_consume(&queue).exclusive(true).await.map(drop);
@@ -124,10 +158,16 @@ pub async fn a_single_active_consumer_can_not_be_exclusive<R: Runtime>(world: &W
 pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, doomed) = (world.queue(&client).await?, world.queue(&client).await?);
-    let [mut cancelled, mut closed] =
-        [client.basic_consume(&queue).await?, client.basic_consume(&queue).await?];
+    let [mut cancelled, mut closed] = [
+        client.basic_consume(&queue).await?,
+        client.basic_consume(&queue).await?,
+    ];
     let mut deleted = client.basic_consume(&doomed).await?;
-    assert!([&cancelled, &deleted, &closed].iter().all(|consumer| consumer.ended().is_none()));
+    assert!(
+        [&cancelled, &deleted, &closed]
+            .iter()
+            .all(|consumer| consumer.ended().is_none())
+    );
 
     cancelled.cancel().await?;
     assert!(cancelled.next().await.is_none());
@@ -135,14 +175,20 @@ pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World
 
     client.queue_delete(&doomed).await?;
     let tag = deleted.tag().to_owned();
-    let end = deleted.next().await.ok_or("the consumer has ended without an error")?;
+    let end = deleted
+        .next()
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConsumerCancelled(found) if *found == tag);
     assert!(deleted.next().await.is_none());
     assert!(matches!(deleted.ended(), Some(Ended::CancelledByServer)));
 
     client.close().await?;
     assert!(closed.next().await.is_none());
-    assert!(matches!(closed.ended(), Some(Ended::ConnectionBroken(Error::Closed))));
+    assert!(matches!(
+        closed.ended(),
+        Some(Ended::ConnectionBroken(Error::Closed))
+    ));
 
     let (client, driver) = world.open(|options| options).await?;
     let work = async {
@@ -160,9 +206,15 @@ pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World
         futures_lite::FutureExt::or(work, driven).await?
     };
     drop(driver);
-    let end = consumer.next().await.ok_or("the consumer has ended without an error")?;
+    let end = consumer
+        .next()
+        .await
+        .ok_or("the consumer has ended without an error")?;
     assert_error!(end, Error::ConnectionBroken(puka::Broken::DriverDropped));
-    assert!(matches!(consumer.ended(), Some(Ended::ConnectionBroken(Error::ConnectionBroken(_)))));
+    assert!(matches!(
+        consumer.ended(),
+        Some(Ended::ConnectionBroken(Error::ConnectionBroken(_)))
+    ));
     Ok(())
 }
 
@@ -173,11 +225,17 @@ pub async fn m08_headers_larger_than_a_frame_arrive<R: Runtime>(world: &World<R>
     let receiver = world.client_with(|options| options.frame_max(8192)).await?;
     let queue = world.shared_queue(&sender).await?;
     let text = "h".repeat(100_000);
-    sender.basic_publish("", &queue, "large headers").header("h", &text).await?;
+    sender
+        .basic_publish("", &queue, "large headers")
+        .header("h", &text)
+        .await?;
     sender.basic_publish("", &queue, "after").await?;
     let mut consumer = receiver.basic_consume(&queue).prefetch_count(10).await?;
     let large = next(&mut consumer).await?;
-    assert_eq!(large.headers()?.get("h").and_then(|value| value.as_str()), Some(text.as_str()));
+    assert_eq!(
+        large.headers()?.get("h").and_then(|value| value.as_str()),
+        Some(text.as_str())
+    );
     assert_eq!(next(&mut consumer).await?.body(), b"after");
     drop(large);
     sender.close().await?;

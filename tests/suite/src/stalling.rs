@@ -48,7 +48,8 @@ impl Stalling {
         thread::spawn(move || {
             let (client, _) = listener.accept()?;
             let broker = TcpStream::connect(address)?;
-            let (to_client, from_broker, stops) = (client.try_clone()?, broker.try_clone()?, told.clone());
+            let (to_client, from_broker, stops) =
+                (client.try_clone()?, broker.try_clone()?, told.clone());
             thread::spawn(move || answer(from_broker, to_client, how, &stops));
             relay(client, broker, how, &told)
         });
@@ -67,7 +68,12 @@ impl Stalling {
 }
 
 /// Relays the client's bytes to the broker.
-fn relay(mut client: TcpStream, mut broker: TcpStream, how: Stop, stopped: &AtomicBool) -> io::Result<()> {
+fn relay(
+    mut client: TcpStream,
+    mut broker: TcpStream,
+    how: Stop,
+    stopped: &AtomicBool,
+) -> io::Result<()> {
     let mut buffer = [0; 1 << 12];
     // Peeks, because closing a socket with unread data would be a reset.
     while client.peek(&mut buffer)? > 0 {
@@ -89,7 +95,12 @@ fn relay(mut client: TcpStream, mut broker: TcpStream, how: Stop, stopped: &Atom
 }
 
 /// Relays the broker's bytes to the client.
-fn answer(mut broker: TcpStream, mut client: TcpStream, how: Stop, stopped: &AtomicBool) -> io::Result<()> {
+fn answer(
+    mut broker: TcpStream,
+    mut client: TcpStream,
+    how: Stop,
+    stopped: &AtomicBool,
+) -> io::Result<()> {
     let mut buffer = [0; 1 << 12];
     loop {
         let octets = broker.read(&mut buffer)?;

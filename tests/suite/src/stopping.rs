@@ -13,13 +13,18 @@ fn check<T: std::fmt::Debug>(how: Stop, outcome: Result<T, Error>, since: Instan
     let took = since.elapsed();
     let right = match how {
         Stop::Silent | Stop::Trickle => {
-            took >= LIMIT && matches!(&outcome, Err(Error::Timeout { after, .. }) if *after == LIMIT)
+            took >= LIMIT
+                && matches!(&outcome, Err(Error::Timeout { after, .. }) if *after == LIMIT)
         }
         Stop::Eof => matches!(&outcome, Err(Error::ConnectionBroken(Broken::Eof))),
         Stop::Reset => matches!(&outcome, Err(Error::ConnectionBroken(_))),
     };
     // A generous limit, for a busy machine.
-    if right && took < 40 * LIMIT { Ok(()) } else { Err(format!("{how:?}: {outcome:?} in {took:?}").into()) }
+    if right && took < 40 * LIMIT {
+        Ok(())
+    } else {
+        Err(format!("{how:?}: {outcome:?} in {took:?}").into())
+    }
 }
 
 /// A server that stops in the handshake is given up at the deadline.
@@ -39,14 +44,23 @@ pub async fn server_stopping_in_a_request_is_given_up<R: Runtime>(_: &World<R>) 
     for how in Stop::ALL {
         let server = Stalling::start(how)?;
         // With recovery, the request would wait for a reconnect.
-        let options = server.options()?.request_timeout(LIMIT).close_timeout(LIMIT).recovery(None);
+        let options = server
+            .options()?
+            .request_timeout(LIMIT)
+            .close_timeout(LIMIT)
+            .recovery(None);
         let client = R::connect(options).await?;
         client.queue_declare("q").await?;
         server.stop();
         let since = Instant::now();
         check(how, client.queue_declare("q").await, since)?;
         let alive = matches!(how, Stop::Silent | Stop::Trickle);
-        assert_eq!(client.why_closed().is_none(), alive, "{how:?}: {:?}", client.why_closed());
+        assert_eq!(
+            client.why_closed().is_none(),
+            alive,
+            "{how:?}: {:?}",
+            client.why_closed()
+        );
     }
     Ok(())
 }
@@ -63,7 +77,10 @@ pub async fn server_stopping_in_the_close_is_given_up<R: Runtime>(_: &World<R>) 
             (Stop::Eof | Stop::Reset, Ok(())) if since.elapsed() < LIMIT => {}
             (how, outcome) => check(how, outcome, since)?,
         }
-        assert!(client.why_closed().is_some() && client.queue_declare("q").await.is_err(), "{how:?}");
+        assert!(
+            client.why_closed().is_some() && client.queue_declare("q").await.is_err(),
+            "{how:?}"
+        );
     }
     Ok(())
 }

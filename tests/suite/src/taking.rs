@@ -6,7 +6,9 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Returns the next delivery.
 pub(crate) async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
-    Ok(Consumer::next(consumer).await.ok_or("the consumer has ended")??)
+    Ok(Consumer::next(consumer)
+        .await
+        .ok_or("the consumer has ended")??)
 }
 
 /// Returns the next `count` deliveries.

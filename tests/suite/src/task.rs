@@ -40,7 +40,10 @@ impl<T: Send + 'static> Task<T> {
     fn filled_by(
         future: impl Future<Output = T> + Send + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
+        let slot = Arc::new(Mutex::new(Slot {
+            result: None,
+            waker: None,
+        }));
         let filled = slot.clone();
         let filling = async move {
             let result = AssertUnwindSafe(future).catch_unwind().await;

@@ -6,19 +6,29 @@ use puka::{Client, Error};
 
 /// Returns the number of ready messages. The request is sent after everything before it.
 async fn holds(client: &Client, queue: &str) -> Result<u32, Error> {
-    Ok(client.queue_declare(queue).passive(true).await?.message_count)
+    Ok(client
+        .queue_declare(queue)
+        .passive(true)
+        .await?
+        .message_count)
 }
 
 /// Publishes and acknowledgements take effect together at the commit.
 pub async fn s63_committed_work_takes_effect_together<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let (from, to) = (world.filled_queue(&client, 2).await?, world.shared_queue(&client).await?);
+    let (from, to) = (
+        world.filled_queue(&client, 2).await?,
+        world.shared_queue(&client).await?,
+    );
     let transaction = client.transaction().await?;
     let message = transaction.basic_get(&from).await?.ok_or("empty")?;
     let held = transaction.basic_get(&from).await?.ok_or("empty")?;
     assert!(transaction.basic_get(&from).await?.is_none());
     for n in 0..3 {
-        transaction.basic_publish("", &to, vec![n; 9]).persistent(true).await?;
+        transaction
+            .basic_publish("", &to, vec![n; 9])
+            .persistent(true)
+            .await?;
     }
     message.ack()?;
     assert_eq!(holds(&client, &to).await?, 0);
@@ -33,7 +43,10 @@ pub async fn s63_committed_work_takes_effect_together<R: Runtime>(world: &World<
 /// Rolled back work has no effect, whether by a call or by dropping the transaction.
 pub async fn s63_rolled_back_work_has_no_effect<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let (from, to) = (world.filled_queue(&client, 1).await?, world.shared_queue(&client).await?);
+    let (from, to) = (
+        world.filled_queue(&client, 1).await?,
+        world.shared_queue(&client).await?,
+    );
     for said in [true, false] {
         let transaction = client.transaction().await?;
         transaction.basic_publish("", &to, "never").await?;
@@ -54,12 +67,22 @@ pub async fn s63_commit_returns_unroutable_messages<R: Runtime>(world: &World<R>
     let client = world.client().await?;
     let (queue, nowhere) = (world.shared_queue(&client).await?, world.name("nowhere"));
     let transaction = client.transaction().await?;
-    transaction.basic_publish("", &queue, "routed").mandatory(true).await?;
-    transaction.basic_publish("", &nowhere, "lost").mandatory(true).header("n", 7).await?;
+    transaction
+        .basic_publish("", &queue, "routed")
+        .mandatory(true)
+        .await?;
+    transaction
+        .basic_publish("", &nowhere, "lost")
+        .mandatory(true)
+        .header("n", 7)
+        .await?;
     transaction.basic_publish("", &nowhere, "unseen").await?;
     let returned = transaction.commit().await?;
     assert_eq!(returned.len(), 1);
-    assert_eq!((returned[0].reply_code.value(), returned[0].message.body()), (312, &b"lost"[..]));
+    assert_eq!(
+        (returned[0].reply_code.value(), returned[0].message.body()),
+        (312, &b"lost"[..])
+    );
     assert_eq!(returned[0].message.headers()?.iter().count(), 1);
     assert_eq!(holds(&client, &queue).await?, 1);
     Ok(client.close().await?)
@@ -71,15 +94,22 @@ pub async fn s63_a_transaction_with_a_fault_has_no_effect<R: Runtime>(world: &Wo
     let queue = world.shared_queue(&client).await?;
     let (bad, good) = (client.transaction().await?, client.transaction().await?);
     bad.basic_publish("", &queue, "never").await?;
-    bad.basic_publish(world.name("missing"), "", "never").await?;
+    bad.basic_publish(world.name("missing"), "", "never")
+        .await?;
     good.basic_publish("", &queue, "good").await?;
     assert_error!(bad.commit().await, Error::NotFound(_));
     good.commit().await?;
     assert_eq!(holds(&client, &queue).await?, 1);
 
     let bad = client.transaction().await?;
-    assert_error!(bad.basic_get(world.name("missing")).await, Error::NotFound(_));
-    assert_error!(bad.basic_publish("", &queue, "never").await, Error::NotFound(_));
+    assert_error!(
+        bad.basic_get(world.name("missing")).await,
+        Error::NotFound(_)
+    );
+    assert_error!(
+        bad.basic_publish("", &queue, "never").await,
+        Error::NotFound(_)
+    );
     assert_error!(bad.rollback().await, Error::NotFound(_));
     assert_eq!(holds(&client, &queue).await?, 1);
     Ok(client.close().await?)

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 
 /// Returns the TCP address of the broker.
 fn address<R>(world: &World<R>) -> Result<SocketAddr, Box<dyn std::error::Error>> {
-    let Target::RabbitMq(url) = world.target() else { return Err("the broker has no TCP address".into()) };
+    let Target::RabbitMq(url) = world.target() else {
+        return Err("the broker has no TCP address".into());
+    };
     match Options::from_uri(url)?.endpoints() {
         [Endpoint::Tcp { host, port }] => Ok(SocketAddr::new(host.parse()?, *port)),
         endpoints => Err(format!("{endpoints:?}").into()),
@@ -18,12 +20,26 @@ fn address<R>(world: &World<R>) -> Result<SocketAddr, Box<dyn std::error::Error>
 /// A Unix socket works like a port, and counts as private for the password.
 pub async fn rabbitmq_can_be_reached_over_a_unix_socket<R: Runtime>(world: &World<R>) -> Outcome {
     let relay = UnixRelay::start("relay", address(world)?)?;
-    let options = world.options()?.endpoint(Endpoint::unix(relay.path()))?.refuse_unencrypted_login(true);
+    let options = world
+        .options()?
+        .endpoint(Endpoint::unix(relay.path()))?
+        .refuse_unencrypted_login(true);
     let client = R::connect(options).await?;
     let queue = world.queue(&client).await?;
     let body = vec![7; 1 << 20];
-    client.basic_publish("", &queue, &body).mandatory(true).await?;
-    assert!(client.basic_get(&queue).no_ack(true).await?.ok_or("empty")?.body() == body);
+    client
+        .basic_publish("", &queue, &body)
+        .mandatory(true)
+        .await?;
+    assert!(
+        client
+            .basic_get(&queue)
+            .no_ack(true)
+            .await?
+            .ok_or("empty")?
+            .body()
+            == body
+    );
     Ok(client.close().await?)
 }
 

@@ -28,7 +28,11 @@ pub enum Target {
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URI contains a password.
-        f.write_str(if let Self::InMemory(_) = self { "InMemory" } else { "RabbitMq" })
+        f.write_str(if let Self::InMemory(_) = self {
+            "InMemory"
+        } else {
+            "RabbitMq"
+        })
     }
 }
 
@@ -40,7 +44,10 @@ impl Target {
         let open = Pattern::Prefix("open".into());
         (limited.configure, limited.write, limited.read) = (open.clone(), open.clone(), open);
         let users = vec![User::new("guest", "guest"), limited];
-        Ok(Self::InMemory(Server::new(Config { users, ..Config::default() })))
+        Ok(Self::InMemory(Server::new(Config {
+            users,
+            ..Config::default()
+        })))
     }
 
     /// Returns the RabbitMQ node that all tests share.
@@ -96,7 +103,9 @@ impl<R: Runtime> World<R> {
     /// Returns a connected client with other options.
     pub async fn client_with(&self, set: impl FnOnce(Options) -> Options) -> Result<Client, Error> {
         let options = set(self.options()?);
-        let Target::InMemory(server) = &self.target else { return R::connect(options).await };
+        let Target::InMemory(server) = &self.target else {
+            return R::connect(options).await;
+        };
         let (client, driver) = puka::open(server.connect(), R::clock(), options);
         R::spawn(async { drop(driver.await) });
         client.connect().await?;
@@ -126,7 +135,11 @@ impl<R: Runtime> World<R> {
 
     /// Declares an exclusive queue with a unique name.
     pub async fn queue(&self, client: &Client) -> Result<String, Error> {
-        Ok(client.queue_declare(self.name("queue")).exclusive(true).await?.name)
+        Ok(client
+            .queue_declare(self.name("queue"))
+            .exclusive(true)
+            .await?
+            .name)
     }
 
     /// Declares a queue with a unique name, which all connections can use.
@@ -137,8 +150,9 @@ impl<R: Runtime> World<R> {
     /// Declares a queue and publishes this many messages to it: `0`, `1`, `2` and so on.
     pub async fn filled_queue(&self, client: &Client, messages: usize) -> Result<String, Error> {
         let queue = self.shared_queue(client).await?;
-        let publishes: Vec<_> =
-            (0..messages).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        let publishes: Vec<_> = (0..messages)
+            .map(|n| client.basic_publish("", &queue, n.to_string()).send())
+            .collect();
         for publish in publishes {
             publish.await?;
         }
@@ -147,12 +161,21 @@ impl<R: Runtime> World<R> {
 
     /// Returns the number of ready messages.
     pub async fn ready(&self, client: &Client, queue: &str) -> Result<u32, Error> {
-        Ok(client.queue_declare(queue).passive(true).await?.message_count)
+        Ok(client
+            .queue_declare(queue)
+            .passive(true)
+            .await?
+            .message_count)
     }
 
     /// Polls until this many messages of the queue are ready, because work of other channels or
     /// connections takes some time.
-    pub async fn until_ready(&self, client: &Client, queue: &str, messages: u32) -> Result<(), Error> {
+    pub async fn until_ready(
+        &self,
+        client: &Client,
+        queue: &str,
+        messages: u32,
+    ) -> Result<(), Error> {
         while self.ready(client, queue).await? != messages {}
         Ok(())
     }
@@ -169,7 +192,10 @@ impl<R: Runtime> World<R> {
         }
         let client = self.client().await?;
         let names = self.names.take();
-        let queues: Vec<_> = names.iter().map(|name| client.queue_delete(name).send()).collect();
+        let queues: Vec<_> = names
+            .iter()
+            .map(|name| client.queue_delete(name).send())
+            .collect();
         for deleted in queues {
             // It may be exclusive to another connection, which deletes it.
             drop(deleted.await);
@@ -198,12 +224,17 @@ pub fn run<R: Runtime>(
     target: Result<Target, Box<dyn std::error::Error>>,
     case: impl AsyncFnOnce(&World<R>) -> Outcome,
 ) -> Outcome {
-    let world = World { target: target?, names: RefCell::default(), runtime: PhantomData };
+    let world = World {
+        target: target?,
+        names: RefCell::default(),
+        runtime: PhantomData,
+    };
     R::block_on(async {
         let outcome = within::<R, _>(DEADLINE, case(&world)).await;
         let cleaned = within::<R, _>(DEADLINE, world.clean_up()).await;
         outcome.ok_or_else(|| format!("{name} took longer than {DEADLINE:?}"))??;
-        cleaned.ok_or_else(|| format!("cleaning up behind {name} took longer than {DEADLINE:?}"))??;
+        cleaned
+            .ok_or_else(|| format!("cleaning up behind {name} took longer than {DEADLINE:?}"))??;
         Ok(())
     })
 }

@@ -27,7 +27,11 @@ fn spawned_task_can_own_handle_and_request() {
     let driver = can_be_spawned(driver);
     let task = can_be_spawned(async move {
         let queue = client.queue_declare("").await?.name;
-        client.basic_publish("", queue.clone(), vec![1]).submit().await?.await?;
+        client
+            .basic_publish("", queue.clone(), vec![1])
+            .submit()
+            .await?
+            .await?;
         client.basic_publish("", &queue, b"borrowed").await?;
         let mut consumer = client.basic_consume(queue).await?;
         consumer.next().await.ok_or(Error::Closed)??.ack()?;

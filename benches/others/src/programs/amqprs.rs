@@ -4,8 +4,8 @@ use crate::Outcome;
 use crate::work::{EXCHANGE, Kind, Order, WINDOW};
 use amqprs::callbacks::ChannelCallback;
 use amqprs::channel::{
-    BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicPublishArguments, BasicQosArguments,
-    Channel, ConfirmSelectArguments,
+    BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicPublishArguments,
+    BasicQosArguments, Channel, ConfirmSelectArguments,
 };
 use amqprs::connection::{Connection, OpenConnectionArguments};
 use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
@@ -28,14 +28,20 @@ struct Confirms {
 
 impl Confirms {
     fn settle(&mut self, tag: u64, multiple: bool) {
-        let Some(place) = tag.checked_sub(self.first).and_then(|place| usize::try_from(place).ok()) else {
+        let Some(place) = tag
+            .checked_sub(self.first)
+            .and_then(|place| usize::try_from(place).ok())
+        else {
             return;
         };
         if self.confirmed.len() <= place {
             self.confirmed.resize(place + 1, false);
         }
         let from = if multiple { 0 } else { place };
-        let news = self.confirmed.range_mut(from..=place).filter(|confirmed| !**confirmed);
+        let news = self
+            .confirmed
+            .range_mut(from..=place)
+            .filter(|confirmed| !**confirmed);
         let count = news.map(|confirmed| *confirmed = true).count();
         while self.confirmed.front() == Some(&true) {
             self.confirmed.pop_front();
@@ -77,9 +83,13 @@ async fn publish(channel: &Channel, order: &Order) -> Outcome<Sample> {
     let arguments = BasicPublishArguments::new(EXCHANGE, "");
     let clock = Clock::start();
     for _ in 0..order.messages {
-        channel.basic_publish(BasicProperties::default(), body.clone(), arguments.clone()).await?;
+        channel
+            .basic_publish(BasicProperties::default(), body.clone(), arguments.clone())
+            .await?;
     }
-    channel.basic_qos(BasicQosArguments::new(0, 0, false)).await?;
+    channel
+        .basic_qos(BasicQosArguments::new(0, 0, false))
+        .await?;
     Ok(clock.stop(order.messages))
 }
 
@@ -87,14 +97,22 @@ async fn confirm(channel: &Channel, order: &Order) -> Outcome<Sample> {
     let body = order.body();
     let window = Arc::new(Semaphore::new(usize::from(WINDOW)));
     channel
-        .register_callback(Confirms { window: window.clone(), first: 1, confirmed: VecDeque::new() })
+        .register_callback(Confirms {
+            window: window.clone(),
+            first: 1,
+            confirmed: VecDeque::new(),
+        })
         .await?;
-    channel.confirm_select(ConfirmSelectArguments::default()).await?;
+    channel
+        .confirm_select(ConfirmSelectArguments::default())
+        .await?;
     let arguments = BasicPublishArguments::new(EXCHANGE, "");
     let clock = Clock::start();
     for _ in 0..order.messages {
         window.acquire().await?.forget();
-        channel.basic_publish(BasicProperties::default(), body.clone(), arguments.clone()).await?;
+        channel
+            .basic_publish(BasicProperties::default(), body.clone(), arguments.clone())
+            .await?;
     }
     drop(window.acquire_many(u32::from(WINDOW)).await?);
     Ok(clock.stop(order.messages))
@@ -103,20 +121,32 @@ async fn confirm(channel: &Channel, order: &Order) -> Outcome<Sample> {
 async fn consume(channel: &Channel, order: &Order, acks: bool) -> Outcome<Sample> {
     let clock = Clock::start();
     if acks {
-        channel.basic_qos(BasicQosArguments::new(0, WINDOW, false)).await?;
+        channel
+            .basic_qos(BasicQosArguments::new(0, WINDOW, false))
+            .await?;
     }
-    let arguments = BasicConsumeArguments::new(&order.queue, "").manual_ack(acks).finish();
+    let arguments = BasicConsumeArguments::new(&order.queue, "")
+        .manual_ack(acks)
+        .finish();
     let (tag, mut deliveries) = channel.basic_consume_rx(arguments).await?;
     for _ in 0..order.messages {
         let message = deliveries.recv().await.ok_or("the consumer has ended")?;
         order.check(message.content.as_deref().unwrap_or_default());
         if acks {
-            let tag = message.deliver.as_ref().ok_or("the message has no delivery method")?.delivery_tag();
-            channel.basic_ack(BasicAckArguments::new(tag, false)).await?;
+            let tag = message
+                .deliver
+                .as_ref()
+                .ok_or("the message has no delivery method")?
+                .delivery_tag();
+            channel
+                .basic_ack(BasicAckArguments::new(tag, false))
+                .await?;
         }
     }
     if acks {
-        channel.basic_cancel(BasicCancelArguments::new(&tag)).await?;
+        channel
+            .basic_cancel(BasicCancelArguments::new(&tag))
+            .await?;
     }
     Ok(clock.stop(order.messages))
 }

@@ -9,7 +9,9 @@ use lapin::options::{
     ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm,
+};
 use puka_benches::{Clock, Sample};
 use std::collections::VecDeque;
 
@@ -44,12 +46,18 @@ async fn publish(channel: &Channel, order: &Order) -> Outcome<Sample> {
 }
 
 async fn check(confirm: PublisherConfirm) -> Outcome<()> {
-    if confirm.await?.is_ack() { Ok(()) } else { Err("the broker has refused a publish".into()) }
+    if confirm.await?.is_ack() {
+        Ok(())
+    } else {
+        Err("the broker has refused a publish".into())
+    }
 }
 
 async fn confirm(channel: &Channel, order: &Order) -> Outcome<Sample> {
     let body = order.body();
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
     let clock = Clock::start();
     let mut left = order.messages;
     let mut confirms = VecDeque::with_capacity(usize::from(WINDOW));
@@ -70,8 +78,18 @@ async fn confirm(channel: &Channel, order: &Order) -> Outcome<Sample> {
 }
 
 async fn consumer(channel: &Channel, order: &Order, no_ack: bool) -> Outcome<Consumer> {
-    let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
-    Ok(channel.basic_consume(order.queue.as_str().into(), "".into(), options, FieldTable::default()).await?)
+    let options = BasicConsumeOptions {
+        no_ack,
+        ..BasicConsumeOptions::default()
+    };
+    Ok(channel
+        .basic_consume(
+            order.queue.as_str().into(),
+            "".into(),
+            options,
+            FieldTable::default(),
+        )
+        .await?)
 }
 
 async fn consume(channel: &Channel, order: &Order) -> Outcome<Sample> {
@@ -86,7 +104,9 @@ async fn consume(channel: &Channel, order: &Order) -> Outcome<Sample> {
 
 async fn ack(channel: &Channel, order: &Order) -> Outcome<Sample> {
     let clock = Clock::start();
-    channel.basic_qos(WINDOW, BasicQosOptions::default()).await?;
+    channel
+        .basic_qos(WINDOW, BasicQosOptions::default())
+        .await?;
     let mut consumer = consumer(channel, order, false).await?;
     let tag = consumer.tag();
     let mut chunks = (&mut consumer).ready_chunks(BATCH as usize);
@@ -101,7 +121,9 @@ async fn ack(channel: &Channel, order: &Order) -> Outcome<Sample> {
         });
         try_join_all(acks).await?;
     }
-    channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+    channel
+        .basic_cancel(tag, BasicCancelOptions::default())
+        .await?;
     Ok(clock.stop(order.messages))
 }
 

@@ -25,11 +25,17 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn run(name: &str, order: &Order) -> Outcome<Sample> {
-    let (_, run) = PROGRAMS.into_iter().find(|(known, _)| *known == name).ok_or("unknown program")?;
+    let (_, run) = PROGRAMS
+        .into_iter()
+        .find(|(known, _)| *known == name)
+        .ok_or("unknown program")?;
     run(order)
 }
 
 /// Runs on the current thread: with one core, tokio's thread pool was slower.
 fn on_tokio(work: impl Future<Output = Outcome<Sample>>) -> Outcome<Sample> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

@@ -14,7 +14,10 @@ async fn publish(client: &Client, order: &Order) -> Result<Sample, Error> {
     let body = Bytes::from(order.body());
     let clock = Clock::start();
     for _ in 0..order.messages {
-        client.basic_publish(EXCHANGE, "", &body).confirm(false).await?;
+        client
+            .basic_publish(EXCHANGE, "", &body)
+            .confirm(false)
+            .await?;
     }
     client.close().await?;
     Ok(clock.stop(order.messages))
@@ -36,7 +39,12 @@ pub(crate) async fn publish_confirmed(
         {
             promise.await?;
         }
-        promises.push_back(client.basic_publish(exchange, routing_key, &body).submit().await?);
+        promises.push_back(
+            client
+                .basic_publish(exchange, routing_key, &body)
+                .submit()
+                .await?,
+        );
     }
     for promise in promises {
         promise.await?;
@@ -54,7 +62,10 @@ async fn confirm(client: &Client, order: &Order) -> Result<Sample, Error> {
 async fn consume(client: &Client, order: &Order, acks: bool) -> Result<Sample, Error> {
     let prefetch_count = if acks { WINDOW } else { 0 };
     let clock = Clock::start();
-    let request = client.basic_consume(&order.queue).no_ack(!acks).prefetch_count(prefetch_count);
+    let request = client
+        .basic_consume(&order.queue)
+        .no_ack(!acks)
+        .prefetch_count(prefetch_count);
     let mut consumer = request.await?;
     for _ in 0..order.messages {
         let delivery = consumer.next().await.unwrap_or(Err(Error::Closed))?;

@@ -30,8 +30,14 @@ impl Connection {
     /// Connects and opens channel 1.
     fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the broker listens");
-        stream.set_nodelay(true).expect("the socket supports TCP_NODELAY");
-        let mut it = Self { stream, buffer: vec![0; PIECE], decoder: Decoder::new() };
+        stream
+            .set_nodelay(true)
+            .expect("the socket supports TCP_NODELAY");
+        let mut it = Self {
+            stream,
+            buffer: vec![0; PIECE],
+            decoder: Decoder::new(),
+        };
         let start_ok = connection::StartOk {
             client_properties: TableRef::EMPTY,
             mechanism: ShortStr::literal("PLAIN"),
@@ -42,23 +48,47 @@ impl Connection {
         it.await_method();
         it.write(&method(0, &start_ok));
         it.await_method();
-        it.write(&method(0, &connection::TuneOk { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 0 }));
-        it.ask(0, &connection::Open { virtual_host: ShortStr::literal("/") });
+        it.write(&method(
+            0,
+            &connection::TuneOk {
+                channel_max: 2047,
+                frame_max: FRAME_MAX,
+                heartbeat: 0,
+            },
+        ));
+        it.ask(
+            0,
+            &connection::Open {
+                virtual_host: ShortStr::literal("/"),
+            },
+        );
         it.ask(1, &channel::Open {});
         it
     }
 
     fn write(&mut self, octets: &[u8]) {
-        self.stream.write_all(octets).expect("the broker accepts the bytes");
+        self.stream
+            .write_all(octets)
+            .expect("the broker accepts the bytes");
     }
 
     fn read(&mut self) -> usize {
-        self.stream.read(&mut self.buffer).expect("the broker answers")
+        self.stream
+            .read(&mut self.buffer)
+            .expect("the broker answers")
     }
 
     fn await_method(&mut self) {
-        while self.decoder.next_frame().expect("the frame is valid").is_none() {
-            let octets = self.stream.read(self.decoder.space()).expect("the broker answers");
+        while self
+            .decoder
+            .next_frame()
+            .expect("the frame is valid")
+            .is_none()
+        {
+            let octets = self
+                .stream
+                .read(self.decoder.space())
+                .expect("the broker answers");
             self.decoder.filled(octets);
         }
     }
@@ -76,7 +106,10 @@ fn published(size: usize) -> Vec<u8> {
         mandatory: false,
         immediate: false,
     };
-    let header = ContentHeader { body_size: size as u64, properties: Properties::default() };
+    let header = ContentHeader {
+        body_size: size as u64,
+        properties: Properties::default(),
+    };
     let mut octets = method(1, &publish);
     frame::content_header(&mut octets, 1, FRAME_MAX, &header).expect("the frame fits");
     frame::body(&mut octets, 1, FRAME_MAX, &vec![b'x'; size]);
@@ -124,13 +157,23 @@ fn confirmed(mut it: Connection, size: usize, time: Duration) -> Sample {
         }
         // The last ack of the received bytes: type, channel, size, method, tag, bits, end.
         let octets = it.read();
-        let tag = it.buffer[..octets].rchunks_exact(21).next().map(|ack| &ack[HEADER + 4..HEADER + 12]);
-        confirmed = tag.and_then(|tag| tag.try_into().ok()).map_or(confirmed, u64::from_be_bytes);
+        let tag = it.buffer[..octets]
+            .rchunks_exact(21)
+            .next()
+            .map(|ack| &ack[HEADER + 4..HEADER + 12]);
+        confirmed = tag
+            .and_then(|tag| tag.try_into().ok())
+            .map_or(confirmed, u64::from_be_bytes);
     }
     while confirmed < sent {
         let octets = it.read();
-        let tag = it.buffer[..octets].rchunks_exact(21).next().map(|ack| &ack[HEADER + 4..HEADER + 12]);
-        confirmed = tag.and_then(|tag| tag.try_into().ok()).map_or(confirmed, u64::from_be_bytes);
+        let tag = it.buffer[..octets]
+            .rchunks_exact(21)
+            .next()
+            .map(|ack| &ack[HEADER + 4..HEADER + 12]);
+        confirmed = tag
+            .and_then(|tag| tag.try_into().ok())
+            .map_or(confirmed, u64::from_be_bytes);
     }
     clock.stop(sent)
 }
@@ -138,7 +181,14 @@ fn confirmed(mut it: Connection, size: usize, time: Duration) -> Sample {
 fn consume(mut it: Connection, size: usize, acks: bool, time: Duration) -> Sample {
     let tag = ShortStr::literal("puka.1");
     if acks {
-        it.ask(1, &basic::Qos { prefetch_size: 0, prefetch_count: WINDOW as u16, global: false });
+        it.ask(
+            1,
+            &basic::Qos {
+                prefetch_size: 0,
+                prefetch_count: WINDOW as u16,
+                global: false,
+            },
+        );
     }
     let queue = size.to_string();
     let consume = basic::Consume {
@@ -156,7 +206,13 @@ fn consume(mut it: Connection, size: usize, acks: bool, time: Duration) -> Sampl
     it.ask(1, &consume);
     let mut octets = it.decoder.pending().len();
     let mut acked = 0;
-    let mut ack = method(1, &basic::Ack { delivery_tag: 0, multiple: true });
+    let mut ack = method(
+        1,
+        &basic::Ack {
+            delivery_tag: 0,
+            multiple: true,
+        },
+    );
     while clock.is_before(time) {
         octets += it.read();
         let last = (octets / one.len()) as u64;

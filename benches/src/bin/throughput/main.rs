@@ -48,8 +48,14 @@ fn main() {
     let broker = Broker::start(&[]);
     println!("| work | program | messages/s | of the frames | CPU ns/message | of the frames |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for work in WORKS.into_iter().filter(|work| work.to_string().contains(&only)) {
-        let programs: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| name.contains(&program)).collect();
+    for work in WORKS
+        .into_iter()
+        .filter(|work| work.to_string().contains(&only))
+    {
+        let programs: Vec<_> = PROGRAMS
+            .into_iter()
+            .filter(|(name, _)| name.contains(&program))
+            .collect();
         let mut samples = vec![Vec::new(); programs.len()];
         for _ in 0..rounds {
             for ((_, run), samples) in programs.iter().zip(&mut samples) {

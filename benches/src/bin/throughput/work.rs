@@ -63,7 +63,10 @@ async fn publish(client: &Client, size: usize, time: Duration) -> Result<Sample,
     let mut messages = 0;
     while clock.is_before(time) {
         for _ in 0..STRIDE {
-            client.basic_publish("", "test", &body).confirm(false).await?;
+            client
+                .basic_publish("", "test", &body)
+                .confirm(false)
+                .await?;
         }
         messages += STRIDE;
     }
@@ -94,17 +97,30 @@ async fn confirm(client: &Client, size: usize, time: Duration) -> Result<Sample,
     Ok(clock.stop(messages))
 }
 
-async fn consume(client: &Client, size: usize, acks: bool, time: Duration) -> Result<Sample, Error> {
+async fn consume(
+    client: &Client,
+    size: usize,
+    acks: bool,
+    time: Duration,
+) -> Result<Sample, Error> {
     let prefetch_count = if acks { WINDOW as u16 } else { 0 };
-    let request = client.basic_consume(size.to_string()).no_ack(!acks).prefetch_count(prefetch_count);
+    let request = client
+        .basic_consume(size.to_string())
+        .no_ack(!acks)
+        .prefetch_count(prefetch_count);
     let mut consumer = request.await?;
     let clock = Clock::start();
     let mut messages = 0;
     while clock.is_before(time) {
         for _ in 0..STRIDE {
-            let Some(delivery) = consumer.next().await else { return Ok(clock.stop(messages)) };
+            let Some(delivery) = consumer.next().await else {
+                return Ok(clock.stop(messages));
+            };
             let delivery = delivery?;
-            assert!(delivery.body().len() == size, "the delivery has a wrong size");
+            assert!(
+                delivery.body().len() == size,
+                "the delivery has a wrong size"
+            );
             delivery.ack()?;
         }
         messages += STRIDE;
@@ -169,7 +185,8 @@ pub(crate) fn in_one_task(address: SocketAddr, what: Work, time: Duration) -> Sa
 
 /// Runs without an executor: the evented client waits for the work.
 pub(crate) fn with_evented(address: SocketAddr, what: Work, time: Duration) -> Sample {
-    let mut conn = puka::evented::connect(&format!("amqp://{address}")).expect("the broker listens");
+    let mut conn =
+        puka::evented::connect(&format!("amqp://{address}")).expect("the broker listens");
     let client = conn.client();
     let mut work = pin!(async {
         client.connect().await?;

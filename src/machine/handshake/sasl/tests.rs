@@ -7,7 +7,9 @@ const SECRET: &str = "S3KRET";
 
 fn run(mechanism: AuthMechanism, username: &str, password: &str) -> Result<Response, Error> {
     let source = CredentialSource::Fixed(Credentials::new(username, password));
-    LoginStep::begin(Mechanism::Known(mechanism), source).run().0
+    LoginStep::begin(Mechanism::Known(mechanism), source)
+        .run()
+        .0
 }
 
 #[track_caller]
@@ -19,12 +21,19 @@ fn chosen(offered: &[u8], options: &Options) -> String {
 fn responses_are_as_rabbitmq_reads_them() {
     for (mechanism, octets) in [
         (AuthMechanism::Plain, &b"\0guest\0secret"[..]),
-        (AuthMechanism::Amqplain, b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret"),
+        (
+            AuthMechanism::Amqplain,
+            b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret",
+        ),
         (AuthMechanism::RabbitCrDemo, b"guest"),
         (AuthMechanism::External, b""),
         (AuthMechanism::Anonymous, b""),
     ] {
-        assert_eq!(run(mechanism, "guest", "secret").unwrap().octets.0, octets, "{mechanism:?}");
+        assert_eq!(
+            run(mechanism, "guest", "secret").unwrap().octets.0,
+            octets,
+            "{mechanism:?}"
+        );
     }
 }
 
@@ -32,16 +41,28 @@ fn responses_are_as_rabbitmq_reads_them() {
 fn rabbit_cr_demo_answers_one_challenge_and_no_other_mechanism_does() {
     for mechanism in AuthMechanism::ALL {
         let session = run(mechanism, "guest", SECRET).unwrap().session;
-        let answer = LoginStep::answer(session, b"Please tell me your password").run().0;
+        let answer = LoginStep::answer(session, b"Please tell me your password")
+            .run()
+            .0;
         if mechanism != AuthMechanism::RabbitCrDemo {
-            assert!(matches!(answer, Err(Error::CannotLogIn(_))), "{mechanism:?}");
+            assert!(
+                matches!(answer, Err(Error::CannotLogIn(_))),
+                "{mechanism:?}"
+            );
             continue;
         }
         let answer = answer.unwrap();
         assert_eq!(answer.octets.0, b"My password is S3KRET");
-        let again = LoginStep::answer(answer.session, b"Please tell me your password").run().0;
-        let Err(Error::CannotLogIn(cause)) = again else { panic!("a second answer") };
-        assert_eq!(cause.to_string(), "RABBIT-CR-DEMO has no answer to another challenge of the server");
+        let again = LoginStep::answer(answer.session, b"Please tell me your password")
+            .run()
+            .0;
+        let Err(Error::CannotLogIn(cause)) = again else {
+            panic!("a second answer")
+        };
+        assert_eq!(
+            cause.to_string(),
+            "RABBIT-CR-DEMO has no answer to another challenge of the server"
+        );
     }
 }
 
@@ -56,7 +77,10 @@ fn plain_refuses_a_nul_which_it_cannot_express() {
 fn a_name_for_messages_is_known_where_we_log_in_by_name() {
     let username = |mechanism| run(mechanism, "guest", "").unwrap().username;
     assert_eq!(username(AuthMechanism::Plain).as_deref(), Some("guest"));
-    assert_eq!(username(AuthMechanism::RabbitCrDemo).as_deref(), Some("guest"));
+    assert_eq!(
+        username(AuthMechanism::RabbitCrDemo).as_deref(),
+        Some("guest")
+    );
     assert_eq!(username(AuthMechanism::External), None);
     assert_eq!(username(AuthMechanism::Anonymous), None);
 }
@@ -75,13 +99,27 @@ fn e24_the_preferred_mechanism_that_is_offered_is_chosen() {
 
 #[test]
 fn e24_a_mechanism_that_shows_the_password_is_passed_over_when_that_is_forbidden() {
-    let all = Options::default().auth_mechanisms(&AuthMechanism::ALL).refuse_unencrypted_login(true);
-    assert_eq!(chosen(b"PLAIN AMQPLAIN RABBIT-CR-DEMO EXTERNAL", &all), "EXTERNAL");
+    let all = Options::default()
+        .auth_mechanisms(&AuthMechanism::ALL)
+        .refuse_unencrypted_login(true);
+    assert_eq!(
+        chosen(b"PLAIN AMQPLAIN RABBIT-CR-DEMO EXTERNAL", &all),
+        "EXTERNAL"
+    );
     for offered in [&b"PLAIN"[..], b"AMQPLAIN", b"RABBIT-CR-DEMO"] {
-        assert!(matches!(choose(offered, &all.login), Err(Error::UnencryptedLogin)));
+        assert!(matches!(
+            choose(offered, &all.login),
+            Err(Error::UnencryptedLogin)
+        ));
     }
-    assert!(matches!(choose(b"OTHER", &all.login), Err(Error::NoMechanism { .. })));
-    assert_eq!(chosen(b"PLAIN EXTERNAL", &all.encrypted_transport(true)), "PLAIN");
+    assert!(matches!(
+        choose(b"OTHER", &all.login),
+        Err(Error::NoMechanism { .. })
+    ));
+    assert_eq!(
+        chosen(b"PLAIN EXTERNAL", &all.encrypted_transport(true)),
+        "PLAIN"
+    );
 }
 
 #[test]
@@ -92,7 +130,10 @@ fn a21_no_step_of_a_login_shows_the_password() {
         let mut shown = format!("{step:?}");
         let outcome = step.run();
         shown += &format!("{outcome:?}");
-        shown += &format!("{:?}", LoginStep::answer(outcome.0.unwrap().session, SECRET.as_bytes()));
+        shown += &format!(
+            "{:?}",
+            LoginStep::answer(outcome.0.unwrap().session, SECRET.as_bytes())
+        );
         assert!(!shown.contains(SECRET), "{shown}");
     }
 }

@@ -35,7 +35,11 @@ fn no_more_channels_retire_than_are_needed() {
     let [second, third] = [now + TURN, now + 2 * TURN];
     assert_eq!(retired(&mut publishers, 1, second), [1]);
     assert_eq!(retired(&mut publishers, 1, second), [1]);
-    assert_eq!(retired(&mut publishers, 1, third), [1, 2], "the first may be stuck");
+    assert_eq!(
+        retired(&mut publishers, 1, third),
+        [1, 2],
+        "the first may be stuck"
+    );
     assert_eq!(publishers.resume(1, third), Some(1));
     assert_eq!(retired(&mut publishers, 2, third), [2, 3]);
     assert!(publishers.remove(2).is_some());
@@ -51,7 +55,9 @@ fn deadlines_of_many_channels_come_in_order() {
     for channel in 1..=1000_u16 {
         publishers.add(&channel.to_be_bytes(), Kind::Publish, channel, now);
     }
-    let early: Vec<_> = (1..=3).map(|channel| publish(&mut publishers, &mut promises, channel)).collect();
+    let early: Vec<_> = (1..=3)
+        .map(|channel| publish(&mut publishers, &mut promises, channel))
+        .collect();
     publishers.stamp(now, TIMEOUT);
     let again = publish(&mut publishers, &mut promises, 1);
     assert_eq!(publishers.unstamped, [1], "no other channel is looked at");
@@ -61,7 +67,11 @@ fn deadlines_of_many_channels_come_in_order() {
     assert_eq!(publishers.deadline(), Some(now + LATE));
     assert_eq!(expired(&mut publishers, now + LATE), [early[1]]);
     assert_eq!(publishers.deadline(), Some(later + LATE));
-    assert_eq!(publishers.deadlines.len(), 1, "channels without a publish have no entry");
+    assert_eq!(
+        publishers.deadlines.len(),
+        1,
+        "channels without a publish have no entry"
+    );
     assert_eq!(expired(&mut publishers, later + LATE), [again]);
     assert_eq!((publishers.deadline(), publishers.in_flight()), (None, 0));
 }

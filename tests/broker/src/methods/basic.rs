@@ -40,7 +40,10 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
 /// global=true: one limit shared by the channel."
 fn qos(state: &mut State, place: Place, method: basic::Qos) -> Outcome {
     if method.prefetch_size != 0 {
-        return Err(Fault::not_implemented(format_args!("prefetch_size!=0 ({})", method.prefetch_size)));
+        return Err(Fault::not_implemented(format_args!(
+            "prefetch_size!=0 ({})",
+            method.prefetch_size
+        )));
     }
     let channel = state.channel(place)?;
     if method.global {
@@ -73,46 +76,87 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
             format_args!("attempt to reuse consumer tag '{tag}'"),
         ));
     }
-    let tag: Arc<str> = if tag.is_empty() { state.random.name("amq.ctag-").into() } else { tag.into() };
+    let tag: Arc<str> = if tag.is_empty() {
+        state.random.name("amq.ctag-").into()
+    } else {
+        tag.into()
+    };
     if replies {
         return reply_to::consume(state, place, method, tag);
     }
     let priority = priority(method.arguments)?;
-    let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: Arc::clone(&tag) };
+    let key = ConsumerKey {
+        connection: place.connection,
+        channel: place.channel,
+        tag: Arc::clone(&tag),
+    };
     let queue = state.queue(place, &name)?;
     let id = queue.id;
     // "Exclusive consumer: 403 if another consumer exists, or for any later one". With a single
     // active consumer it is always refused.
-    let taken = queue.consumers.iter().any(|other| other.exclusive || method.exclusive);
+    let taken = queue
+        .consumers
+        .iter()
+        .any(|other| other.exclusive || method.exclusive);
     if taken || (method.exclusive && queue.arguments.single_active_consumer) {
         let vhost = Arc::clone(&queue.vhost);
-        return Err(Fault::refused(format_args!("queue '{name}' in vhost '{vhost}' in exclusive use")));
+        return Err(Fault::refused(format_args!(
+            "queue '{name}' in vhost '{vhost}' in exclusive use"
+        )));
     }
-    queue.subscribe(Subscription { key, priority, exclusive: method.exclusive });
+    queue.subscribe(Subscription {
+        key,
+        priority,
+        exclusive: method.exclusive,
+    });
     let channel = state.channel(place)?;
     let prefetch = channel.prefetch;
-    let consumer = Consumer { queue: id, no_ack: method.no_ack, prefetch, outstanding: 0, timed_out: false };
+    let consumer = Consumer {
+        queue: id,
+        no_ack: method.no_ack,
+        prefetch,
+        outstanding: 0,
+        timed_out: false,
+    };
     channel.consumers.insert(Arc::clone(&tag), consumer);
     // "consume-ok comes before the first delivery."
-    state.reply(place, method.nowait, &basic::ConsumeOk { consumer_tag: ShortStr::cut(&tag) });
+    state.reply(
+        place,
+        method.nowait,
+        &basic::ConsumeOk {
+            consumer_tag: ShortStr::cut(&tag),
+        },
+    );
     state.dirty.insert(id);
     Ok(())
 }
 
 fn priority(arguments: TableRef<'_>) -> Result<i64, Fault> {
-    let Some(value) = arguments.get("x-priority") else { return Ok(0) };
-    value
-        .as_i64()
-        .ok_or_else(|| Fault::precondition("invalid arg 'x-priority' for consumer: unacceptable_type"))
+    let Some(value) = arguments.get("x-priority") else {
+        return Ok(0);
+    };
+    value.as_i64().ok_or_else(|| {
+        Fault::precondition("invalid arg 'x-priority' for consumer: unacceptable_type")
+    })
 }
 
 /// "Not errors: cancelling an unknown consumer tag."
 fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcome {
     let tag = text(method.consumer_tag)?;
     reply_to::cancel(state, place, tag)?;
-    let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: tag.into() };
+    let key = ConsumerKey {
+        connection: place.connection,
+        channel: place.channel,
+        tag: tag.into(),
+    };
     release::remove_consumer(state, &key, place.now);
-    state.reply(place, method.nowait, &basic::CancelOk { consumer_tag: method.consumer_tag });
+    state.reply(
+        place,
+        method.nowait,
+        &basic::CancelOk {
+            consumer_tag: method.consumer_tag,
+        },
+    );
     Ok(())
 }
 
@@ -120,10 +164,19 @@ fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcom
 /// it.
 fn cancel_ok(state: &mut State, place: Place, tag: ShortStr<'_>) -> Outcome {
     let tag = text(tag)?;
-    if !state.channel(place)?.consumers.get(tag).is_some_and(|consumer| consumer.timed_out) {
+    if !state
+        .channel(place)?
+        .consumers
+        .get(tag)
+        .is_some_and(|consumer| consumer.timed_out)
+    {
         return Err(Fault::unimplemented());
     }
-    let key = ConsumerKey { connection: place.connection, channel: place.channel, tag: tag.into() };
+    let key = ConsumerKey {
+        connection: place.connection,
+        channel: place.channel,
+        tag: tag.into(),
+    };
     release::remove_consumer(state, &key, place.now);
     Ok(())
 }
@@ -136,7 +189,9 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
         state.send(place, &basic::GetEmpty {});
         return Ok(());
     };
-    let Some(queue) = state.queues.get_mut(&id) else { return Ok(()) };
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return Ok(());
+    };
     let message_count = queue.message_count();
     if !method.no_ack {
         queue.unacked += 1;
@@ -146,7 +201,14 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
     let channel = state.channel(place)?;
     let delivery_tag = channel.next_tag();
     if !method.no_ack {
-        channel.hold(delivery_tag, Unacked { queue: id, entry, consumer: None });
+        channel.hold(
+            delivery_tag,
+            Unacked {
+                queue: id,
+                entry,
+                consumer: None,
+            },
+        );
     }
     let method = basic::GetOk {
         delivery_tag,
@@ -156,7 +218,13 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
         message_count,
     };
     if let Some(connection) = state.connections.get_mut(&place.connection) {
-        connection.send_content(place.now, place.channel, &method, &message.properties(), &message.body);
+        connection.send_content(
+            place.now,
+            place.channel,
+            &method,
+            &message.properties(),
+            &message.body,
+        );
     }
     Ok(())
 }

@@ -10,7 +10,12 @@ use puka::protocol::TableRef;
 use std::sync::Arc;
 
 /// Checks the permissions for a binding: write for the destination, and read for the source.
-pub(crate) fn check(state: &State, place: Place, destination: (&str, &str), source: &str) -> Outcome {
+pub(crate) fn check(
+    state: &State,
+    place: Place,
+    destination: (&str, &str),
+    source: &str,
+) -> Outcome {
     state.check_permission(place, Permission::Write, destination.0, destination.1)?;
     state.check_permission(place, Permission::Read, "exchange", source)
 }
@@ -25,7 +30,10 @@ pub(crate) fn bind(
     arguments: TableRef<'_>,
 ) -> Outcome {
     let (vhost_name, vhost) = state.vhost_mut(place)?;
-    let exchange = vhost.exchanges.get_mut(source).ok_or_else(|| Fault::no_exchange(&vhost_name, source))?;
+    let exchange = vhost
+        .exchanges
+        .get_mut(source)
+        .ok_or_else(|| Fault::no_exchange(&vhost_name, source))?;
     if exchange.kind == Kind::Headers {
         check_headers_binding(arguments)?;
     }
@@ -47,7 +55,10 @@ pub(crate) fn exists(
 ) -> Result<bool, Fault> {
     let (_, vhost) = state.vhost(place)?;
     let binding = binding(destination.clone(), routing_key, arguments);
-    Ok(vhost.exchanges.get(source).is_some_and(|exchange| exchange.bindings.contains(&binding)))
+    Ok(vhost
+        .exchanges
+        .get(source)
+        .is_some_and(|exchange| exchange.bindings.contains(&binding)))
 }
 
 /// Removes a binding. "Not errors: unbinding what is not bound or from a missing exchange."
@@ -60,7 +71,9 @@ pub(crate) fn unbind(
     arguments: TableRef<'_>,
 ) -> Outcome {
     let (vhost_name, vhost) = state.vhost_mut(place)?;
-    let Some(exchange) = vhost.exchanges.get_mut(source) else { return Ok(()) };
+    let Some(exchange) = vhost.exchanges.get_mut(source) else {
+        return Ok(());
+    };
     let binding = binding(destination, routing_key, arguments);
     let before = exchange.bindings.len();
     exchange.bindings.retain(|candidate| *candidate != binding);
@@ -73,5 +86,9 @@ pub(crate) fn unbind(
 
 fn binding(destination: Destination, routing_key: &str, arguments: TableRef<'_>) -> Binding {
     let routing_key = Bytes::copy_from_slice(routing_key.as_bytes());
-    Binding { destination, routing_key, arguments: arguments.to_table() }
+    Binding {
+        destination,
+        routing_key,
+        arguments: arguments.to_table(),
+    }
 }

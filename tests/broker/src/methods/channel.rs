@@ -10,7 +10,9 @@ use puka::protocol::method::channel::{self, Method};
 
 /// Handles `channel.open` on a free number.
 pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     let open = connection.channels.len();
     // "channel-max limits how many channels are open at once; channel numbers above it are
     // accepted."
@@ -23,7 +25,9 @@ pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
             ),
         ));
     }
-    connection.channels.insert(place.channel, Channel::default());
+    connection
+        .channels
+        .insert(place.channel, Channel::default());
     state.send(place, &channel::OpenOk {});
     Ok(())
 }
@@ -31,7 +35,10 @@ pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
 /// Handles a method of the class on an open channel.
 pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
     match method {
-        Method::Open(_) => Err(Fault::new(ReplyCode::CHANNEL_ERROR, "second 'channel.open' seen")),
+        Method::Open(_) => Err(Fault::new(
+            ReplyCode::CHANNEL_ERROR,
+            "second 'channel.open' seen",
+        )),
         Method::Close(_) => {
             release::release_channel(state, place.connection, place.channel, place.now);
             state.send(place, &channel::CloseOk {});
@@ -44,7 +51,9 @@ pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Out
             state.send(place, &channel::FlowOk { active: true });
             Ok(())
         }
-        Method::Flow(channel::Flow { active: false }) => Err(Fault::not_implemented("active=false")),
+        Method::Flow(channel::Flow { active: false }) => {
+            Err(Fault::not_implemented("active=false"))
+        }
         Method::OpenOk(_) => Err(Fault::unimplemented()),
     }
 }

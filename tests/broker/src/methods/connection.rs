@@ -16,7 +16,8 @@ use std::time::Duration;
 /// closes the transport.
 pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
     // `AMQP,1,1,0,9` is 0-9, which RabbitMQ accepts.
-    let accepted = octets == ProtocolHeader::AMQP_0_9_1.to_octets() || octets == b"AMQP\x01\x01\x00\x09";
+    let accepted =
+        octets == ProtocolHeader::AMQP_0_9_1.to_octets() || octets == b"AMQP\x01\x01\x00\x09";
     if !accepted {
         if let Some(connection) = state.connections.get_mut(&place.connection) {
             connection.send_octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
@@ -41,7 +42,9 @@ pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
 /// Handles a method on channel 0.
 pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> Outcome {
     let phase = state.connection(place)?.phase;
-    let AnyMethod::Connection(method) = method else { return Err(unexpected(&method)) };
+    let AnyMethod::Connection(method) = method else {
+        return Err(unexpected(&method));
+    };
     match (phase, method) {
         (Phase::StartOk { .. }, Method::StartOk(method)) => start_ok(state, place, &method),
         (Phase::SecureOk { .. }, Method::SecureOk(method)) => secure_ok(state, place, &method),
@@ -79,7 +82,10 @@ pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> 
 }
 
 fn unexpected(method: &impl Encode) -> Fault {
-    Fault::new(ReplyCode::CHANNEL_ERROR, format_args!("unexpected method {} on channel 0", method.id()))
+    Fault::new(
+        ReplyCode::CHANNEL_ERROR,
+        format_args!("unexpected method {} on channel 0", method.id()),
+    )
 }
 
 fn set_phase(state: &mut State, place: Place, phase: Phase) {
@@ -90,7 +96,11 @@ fn set_phase(state: &mut State, place: Place, phase: Phase) {
 
 /// "The server gives the whole handshake 10 s."
 fn deadline(state: &State, place: Place) -> std::time::Instant {
-    match state.connections.get(&place.connection).map(|connection| connection.phase) {
+    match state
+        .connections
+        .get(&place.connection)
+        .map(|connection| connection.phase)
+    {
         Some(
             Phase::ProtocolHeader { deadline }
             | Phase::StartOk { deadline }
@@ -105,16 +115,27 @@ fn deadline(state: &State, place: Place) -> std::time::Instant {
 fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -> Outcome {
     let mechanism = text(method.mechanism)?;
     // "A mechanism that was not offered: silent close."
-    if !state.config.mechanisms.iter().any(|offered| offered == mechanism) {
+    if !state
+        .config
+        .mechanisms
+        .iter()
+        .any(|offered| offered == mechanism)
+    {
         return Err(Fault::Silent);
     }
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     connection.client_properties = method.client_properties.to_table();
     let user = match mechanism {
         "PLAIN" => user_with_password(state, plain(method.response)?),
         "AMQPLAIN" => user_with_password(state, amqplain(method.response)?),
         "ANONYMOUS" => user(state, &state.config.anonymous_user),
-        "EXTERNAL" => state.config.external_user.as_ref().and_then(|name| user(state, name)),
+        "EXTERNAL" => state
+            .config
+            .external_user
+            .as_ref()
+            .and_then(|name| user(state, name)),
         "RABBIT-CR-DEMO" => return ask_for_password(state, place, method.response),
         _ => return Err(Fault::Silent),
     };
@@ -125,16 +146,26 @@ fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -
 /// password.
 fn ask_for_password(state: &mut State, place: Place, username: &[u8]) -> Outcome {
     let name = String::from_utf8(username.to_vec()).map_err(|_| Fault::Silent)?;
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     connection.user.name = name;
-    state.send(place, &connection::Secure { challenge: b"Please tell me your password" });
+    state.send(
+        place,
+        &connection::Secure {
+            challenge: b"Please tell me your password",
+        },
+    );
     let deadline = deadline(state, place);
     set_phase(state, place, Phase::SecureOk { deadline });
     Ok(())
 }
 
 fn secure_ok(state: &mut State, place: Place, method: &connection::SecureOk<'_>) -> Outcome {
-    let password = method.response.strip_prefix(b"My password is ").ok_or(Fault::Silent)?;
+    let password = method
+        .response
+        .strip_prefix(b"My password is ")
+        .ok_or(Fault::Silent)?;
     let password = String::from_utf8(password.to_vec()).map_err(|_| Fault::Silent)?;
     let name = state.connection(place)?.user.name.clone();
     let user = user_with_password(state, (name, password));
@@ -142,7 +173,12 @@ fn secure_ok(state: &mut State, place: Place, method: &connection::SecureOk<'_>)
 }
 
 fn user(state: &State, name: &str) -> Option<User> {
-    state.config.users.iter().find(|user| user.name == name).cloned()
+    state
+        .config
+        .users
+        .iter()
+        .find(|user| user.name == name)
+        .cloned()
 }
 
 fn user_with_password(state: &State, (name, password): (String, String)) -> Option<User> {
@@ -151,8 +187,12 @@ fn user_with_password(state: &State, (name, password): (String, String)) -> Opti
 
 /// Sends `tune`, or refuses the login.
 fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) -> Outcome {
-    let Some(user) = user else { return refuse_login(state, place, mechanism) };
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(user) = user else {
+        return refuse_login(state, place, mechanism);
+    };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     connection.user = user;
     let tune = connection::Tune {
         channel_max: connection.channel_max,
@@ -168,18 +208,28 @@ fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) 
 /// "Close 403 when the client has authentication_failure_close, else TCP closed after 3 s without a
 /// frame. The text never says why."
 fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     if !connection.has_capability("authentication_failure_close") {
         return Err(Fault::Silent);
     }
     let text = format!(
         "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
     );
-    let MethodId { class: class_id, method: method_id } = MethodId::NONE;
+    let MethodId {
+        class: class_id,
+        method: method_id,
+    } = MethodId::NONE;
     let reply_code = ReplyCode::ACCESS_REFUSED.value();
     connection.send_close(
         place.now,
-        &connection::Close { reply_code, reply_text: ShortStr::cut(&text), class_id, method_id },
+        &connection::Close {
+            reply_code,
+            reply_text: ShortStr::cut(&text),
+            class_id,
+            method_id,
+        },
     );
     Ok(())
 }
@@ -196,7 +246,10 @@ fn plain_parts(response: &[u8]) -> Option<(String, String)> {
     if !authzid.is_empty() || parts.next().is_some() {
         return None;
     }
-    Some((String::from_utf8(user.to_vec()).ok()?, String::from_utf8(password.to_vec()).ok()?))
+    Some((
+        String::from_utf8(user.to_vec()).ok()?,
+        String::from_utf8(password.to_vec()).ok()?,
+    ))
 }
 
 /// AMQPLAIN: "table entries LOGIN (S) and PASSWORD (S) without the table's own 4 octets of length".
@@ -215,7 +268,11 @@ fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
 
 /// Checks the negotiated limits. "Refusal of tune-ok comes as a silent TCP close."
 fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outcome {
-    let connection::TuneOk { channel_max, frame_max, heartbeat } = method;
+    let connection::TuneOk {
+        channel_max,
+        frame_max,
+        heartbeat,
+    } = method;
     // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a
     // larger value."
     let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
@@ -229,13 +286,17 @@ fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outco
     }
     let deadline = deadline(state, place);
     let limit = state.config.frame_limit;
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     connection.channel_max = channel_max;
     connection.frame_max = frame_max;
     // "The server tolerates payloads up to frame_max": frames may be 8 bytes longer than
     // negotiated.
     let largest = if frame_max == 0 { limit } else { frame_max };
-    connection.decoder.set_frame_max(largest.saturating_add(puka::protocol::frame::OVERHEAD));
+    connection
+        .decoder
+        .set_frame_max(largest.saturating_add(puka::protocol::frame::OVERHEAD));
     // "The server adopts the client's value for both directions."
     connection.heartbeat = Duration::from_secs(heartbeat.into());
     connection.phase = Phase::Open { deadline };
@@ -245,12 +306,21 @@ fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outco
 fn open(state: &mut State, place: Place, method: &connection::Open<'_>) -> Outcome {
     let name = text(method.virtual_host)?;
     let Some((name, _)) = state.vhosts.get_key_value(name) else {
-        return Err(Fault::new(ReplyCode::NOT_ALLOWED, format_args!("vhost {name} not found")));
+        return Err(Fault::new(
+            ReplyCode::NOT_ALLOWED,
+            format_args!("vhost {name} not found"),
+        ));
     };
     let name = name.clone();
-    let Some(connection) = state.connections.get_mut(&place.connection) else { return Ok(()) };
+    let Some(connection) = state.connections.get_mut(&place.connection) else {
+        return Ok(());
+    };
     let user = &connection.user;
-    if user.vhosts.as_ref().is_some_and(|vhosts| !vhosts.iter().any(|vhost| **vhost == *name)) {
+    if user
+        .vhosts
+        .as_ref()
+        .is_some_and(|vhosts| !vhosts.iter().any(|vhost| **vhost == *name))
+    {
         return Err(Fault::new(
             ReplyCode::NOT_ALLOWED,
             format_args!("access to vhost '{name}' refused for user '{}'", user.name),

@@ -20,7 +20,14 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             binding::check(state, place, ("exchange", &destination), &source)?;
             let destination = existing(state, place, &destination)?;
             let destination = Destination::Exchange(destination);
-            binding::bind(state, place, &source, destination, routing_key, method.arguments)?;
+            binding::bind(
+                state,
+                place,
+                &source,
+                destination,
+                routing_key,
+                method.arguments,
+            )?;
             state.reply(place, method.nowait, &exchange::BindOk {});
             Ok(())
         }
@@ -29,7 +36,14 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             let (source, destination) = ends(text(method.source)?, text(method.destination)?)?;
             binding::check(state, place, ("exchange", &destination), &source)?;
             let destination = Destination::Exchange(destination);
-            binding::unbind(state, place, &source, destination, routing_key, method.arguments)?;
+            binding::unbind(
+                state,
+                place,
+                &source,
+                destination,
+                routing_key,
+                method.arguments,
+            )?;
             state.reply(place, method.nowait, &exchange::UnbindOk {});
             Ok(())
         }
@@ -42,7 +56,9 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
 /// "The default exchange cannot be bound, unbound, declared, deleted (403)."
 pub(crate) fn not_default(name: &str) -> Outcome {
     if name.is_empty() {
-        return Err(Fault::refused("operation not permitted on the default exchange"));
+        return Err(Fault::refused(
+            "operation not permitted on the default exchange",
+        ));
     }
     Ok(())
 }
@@ -57,7 +73,9 @@ fn ends(source: &str, destination: &str) -> Result<(Arc<str>, Arc<str>), Fault> 
 pub(crate) fn existing(state: &State, place: Place, name: &str) -> Result<Arc<str>, Fault> {
     let (vhost_name, vhost) = state.vhost(place)?;
     let found = vhost.exchanges.get_key_value(name);
-    found.map(|(name, _)| Arc::clone(name)).ok_or_else(|| Fault::no_exchange(&vhost_name, name))
+    found
+        .map(|(name, _)| Arc::clone(name))
+        .ok_or_else(|| Fault::no_exchange(&vhost_name, name))
 }
 
 fn declare(state: &mut State, place: Place, method: &exchange::Declare<'_>) -> Outcome {
@@ -98,7 +116,9 @@ fn declare(state: &mut State, place: Place, method: &exchange::Declare<'_>) -> O
 fn alternate(arguments: TableRef<'_>, vhost: &str, name: &str) -> Result<Option<Arc<str>>, Fault> {
     match arguments.get("alternate-exchange") {
         None => Ok(None),
-        Some(value @ Value::String(_)) if value.as_str().is_some() => Ok(value.as_str().map(Arc::from)),
+        Some(value @ Value::String(_)) if value.as_str().is_some() => {
+            Ok(value.as_str().map(Arc::from))
+        }
         Some(_) => Err(Fault::precondition(format_args!(
             "invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{vhost}': unacceptable_type"
         ))),
@@ -133,7 +153,11 @@ fn check_equivalence(
     }
     let name = |exchange: Option<&Arc<str>>| exchange.map_or_else(|| "none".into(), Arc::clone);
     if alternate != found.alternate.as_ref() {
-        return differs("alternate-exchange", &name(alternate), &name(found.alternate.as_ref()));
+        return differs(
+            "alternate-exchange",
+            &name(alternate),
+            &name(found.alternate.as_ref()),
+        );
     }
     Ok(())
 }
@@ -143,7 +167,9 @@ fn delete(state: &mut State, place: Place, method: &exchange::Delete<'_>) -> Out
     let name = clean(text(method.exchange)?);
     not_default(&name)?;
     if name.starts_with("amq.") {
-        return Err(Fault::refused(format_args!("exchange name '{name}' contains reserved prefix 'amq.*'")));
+        return Err(Fault::refused(format_args!(
+            "exchange name '{name}' contains reserved prefix 'amq.*'"
+        )));
     }
     state.check_permission(place, Permission::Configure, "exchange", &name)?;
     let (vhost_name, vhost) = state.vhost(place)?;

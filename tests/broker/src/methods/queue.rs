@@ -21,14 +21,26 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
             exchange::existing(state, place, source)?;
             let id = state.queue(place, &name)?.id;
-            binding::bind(state, place, source, Destination::Queue(id), &key, method.arguments)?;
+            binding::bind(
+                state,
+                place,
+                source,
+                Destination::Queue(id),
+                &key,
+                method.arguments,
+            )?;
             state.reply(place, method.nowait, &queue::BindOk {});
             Ok(())
         }
         Method::Unbind(method) => {
             let (queue, source) = (text(method.queue)?, text(method.exchange)?);
             let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
-            let destination = state.vhost(place)?.1.queues.get(&name).map(|id| Destination::Queue(*id));
+            let destination = state
+                .vhost(place)?
+                .1
+                .queues
+                .get(&name)
+                .map(|id| Destination::Queue(*id));
             if let Some(destination) = destination {
                 // Removing an existing binding requires access to the queue. Removing one that does
                 // not exist is not an error.
@@ -68,7 +80,11 @@ fn bound(
     let name = state.queue_name(place, queue)?;
     exchange::not_default(source)?;
     let by_default = queue.is_empty() && routing_key.is_empty();
-    let key = if by_default { Arc::clone(&name) } else { routing_key.into() };
+    let key = if by_default {
+        Arc::clone(&name)
+    } else {
+        routing_key.into()
+    };
     binding::check(state, place, ("queue", &name), source)?;
     Ok((name, key))
 }
@@ -78,13 +94,24 @@ fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Out
         return Err(Fault::internal("the queue does not exist"));
     };
     queue.last_used = place.now;
-    let (name, message_count, consumer_count) =
-        (Arc::clone(&queue.name), queue.message_count(), queue.consumer_count());
+    let (name, message_count, consumer_count) = (
+        Arc::clone(&queue.name),
+        queue.message_count(),
+        queue.consumer_count(),
+    );
     state.channel(place)?.last_queue = Some(Arc::clone(&name));
     // Arms the queue's timer.
     state.dirty.insert(id);
     let queue = ShortStr::cut(&name);
-    state.reply(place, nowait, &queue::DeclareOk { queue, message_count, consumer_count });
+    state.reply(
+        place,
+        nowait,
+        &queue::DeclareOk {
+            queue,
+            message_count,
+            consumer_count,
+        },
+    );
     Ok(())
 }
 
@@ -107,7 +134,9 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     let name = if name.is_empty() {
         state.random.name("amq.gen-")
     } else if name.starts_with("amq.") {
-        return Err(Fault::refused(format_args!("queue name '{name}' contains reserved prefix 'amq.*'")));
+        return Err(Fault::refused(format_args!(
+            "queue name '{name}' contains reserved prefix 'amq.*'"
+        )));
     } else {
         name
     };
@@ -124,7 +153,12 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     }
     if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
         if let Some(what) = arguments.difference(&queue.arguments) {
-            return Err(inequivalent(queue, what, "another value", "the declared value"));
+            return Err(inequivalent(
+                queue,
+                what,
+                "another value",
+                "the declared value",
+            ));
         }
         let id = queue.id;
         return declare_ok(state, place, id, method.nowait);
@@ -148,11 +182,17 @@ fn check_flags(queue: &Queue, place: Place, method: &queue::Declare<'_>) -> Outc
         return Err(locked(&queue.vhost, &queue.name));
     }
     let durable = method.durable && !method.exclusive;
-    for (what, received, current) in
-        [("durable", durable, queue.durable), ("auto_delete", method.auto_delete, queue.auto_delete)]
-    {
+    for (what, received, current) in [
+        ("durable", durable, queue.durable),
+        ("auto_delete", method.auto_delete, queue.auto_delete),
+    ] {
         if received != current {
-            return Err(inequivalent(queue, what, &format!("'{received}'"), &format!("'{current}'")));
+            return Err(inequivalent(
+                queue,
+                what,
+                &format!("'{received}'"),
+                &format!("'{current}'"),
+            ));
         }
     }
     Ok(())
@@ -176,10 +216,14 @@ fn delete(state: &mut State, place: Place, method: &queue::Delete<'_>) -> Outcom
     }
     let queue = state.queue(place, &name)?;
     if method.if_unused && !queue.consumers.is_empty() {
-        return Err(Fault::precondition(format_args!("queue '{name}' in vhost '{vhost}' in use")));
+        return Err(Fault::precondition(format_args!(
+            "queue '{name}' in vhost '{vhost}' in use"
+        )));
     }
     if method.if_empty && queue.ready_count() > 0 {
-        return Err(Fault::precondition(format_args!("queue '{name}' in vhost '{vhost}' not empty")));
+        return Err(Fault::precondition(format_args!(
+            "queue '{name}' in vhost '{vhost}' not empty"
+        )));
     }
     let id = queue.id;
     let message_count = release::delete_queue(state, id, place.now);

@@ -12,12 +12,16 @@ use puka::protocol::method::{confirm, tx};
 
 /// "A second select changes nothing."
 pub(crate) fn handle_confirm(state: &mut State, place: Place, method: confirm::Method) -> Outcome {
-    let confirm::Method::Select(method) = method else { return Err(Fault::unimplemented()) };
+    let confirm::Method::Select(method) = method else {
+        return Err(Fault::unimplemented());
+    };
     let channel = state.channel(place)?;
     match channel.mode {
         Mode::Plain => channel.mode = Mode::Confirm(Confirms::default()),
         Mode::Confirm(_) => {}
-        Mode::Transaction(_) => return Err(Fault::precondition("cannot switch from tx to confirm mode")),
+        Mode::Transaction(_) => {
+            return Err(Fault::precondition("cannot switch from tx to confirm mode"));
+        }
     }
     state.reply(place, method.nowait, &confirm::SelectOk {});
     Ok(())
@@ -30,13 +34,18 @@ pub(crate) fn handle(state: &mut State, place: Place, method: tx::Method) -> Out
             match channel.mode {
                 Mode::Plain => channel.mode = Mode::Transaction(Transaction::default()),
                 Mode::Transaction(_) => {}
-                Mode::Confirm(_) => return Err(Fault::precondition("cannot switch from confirm to tx mode")),
+                Mode::Confirm(_) => {
+                    return Err(Fault::precondition("cannot switch from confirm to tx mode"));
+                }
             }
             state.send(place, &tx::SelectOk {});
             Ok(())
         }
         tx::Method::Commit(_) => {
-            let Transaction { publishes, settlements } = take(state, place)?;
+            let Transaction {
+                publishes,
+                settlements,
+            } = take(state, place)?;
             let mut accepted = true;
             for publish in publishes {
                 accepted &= put_through(state, place, &publish)?;

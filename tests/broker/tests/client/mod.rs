@@ -2,7 +2,12 @@
 //!
 //! With `PUKA_COMPARE=host:port` in the environment, the tests that use [`World::default`] run
 //! against the RabbitMQ there instead, to verify their facts.
-#![allow(dead_code, unused_imports, clippy::allow_attributes, reason = "each test program uses only a part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::allow_attributes,
+    reason = "each test program uses only a part"
+)]
 
 mod received;
 mod requests;
@@ -31,7 +36,10 @@ pub(crate) struct World {
 
 impl Default for World {
     fn default() -> Self {
-        Self { real: std::env::var("PUKA_COMPARE").ok(), ..Self::new(Config::default()) }
+        Self {
+            real: std::env::var("PUKA_COMPARE").ok(),
+            ..Self::new(Config::default())
+        }
     }
 }
 
@@ -39,7 +47,11 @@ impl World {
     /// Creates a broker in memory, regardless of the environment.
     pub(crate) fn new(config: Config) -> Self {
         let broker = Rc::new(RefCell::new(Broker::new(config)));
-        Self { broker, now: Rc::new(Cell::new(Instant::now())), real: None }
+        Self {
+            broker,
+            now: Rc::new(Cell::new(Instant::now())),
+            real: None,
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -72,9 +84,16 @@ impl World {
     pub(crate) fn dial(&self) -> Client {
         let wire = match &self.real {
             Some(address) => Wire::Tcp(TcpStream::connect(address).unwrap()),
-            None => Wire::Memory(self.clone(), self.broker_mut(|broker, now| broker.connect(now))),
+            None => Wire::Memory(
+                self.clone(),
+                self.broker_mut(|broker, now| broker.connect(now)),
+            ),
         };
-        Client { wire, decoder: Decoder::new(), frame_max: 131_072 }
+        Client {
+            wire,
+            decoder: Decoder::new(),
+            frame_max: 131_072,
+        }
     }
 
     /// Returns a client with an open connection.
@@ -87,8 +106,20 @@ impl World {
         client.start(client_properties, "PLAIN", b"\0guest\0guest");
         client.expect_kind(0, connection::Tune::ID);
         client.decoder.set_frame_max(131_072);
-        client.send(0, &connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat });
-        client.send(0, &connection::Open { virtual_host: s("/") });
+        client.send(
+            0,
+            &connection::TuneOk {
+                channel_max: 2047,
+                frame_max: 131_072,
+                heartbeat,
+            },
+        );
+        client.send(
+            0,
+            &connection::Open {
+                virtual_host: s("/"),
+            },
+        );
         client.expect(0, connection::OpenOk {});
         client
     }
@@ -123,7 +154,9 @@ impl Client {
 
     pub(crate) fn write(&mut self, octets: &[u8]) {
         match &mut self.wire {
-            Wire::Memory(world, id) => world.broker_mut(|broker, now| broker.handle_input(now, *id, octets)),
+            Wire::Memory(world, id) => {
+                world.broker_mut(|broker, now| broker.handle_input(now, *id, octets))
+            }
             Wire::Tcp(socket) => drop(socket.write_all(octets)),
         }
     }
@@ -162,7 +195,11 @@ impl Client {
         loop {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
                 let (kind, channel) = (frame.kind(), frame.channel());
-                return Some(Received { kind, channel, payload: frame.into_payload() });
+                return Some(Received {
+                    kind,
+                    channel,
+                    payload: frame.into_payload(),
+                });
             }
             if !self.fill(patience) {
                 return None;
@@ -212,19 +249,31 @@ impl Client {
     #[track_caller]
     pub(crate) fn expect<'m>(&mut self, channel: u16, method: impl Into<Method<'m>>) {
         let received = self.next();
-        assert_eq!((received.channel, received.method()), (channel, method.into()));
+        assert_eq!(
+            (received.channel, received.method()),
+            (channel, method.into())
+        );
     }
 
     #[track_caller]
     pub(crate) fn expect_kind(&mut self, channel: u16, id: puka::protocol::MethodId) -> Received {
         let received = self.next();
-        assert_eq!((received.channel, received.method().id()), (channel, id), "{received:?}");
+        assert_eq!(
+            (received.channel, received.method().id()),
+            (channel, id),
+            "{received:?}"
+        );
         received
     }
 
     /// Sends a method and expects the reply.
     #[track_caller]
-    pub(crate) fn call<'m>(&mut self, channel: u16, method: &impl Encode, answer: impl Into<Method<'m>>) {
+    pub(crate) fn call<'m>(
+        &mut self,
+        channel: u16,
+        method: &impl Encode,
+        answer: impl Into<Method<'m>>,
+    ) {
         self.send(channel, method);
         self.expect(channel, answer);
     }
@@ -263,7 +312,10 @@ impl Client {
             other => panic!("expected connection.close {code}, got {other:?}"),
         };
         self.send(0, &connection::CloseOk {});
-        assert!(self.is_closed_within(Duration::from_secs(5)), "the transport is open");
+        assert!(
+            self.is_closed_within(Duration::from_secs(5)),
+            "the transport is open"
+        );
         text
     }
 
@@ -273,7 +325,15 @@ impl Client {
         self.expect_kind(0, connection::Start::ID);
         let client_properties = client_properties.as_ref();
         let mechanism = s(mechanism);
-        self.send(0, &connection::StartOk { client_properties, mechanism, response, locale: s("en_US") });
+        self.send(
+            0,
+            &connection::StartOk {
+                client_properties,
+                mechanism,
+                response,
+                locale: s("en_US"),
+            },
+        );
     }
 
     #[track_caller]
@@ -283,7 +343,11 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn confirm_select(&mut self, channel: u16) {
-        self.call(channel, &confirm::Select { nowait: false }, confirm::SelectOk {});
+        self.call(
+            channel,
+            &confirm::Select { nowait: false },
+            confirm::SelectOk {},
+        );
     }
 
     /// Deletes and declares a queue without arguments.
@@ -296,10 +360,25 @@ impl Client {
     pub(crate) fn queue_with(&mut self, channel: u16, name: &str, arguments: &Table) {
         self.send(
             channel,
-            &queue::Delete { queue: s(name), if_unused: false, if_empty: false, nowait: true },
+            &queue::Delete {
+                queue: s(name),
+                if_unused: false,
+                if_empty: false,
+                nowait: true,
+            },
         );
-        self.send(channel, &queue::Declare { arguments: arguments.as_ref(), ..declare(name) });
-        let expected = queue::DeclareOk { queue: s(name), message_count: 0, consumer_count: 0 };
+        self.send(
+            channel,
+            &queue::Declare {
+                arguments: arguments.as_ref(),
+                ..declare(name)
+            },
+        );
+        let expected = queue::DeclareOk {
+            queue: s(name),
+            message_count: 0,
+            consumer_count: 0,
+        };
         self.expect(channel, expected);
     }
 
@@ -310,29 +389,63 @@ impl Client {
     }
 
     #[track_caller]
-    pub(crate) fn exchange_with(&mut self, channel: u16, name: &str, kind: &str, arguments: &Table) {
-        self.send(channel, &exchange::Delete { exchange: s(name), if_unused: false, nowait: true });
+    pub(crate) fn exchange_with(
+        &mut self,
+        channel: u16,
+        name: &str,
+        kind: &str,
+        arguments: &Table,
+    ) {
+        self.send(
+            channel,
+            &exchange::Delete {
+                exchange: s(name),
+                if_unused: false,
+                nowait: true,
+            },
+        );
         let arguments = arguments.as_ref();
         self.call(
             channel,
-            &exchange::Declare { arguments, ..declare_exchange(name, kind) },
+            &exchange::Declare {
+                arguments,
+                ..declare_exchange(name, kind)
+            },
             exchange::DeclareOk {},
         );
     }
 
     #[track_caller]
-    pub(crate) fn bind(&mut self, channel: u16, queue: &str, exchange: &str, key: &str, arguments: &Table) {
+    pub(crate) fn bind(
+        &mut self,
+        channel: u16,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        arguments: &Table,
+    ) {
         let (queue, exchange, routing_key) = (s(queue), s(exchange), s(key));
         let arguments = arguments.as_ref();
         self.call(
             channel,
-            &queue::Bind { queue, exchange, routing_key, nowait: false, arguments },
+            &queue::Bind {
+                queue,
+                exchange,
+                routing_key,
+                nowait: false,
+                arguments,
+            },
             queue::BindOk {},
         );
     }
 
     pub(crate) fn publish(&mut self, channel: u16, exchange: &str, key: &str, body: &str) {
-        self.publish_with(channel, &publish(exchange, key), &Properties::default(), body.as_bytes());
+        self.publish_with(
+            channel,
+            &publish(exchange, key),
+            &Properties::default(),
+            body.as_bytes(),
+        );
     }
 
     pub(crate) fn publish_with(
@@ -344,7 +457,10 @@ impl Client {
     ) {
         let mut octets = Vec::new();
         frame::method(&mut octets, channel, u32::MAX, method).unwrap();
-        let header = ContentHeader { body_size: body.len().try_into().unwrap(), properties: *properties };
+        let header = ContentHeader {
+            body_size: body.len().try_into().unwrap(),
+            properties: *properties,
+        };
         frame::content_header(&mut octets, channel, u32::MAX, &header).unwrap();
         frame::body(&mut octets, channel, self.frame_max, body);
         self.write(&octets);
@@ -352,7 +468,13 @@ impl Client {
 
     /// Publishes and waits for the confirm, on a channel in confirm mode.
     #[track_caller]
-    pub(crate) fn publish_confirmed(&mut self, channel: u16, exchange: &str, key: &str, body: &str) {
+    pub(crate) fn publish_confirmed(
+        &mut self,
+        channel: u16,
+        exchange: &str,
+        key: &str,
+        body: &str,
+    ) {
         self.publish(channel, exchange, key, body);
         self.expect_kind(channel, basic::Ack::ID);
     }
@@ -380,12 +502,26 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
-        self.call(channel, &consume(queue, tag), basic::ConsumeOk { consumer_tag: s(tag) });
+        self.call(
+            channel,
+            &consume(queue, tag),
+            basic::ConsumeOk {
+                consumer_tag: s(tag),
+            },
+        );
     }
 
     #[track_caller]
     pub(crate) fn qos(&mut self, channel: u16, prefetch_count: u16, global: bool) {
-        self.call(channel, &basic::Qos { prefetch_size: 0, prefetch_count, global }, basic::QosOk {});
+        self.call(
+            channel,
+            &basic::Qos {
+                prefetch_size: 0,
+                prefetch_count,
+                global,
+            },
+            basic::QosOk {},
+        );
     }
 
     /// Returns the next method and its content.
@@ -398,9 +534,15 @@ impl Client {
     /// Returns the content of a method.
     #[track_caller]
     pub(crate) fn content(&mut self, method: Received) -> Message {
-        assert!(method.method().info().has_content, "expected a content, got {method:?}");
+        assert!(
+            method.method().info().has_content,
+            "expected a content, got {method:?}"
+        );
         let header = self.next();
-        assert_eq!((header.kind, header.channel), (FrameKind::Header, method.channel));
+        assert_eq!(
+            (header.kind, header.channel),
+            (FrameKind::Header, method.channel)
+        );
         let size = ContentHeader::decode(&header.payload).unwrap().body_size;
         let (mut body, mut frames) = (Vec::new(), Vec::new());
         while (body.len() as u64) < size {
@@ -409,13 +551,24 @@ impl Client {
             body.extend_from_slice(&part.payload);
             frames.push(part.payload.len());
         }
-        Message { method, header: header.payload, body, frames }
+        Message {
+            method,
+            header: header.payload,
+            body,
+            frames,
+        }
     }
 
     /// Gets a message and leaves it unsettled.
     #[track_caller]
     pub(crate) fn get(&mut self, channel: u16, queue: &str) -> Option<Message> {
-        self.send(channel, &basic::Get { queue: s(queue), no_ack: false });
+        self.send(
+            channel,
+            &basic::Get {
+                queue: s(queue),
+                no_ack: false,
+            },
+        );
         self.got(channel)
     }
 
@@ -434,7 +587,13 @@ impl Client {
     pub(crate) fn drain(&mut self, channel: u16, queue: &str) -> Vec<String> {
         let mut bodies = Vec::new();
         loop {
-            self.send(channel, &basic::Get { queue: s(queue), no_ack: true });
+            self.send(
+                channel,
+                &basic::Get {
+                    queue: s(queue),
+                    no_ack: true,
+                },
+            );
             match self.got(channel) {
                 Some(message) => bodies.push(message.text().to_string()),
                 None => return bodies,
@@ -445,7 +604,13 @@ impl Client {
     /// Returns the number of ready messages and of consumers.
     #[track_caller]
     pub(crate) fn counts(&mut self, channel: u16, queue: &str) -> (u32, u32) {
-        self.send(channel, &queue::Declare { passive: true, ..declare(queue) });
+        self.send(
+            channel,
+            &queue::Declare {
+                passive: true,
+                ..declare(queue)
+            },
+        );
         match self.next().method() {
             Method::Queue(queue::Method::DeclareOk(ok)) => (ok.message_count, ok.consumer_count),
             other => panic!("expected queue.declare-ok, got {other:?}"),
@@ -453,10 +618,23 @@ impl Client {
     }
 
     pub(crate) fn ack(&mut self, channel: u16, delivery_tag: u64, multiple: bool) {
-        self.send(channel, &basic::Ack { delivery_tag, multiple });
+        self.send(
+            channel,
+            &basic::Ack {
+                delivery_tag,
+                multiple,
+            },
+        );
     }
 
     pub(crate) fn nack(&mut self, channel: u16, delivery_tag: u64, multiple: bool, requeue: bool) {
-        self.send(channel, &basic::Nack { delivery_tag, multiple, requeue });
+        self.send(
+            channel,
+            &basic::Nack {
+                delivery_tag,
+                multiple,
+                requeue,
+            },
+        );
     }
 }

@@ -14,7 +14,13 @@ pub(crate) struct Received {
 
 impl Received {
     pub(crate) fn method(&self) -> Method<'_> {
-        assert_eq!(self.kind, FrameKind::Method, "channel {}: {:?}", self.channel, self.payload);
+        assert_eq!(
+            self.kind,
+            FrameKind::Method,
+            "channel {}: {:?}",
+            self.channel,
+            self.payload
+        );
         Method::decode(&self.payload).unwrap()
     }
 }

@@ -64,7 +64,12 @@ pub(crate) fn declare_exchange<'a>(name: &'a str, kind: &'a str) -> exchange::De
 }
 
 pub(crate) fn publish<'a>(exchange: &'a str, key: &'a str) -> basic::Publish<'a> {
-    basic::Publish { exchange: s(exchange), routing_key: s(key), mandatory: false, immediate: false }
+    basic::Publish {
+        exchange: s(exchange),
+        routing_key: s(key),
+        mandatory: false,
+        immediate: false,
+    }
 }
 
 pub(crate) fn consume<'a>(queue: &'a str, tag: &'a str) -> basic::Consume<'a> {

@@ -1,10 +1,14 @@
 //! Runs a command with a RabbitMQ node beside it: `with-rabbitmq COMMAND ARGS...`
 //!
 //! Starts one private node, sets `PUKA_TEST_RABBITMQ_URL` to its URL for the command, and
-//! `PUKA_TEST_RABBITMQ_TLS_URL` to the one over TLS, and stops the node when the command ends. Exits as the command does (128 + N when signal N ended it), with 2 when it was
-//! called wrongly and with 3 when the node or the command could not be started.
+//! `PUKA_TEST_RABBITMQ_TLS_URL` to the one over TLS, and stops the node when the command ends.
+//! Exits as the command does (128 + N when signal N ended it), with 2 when it was called wrongly
+//! and with 3 when the node or the command could not be started.
 
-#![expect(clippy::print_stderr, reason = "a command line tool says there what went wrong")]
+#![expect(
+    clippy::print_stderr,
+    reason = "a command line tool says there what went wrong"
+)]
 
 use std::env;
 use std::error::Error;
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
 fn run(mut command: Command) -> Result<ExitCode, Box<dyn Error>> {
     let authority = Authority::new()?;
     let identity = authority.issue(&["localhost", "127.0.0.1"])?;
-    let node = Node::builder().tls(&authority.pem(), &identity.certificate, &identity.key).start()?;
+    let node = Node::builder()
+        .tls(&authority.pem(), &identity.certificate, &identity.key)
+        .start()?;
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command
         .env(URL_VARIABLE, node.url())
@@ -41,12 +47,21 @@ fn run(mut command: Command) -> Result<ExitCode, Box<dyn Error>> {
         .status()
         .map_err(|error| format!("starting {program}: {error}"))?;
     if !status.success() {
-        eprintln!("with-rabbitmq: {program} failed. What {} logged meanwhile:\n{}", node.name(), node.log());
+        eprintln!(
+            "with-rabbitmq: {program} failed. What {} logged meanwhile:\n{}",
+            node.name(),
+            node.log()
+        );
     }
     Ok(exit_code(status))
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| signal + 128));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| signal + 128));
+    ExitCode::from(
+        code.and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(u8::MAX),
+    )
 }

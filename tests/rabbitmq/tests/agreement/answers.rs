@@ -42,7 +42,9 @@ fn value_of(value: Value<'_>) -> String {
             entries.sort();
             format!("{{{}}}", entries.join(", "))
         }
-        value => value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned),
+        value => value
+            .as_str()
+            .map_or_else(|| format!("{value:?}"), str::to_owned),
     }
 }
 
@@ -58,7 +60,12 @@ pub(crate) fn delivery(delivery: &Delivery) -> String {
 pub(crate) fn error(error: &Error) -> String {
     match error {
         Error::NoRoute(returned) => {
-            format!("{} {}: {}", returned.reply_code, returned.reply_text, message(&returned.message))
+            format!(
+                "{} {}: {}",
+                returned.reply_code,
+                returned.reply_text,
+                message(&returned.message)
+            )
         }
         Error::Unconfirmed(cause) => format!("unconfirmed: {}", self::error(cause)),
         Error::ConsumerCancelled(_) => "cancelled by the server".to_owned(),

@@ -1,8 +1,9 @@
-//! The broker in memory is compared with RabbitMQ: the same random requests to both have the same answers.
+//! The broker in memory is compared with RabbitMQ: the same random requests to both have the same
+//! answers.
 //!
-//! A seed decides everything, and `SEED=7 cargo test -p puka-test-rabbitmq --test agreement` replays one. After each
-//! request both are asked for the counts of all queues, which is also what makes the script wait for what a broker does
-//! beside its answers.
+//! A seed decides everything, and `SEED=7 cargo test -p puka-test-rabbitmq --test agreement`
+//! replays one. After each request both are asked for the counts of all queues, which is also what
+//! makes the script wait for what a broker does beside its answers.
 
 mod answers;
 mod random;
@@ -82,13 +83,24 @@ fn the_broker_in_memory_answers_as_rabbitmq_does() -> Result<(), Failure> {
             outcome.and(theirs.clean_up().await)
         })?;
     }
-    let missed: Vec<_> = SEEN.iter().filter(|answer| !seen.contains(**answer)).collect();
-    assert!(missed.is_empty() || seeds.len() == 1, "the scripts never came across {missed:?}");
+    let missed: Vec<_> = SEEN
+        .iter()
+        .filter(|answer| !seen.contains(**answer))
+        .collect();
+    assert!(
+        missed.is_empty() || seeds.len() == 1,
+        "the scripts never came across {missed:?}"
+    );
     Ok(())
 }
 
 /// Has a script run against both sides.
-async fn agree(ours: &mut Side, theirs: &mut Side, seed: u64, seen: &mut String) -> Result<(), Failure> {
+async fn agree(
+    ours: &mut Side,
+    theirs: &mut Side,
+    seed: u64,
+    seen: &mut String,
+) -> Result<(), Failure> {
     let mut script = Script::new(Random::new(seed));
     let mut told = Vec::new();
     for number in 0..REQUESTS {
@@ -97,9 +109,10 @@ async fn agree(ours: &mut Side, theirs: &mut Side, seed: u64, seen: &mut String)
         let answers = (ours.ask(&request).await, theirs.ask(&request).await);
         let answers = match (&request, answers) {
             // Nothing has come on one side only: it may be late.
-            (Request::Take { consumer }, (ours_now, theirs_now)) if ours_now != theirs_now => {
-                (ours.again(*consumer, ours_now).await, theirs.again(*consumer, theirs_now).await)
-            }
+            (Request::Take { consumer }, (ours_now, theirs_now)) if ours_now != theirs_now => (
+                ours.again(*consumer, ours_now).await,
+                theirs.again(*consumer, theirs_now).await,
+            ),
             (_, answers) => answers,
         };
         told.push(format!("    {}", answers.0));
@@ -107,7 +120,10 @@ async fn agree(ours: &mut Side, theirs: &mut Side, seed: u64, seen: &mut String)
         let disagreement = if answers.0 == answers.1 {
             counts_differ(ours, theirs).await?
         } else {
-            Some(format!("in memory: {}\n RabbitMQ: {}", answers.0, answers.1))
+            Some(format!(
+                "in memory: {}\n RabbitMQ: {}",
+                answers.0, answers.1
+            ))
         };
         if let Some(difference) = disagreement {
             let last = told[told.len().saturating_sub(2 * TOLD)..].join("\n");

@@ -23,7 +23,10 @@ const ARGUMENTS: &[Option<Argument>] = &[
     Some(Argument::MaxLength(2)),
     Some(Argument::RejectPublish(2)),
     Some(Argument::MaxLengthBytes(20)),
-    Some(Argument::DeadLetter { queue: 1, max_length: None }),
+    Some(Argument::DeadLetter {
+        queue: 1,
+        max_length: None,
+    }),
     Some(Argument::MaxPriority(3)),
     Some(Argument::MessageTtl),
     Some(Argument::Wrong),
@@ -35,8 +38,14 @@ const ARGUMENTS: &[Option<Argument>] = &[
 const USUAL: &[Option<Argument>; QUEUES] = &[
     None,
     Some(Argument::RejectPublish(3)),
-    Some(Argument::DeadLetter { queue: 0, max_length: None }),
-    Some(Argument::DeadLetter { queue: 2, max_length: Some(2) }),
+    Some(Argument::DeadLetter {
+        queue: 0,
+        max_length: None,
+    }),
+    Some(Argument::DeadLetter {
+        queue: 2,
+        max_length: Some(2),
+    }),
     None,
 ];
 
@@ -198,12 +207,16 @@ impl Script {
             let request = match self.random.below(100) {
                 0..14 => self.queue_declare(),
                 14..17 => self.queue_delete(),
-                17..19 => Request::QueuePurge { client: self.client(), queue: self.queue() },
+                17..19 => Request::QueuePurge {
+                    client: self.client(),
+                    queue: self.queue(),
+                },
                 19..27 => self.queue_bind(),
                 27..34 => self.exchange_declare(),
-                34..36 => {
-                    Request::ExchangeDelete { exchange: self.exchange(), if_unused: self.random.one_in(2) }
-                }
+                34..36 => Request::ExchangeDelete {
+                    exchange: self.exchange(),
+                    if_unused: self.random.one_in(2),
+                },
                 36..38 => Request::Reserved {
                     exchange: self.random.of(&["", "amq.direct", "amq.mine"]),
                     delete: self.random.one_in(2),
@@ -213,7 +226,9 @@ impl Script {
                 64..74 => self.get(),
                 74..84 => self.settle(side.held()),
                 84..88 => self.consume(),
-                88..97 => Request::Take { consumer: self.random.below(side.consumers().max(1)) },
+                88..97 => Request::Take {
+                    consumer: self.random.below(side.consumers().max(1)),
+                },
                 _ => Request::Cancel {
                     consumer: self.random.below(side.consumers().max(1)),
                     drop: self.random.one_in(2),
@@ -225,20 +240,26 @@ impl Script {
         }
     }
 
-    /// Whether there is one right answer only: who of several consumers gets a message, a broker may decide. And RabbitMQ 3.10
-    /// stumbles over an unknown type of a queue that it is to name.
+    /// Whether there is one right answer only: who of several consumers gets a message, a broker
+    /// may decide. And RabbitMQ 3.10 stumbles over an unknown type of a queue that it is to name.
     fn is_decided(request: &Request, side: &Side) -> bool {
         match request {
             Request::QueueDeclare {
-                queue: NAMED_BY_THE_BROKER, argument: Some(Argument::WrongType), ..
+                queue: NAMED_BY_THE_BROKER,
+                argument: Some(Argument::WrongType),
+                ..
             } => false,
             Request::Get { .. } => side.held() < HELD,
             Request::Settle { .. } => side.held() > 0,
             Request::Take { .. } => side.consumers() > 0 && side.held() < HELD,
             Request::Cancel { .. } => side.consumers() > 0,
-            Request::Consume { queue, exclusive, .. } => {
+            Request::Consume {
+                queue, exclusive, ..
+            } => {
                 side.consumers() < CONSUMERS
-                    && (!side.is_consumed(*queue) || *exclusive || side.is_exclusively_consumed(*queue))
+                    && (!side.is_consumed(*queue)
+                        || *exclusive
+                        || side.is_exclusively_consumed(*queue))
             }
             _ => true,
         }
@@ -248,7 +269,11 @@ impl Script {
         let queue = self.queue();
         let random = &mut self.random;
         // Most often a queue is declared as it was, or the scripts would see little but 406.
-        let argument = if random.one_in(3) { random.of(ARGUMENTS) } else { USUAL[queue].clone() };
+        let argument = if random.one_in(3) {
+            random.of(ARGUMENTS)
+        } else {
+            USUAL[queue].clone()
+        };
         Request::QueueDeclare {
             passive: random.one_in(5),
             durable: random.one_in(4),
@@ -281,11 +306,19 @@ impl Script {
     }
 
     fn exchange_declare(&mut self) -> Request {
-        let alternate = if self.random.one_in(4) { Some(self.exchange()) } else { None };
+        let alternate = if self.random.one_in(4) {
+            Some(self.exchange())
+        } else {
+            None
+        };
         let exchange = self.exchange();
         let random = &mut self.random;
         // Most often an exchange is declared as it was, or the scripts would see little but 406.
-        let kind = if random.one_in(4) { random.of(TYPES) } else { TYPES[exchange] };
+        let kind = if random.one_in(4) {
+            random.of(TYPES)
+        } else {
+            TYPES[exchange]
+        };
         Request::ExchangeDeclare {
             exchange,
             kind,
@@ -313,7 +346,11 @@ impl Script {
         } else {
             Target::Exchange(self.exchange(), self.random.of(KEYS))
         };
-        let copy = if self.random.one_in(8) { Some(self.queue()) } else { None };
+        let copy = if self.random.one_in(8) {
+            Some(self.queue())
+        } else {
+            None
+        };
         Request::Publish {
             to,
             copy,
@@ -327,7 +364,11 @@ impl Script {
     }
 
     fn get(&mut self) -> Request {
-        Request::Get { client: self.client(), queue: self.queue(), no_ack: self.random.one_in(3) }
+        Request::Get {
+            client: self.client(),
+            queue: self.queue(),
+            no_ack: self.random.one_in(3),
+        }
     }
 
     fn settle(&mut self, held: usize) -> Request {
@@ -341,7 +382,10 @@ impl Script {
             How::NackMultiple { requeue: false },
             How::Drop,
         ]);
-        Request::Settle { held: self.random.below(held.max(1)), how }
+        Request::Settle {
+            held: self.random.below(held.max(1)),
+            how,
+        }
     }
 
     fn consume(&mut self) -> Request {

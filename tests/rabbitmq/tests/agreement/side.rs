@@ -49,8 +49,10 @@ impl Side {
 
     pub(crate) async fn rabbitmq(prefix: &str, url: &str) -> Result<Self, Failure> {
         let options = Options::from_uri(url)?.allow_foreign_user_id(true);
-        let clients =
-            [puka_smol::connect_with(options.clone()).await?, puka_smol::connect_with(options).await?];
+        let clients = [
+            puka_smol::connect_with(options.clone()).await?,
+            puka_smol::connect_with(options).await?,
+        ];
         Ok(Self::new(prefix, clients))
     }
 
@@ -82,11 +84,15 @@ impl Side {
     }
 
     pub(crate) fn is_consumed(&self, queue: usize) -> bool {
-        self.consumers.iter().any(|consumed| consumed.queue == queue)
+        self.consumers
+            .iter()
+            .any(|consumed| consumed.queue == queue)
     }
 
     pub(crate) fn is_exclusively_consumed(&self, queue: usize) -> bool {
-        self.consumers.iter().any(|consumed| consumed.queue == queue && consumed.exclusive)
+        self.consumers
+            .iter()
+            .any(|consumed| consumed.queue == queue && consumed.exclusive)
     }
 
     fn queue(&self, number: usize) -> String {
@@ -104,7 +110,12 @@ impl Side {
     pub(crate) async fn ask(&mut self, request: &Request) -> String {
         let answer = match request {
             Request::QueueDeclare { .. } => self.queue_declare(request).await,
-            Request::QueueDelete { client, queue, if_unused, if_empty } => {
+            Request::QueueDelete {
+                client,
+                queue,
+                if_unused,
+                if_empty,
+            } => {
                 let delete = self.clients[*client].queue_delete(self.queue(*queue));
                 outcome(delete.if_unused(*if_unused).if_empty(*if_empty).await)
             }
@@ -113,28 +124,55 @@ impl Side {
             }
             Request::QueueBind { .. } => self.queue_bind(request).await,
             Request::ExchangeDeclare { .. } => self.exchange_declare(request).await,
-            Request::Reserved { exchange, delete: false } => {
-                outcome(self.clients[0].exchange_declare(*exchange).durable(true).await)
-            }
-            Request::Reserved { exchange, delete: true } => {
-                outcome(self.clients[0].exchange_delete(*exchange).await)
-            }
-            Request::ExchangeDelete { exchange, if_unused } => {
+            Request::Reserved {
+                exchange,
+                delete: false,
+            } => outcome(
+                self.clients[0]
+                    .exchange_declare(*exchange)
+                    .durable(true)
+                    .await,
+            ),
+            Request::Reserved {
+                exchange,
+                delete: true,
+            } => outcome(self.clients[0].exchange_delete(*exchange).await),
+            Request::ExchangeDelete {
+                exchange,
+                if_unused,
+            } => {
                 let delete = self.clients[0].exchange_delete(self.exchange(*exchange));
                 outcome(delete.if_unused(*if_unused).await)
             }
-            Request::ExchangeBind { destination, source, key, unbind } => {
+            Request::ExchangeBind {
+                destination,
+                source,
+                key,
+                unbind,
+            } => {
                 let (destination, source) = (self.exchange(*destination), self.exchange(*source));
                 if *unbind {
                     let unbind = self.clients[0].exchange_unbind(destination, source);
                     outcome(unbind.routing_key(*key).await)
                 } else {
-                    outcome(self.clients[0].exchange_bind(destination, source).routing_key(*key).await)
+                    outcome(
+                        self.clients[0]
+                            .exchange_bind(destination, source)
+                            .routing_key(*key)
+                            .await,
+                    )
                 }
             }
             Request::Publish { .. } => outcome(self.publish(request).await),
-            Request::Get { client, queue, no_ack } => {
-                let got = self.clients[*client].basic_get(self.queue(*queue)).no_ack(*no_ack).await;
+            Request::Get {
+                client,
+                queue,
+                no_ack,
+            } => {
+                let got = self.clients[*client]
+                    .basic_get(self.queue(*queue))
+                    .no_ack(*no_ack)
+                    .await;
                 match got {
                     Ok(Some(delivery)) => {
                         let answer = answers::delivery(&delivery);
@@ -147,19 +185,26 @@ impl Side {
             Request::Settle { held, how } => outcome(settle(self.held.remove(*held), *how)),
             Request::Consume { .. } => self.consume(request).await,
             Request::Take { consumer } => self.take(*consumer, BRIEFLY).await,
-            Request::Cancel { consumer, drop: false } => {
+            Request::Cancel {
+                consumer,
+                drop: false,
+            } => {
                 let mut consumed = self.consumers.remove(*consumer);
                 let cancelled = consumed.consumer.cancel().await;
                 let mut rest = Vec::new();
                 while let Some(item) = consumed.consumer.next().await {
-                    rest.push(
-                        item.map_or_else(|error| answers::error(&error), |one| answers::delivery(&one)),
-                    );
+                    rest.push(item.map_or_else(
+                        |error| answers::error(&error),
+                        |one| answers::delivery(&one),
+                    ));
                 }
                 let end = consumed.consumer.ended().map(std::mem::discriminant);
                 format!("{} {rest:?} {end:?}", outcome(cancelled.map(drop)))
             }
-            Request::Cancel { consumer, drop: true } => {
+            Request::Cancel {
+                consumer,
+                drop: true,
+            } => {
                 drop(self.consumers.remove(*consumer));
                 "dropped".to_owned()
             }
@@ -168,25 +213,41 @@ impl Side {
     }
 
     fn without_names(&self, answer: String) -> String {
-        self.made_up.iter().fold(answer, |answer, name| answer.replace(name, "made up"))
+        self.made_up
+            .iter()
+            .fold(answer, |answer, name| answer.replace(name, "made up"))
     }
 
     async fn queue_declare(&mut self, request: &Request) -> String {
-        let Request::QueueDeclare { client, queue, passive, durable, exclusive, auto_delete, argument } =
-            request
+        let Request::QueueDeclare {
+            client,
+            queue,
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            argument,
+        } = request
         else {
             return String::new();
         };
         let is_made_up = *queue == NAMED_BY_THE_BROKER;
-        let name = if is_made_up && !passive { String::new() } else { self.queue(*queue) };
-        let declare = self.clients[*client].queue_declare(name).passive(*passive).durable(*durable);
+        let name = if is_made_up && !passive {
+            String::new()
+        } else {
+            self.queue(*queue)
+        };
+        let declare = self.clients[*client]
+            .queue_declare(name)
+            .passive(*passive)
+            .durable(*durable);
         let declare = declare.exclusive(*exclusive).auto_delete(*auto_delete);
         let declare = match argument {
             None => declare,
             Some(Argument::MaxLength(messages)) => declare.max_length(*messages),
-            Some(Argument::RejectPublish(messages)) => {
-                declare.max_length(*messages).overflow(Overflow::RejectPublish)
-            }
+            Some(Argument::RejectPublish(messages)) => declare
+                .max_length(*messages)
+                .overflow(Overflow::RejectPublish),
             Some(Argument::MaxLengthBytes(octets)) => declare.max_length_bytes(*octets),
             Some(Argument::DeadLetter { queue, max_length }) => {
                 let declare = declare.dead_letter("", self.queue(*queue).as_str());
@@ -207,40 +268,75 @@ impl Side {
                     self.made_up.push(declared.name);
                 }
                 self.there.entry(*queue).or_insert(*client);
-                format!("{} messages, {} consumers", declared.message_count, declared.consumer_count)
+                format!(
+                    "{} messages, {} consumers",
+                    declared.message_count, declared.consumer_count
+                )
             }
             Err(error) => answers::error(&error),
         }
     }
 
     async fn queue_bind(&self, request: &Request) -> String {
-        let Request::QueueBind { client, queue, exchange, key, header, unbind } = request else {
+        let Request::QueueBind {
+            client,
+            queue,
+            exchange,
+            key,
+            header,
+            unbind,
+        } = request
+        else {
             return String::new();
         };
-        let (client, queue, exchange) =
-            (&self.clients[*client], self.queue(*queue), self.exchange(*exchange));
+        let (client, queue, exchange) = (
+            &self.clients[*client],
+            self.queue(*queue),
+            self.exchange(*exchange),
+        );
         if *unbind {
             let unbind = client.queue_unbind(queue, exchange).routing_key(*key);
             return outcome(match header {
-                Some(colour) => unbind.headers_match(HeadersMatch::Any).argument("colour", *colour).await,
+                Some(colour) => {
+                    unbind
+                        .headers_match(HeadersMatch::Any)
+                        .argument("colour", *colour)
+                        .await
+                }
                 None => unbind.await,
             });
         }
         let bind = client.queue_bind(queue, exchange).routing_key(*key);
         outcome(match header {
-            Some(colour) => bind.headers_match(HeadersMatch::Any).argument("colour", *colour).await,
+            Some(colour) => {
+                bind.headers_match(HeadersMatch::Any)
+                    .argument("colour", *colour)
+                    .await
+            }
             None => bind.await,
         })
     }
 
     async fn exchange_declare(&self, request: &Request) -> String {
-        let Request::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, alternate } =
-            request
+        let Request::ExchangeDeclare {
+            exchange,
+            kind,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            alternate,
+        } = request
         else {
             return String::new();
         };
-        let declare = self.clients[0].exchange_declare(self.exchange(*exchange)).exchange_type(*kind);
-        let declare = declare.passive(*passive).durable(*durable).auto_delete(*auto_delete);
+        let declare = self.clients[0]
+            .exchange_declare(self.exchange(*exchange))
+            .exchange_type(*kind);
+        let declare = declare
+            .passive(*passive)
+            .durable(*durable)
+            .auto_delete(*auto_delete);
         let declare = declare.internal(*internal);
         outcome(match alternate {
             Some(alternate) => declare.alternate_exchange(&self.exchange(*alternate)).await,
@@ -249,8 +345,16 @@ impl Side {
     }
 
     async fn publish(&self, request: &Request) -> Result<(), Error> {
-        let Request::Publish { to, mandatory, persistent, priority, header, copy, foreign_user, body } =
-            request
+        let Request::Publish {
+            to,
+            mandatory,
+            persistent,
+            priority,
+            header,
+            copy,
+            foreign_user,
+            body,
+        } = request
         else {
             return Ok(());
         };
@@ -277,13 +381,26 @@ impl Side {
     }
 
     async fn consume(&mut self, request: &Request) -> String {
-        let Request::Consume { client, queue, prefetch_count, no_ack, exclusive } = request else {
+        let Request::Consume {
+            client,
+            queue,
+            prefetch_count,
+            no_ack,
+            exclusive,
+        } = request
+        else {
             return String::new();
         };
-        let consume = self.clients[*client].basic_consume(self.queue(*queue)).prefetch_count(*prefetch_count);
+        let consume = self.clients[*client]
+            .basic_consume(self.queue(*queue))
+            .prefetch_count(*prefetch_count);
         match consume.no_ack(*no_ack).exclusive(*exclusive).await {
             Ok(consumer) => {
-                self.consumers.push(Consumed { queue: *queue, exclusive: *exclusive, consumer });
+                self.consumers.push(Consumed {
+                    queue: *queue,
+                    exclusive: *exclusive,
+                    consumer,
+                });
                 "started".to_owned()
             }
             Err(error) => answers::error(&error),
@@ -305,8 +422,13 @@ impl Side {
             }
             Some(end) => {
                 let consumed = self.consumers.remove(consumer);
-                let end = end.and_then(Result::err).map(|error| answers::error(&error));
-                format!("{end:?} {:?}", consumed.consumer.ended().map(std::mem::discriminant))
+                let end = end
+                    .and_then(Result::err)
+                    .map(|error| answers::error(&error));
+                format!(
+                    "{end:?} {:?}",
+                    consumed.consumer.ended().map(std::mem::discriminant)
+                )
             }
         }
     }
@@ -324,13 +446,18 @@ impl Side {
     pub(crate) async fn counts(&mut self) -> BTreeMap<usize, String> {
         let mut asked = Vec::new();
         for (queue, client) in &self.there {
-            let declare = self.clients[*client].queue_declare(self.queue(*queue)).passive(true);
+            let declare = self.clients[*client]
+                .queue_declare(self.queue(*queue))
+                .passive(true);
             asked.push((*queue, declare.send()));
         }
         let mut counts = BTreeMap::new();
         for (queue, declare) in asked {
             let count = match declare.await {
-                Ok(found) => format!("{} ready, {} consumers", found.message_count, found.consumer_count),
+                Ok(found) => format!(
+                    "{} ready, {} consumers",
+                    found.message_count, found.consumer_count
+                ),
                 Err(error) => {
                     if let Error::NotFound(_) = error {
                         self.there.remove(&queue);
@@ -353,7 +480,9 @@ impl Side {
             }
         }
         for exchange in 0..EXCHANGES {
-            self.clients[0].exchange_delete(self.exchange(exchange)).await?;
+            self.clients[0]
+                .exchange_delete(self.exchange(exchange))
+                .await?;
         }
         for client in &self.clients {
             client.close().await?;

@@ -43,13 +43,25 @@ fn a_cluster_that_is_restarted_node_by_node_loses_nothing() -> Outcome {
             return Outcome::Ok(());
         }
         let peer = first.clone();
-        let second = Arc::new(smol::unblock(move || Node::builder().join_cluster(&peer).start()).await?);
+        let second =
+            Arc::new(smol::unblock(move || Node::builder().join_cluster(&peer).start()).await?);
         on(&first, |node| {
             let mirrors = r#"{"ha-mode":"all","ha-sync-mode":"automatic"}"#;
-            node.ctl(&["set_policy", "--apply-to", "queues", "mirrored", "^load", mirrors])
+            node.ctl(&[
+                "set_policy",
+                "--apply-to",
+                "queues",
+                "mirrored",
+                "^load",
+                mirrors,
+            ])
         })
         .await?;
-        let url = format!("amqp://guest:guest@127.0.0.1:{},127.0.0.1:{}/", first.port(), second.port());
+        let url = format!(
+            "amqp://guest:guest@127.0.0.1:{},127.0.0.1:{}/",
+            first.port(),
+            second.port()
+        );
         let load = Load::start(Options::from_uri(&url)?, QueueType::Classic).await?;
         load.flows(100).await?;
         for node in [&first, &second] {

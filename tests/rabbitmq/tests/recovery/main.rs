@@ -1,5 +1,6 @@
-//! Recovery on real nodes: each fault under load, and afterwards the account of every message. Nothing that was confirmed or
-//! not acknowledged is lost, and nothing comes twice without saying so.
+//! Recovery on real nodes: each fault under load, and afterwards the account of every message.
+//! Nothing that was confirmed or not acknowledged is lost, and nothing comes twice without saying
+//! so.
 
 mod cluster;
 mod network;
@@ -16,11 +17,17 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_secs(30);
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
-    Ok(within(STEP, "a delivery", consumer.next()).await?.ok_or("the consumer has ended")??)
+    Ok(within(STEP, "a delivery", consumer.next())
+        .await?
+        .ok_or("the consumer has ended")??)
 }
 
 /// Waits for a notice, past others.
-async fn told(notices: &mut Notices, what: &str, is_it: impl Fn(&Notice) -> bool) -> Result<Notice, Failure> {
+async fn told(
+    notices: &mut Notices,
+    what: &str,
+    is_it: impl Fn(&Notice) -> bool,
+) -> Result<Notice, Failure> {
     within(STEP, what, async {
         while let Some(notice) = notices.next().await {
             if is_it(&notice) {
@@ -33,5 +40,9 @@ async fn told(notices: &mut Notices, what: &str, is_it: impl Fn(&Notice) -> bool
 }
 
 async fn recovered(notices: &mut Notices) -> Result<(), Failure> {
-    told(notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await.map(drop)
+    told(notices, "recovery", |notice| {
+        matches!(notice, Notice::Recovered(_))
+    })
+    .await
+    .map(drop)
 }

@@ -28,7 +28,11 @@ fn a_broker_that_can_not_be_heard_is_found_by_heartbeats() -> Outcome {
 #[test]
 fn s36_resets_every_half_second_lose_nothing() -> Outcome {
     beside(async |stage| {
-        let load = Load::start(virtual_host(&stage, &unique("reset")).await?, QueueType::Classic).await?;
+        let load = Load::start(
+            virtual_host(&stage, &unique("reset")).await?,
+            QueueType::Classic,
+        )
+        .await?;
         for _ in 0..6 {
             Timer::after(Duration::from_millis(500)).await;
             stage.proxy.reset();
@@ -52,11 +56,17 @@ fn a_way_of_a_kilobyte_a_second_that_breaks_loses_nothing() -> Outcome {
 #[test]
 fn s12_s41_connections_cut_after_any_number_of_octets_come_back() -> Outcome {
     beside(async |stage| {
-        let load = Load::start(virtual_host(&stage, &unique("cut")).await?, QueueType::Classic).await?;
+        let load = Load::start(
+            virtual_host(&stage, &unique("cut")).await?,
+            QueueType::Classic,
+        )
+        .await?;
         load.flows(20).await?;
-        // Three connections come back at once, with some 600 octets for each handshake: inside it, inside what brings back
-        // everything else, and behind that.
-        for octets in [0, 3, 7, 8, 100, 500, 600, 1000, 1500, 1800, 2000, 2500, 3000, 5000] {
+        // Three connections come back at once, with some 600 octets for each handshake: inside it,
+        // inside what brings back everything else, and behind that.
+        for octets in [
+            0, 3, 7, 8, 100, 500, 600, 1000, 1500, 1800, 2000, 2500, 3000, 5000,
+        ] {
             stage.proxy.reset_after(octets);
             let what = format!("{octets} octets");
             until(STEP, &what, || !stage.proxy.is_armed()).await?;
@@ -74,10 +84,14 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     const MESSAGES: usize = 100;
     beside(async |stage| {
         let options = stage.options()?.max_outgoing_octets(100_000).heartbeat(0);
-        let recovery =
-            recovers.then(|| Recovery::default().delays(Duration::ZERO, Duration::from_millis(100)));
+        let recovery = recovers
+            .then(|| Recovery::default().delays(Duration::ZERO, Duration::from_millis(100)));
         let client = puka_smol::connect_with(options.recovery(recovery)).await?;
-        let queue = client.queue_declare(unique("full")).durable(true).await?.name;
+        let queue = client
+            .queue_declare(unique("full"))
+            .durable(true)
+            .await?
+            .name;
         stage.proxy.up(Rate::Slow(1024));
         let tasks: Vec<_> = (0..TASKS)
             .map(|number| {
@@ -85,7 +99,9 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
                 smol::spawn(async move {
                     let mut promises = Vec::new();
                     for _ in 0..MESSAGES {
-                        let publish = client.basic_publish("", &queue, vec![7; 20_000]).confirm(confirms);
+                        let publish = client
+                            .basic_publish("", &queue, vec![7; 20_000])
+                            .confirm(confirms);
                         promises.push(publish.submit().await?);
                     }
                     let mut confirmed = 0;
@@ -100,7 +116,10 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
                 })
             })
             .collect();
-        until(STEP, "the bound", || client.basic_publish("", "", "").try_send().is_err()).await?;
+        until(STEP, "the bound", || {
+            client.basic_publish("", "", "").try_send().is_err()
+        })
+        .await?;
         stage.proxy.reset();
         stage.proxy.clear();
         let mut confirmed = 0;
@@ -112,8 +131,15 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
             }
         }
         if recovers {
-            let there = client.queue_declare(&queue).passive(true).await?.message_count;
-            assert!(there >= confirmed && confirmed > 0, "{confirmed} confirmed, {there} there");
+            let there = client
+                .queue_declare(&queue)
+                .passive(true)
+                .await?
+                .message_count;
+            assert!(
+                there >= confirmed && confirmed > 0,
+                "{confirmed} confirmed, {there} there"
+            );
             client.queue_delete(&queue).await?;
             client.close().await?;
         }
@@ -135,16 +161,26 @@ fn s37_publishers_that_wait_for_room_end_with_a_connection_that_does_not_come_ba
 fn s38_an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_request() -> Outcome {
     beside(async |stage| {
         let limit = Duration::from_secs(1);
-        let client = puka_smol::connect_with(stage.options()?.heartbeat(0).request_timeout(limit)).await?;
+        let client =
+            puka_smol::connect_with(stage.options()?.heartbeat(0).request_timeout(limit)).await?;
         let (late, soon) = (unique("late"), unique("soon"));
         client.queue_declare("").exclusive(true).await?;
         stage.proxy.down(Rate::Stopped);
         let timeout = client.queue_declare(&late).exclusive(true).await;
-        assert!(matches!(timeout, Err(Error::Timeout { after, .. }) if after == limit), "{timeout:?}");
+        assert!(
+            matches!(timeout, Err(Error::Timeout { after, .. }) if after == limit),
+            "{timeout:?}"
+        );
         stage.proxy.clear();
         for _ in 0..3 {
-            assert_eq!(client.queue_declare(&soon).exclusive(true).await?.name, soon);
-            assert_eq!(client.queue_declare(&late).exclusive(true).await?.name, late);
+            assert_eq!(
+                client.queue_declare(&soon).exclusive(true).await?.name,
+                soon
+            );
+            assert_eq!(
+                client.queue_declare(&late).exclusive(true).await?.name,
+                late
+            );
         }
         Ok(client.close().await?)
     })
@@ -171,7 +207,11 @@ fn s39_slow_confirms_hold_back_publishes_beyond_the_bound() -> Outcome {
         }
         within(STEP, "the one beyond", waits).await??;
         stage.proxy.clear();
-        let there = client.queue_declare(&queue).passive(true).await?.message_count;
+        let there = client
+            .queue_declare(&queue)
+            .passive(true)
+            .await?
+            .message_count;
         assert_eq!(there as usize, MOST + 1);
         Ok(client.close().await?)
     })
@@ -186,8 +226,9 @@ fn s40_a_connection_that_is_lost_while_nobody_takes_deliveries_comes_back() -> O
         let filling = puka_smol::connect_with(stage.options()?).await?;
         let queue = unique("window");
         filling.queue_declare(&queue).durable(true).await?;
-        let publishes: Vec<_> =
-            (0..MESSAGES).map(|_| filling.basic_publish("", &queue, vec![1; 50_000]).send()).collect();
+        let publishes: Vec<_> = (0..MESSAGES)
+            .map(|_| filling.basic_publish("", &queue, vec![1; 50_000]).send())
+            .collect();
         for publish in publishes {
             publish.await?;
         }
@@ -196,7 +237,11 @@ fn s40_a_connection_that_is_lost_while_nobody_takes_deliveries_comes_back() -> O
         next(&mut consumer).await?.ack()?;
         // The window of TCP is full: what the broker sends does not arrive. That is no silence.
         Timer::after(Duration::from_secs(5)).await;
-        assert!(matches!(client.state(), ConnectionState::Open), "{:?}", client.state());
+        assert!(
+            matches!(client.state(), ConnectionState::Open),
+            "{:?}",
+            client.state()
+        );
         stage.proxy.reset();
         // Nobody reads, so it is noticed when somebody does, or by what is written.
         let start = Instant::now();
@@ -223,17 +268,25 @@ fn s15_many_tasks_go_through_one_recovery() -> Outcome {
             .map(|task| {
                 let client = client.clone();
                 smol::spawn(async move {
-                    let queue = client.queue_declare(unique("many")).durable(true).await?.name;
+                    let queue = client
+                        .queue_declare(unique("many"))
+                        .durable(true)
+                        .await?
+                        .name;
                     let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;
                     for number in 0..60 {
                         let body = format!("{task} {number}");
-                        while let Err(error) = client.basic_publish("", &queue, &body).persistent(true).await
+                        while let Err(error) = client
+                            .basic_publish("", &queue, &body)
+                            .persistent(true)
+                            .await
                         {
                             if !matches!(error, Error::Unconfirmed(_)) {
                                 return Err(error.into());
                             }
                         }
-                        // It comes, if not this time then the next; one of those that were unconfirmed comes, too.
+                        // It comes, if not this time then the next; one of those that were
+                        // unconfirmed comes, too.
                         loop {
                             let delivery = next(&mut consumer).await?;
                             let is_it = delivery.body() == body.as_bytes();

@@ -19,7 +19,9 @@ pub(super) async fn survives(stage: &Stage, faults: &[Fault]) -> Outcome {
             load.ledger.excuse();
         }
         if fault.breaks() {
-            load.recovers_from(&before).await.map_err(|error| format!("{fault:?}: {error}"))?;
+            load.recovers_from(&before)
+                .await
+                .map_err(|error| format!("{fault:?}: {error}"))?;
         }
         load.flows(100).await?;
     }
@@ -27,11 +29,22 @@ pub(super) async fn survives(stage: &Stage, faults: &[Fault]) -> Outcome {
     if breaks {
         let client = load.clients().next().ok_or("no client")?;
         let first = load.fragile.first_name();
-        assert_ne!(client.current_name(first), first, "the broker has named it anew");
+        assert_ne!(
+            client.current_name(first),
+            first,
+            "the broker has named it anew"
+        );
     }
     let account = load.ends().await?;
-    assert!(account.confirmed > 200 && account.failed == 0, "{account:?}");
-    assert_eq!(account.errors.keys().collect::<Vec<_>>(), [""; 0], "{account:?}");
+    assert!(
+        account.confirmed > 200 && account.failed == 0,
+        "{account:?}"
+    );
+    assert_eq!(
+        account.errors.keys().collect::<Vec<_>>(),
+        [""; 0],
+        "{account:?}"
+    );
     Ok(())
 }
 
@@ -49,7 +62,10 @@ fn s3_two_restarts_in_a_row_lose_nothing() -> Outcome {
             let before = load.recoveries();
             Fault::ShutDown.happen(&stage).await?;
             // As soon as one is back, down it goes again.
-            until(Duration::from_secs(30), "one recovery", || load.recoveries() != before).await?;
+            until(Duration::from_secs(30), "one recovery", || {
+                load.recoveries() != before
+            })
+            .await?;
         }
         load.opens().await?;
         load.flows(100).await?;
@@ -89,11 +105,19 @@ fn s7_who_listens_hears_of_alarms_and_returns_after_a_recovery() -> Outcome {
         let outcome = async {
             stage.node(|node| node.set_memory_alarm(true)).await?;
             // RabbitMQ notices a connection only by its next publish.
-            let noticed = client.basic_publish("", "nowhere", "x").mandatory(true).send();
-            crate::told(&mut notices, "alarm", |notice| matches!(notice, puka::Notice::Blocked(_))).await?;
+            let noticed = client
+                .basic_publish("", "nowhere", "x")
+                .mandatory(true)
+                .send();
+            crate::told(&mut notices, "alarm", |notice| {
+                matches!(notice, puka::Notice::Blocked(_))
+            })
+            .await?;
             stage.node(|node| node.set_memory_alarm(false)).await?;
-            crate::told(&mut notices, "end of it", |notice| matches!(notice, puka::Notice::Unblocked))
-                .await?;
+            crate::told(&mut notices, "end of it", |notice| {
+                matches!(notice, puka::Notice::Unblocked)
+            })
+            .await?;
             let returned = noticed.await;
             assert!(matches!(returned, Err(Error::NoRoute(_))), "{returned:?}");
             Ok(client.close().await?)
@@ -113,13 +137,19 @@ fn a_delivery_that_is_held_over_a_restart_is_stale_and_removes_nothing() -> Outc
         // The next connection begins with it, too: on the same channel, with the same tags.
         let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
         for body in ["one", "two", "three"] {
-            client.basic_publish("", &queue, body).persistent(true).await?;
+            client
+                .basic_publish("", &queue, body)
+                .persistent(true)
+                .await?;
         }
         let held = next(&mut consumer).await?;
         let got = client.basic_get(&queue).await?.ok_or("empty")?;
         let mut notices = client.notices();
-        // RabbitMQ answers a declare before it is on the disk: killed at once, it forgets the queue one time in three.
-        stage.node(|node| node.ctl(&["eval", "mnesia:sync_log()."]).map(drop)).await?;
+        // RabbitMQ answers a declare before it is on the disk: killed at once, it forgets the queue
+        // one time in three.
+        stage
+            .node(|node| node.ctl(&["eval", "mnesia:sync_log()."]).map(drop))
+            .await?;
         Fault::Kill.happen(&stage).await?;
         recovered(&mut notices).await?;
         // Their tags are those of others now.
@@ -142,19 +172,28 @@ fn a_delivery_that_is_held_over_a_restart_is_stale_and_removes_nothing() -> Outc
 #[test]
 fn s5_the_loss_is_told_before_a_recovery_begins() -> Outcome {
     alone(async |stage| {
-        let recovery = Recovery::default().delays(Duration::from_millis(200), Duration::from_millis(200));
+        let recovery =
+            Recovery::default().delays(Duration::from_millis(200), Duration::from_millis(200));
         let client = puka_smol::connect_with(stage.options()?.recovery(recovery)).await?;
         let mut notices = client.notices();
-        stage.node(|node| node.close_all_connections("the cellar is flooded")).await?;
+        stage
+            .node(|node| node.close_all_connections("the cellar is flooded"))
+            .await?;
         let lost = notices.next().await;
         match &lost {
             Some(puka::Notice::Disconnected(error @ Error::ConnectionForced(_))) => {
-                assert!(error.to_string().contains("the cellar is flooded"), "{error}");
+                assert!(
+                    error.to_string().contains("the cellar is flooded"),
+                    "{error}"
+                );
             }
             _ => return Err(format!("{lost:?}").into()),
         }
         let next = notices.next().await;
-        assert!(matches!(next, Some(puka::Notice::Retrying { attempt: 1, .. })), "{next:?}");
+        assert!(
+            matches!(next, Some(puka::Notice::Retrying { attempt: 1, .. })),
+            "{next:?}"
+        );
         recovered(&mut notices).await?;
         assert!(matches!(client.state(), ConnectionState::Open));
         Ok(client.close().await?)

@@ -2,7 +2,9 @@
 
 use crate::stage::{alone, beside, virtual_host};
 use crate::{STEP, next, recovered, told};
-use puka::{Client, ConnectionState, Credentials, Error, Notice, Notices, Options, QueueType, Recovery};
+use puka::{
+    Client, ConnectionState, Credentials, Error, Notice, Notices, Options, QueueType, Recovery,
+};
 use puka_test_rabbitmq::unique;
 use puka_test_soak::{Failure, Load, Outcome, Stage, within};
 use std::sync::Arc;
@@ -10,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn hasty(options: Options) -> Options {
-    options.recovery(Recovery::default().delays(Duration::from_millis(50), Duration::from_millis(100)))
+    options
+        .recovery(Recovery::default().delays(Duration::from_millis(50), Duration::from_millis(100)))
 }
 
 /// Returns the causes of that many attempts to reconnect.
@@ -42,11 +45,22 @@ fn a_deleted_virtual_host_is_tried_until_it_is_back() -> Outcome {
         let Some((Error::ConnectionForced(why), refusals)) = causes.split_first() else {
             return Err(format!("{causes:?}").into());
         };
-        assert!(why.text.contains("is down") || why.text.contains("is deleted"), "{why:?}");
-        assert!(refusals.iter().all(|cause| matches!(cause, Error::NotAllowed(_))), "{refusals:?}");
+        assert!(
+            why.text.contains("is down") || why.text.contains("is deleted"),
+            "{why:?}"
+        );
+        assert!(
+            refusals
+                .iter()
+                .all(|cause| matches!(cause, Error::NotAllowed(_))),
+            "{refusals:?}"
+        );
         assert!(matches!(client.state(), ConnectionState::Recovering { .. }));
 
-        let late = client.basic_publish("", &queue, "late").mandatory(true).send();
+        let late = client
+            .basic_publish("", &queue, "late")
+            .mandatory(true)
+            .send();
         virtual_host(&stage, &vhost).await?;
         recovered(&mut notices).await?;
         late.await?;
@@ -63,7 +77,12 @@ fn a_virtual_host_that_is_back_in_time_has_everything_again() -> Outcome {
         let before = load.recoveries();
         stage.proxy.off();
         // With it go its messages, but those that come after are accounted for.
-        stage.node(move |node| node.delete_vhost(&vhost).and_then(|()| node.add_vhost(&vhost))).await?;
+        stage
+            .node(move |node| {
+                node.delete_vhost(&vhost)
+                    .and_then(|()| node.add_vhost(&vhost))
+            })
+            .await?;
         stage.proxy.on();
         load.recovers_from(&before).await?;
         load.flows(100).await?;
@@ -76,7 +95,9 @@ fn a_virtual_host_that_is_back_in_time_has_everything_again() -> Outcome {
 fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcome {
     beside(async |stage| {
         let (vhost, user) = (unique("revoked"), unique("user"));
-        let options = virtual_host(&stage, &vhost).await?.credentials(&user, "secret");
+        let options = virtual_host(&stage, &vhost)
+            .await?
+            .credentials(&user, "secret");
         let (at, who) = (vhost.clone(), user.clone());
         stage
             .node(move |node| {
@@ -89,17 +110,27 @@ fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcom
         let mut consumer = client.basic_consume(&queue).await?;
         let mut notices = client.notices();
         let (at, who) = (vhost.clone(), user.clone());
-        stage.node(move |node| node.clear_permissions(&at, &who)).await?;
+        stage
+            .node(move |node| node.clear_permissions(&at, &who))
+            .await?;
         let refused = client.queue_declare("another").await;
-        assert!(matches!(refused, Err(Error::AccessRefused(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::AccessRefused(_))),
+            "{refused:?}"
+        );
         assert!(matches!(client.state(), ConnectionState::Open));
         let (at, who) = (vhost.clone(), user.clone());
-        stage.node(move |node| node.set_permissions(&at, &who, ".*", ".*", ".*")).await?;
+        stage
+            .node(move |node| node.set_permissions(&at, &who, ".*", ".*", ".*"))
+            .await?;
         client.basic_publish("", &queue, "still there").await?;
         next(&mut consumer).await?.ack()?;
         client.close().await?;
         while let Some(notice) = notices.next().await {
-            let is_expected = matches!(notice, Notice::ChannelClosed(_) | Notice::Closed(Error::Closed));
+            let is_expected = matches!(
+                notice,
+                Notice::ChannelClosed(_) | Notice::Closed(Error::Closed)
+            );
             assert!(is_expected, "{notice:?}");
         }
         stage.node(move |node| node.delete_user(&user)).await
@@ -110,7 +141,9 @@ fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcom
 fn s27_what_may_not_be_declared_any_more_is_told_and_the_rest_comes_back() -> Outcome {
     beside(async |stage| {
         let (vhost, user) = (unique("partly"), unique("user"));
-        let options = virtual_host(&stage, &vhost).await?.credentials(&user, "secret");
+        let options = virtual_host(&stage, &vhost)
+            .await?
+            .credentials(&user, "secret");
         let (at, who) = (vhost.clone(), user.clone());
         stage
             .node(move |node| {
@@ -125,13 +158,26 @@ fn s27_what_may_not_be_declared_any_more_is_told_and_the_rest_comes_back() -> Ou
         let mut shut = client.basic_consume("shut").await?;
         let mut notices = client.notices();
         let (at, who) = (vhost.clone(), user.clone());
-        stage.node(move |node| node.set_permissions(&at, &who, "open", ".*", "open")).await?;
+        stage
+            .node(move |node| node.set_permissions(&at, &who, "open", ".*", "open"))
+            .await?;
         stage.proxy.reset();
-        let told = told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
-        let Notice::Recovered(report) = told else { return Err("no report".into()) };
+        let told = told(&mut notices, "recovery", |notice| {
+            matches!(notice, Notice::Recovered(_))
+        })
+        .await?;
+        let Notice::Recovered(report) = told else {
+            return Err("no report".into());
+        };
         let refused = |(_, error): &(_, Error)| matches!(error, Error::AccessRefused(_));
-        assert!(report.failed.len() == 2 && report.failed.iter().all(refused), "{report:?}");
-        assert!(matches!(shut.next().await, Some(Err(Error::AccessRefused(_)))));
+        assert!(
+            report.failed.len() == 2 && report.failed.iter().all(refused),
+            "{report:?}"
+        );
+        assert!(matches!(
+            shut.next().await,
+            Some(Err(Error::AccessRefused(_)))
+        ));
         client.basic_publish("", "open", "x").await?;
         next(&mut open).await?.ack()?;
         client.close().await?;
@@ -148,7 +194,8 @@ async fn someone(stage: &Stage) -> Result<(String, Client, Notices), Failure> {
             node.set_permissions("/", &who, ".*", ".*", ".*")
         })
         .await?;
-    let client = puka_smol::connect_with(hasty(stage.options()?.credentials(&user, "secret"))).await?;
+    let client =
+        puka_smol::connect_with(hasty(stage.options()?.credentials(&user, "secret"))).await?;
     let notices = client.notices();
     Ok((user, client, notices))
 }
@@ -164,7 +211,12 @@ fn a_deleted_user_is_refused_until_it_is_back() -> Outcome {
             return Err(format!("{causes:?}").into());
         };
         assert!(why.text.contains("is deleted"), "{why:?}");
-        assert!(refusals.iter().all(|cause| matches!(cause, Error::AccessRefused(_))), "{refusals:?}");
+        assert!(
+            refusals
+                .iter()
+                .all(|cause| matches!(cause, Error::AccessRefused(_))),
+            "{refusals:?}"
+        );
 
         stage
             .node(move |node| {
@@ -187,12 +239,21 @@ fn s6_credentials_are_asked_for_again_at_each_login() -> Outcome {
         let (counted, name) = (asked.clone(), user.clone());
         let options = stage.options()?.credentials_from(move || {
             let times = counted.fetch_add(1, Ordering::AcqRel);
-            Ok(Credentials::new(&*name, if times == 0 { "secret" } else { "another secret" }))
+            Ok(Credentials::new(
+                &*name,
+                if times == 0 {
+                    "secret"
+                } else {
+                    "another secret"
+                },
+            ))
         });
         let client = puka_smol::connect_with(hasty(options)).await?;
         let mut notices = client.notices();
         let who = user.clone();
-        stage.node(move |node| node.ctl(&["change_password", &who, "another secret"])).await?;
+        stage
+            .node(move |node| node.ctl(&["change_password", &who, "another secret"]))
+            .await?;
         stage.proxy.reset();
         recovered(&mut notices).await?;
         assert_eq!(asked.load(Ordering::Acquire), 2);

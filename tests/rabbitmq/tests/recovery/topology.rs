@@ -18,9 +18,13 @@ fn s18_s19_s24_queues_and_bindings_of_every_kind_come_back() -> Outcome {
         let mut names = vec![fragile.first_name().to_owned()];
         for fault in [Fault::Reset, Fault::Kill] {
             fault.happen(&stage).await?;
-            let told =
-                told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
-            let Notice::Recovered(report) = told else { return Err("no report".into()) };
+            let told = told(&mut notices, "recovery", |notice| {
+                matches!(notice, Notice::Recovered(_))
+            })
+            .await?;
+            let Notice::Recovered(report) = told else {
+                return Err("no report".into());
+            };
             assert!(report.failed.is_empty(), "{report:?}");
             // Two exchanges, two queues, three bindings.
             assert_eq!((report.entities, report.consumers), (7, 2), "{report:?}");
@@ -40,13 +44,20 @@ fn s25_dead_letters_find_their_queue_under_its_new_name() -> Outcome {
         let mut notices = client.notices();
         let dead = client.queue_declare("").exclusive(true).await?.name;
         let queue = unique("living");
-        client.queue_declare(&queue).exclusive(true).dead_letter("", &*dead).await?;
+        client
+            .queue_declare(&queue)
+            .exclusive(true)
+            .dead_letter("", &*dead)
+            .await?;
         let mut consumer = client.basic_consume(&queue).await?;
         let mut buried = client.basic_consume(&dead).await?;
         stage.proxy.reset();
         recovered(&mut notices).await?;
         assert_ne!(client.current_name(&dead), dead);
-        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
         next(&mut consumer).await?.reject(false)?;
         let delivery = next(&mut buried).await?;
         assert_eq!(delivery.body(), b"x");
@@ -67,13 +78,23 @@ fn s9_s20_s57_what_was_deleted_or_ended_does_not_come_back() -> Outcome {
         let mut ended = client.basic_consume(&gone).await?;
         let mut cancelled = client.basic_consume(&kept).await?;
         client.queue_delete(&gone).await?;
-        assert!(matches!(ended.next().await, Some(Err(Error::ConsumerCancelled(_)))));
+        assert!(matches!(
+            ended.next().await,
+            Some(Err(Error::ConsumerCancelled(_)))
+        ));
         cancelled.cancel().await?;
         stage.proxy.reset();
         recovered(&mut notices).await?;
         let absent = client.queue_declare(&gone).passive(true).await;
         assert!(matches!(absent, Err(Error::NotFound(_))), "{absent:?}");
-        assert_eq!(client.queue_declare(&kept).passive(true).await?.consumer_count, 0);
+        assert_eq!(
+            client
+                .queue_declare(&kept)
+                .passive(true)
+                .await?
+                .consumer_count,
+            0
+        );
         assert!(ended.next().await.is_none() && cancelled.next().await.is_none());
         Ok(client.close().await?)
     })
@@ -89,9 +110,13 @@ fn what_goes_by_itself_just_after_it_was_declared_again_comes_back() -> Outcome 
         let mut fragile = Fragile::set_up(&client).await?;
         for round in 0..40 {
             stage.proxy.reset();
-            let told =
-                told(&mut notices, "recovery", |notice| matches!(notice, Notice::Recovered(_))).await?;
-            let Notice::Recovered(report) = told else { return Err("no report".into()) };
+            let told = told(&mut notices, "recovery", |notice| {
+                matches!(notice, Notice::Recovered(_))
+            })
+            .await?;
+            let Notice::Recovered(report) = told else {
+                return Err("no report".into());
+            };
             assert!(report.failed.is_empty(), "round {round}: {report:?}");
             fragile.check().await?;
         }
@@ -102,20 +127,32 @@ fn what_goes_by_itself_just_after_it_was_declared_again_comes_back() -> Outcome 
 #[test]
 fn an_exclusive_queue_that_the_dead_connection_still_holds_comes_back() -> Outcome {
     beside(async |stage| {
-        // The first way falls silent, and the broker does not hear that the client has given up; it goes on by the second.
+        // The first way falls silent, and the broker does not hear that the client has given up; it
+        // goes on by the second.
         let way = |port| Endpoint::tcp("127.0.0.1", port);
         let other = Proxy::start(stage.node.port())?;
-        let options = stage.options()?.endpoints_in_turn([way(stage.proxy.port()), way(other.port())])?;
-        let options = options.heartbeat(2).handshake_timeout(Duration::from_millis(300));
+        let options = stage
+            .options()?
+            .endpoints_in_turn([way(stage.proxy.port()), way(other.port())])?;
+        let options = options
+            .heartbeat(2)
+            .handshake_timeout(Duration::from_millis(300));
         let client = puka_smol::connect_with(options).await?;
         let mut notices = client.notices();
-        let queue = client.queue_declare(unique("own")).exclusive(true).await?.name;
+        let queue = client
+            .queue_declare(unique("own"))
+            .exclusive(true)
+            .await?
+            .name;
         let mut consumer = client.basic_consume(&queue).await?;
         stage.proxy.down(Rate::Stopped);
         Timer::after(Duration::from_secs(3)).await;
         stage.proxy.up(Rate::Stopped);
         recovered(&mut notices).await?;
-        client.basic_publish("", &queue, "x").mandatory(true).await?;
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
         next(&mut consumer).await?.ack()?;
         assert_eq!(other.accepted(), 1);
         Ok(client.close().await?)

@@ -37,15 +37,27 @@ impl<Io> Chopped<Io> {
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Chopped<Io> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Some(most) = self.most(cx, into.len()) else { return Poll::Pending };
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(most) = self.most(cx, into.len()) else {
+            return Poll::Pending;
+        };
         Pin::new(&mut self.io).poll_read(cx, &mut into[..most])
     }
 }
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Chopped<Io> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(most) = self.most(cx, octets.len()) else { return Poll::Pending };
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(most) = self.most(cx, octets.len()) else {
+            return Poll::Pending;
+        };
         Pin::new(&mut self.io).poll_write(cx, &octets[..most])
     }
 
@@ -71,20 +83,32 @@ fn tls_goes_over_any_stream_however_it_is_chopped() -> Outcome {
     let authority = Authority::new().unwrap();
     for random in seed..seed + 5 {
         let server = TlsServer::new(authority.issue(&["localhost"]).unwrap());
-        let (options, _) =
-            server.serve("localhost", TlsOptions::default().authority(source(&authority.pem())));
-        let [Endpoint::Tcp { port, .. }] = options.endpoints() else { return Err("one was given".into()) };
+        let (options, _) = server.serve(
+            "localhost",
+            TlsOptions::default().authority(source(&authority.pem())),
+        );
+        let [Endpoint::Tcp { port, .. }] = options.endpoints() else {
+            return Err("one was given".into());
+        };
         let port = *port;
         run(async {
             let io = smol::net::TcpStream::connect(("127.0.0.1", port)).await?;
-            let stream =
-                tls::connect(Chopped { io, random: random | 1 << 40 }, &options, "localhost").await?;
+            let stream = tls::connect(
+                Chopped {
+                    io,
+                    random: random | 1 << 40,
+                },
+                &options,
+                "localhost",
+            )
+            .await?;
             let (client, driver) = puka::open(stream, puka_smol::Clock, options);
             let work = async {
                 let queue = client.queue_declare("q").await?.name;
                 let body: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-                let publishes: Vec<_> =
-                    (0..50).map(|_| client.basic_publish("", &queue, "small").send()).collect();
+                let publishes: Vec<_> = (0..50)
+                    .map(|_| client.basic_publish("", &queue, "small").send())
+                    .collect();
                 client.basic_publish("", &queue, &body).await?;
                 for publish in publishes {
                     publish.await?;
@@ -92,7 +116,11 @@ fn tls_goes_over_any_stream_however_it_is_chopped() -> Outcome {
                 let mut consumer = client.basic_consume(&queue).await?;
                 for n in 0..=50 {
                     let delivery = consumer.next().await.expect("a delivery")?;
-                    assert!(if n < 50 { delivery.body() == b"small" } else { delivery.body() == body });
+                    assert!(if n < 50 {
+                        delivery.body() == b"small"
+                    } else {
+                        delivery.body() == body
+                    });
                     delivery.ack()?;
                 }
                 client.close().await

@@ -16,7 +16,10 @@ async fn attempt(
 ) -> (Result<(), Error>, Duration) {
     let options = server_that("localhost", TlsOptions::default(), acts).tls_timeout(LIMIT);
     let start = Instant::now();
-    (puka_smol::connect_with(options).await.map(drop), start.elapsed())
+    (
+        puka_smol::connect_with(options).await.map(drop),
+        start.elapsed(),
+    )
 }
 
 /// Waits until the client has hung up.
@@ -39,14 +42,23 @@ fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
     run(async {
         let (outcome, took) = attempt(|mut socket| {
             // The head of a handshake record that never comes to its end.
-            for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250].into_iter().chain(std::iter::repeat(0)) {
+            for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250]
+                .into_iter()
+                .chain(std::iter::repeat(0))
+            {
                 socket.write_all(&[octet])?;
                 thread::sleep(Duration::from_millis(50));
             }
             Ok(())
         })
         .await;
-        assert_error!(outcome, Error::Timeout { what: "the TLS handshake", .. });
+        assert_error!(
+            outcome,
+            Error::Timeout {
+                what: "the TLS handshake",
+                ..
+            }
+        );
         assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
         Ok(())
     })
@@ -89,15 +101,16 @@ fn a_server_that_resets_in_the_handshake_is_a_broken_connection() -> Outcome {
 fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
     run(async {
         let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let broken =
-            server_that("localhost", TlsOptions::default(), |socket| socket.peek(&mut [0; 1]).map(drop));
+        let broken = server_that("localhost", TlsOptions::default(), |socket| {
+            socket.peek(&mut [0; 1]).map(drop)
+        });
         let (authority, tls) = {
             let authority = puka_test_rabbitmq::Authority::new().unwrap();
             let tls = TlsOptions::default().authority(source(&authority.pem()));
             (authority, tls)
         };
-        let (good, _) =
-            crate::server::TlsServer::new(authority.issue(&["localhost"]).unwrap()).serve("localhost", tls);
+        let (good, _) = crate::server::TlsServer::new(authority.issue(&["localhost"]).unwrap())
+            .serve("localhost", tls);
         let turn = [
             puka::Endpoint::tcp("localhost", dead),
             broken.endpoints()[0].clone(),

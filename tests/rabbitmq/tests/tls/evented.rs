@@ -21,10 +21,14 @@ fn trusting(authority: &Authority) -> TlsOptions {
 fn hello(options: Options) -> Result<(), Error> {
     let mut conn = evented::connect_with(options.refuse_unencrypted_login(true))?;
     let client = conn.client();
-    let queue = conn.wait(&mut client.queue_declare("hello").send(), SOON)?.name;
+    let queue = conn
+        .wait(&mut client.queue_declare("hello").send(), SOON)?
+        .name;
     let body: Vec<u8> = (0..3_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
     conn.wait(&mut client.basic_publish("", &queue, &body).send(), SOON)?;
-    let delivery = conn.wait(&mut client.basic_get(&queue).send(), SOON)?.expect("a message");
+    let delivery = conn
+        .wait(&mut client.basic_get(&queue).send(), SOON)?
+        .expect("a message");
     assert!(delivery.body() == body);
     delivery.ack()?;
     conn.wait(&mut client.close(), SOON)
@@ -36,7 +40,9 @@ fn refused(options: Options) -> Result<(), Error> {
 }
 
 /// How it goes with a server that acts like that, and how long it takes.
-fn attempt(acts: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static) -> (Result<(), Error>, Duration) {
+fn attempt(
+    acts: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static,
+) -> (Result<(), Error>, Duration) {
     let options = server_that("localhost", TlsOptions::default(), acts).tls_timeout(LIMIT);
     let start = Instant::now();
     (refused(options), start.elapsed())
@@ -51,7 +57,10 @@ fn until_end(mut socket: TcpStream) -> io::Result<()> {
 fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
     let authority = Authority::new().unwrap();
     for versions in [ONLY_1_2, ONLY_1_3] {
-        let server = TlsServer { versions, ..TlsServer::new(authority.issue(&["localhost"]).unwrap()) };
+        let server = TlsServer {
+            versions,
+            ..TlsServer::new(authority.issue(&["localhost"]).unwrap())
+        };
         let (options, names) = server.serve("localhost", trusting(&authority));
         hello(options)?;
         assert_eq!(names.recv()?.as_deref(), Some("localhost"));
@@ -62,7 +71,11 @@ fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() ->
 #[test]
 fn a20_a_server_that_is_not_who_it_should_be_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
-    let at = |identity: Identity| TlsServer::new(identity).serve("localhost", trusting(&authority)).0;
+    let at = |identity: Identity| {
+        TlsServer::new(identity)
+            .serve("localhost", trusting(&authority))
+            .0
+    };
     let elsewhere = at(authority.issue(&["elsewhere"]).unwrap());
     assert_error!(refused(elsewhere), Error::Tls(TlsFault::WrongName(_)));
     let expired = at(authority.issue_expired(&["localhost"]).unwrap());
@@ -79,7 +92,10 @@ fn a20_a_server_that_is_not_who_it_should_be_is_refused() -> Outcome {
 fn another_name_can_be_expected() -> Outcome {
     let authority = Authority::new().unwrap();
     let server = TlsServer::new(authority.issue(&["broker.example"]).unwrap());
-    let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
+    let (options, names) = server.serve(
+        "127.0.0.1",
+        trusting(&authority).server_name("broker.example"),
+    );
     hello(options)?;
     assert_eq!(names.recv()?.as_deref(), Some("broker.example"));
     Ok(())
@@ -103,7 +119,11 @@ fn a_server_that_wants_a_certificate_refuses_us_without_one() -> Outcome {
     roots.add(certificate(&clients.pem()))?;
     for versions in [ONLY_1_2, ONLY_1_3] {
         let identity = authority.issue(&["localhost"]).unwrap();
-        let server = TlsServer { versions, wants: Some(roots.clone()), ..TlsServer::new(identity) };
+        let server = TlsServer {
+            versions,
+            wants: Some(roots.clone()),
+            ..TlsServer::new(identity)
+        };
         let error = refused(server.serve("localhost", trusting(&authority)).0).unwrap_err();
         // With TLS 1.3 the server says so after our side of the handshake is done.
         let is_refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
@@ -119,7 +139,13 @@ fn options_that_can_not_be_used_are_refused_at_once() -> Outcome {
     let tls = TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into()));
     // Nobody listens on that port.
     let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
-    assert_error!(evented::connect_with(options), Error::InvalidArgument { what: "tls authority", .. });
+    assert_error!(
+        evented::connect_with(options),
+        Error::InvalidArgument {
+            what: "tls authority",
+            ..
+        }
+    );
     Ok(())
 }
 
@@ -135,13 +161,22 @@ fn a_server_that_says_nothing_is_given_up_in_time() -> Outcome {
 fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
     let (outcome, took) = attempt(|mut socket| {
         // The head of a handshake record that never comes to its end.
-        for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250].into_iter().chain(std::iter::repeat(0)) {
+        for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250]
+            .into_iter()
+            .chain(std::iter::repeat(0))
+        {
             socket.write_all(&[octet])?;
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     });
-    assert_error!(outcome, Error::Timeout { what: "the TLS handshake", .. });
+    assert_error!(
+        outcome,
+        Error::Timeout {
+            what: "the TLS handshake",
+            ..
+        }
+    );
     assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
     Ok(())
 }
@@ -165,7 +200,10 @@ fn while_hands_are_shaken_a_loop_waits_for_the_server_and_for_the_deadline() -> 
     let mut conn = evented::connect_with(options.tls_timeout(hour).request_timeout(2 * hour))?;
     let mut connect = conn.client().connect();
     while !conn.needs_read() {
-        assert!(conn.needs_write(), "a socket that has connected can be written to");
+        assert!(
+            conn.needs_write(),
+            "a socket that has connected can be written to"
+        );
         conn.on_write()?;
     }
     assert!(!conn.needs_write());
@@ -175,17 +213,29 @@ fn while_hands_are_shaken_a_loop_waits_for_the_server_and_for_the_deadline() -> 
     conn.on_read()?;
     assert!(conn.needs_read() && !conn.is_over());
     assert!(conn.on_timeout(next).is_err());
-    assert_error!(conn.wait(&mut connect, SOON), Error::Timeout { what: "the TLS handshake", .. });
+    assert_error!(
+        conn.wait(&mut connect, SOON),
+        Error::Timeout {
+            what: "the TLS handshake",
+            ..
+        }
+    );
     Ok(())
 }
 
 #[test]
 fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
     let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let broken = server_that("localhost", TlsOptions::default(), |socket| socket.peek(&mut [0; 1]).map(drop));
+    let broken = server_that("localhost", TlsOptions::default(), |socket| {
+        socket.peek(&mut [0; 1]).map(drop)
+    });
     let authority = Authority::new().unwrap();
-    let (good, _) =
-        TlsServer::new(authority.issue(&["localhost"]).unwrap()).serve("localhost", trusting(&authority));
-    let turn = [Endpoint::tcp("localhost", dead), broken.endpoints()[0].clone(), good.endpoints()[0].clone()];
+    let (good, _) = TlsServer::new(authority.issue(&["localhost"]).unwrap())
+        .serve("localhost", trusting(&authority));
+    let turn = [
+        Endpoint::tcp("localhost", dead),
+        broken.endpoints()[0].clone(),
+        good.endpoints()[0].clone(),
+    ];
     Ok(hello(good.endpoints_in_turn(turn)?)?)
 }

@@ -1,8 +1,13 @@
-//! TLS: against a real RabbitMQ, against servers that are not who they should be, and against servers that stop midway.
+//! TLS: against a real RabbitMQ, against servers that are not who they should be, and against
+//! servers that stop midway.
 //!
 //! Certificates are made anew by each run; nothing here outlives it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed helper is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed helper is a failed test"
+)]
 
 mod chopped;
 mod deadlines;

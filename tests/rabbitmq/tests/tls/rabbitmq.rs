@@ -1,7 +1,9 @@
 //! TLS with a real RabbitMQ.
 
 use crate::{Outcome, assert_error, run, sources};
-use puka::{AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource, evented};
+use puka::{
+    AuthMechanism, Client, Endpoint, Error, Options, TlsFault, TlsOptions, TlsSource, evented,
+};
 use puka_test_rabbitmq::{Authority, Identity, Node};
 use std::net::Shutdown;
 use std::sync::LazyLock;
@@ -32,7 +34,10 @@ static SECURE: LazyLock<Secure> = LazyLock::new(|| {
 impl Secure {
     fn options(&self, tls: TlsOptions) -> Options {
         let port = self.node.tls_port().expect("a port for TLS");
-        Options::default().endpoint(Endpoint::tcp("localhost", port)).unwrap().tls(tls)
+        Options::default()
+            .endpoint(Endpoint::tcp("localhost", port))
+            .unwrap()
+            .tls(tls)
     }
 
     fn trusting(&self) -> TlsOptions {
@@ -44,19 +49,27 @@ impl Secure {
 fn messages_of_every_size_go_there_and_back() -> Outcome {
     run(async {
         let client = puka_smol::connect_with(SECURE.options(SECURE.trusting())).await?;
-        assert!(SECURE.node.ctl(&["list_connections", "ssl"])?.contains("true"));
+        assert!(
+            SECURE
+                .node
+                .ctl(&["list_connections", "ssl"])?
+                .contains("true")
+        );
         let queue = client.queue_declare("").exclusive(true).await?.name;
         let mut messages = client.basic_consume(&queue).prefetch_count(10).await?;
         for size in [0, 1, 16_383, 16_384, 16_385, 131_072, 5_000_000] {
-            let body: Vec<u8> = (0..size).map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+            let body: Vec<u8> = (0..size)
+                .map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])
+                .collect();
             let publish = client.basic_publish("", &queue, &body).send();
             let message = messages.next().await.ok_or("ended")??;
             assert!(message.body() == body, "{size} octets");
             message.ack()?;
             publish.await?;
         }
-        let many: Vec<_> =
-            (0..2000).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        let many: Vec<_> = (0..2000)
+            .map(|n| client.basic_publish("", &queue, n.to_string()).send())
+            .collect();
         for n in 0..2000 {
             let message = messages.next().await.ok_or("ended")??;
             assert_eq!(message.body(), n.to_string().as_bytes());
@@ -72,8 +85,14 @@ fn messages_of_every_size_go_there_and_back() -> Outcome {
 #[test]
 fn an_amqps_uri_is_enough_when_the_system_trusts_the_broker_and_refused_when_not() -> Outcome {
     run(async {
-        let uri = format!("amqps://localhost:{}", SECURE.node.tls_port().expect("a port"));
-        assert_error!(puka_smol::connect(&uri).await, Error::Tls(TlsFault::UnknownIssuer(_)));
+        let uri = format!(
+            "amqps://localhost:{}",
+            SECURE.node.tls_port().expect("a port")
+        );
+        assert_error!(
+            puka_smol::connect(&uri).await,
+            Error::Tls(TlsFault::UnknownIssuer(_))
+        );
         Ok(())
     })
 }
@@ -82,7 +101,10 @@ fn an_amqps_uri_is_enough_when_the_system_trusts_the_broker_and_refused_when_not
 fn a20_a_broker_of_another_name_is_refused() -> Outcome {
     run(async {
         let tls = SECURE.trusting().server_name("broker.example");
-        assert_error!(puka_smol::connect_with(SECURE.options(tls)).await, Error::Tls(TlsFault::WrongName(_)));
+        assert_error!(
+            puka_smol::connect_with(SECURE.options(tls)).await,
+            Error::Tls(TlsFault::WrongName(_))
+        );
         Ok(())
     })
 }
@@ -91,10 +113,19 @@ fn a20_a_broker_of_another_name_is_refused() -> Outcome {
 fn ports_that_are_mixed_up_are_found_out() -> Outcome {
     run(async {
         let plain = format!("amqps://localhost:{}", SECURE.node.port());
-        assert_error!(puka_smol::connect(&plain).await, Error::Tls(TlsFault::NotTls(_)));
-        let tls = format!("amqp://localhost:{}", SECURE.node.tls_port().expect("a port"));
+        assert_error!(
+            puka_smol::connect(&plain).await,
+            Error::Tls(TlsFault::NotTls(_))
+        );
+        let tls = format!(
+            "amqp://localhost:{}",
+            SECURE.node.tls_port().expect("a port")
+        );
         let error = puka_smol::connect(&tls).await.unwrap_err();
-        assert!(matches!(error, Error::NotAmqp(_) | Error::ConnectionBroken(_)), "{error:?}");
+        assert!(
+            matches!(error, Error::NotAmqp(_) | Error::ConnectionBroken(_)),
+            "{error:?}"
+        );
         Ok(())
     })
 }
@@ -102,8 +133,13 @@ fn ports_that_are_mixed_up_are_found_out() -> Outcome {
 #[test]
 fn a_wrong_password_is_refused_over_tls_too() -> Outcome {
     run(async {
-        let options = SECURE.options(SECURE.trusting()).credentials("guest", "opensesame");
-        assert_error!(puka_smol::connect_with(options).await, Error::AccessRefused(_));
+        let options = SECURE
+            .options(SECURE.trusting())
+            .credentials("guest", "opensesame");
+        assert_error!(
+            puka_smol::connect_with(options).await,
+            Error::AccessRefused(_)
+        );
         Ok(())
     })
 }
@@ -123,24 +159,37 @@ fn a_certificate_of_an_authority_that_the_broker_does_not_know_is_refused() -> O
 fn every_adapter_speaks_tls() -> Outcome {
     async fn hello(client: Client) -> Result<(), Error> {
         let queue = client.queue_declare("").exclusive(true).await?.name;
-        client.basic_publish("", &queue, vec![7; 1 << 20]).mandatory(true).await?;
+        client
+            .basic_publish("", &queue, vec![7; 1 << 20])
+            .mandatory(true)
+            .await?;
         let delivery = client.basic_get(&queue).await?.expect("a message");
         assert_eq!(delivery.body().len(), 1 << 20);
         delivery.ack()?;
         client.close().await
     }
-    let options = || SECURE.options(SECURE.trusting()).refuse_unencrypted_login(true);
+    let options = || {
+        SECURE
+            .options(SECURE.trusting())
+            .refuse_unencrypted_login(true)
+    };
     run(async { Ok(hello(puka_smol::connect_with(options()).await?).await?) })?;
     run(async { Ok(hello(puka_async_std::connect_with(options()).await?).await?) })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(async { hello(puka_tokio::connect_with(options()).await?).await })?)
 }
 
 #[test]
-fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_asked_for() -> Outcome {
+fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_asked_for() -> Outcome
+{
     run(async {
         let options = Options::from_uri(&SECURE.node.url())?.refuse_unencrypted_login(true);
-        assert_error!(puka_smol::connect_with(options).await, Error::UnencryptedLogin);
+        assert_error!(
+            puka_smol::connect_with(options).await,
+            Error::UnencryptedLogin
+        );
         Ok(())
     })
 }
@@ -148,21 +197,40 @@ fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_ask
 #[test]
 fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
     SECURE.node.add_user("machine 7", "not used")?;
-    SECURE.node.set_permissions("/", "machine 7", ".*", ".*", ".*")?;
+    SECURE
+        .node
+        .set_permissions("/", "machine 7", ".*", ".*", ".*")?;
     let identity = SECURE.authority.issue(&["machine 7"]).unwrap();
     let (certificate, key) = sources(&identity);
-    let external = |tls| SECURE.options(tls).auth_mechanisms(&[AuthMechanism::External]);
+    let external = |tls| {
+        SECURE
+            .options(tls)
+            .auth_mechanisms(&[AuthMechanism::External])
+    };
     run(async {
-        let client =
-            puka_smol::connect_with(external(SECURE.trusting().client_certificate(certificate, key))).await?;
-        let users = SECURE.node.ctl(&["list_connections", "user", "auth_mechanism", "peer_cert_subject"])?;
-        assert!(users.contains("machine 7") && users.contains("EXTERNAL"), "{users}");
+        let client = puka_smol::connect_with(external(
+            SECURE.trusting().client_certificate(certificate, key),
+        ))
+        .await?;
+        let users = SECURE.node.ctl(&[
+            "list_connections",
+            "user",
+            "auth_mechanism",
+            "peer_cert_subject",
+        ])?;
+        assert!(
+            users.contains("machine 7") && users.contains("EXTERNAL"),
+            "{users}"
+        );
         client.queue_declare("").exclusive(true).await?;
         client.close().await?;
         // Somebody the broker does not know, and nobody.
         let (certificate, key) = sources(&SECURE.authority.issue(&["stranger"]).unwrap());
         let stranger = external(SECURE.trusting().client_certificate(certificate, key));
-        assert_error!(puka_smol::connect_with(stranger).await, Error::AccessRefused(_));
+        assert_error!(
+            puka_smol::connect_with(stranger).await,
+            Error::AccessRefused(_)
+        );
         let nobody = puka_smol::connect_with(external(SECURE.trusting())).await;
         assert_error!(nobody, Error::NoMechanism { .. } | Error::AccessRefused(_));
         Ok(())
@@ -170,23 +238,43 @@ fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
 }
 
 #[test]
-fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_when_it_is_cut() -> Outcome {
+fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_when_it_is_cut()
+-> Outcome {
     let soon = Some(Duration::from_secs(20));
-    let mut conn = evented::connect_with(SECURE.options(SECURE.trusting()).refuse_unencrypted_login(true))?;
+    let mut conn = evented::connect_with(
+        SECURE
+            .options(SECURE.trusting())
+            .refuse_unencrypted_login(true),
+    )?;
     let client = conn.client();
-    let queue = conn.wait(&mut client.queue_declare("").exclusive(true).send(), soon)?.name;
-    let mut messages = conn.wait(&mut client.basic_consume(&queue).prefetch_count(10).send(), soon)?;
+    let queue = conn
+        .wait(&mut client.queue_declare("").exclusive(true).send(), soon)?
+        .name;
+    let mut messages = conn.wait(
+        &mut client.basic_consume(&queue).prefetch_count(10).send(),
+        soon,
+    )?;
     for round in 0..3 {
-        // The queue goes with each connection, and what the broker calls it then is nobody's business.
+        // The queue goes with each connection, and what the broker calls it then is nobody's
+        // business.
         for size in [0, 1, 16_383, 16_384, 16_385, 131_072, 5_000_000] {
-            let body: Vec<u8> = (0..size).map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
-            conn.wait(&mut client.basic_publish("", &queue, &body).mandatory(true).send(), soon)?;
+            let body: Vec<u8> = (0..size)
+                .map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])
+                .collect();
+            conn.wait(
+                &mut client
+                    .basic_publish("", &queue, &body)
+                    .mandatory(true)
+                    .send(),
+                soon,
+            )?;
             let message = conn.wait(&mut messages, soon)?;
             assert!(message.body() == body, "{size} octets");
             message.ack()?;
         }
-        let many: Vec<_> =
-            (0..2000).map(|n| client.basic_publish("", &queue, n.to_string()).send()).collect();
+        let many: Vec<_> = (0..2000)
+            .map(|n| client.basic_publish("", &queue, n.to_string()).send())
+            .collect();
         for n in 0..2000 {
             let message = conn.wait(&mut messages, soon)?;
             assert_eq!(message.body(), n.to_string().as_bytes());
@@ -196,12 +284,18 @@ fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_wh
             conn.wait(&mut publish, soon)?;
         }
         if round < 2 {
-            conn.socket().tcp().ok_or("TCP below TLS")?.shutdown(Shutdown::Both)?;
+            conn.socket()
+                .tcp()
+                .ok_or("TCP below TLS")?
+                .shutdown(Shutdown::Both)?;
             conn.wait(&mut client.queue_declare("").exclusive(true).send(), soon)?;
         }
     }
     conn.wait(&mut client.close(), soon)?;
-    let uri = format!("amqps://localhost:{}", SECURE.node.tls_port().expect("a port"));
+    let uri = format!(
+        "amqps://localhost:{}",
+        SECURE.node.tls_port().expect("a port")
+    );
     let mut stranger = evented::connect(&uri)?;
     assert_error!(
         stranger.wait(&mut stranger.client().connect(), soon),
@@ -209,6 +303,9 @@ fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_wh
     );
     let plain = format!("amqps://localhost:{}", SECURE.node.port());
     let mut mixed_up = evented::connect(&plain)?;
-    assert_error!(mixed_up.wait(&mut mixed_up.client().connect(), soon), Error::Tls(TlsFault::NotTls(_)));
+    assert_error!(
+        mixed_up.wait(&mut mixed_up.client().connect(), soon),
+        Error::Tls(TlsFault::NotTls(_))
+    );
     Ok(())
 }

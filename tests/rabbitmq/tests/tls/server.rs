@@ -1,4 +1,5 @@
-//! Servers of one connection, each on a thread: some speak TLS, with AMQP in memory inside, and some misbehave.
+//! Servers of one connection, each on a thread: some speak TLS, with AMQP in memory inside, and
+//! some misbehave.
 
 use puka::{Endpoint, Options, TlsOptions};
 use puka_test_broker::Server;
@@ -15,8 +16,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// Has a thread do something with the first connection to a port, and gives options that lead there: to `localhost`, or
-/// to the address when it is one.
+/// Has a thread do something with the first connection to a port, and gives options that lead
+/// there: to `localhost`, or to the address when it is one.
 pub(crate) fn server_that(
     host: &str,
     tls: TlsOptions,
@@ -25,7 +26,10 @@ pub(crate) fn server_that(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || acts(listener.accept()?.0));
-    Options::default().endpoint(Endpoint::tcp(host, port)).unwrap().tls(tls)
+    Options::default()
+        .endpoint(Endpoint::tcp(host, port))
+        .unwrap()
+        .tls(tls)
 }
 
 /// A certificate, from PEM.
@@ -57,11 +61,20 @@ impl ResolvesServerCert for Tells {
 
 impl TlsServer {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, versions: BOTH, wants: None }
+        Self {
+            identity,
+            versions: BOTH,
+            wants: None,
+        }
     }
 
-    /// Serves AMQP over TLS to one connection. Gives the options for it, and the server name that the client sent.
-    pub(crate) fn serve(self, host: &str, tls: TlsOptions) -> (Options, mpsc::Receiver<Option<String>>) {
+    /// Serves AMQP over TLS to one connection. Gives the options for it, and the server name that
+    /// the client sent.
+    pub(crate) fn serve(
+        self,
+        host: &str,
+        tls: TlsOptions,
+    ) -> (Options, mpsc::Receiver<Option<String>>) {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(self.versions)
@@ -69,7 +82,8 @@ impl TlsServer {
         let builder = match self.wants {
             None => builder.with_no_client_auth(),
             Some(roots) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
@@ -78,8 +92,13 @@ impl TlsServer {
             .load_private_key(PrivateKeyDer::from_pem_slice(self.identity.key.as_bytes()).unwrap())
             .unwrap();
         let (sender, names) = mpsc::channel();
-        let tells =
-            Tells(Arc::new(CertifiedKey::new(vec![certificate(&self.identity.certificate)], key)), sender);
+        let tells = Tells(
+            Arc::new(CertifiedKey::new(
+                vec![certificate(&self.identity.certificate)],
+                key,
+            )),
+            sender,
+        );
         let config = Arc::new(builder.with_cert_resolver(Arc::new(tells)));
         let options = server_that(host, tls, move |socket| {
             let session = ServerConnection::new(config).map_err(io::Error::other)?;
@@ -110,15 +129,20 @@ fn relay(mut session: ServerConnection, mut socket: TcpStream) -> io::Result<()>
                     return Err(io::Error::other(error));
                 }
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) => {}
             Err(error) => return Err(error),
         }
         loop {
             match session.reader().read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(octets) => {
-                    smol::block_on(smol::io::AsyncWriteExt::write_all(&mut amqp, &buffer[..octets]))?
-                }
+                Ok(octets) => smol::block_on(smol::io::AsyncWriteExt::write_all(
+                    &mut amqp,
+                    &buffer[..octets],
+                ))?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }

@@ -16,7 +16,11 @@ fn trusting(authority: &Authority) -> TlsOptions {
 
 /// The rustls error below one of ours.
 fn cause(error: &Error) -> &rustls::Error {
-    error.source().expect("a cause").downcast_ref().expect("rustls's error")
+    error
+        .source()
+        .expect("a cause")
+        .downcast_ref()
+        .expect("rustls's error")
 }
 
 async fn hello(options: Options) -> Outcome {
@@ -31,15 +35,19 @@ async fn hello(options: Options) -> Outcome {
 }
 
 async fn refused(server: TlsServer, host: &str, tls: TlsOptions) -> Result<(), Error> {
-    puka_smol::connect_with(server.serve(host, tls).0).await.map(drop)
+    puka_smol::connect_with(server.serve(host, tls).0)
+        .await
+        .map(drop)
 }
 
 #[test]
 fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
     let authority = Authority::new().unwrap();
     for version in [ONLY_1_2, ONLY_1_3] {
-        let server =
-            TlsServer { versions: version, ..TlsServer::new(authority.issue(&["localhost"]).unwrap()) };
+        let server = TlsServer {
+            versions: version,
+            ..TlsServer::new(authority.issue(&["localhost"]).unwrap())
+        };
         let (options, names) = server.serve("localhost", trusting(&authority));
         run(hello(options))?;
         assert_eq!(names.recv()?.as_deref(), Some("localhost"));
@@ -61,7 +69,10 @@ fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
 fn another_name_can_be_expected() -> Outcome {
     let authority = Authority::new().unwrap();
     let server = TlsServer::new(authority.issue(&["broker.example"]).unwrap());
-    let (options, names) = server.serve("127.0.0.1", trusting(&authority).server_name("broker.example"));
+    let (options, names) = server.serve(
+        "127.0.0.1",
+        trusting(&authority).server_name("broker.example"),
+    );
     run(hello(options))?;
     assert_eq!(names.recv()?.as_deref(), Some("broker.example"));
     Ok(())
@@ -77,7 +88,10 @@ fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same(
     assert_eq!(names.recv()?, None);
     run(async {
         let server = TlsServer::new(authority.issue(&["elsewhere"]).unwrap());
-        assert_error!(refused(server, "localhost", tls).await, Error::Tls(TlsFault::WrongName(_)));
+        assert_error!(
+            refused(server, "localhost", tls).await,
+            Error::Tls(TlsFault::WrongName(_))
+        );
         Ok(())
     })
 }
@@ -86,13 +100,23 @@ fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same(
 fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     run(async {
-        for (name, host) in
-            [("elsewhere", "localhost"), ("localhost", "127.0.0.1"), ("127.0.0.2", "127.0.0.1")]
-        {
+        for (name, host) in [
+            ("elsewhere", "localhost"),
+            ("localhost", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.1"),
+        ] {
             let server = TlsServer::new(authority.issue(&[name]).unwrap());
-            let error = refused(server, host, trusting(&authority)).await.unwrap_err();
-            assert!(matches!(error, Error::Tls(TlsFault::WrongName(_))), "{error:?}");
-            assert!(matches!(cause(&error), rustls::Error::InvalidCertificate(_)), "{error:?}");
+            let error = refused(server, host, trusting(&authority))
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(error, Error::Tls(TlsFault::WrongName(_))),
+                "{error:?}"
+            );
+            assert!(
+                matches!(cause(&error), rustls::Error::InvalidCertificate(_)),
+                "{error:?}"
+            );
         }
         Ok(())
     })
@@ -117,10 +141,22 @@ fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
     run(async {
         // By itself, by another authority than ours, by one that the system does not know.
         for (identity, tls) in [
-            (Identity::self_signed(&["localhost"]).unwrap(), trusting(&authority)),
-            (Authority::new().unwrap().issue(&["localhost"]).unwrap(), trusting(&authority)),
-            (Identity::self_signed(&["localhost"]).unwrap(), TlsOptions::default()),
-            (authority.issue(&["localhost"]).unwrap(), TlsOptions::default()),
+            (
+                Identity::self_signed(&["localhost"]).unwrap(),
+                trusting(&authority),
+            ),
+            (
+                Authority::new().unwrap().issue(&["localhost"]).unwrap(),
+                trusting(&authority),
+            ),
+            (
+                Identity::self_signed(&["localhost"]).unwrap(),
+                TlsOptions::default(),
+            ),
+            (
+                authority.issue(&["localhost"]).unwrap(),
+                TlsOptions::default(),
+            ),
         ] {
             let outcome = refused(TlsServer::new(identity), "localhost", tls).await;
             assert_error!(outcome, Error::Tls(TlsFault::UnknownIssuer(_)));
@@ -145,9 +181,14 @@ fn switched_off_by_name_anything_is_accepted() -> Outcome {
     let tls = TlsOptions::default().danger_accept_any_certificate(true);
     for identity in [
         Identity::self_signed(&["elsewhere"]).unwrap(),
-        Authority::new().unwrap().issue_expired(&["localhost"]).unwrap(),
+        Authority::new()
+            .unwrap()
+            .issue_expired(&["localhost"])
+            .unwrap(),
     ] {
-        run(hello(TlsServer::new(identity).serve("localhost", tls.clone()).0))?;
+        run(hello(
+            TlsServer::new(identity).serve("localhost", tls.clone()).0,
+        ))?;
     }
     Ok(())
 }
@@ -166,7 +207,10 @@ fn a20_a_server_of_tls_1_1_is_refused() -> Outcome {
                 socket.write_all(&answer)?;
                 socket.read_to_end(&mut Vec::new()).map(drop)
             });
-            assert_error!(puka_smol::connect_with(options).await, Error::Tls(TlsFault::OldVersion(_)));
+            assert_error!(
+                puka_smol::connect_with(options).await,
+                Error::Tls(TlsFault::OldVersion(_))
+            );
         }
         Ok(())
     })
@@ -175,16 +219,21 @@ fn a20_a_server_of_tls_1_1_is_refused() -> Outcome {
 #[test]
 fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
     run(async {
-        for words in
-            [&b"AMQP\0\0\x09\x01"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"]
-        {
+        for words in [
+            &b"AMQP\0\0\x09\x01"[..],
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+        ] {
             let options = server_that("localhost", TlsOptions::default(), |mut socket| {
                 socket.read_exact(&mut [0; 64])?;
                 socket.write_all(words)?;
                 socket.read_to_end(&mut Vec::new()).map(drop)
             });
             let error = puka_smol::connect_with(options).await.unwrap_err();
-            assert!(matches!(error, Error::Tls(TlsFault::NotTls(_))), "{words:?}: {error:?}");
+            assert!(
+                matches!(error, Error::Tls(TlsFault::NotTls(_))),
+                "{words:?}: {error:?}"
+            );
         }
         Ok(())
     })
@@ -203,11 +252,16 @@ fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
                 ..TlsServer::new(authority.issue(&["localhost"]).unwrap())
             };
             // With TLS 1.3 the server says so after our side of the handshake is done.
-            let error = refused(server, "localhost", trusting(&authority)).await.unwrap_err();
+            let error = refused(server, "localhost", trusting(&authority))
+                .await
+                .unwrap_err();
             let refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
                 || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
                     if io.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))));
-            assert!(refused && error.to_string().contains("refused"), "{error:?}");
+            assert!(
+                refused && error.to_string().contains("refused"),
+                "{error:?}"
+            );
         }
         Ok(())
     })
@@ -221,8 +275,16 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
     let with = |key| TlsOptions::default().client_certificate(certificate.clone(), key);
     run(async {
         for (tls, wrong, text) in [
-            (TlsOptions::default().authority(source("")), "tls authority", "no certificate"),
-            (TlsOptions::default().authority(TlsSource::Der(vec![1])), "tls authority", ""),
+            (
+                TlsOptions::default().authority(source("")),
+                "tls authority",
+                "no certificate",
+            ),
+            (
+                TlsOptions::default().authority(TlsSource::Der(vec![1])),
+                "tls authority",
+                "",
+            ),
             (
                 TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into())),
                 "tls authority",
@@ -254,7 +316,10 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
             // Nobody listens on that port.
             let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
             let error = puka_smol::connect_with(options).await.unwrap_err();
-            assert!(matches!(&error, Error::InvalidArgument { what, .. } if *what == wrong), "{error:?}");
+            assert!(
+                matches!(&error, Error::InvalidArgument { what, .. } if *what == wrong),
+                "{error:?}"
+            );
             assert!(error.to_string().contains(text), "{error}");
         }
         Ok(())
@@ -267,12 +332,19 @@ fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
     let attempt = |name: &str| -> Result<u8, Error> {
         let server = TlsServer::new(authority.issue(&[name]).unwrap());
         let options = server.serve("localhost", trusting(&authority)).0;
-        let [Endpoint::Tcp { host, port }] = options.endpoints() else { panic!("one was given") };
-        let session =
-            ClientConnection::new(tls::client_config(&options)?, tls::server_name(&options, host)?)?;
+        let [Endpoint::Tcp { host, port }] = options.endpoints() else {
+            panic!("one was given")
+        };
+        let session = ClientConnection::new(
+            tls::client_config(&options)?,
+            tls::server_name(&options, host)?,
+        )?;
         let mut stream = StreamOwned::new(session, TcpStream::connect((host.as_str(), *port))?);
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).map_err(tls::handshake_error)?;
+            stream
+                .conn
+                .complete_io(&mut stream.sock)
+                .map_err(tls::handshake_error)?;
         }
         stream.write_all(b"AMQP\0\0\x09\x01")?;
         let mut first = [0];
@@ -281,11 +353,20 @@ fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
     };
     assert_eq!(attempt("localhost")?, 1, "a frame with a method");
     assert_error!(attempt("elsewhere"), Error::Tls(TlsFault::WrongName(_)));
-    let options = server_that("localhost", TlsOptions::default(), |socket| socket.shutdown(Shutdown::Both));
-    let [Endpoint::Tcp { host, port }] = options.endpoints() else { panic!("one was given") };
-    let mut session =
-        ClientConnection::new(tls::client_config(&options)?, tls::server_name(&options, host)?)?;
+    let options = server_that("localhost", TlsOptions::default(), |socket| {
+        socket.shutdown(Shutdown::Both)
+    });
+    let [Endpoint::Tcp { host, port }] = options.endpoints() else {
+        panic!("one was given")
+    };
+    let mut session = ClientConnection::new(
+        tls::client_config(&options)?,
+        tls::server_name(&options, host)?,
+    )?;
     let ended = session.complete_io(&mut TcpStream::connect((host.as_str(), *port))?);
-    assert_error!(ended.map_err(tls::handshake_error), Error::ConnectionBroken(_));
+    assert_error!(
+        ended.map_err(tls::handshake_error),
+        Error::ConnectionBroken(_)
+    );
     Ok(())
 }

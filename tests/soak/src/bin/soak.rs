@@ -1,7 +1,7 @@
 //! Faults in random order under load, and the account: `soak [--rounds N] [--seed S]`.
 //!
-//! Exits with 1 when something was lost, or came twice without saying so, or did not come back; with 2 when it was called
-//! wrongly.
+//! Exits with 1 when something was lost, or came twice without saying so, or did not come back;
+//! with 2 when it was called wrongly.
 
 #![expect(
     clippy::print_stdout,
@@ -40,9 +40,15 @@ fn main() -> ExitCode {
 }
 
 fn read(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, Failure> {
-    let mut wanted = Wanted { rounds: 20, seed: u64::from(std::process::id()) };
+    let mut wanted = Wanted {
+        rounds: 20,
+        seed: u64::from(std::process::id()),
+    };
     while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| format!("{name} needs a number"))?.parse()?;
+        let value = arguments
+            .next()
+            .ok_or_else(|| format!("{name} needs a number"))?
+            .parse()?;
         match name.as_str() {
             "--rounds" => wanted.rounds = value,
             "--seed" => wanted.seed = value,
@@ -76,10 +82,18 @@ async fn run(wanted: &Wanted) -> Outcome {
             None => continue,
         };
         let begun = Instant::now();
-        let account = one(&stage, &mut load, fault, random(&mut state) % 300).await.map_err(|error| {
-            format!("round {round}, {fault:?}: {error}\nThe node's log:\n{}", stage.node.log())
-        })?;
-        println!("{round:4} {fault:?} {:.1} s: {account}", begun.elapsed().as_secs_f64());
+        let account = one(&stage, &mut load, fault, random(&mut state) % 300)
+            .await
+            .map_err(|error| {
+                format!(
+                    "round {round}, {fault:?}: {error}\nThe node's log:\n{}",
+                    stage.node.log()
+                )
+            })?;
+        println!(
+            "{round:4} {fault:?} {:.1} s: {account}",
+            begun.elapsed().as_secs_f64()
+        );
     }
     let recoveries: u64 = load.recoveries().iter().sum();
     let account = load.ends().await?;
