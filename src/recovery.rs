@@ -47,11 +47,12 @@
 //! - A consumer of a queue whose node is down or starts.
 //!
 //! [`Recovered::failed`](crate::Recovered::failed) lists such a consumer. It is started again after
-//! half a second, and then after up to five seconds each, until twice the heartbeat timeout has
-//! passed since the recovery began, or 30 seconds without heartbeats.
+//! half a second, and then after up to five seconds each, for three heartbeat timeouts from the
+//! handshake on, or 30 seconds without heartbeats.
 //! [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports that it has started. If it
-//! has not by then, it ends with the broker's last error. It waits again if the connection is lost
-//! again.
+//! has not by then, it ends with the broker's last error. It ends at once if its queue is gone,
+//! such as an auto-delete queue that was deleted with the consumer of the previous connection.
+//! After another loss, all of this starts over.
 //!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with

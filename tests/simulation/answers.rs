@@ -13,12 +13,21 @@ use std::time::Duration;
 impl World {
     /// Takes what a session tells its application.
     pub(crate) fn events(&mut self, client: usize) -> Checked {
+        let now = self.now;
+        if let Some(session) = self.session(client) {
+            session.watch_consumers(now);
+        }
         loop {
             let Some(session) = self.session(client) else {
                 return Ok(());
             };
             match session.machine.poll_event() {
                 None => return Ok(()),
+                Some(Event::Notices(listener)) => {
+                    while let Some(notice) = session.machine.take_notice(listener) {
+                        session.hear(notice)?;
+                    }
+                }
                 Some(Event::Deliveries(id)) => {
                     if let Some(consumer) = session.consumers.get_mut(&id) {
                         consumer.awake = true;
@@ -235,15 +244,17 @@ impl World {
                     queue,
                     no_ack,
                     prefetch,
+                    exclusive,
                 },
                 Reply::Consumer(id),
             ) => {
-                let (queue, no_ack, prefetch) = (queue.clone(), *no_ack, *prefetch);
-                // A stream is polled once before it waits to be woken.
                 let consumer = Consumer {
-                    queue,
-                    no_ack,
-                    prefetch,
+                    queue: queue.clone(),
+                    no_ack: *no_ack,
+                    prefetch: *prefetch,
+                    exclusive: *exclusive,
+                    ended_after: None,
+                    // A stream is polled once before it waits to be woken.
                     awake: true,
                     last_place: None,
                 };
@@ -302,8 +313,12 @@ impl World {
                 Asked::Consume { .. } | Asked::Begin => {
                     plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
                 }
-                // Its consumer could not be started again.
-                Asked::Cancel(_) | Asked::Qos(_) => plan.has(Feature::FewerChannels),
+                // Its consumer could not be started again: this broker allows fewer channels, or
+                // others took them while the consumer was refused for now.
+                Asked::Cancel(_) | Asked::Qos(_) => {
+                    plan.has(Feature::FewerChannels)
+                        || plan.has(Feature::FewChannels) && plan.has(Feature::Recover)
+                }
                 // The channels left are needed for other requests.
                 Asked::Get { no_ack, .. } => {
                     !no_ack && (plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels))

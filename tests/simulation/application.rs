@@ -5,7 +5,7 @@ use crate::heard::id_of_copy;
 use crate::ledger::{Checked, Violation, ensure};
 use crate::plan::Feature;
 use crate::random::Random;
-use crate::session::Held;
+use crate::session::{Consumer, Held};
 use crate::world::World;
 use puka::machine::{ConsumerId, Delivered, Ended, Settle};
 use puka::{Error, Peer};
@@ -112,14 +112,16 @@ impl World {
             let ended = session.machine.ended(id).cloned();
             consumer.awake = false;
             if let Some(ended) = ended {
-                session.consumers.remove(&id);
+                let Some(consumer) = session.consumers.remove(&id) else {
+                    return Ok(false);
+                };
                 session.machine.drop_consumer(id);
                 if matches!(ended, Ended::ChannelClosed(_)) {
                     session.broken_consumers.insert(id);
                 }
                 session.record.spoil(&queue);
                 self.note(client, || format!("{id:?} has ended: {ended:?}"));
-                self.check_ended(client, &queue, &ended)?;
+                self.check_ended(client, &consumer, &ended)?;
             }
             return Ok(false);
         }
@@ -134,7 +136,16 @@ impl World {
         Ok(true)
     }
 
-    fn check_ended(&mut self, client: usize, queue: &str, ended: &Ended) -> Checked {
+    fn check_ended(&mut self, client: usize, consumer: &Consumer, ended: &Ended) -> Checked {
+        let Consumer {
+            queue,
+            exclusive,
+            ended_after,
+            ..
+        } = consumer;
+        let was_patient = ended_after.is_some_and(|after| after >= self.plan.patience());
+        // It may have been refused when its prefetch count was to be changed.
+        let is_resized = !exclusive && self.plan.has(Feature::Qos);
         let excused = self.is_excused(client);
         let closing = self.session(client).is_some_and(|session| session.closing);
         let holds = match ended {
@@ -149,9 +160,19 @@ impl World {
                 ];
                 may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
-            // It could not be started again, as there were fewer channels than consumers.
-            Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
-            // When its prefetch count was to be changed, and its queue was gone or another's.
+            // It could not be started again, as there were fewer channels than consumers, or others
+            // took them all while it was refused for now.
+            Ended::ChannelClosed(Error::ChannelLimit) => {
+                self.plan.has(Feature::FewerChannels)
+                    || self.plan.has(Feature::FewChannels) && was_patient
+            }
+            Ended::ChannelClosed(error @ (Error::AccessRefused(_) | Error::ResourceLocked(_))) => {
+                ensure(was_patient || is_resized, || {
+                    format!("a consumer of {queue} has ended before its patience: {error}")
+                })?;
+                true
+            }
+            // When its prefetch count was to be changed, and its queue was gone.
             Ended::ChannelClosed(error) => {
                 [Feature::Qos, Feature::Recover, Feature::Overdue]
                     .iter()

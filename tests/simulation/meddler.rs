@@ -3,7 +3,7 @@
 use crate::frames::{Cutter, Frame};
 use crate::plan::{Feature, Mischief, Plan};
 use crate::random::Random;
-use puka::protocol::method::{basic, connection};
+use puka::protocol::method::{basic, channel, connection};
 use puka::protocol::{ShortStr, frame};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,6 +220,9 @@ impl Meddler {
                 self.expelled.insert(tag_of(&octets).to_vec());
                 octets
             }
+            (Mischief::RefusedForGood, Some((20, 40))) => {
+                refused_for_good(&octets).unwrap_or(octets)
+            }
             (Mischief::KeptChannel, Some((20, 40))) if is_overdue(&octets) => Vec::new(),
             (Mischief::SwappedConfirm, Some((BASIC, number @ (80 | 120))))
                 if self.random.chance(20) =>
@@ -274,6 +277,26 @@ impl Meddler {
 fn is_overdue(bytes: &[u8]) -> bool {
     let text = b"delivery acknowledgement";
     bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// The frame by which RabbitMQ closes a channel over a consumer without permission, for one over a
+/// queue in exclusive use.
+fn refused_for_good(octets: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(octets.get(14..octets.len() - 5)?).ok()?;
+    let queue = text
+        .strip_prefix("ACCESS_REFUSED - ")?
+        .strip_suffix(" in exclusive use")?;
+    let text = format!("ACCESS_REFUSED - access to {queue} refused for user 'guest'");
+    let close = channel::Close {
+        reply_code: 403,
+        reply_text: ShortStr::cut(&text),
+        class_id: BASIC,
+        method_id: 20,
+    };
+    let number = u16::from_be_bytes([octets[1], octets[2]]);
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, number, u32::MAX, &close).unwrap_or_default();
+    Some(bytes)
 }
 
 /// The consumer tag of a `basic.cancel` or `cancel-ok`.

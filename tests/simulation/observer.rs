@@ -27,6 +27,8 @@ pub(crate) enum Said {
     Nameless(MethodId),
     /// The client opened a channel whose number is above the negotiated limit.
     Beyond { channel: u16, most: u16 },
+    /// The broker ended the handshake.
+    Opened,
     /// The broker agreed to the client's closing, so it has heard everything.
     CloseOk,
 }
@@ -191,6 +193,7 @@ impl Observer {
                     text,
                 });
             }
+            Ok(Method::Connection(connection::Method::OpenOk(_))) => said.push(Said::Opened),
             Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => {
                 said.push(Said::CloseOk)
             }

@@ -105,6 +105,8 @@ pub(crate) enum Mischief {
     UnboundContents,
     /// A close does not say what it left undone.
     SilentClose,
+    /// A consumer that is refused for now takes it for a missing permission.
+    RefusedForGood,
 }
 
 /// A seed and what is left of it.
@@ -203,6 +205,17 @@ impl Plan {
             }
             return self.without(Feature::TinyReads);
         }
+        if mischief == Mischief::RefusedForGood {
+            // Few seeds have exclusive consumers when a broker does not notice a loss.
+            for feature in [
+                Feature::Consume,
+                Feature::Exclusive,
+                Feature::Recover,
+                Feature::Silence,
+            ] {
+                self.features |= 1 << feature as u32;
+            }
+        }
         self
     }
 
@@ -242,6 +255,16 @@ impl Plan {
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(4)
+    }
+
+    /// The negotiated timeout of heartbeats, in seconds: the client's, which is the lower one.
+    fn heartbeat(&self) -> u16 {
+        if self.has(Feature::Heartbeats) { 2 } else { 60 }
+    }
+
+    /// How long a consumer that is refused for now is started again, from the end of the handshake.
+    pub(crate) fn patience(&self) -> Duration {
+        3 * Duration::from_secs(self.heartbeat().into())
     }
 
     pub(crate) fn outgoing_octets(&self) -> usize {
@@ -323,7 +346,7 @@ impl Plan {
             .request_timeout(self.request_timeout())
             .close_timeout(self.close_timeout())
             .handshake_timeout(self.handshake_timeout())
-            .heartbeat(if self.has(Feature::Heartbeats) { 2 } else { 60 })
+            .heartbeat(self.heartbeat())
             .max_outgoing_octets(self.outgoing_octets())
             .frame_max(if self.has(Feature::SmallFrames) {
                 4096

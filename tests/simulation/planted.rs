@@ -54,5 +54,6 @@ planted! {
     a_consumer_that_is_not_let_go_is_noticed: UnansweredCancel => "are wanted | reason | I4";
     contents_without_a_bound_are_noticed: UnboundContents => "received in part";
     a_close_that_says_nothing_is_noticed: SilentClose => "left";
+    a_consumer_refused_for_good_is_noticed: RefusedForGood => "before its patience";
     channels_beyond_a_fallen_limit_are_noticed: KeptChannelMax => "the channel_max is | 530";
 }

@@ -75,6 +75,34 @@ fn lose(world: &mut World) {
 }
 
 #[test]
+fn an_exclusive_consumer_survives_a_half_open_loss() {
+    play(
+        Plan::bare(1, &[Feature::Recover, Feature::Exclusive, Feature::Silence]),
+        |world| {
+            world.consume_from(0, "q0", false, true, 1)?;
+            world.run_for(MOMENT)?;
+            if let Some(session) = world.session(0) {
+                session.doubt("silent");
+            }
+            if let Some(line) = world.line(0, 0) {
+                line.silence();
+            }
+            // The client notices it, and the broker does not yet.
+            world.run_for(Duration::from_secs(80))?;
+            let refused = world
+                .session(0)
+                .map(|session| session.refused_consumers("q0"));
+            ensure(refused == Some(1), || {
+                format!("{refused:?} consumers are refused")
+            })?;
+            world.run_for(Duration::from_secs(60))?;
+            let live = world.session(0).map(|session| session.live_consumers("q0"));
+            ensure(live == Some(1), || format!("{live:?} consumers are back"))
+        },
+    );
+}
+
+#[test]
 fn a_queue_deleted_at_a_loss_stays_deleted() {
     // The broker has heard nothing of it, or has done it.
     for pause in [Duration::ZERO, Duration::from_micros(1_500)] {

@@ -589,17 +589,14 @@ impl World {
         };
         let prefetch = if no_ack { 0 } else { prefetch };
         let sent = session.machine.consume(&consume);
-        self.asked(
-            client,
-            sent,
-            Asked::Consume {
-                queue: name.into(),
-                no_ack,
-                prefetch,
-            },
-            basic::Consume::ID,
-        )
-        .map(|_| ())
+        let asked = Asked::Consume {
+            queue: name.into(),
+            no_ack,
+            prefetch,
+            exclusive,
+        };
+        self.asked(client, sent, asked, basic::Consume::ID)
+            .map(|_| ())
     }
 
     pub(crate) fn cancel(&mut self, client: usize, random: &mut Random) -> Checked {

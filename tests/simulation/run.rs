@@ -247,6 +247,17 @@ impl World {
                     queue.name, queue.consumers
                 )
             })?;
+            let refused: usize = sessions()
+                .map(|session| session.refused_consumers(&queue.name))
+                .sum();
+            let has_few =
+                self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
+            ensure(refused == 0 || queue.consumers > 0 || has_few, || {
+                format!(
+                    "I11: {refused} consumers of {} wait, and nobody else consumes it",
+                    queue.name
+                )
+            })?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::record::Record;
 use crate::wire::{End, Read};
 use puka::machine::{
-    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Outgoing, PromiseId,
+    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Notice, Outgoing, PromiseId,
     TransactionId,
 };
 use puka::protocol::{Decoder, MethodId};
@@ -37,6 +37,7 @@ pub(crate) enum Asked {
         queue: String,
         no_ack: bool,
         prefetch: u16,
+        exclusive: bool,
     },
     Cancel(ConsumerId),
     Qos(ConsumerId),
@@ -80,6 +81,9 @@ pub(crate) struct Consumer {
     pub(crate) queue: String,
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
+    pub(crate) exclusive: bool,
+    /// How long the handshake was over when it ended.
+    pub(crate) ended_after: Option<Duration>,
     /// The application was told to look, or has not looked yet.
     pub(crate) awake: bool,
     /// The place of the last message that was not redelivered.
@@ -145,6 +149,10 @@ pub(crate) struct Session {
     pub(crate) waiting: BTreeMap<PromiseId, Waiting>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
+    /// The tags of consumers that are said to be refused for now, or to have ended.
+    pub(crate) refused: BTreeSet<String>,
+    /// When the last handshake ended.
+    pub(crate) opened_at: Option<Instant>,
     /// Consumers whose channel was closed: who knows what became of their acks.
     pub(crate) broken_consumers: BTreeSet<ConsumerId>,
     pub(crate) held: Vec<Held>,
@@ -166,11 +174,12 @@ impl Session {
     pub(crate) fn new(number: usize, plan: &Plan, now: Instant) -> Self {
         let recovers = plan.has(Feature::Recover);
         let options = plan.options(number);
-        let machine = if recovers {
+        let mut machine = if recovers {
             Connection::dialled(now, options)
         } else {
             Connection::new(now, options)
         };
+        machine.listen();
         Self {
             number,
             machine,
@@ -199,6 +208,8 @@ impl Session {
             waiting: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             consumers: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            opened_at: None,
             broken_consumers: BTreeSet::new(),
             held: Vec::new(),
             settled: Vec::new(),
@@ -212,17 +223,68 @@ impl Session {
         }
     }
 
-    /// How many consumers of a queue have not ended.
+    /// How many consumers of a queue have started and have not ended.
     pub(crate) fn live_consumers(&self, queue: &str) -> usize {
+        self.count_consumers(queue, false)
+    }
+
+    /// How many consumers of a queue are refused for now.
+    pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
+        self.count_consumers(queue, true)
+    }
+
+    fn count_consumers(&self, queue: &str, refused: bool) -> usize {
         let of_it = |consumer: &Consumer| {
             *self.machine.current_name(consumer.queue.as_bytes()) == *queue.as_bytes()
+        };
+        let is_refused = |id| {
+            self.machine
+                .consumer_tag(id)
+                .is_some_and(|tag| self.refused.contains(tag))
         };
         let all = self
             .consumers
             .iter()
             .filter(|(_, consumer)| of_it(consumer));
-        all.filter(|(id, _)| self.machine.ended(**id).is_none())
+        all.filter(|(id, _)| self.machine.ended(**id).is_none() && is_refused(**id) == refused)
             .count()
+    }
+
+    /// Notes which consumers have ended.
+    pub(crate) fn watch_consumers(&mut self, now: Instant) {
+        for (id, consumer) in &mut self.consumers {
+            if consumer.ended_after.is_none() && self.machine.ended(*id).is_some() {
+                consumer.ended_after = self.opened_at.map(|opened| now - opened);
+            }
+        }
+    }
+
+    /// Hears what is said of consumers.
+    pub(crate) fn hear(&mut self, notice: Notice) -> Checked {
+        match notice {
+            Notice::Recovered(report) => {
+                let tag_of = |what: &str| {
+                    Some(
+                        what.strip_prefix("consumer \"")?
+                            .strip_suffix('"')?
+                            .to_owned(),
+                    )
+                };
+                self.refused = report
+                    .failed
+                    .iter()
+                    .filter_map(|(what, _)| tag_of(what))
+                    .collect();
+            }
+            Notice::ConsumerRestored(tag) => {
+                ensure(self.refused.remove(&*tag), || {
+                    format!("the consumer {tag} is said to be back, and was not said to be refused")
+                })?;
+            }
+            Notice::Lost(count) => return Err(Violation(format!("{count} notices were lost"))),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Whether nothing stands in the way of what is asked.
@@ -480,9 +542,13 @@ impl Session {
                 self.decoder.filled(octets.len());
                 self.machine.handle_input(now, &mut self.decoder);
                 for said in self.ears.broker_says(&octets) {
-                    if let Said::Returned(copy) = said {
-                        let latest = self.came_back.entry(id_of_copy(copy)).or_default();
-                        *latest = copy.max(*latest);
+                    match said {
+                        Said::Returned(copy) => {
+                            let latest = self.came_back.entry(id_of_copy(copy)).or_default();
+                            *latest = copy.max(*latest);
+                        }
+                        Said::Opened => self.opened_at = Some(now),
+                        _ => {}
                     }
                 }
                 return true;

@@ -372,6 +372,7 @@ impl World {
                         format!("channel {channel} was opened, and the channel_max is {most}");
                     return Err(Violation(text));
                 }
+                Said::Opened => {}
                 Said::CloseOk => {
                     if self
                         .session(client)

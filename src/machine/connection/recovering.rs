@@ -12,7 +12,7 @@ use crate::machine::recovery::backoff::{Backoff, Failure};
 use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
 use crate::machine::recovery::replay::Restoration;
 use crate::machine::recovery::topology::Topology;
-use crate::machine::recovery::{PATIENCE, failed_consumer};
+use crate::machine::recovery::{PATIENCE, TIMEOUTS, failed_consumer};
 use crate::machine::transmit::heartbeat::Heartbeat;
 use crate::machine::transmit::outbox::Outbox;
 use crate::machine::{ConnectionState, Counters, Dialling, Notice, Reply};
@@ -306,7 +306,7 @@ impl Connection {
         let patience = self
             .heartbeat
             .timeout()
-            .map_or(PATIENCE, |timeout| 2 * timeout);
+            .map_or(PATIENCE, |timeout| TIMEOUTS * timeout);
         let report = Recovered {
             epoch: self.session.cx.epoch,
             attempts,

@@ -30,8 +30,13 @@ use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
 use std::time::Duration;
 
-/// For how long exclusive queues and refused consumers are tried when there are no heartbeats by
-/// which the broker would notice a loss.
+/// For how long exclusive queues and refused consumers are tried, in heartbeat timeouts.
+///
+/// A client may notice a loss at once, and RabbitMQ after two to three timeouts: with one of 2 s,
+/// it took 3.10.8 and 4.3.6 5.3 s.
+pub(crate) const TIMEOUTS: u32 = 3;
+
+/// The same when there are no heartbeats by which the broker would notice a loss.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the report says of a consumer that is not back.

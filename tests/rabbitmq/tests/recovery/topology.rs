@@ -158,3 +158,51 @@ fn an_exclusive_queue_that_the_dead_connection_still_holds_comes_back() -> Outco
         Ok(client.close().await?)
     })
 }
+
+#[test]
+fn an_exclusive_consumer_of_the_dead_connection_comes_back() -> Outcome {
+    beside(async |stage| {
+        // The stream ends for the client only, which goes on by the second way. The broker has the
+        // first connection until it misses heartbeats.
+        let way = |port| Endpoint::tcp("127.0.0.1", port);
+        let other = Proxy::start(stage.node.port())?;
+        let options = stage
+            .options()?
+            .endpoints_in_turn([way(stage.proxy.port()), way(other.port())])?;
+        let options = options
+            .heartbeat(2)
+            .handshake_timeout(Duration::from_millis(300));
+        let client = puka_smol::connect_with(options).await?;
+        let mut notices = client.notices();
+        let queue = client
+            .queue_declare(unique("taken"))
+            .durable(true)
+            .await?
+            .name;
+        let mut consumer = client.basic_consume(&queue).exclusive(true).await?;
+        stage.proxy.up(Rate::Stopped);
+        // Until the proxy has stopped reading.
+        Timer::after(Duration::from_millis(100)).await;
+        stage.proxy.half_close();
+        let told_of = told(&mut notices, "recovery", |notice| {
+            matches!(notice, Notice::Recovered(_))
+        })
+        .await?;
+        let Notice::Recovered(report) = told_of else {
+            return Err("no report".into());
+        };
+        assert!(
+            matches!(&report.failed[..], [(_, Error::AccessRefused(_))]),
+            "{report:?}"
+        );
+        let is_it = |notice: &Notice| matches!(notice, Notice::ConsumerRestored(_));
+        told(&mut notices, "start of the consumer", is_it).await?;
+        client
+            .basic_publish("", &queue, "x")
+            .mandatory(true)
+            .await?;
+        next(&mut consumer).await?.ack()?;
+        client.queue_delete(&queue).await?;
+        Ok(client.close().await?)
+    })
+}
