@@ -184,7 +184,9 @@ setters! {
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
     /// Sets the largest body in bytes, sent or received; 64 MiB by default, and at most 512 MiB on
     /// a 32-bit target. A larger one is refused before it is sent. A larger one that is received is
-    /// dropped, and its delivery reports that.
+    /// dropped, and its delivery reports that. RabbitMQ has a limit of its own, by default 16 MiB
+    /// since 4.0. It closes the channel over a larger message, so other publishes in flight to the
+    /// same exchange fail with [`Error::Unconfirmed`](crate::Error::Unconfirmed).
     max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and
     /// at least 1. At the limit, reading pauses until half of them are taken. This delays

@@ -30,7 +30,7 @@
 //! order, if this connection has declared them and has not deleted them since. Then consumers are
 //! started again, with their prefetch counts and tags. An entity that ended by itself, for example
 //! an auto-delete queue after its last consumer, is not declared again, nor is a queue whose
-//! consumer the broker has ended. A queue that the broker names gets a new name. Everything that
+//! consumers the broker has ended. A queue that the broker names gets a new name. Everything that
 //! this connection does with the first name applies to the new queue: publishes with their `CC` and
 //! `BCC`, transactions, consumers, bindings and dead-letter arguments. The last sixteen names of
 //! such a queue are mapped as well. [`Client::current_name`](crate::Client::current_name) returns

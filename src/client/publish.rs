@@ -72,7 +72,8 @@ text_properties! {
     content_encoding => content_encoding;
     /// Sets the id that matches a reply to its request.
     correlation_id => correlation_id;
-    /// Sets the queue for the reply.
+    /// Sets the queue for the reply. RabbitMQ's `amq.rabbitmq.reply-to` is refused, because its
+    /// replies come on the channel of the publish: use [`rpc`](BasicPublish::rpc).
     reply_to => reply_to;
     /// Sets the application's id of the message.
     message_id => message_id;

@@ -47,7 +47,9 @@ impl Client {
     /// The reply is published to the default exchange. Its routing key is the property `reply_to`
     /// of the call, and its `correlation_id` is that of the call, which cannot be guessed. Many
     /// calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
-    /// dropped if its caller has gone.
+    /// dropped if its caller has gone. A reply should not be
+    /// [`mandatory`](BasicPublish::mandatory): before 4.2, RabbitMQ returns it although it delivers
+    /// it. To test whether a caller is still there, declare its `reply_to` passively.
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {

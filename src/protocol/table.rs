@@ -171,6 +171,20 @@ impl<'a> TableRef<'a> {
         Table(self.as_octets().to_vec())
     }
 
+    /// Returns a copy with the entries sorted by name. Entries of the same name keep their order.
+    #[must_use]
+    pub(crate) fn sorted_by_name(self) -> Table {
+        let mut entries: Vec<_> = self.iter().collect();
+        entries.sort_by_key(|(name, _)| name.as_octets());
+        let mut octets = Vec::with_capacity(self.as_octets().len());
+        let mut writer = Writer::new(&mut octets);
+        for (name, value) in entries {
+            writer.shortstr(name);
+            value.encode(&mut writer);
+        }
+        Table(octets)
+    }
+
     /// Returns the first value with this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'a>> {

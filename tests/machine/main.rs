@@ -49,6 +49,7 @@ mod pipe;
 mod pipeline;
 mod publishing;
 mod random;
+mod rebinding;
 #[cfg(feature = "tls")]
 mod records;
 mod recovering;
@@ -60,6 +61,7 @@ mod requests;
 mod requeuing;
 mod resizing;
 mod restoring;
+mod retuning;
 mod sequences;
 mod settling;
 mod sources;

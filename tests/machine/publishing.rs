@@ -301,11 +301,12 @@ fn e39_immediate_is_refused_before_it_closes_the_connection() {
 #[test]
 fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
     let mut peer = Peer::open(Options::default());
-    let mut wrong = [Properties::NONE; 4];
+    let mut wrong = [Properties::NONE; 5];
     wrong[0].expiration = Some(short("-1"));
     wrong[1].expiration = Some(short("315360000001"));
     wrong[2].delivery_mode = Some(3);
     wrong[3].user_id = Some(short("somebody"));
+    wrong[4].reply_to = Some(short("amq.rabbitmq.reply-to"));
     for properties in &wrong {
         let it = Publish {
             properties,

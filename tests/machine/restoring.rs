@@ -7,7 +7,7 @@ use puka::protocol::{Method, ShortStr, Table, TableRef};
 use puka::{Broken, Entity, Error, Options, RecoverTopology, Recovered, Recovery};
 use std::time::Duration;
 
-fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
+pub(crate) fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
     Options::default().recovery(set(Recovery::default().seed(7)))
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn bind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue
     }
 }
 
-fn unbind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Unbind<'a> {
+pub(crate) fn unbind<'a>(queue: &'a str, exchange: &'a str, key: &'a str) -> queue::Unbind<'a> {
     let (queue, exchange, routing_key) = (short(queue), short(exchange), short(key));
     queue::Unbind {
         queue,
@@ -89,7 +89,7 @@ fn told(sent: &Sent) -> String {
     }
 }
 
-fn all_told(sent: &[Sent]) -> Vec<String> {
+pub(crate) fn all_told(sent: &[Sent]) -> Vec<String> {
     sent.iter()
         .map(told)
         .filter(|told| told != "channel.open")
@@ -97,7 +97,7 @@ fn all_told(sent: &[Sent]) -> Vec<String> {
 }
 
 /// What came back with the last connection.
-fn report(peer: &mut Peer, listener: puka::machine::ListenerId) -> Box<Recovered> {
+pub(crate) fn report(peer: &mut Peer, listener: puka::machine::ListenerId) -> Box<Recovered> {
     let mut last = None;
     while let Some(notice) = peer.machine.take_notice(listener) {
         if let Notice::Recovered(report) = notice {

@@ -217,15 +217,14 @@ impl Consuming {
             return;
         };
         let has_ended = consumer.tags.end(tag);
-        // Most often it has lost its queue. One that is durable is still there, and need not be
-        // declared again.
-        if consumer.tags.iter().all(|tag| tag.source != source)
-            && let Some(terms) = consumer.sources.get(source as usize)
-        {
-            cx.topology.forget_queue(&terms.queue);
-            if !has_ended {
-                self.end_source(cx, id, source as usize, Ended::CancelledByServer);
-            }
+        let is_last_tag = consumer.tags.iter().all(|tag| tag.source != source);
+        let terms = consumer
+            .sources
+            .get(source as usize)
+            .filter(|_| is_last_tag);
+        let queue = terms.map(|terms| terms.queue.clone());
+        if queue.is_some() && !has_ended {
+            self.end_source(cx, id, source as usize, Ended::CancelledByServer);
         }
         if has_ended {
             // RabbitMQ 4.3 times out each delivery by itself. If one does so when the consumer is
@@ -237,6 +236,12 @@ impl Consuming {
             self.end_consumer(cx, id, Ended::CancelledByServer);
             cx.notices.tell(&Notice::ConsumerCancelled(tag));
             cx.release(number);
+        }
+        // The queue was deleted, or is durable and need not be declared again. The broker cancels
+        // all consumers of a deleted queue, so while one is left, only the other one has ended,
+        // such as for an acknowledgement timeout (RabbitMQ 4.3).
+        if let Some(queue) = queue.filter(|queue| !self.consumers.is_consumed(queue)) {
+            cx.topology.forget_queue(&queue);
         }
     }
 

@@ -4,7 +4,10 @@ use crate::error::Error;
 use crate::machine::Publish;
 use crate::machine::context::Context;
 use crate::protocol::method::basic;
-use crate::protocol::{TableRef, Value};
+use crate::protocol::{ShortStr, TableRef, Value};
+
+/// The pseudo-queue of direct reply-to.
+pub(crate) const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
 /// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
 const LONGEST_EXPIRATION: u64 = 315_360_000_000;
@@ -49,6 +52,14 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         return Err(Error::invalid(
             "user_id",
             format!("{user:?} is not who logged in"),
+        ));
+    }
+    // The replies come on the channel that published the request, and no program can consume them
+    // there. RabbitMQ closes the channel: "fast reply consumer does not exist".
+    if properties.reply_to == Some(REPLY_TO) {
+        return Err(Error::invalid(
+            "reply_to",
+            format!("{REPLY_TO} only works for calls; use `rpc`"),
         ));
     }
     publish.headers.map_or(Ok(()), check_headers)

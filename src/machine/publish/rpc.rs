@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
+use crate::machine::publish::check::REPLY_TO;
 use crate::machine::publish::pending::HeldPublish;
 use crate::machine::publish::pending::Kind;
 use crate::machine::{PromiseId, Publish, Reply};
@@ -15,8 +16,6 @@ use crate::message::Message;
 use crate::protocol::method::basic;
 use crate::protocol::{Properties, ShortStr, TableRef};
 use std::time::Duration;
-
-const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
 impl Publishing {
     /// Publishes, and waits for a reply, for as long as for any other request unless told

@@ -37,7 +37,8 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Returns the route of a request to bind or to unbind.
+    /// Returns the route of a request to bind or to unbind. RabbitMQ sorts the arguments by name
+    /// and compares the result, so an unbind may list them in another order than the bind.
     pub(crate) fn new(
         source: ShortStr<'_>,
         routing_key: ShortStr<'_>,
@@ -46,7 +47,7 @@ impl Route {
         Self {
             source: source.as_octets().into(),
             routing_key: routing_key.as_octets().into(),
-            arguments: arguments.as_octets().into(),
+            arguments: arguments.sorted_by_name().as_ref().as_octets().into(),
         }
     }
 }

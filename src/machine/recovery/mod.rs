@@ -266,11 +266,17 @@ impl Recovering {
             if one_at_a_time && consuming.resubscription.is_starting() {
                 return;
             }
-            let is_waiting = |consumer: &Consumer| {
+            let is_waiting = |consumer: &&Consumer| {
                 matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0
             };
-            if !consuming.consumers.get(id).is_some_and(is_waiting) {
+            let Some(consumer) = consuming.consumers.get(id).filter(is_waiting) else {
                 consuming.resubscription.skip();
+                continue;
+            };
+            if let Err(error) = consuming.check_size(cx, &consumer.sources) {
+                // This broker allows smaller frames than the one before.
+                consuming.resubscription.skip();
+                consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
             } else if consuming.restore_consumer(cx, publishing, id) {
                 consuming.resubscription.started();
             } else if cx.channels.is_closing_one()

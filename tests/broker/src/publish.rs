@@ -105,7 +105,8 @@ pub(crate) fn put_through(
     publish: &Publish,
 ) -> Result<bool, Fault> {
     let message = &publish.message;
-    if reply_to::deliver(state, place, message) {
+    // Before 4.2, RabbitMQ returns a mandatory reply although it delivers it.
+    if reply_to::deliver(state, place, message) && !publish.mandatory {
         return Ok(true);
     }
     if publish.queues.is_empty() && publish.mandatory {

@@ -5,7 +5,7 @@
 mod client;
 
 use client::{World, publish, s, table};
-use puka::protocol::method::{basic, confirm, tx};
+use puka::protocol::method::{Encode, basic, confirm, tx};
 use puka::protocol::{Properties, Value};
 use puka_test_broker::Config;
 use std::time::Duration;
@@ -121,6 +121,43 @@ fn unroutable_mandatory_message_is_returned_before_its_ack() {
     client.expect(1, ack(1, false));
     client.publish(1, "amq.direct", "facts-nowhere", "not mandatory");
     client.expect(1, ack(2, false));
+}
+
+/// RabbitMQ 4.2 and later only deliver it.
+#[test]
+fn mandatory_reply_is_delivered_and_returned() {
+    let mut client = World::default().client();
+    client.queue(1, "facts-calls");
+    let replies = basic::Consume {
+        no_ack: true,
+        ..client::consume("amq.rabbitmq.reply-to", "replies")
+    };
+    client.call(
+        1,
+        &replies,
+        basic::ConsumeOk {
+            consumer_tag: s("replies"),
+        },
+    );
+    let properties =
+        client::properties(|properties| properties.reply_to = Some(s("amq.rabbitmq.reply-to")));
+    client.publish_with(1, &publish("", "facts-calls"), &properties, b"call");
+    client.open(2);
+    let call = client.get(2, "facts-calls").unwrap();
+    let address = call.properties().reply_to.unwrap().to_string();
+    client.publish_with(
+        2,
+        &mandatory("", &address),
+        &Properties::default(),
+        b"reply",
+    );
+    // They are on different channels, so they come in any order.
+    let mut kinds = [client.message(), client.message()].map(|message| {
+        assert_eq!(message.text(), "reply");
+        (message.method.channel, message.method.method().id())
+    });
+    kinds.sort_by_key(|(channel, _)| *channel);
+    assert_eq!(kinds, [(1, basic::Deliver::ID), (2, basic::Return::ID)]);
 }
 
 #[test]

@@ -141,9 +141,9 @@ pub async fn caller_address_can_be_checked<R: Runtime>(world: &World<R>) -> Outc
     let address = call.properties().reply_to.unwrap_or_default().to_string();
     let asked = callee.queue_declare(&address).passive(true).await?;
     assert_eq!((asked.message_count, asked.consumer_count), (0, 1));
-    let refused = caller.close();
+    let closed = caller.close();
     assert_error!(promise.await, Error::Unconfirmed(_) | Error::Timeout { .. });
-    refused.await?;
+    assert_error!(closed.await, Error::CloseIncomplete { pending: 1 });
     assert_error!(
         callee.queue_declare(&address).passive(true).await,
         Error::NotFound(_)

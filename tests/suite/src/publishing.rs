@@ -340,6 +340,13 @@ pub async fn invalid_messages_are_refused_locally<R: Runtime>(world: &World<R>) 
         }
     );
     assert_error!(
+        publish().reply_to("amq.rabbitmq.reply-to").await,
+        Error::InvalidArgument {
+            what: "reply_to",
+            ..
+        }
+    );
+    assert_error!(
         publish().header("CC", "not an array").await,
         Error::InvalidArgument {
             what: "headers",
