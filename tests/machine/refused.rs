@@ -433,29 +433,57 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
 }
 
 #[test]
-fn a_consumer_without_a_channel_waits_for_one() {
-    let (mut peer, id, listener) = refused();
-    // The other channels are for consumers, and there are 2045 of them.
-    let others: Vec<_> = (0..2045)
-        .map(|_| peer.consumer(&consume("other")).0)
-        .collect();
+fn a_channel_is_reserved_for_a_refused_consumer() {
+    let mut peer = dialled();
+    let (id, ..) = peer.consumer(&exclusive("q"));
+    let listener = peer.machine.listen();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    // Consumers may have three of five channels.
+    peer.shake_hands(tune(5, 131_072, 0));
+    refuse(&mut peer, IN_USE);
+    for _ in 0..2 {
+        peer.consumer(&consume("other"));
+    }
+    let third = peer.machine.consume(&consume("other")).unwrap();
+    assert!(matches!(peer.error(third), Error::ChannelLimit));
+    let transaction = peer.machine.transaction().unwrap();
+    assert!(matches!(peer.error(transaction), Error::ChannelLimit));
     peer.pass(Duration::from_millis(500));
-    assert_eq!(consumes(&peer.serve()), 0);
-    assert!(peer.machine.ended(id).is_none());
-    let cancel = peer.machine.cancel(others[0]).unwrap();
-    peer.serve();
-    assert!(matches!(
-        peer.machine.fetch(cancel),
-        Some(Ok(Reply::Cancelled(_)))
-    ));
-    peer.machine.drop_consumer(others[0]);
-    peer.pass(Duration::from_secs(1));
     peer.serve();
     let told = notices(&mut peer, listener);
     assert!(
         matches!(told.last(), Some(Notice::ConsumerRestored(_))),
         "{told:?}"
     );
+    assert!(peer.machine.ended(id).is_none());
+
+    // Nor does another consumer on its way back take it.
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.shake_hands(tune(4, 131_072, 0));
+    refuse(&mut peer, IN_USE);
+    let told = notices(&mut peer, listener);
+    let [report] = reports(&told)[..] else {
+        panic!("{told:?}")
+    };
+    let refusals = report
+        .failed
+        .iter()
+        .map(|(_, error)| matches!(error, Error::ChannelLimit));
+    assert_eq!(refusals.collect::<Vec<_>>(), [true, false], "{report:?}");
+    peer.pass(Duration::from_millis(500));
+    peer.serve();
+    assert!(matches!(
+        peer.machine.take_notice(listener),
+        Some(Notice::ConsumerRestored(_))
+    ));
+
+    // It is free for another once its consumer has ended.
+    again(&mut peer);
+    refuse(&mut peer, IN_USE);
+    peer.machine.drop_consumer(id);
+    peer.consumer(&consume("other"));
 }
 
 #[test]

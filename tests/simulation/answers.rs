@@ -313,12 +313,8 @@ impl World {
                 Asked::Consume { .. } | Asked::Begin => {
                     plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
                 }
-                // Its consumer could not be started again: this broker allows fewer channels, or
-                // others took them while the consumer was refused for now.
-                Asked::Cancel(_) | Asked::Qos(_) => {
-                    plan.has(Feature::FewerChannels)
-                        || plan.has(Feature::FewChannels) && plan.has(Feature::Recover)
-                }
+                // Its consumer could not be started again.
+                Asked::Cancel(_) | Asked::Qos(_) => plan.has(Feature::FewerChannels),
                 // The channels left are needed for other requests.
                 Asked::Get { no_ack, .. } => {
                     !no_ack && (plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels))

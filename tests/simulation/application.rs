@@ -160,12 +160,8 @@ impl World {
                 ];
                 may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
-            // It could not be started again, as there were fewer channels than consumers, or others
-            // took them all while it was refused for now.
-            Ended::ChannelClosed(Error::ChannelLimit) => {
-                self.plan.has(Feature::FewerChannels)
-                    || self.plan.has(Feature::FewChannels) && was_patient
-            }
+            // It could not be started again, as there were fewer channels than consumers.
+            Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             Ended::ChannelClosed(error @ (Error::AccessRefused(_) | Error::ResourceLocked(_))) => {
                 ensure(was_patient || is_resized, || {
                     format!("a consumer of {queue} has ended before its patience: {error}")

@@ -43,6 +43,8 @@ pub(crate) struct Channels {
     idle: Vec<u16>,
     /// How many channels have each role, by its number.
     roles: [usize; Role::COUNT],
+    /// Channels that are reserved for consumers.
+    reserved: usize,
     max: u16,
     incarnations: u64,
     /// Bytes of all partly received contents.
@@ -99,7 +101,7 @@ impl Channels {
             .may_be_kept()
             .min(usize::from(self.max).saturating_sub(1));
         let most = (numbers - numbers / KEPT_FROM_GETS)
-            .saturating_sub(self.kept())
+            .saturating_sub(self.kept() + self.reserved)
             .max(1);
         let held = self.count(Role::Settling);
         if held >= most {
@@ -165,10 +167,15 @@ impl Channels {
         &mut self.roles[role as usize]
     }
 
-    /// Whether another channel may be kept for consumers or a transaction, so that requests and
-    /// publishes still find one.
+    /// Reserves channels for consumers that are started again and have none.
+    pub(crate) fn reserve(&mut self, channels: usize) {
+        self.reserved = channels;
+    }
+
+    /// Returns `true` if another channel may be kept for consumers or a transaction, so that
+    /// requests and publishes still find one, and so do the consumers that have one reserved.
     pub(crate) fn may_keep(&self) -> bool {
-        self.kept() < self.may_be_kept()
+        self.kept() + self.reserved < self.may_be_kept()
     }
 
     /// Returns the number of channels that consumers and transactions use.
@@ -176,10 +183,10 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
-    /// Returns `true` if consumers use all channels that may be kept and none of them is about to
-    /// end, so no channel can become free for another consumer.
+    /// Returns `true` if consumers use all channels that may be kept, or have them reserved, and
+    /// none of them is about to end, so no channel can become free for another consumer.
     pub(crate) fn are_consumed(&self) -> bool {
-        self.count(Role::Consume) >= self.may_be_kept()
+        self.count(Role::Consume) + self.reserved >= self.may_be_kept()
     }
 
     /// Marks a consumer's channel as about to be free.

@@ -164,10 +164,15 @@ impl Resubscription {
     }
 
     /// Returns the consumers that were refused for now, each with the error.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = (ConsumerId, &Error)> {
+    pub(crate) fn refused(&self) -> impl ExactSizeIterator<Item = (ConsumerId, &Error)> {
         self.refused
             .iter()
             .map(|(consumer, error)| (*consumer, error))
+    }
+
+    /// Returns the number of consumers for which a channel is reserved.
+    pub(crate) fn reserved(&self) -> usize {
+        self.waiting.len() + self.refused.len()
     }
 
     /// Returns `true` if the `consume-ok` of exactly one consumer is pending.

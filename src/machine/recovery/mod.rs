@@ -238,6 +238,7 @@ impl Recovering {
         publishing: &mut Publishing,
         consuming: &mut Consuming,
     ) -> Option<Recovered> {
+        cx.channels.reserve(0);
         let is_waiting = self
             .restoration
             .as_ref()
@@ -245,7 +246,10 @@ impl Recovering {
         if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_waiting {
             return None;
         }
+        cx.channels
+            .reserve(consuming.resubscription.refused().len());
         self.start_consumers_again(cx, publishing, consuming, self.quarantine.one_at_a_time);
+        cx.channels.reserve(consuming.resubscription.reserved());
         if consuming.resubscription.has_pending() {
             return None;
         }
@@ -279,18 +283,16 @@ impl Recovering {
                 consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
             } else if consuming.restore_consumer(cx, publishing, id) {
                 consuming.resubscription.started();
-            } else if cx.channels.is_closing_one()
-                || !is_open && consuming.resubscription.is_starting()
+            } else if is_open
+                || consuming.resubscription.is_starting()
+                || cx.channels.is_closing_one()
             {
+                // Once the connection is open, a channel is reserved for it.
                 return;
             } else {
-                // This broker allows fewer channels than the one before. Once it is open, other
-                // consumers and transactions may have the channels, and end.
+                // This broker allows fewer channels than the one before.
                 consuming.resubscription.skip();
-                let error = Error::ChannelLimit;
-                if !(is_open && consuming.resubscription.refuse(id, error.clone(), cx.now)) {
-                    consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
-                }
+                consuming.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
             }
         }
     }
