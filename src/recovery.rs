@@ -54,6 +54,13 @@
 //! such as an auto-delete queue that was deleted with the consumer of the previous connection.
 //! After another loss, all of this starts over.
 //!
+//! One loss is not reported. RabbitMQ 4.0 changes the routes of topic exchanges only after it has
+//! changed their bindings. While it deletes an auto-delete exchange or queue of the last
+//! connection, the one that is declared again may lose its routes: the broker replies to each
+//! request and lists each binding, but routes nothing by it. A durable exchange with durable
+//! queues, or with queues that the broker names, is safe, and so is every exchange of RabbitMQ
+//! 3.10, of 4.3, and of 4.0 with the metadata store Khepri.
+//!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with
 //! [`Recovery::fail_fast`](crate::Recovery::fail_fast) they fail. Requests without a reply are sent

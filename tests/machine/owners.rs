@@ -321,6 +321,48 @@ fn a_streams_error_is_dropped_without_the_lock() {
     });
 }
 
+/// A stream of the user may be TLS itself, with a verifier of the user. Its error ends the
+/// handshake over that stream.
+#[cfg(feature = "tls")]
+#[test]
+fn a_verifiers_error_is_dropped_without_the_lock() {
+    use puka::tls::rustls::{CertificateError, Error as RustlsError, OtherError};
+    use puka::{Notice, TlsFault, TlsOptions};
+    without_deadlock(|| {
+        let asking = Asking::default();
+        let (pipe, clock) = (Pipe::default(), ManualClock::default());
+        let tls = TlsOptions::default().danger_accept_any_certificate(true);
+        let options = Options::default()
+            .tls(tls)
+            .recovery(Recovery::default().first_connect(true));
+        let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
+        asking.client.set(client.clone()).unwrap();
+        let mut fail = || {
+            let refusal = CertificateError::Other(OtherError(Arc::new(asking.owner(0))));
+            pipe.read(Read::OwnError(io::Error::other(
+                RustlsError::InvalidCertificate(refusal),
+            )));
+            assert!(poll(&mut driver).is_pending());
+            clock.pass(40 * SECOND);
+        };
+        for _ in 0..3 {
+            fail();
+        }
+        assert!(asking.dropped() > 0);
+        // Only now, because a notice shares the error, which the state machine then drops first.
+        let mut notices = client.notices();
+        fail();
+        let notice = block_on(poll_once(notices.next()));
+        let Some(Some(Notice::Retrying { cause, .. })) = notice else {
+            panic!("{notice:?}")
+        };
+        assert!(
+            matches!(cause, puka::Error::Tls(TlsFault::BadCertificate(_))),
+            "{cause:?}"
+        );
+    });
+}
+
 #[test]
 fn a_mechanism_is_dropped_without_the_lock() {
     without_deadlock(|| {

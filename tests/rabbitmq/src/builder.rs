@@ -122,7 +122,7 @@ impl Builder {
         let (epmd, cookie) = match &self.peer {
             Some(peer) => (Arc::clone(&peer.epmd), peer.cookie.clone()),
             None => (
-                Arc::new(Epmd::start()?),
+                Arc::new(Epmd::start(installation)?),
                 format!("{:016X}{:016X}", random(), random()),
             ),
         };

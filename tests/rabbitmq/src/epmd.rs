@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::NodeError;
 use crate::guard::Guard;
-use crate::installation::search_path;
+use crate::installation::{Installation, search_path};
 use crate::port::Port;
 
 const ATTEMPTS: usize = 5;
@@ -31,9 +31,9 @@ pub(crate) struct Epmd {
 
 impl Epmd {
     /// Starts one on a free port and waits until it answers.
-    pub(crate) fn start() -> Result<Self, NodeError> {
+    pub(crate) fn start(installation: &Installation) -> Result<Self, NodeError> {
         for _ in 0..ATTEMPTS {
-            if let Some(epmd) = Self::attempt()? {
+            if let Some(epmd) = Self::attempt(installation)? {
                 return Ok(epmd);
             }
         }
@@ -45,9 +45,9 @@ impl Epmd {
     }
 
     /// `None` when it ended, most likely because somebody took its port.
-    fn attempt() -> Result<Option<Self>, NodeError> {
+    fn attempt(installation: &Installation) -> Result<Option<Self>, NodeError> {
         let port = Port::claim()?;
-        let mut command = Command::new("epmd");
+        let mut command = Command::new(installation.epmd());
         command.args(["-address", "127.0.0.1", "-port", &port.number().to_string()]);
         command.env("PATH", search_path());
         let epmd = Self {

@@ -63,6 +63,16 @@ impl Installation {
     pub(crate) fn ctl(&self) -> PathBuf {
         self.scripts.join("rabbitmqctl")
     }
+
+    /// The port mapper: the one beside the scripts if there is one, and otherwise Erlang's in PATH.
+    pub(crate) fn epmd(&self) -> PathBuf {
+        let own = self.scripts.join("epmd");
+        if own.is_file() {
+            own
+        } else {
+            PathBuf::from("epmd")
+        }
+    }
 }
 
 /// PATH with the folders behind it that Erlang may be in; an ordinary user's PATH has no `sbin`.

@@ -2,10 +2,31 @@
 
 use crate::{Failure, Outcome, within};
 use puka::{Client, Consumer, Error};
-use puka_test_rabbitmq::unique;
+use puka_test_rabbitmq::{major_and_minor, unique};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Returns the type of exchange to put before the queues, and the routing key to bind them with.
+///
+/// It is a topic exchange where the broker keeps its bindings. RabbitMQ 4.0.5 stores the routes of
+/// topic exchanges in tables of their own, and changes them after the transaction that changes the
+/// binding. When an auto-delete exchange or queue is declared again while that of the last
+/// connection is being deleted, the late change deletes the new route. The broker still lists the
+/// binding, and binding again changes nothing. With six clients, one of 100 to 500 recoveries ended
+/// so, and none of 900 with a direct or headers exchange, on 3.10.8, on 4.3.6, or on 4.0.5 with
+/// Khepri, which is the only store since 4.3.
+fn exchange_type(client: &Client) -> Result<(&'static str, &'static str), Failure> {
+    let properties = client.server_properties();
+    let version = properties.version();
+    let version = major_and_minor(&version).ok_or_else(|| format!("the version is {version:?}"))?;
+    let keeps_topics = version <= (3, 10) || version >= (4, 3);
+    Ok(if keeps_topics {
+        ("topic", "ping.#")
+    } else {
+        ("direct", "ping.pong")
+    })
+}
 
 /// An exchange that goes with its last binding, bound to another exchange, and behind both a queue
 /// that the broker has named, exclusive, and one that goes with its last consumer; each with a
@@ -28,9 +49,10 @@ impl Fragile {
             .exchange_declare(&source)
             .exchange_type("fanout")
             .await?;
+        let (exchange_type, routing_key) = exchange_type(client)?;
         client
             .exchange_declare(&target)
-            .exchange_type("topic")
+            .exchange_type(exchange_type)
             .auto_delete(true)
             .await?;
         client.exchange_bind(&target, &source).await?;
@@ -41,7 +63,7 @@ impl Fragile {
         for queue in [&first_name, &fleeting] {
             client
                 .queue_bind(queue, &target)
-                .routing_key("ping.#")
+                .routing_key(routing_key)
                 .await?;
             consumers.push(client.basic_consume(queue).prefetch_count(10).await?);
         }

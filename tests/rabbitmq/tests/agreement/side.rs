@@ -56,12 +56,13 @@ impl Side {
         Ok(Self::new(prefix, clients))
     }
 
-    /// Returns `true` if the broker at this URL is RabbitMQ 3.
-    pub(crate) async fn is_version_3(url: &str) -> Result<bool, Failure> {
+    /// Returns the major and minor version of the broker at this URL.
+    pub(crate) async fn version(url: &str) -> Result<(u32, u32), Failure> {
         let client = puka_smol::connect(url).await?;
-        let version = major_and_minor(&client.server_properties().version());
+        let properties = client.server_properties();
         client.close().await?;
-        Ok(version.is_some_and(|version| version < (4, 0)))
+        let version = properties.version();
+        major_and_minor(&version).ok_or_else(|| format!("the version is {version:?}").into())
     }
 
     fn new(prefix: &str, clients: [Client; 2]) -> Self {
