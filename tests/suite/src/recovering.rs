@@ -162,8 +162,8 @@ pub async fn loss_without_recovery_ends_everything<R: Runtime>(_: &World<R>) -> 
 /// A close takes precedence over a recovery, and nothing is recovered.
 pub async fn s10_close_during_recovery_wins<R: Runtime>(_: &World<R>) -> Outcome {
     let remote = Remote::start()?;
-    // The first delay of this seed is long enough to close before the next attempt.
-    let recovery = Recovery::default().seed(7);
+    // The first delay of this seed is half of the longest, so the close comes before an attempt.
+    let recovery = Recovery::default().seed(1 << 63);
     let client = R::connect(remote.options()?.recovery(recovery)).await?;
     client.queue_declare("q").await?;
     let mut consumer = client.basic_consume("q").await?;
