@@ -128,6 +128,7 @@ impl Context {
         self.promises.open_request(self.options.deadlines.request)
     }
 
+    #[inline]
     pub(crate) fn answer(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
         if !self.republished.is_empty()
             && self.republished.remove(&promise)
@@ -220,6 +221,7 @@ impl Context {
         Some(number)
     }
 
+    #[inline]
     pub(crate) fn await_reply(&mut self, number: u16, method: &'static MethodInfo, to: Awaited) {
         if let Some(channel) = self.channels.get_mut(number) {
             channel
@@ -229,6 +231,7 @@ impl Context {
     }
 
     /// Writes a method that fits into the smallest frame there is.
+    #[inline]
     pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
         let written = self.out.method(channel, self.frame_max, method);
         debug_assert!(written.is_ok(), "{written:?}");

@@ -18,6 +18,7 @@ pub(crate) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId)
 }
 
 impl Session {
+    #[inline]
     pub(crate) fn receive_on_channel(
         &mut self,
         number: u16,
