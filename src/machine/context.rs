@@ -76,8 +76,8 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     /// The driver should poll the connection.
     pub(crate) attention: bool,
-    /// A channel has become free, so queued work may start: `proceed` is to be called before the
-    /// call returns.
+    /// Something is queued that may be able to start, because it is new or a channel has become
+    /// free. `proceed` starts it, at the latest in the next `poll_transmit`.
     pub(crate) may_start: bool,
     /// A buffer for the method and header of a content, kept for its allocation.
     pub(crate) spare: Vec<u8>,

@@ -40,6 +40,21 @@ impl Session {
 }
 
 impl Session {
+    /// Starts the queued work that can start.
+    pub(crate) fn start_queued(&mut self) {
+        if !self.cx.stage.may_write() {
+            return;
+        }
+        self.cx.may_start = false;
+        self.requests
+            .start_requests(&mut self.cx, &mut self.publishing);
+        self.consuming
+            .start_consumes(&mut self.cx, &mut self.publishing);
+        self.transactions
+            .start_transactions(&mut self.cx, &mut self.publishing);
+        self.publishing.release_held(&mut self.cx);
+    }
+
     /// Disposes of the reply of an abandoned promise: settles its delivery, ends its consumer or
     /// transaction.
     pub(crate) fn dispose(&mut self, reply: Reply) {

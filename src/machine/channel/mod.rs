@@ -210,6 +210,7 @@ impl Channel {
 
     /// Whether the broker takes back what it has delivered, and what it delivers is to be taken
     /// back, too.
+    #[inline]
     pub(crate) fn is_recovering(&self) -> bool {
         self.pending_replies
             .iter()
@@ -226,6 +227,7 @@ impl Channel {
 
     /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes
     /// of it.
+    #[inline]
     pub(crate) fn holds_nothing(&self) -> bool {
         self.consumer.is_none() && !self.unsettled.has_wanted()
     }

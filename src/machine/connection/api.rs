@@ -20,9 +20,6 @@ impl Connection {
         self.session
             .consuming
             .set_unwanted(&mut self.session.cx, delivered);
-        if self.session.cx.may_start {
-            self.proceed();
-        }
     }
     /// Settles a delivery, unless it needs no ack. Nothing is to be waited for: the frame leaves
     /// with the next write.
@@ -30,14 +27,9 @@ impl Connection {
     /// # Errors
     /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
     pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
-        let settled = self
-            .session
+        self.session
             .consuming
-            .settle_delivery(&mut self.session.cx, delivered, how);
-        if self.session.cx.may_start {
-            self.proceed();
-        }
-        settled
+            .settle_delivery(&mut self.session.cx, delivered, how)
     }
 
     /// Gives a message back to its queue that nobody has dealt with. One that can't be given back
@@ -73,7 +65,7 @@ impl Connection {
             .session
             .consuming
             .consume(&mut self.session.cx, consume);
-        self.proceed();
+        self.session.start_queued();
         outcome
     }
 
@@ -95,7 +87,7 @@ impl Connection {
             prefetch_count,
             no_ack,
         );
-        self.proceed();
+        self.session.start_queued();
         outcome
     }
 
@@ -269,7 +261,7 @@ impl Connection {
     pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let outcome = self.session.requests.request(&mut self.session.cx, method);
-        self.proceed();
+        self.session.start_queued();
         outcome
     }
 
@@ -293,7 +285,7 @@ impl Connection {
     pub fn transaction(&mut self) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let outcome = self.session.transactions.transaction(&mut self.session.cx);
-        self.proceed();
+        self.session.start_queued();
         outcome
     }
 

@@ -180,6 +180,9 @@ impl Connection {
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
+        if self.session.cx.may_start {
+            self.proceed();
+        }
         self.session.consuming.flush_acks(&mut self.session.cx);
         if self.heartbeat.is_due(now)
             && self.session.cx.out.is_empty()
@@ -354,18 +357,7 @@ impl Connection {
         ) {
             self.become_open(report);
         }
-        if self.session.cx.stage.may_write() {
-            self.session
-                .requests
-                .start_requests(&mut self.session.cx, &mut self.session.publishing);
-            self.session
-                .consuming
-                .start_consumes(&mut self.session.cx, &mut self.session.publishing);
-            self.session
-                .transactions
-                .start_transactions(&mut self.session.cx, &mut self.session.publishing);
-            self.session.publishing.release_held(&mut self.session.cx);
-        }
+        self.session.start_queued();
         self.proceed_closing();
         if self.session.consuming.update_reading(&mut self.session.cx) {
             self.resume_reading();

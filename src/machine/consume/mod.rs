@@ -145,7 +145,7 @@ impl Consuming {
             shares_prefetch_count,
             is_suspected: false,
         });
-        cx.attention = true;
+        cx.may_start = true;
         Ok(promise)
     }
 

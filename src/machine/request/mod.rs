@@ -89,7 +89,7 @@ impl Requests {
         let promise = cx.timed_promise();
         cx.request_octets += request.payload.len();
         self.queue.push_back(WaitingRequest { promise, ..request });
-        cx.attention = true;
+        cx.may_start = true;
         Ok(promise)
     }
 

@@ -68,6 +68,7 @@ impl Transactions {
             promise,
             is_suspected: false,
         });
+        cx.may_start = true;
         Ok(promise)
     }
 
