@@ -4,9 +4,9 @@
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
 
-mod graveyard;
-mod spare;
-mod woken;
+mod disposal;
+mod buffers;
+mod wakers;
 
 use crate::error::{Broken, Error};
 use crate::fairness::{LEAST_QUEUED_BYTES, QUEUED_BYTES, TAKEN_DELIVERIES};
@@ -14,13 +14,13 @@ use crate::machine::{
     Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId, Ticket,
 };
 use bytes::Bytes;
-use graveyard::{Causes, Graveyard, Remains};
+use disposal::{Causes, Graveyard, Remains};
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
-use spare::Spare;
+use buffers::Spare;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::resume_unwind;
 use std::sync::mpsc::Receiver;
@@ -32,7 +32,7 @@ use std::sync::{
 };
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-use woken::{UsersCode, Woken};
+use wakers::{UsersCode, Woken};
 
 /// The limit that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

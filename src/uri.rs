@@ -16,7 +16,7 @@ mod address;
 mod endpoint;
 mod error;
 mod mechanism;
-mod piece;
+mod span;
 mod query;
 mod tls;
 mod value;
@@ -26,7 +26,7 @@ pub use error::{UriError, UriPart};
 pub use mechanism::AuthMechanism;
 pub(crate) use tls::{ServerNameIndication, TlsParameters};
 
-use piece::{Encoded, Piece};
+use span::{Encoded, Piece};
 use query::Parameters;
 
 const DEFAULT_USERNAME: &str = "guest";

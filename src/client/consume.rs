@@ -1,6 +1,6 @@
 //! Requests that start, resize and cancel consumers.
 
-use super::settings::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name};
 use super::{Client, Consumer};
 use crate::machine::Consume;
 use std::borrow::Cow;

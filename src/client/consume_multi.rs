@@ -1,6 +1,6 @@
 //! Consumers of several queues.
 
-use super::settings::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name};
 use super::{Client, Consumer};
 use crate::machine::Consume;
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Requests of class `exchange`.
 
 use super::Client;
-use super::settings::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name};
 use crate::protocol::method::exchange as methods;
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! Requests for a single message.
 
-use super::settings::{flags, name};
+use super::builder::{flags, name};
 use super::{Client, Delivery};
 use crate::machine::TransactionId;
 use crate::protocol::method::basic;

@@ -17,7 +17,7 @@ mod publish;
 mod queue;
 mod root;
 mod rpc;
-mod settings;
+mod builder;
 mod settle;
 mod transaction;
 

@@ -1,7 +1,7 @@
 //! Requests that publish messages.
 
 use super::Client;
-use super::settings::{Entries, flags, name};
+use super::builder::{Entries, flags, name};
 use crate::error::Error;
 use crate::link::Room;
 use crate::machine::{Body, PromiseId, Publish, TransactionId};

@@ -1,7 +1,7 @@
 //! Requests of class `queue`.
 
 use super::Client;
-use super::settings::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name};
 use crate::machine::Queue;
 use crate::protocol::method::queue as methods;
 use std::borrow::Cow;

@@ -108,7 +108,7 @@ impl Client {
         let asked = self.0.link().with(|machine| {
             machine.update_secret(
                 new_secret.as_ref(),
-                super::settings::name("reason", reason)?,
+                super::builder::name("reason", reason)?,
             )
         });
         asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))

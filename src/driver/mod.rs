@@ -1,14 +1,14 @@
 //! Drivers: futures that move bytes between a stream and the state machine.
 
-mod alarm;
+mod timer;
 mod clock;
 mod dial;
 mod dial_plan;
 mod pump;
-mod redial;
+mod reconnect;
 mod rounds;
 mod security;
-mod stream;
+mod driver;
 mod transport;
 
 pub use clock::Clock;
@@ -17,10 +17,10 @@ pub use dial::{Dial, dial};
 pub(crate) use dial_plan::{Address, DialPlan, DialStep};
 #[cfg(feature = "evented")]
 pub(crate) use pump::{Pump, Turn, Wishes};
-pub use redial::DialDriver;
+pub use reconnect::DialDriver;
 #[cfg(feature = "evented")]
 pub(crate) use rounds::{Polled, Rounds, tend, turn_without_stream};
 #[cfg(feature = "evented")]
 pub(crate) use security::Security;
-pub use stream::Driver;
+pub use driver::Driver;
 pub use transport::Transport;

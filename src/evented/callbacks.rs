@@ -3,7 +3,7 @@
 //! A callback is polled only after its own waker has queued it, from any thread. It has no
 //! reference to the connection, but receives one as an argument.
 
-use super::bell::Bell;
+use super::waker::Bell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};

@@ -1,7 +1,7 @@
 //! Connects over sockets that do not block.
 
-use super::conn::Evented;
-use super::dialling::Endpoints;
+use super::connection::Evented;
+use super::dial::Endpoints;
 use super::stream::Stream;
 use crate::error::Error;
 use crate::options::Options;

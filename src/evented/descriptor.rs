@@ -1,6 +1,6 @@
 //! The descriptor of the stream, for event loops. Puka's `fileno`.
 
-use super::conn::Evented;
+use super::connection::Evented;
 
 #[cfg(unix)]
 mod unix {

@@ -108,13 +108,13 @@
 //! session after its handshake. Any such stream can be driven by an event loop; the blocking calls
 //! need one with a descriptor. A loss is final, because there is nothing to dial.
 
-mod bell;
+mod waker;
 mod callbacks;
-mod conn;
+mod connection;
 mod connect;
 mod descriptor;
 mod dialled;
-mod dialling;
+mod dial;
 mod nonblocking;
 mod run;
 #[cfg(feature = "tls")]
@@ -124,7 +124,7 @@ mod stream;
 mod wait;
 
 pub use callbacks::CallbackId;
-pub use conn::Evented;
+pub use connection::Evented;
 pub use connect::{connect, connect_with};
 pub use run::run;
 pub use stream::Stream;

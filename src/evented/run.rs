@@ -1,7 +1,7 @@
 //! The loop that waits for the system: until a client's stream is ready, its deadline is reached,
 //! or its bell is rung.
 
-use super::conn::Evented;
+use super::connection::Evented;
 use crate::error::Error;
 use crate::fairness::CALLBACKS;
 use crate::machine::earlier;

@@ -1,6 +1,6 @@
 //! Blocking waits for one result, for the first of several, or for all of them.
 
-use super::conn::Evented;
+use super::connection::Evented;
 use super::run::{Source, sleep};
 use crate::client::{Consumer, Delivery};
 use crate::error::Error;

@@ -8,7 +8,7 @@ use url::Host;
 
 use super::endpoint::Endpoint;
 use super::error::{UriError, UriPart};
-use super::piece::{Encoded, Piece};
+use super::span::{Encoded, Piece};
 
 pub(super) const DEFAULT_HOST: &str = "localhost";
 

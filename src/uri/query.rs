@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use super::error::{UriError, UriPart};
 use super::mechanism::AuthMechanism;
-use super::piece::{Encoded, Piece};
+use super::span::{Encoded, Piece};
 use super::tls::TlsParameters;
 use super::value::{number, once};
 

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use super::error::UriError;
-use super::piece::Piece;
+use super::span::Piece;
 use super::value::{once, one_of, text};
 
 /// The TLS parameters of the query. Absent ones are `None`.

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::error::UriError;
-use super::piece::Piece;
+use super::span::Piece;
 
 /// Sets the value of a parameter, unless it is set already.
 pub(super) fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), UriError> {

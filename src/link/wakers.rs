@@ -1,6 +1,6 @@
 //! The work to do after the lock is released.
 
-use super::graveyard::Remains;
+use super::disposal::Remains;
 use crate::machine::{FilterStep, LoginStep};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,6 @@
 //! The driver of a connection that is dialled, and dialled again after a loss.
 
-use super::alarm::Alarm;
+use super::timer::Alarm;
 use super::dial::dial_from;
 use super::pump::{Pump, Turn, Wishes};
 use super::rounds::{Rounds, turn_without_stream};

@@ -1,6 +1,6 @@
 //! The evented connection: its stream, its state and its callbacks.
 
-use super::bell::Bell;
+use super::waker::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left, Runs};
 use super::dialled::{Dialled, Dialler, Underway};
 use super::nonblocking::NonBlocking;

@@ -1,7 +1,7 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
-use super::alarm::Alarm;
+use super::timer::Alarm;
 use super::pump::{Pump, Turn, Wishes};
 use super::rounds::Rounds;
 use crate::error::Error;
