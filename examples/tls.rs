@@ -12,7 +12,7 @@ fn main() -> Result<(), Error> {
     smol::block_on(async {
         // The password is only sent over TLS.
         let options = Options::from_uri(&url)?.refuse_unencrypted_login(true);
-        let tls = options.tls_options().cloned().unwrap_or_default();
+        let tls = options.get_tls().cloned().unwrap_or_default();
 
         let client = puka_smol::connect_with(options.clone()).await?;
         let queue = client.queue_declare("").exclusive(true).await?.name;

@@ -80,7 +80,7 @@ pub use client::{
     BeginTransaction, Client, ConsumeQueue, Consumer, DeadLetterKey, DeadLetterStrategy,
     DelayedRetry, Delivery, ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind,
     HeadersMatch, LeaderLocator, Notices, Overflow, Promise, QueueBind, QueueDeclare, QueueDelete,
-    QueuePurge, QueueType, QueueUnbind, Rpc, Sending, StreamOffset, Transaction,
+    QueuePurge, QueueType, QueueUnbind, RequestFuture, Rpc, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
 pub use error::{Broken, Error, Fault, Peer, ReadingPaused, TlsCause, TlsFault};

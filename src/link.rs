@@ -4,8 +4,8 @@
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
 
-mod disposal;
 mod buffers;
+mod disposal;
 mod wakers;
 
 use crate::error::{Broken, Error};
@@ -13,6 +13,7 @@ use crate::fairness::{LEAST_QUEUED_BYTES, QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
     Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId, Ticket,
 };
+use buffers::Spare;
 use bytes::Bytes;
 use disposal::{Causes, Graveyard, Remains};
 #[cfg(shuttle)]
@@ -20,7 +21,6 @@ use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
-use buffers::Spare;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::resume_unwind;
 use std::sync::mpsc::Receiver;

@@ -254,9 +254,9 @@ impl Options {
     /// Replaces the endpoints by a single one.
     ///
     /// # Errors
-    /// As [`endpoints_in_turn`](Self::endpoints_in_turn).
+    /// As [`endpoints`](Self::endpoints).
     pub fn endpoint(self, endpoint: Endpoint) -> Result<Self, Error> {
-        self.endpoints_in_turn([endpoint])
+        self.endpoints([endpoint])
     }
 
     /// Replaces the endpoints. They are tried in this order.
@@ -264,7 +264,7 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidArgument`] if there are no endpoints, a host or path is empty, or a port is
     /// 0.
-    pub fn endpoints_in_turn(
+    pub fn endpoints(
         mut self,
         endpoints: impl IntoIterator<Item = Endpoint>,
     ) -> Result<Self, Error> {
@@ -305,7 +305,7 @@ impl Options {
 
     /// Returns the endpoints, at least one, in the order in which they are tried.
     #[must_use]
-    pub fn endpoints(&self) -> &[Endpoint] {
+    pub fn get_endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
@@ -325,25 +325,25 @@ impl Options {
 
     /// Returns the TLS options, if TLS is used.
     #[must_use]
-    pub fn tls_options(&self) -> Option<&TlsOptions> {
+    pub fn get_tls(&self) -> Option<&TlsOptions> {
         self.tls.as_ref()
     }
 
     /// Returns the timeout for resolving a host name.
     #[must_use]
-    pub fn resolve_deadline(&self) -> Duration {
+    pub fn get_resolve_timeout(&self) -> Duration {
         self.deadlines.resolve
     }
 
     /// Returns the timeout for dialling one address.
     #[must_use]
-    pub fn dial_deadline(&self) -> Duration {
+    pub fn get_dial_timeout(&self) -> Duration {
         self.deadlines.dial
     }
 
     /// Returns the timeout for the TLS handshake.
     #[must_use]
-    pub fn tls_deadline(&self) -> Duration {
+    pub fn get_tls_timeout(&self) -> Duration {
         self.deadlines.tls
     }
 

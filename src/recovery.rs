@@ -23,7 +23,7 @@
 //! a minute.
 //!
 //! The first connection is one attempt, unless
-//! [`Recovery::first_connect`](crate::Recovery::first_connect) is set.
+//! [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) is set.
 //!
 //! # What is restored
 //! Exchanges, bindings between exchanges, queues and bindings of queues are declared again, in this

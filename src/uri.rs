@@ -16,8 +16,8 @@ mod address;
 mod endpoint;
 mod error;
 mod mechanism;
-mod span;
 mod query;
+mod span;
 mod tls;
 mod value;
 
@@ -26,8 +26,8 @@ pub use error::{UriError, UriPart};
 pub use mechanism::AuthMechanism;
 pub(crate) use tls::{ServerNameIndication, TlsParameters};
 
-use span::{Encoded, Piece};
 use query::Parameters;
+use span::{Encoded, Piece};
 
 const DEFAULT_USERNAME: &str = "guest";
 const DEFAULT_PASSWORD: &str = "guest";

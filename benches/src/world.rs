@@ -44,7 +44,7 @@ impl World {
     #[must_use]
     pub fn recovering() -> Self {
         let recovery = Recovery::default()
-            .first_connect(true)
+            .retry_first_connect(true)
             .max_records(1 << 20)
             .republish_unconfirmed(1);
         let options = Options::default()

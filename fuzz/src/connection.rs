@@ -46,7 +46,7 @@ pub fn connection(data: &[u8]) {
     let republish = input.flag().then_some(2);
     let recovery = Recovery::default()
         .seed(7)
-        .first_connect(true)
+        .retry_first_connect(true)
         .strict(input.flag())
         .fail_fast(input.flag())
         .max_records(12)

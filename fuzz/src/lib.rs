@@ -324,7 +324,7 @@ pub fn uri(data: &[u8]) {
                 .to_string(),
             shown
         );
-        assert!(!uri.endpoints().is_empty() && !Options::from(uri).endpoints().is_empty());
+        assert!(!uri.endpoints().is_empty() && !Options::from(uri).get_endpoints().is_empty());
     }
     for text in [
         format!("amqp://user:{SECRET}@{text}"),

@@ -132,6 +132,7 @@ impl Delivery {
     ///
     /// # Spec
     /// `basic.ack`, 1.8.3.13
+    #[doc(alias = "basic_ack")]
     pub fn ack(self) -> Result<(), Error> {
         self.settle(Settle::Ack { multiple: false })
     }
@@ -156,8 +157,47 @@ impl Delivery {
     ///
     /// # Spec
     /// `basic.reject`, 1.8.3.14
+    #[doc(alias = "basic_reject")]
     pub fn reject(self, requeue: bool) -> Result<(), Error> {
         self.settle(Settle::Reject { requeue })
+    }
+
+    /// Returns the message to its queue, which delivers it again: [`reject`](Self::reject) with
+    /// `requeue`.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    ///
+    /// ```
+    /// # puka_test_suite::example(async |client| {
+    /// # client.queue_declare("orders").await?;
+    /// # client.basic_publish("", "orders", "one").await?;
+    /// let order = client.basic_get("orders").await?.expect("one was published");
+    /// order.requeue()?;
+    /// let order = client.basic_get("orders").await?.expect("it is back");
+    /// assert!(order.redelivered());
+    /// order.discard()?;
+    /// assert!(client.basic_get("orders").await?.is_none());
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Spec
+    /// `basic.reject`, 1.8.3.14
+    pub fn requeue(self) -> Result<(), Error> {
+        self.reject(true)
+    }
+
+    /// Drops the message, or dead-letters it if its queue says so: [`reject`](Self::reject) without
+    /// `requeue`.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    ///
+    /// # Spec
+    /// `basic.reject`, 1.8.3.14
+    pub fn discard(self) -> Result<(), Error> {
+        self.reject(false)
     }
 
     /// Refuses the message, and with `multiple` also all messages that its consumer received before
@@ -168,6 +208,7 @@ impl Delivery {
     ///
     /// # Spec
     /// RabbitMQ's extension `basic.nack`.
+    #[doc(alias = "basic_nack")]
     pub fn nack(self, multiple: bool, requeue: bool) -> Result<(), Error> {
         self.settle(Settle::Nack { multiple, requeue })
     }

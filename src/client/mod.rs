@@ -3,6 +3,7 @@
 #[macro_use]
 mod request;
 mod arguments;
+mod builder;
 mod consume;
 mod consume_multi;
 mod consumer;
@@ -17,7 +18,6 @@ mod publish;
 mod queue;
 mod root;
 mod rpc;
-mod builder;
 mod settle;
 mod transaction;
 
@@ -37,7 +37,7 @@ pub use notices::Notices;
 pub use promise::Promise;
 pub use publish::BasicPublish;
 pub use queue::{QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueUnbind};
-pub use request::Sending;
+pub use request::RequestFuture;
 pub use root::Client;
 pub use rpc::Rpc;
 pub use transaction::{BeginTransaction, Transaction};

@@ -70,7 +70,7 @@ impl<R: Request> Drop for Submit<R> {
 /// dropping a [`Promise`].
 #[expect(private_bounds, reason = "the requests are the library's own")]
 #[must_use = "futures do nothing unless awaited"]
-pub struct Sending<R: Request<Answer = T>, T>(State<R>);
+pub struct RequestFuture<R: Request<Answer = T>, T>(State<R>);
 
 enum State<R: Request> {
     Unsent(Submit<R>),
@@ -78,7 +78,7 @@ enum State<R: Request> {
 }
 
 #[expect(private_bounds, reason = "the requests are the library's own")]
-impl<R: Request<Answer = T>, T> Sending<R, T> {
+impl<R: Request<Answer = T>, T> RequestFuture<R, T> {
     pub(super) fn new(request: R) -> Self {
         Self(State::Unsent(Submit {
             request,
@@ -87,18 +87,18 @@ impl<R: Request<Answer = T>, T> Sending<R, T> {
     }
 }
 
-impl<R: Request<Answer = T>, T> fmt::Debug for Sending<R, T> {
+impl<R: Request<Answer = T>, T> fmt::Debug for RequestFuture<R, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if matches!(self.0, State::Unsent(_)) {
             "unsent"
         } else {
             "sent"
         };
-        f.debug_tuple("Sending").field(&state).finish()
+        f.debug_tuple("RequestFuture").field(&state).finish()
     }
 }
 
-impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for Sending<R, T> {
+impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -188,10 +188,10 @@ macro_rules! request {
 
         impl<'a> IntoFuture for $Request<'a> {
             type Output = Result<$Answer, $crate::Error>;
-            type IntoFuture = $crate::client::request::Sending<Self, $Answer>;
+            type IntoFuture = $crate::client::request::RequestFuture<Self, $Answer>;
 
             fn into_future(self) -> Self::IntoFuture {
-                $crate::client::request::Sending::new(self)
+                $crate::client::request::RequestFuture::new(self)
             }
         }
     };

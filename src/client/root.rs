@@ -106,10 +106,7 @@ impl Client {
     /// RabbitMQ's extension `connection.update-secret`.
     pub fn update_secret(&self, new_secret: impl AsRef<[u8]>, reason: &str) -> Promise<()> {
         let asked = self.0.link().with(|machine| {
-            machine.update_secret(
-                new_secret.as_ref(),
-                super::builder::name("reason", reason)?,
-            )
+            machine.update_secret(new_secret.as_ref(), super::builder::name("reason", reason)?)
         });
         asked.map_or_else(Promise::failed, |id| Promise::new(self.0.clone(), id))
     }

@@ -72,14 +72,19 @@ pub(crate) struct DialPlan {
 impl DialPlan {
     /// Returns a plan that begins at the endpoint with this index and wraps around.
     pub(crate) fn new(options: &Options, first: usize, now: Instant) -> Self {
-        let mut endpoints: VecDeque<_> = options.endpoints().iter().cloned().enumerate().collect();
+        let mut endpoints: VecDeque<_> = options
+            .get_endpoints()
+            .iter()
+            .cloned()
+            .enumerate()
+            .collect();
         let count = endpoints.len();
         endpoints.rotate_left(first.min(count));
         Self {
             timeouts: Timeouts {
-                resolve: options.resolve_deadline(),
-                connect: options.dial_deadline(),
-                tls: options.tls_deadline(),
+                resolve: options.get_resolve_timeout(),
+                connect: options.get_dial_timeout(),
+                tls: options.get_tls_timeout(),
             },
             endpoints,
             addresses: VecDeque::new(),
@@ -206,9 +211,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn plan(endpoints: &[Endpoint], first: usize, now: Instant) -> DialPlan {
-        let options = Options::default()
-            .endpoints_in_turn(endpoints.to_vec())
-            .unwrap();
+        let options = Options::default().endpoints(endpoints.to_vec()).unwrap();
         let options = options
             .resolve_timeout(SECOND)
             .dial_timeout(2 * SECOND)

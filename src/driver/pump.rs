@@ -46,7 +46,7 @@ pub(crate) struct Pump<Io> {
 
 /// The input and the timeout that the state machine is waiting for.
 #[derive(Clone, Copy)]
-pub(crate) struct Wishes {
+pub(crate) struct Interest {
     pub(crate) input: bool,
     pub(crate) timeout: Option<Instant>,
     /// No more input is expected. The stream is to be closed once everything is written.
@@ -61,7 +61,7 @@ pub(crate) enum Turn {
     Moved,
     /// Nothing can be done before the stream is ready, the deadline is reached or a request is
     /// made.
-    Still(Wishes),
+    Still(Interest),
     /// The stream is closed, and another one has to be dialled.
     Down,
     /// The connection has ended: as requested, or with this error.
@@ -143,7 +143,7 @@ impl<Io> Pump<Io> {
     /// Exchanges state with the state machine: reports what was written, takes what is to be
     /// written, and returns what the state machine is waiting for. [`turn`](Self::turn) handles a
     /// timeout that has passed.
-    pub(crate) fn wishes(&mut self, now: Instant) -> Wishes {
+    pub(crate) fn interest(&mut self, now: Instant) -> Interest {
         let Self {
             link,
             out,
@@ -156,7 +156,7 @@ impl<Io> Pump<Io> {
                 octets => machine.handle_transmitted(now, octets),
             }
             machine.poll_transmit(now, out);
-            Wishes {
+            Interest {
                 input: machine.wants_input(),
                 timeout: machine.poll_timeout(),
                 closed: machine.is_closed() || machine.is_down(),
@@ -169,23 +169,24 @@ impl<Io> Pump<Io> {
 impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
     /// Writes everything that is ready, and reads once.
     pub(crate) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let wishes = self.wishes(now);
-        if wishes.over {
+        let interest = self.interest(now);
+        if interest.over {
             drop(Pin::new(&mut self.io).poll_close(cx));
             return self.finish();
         }
         // After a pause of the process, the server's data is still in the socket, and the socket
         // accepts writes again. So the driver reads and writes before it judges the server's
         // silence, even if the stream had no data earlier in this poll.
-        let is_due = wishes.timeout.is_some_and(|timeout| timeout <= now);
+        let is_due = interest.timeout.is_some_and(|timeout| timeout <= now);
         self.is_read_dry &= !is_due;
         let mut has_read = false;
         let mut progress = self.write(cx);
-        if wishes.closed && (self.out.is_empty() && !self.unflushed || self.write_error.is_some()) {
+        if interest.closed && (self.out.is_empty() && !self.unflushed || self.write_error.is_some())
+        {
             if Pin::new(&mut self.io).poll_close(cx).is_ready() {
                 return self.finish();
             }
-        } else if wishes.input || self.write_error.is_some() && !wishes.closed {
+        } else if interest.input || self.write_error.is_some() && !interest.closed {
             progress |= self.read(cx, now);
             has_read = true;
         }
@@ -196,7 +197,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         if progress {
             Turn::Moved
         } else {
-            Turn::Still(wishes)
+            Turn::Still(interest)
         }
     }
 

@@ -1,9 +1,9 @@
 //! The driver of a connection that is dialled, and dialled again after a loss.
 
-use super::timer::Alarm;
 use super::dial::dial_from;
-use super::pump::{Pump, Turn, Wishes};
+use super::pump::{Interest, Pump, Turn};
 use super::rounds::{Rounds, turn_without_stream};
+use super::timer::Alarm;
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -148,11 +148,11 @@ where
         }
     }
 
-    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool {
+    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
         let Self {
             alarm, clock, link, ..
         } = self;
-        !alarm.has_rung(clock, cx, wishes.timeout) && link.sleep(cx.waker())
+        !alarm.has_rung(clock, cx, interest.timeout) && link.sleep(cx.waker())
     }
 }
 

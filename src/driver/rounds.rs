@@ -1,6 +1,6 @@
 //! The poll loop, which is the same for every driver.
 
-use super::pump::{Turn, Wishes};
+use super::pump::{Interest, Turn};
 use crate::error::Error;
 use crate::fairness::POLL_TURNS;
 use crate::link::Link;
@@ -47,7 +47,7 @@ pub(crate) trait Rounds {
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn;
 
     /// Prepares to wait. Returns `false` if there is something to do instead.
-    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool;
+    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool;
 
     /// Takes turns until there is nothing to do or other tasks should run.
     fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -59,8 +59,8 @@ pub(crate) trait Rounds {
             let now = self.now();
             match self.turn(cx, now) {
                 Turn::Moved => {}
-                Turn::Still(wishes) => {
-                    if self.rest(cx, wishes) {
+                Turn::Still(interest) => {
+                    if self.rest(cx, interest) {
                         return Polled::Idle;
                     }
                 }
@@ -74,7 +74,7 @@ pub(crate) trait Rounds {
 }
 
 /// Handles time for a connection without a stream. Returns what it waits for.
-pub(crate) fn tend(link: &Link, now: Instant) -> Wishes {
+pub(crate) fn tend(link: &Link, now: Instant) -> Interest {
     link.with(|machine| {
         let mut timeout = machine.tend(now);
         if timeout.is_some_and(|timeout| timeout <= now) {
@@ -82,7 +82,7 @@ pub(crate) fn tend(link: &Link, now: Instant) -> Wishes {
             timeout = machine.tend(now);
         }
         let over = machine.is_closed();
-        Wishes {
+        Interest {
             input: false,
             timeout,
             closed: over,
@@ -93,10 +93,10 @@ pub(crate) fn tend(link: &Link, now: Instant) -> Wishes {
 
 /// Takes a turn for a connection without a stream: waits, unless the connection has ended.
 pub(crate) fn turn_without_stream(link: &Link, now: Instant) -> Turn {
-    let wishes = tend(link, now);
-    if wishes.over {
+    let interest = tend(link, now);
+    if interest.over {
         Turn::Over(link.with(|machine| machine.outcome()))
     } else {
-        Turn::Still(wishes)
+        Turn::Still(interest)
     }
 }

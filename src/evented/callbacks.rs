@@ -3,7 +3,7 @@
 //! A callback is polled only after its own waker has queued it, from any thread. It has no
 //! reference to the connection, but receives one as an argument.
 
-use super::waker::Bell;
+use super::waker::ThreadWaker;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
@@ -60,7 +60,7 @@ struct Slot<C> {
 struct Ready {
     index: usize,
     ready: Sender<usize>,
-    bell: Arc<Bell>,
+    bell: Arc<ThreadWaker>,
 }
 
 impl Wake for Ready {
@@ -97,7 +97,7 @@ impl<C> Callbacks<C> {
         }
     }
 
-    fn waker(&self, index: usize, bell: &Arc<Bell>) -> Waker {
+    fn waker(&self, index: usize, bell: &Arc<ThreadWaker>) -> Waker {
         Arc::new(Ready {
             index,
             ready: self.sender.clone(),
@@ -107,7 +107,7 @@ impl<C> Callbacks<C> {
     }
 
     /// Adds a callback. It is ready at once, because its first poll registers its waker.
-    pub(super) fn add(&mut self, bell: &Arc<Bell>, runs: Runs, step: Step<C>) -> CallbackId {
+    pub(super) fn add(&mut self, bell: &Arc<ThreadWaker>, runs: Runs, step: Step<C>) -> CallbackId {
         let index = self.free.pop().unwrap_or(self.slots.len());
         let waker = self.waker(index, bell);
         waker.wake_by_ref();
@@ -205,7 +205,7 @@ impl<C> Callbacks<C> {
     }
 
     /// Connects all callbacks to another bell.
-    pub(super) fn rewire(&mut self, bell: &Arc<Bell>) {
+    pub(super) fn rewire(&mut self, bell: &Arc<ThreadWaker>) {
         for index in 0..self.slots.len() {
             let waker = self.waker(index, bell);
             if let Some(slot) = self.slots.get_mut(index) {

@@ -32,7 +32,7 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 ///
 /// # Errors
 /// [`Error::ConnectionBroken`] if no endpoint has an address, or each refuses at once, unless
-/// [`Recovery::first_connect`](crate::Recovery::first_connect) retries that;
+/// [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) retries that;
 /// [`Error::InvalidArgument`] for options that cannot be used, and for `amqps` without the feature
 /// `tls`.
 pub fn connect_with(options: Options) -> Result<Evented<Stream>, Error> {

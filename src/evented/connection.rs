@@ -1,11 +1,11 @@
 //! The evented connection: its stream, its state and its callbacks.
 
-use super::waker::Bell;
 use super::callbacks::{CallbackId, Callbacks, Left, Runs};
 use super::dialled::{Dialled, Dialler, Underway};
 use super::nonblocking::NonBlocking;
+use super::waker::ThreadWaker;
 use crate::client::{Client, Consumer, Delivery, Handle, WeakHandle};
-use crate::driver::{Polled, Pump, Rounds, Turn, Wishes, tend};
+use crate::driver::{Interest, Polled, Pump, Rounds, Turn, tend};
 use crate::error::Error;
 use crate::link::Link;
 use crate::machine::{Connection, Ended, earlier};
@@ -37,7 +37,7 @@ pub struct Evented<S> {
     /// The dialling state of a stream that is dialled; `None` for a stream of the application.
     dialled: Option<Dialled<S>>,
     callbacks: Callbacks<Self>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) bell: Arc<ThreadWaker>,
     /// The latest known time. It never goes back.
     latest: Instant,
     /// The outcome of the connection, once it has ended.
@@ -178,19 +178,19 @@ impl<S: Read + Write> Evented<S> {
     }
 
     /// Returns what to wait for. A later request rings the bell.
-    fn wishes(&mut self) -> Wishes {
+    fn interest(&mut self) -> Interest {
         let waker = Waker::from(self.bell.clone());
         loop {
             let now = self.now();
-            let wishes = if self.has_stream() {
-                self.pump.wishes(now)
+            let interest = if self.has_stream() {
+                self.pump.interest(now)
             } else {
                 tend(&self.link, now)
             };
             if self.link.sleep(&waker) {
-                self.more |= wishes.input && !self.reading;
-                self.reading = wishes.input;
-                return wishes;
+                self.more |= interest.input && !self.reading;
+                self.reading = interest.input;
+                return interest;
             }
         }
     }
@@ -232,9 +232,9 @@ impl<S: Read + Write> Evented<S> {
         if self.ended.is_some() {
             return false;
         }
-        let wishes = self.wishes();
+        let interest = self.interest();
         self.underway()
-            .map_or(wishes.input, |underway| underway.readable)
+            .map_or(interest.input, |underway| underway.readable)
     }
 
     /// Returns `true` if the loop should wait until the stream is writable.
@@ -242,7 +242,7 @@ impl<S: Read + Write> Evented<S> {
         if self.ended.is_some() {
             return false;
         }
-        self.wishes();
+        self.interest();
         self.underway()
             .map_or_else(|| self.pump.has_output(), |underway| underway.writable)
     }
@@ -264,14 +264,14 @@ impl<S: Read + Write> Evented<S> {
         if self.ended.is_some() {
             return None;
         }
-        let wishes = self.wishes();
-        let closes = wishes.over || wishes.closed && !self.pump.has_output();
+        let interest = self.interest();
+        let closes = interest.over || interest.closed && !self.pump.has_output();
         let writes = self.pump.has_output() && !self.stuck;
         if self.more || closes || writes {
             return Some(self.latest);
         }
         earlier(
-            wishes.timeout,
+            interest.timeout,
             self.underway().map(|underway| underway.until),
         )
     }
@@ -287,9 +287,9 @@ impl<S: Read + Write> Evented<S> {
     /// event loop cannot notice otherwise. Not needed with a single thread, nor with
     /// [`run`](Self::run) and [`wait`](Self::wait).
     pub fn set_waker(&mut self, waker: Waker) {
-        self.bell = Arc::new(Bell::with_waker(waker));
+        self.bell = Arc::new(ThreadWaker::with_waker(waker));
         self.callbacks.rewire(&self.bell);
-        self.wishes();
+        self.interest();
     }
 
     /// Ends [`run`](Self::run) when the callback that calls this method returns.
@@ -338,8 +338,8 @@ impl<S: Read + Write> Rounds for Evented<S> {
         }
     }
 
-    fn rest(&mut self, _: &mut Context<'_>, wishes: Wishes) -> bool {
-        self.reading = wishes.input;
+    fn rest(&mut self, _: &mut Context<'_>, interest: Interest) -> bool {
+        self.reading = interest.input;
         self.stuck = self.pump.has_output();
         true
     }

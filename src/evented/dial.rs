@@ -208,7 +208,7 @@ mod tests {
             .iter()
             .map(|address| Endpoint::tcp("127.0.0.1", address.port()));
         let options = Options::default()
-            .endpoints_in_turn(endpoints)
+            .endpoints(endpoints)
             .unwrap()
             .dial_timeout(SOON);
         (Stream::nowhere().unwrap(), Endpoints::new(options))

@@ -108,13 +108,12 @@
 //! session after its handshake. Any such stream can be driven by an event loop; the blocking calls
 //! need one with a descriptor. A loss is final, because there is nothing to dial.
 
-mod waker;
 mod callbacks;
-mod connection;
 mod connect;
+mod connection;
 mod descriptor;
-mod dialled;
 mod dial;
+mod dialled;
 mod nonblocking;
 mod run;
 #[cfg(feature = "tls")]
@@ -122,10 +121,11 @@ mod secured;
 mod socket;
 mod stream;
 mod wait;
+mod waker;
 
 pub use callbacks::CallbackId;
-pub use connection::Evented;
 pub use connect::{connect, connect_with};
+pub use connection::Evented;
 pub use run::run;
 pub use stream::Stream;
 pub use wait::Awaited;

@@ -16,7 +16,7 @@ pub(super) use std::net::TcpStream as Wire;
 
 /// Wakes a thread that is blocked in the system, and an event loop of the application.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(super) struct ThreadWaker {
     rung: AtomicBool,
     /// A thread is blocked on the wire, or about to be.
     listening: AtomicBool,
@@ -26,7 +26,7 @@ pub(super) struct Bell {
     foreign: Option<Waker>,
 }
 
-impl Bell {
+impl ThreadWaker {
     /// Returns a bell that also wakes the application's event loop.
     pub(super) fn with_waker(waker: Waker) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
         self.ring();
     }

@@ -55,7 +55,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A custom SASL mechanism. [`Options::own_mechanism`] creates one per login.
+/// A custom SASL mechanism. [`Options::custom_mechanism`] creates one per login.
 ///
 /// The driver calls both methods on its thread and waits for them. No lock is held. Their errors
 /// become part of [`Error::CannotLogIn`], so they should not contain a secret.
@@ -86,7 +86,7 @@ impl fmt::Debug for Credentials {
 /// }
 ///
 /// let options = Options::default()
-///     .own_mechanism("RABBIT-CR-DEMO", || Demonstration { password: String::new() })?;
+///     .custom_mechanism("RABBIT-CR-DEMO", || Demonstration { password: String::new() })?;
 /// # Ok::<(), puka::Error>(())
 /// ```
 pub trait SaslMechanism: Send {
@@ -278,7 +278,7 @@ impl Options {
     ///
     /// # Spec
     /// RFC 4422, 3.1: names of mechanisms.
-    pub fn own_mechanism<M: SaslMechanism + 'static>(
+    pub fn custom_mechanism<M: SaslMechanism + 'static>(
         mut self,
         name: &str,
         make: impl Fn() -> M + Send + Sync + 'static,
@@ -288,7 +288,7 @@ impl Options {
         };
         if !(1..=20).contains(&name.len()) || !name.bytes().all(is_name) {
             return Err(Error::invalid(
-                "own_mechanism",
+                "custom_mechanism",
                 format!(
                     "{name:?} is not a SASL mechanism name of 1 to 20 characters A-Z, 0-9, - and _"
                 ),

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// See [the manual](crate::recovery) for what is recovered and what is not.
 #[derive(Clone)]
 pub struct Recovery {
-    pub(crate) first_connect: bool,
+    pub(crate) retry_first_connect: bool,
     pub(crate) base_delay: Duration,
     pub(crate) longest_delay: Duration,
     pub(crate) attempts: Option<u32>,
@@ -76,7 +76,7 @@ impl Default for Recovery {
     /// again; requests wait; unconfirmed publishes are not sent again.
     fn default() -> Self {
         Self {
-            first_connect: false,
+            retry_first_connect: false,
             base_delay: Duration::from_millis(100),
             longest_delay: Duration::from_secs(30),
             attempts: None,
@@ -95,7 +95,7 @@ impl Default for Recovery {
 impl fmt::Debug for Recovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recovery")
-            .field("first_connect", &self.first_connect)
+            .field("first_connect", &self.retry_first_connect)
             .field("delays", &(self.base_delay..=self.longest_delay))
             .field("attempts", &self.attempts)
             .field("time", &self.time)
@@ -112,8 +112,8 @@ impl Recovery {
     /// address would never be noticed. Without it, the first connection is one attempt, which tries
     /// all endpoints.
     #[must_use]
-    pub fn first_connect(mut self, tries: bool) -> Self {
-        self.first_connect = tries;
+    pub fn retry_first_connect(mut self, tries: bool) -> Self {
+        self.retry_first_connect = tries;
         self
     }
 
@@ -123,7 +123,7 @@ impl Recovery {
     /// delay is at least half of that maximum. Doubling starts over once a connection has been open
     /// for a minute.
     #[must_use]
-    pub fn delays(mut self, base: Duration, longest: Duration) -> Self {
+    pub fn backoff(mut self, base: Duration, longest: Duration) -> Self {
         (self.base_delay, self.longest_delay) = (base, longest.max(base));
         self
     }

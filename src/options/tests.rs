@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
     Options::default()
-        .endpoints_in_turn(endpoints)
+        .endpoints(endpoints)
         .unwrap_err()
         .to_string()
 }
@@ -14,12 +14,12 @@ fn refused(endpoints: impl IntoIterator<Item = Endpoint>) -> String {
 #[test]
 fn endpoints_set_later_replace_those_of_the_uri() {
     let options = Options::from_uri("amqp://host:1").unwrap();
-    assert_eq!(options.endpoints(), [Endpoint::tcp("host", 1)]);
+    assert_eq!(options.get_endpoints(), [Endpoint::tcp("host", 1)]);
     let turn = [Endpoint::tcp("::1", 2), Endpoint::unix("/run/broker")];
-    let options = options.endpoints_in_turn(turn.clone()).unwrap();
-    assert_eq!(options.endpoints(), turn);
+    let options = options.endpoints(turn.clone()).unwrap();
+    assert_eq!(options.get_endpoints(), turn);
     let options = options.endpoint(Endpoint::tcp("other", 3)).unwrap();
-    assert_eq!(options.endpoints(), [Endpoint::tcp("other", 3)]);
+    assert_eq!(options.get_endpoints(), [Endpoint::tcp("other", 3)]);
     assert_eq!(
         turn.map(|endpoint| endpoint.to_string()),
         ["[::1]:2", "/run/broker"]
@@ -29,10 +29,10 @@ fn endpoints_set_later_replace_those_of_the_uri() {
 #[test]
 fn r3_shuffling_only_reorders_endpoints() {
     let all: Vec<Endpoint> = (1..=5).map(|port| Endpoint::tcp("host", port)).collect();
-    let options = Options::default().endpoints_in_turn(all.clone()).unwrap();
+    let options = Options::default().endpoints(all.clone()).unwrap();
     let mut first = BTreeSet::new();
     for _ in 0..500 {
-        let mut shuffled = options.clone().shuffle_endpoints().endpoints().to_vec();
+        let mut shuffled = options.clone().shuffle_endpoints().get_endpoints().to_vec();
         first.insert(shuffled[0].to_string());
         shuffled.sort_by_key(ToString::to_string);
         assert_eq!(shuffled, all);
@@ -55,9 +55,9 @@ fn endpoints_that_cannot_be_dialled_are_refused() {
 
 #[test]
 fn uri_or_options_enable_tls() {
-    assert!(!Options::default().is_tls() && Options::default().tls_options().is_none());
+    assert!(!Options::default().is_tls() && Options::default().get_tls().is_none());
     let options = Options::from_uri("amqps://host").unwrap();
-    let tls = options.tls_options().unwrap();
+    let tls = options.get_tls().unwrap();
     assert!(options.is_tls() && tls.verifies_peer() && tls.sends_server_name());
     assert!(
         tls.authorities().is_empty() && tls.identity().is_none() && tls.expected_name().is_none()
@@ -85,7 +85,7 @@ fn refused_argument(options: Options) -> &'static str {
 fn uri_parameters_become_tls_options() {
     let text = "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
     let options = Options::from_uri(text).unwrap();
-    let tls = options.tls_options().unwrap();
+    let tls = options.get_tls().unwrap();
     let file = |path: &str| TlsSource::File(path.into());
     assert_eq!(tls.authorities(), [file("a")]);
     assert_eq!(tls.identity(), Some((&file("c"), &file("k"))));
@@ -103,7 +103,7 @@ fn uri_parameters_become_tls_options() {
     assert_eq!(tls, &expected);
 
     let options = Options::from_uri("amqps://h?certfile=c&server_name_indication=disable").unwrap();
-    let tls = options.tls_options().unwrap();
+    let tls = options.get_tls().unwrap();
     assert_eq!(tls.identity(), Some((&file("c"), &file("c"))));
     assert!(tls.verifies_peer() && !tls.sends_server_name() && tls.expected_name().is_none());
 }
@@ -113,9 +113,9 @@ fn each_step_of_connecting_has_its_own_timeout() {
     let ten = Duration::from_secs(10);
     let options = Options::default();
     let deadlines = [
-        options.resolve_deadline(),
-        options.dial_deadline(),
-        options.tls_deadline(),
+        options.get_resolve_timeout(),
+        options.get_dial_timeout(),
+        options.get_tls_timeout(),
     ];
     assert_eq!(deadlines, [ten; 3]);
     let Deadlines {
@@ -135,14 +135,14 @@ fn each_step_of_connecting_has_its_own_timeout() {
         .dial_timeout(two)
         .tls_timeout(three);
     let deadlines = [
-        options.resolve_deadline(),
-        options.dial_deadline(),
-        options.tls_deadline(),
+        options.get_resolve_timeout(),
+        options.get_dial_timeout(),
+        options.get_tls_timeout(),
     ];
     assert_eq!(deadlines, [one, two, three]);
     let options = Options::from_uri("amqp://h?connection_timeout=1500").unwrap();
-    assert_eq!(options.dial_deadline(), Duration::from_millis(1500));
-    assert_eq!(options.resolve_deadline(), ten);
+    assert_eq!(options.get_dial_timeout(), Duration::from_millis(1500));
+    assert_eq!(options.get_resolve_timeout(), ten);
 }
 
 #[test]
@@ -241,21 +241,23 @@ fn custom_mechanisms_need_a_valid_sasl_name() {
     }
     for name in ["", "lower", "WITH SPACE", "ÄÖ", "TWENTY-ONE-CHARACTERS"] {
         let refused = Options::default()
-            .own_mechanism(name, || Silent)
+            .custom_mechanism(name, || Silent)
             .unwrap_err();
         assert!(
             matches!(
                 refused,
                 Error::InvalidArgument {
-                    what: "own_mechanism",
+                    what: "custom_mechanism",
                     ..
                 }
             ),
             "{name}"
         );
     }
-    let options = Options::default().own_mechanism("ONE", || Silent).unwrap();
-    let options = options.own_mechanism("TWO_2", || Silent).unwrap();
+    let options = Options::default()
+        .custom_mechanism("ONE", || Silent)
+        .unwrap();
+    let options = options.custom_mechanism("TWO_2", || Silent).unwrap();
     let names = |options: &Options| {
         options
             .login

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// key is encrypted, which is not supported, or if it does not belong to the certificate.
 pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
     let defaults = TlsOptions::default();
-    let tls = options.tls_options().unwrap_or(&defaults);
+    let tls = options.get_tls().unwrap_or(&defaults);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -48,7 +48,7 @@ pub fn client_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
 /// [`Error::InvalidArgument`] if it is neither a DNS name nor an address.
 pub fn server_name(options: &Options, host: &str) -> Result<ServerName<'static>, Error> {
     let expected = options
-        .tls_options()
+        .get_tls()
         .and_then(TlsOptions::expected_name)
         .unwrap_or(host);
     ServerName::try_from(expected.to_owned())

@@ -121,7 +121,7 @@ fn each_endpoint_is_tried_in_turn() {
         Endpoint::tcp("127.0.0.1", refused.port()),
         Endpoint::tcp("127.0.0.1", address.port()),
     ];
-    let options = to(address).endpoints_in_turn(endpoints).unwrap();
+    let options = to(address).endpoints(endpoints).unwrap();
     let mut conn = evented::connect_with(options).unwrap();
     conn.wait(&mut conn.client().connect(), SOON).unwrap();
     assert_eq!(conn.socket().tcp().unwrap().peer_addr().unwrap(), address);

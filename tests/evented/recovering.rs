@@ -22,12 +22,12 @@ const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 fn quick() -> Recovery {
     Recovery::default()
         .seed(SEED)
-        .delays(Duration::from_millis(1), Duration::from_millis(5))
+        .backoff(Duration::from_millis(1), Duration::from_millis(5))
 }
 
 /// Returns a policy that reconnects after about an hour.
 fn slow() -> Recovery {
-    Recovery::default().seed(SEED).delays(HOUR, HOUR)
+    Recovery::default().seed(SEED).backoff(HOUR, HOUR)
 }
 
 fn connected(recovery: Recovery) -> (Server, Evented<Stream>, Client) {
@@ -395,7 +395,8 @@ fn first_connect_can_wait_for_the_broker() {
             .is_connection_broken()
     );
 
-    let mut conn = evented::connect_with(options.recovery(quick().first_connect(true))).unwrap();
+    let mut conn =
+        evented::connect_with(options.recovery(quick().retry_first_connect(true))).unwrap();
     let client = conn.client();
     assert!(matches!(client.state(), ConnectionState::Connecting));
     let mut declare = client.queue_declare("q").send();

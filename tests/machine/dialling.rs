@@ -91,7 +91,7 @@ impl Dial for Net {
 }
 
 fn options(endpoints: impl IntoIterator<Item = Endpoint>) -> Options {
-    Options::default().endpoints_in_turn(endpoints).unwrap()
+    Options::default().endpoints(endpoints).unwrap()
 }
 
 /// Dials, while this much time passes whenever nothing else happens. Gives the time that it took,

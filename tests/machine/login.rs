@@ -49,7 +49,7 @@ impl SaslMechanism for Counting {
 
 fn counting() -> Options {
     Options::default()
-        .own_mechanism("COUNTING", Counting::default)
+        .custom_mechanism("COUNTING", Counting::default)
         .unwrap()
 }
 
@@ -262,7 +262,7 @@ fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
     }
     let (mut peer, promise) = started(
         Options::default()
-            .own_mechanism("VERBOSE", || Verbose)
+            .custom_mechanism("VERBOSE", || Verbose)
             .unwrap(),
         b"VERBOSE",
     );

@@ -30,7 +30,7 @@ fn wait(peer: &mut Peer, time: Duration) -> usize {
 
 #[test]
 fn a_transport_that_does_not_take_the_last_octets_is_waited_for_without_haste() {
-    let mut peer = dialled(|recovery| recovery.delays(Duration::from_millis(1), SECOND));
+    let mut peer = dialled(|recovery| recovery.backoff(Duration::from_millis(1), SECOND));
     peer.method(0, &crate::peer::close(320, "CONNECTION_FORCED"));
     let mut out = Outgoing::default();
     assert!(peer.machine.poll_transmit(peer.now, &mut out));

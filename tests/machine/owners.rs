@@ -286,7 +286,7 @@ fn users_error_is_dropped_without_the_lock() {
         let asked = asking.clone();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let options = Options::default()
-            .recovery(Recovery::default().first_connect(true))
+            .recovery(Recovery::default().retry_first_connect(true))
             .credentials_from(move || Err(asked.owner(0).into()));
         let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
         asking.client.set(client).unwrap();
@@ -334,7 +334,7 @@ fn a_verifiers_error_is_dropped_without_the_lock() {
         let tls = TlsOptions::default().danger_accept_any_certificate(true);
         let options = Options::default()
             .tls(tls)
-            .recovery(Recovery::default().first_connect(true));
+            .recovery(Recovery::default().retry_first_connect(true));
         let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
         asking.client.set(client.clone()).unwrap();
         let mut fail = || {
@@ -370,7 +370,7 @@ fn a_mechanism_is_dropped_without_the_lock() {
         let made = asking.clone();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let options = Options::default()
-            .own_mechanism("OWN", move || made.owner(0))
+            .custom_mechanism("OWN", move || made.owner(0))
             .unwrap();
         let (client, mut driver) = puka::open(pipe.clone(), clock, options);
         asking.client.set(client).unwrap();

@@ -155,7 +155,7 @@ fn a_dialer_that_panics_is_asked_again() {
         panics: AtomicUsize::new(2),
     };
     let clock = ManualClock::default();
-    let options = Options::default().recovery(Recovery::default().first_connect(true));
+    let options = Options::default().recovery(Recovery::default().retry_first_connect(true));
     let (client, driver) = puka::connect(net, clock.clone(), options);
     let mut driver = pin!(driver);
     let mut panics = 0;

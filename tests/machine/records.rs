@@ -52,7 +52,7 @@ impl World {
         let tls = TlsOptions::default().danger_accept_any_certificate(true);
         let options = Options::default()
             .tls(tls)
-            .recovery(Recovery::default().first_connect(true));
+            .recovery(Recovery::default().retry_first_connect(true));
         let (client, driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
         let mut world = Self {
             pipe,

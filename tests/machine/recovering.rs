@@ -321,7 +321,7 @@ fn s17_the_first_connect_is_tried_again_only_when_asked_for() {
     ));
     assert!(peer.machine.is_closed());
 
-    let mut peer = Peer::undialled(options(|recovery| recovery.first_connect(true)));
+    let mut peer = Peer::undialled(options(|recovery| recovery.retry_first_connect(true)));
     let connected = peer.machine.connect();
     for attempt in 0..5 {
         assert_eq!(peer.until_dialling().attempt, attempt);
@@ -505,7 +505,7 @@ fn s4_the_next_endpoint_is_tried_when_one_fails_and_the_one_that_works_is_kept()
     let mut peer = Peer::undialled(
         Options::from_uri(uri)
             .unwrap()
-            .recovery(Recovery::default().seed(1).first_connect(true)),
+            .recovery(Recovery::default().seed(1).retry_first_connect(true)),
     );
     assert_eq!(peer.until_dialling().first, 0);
     // All were tried, and the third was there.

@@ -331,8 +331,8 @@ impl Plan {
     /// How it is dialled again.
     fn recovery(&self, number: usize) -> Recovery {
         Recovery::default()
-            .first_connect(true)
-            .delays(Duration::from_millis(50), Duration::from_secs(2))
+            .retry_first_connect(true)
+            .backoff(Duration::from_millis(50), Duration::from_secs(2))
             .fail_fast(self.has(Feature::FailFast))
             .strict(self.has(Feature::Strict))
             .republish_unconfirmed(self.has(Feature::Republish).then_some(100))
@@ -353,7 +353,7 @@ impl Plan {
             } else {
                 131_072
             });
-        let options = options.endpoints_in_turn(self.endpoints()).unwrap();
+        let options = options.endpoints(self.endpoints()).unwrap();
         let options = if self.has_small_counts() {
             options
                 .max_publishes_in_flight(random.within(2..20))

@@ -149,9 +149,9 @@ impl Dial for Net {
 fn recovering(server: &Server, owners: &Owners) -> Client {
     let (asked, filters, logins) = (owners.clone(), owners.clone(), AtomicUsize::new(0));
     let recovery = Recovery::default()
-        .delays(Duration::from_millis(1), Duration::from_millis(5))
+        .backoff(Duration::from_millis(1), Duration::from_millis(5))
         .republish_unconfirmed(3)
-        .first_connect(true)
+        .retry_first_connect(true)
         .filter(move |_| {
             filters.ask();
             true

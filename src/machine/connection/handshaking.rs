@@ -117,7 +117,7 @@ impl Connection {
     /// Something that is to be run for the login, where no lock is held: the user's own code. What
     /// comes of it is for [`handle_login`](Self::handle_login). There is something only with
     /// [`Options::credentials_from`](crate::Options::credentials_from) or
-    /// [`Options::own_mechanism`](crate::Options::own_mechanism), after
+    /// [`Options::custom_mechanism`](crate::Options::custom_mechanism), after
     /// [`handle_input`](Self::handle_input).
     pub fn poll_login(&mut self) -> Option<LoginStep> {
         if let State::Handshake(handshake) = &mut self.state {

@@ -230,7 +230,7 @@ impl Connection {
             _ => {}
         }
         let was_closing = self.is_closing() || matches!(self.state, State::Closing);
-        let endpoints = self.session.cx.options.endpoints().len();
+        let endpoints = self.session.cx.options.get_endpoints().len();
         let Some(backoff) = self
             .session
             .recovery

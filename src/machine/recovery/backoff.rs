@@ -129,7 +129,7 @@ impl Backoff {
             return Some(Duration::ZERO);
         }
         self.failed.clear();
-        if !self.has_stood && !self.policy.first_connect {
+        if !self.has_stood && !self.policy.retry_first_connect {
             return None;
         }
         let is_fresh = self

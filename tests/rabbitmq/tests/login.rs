@@ -91,7 +91,7 @@ fn rabbitmq_takes_every_mechanism_and_says_no_in_its_own_words() -> Outcome {
     log_in(asked)?;
     let own = options
         .auth_mechanisms(&[])
-        .own_mechanism("RABBIT-CR-DEMO", Demonstration::default)?;
+        .custom_mechanism("RABBIT-CR-DEMO", Demonstration::default)?;
     log_in(own)?;
     Ok(())
 }

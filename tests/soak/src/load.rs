@@ -60,7 +60,7 @@ impl Link {
 /// Options that find out about a fault soon.
 pub(crate) fn hasty(options: Options, republishes: Option<u32>) -> Options {
     let recovery = Recovery::default()
-        .delays(Duration::from_millis(50), Duration::from_millis(500))
+        .backoff(Duration::from_millis(50), Duration::from_millis(500))
         .republish_unconfirmed(republishes);
     options
         .heartbeat(2)

@@ -96,7 +96,7 @@ impl Runtime for Bare {
 /// Opens a TCP connection to the first endpoint, which must be an IP address. Works with any
 /// executor.
 pub(crate) async fn dial(options: &Options) -> Result<Async<TcpStream>, Error> {
-    let address = options.endpoints()[0]
+    let address = options.get_endpoints()[0]
         .to_string()
         .parse::<std::net::SocketAddr>();
     let address = address.map_err(|error| std::io::Error::other(error.to_string()))?;

@@ -26,7 +26,7 @@ impl Remote {
 }
 
 fn hasty() -> Recovery {
-    Recovery::default().delays(Duration::from_millis(1), Duration::from_millis(20))
+    Recovery::default().backoff(Duration::from_millis(1), Duration::from_millis(20))
 }
 
 /// Returns a short name of the next notice.
@@ -241,7 +241,11 @@ pub async fn s17_first_connect_can_wait_for_the_broker<R: Runtime>(_: &World<R>)
         Error::ConnectionBroken(Broken::Io(_) | Broken::Eof)
     );
     let (client, driver) = (
-        R::connect(remote.options()?.recovery(hasty().first_connect(true))),
+        R::connect(
+            remote
+                .options()?
+                .recovery(hasty().retry_first_connect(true)),
+        ),
         async {
             remote.proxy.on();
         },

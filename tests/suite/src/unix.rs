@@ -11,7 +11,7 @@ fn address<R>(world: &World<R>) -> Result<SocketAddr, Box<dyn std::error::Error>
     let Target::RabbitMq(url) = world.target() else {
         return Err("the broker has no TCP address".into());
     };
-    match Options::from_uri(url)?.endpoints() {
+    match Options::from_uri(url)?.get_endpoints() {
         [Endpoint::Tcp { host, port }] => Ok(SocketAddr::new(host.parse()?, *port)),
         endpoints => Err(format!("{endpoints:?}").into()),
     }
@@ -54,6 +54,6 @@ pub async fn a_missing_socket_is_a_broken_connection<R: Runtime>(world: &World<R
     assert!(outcome.is_err_and(|error| error.to_string().contains("/nowhere/broker.sock")));
     let relay = UnixRelay::start("relay", address(world)?)?;
     let turn = [missing, Endpoint::unix(relay.path())];
-    let client = R::connect(world.options()?.endpoints_in_turn(turn)?).await?;
+    let client = R::connect(world.options()?.endpoints(turn)?).await?;
     Ok(client.close().await?)
 }

@@ -85,7 +85,7 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     beside(async |stage| {
         let options = stage.options()?.max_outgoing_octets(100_000).heartbeat(0);
         let recovery = recovers
-            .then(|| Recovery::default().delays(Duration::ZERO, Duration::from_millis(100)));
+            .then(|| Recovery::default().backoff(Duration::ZERO, Duration::from_millis(100)));
         let client = puka_smol::connect_with(options.recovery(recovery)).await?;
         let queue = client
             .queue_declare(unique("full"))

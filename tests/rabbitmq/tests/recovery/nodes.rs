@@ -173,7 +173,7 @@ fn a_delivery_that_is_held_over_a_restart_is_stale_and_removes_nothing() -> Outc
 fn s5_the_loss_is_told_before_a_recovery_begins() -> Outcome {
     alone(async |stage| {
         let recovery =
-            Recovery::default().delays(Duration::from_millis(200), Duration::from_millis(200));
+            Recovery::default().backoff(Duration::from_millis(200), Duration::from_millis(200));
         let client = puka_smol::connect_with(stage.options()?.recovery(recovery)).await?;
         let mut notices = client.notices();
         stage

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn hasty(options: Options) -> Options {
-    options
-        .recovery(Recovery::default().delays(Duration::from_millis(50), Duration::from_millis(100)))
+    options.recovery(
+        Recovery::default().backoff(Duration::from_millis(50), Duration::from_millis(100)),
+    )
 }
 
 /// Returns the causes of that many attempts to reconnect.

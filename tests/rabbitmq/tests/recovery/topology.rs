@@ -104,7 +104,7 @@ fn s9_s20_s57_what_was_deleted_or_ended_does_not_come_back() -> Outcome {
 fn what_goes_by_itself_just_after_it_was_declared_again_comes_back() -> Outcome {
     beside(async |stage| {
         // So soon that the broker has not yet cleared up behind the connection before.
-        let recovery = Recovery::default().delays(Duration::ZERO, Duration::from_millis(1));
+        let recovery = Recovery::default().backoff(Duration::ZERO, Duration::from_millis(1));
         let client = puka_smol::connect_with(stage.options()?.recovery(recovery)).await?;
         let mut notices = client.notices();
         let mut fragile = Fragile::set_up(&client).await?;
@@ -133,7 +133,7 @@ fn an_exclusive_queue_that_the_dead_connection_still_holds_comes_back() -> Outco
         let other = Proxy::start(stage.node.port())?;
         let options = stage
             .options()?
-            .endpoints_in_turn([way(stage.proxy.port()), way(other.port())])?;
+            .endpoints([way(stage.proxy.port()), way(other.port())])?;
         let options = options
             .heartbeat(2)
             .handshake_timeout(Duration::from_millis(300));
@@ -168,7 +168,7 @@ fn an_exclusive_consumer_of_the_dead_connection_comes_back() -> Outcome {
         let other = Proxy::start(stage.node.port())?;
         let options = stage
             .options()?
-            .endpoints_in_turn([way(stage.proxy.port()), way(other.port())])?;
+            .endpoints([way(stage.proxy.port()), way(other.port())])?;
         let options = options
             .heartbeat(2)
             .handshake_timeout(Duration::from_millis(300));

@@ -87,7 +87,7 @@ fn tls_goes_over_any_stream_however_it_is_chopped() -> Outcome {
             "localhost",
             TlsOptions::default().authority(source(&authority.pem())),
         );
-        let [Endpoint::Tcp { port, .. }] = options.endpoints() else {
+        let [Endpoint::Tcp { port, .. }] = options.get_endpoints() else {
             return Err("one was given".into());
         };
         let port = *port;

@@ -113,10 +113,10 @@ fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
             .serve("localhost", tls);
         let turn = [
             puka::Endpoint::tcp("localhost", dead),
-            broken.endpoints()[0].clone(),
-            good.endpoints()[0].clone(),
+            broken.get_endpoints()[0].clone(),
+            good.get_endpoints()[0].clone(),
         ];
-        let client = puka_smol::connect_with(good.endpoints_in_turn(turn)?).await?;
+        let client = puka_smol::connect_with(good.endpoints(turn)?).await?;
         Ok(client.close().await?)
     })
 }

@@ -234,8 +234,8 @@ fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
         .serve("localhost", trusting(&authority));
     let turn = [
         Endpoint::tcp("localhost", dead),
-        broken.endpoints()[0].clone(),
-        good.endpoints()[0].clone(),
+        broken.get_endpoints()[0].clone(),
+        good.get_endpoints()[0].clone(),
     ];
-    Ok(hello(good.endpoints_in_turn(turn)?)?)
+    Ok(hello(good.endpoints(turn)?)?)
 }

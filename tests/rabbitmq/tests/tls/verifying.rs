@@ -332,7 +332,7 @@ fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
     let attempt = |name: &str| -> Result<u8, Error> {
         let server = TlsServer::new(authority.issue(&[name]).unwrap());
         let options = server.serve("localhost", trusting(&authority)).0;
-        let [Endpoint::Tcp { host, port }] = options.endpoints() else {
+        let [Endpoint::Tcp { host, port }] = options.get_endpoints() else {
             panic!("one was given")
         };
         let session = ClientConnection::new(
@@ -356,7 +356,7 @@ fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
     let options = server_that("localhost", TlsOptions::default(), |socket| {
         socket.shutdown(Shutdown::Both)
     });
-    let [Endpoint::Tcp { host, port }] = options.endpoints() else {
+    let [Endpoint::Tcp { host, port }] = options.get_endpoints() else {
         panic!("one was given")
     };
     let mut session = ClientConnection::new(

@@ -1,9 +1,9 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
-use super::timer::Alarm;
-use super::pump::{Pump, Turn, Wishes};
+use super::pump::{Interest, Pump, Turn};
 use super::rounds::Rounds;
+use super::timer::Alarm;
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -66,9 +66,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Rounds for Driver<Io, C> {
         self.pump.turn(cx, now)
     }
 
-    fn rest(&mut self, cx: &mut Context<'_>, wishes: Wishes) -> bool {
+    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
         let Self { alarm, clock, pump } = self;
-        !alarm.has_rung(clock, cx, wishes.timeout) && pump.link().sleep(cx.waker())
+        !alarm.has_rung(clock, cx, interest.timeout) && pump.link().sleep(cx.waker())
     }
 }
 
