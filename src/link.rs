@@ -11,7 +11,8 @@ mod wakers;
 use crate::error::{Broken, Error};
 use crate::fairness::{LEAST_QUEUED_BYTES, QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
-    Answer, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId, Ticket,
+    Completion, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId,
+    Ticket,
 };
 use buffers::Spare;
 use bytes::Bytes;
@@ -319,9 +320,13 @@ impl Link {
 
     /// Polls for the result of a promise, which is returned once.
     #[inline]
-    pub(crate) fn poll_promise(&self, promise: PromiseId, cx: &mut Context<'_>) -> Poll<Answer> {
+    pub(crate) fn poll_promise(
+        &self,
+        promise: PromiseId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Completion> {
         let mut state = self.lock();
-        match state.machine.fetch_answer(promise) {
+        match state.machine.fetch_completion(promise) {
             Some(answer) => Poll::Ready(answer),
             None => self.wait_for_answer(state, promise, cx),
         }
@@ -336,7 +341,7 @@ impl Link {
         mut state: MutexGuard<'s, State>,
         promise: PromiseId,
         cx: &mut Context<'_>,
-    ) -> Poll<Answer> {
+    ) -> Poll<Completion> {
         let mut spare = Spare::new(cx.waker());
         loop {
             let is_kept = spare.keep(&mut state.promises, promise.index());
@@ -345,7 +350,7 @@ impl Link {
                 return Poll::Pending;
             }
             state = self.lock();
-            if let Some(answer) = state.machine.fetch_answer(promise) {
+            if let Some(answer) = state.machine.fetch_completion(promise) {
                 drop(state);
                 return Poll::Ready(answer);
             }

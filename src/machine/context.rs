@@ -7,7 +7,7 @@ use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
 use crate::machine::notices::Notices;
 use crate::machine::promises::Promises;
 use crate::machine::recovery::topology::Topology;
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::machine::transmit::outbox::Outbox;
 use crate::machine::{Counters, Notice, PromiseId, Queue, Reply, ServerProperties};
 use crate::options::Options;
@@ -53,7 +53,7 @@ pub(crate) struct Context {
     pub(crate) username: Option<String>,
     pub(crate) out: Outbox,
     /// The number of bytes that the driver holds and the transport has not accepted.
-    pub(crate) in_hand: usize,
+    pub(crate) in_flight_bytes: usize,
     /// When the transport last accepted bytes.
     pub(crate) last_progress: Instant,
     pub(crate) channels: Channels,
@@ -61,13 +61,13 @@ pub(crate) struct Context {
     pub(crate) acking: Vec<u16>,
     pub(crate) promises: Promises,
     /// Replies whose promise was abandoned. `proceed` disposes of them.
-    pub(crate) unwanted: VecDeque<Reply>,
+    pub(crate) disposal: VecDeque<Reply>,
     /// Publishes that are sent again. An earlier attempt may have been taken, so an error does not
     /// prove that the broker does not have the message.
     pub(crate) republished: BTreeSet<PromiseId>,
     /// A request that may have closed an earlier connection. While it is pending, no other such
     /// request is sent.
-    pub(crate) trial: Option<PromiseId>,
+    pub(crate) suspect: Option<PromiseId>,
     /// The size of all queued requests.
     pub(crate) request_octets: usize,
     pub(crate) topology: Topology,
@@ -80,7 +80,7 @@ pub(crate) struct Context {
     /// free. `proceed` starts it, at the latest in the next `poll_transmit`.
     pub(crate) may_start: bool,
     /// A buffer for the method and header of a content, kept for its allocation.
-    pub(crate) spare: Vec<u8>,
+    pub(crate) content_buffer: Vec<u8>,
 }
 
 impl Context {
@@ -94,21 +94,21 @@ impl Context {
             server: ServerProperties::default(),
             username: options.login.username().map(str::to_owned),
             out,
-            in_hand: 0,
+            in_flight_bytes: 0,
             last_progress: now,
             channels: Channels::default(),
             acking: Vec::new(),
             promises: Promises::default(),
-            unwanted: VecDeque::new(),
+            disposal: VecDeque::new(),
             republished: BTreeSet::new(),
-            trial: None,
+            suspect: None,
             request_octets: 0,
             topology: Topology::default(),
             notices: Notices::default(),
             counters: Counters::default(),
             attention: true,
             may_start: false,
-            spare: Vec::new(),
+            content_buffer: Vec::new(),
             options,
         }
     }
@@ -129,30 +129,30 @@ impl Context {
     }
 
     #[inline]
-    pub(crate) fn answer(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
+    pub(crate) fn complete(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
         if !self.republished.is_empty()
             && self.republished.remove(&promise)
             && let Err(error) = outcome
         {
             outcome = Err(error.into_unconfirmed());
         }
-        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_waiting(promise) {
+        if matches!(outcome, Err(Error::Unconfirmed(_))) && self.promises.is_pending(promise) {
             self.counters.unconfirmed += 1;
         }
         // Disposing of a reply may complete further promises, so only `proceed` does it, and
         // completing a promise never recurses. On a closed connection such a reply holds no
         // resources, and `proceed` would no longer empty the queue.
-        let unwanted = self.promises.answer(promise, outcome);
+        let disposal = self.promises.complete(promise, outcome);
         if let Some(reply @ (Reply::Delivery(_) | Reply::Consumer(_) | Reply::Transaction(_))) =
-            unwanted
+            disposal
         {
-            self.unwanted.push_back(reply);
+            self.disposal.push_back(reply);
         }
     }
     /// Returns `true` if a request that may have closed a connection is pending.
-    pub(crate) fn is_trying(&self) -> bool {
-        self.trial
-            .is_some_and(|promise| self.promises.is_waiting(promise))
+    pub(crate) fn has_pending_suspect(&self) -> bool {
+        self.suspect
+            .is_some_and(|promise| self.promises.is_pending(promise))
     }
 
     pub(crate) fn incarnation(&self, channel: u16) -> u64 {
@@ -162,7 +162,7 @@ impl Context {
     }
 
     /// Answers those who waited for something on a channel that has no more to say.
-    pub(crate) fn answer_awaited(
+    pub(crate) fn complete_awaited(
         &mut self,
         assembly: Option<Assembly>,
         replies: VecDeque<PendingReply>,
@@ -171,13 +171,13 @@ impl Context {
         if let Some(assembly) = assembly
             && let Purpose::Got { request, .. } = assembly.purpose
         {
-            self.answer(request.promise, Err(error.clone()));
+            self.complete(request.promise, Err(error.clone()));
         }
         for pending in replies {
             match pending.to {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.note_refusal(&request, error);
-                    self.answer(request.promise, Err(error.clone()));
+                    self.complete(request.promise, Err(error.clone()));
                 }
                 Awaited::Qos {
                     resize: Resize { promise, .. },
@@ -187,7 +187,7 @@ impl Context {
                     resized: Some(Resize { promise, .. }),
                     ..
                 }
-                | Awaited::Recover { promise, .. } => self.answer(promise, Err(error.clone())),
+                | Awaited::Recover { promise, .. } => self.complete(promise, Err(error.clone())),
                 // Those of a consumer or a transaction are answered when it ends.
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
@@ -201,7 +201,7 @@ impl Context {
 
     /// Removes what a pending request was to delete or unbind from the record. The broker may have
     /// done so, and declaring it again would restore what the user wants to be gone.
-    pub(crate) fn forget_what_may_be_gone(&mut self, request: &WaitingRequest) {
+    pub(crate) fn forget_what_may_be_gone(&mut self, request: &PendingRequest) {
         if let Some(
             method @ (Method::Exchange(exchange::Method::Delete(_) | exchange::Method::Unbind(_))
             | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
@@ -288,7 +288,7 @@ impl Context {
         if channel
             .pending_replies
             .front()
-            .is_none_or(|pending| !pending.is_answered_by(reply.info(), None))
+            .is_none_or(|pending| !pending.is_completed_by(reply.info(), None))
         {
             return;
         }
@@ -355,18 +355,18 @@ impl Context {
     }
 
     /// Takes note of what the broker has agreed to, so that it can be declared again.
-    pub(crate) fn note(&mut self, request: &WaitingRequest, reply: &Method<'_>) {
+    pub(crate) fn note(&mut self, request: &PendingRequest, reply: &Method<'_>) {
         if let Some(topology) = self.topology.recorded()
             && let Some(method) = request.method()
             && !topology.note(&method, reply)
             && topology.is_first_overflow()
         {
-            self.notices.tell(&Notice::NotRecorded);
+            self.notices.notify(&Notice::NotRecorded);
         }
     }
 
     /// What a request was refused for may be gone.
-    pub(crate) fn note_refusal(&mut self, request: &WaitingRequest, error: &Error) {
+    pub(crate) fn note_refusal(&mut self, request: &PendingRequest, error: &Error) {
         if !matches!(error, Error::NotFound(_)) {
             return;
         }
@@ -389,7 +389,7 @@ impl Context {
 
     /// The same request under the names that queues have now, for one that was made under the names
     /// that they had.
-    pub(crate) fn with_current_names(&self, request: WaitingRequest) -> WaitingRequest {
+    pub(crate) fn with_current_names(&self, request: PendingRequest) -> PendingRequest {
         if !self.topology.has_renamed() {
             return request;
         }
@@ -397,25 +397,25 @@ impl Context {
             return request;
         };
         let encode = |method: &Method<'_>| {
-            WaitingRequest::new(request.promise, request.info, method).payload
+            PendingRequest::new(request.promise, request.info, method).payload
         };
         let Some(payload) = self.topology.renamed(method, encode) else {
             return request;
         };
-        WaitingRequest { payload, ..request }
+        PendingRequest { payload, ..request }
     }
 
     /// The same request under the first names of queues, under which it can be asked again on any
     /// connection.
-    pub(crate) fn with_original_names(&self, request: WaitingRequest) -> WaitingRequest {
+    pub(crate) fn with_original_names(&self, request: PendingRequest) -> PendingRequest {
         let Some(method) = request.method() else {
             return request;
         };
         let Some(renamed) = self.topology.unrenamed(method) else {
             return request;
         };
-        WaitingRequest {
-            payload: WaitingRequest::new(request.promise, request.info, &renamed).payload,
+        PendingRequest {
+            payload: PendingRequest::new(request.promise, request.info, &renamed).payload,
             ..request
         }
     }

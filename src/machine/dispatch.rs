@@ -79,7 +79,9 @@ impl Session {
         };
         let before = assembly.size();
         let is_whole = match frame.kind() {
-            FrameKind::Header => assembly.header(frame.payload(), most, &mut self.cx.spare),
+            FrameKind::Header => {
+                assembly.header(frame.payload(), most, &mut self.cx.content_buffer)
+            }
             _ => assembly.body(frame),
         };
         let after = assembly.size();
@@ -121,9 +123,9 @@ impl Session {
                     self.cx.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
                     // The request timed out, and the cause of the error may be gone.
-                    self.cx.answer_awaited(None, awaited, &error);
+                    self.cx.complete_awaited(None, awaited, &error);
                     // What was published without a confirm may be what it is about.
-                    self.cx.notices.tell(&Notice::ChannelClosed(error));
+                    self.cx.notices.notify(&Notice::ChannelClosed(error));
                 }
             }
             reply => self.cx.absorb_late_reply(number, &reply),
@@ -158,7 +160,7 @@ impl Session {
             Method::Channel(channels::Method::Flow(flow)) => {
                 if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active)
                 {
-                    self.publishing.held.retry(exchange, kind);
+                    self.publishing.queued.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = flow.active;
                 }
@@ -240,7 +242,7 @@ impl Session {
                 purpose,
                 exchange,
                 routing_key,
-                &mut self.cx.spare,
+                &mut self.cx.content_buffer,
             ));
         }
     }
@@ -386,7 +388,7 @@ impl Session {
         };
         // The channel first, because an answer that nobody wants settles the message at once.
         self.cx.release(number);
-        self.cx.answer(
+        self.cx.complete(
             promise,
             Ok(Reply::Delivery(Some(Box::new(Got {
                 delivered,
@@ -407,7 +409,7 @@ impl Session {
             _ => None,
         };
         let info = method.info();
-        let answered = |pending: &PendingReply| pending.is_answered_by(info, of_tag);
+        let answered = |pending: &PendingReply| pending.is_completed_by(info, of_tag);
         let place = channel
             .pending_replies
             .iter()
@@ -434,18 +436,18 @@ impl Session {
             Awaited::Request(request) => {
                 self.cx.note(&request, &method);
                 self.cx
-                    .answer(request.promise, Ok(Context::reply_of(method)));
+                    .complete(request.promise, Ok(Context::reply_of(method)));
             }
             Awaited::Qos {
                 resize: Resize { promise, .. },
                 ..
             }
             | Awaited::Recover { promise, .. } => {
-                self.cx.answer(promise, Ok(Reply::Done));
+                self.cx.complete(promise, Ok(Reply::Done));
             }
             Awaited::Restored => self.recovery.step_done(&mut self.cx, &method),
             Awaited::Get { request, .. } => {
-                self.cx.answer(request.promise, Ok(Reply::Delivery(None)))
+                self.cx.complete(request.promise, Ok(Reply::Delivery(None)))
             }
             Awaited::Consume {
                 consumer,
@@ -491,7 +493,7 @@ impl Session {
         let error: Error = fault_of(&close).into();
         let awaited = std::mem::take(&mut channel.pending_replies);
         self.cx
-            .answer_awaited(channel.assembly.take(), awaited, &error);
+            .complete_awaited(channel.assembly.take(), awaited, &error);
         if let Some(consumer) = channel.consumer.take() {
             self.recovery
                 .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
@@ -503,7 +505,7 @@ impl Session {
         if channel.role == Role::Restore {
             outcome = self.recovery.step_failed(&mut self.cx, &error);
         }
-        self.cx.notices.tell(&Notice::ChannelClosed(error));
+        self.cx.notices.notify(&Notice::ChannelClosed(error));
         self.cx.attention = true;
         outcome
     }

@@ -45,7 +45,7 @@ pub use handshake::sasl::{LoginOutcome, LoginStep};
 pub use handshake::server_properties::ServerProperties;
 pub use ids::{ConsumerId, ListenerId, PromiseId, TransactionId};
 pub use notices::Notice;
-pub(crate) use promises::Answer;
+pub(crate) use promises::Completion;
 pub use promises::{Queue, Reply};
 pub use recovery::filter::{FilterOutcome, FilterStep};
 pub use recovery::report::{ConnectionState, Counters, Dialling, Recovered};

@@ -85,7 +85,7 @@ struct Listener {
 
 impl Listener {
     /// Keeps a notice. True when it is to be announced.
-    fn hear(&mut self, notice: &Notice) -> bool {
+    fn push(&mut self, notice: &Notice) -> bool {
         if self.notices.len() == MOST {
             self.notices.pop_front();
             self.lost += 1;
@@ -99,37 +99,37 @@ impl Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     listeners: BTreeMap<ListenerId, Listener>,
-    made: u64,
+    issued: u64,
     announcements: VecDeque<ListenerId>,
 }
 
 impl Notices {
     pub(crate) fn listen(&mut self) -> ListenerId {
-        self.made += 1;
-        let id = ListenerId(self.made);
+        self.issued += 1;
+        let id = ListenerId(self.issued);
         self.listeners.insert(id, Listener::default());
         id
     }
 
-    pub(crate) fn leave(&mut self, id: ListenerId) {
+    pub(crate) fn remove(&mut self, id: ListenerId) {
         self.listeners.remove(&id);
     }
 
     /// Tells all who listen.
-    pub(crate) fn tell(&mut self, notice: &Notice) {
+    pub(crate) fn notify(&mut self, notice: &Notice) {
         for (id, listener) in &mut self.listeners {
-            if listener.hear(notice) {
+            if listener.push(notice) {
                 self.announcements.push_back(*id);
             }
         }
     }
 
     /// Tells one alone.
-    pub(crate) fn tell_one(&mut self, id: ListenerId, notice: &Notice) {
+    pub(crate) fn notify_one(&mut self, id: ListenerId, notice: &Notice) {
         if self
             .listeners
             .get_mut(&id)
-            .is_some_and(|listener| listener.hear(notice))
+            .is_some_and(|listener| listener.push(notice))
         {
             self.announcements.push_back(id);
         }
@@ -163,15 +163,15 @@ mod tests {
     #[test]
     fn a_listener_hears_what_happens_from_then_on() {
         let mut notices = Notices::default();
-        notices.tell(&Notice::Unblocked);
+        notices.notify(&Notice::Unblocked);
         let listener = notices.listen();
         assert!(notices.take(listener).is_none());
-        notices.tell(&Notice::Blocked("low on memory".into()));
-        notices.tell(&Notice::Unblocked);
+        notices.notify(&Notice::Blocked("low on memory".into()));
+        notices.notify(&Notice::Unblocked);
         assert_eq!(notices.poll_announcement(), Some(listener));
         assert_eq!(notices.poll_announcement(), None);
         assert!(
-            matches!(notices.take(listener), Some(Notice::Blocked(why)) if &*why == "low on memory")
+            matches!(notices.take(listener), Some(Notice::Blocked(reason)) if &*reason == "low on memory")
         );
         assert!(matches!(notices.take(listener), Some(Notice::Unblocked)));
         assert!(notices.take(listener).is_none());
@@ -181,14 +181,14 @@ mod tests {
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn a22_a_listener_that_does_not_listen_loses_the_oldest_and_is_told() {
         let mut notices = Notices::default();
-        let (deaf, gone) = (notices.listen(), notices.listen());
-        notices.leave(gone);
+        let (slow, gone) = (notices.listen(), notices.listen());
+        notices.remove(gone);
         for number in 0..1000 {
-            notices.tell(&Notice::Blocked(number.to_string().into()));
+            notices.notify(&Notice::Blocked(number.to_string().into()));
         }
-        assert!(matches!(notices.take(deaf), Some(Notice::Lost(744))));
-        assert!(matches!(notices.take(deaf), Some(Notice::Blocked(why)) if &*why == "744"));
-        assert_eq!(std::iter::from_fn(|| notices.take(deaf)).count(), MOST - 1);
+        assert!(matches!(notices.take(slow), Some(Notice::Lost(744))));
+        assert!(matches!(notices.take(slow), Some(Notice::Blocked(reason)) if &*reason == "744"));
+        assert_eq!(std::iter::from_fn(|| notices.take(slow)).count(), MOST - 1);
         assert!(notices.take(gone).is_none());
     }
 }

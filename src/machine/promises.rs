@@ -54,9 +54,9 @@ type Outcome = Result<Reply, Error>;
 
 /// An answer that was fetched.
 #[derive(Debug)]
-pub(crate) struct Answer(Option<Box<More>>);
+pub(crate) struct Completion(Option<Box<More>>);
 
-impl Answer {
+impl Completion {
     /// What it says more than [`Reply::Done`].
     #[inline]
     pub(crate) fn into_more(self) -> Option<Outcome> {
@@ -72,23 +72,23 @@ impl Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum PromiseState {
     Free,
-    Waiting { abandoned: bool },
-    Answered,
+    Pending { abandoned: bool },
+    Completed,
 }
 
 /// What goes with a state.
 #[derive(Debug)]
 enum More {
     /// With `Waiting`.
-    Deadline(Deadline),
+    Deadline(PromiseDeadline),
     /// With `Answered`.
     Outcome(Outcome),
 }
 
 #[derive(Debug)]
-struct Deadline {
+struct PromiseDeadline {
     /// `None` before the next [`stamp`](Promises::stamp).
     at: Option<Instant>,
     /// How much time there was.
@@ -98,7 +98,7 @@ struct Deadline {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    state: State,
+    state: PromiseState,
     /// It counts as a pending request.
     is_request: bool,
     /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have
@@ -110,11 +110,11 @@ impl Slot {
     /// Makes it ready for another promise. Gives what went with its state.
     fn free(&mut self) -> Option<Box<More>> {
         self.generation = self.generation.wrapping_add(1);
-        self.state = State::Free;
+        self.state = PromiseState::Free;
         self.more.take()
     }
 
-    fn deadline(&self) -> Option<&Deadline> {
+    fn deadline(&self) -> Option<&PromiseDeadline> {
         if let Some(More::Deadline(deadline)) = self.more.as_deref() {
             Some(deadline)
         } else {
@@ -123,7 +123,7 @@ impl Slot {
     }
 
     /// Removes the deadline. Returns when it would have been, if it has started.
-    fn untime(&mut self) -> Option<Instant> {
+    fn remove_deadline(&mut self) -> Option<Instant> {
         let at = self.deadline()?.at;
         self.more = None;
         at
@@ -136,26 +136,26 @@ pub(crate) struct Promises {
     /// Numbers that are free. The last that became free is the next, while its slot is in the
     /// processor's cache; the generation tells it from what it was before.
     free: Vec<u32>,
-    waiting: usize,
+    pending: usize,
     requests: usize,
     deadlines: BTreeSet<(Instant, PromiseId)>,
     /// Promises whose deadline starts when the time is next known. A promise stays in the list if
     /// its deadline was removed or has started already. Searching the list would make timing many
     /// promises again quadratic.
     unstamped: Vec<PromiseId>,
-    answered: VecDeque<PromiseId>,
+    completed: VecDeque<PromiseId>,
 }
 
 impl Promises {
     /// A new promise.
     #[inline]
     pub(crate) fn open(&mut self) -> PromiseId {
-        self.waiting += 1;
-        let waiting = State::Waiting { abandoned: false };
+        self.pending += 1;
+        let pending = PromiseState::Pending { abandoned: false };
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
-            slot.state = waiting;
+            slot.state = pending;
             return PromiseId {
                 index,
                 generation: slot.generation,
@@ -164,7 +164,7 @@ impl Promises {
         let index = self.slots.len() as u32;
         self.slots.push(Slot {
             generation: 0,
-            state: waiting,
+            state: pending,
             is_request: false,
             more: None,
         });
@@ -179,15 +179,15 @@ impl Promises {
     #[inline]
     pub(crate) fn open_done(&mut self) -> PromiseId {
         let id = self.open();
-        self.waiting -= 1;
+        self.pending -= 1;
         if let Some(slot) = self.slot(id) {
-            slot.state = State::Answered;
+            slot.state = PromiseState::Completed;
         }
         id
     }
 
     /// Nobody's promise, for what is asked on nobody's behalf.
-    pub(crate) fn nobody(&self) -> PromiseId {
+    pub(crate) fn none(&self) -> PromiseId {
         PromiseId {
             index: u32::MAX,
             generation: u32::MAX,
@@ -197,7 +197,7 @@ impl Promises {
     /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
     pub(crate) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
-        self.time(id, timeout);
+        self.set_deadline(id, timeout);
         id
     }
 
@@ -223,22 +223,22 @@ impl Promises {
     }
 
     /// Whether it is still to be answered, wanted or not.
-    pub(crate) fn is_waiting(&self, id: PromiseId) -> bool {
+    pub(crate) fn is_pending(&self, id: PromiseId) -> bool {
         self.slots.get(id.index()).is_some_and(|slot| {
-            slot.generation == id.generation && matches!(slot.state, State::Waiting { .. })
+            slot.generation == id.generation && matches!(slot.state, PromiseState::Pending { .. })
         })
     }
 
     /// How many are to be answered.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting
+    pub(crate) fn pending(&self) -> usize {
+        self.pending
     }
 
     /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or
     /// answered before.
     #[inline]
-    pub(crate) fn answer(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
-        let Some(slot) = self.settle(id) else {
+    pub(crate) fn complete(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
+        let Some(slot) = self.complete_slot(id) else {
             return outcome.ok();
         };
         if !matches!(outcome, Ok(Reply::Done)) {
@@ -250,73 +250,74 @@ impl Promises {
     /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
     #[inline]
     pub(crate) fn done(&mut self, id: PromiseId) {
-        self.settle(id);
+        self.complete_slot(id);
     }
 
     /// The slot of a promise that is answered now, and that somebody wants to be.
     #[inline]
-    fn settle(&mut self, id: PromiseId) -> Option<&mut Slot> {
+    fn complete_slot(&mut self, id: PromiseId) -> Option<&mut Slot> {
         let slot = self
             .slots
             .get_mut(id.index())
             .filter(|slot| slot.generation == id.generation)?;
-        let State::Waiting { abandoned } = slot.state else {
+        let PromiseState::Pending { abandoned } = slot.state else {
             return None;
         };
-        if let Some(at) = slot.untime() {
+        if let Some(at) = slot.remove_deadline() {
             self.deadlines.remove(&(at, id));
         }
-        self.waiting -= 1;
+        self.pending -= 1;
         self.requests -= usize::from(std::mem::take(&mut slot.is_request));
         if abandoned {
             slot.free();
             self.free.push(id.index);
             return None;
         }
-        slot.state = State::Answered;
-        self.answered.push_back(id);
+        slot.state = PromiseState::Completed;
+        self.completed.push_back(id);
         Some(slot)
     }
 
     /// Fetches the answer, once.
     #[inline]
-    pub(crate) fn fetch(&mut self, id: PromiseId) -> Option<Answer> {
+    pub(crate) fn fetch(&mut self, id: PromiseId) -> Option<Completion> {
         let slot = self
             .slots
             .get_mut(id.index())
             .filter(|slot| slot.generation == id.generation)?;
-        if slot.state != State::Answered {
+        if slot.state != PromiseState::Completed {
             return None;
         }
         self.free.push(id.index);
-        Some(Answer(slot.free()))
+        Some(Completion(slot.free()))
     }
 
     /// Its holder has gone. Gives back a reply that was not fetched.
     #[inline]
     pub(crate) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
-        if let Some(State::Waiting { abandoned }) = self.slot(id).map(|slot| &mut slot.state) {
+        if let Some(PromiseState::Pending { abandoned }) = self.slot(id).map(|slot| &mut slot.state)
+        {
             *abandoned = true;
             return None;
         }
         self.fetch(id)?.into_outcome().ok()
     }
 
-    /// How many [`poll_answered`](Self::poll_answered) has.
-    pub(crate) fn answered(&self) -> usize {
-        self.answered.len()
+    /// How many [`poll_completed`](Self::poll_completed) has.
+    pub(crate) fn completed(&self) -> usize {
+        self.completed.len()
     }
 
     /// The next promise that was answered and that somebody wants.
-    pub(crate) fn poll_answered(&mut self) -> Option<PromiseId> {
-        self.answered.pop_front()
+    pub(crate) fn poll_completed(&mut self) -> Option<PromiseId> {
+        self.completed.pop_front()
     }
 
     /// Starts the deadlines that have not been started.
     pub(crate) fn stamp(&mut self, now: Instant) {
         while let Some(id) = self.unstamped.pop() {
             if let Some(slot) = self.slot(id)
-                && let Some(More::Deadline(Deadline {
+                && let Some(More::Deadline(PromiseDeadline {
                     at: at @ None,
                     timeout,
                 })) = slot.more.as_deref_mut()
@@ -329,23 +330,23 @@ impl Promises {
     }
 
     /// Takes the deadline off a promise that has another from here on.
-    pub(crate) fn untime(&mut self, id: PromiseId) {
-        if let Some(at) = self.slot(id).and_then(Slot::untime) {
+    pub(crate) fn remove_deadline(&mut self, id: PromiseId) {
+        if let Some(at) = self.slot(id).and_then(Slot::remove_deadline) {
             self.deadlines.remove(&(at, id));
         }
     }
 
     /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
-    pub(crate) fn retime(&mut self, id: PromiseId, timeout: Duration) {
-        self.untime(id);
-        self.time(id, timeout);
+    pub(crate) fn restart_deadline(&mut self, id: PromiseId, timeout: Duration) {
+        self.remove_deadline(id);
+        self.set_deadline(id, timeout);
     }
 
-    fn time(&mut self, id: PromiseId, timeout: Duration) {
-        if self.is_waiting(id)
+    fn set_deadline(&mut self, id: PromiseId, timeout: Duration) {
+        if self.is_pending(id)
             && let Some(slot) = self.slot(id)
         {
-            slot.more = Some(More::Deadline(Deadline { at: None, timeout }).into());
+            slot.more = Some(More::Deadline(PromiseDeadline { at: None, timeout }).into());
             self.unstamped.push(id);
         }
     }
@@ -371,14 +372,14 @@ impl Promises {
             .slots
             .get(id.index())
             .filter(|slot| slot.generation == id.generation);
-        slot.is_some_and(|slot| slot.state == State::Waiting { abandoned: false })
+        slot.is_some_and(|slot| slot.state == PromiseState::Pending { abandoned: false })
     }
 
     /// Those that are to be answered, when all have to be.
-    pub(crate) fn all_waiting(&self) -> Vec<PromiseId> {
+    pub(crate) fn all_pending(&self) -> Vec<PromiseId> {
         let slots = self.slots.iter().enumerate();
         slots
-            .filter(|(_, slot)| matches!(slot.state, State::Waiting { .. }))
+            .filter(|(_, slot)| matches!(slot.state, PromiseState::Pending { .. }))
             .map(|(index, slot)| PromiseId {
                 index: index as u32,
                 generation: slot.generation,
@@ -404,14 +405,14 @@ mod tests {
         let now = Instant::now();
         let [early, late] = [promises.open_timed(TIMEOUT), promises.open_timed(TIMEOUT)];
         promises.stamp(now);
-        promises.retime(late, 2 * TIMEOUT);
-        promises.retime(late, 3 * TIMEOUT);
+        promises.restart_deadline(late, 2 * TIMEOUT);
+        promises.restart_deadline(late, 3 * TIMEOUT);
         assert_eq!(
             (promises.deadline(), promises.deadlines.len()),
             (Some(now + TIMEOUT), 1)
         );
         promises.stamp(now + TIMEOUT / 2);
-        promises.untime(early);
+        promises.remove_deadline(early);
         assert_eq!(promises.deadline(), Some(now + TIMEOUT / 2 + 3 * TIMEOUT));
         assert_eq!(
             promises.expired(now + 4 * TIMEOUT),
@@ -424,16 +425,16 @@ mod tests {
         let mut promises = Promises::default();
         let now = Instant::now();
         let untimed = promises.open_timed(TIMEOUT);
-        promises.untime(untimed);
-        let answered = promises.open_timed(TIMEOUT);
-        promises.done(answered);
+        promises.remove_deadline(untimed);
+        let completed = promises.open_timed(TIMEOUT);
+        promises.done(completed);
         assert!(
             promises
-                .fetch(answered)
-                .is_some_and(|answer| answer.into_more().is_none())
+                .fetch(completed)
+                .is_some_and(|completion| completion.into_more().is_none())
         );
         let reused = promises.open();
-        assert_eq!(reused.index, answered.index);
+        assert_eq!(reused.index, completed.index);
         promises.stamp(now);
         assert_eq!((promises.deadline(), promises.unstamped.len()), (None, 0));
     }
@@ -444,7 +445,8 @@ mod tests {
         let mut promises = Promises::default();
         let ids: Vec<_> = (0..65_535).map(|_| promises.open_timed(TIMEOUT)).collect();
         // What is not looked for is not removed, either.
-        ids.iter().for_each(|id| promises.retime(*id, TIMEOUT));
+        ids.iter()
+            .for_each(|id| promises.restart_deadline(*id, TIMEOUT));
         assert_eq!(promises.unstamped.len(), 2 * ids.len());
         promises.stamp(Instant::now());
         assert_eq!(

@@ -9,7 +9,7 @@ use crate::machine::publish::Publishing;
 use crate::machine::recovery::Recovering;
 use crate::machine::recovery::blame::{Blame, pending_requests};
 use crate::machine::request::Requests;
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::machine::transaction::transactions::Transactions;
 use crate::machine::{PromiseId, Reply};
 use crate::protocol::MethodId;
@@ -52,7 +52,7 @@ impl Session {
             .start_consumes(&mut self.cx, &mut self.publishing);
         self.transactions
             .start_transactions(&mut self.cx, &mut self.publishing);
-        self.publishing.release_held(&mut self.cx);
+        self.publishing.release_queued(&mut self.cx);
     }
 
     /// Disposes of the reply of an abandoned promise: settles its delivery, ends its consumer or
@@ -72,28 +72,28 @@ impl Session {
     pub(crate) fn drop_expired(&mut self) {
         let (promises, octets) = (&self.cx.promises, &mut self.cx.request_octets);
         self.requests.queue.retain(|request| {
-            let is_waiting = promises.is_waiting(request.promise);
+            let is_waiting = promises.is_pending(request.promise);
             *octets -= if is_waiting { 0 } else { request.payload.len() };
             is_waiting
         });
         self.consuming.waiting.retain(|consume| {
-            let is_waiting = promises.is_waiting(consume.promise);
+            let is_waiting = promises.is_pending(consume.promise);
             *octets -= if is_waiting { 0 } else { consume.octets() };
             is_waiting
         });
         self.transactions
             .waiting
-            .retain(|waiting| promises.is_waiting(waiting.promise));
+            .retain(|waiting| promises.is_pending(waiting.promise));
         self.publishing
-            .held
-            .retain(|held| promises.is_waiting(held.promise));
+            .queued
+            .retain(|pending| promises.is_pending(pending.promise));
     }
 
     /// Ends what belongs to the transport that went, and keeps what another can go on with.
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
         self.cx.acking.clear();
-        self.recovery.suspend_restoration(&mut self.cx, error);
+        self.recovery.suspend_replay(&mut self.cx, error);
         let blame = self.blame(error);
         let is_narrowed = self.recovery.quarantine.one_at_a_time;
         let mut again = Vec::new();
@@ -104,7 +104,7 @@ impl Session {
                     .suspend_publisher(&mut self.cx, *publisher, error);
             }
         }
-        self.publishing.held.retry_all();
+        self.publishing.queued.retry_all();
         for request in again.into_iter().rev() {
             self.cx.request_octets += request.payload.len();
             self.requests.queue.push_front(request);
@@ -122,19 +122,19 @@ impl Session {
         channel: &mut Channel,
         error: &Error,
         blame: &Blame,
-        again: &mut Vec<WaitingRequest>,
+        again: &mut Vec<PendingRequest>,
     ) {
         if let Some(assembly) = channel.assembly.take()
             && let Purpose::Got { request, .. } = assembly.purpose
         {
             self.requests
-                .ask_again(&mut self.cx, request, error, blame, again);
+                .repeat_or_fail(&mut self.cx, request, error, blame, again);
         }
         for pending in channel.pending_replies.drain(..) {
             match pending.to {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.requests
-                        .ask_again(&mut self.cx, request, error, blame, again);
+                        .repeat_or_fail(&mut self.cx, request, error, blame, again);
                 }
                 Awaited::Qos {
                     consumer, resize, ..
@@ -148,7 +148,7 @@ impl Session {
                         .suspend_resize(&mut self.cx, consumer, resize, error, blame);
                 }
                 // The connection that went took back everything itself.
-                Awaited::Recover { promise, .. } => self.cx.answer(promise, Ok(Reply::Done)),
+                Awaited::Recover { promise, .. } => self.cx.complete(promise, Ok(Reply::Done)),
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
@@ -175,9 +175,9 @@ impl Session {
         let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
         self.cx.request_octets = 0;
         for promise in promises {
-            self.cx.answer(promise, Err(error.clone()));
+            self.cx.complete(promise, Err(error.clone()));
         }
-        self.publishing.fail_held(&mut self.cx, error);
+        self.publishing.fail_queued(&mut self.cx, error);
     }
     /// Whether another request would be accepted.
     #[must_use]
@@ -187,16 +187,17 @@ impl Session {
             + self.consuming.waiting.len()
             + self.transactions.waiting.len();
         pending + self.cx.promises.requests() < limits.requests
-            && self.cx.request_octets + self.cx.out.len() + self.cx.in_hand < limits.outgoing_octets
+            && self.cx.request_octets + self.cx.out.len() + self.cx.in_flight_bytes
+                < limits.outgoing_octets
     }
 }
 
 impl Session {
     /// Finds the requests over which the broker closed the connection.
     pub(crate) fn blame(&mut self, error: &Error) -> Blame {
-        let trial = self.cx.trial.take();
+        let suspect = self.cx.suspect.take();
         let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else {
-            return Blame::Nobody;
+            return Blame::NoRequest;
         };
         let mut all = Vec::new();
         for channel in self
@@ -216,8 +217,8 @@ impl Session {
         all.retain(|(_, method)| names_none || *method == fault.method);
         let suspects: BTreeSet<PromiseId> =
             all.iter().filter_map(|(promise, _)| *promise).collect();
-        if let Some(trial) = trial.filter(|trial| suspects.contains(trial)) {
-            return Blame::One(trial);
+        if let Some(suspect) = suspect.filter(|suspect| suspects.contains(suspect)) {
+            return Blame::One(suspect);
         }
         // If the close names no method, a publish may be the cause, too, or a consumer that is
         // started again. If it names one, so may a method that belongs to no request, such as the
@@ -230,7 +231,7 @@ impl Session {
         };
         match (suspects.len(), suspects.first()) {
             (1, Some(only)) if is_only_kind => Blame::One(*only),
-            (0, _) => Blame::Nobody,
+            (0, _) => Blame::NoRequest,
             _ => Blame::Several(suspects),
         }
     }

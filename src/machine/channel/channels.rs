@@ -11,7 +11,7 @@ const RESERVED: usize = 2;
 /// One in this many of the channels that can be used for long is reserved from unsettled messages
 /// of `basic.get`. A program that forgets to settle can then still publish to another exchange and
 /// consume.
-const KEPT_FROM_GETS: usize = 8;
+const RESERVED_FROM_GETS: usize = 8;
 
 /// The largest size of the pool, as a multiple of its limit, while channels of requests that timed
 /// out are not closed. Such channels are replaced. Otherwise a queue that does not reply would
@@ -21,7 +21,7 @@ const OVERDUE_POOLS: usize = 4;
 
 /// Whether the message of another `basic.get` may stay unsettled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RoomToHold {
+pub(crate) enum GetCapacity {
     Yes,
     /// It depends on the replies to the pending gets.
     Later,
@@ -96,20 +96,20 @@ impl Channels {
     }
 
     /// Returns whether another message may be fetched that uses its channel until it is settled.
-    pub(crate) fn room_to_hold(&self) -> RoomToHold {
+    pub(crate) fn get_capacity(&self) -> GetCapacity {
         let numbers = self
-            .may_be_kept()
+            .long_lived_limit()
             .min(usize::from(self.max).saturating_sub(1));
-        let most = (numbers - numbers / KEPT_FROM_GETS)
-            .saturating_sub(self.kept() + self.reserved)
+        let most = (numbers - numbers / RESERVED_FROM_GETS)
+            .saturating_sub(self.long_lived() + self.reserved)
             .max(1);
-        let held = self.count(Role::Settling);
-        if held >= most {
-            RoomToHold::No
-        } else if held + self.count(Role::Get) >= most {
-            RoomToHold::Later
+        let unsettled = self.count(Role::Settling);
+        if unsettled >= most {
+            GetCapacity::No
+        } else if unsettled + self.count(Role::Get) >= most {
+            GetCapacity::Later
         } else {
-            RoomToHold::Yes
+            GetCapacity::Yes
         }
     }
 
@@ -150,10 +150,10 @@ impl Channels {
 
     /// Whether another channel may be opened for that.
     pub(crate) fn has_room(&self, role: Role) -> bool {
-        let is_kept = matches!(role, Role::Consume | Role::Transaction);
+        let is_long_lived = matches!(role, Role::Consume | Role::Transaction);
         self.open()
-            < if is_kept {
-                self.may_be_kept()
+            < if is_long_lived {
+                self.long_lived_limit()
             } else {
                 self.max.into()
             }
@@ -174,19 +174,19 @@ impl Channels {
 
     /// Returns `true` if another channel may be kept for consumers or a transaction, so that
     /// requests and publishes still find one, and so do the consumers that have one reserved.
-    pub(crate) fn may_keep(&self) -> bool {
-        self.kept() + self.reserved < self.may_be_kept()
+    pub(crate) fn may_open_long_lived(&self) -> bool {
+        self.long_lived() + self.reserved < self.long_lived_limit()
     }
 
     /// Returns the number of channels that consumers and transactions use.
-    fn kept(&self) -> usize {
+    fn long_lived(&self) -> usize {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
     /// Returns `true` if consumers use all channels that may be kept, or have them reserved, and
     /// none of them is about to end, so no channel can become free for another consumer.
     pub(crate) fn are_consumed(&self) -> bool {
-        self.count(Role::Consume) + self.reserved >= self.may_be_kept()
+        self.count(Role::Consume) + self.reserved >= self.long_lived_limit()
     }
 
     /// Marks a consumer's channel as about to be free.
@@ -200,7 +200,7 @@ impl Channels {
     }
 
     /// How many may be kept for consumers and transactions.
-    fn may_be_kept(&self) -> usize {
+    fn long_lived_limit(&self) -> usize {
         let max = usize::from(self.max);
         if max > RESERVED { max - RESERVED } else { max }
     }

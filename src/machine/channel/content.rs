@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::machine::ids::ConsumerId;
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;
 use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
@@ -112,7 +112,7 @@ pub(crate) enum Purpose {
         redelivered: bool,
     },
     Got {
-        request: WaitingRequest,
+        request: PendingRequest,
         no_ack: bool,
         tag: u64,
         redelivered: bool,
@@ -130,15 +130,15 @@ pub(crate) struct Assembly {
     pub(crate) purpose: Purpose,
     /// Exchange and routing key, then, with the header, the property list, then the body if it is
     /// small.
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     ends: Ends,
-    body: Body,
+    body: PartialBody,
     left: u64,
     empty_frames: u32,
 }
 
 #[derive(Debug)]
-enum Body {
+enum PartialBody {
     /// The content header is still to come.
     Unknown,
     Inline,
@@ -156,18 +156,18 @@ impl Assembly {
         purpose: Purpose,
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
-        spare: &mut Vec<u8>,
+        buffer: &mut Vec<u8>,
     ) -> Self {
-        let mut octets = std::mem::take(spare);
-        octets.clear();
-        octets.extend_from_slice(exchange.as_octets());
-        octets.extend_from_slice(routing_key.as_octets());
+        let mut bytes = std::mem::take(buffer);
+        bytes.clear();
+        bytes.extend_from_slice(exchange.as_octets());
+        bytes.extend_from_slice(routing_key.as_octets());
         let ends = Ends::new(exchange, routing_key);
         Self {
             purpose,
-            octets,
+            bytes,
             ends,
-            body: Body::Unknown,
+            body: PartialBody::Unknown,
             left: 0,
             empty_frames: 0,
         }
@@ -179,9 +179,9 @@ impl Assembly {
         &mut self,
         payload: &[u8],
         max_size: u64,
-        spare: &mut Vec<u8>,
+        buffer: &mut Vec<u8>,
     ) -> Result<bool, Fault> {
-        if !matches!(self.body, Body::Unknown) {
+        if !matches!(self.body, PartialBody::Unknown) {
             return Err(unexpected("a content header inside a content"));
         }
         let (body_size, list) = ContentHeader::check(payload)?;
@@ -190,16 +190,16 @@ impl Assembly {
         } else {
             0
         };
-        let mut octets = Vec::with_capacity(self.octets.len() + list.len() + inline);
-        octets.extend_from_slice(&self.octets);
-        octets.extend_from_slice(list);
-        *spare = std::mem::replace(&mut self.octets, octets);
+        let mut bytes = Vec::with_capacity(self.bytes.len() + list.len() + inline);
+        bytes.extend_from_slice(&self.bytes);
+        bytes.extend_from_slice(list);
+        *buffer = std::mem::replace(&mut self.bytes, bytes);
         self.ends = self.ends.with_properties(list.len());
         self.left = body_size;
         self.body = match body_size {
-            size if size > max_size => Body::TooLarge(size),
-            size if size <= INLINE_BODY => Body::Inline,
-            _ => Body::Whole(Bytes::new()),
+            size if size > max_size => PartialBody::TooLarge(size),
+            size if size <= INLINE_BODY => PartialBody::Inline,
+            _ => PartialBody::Whole(Bytes::new()),
         };
         Ok(body_size == 0)
     }
@@ -207,16 +207,13 @@ impl Assembly {
     /// Takes a body frame. True when the message is whole.
     pub(crate) fn body(&mut self, frame: Frame<'_>) -> Result<bool, Fault> {
         let size = frame.payload().len() as u64;
-        if matches!(self.body, Body::Unknown) || self.left == 0 {
+        if matches!(self.body, PartialBody::Unknown) || self.left == 0 {
             return Err(unexpected("a body frame without a content header"));
         }
         if size > self.left {
             return Err(Fault::by_client(
                 ReplyCode::FRAME_ERROR,
-                format!(
-                    "a body frame of {size} octets where {} were left",
-                    self.left
-                ),
+                format!("a body frame of {size} bytes where {} were left", self.left),
                 MethodId::NONE,
             ));
         }
@@ -226,10 +223,10 @@ impl Assembly {
         }
         let whole = self.left == size;
         match &mut self.body {
-            Body::Inline => self.octets.extend_from_slice(frame.payload()),
-            Body::Whole(body) if whole => *body = frame.into_payload(),
-            Body::Whole(_) => self.body = Body::Parts(frame.payload().to_vec()),
-            Body::Parts(parts) => {
+            PartialBody::Inline => self.bytes.extend_from_slice(frame.payload()),
+            PartialBody::Whole(body) if whole => *body = frame.into_payload(),
+            PartialBody::Whole(_) => self.body = PartialBody::Parts(frame.payload().to_vec()),
+            PartialBody::Parts(parts) => {
                 // Never ahead of what has arrived, and never more than the body has.
                 let room = self.left.min((parts.len() as u64).max(size)) as usize;
                 if parts.capacity() - parts.len() < size as usize {
@@ -237,7 +234,7 @@ impl Assembly {
                 }
                 parts.extend_from_slice(frame.payload());
             }
-            Body::Unknown | Body::TooLarge(_) => {}
+            PartialBody::Unknown | PartialBody::TooLarge(_) => {}
         }
         self.left -= size;
         Ok(self.left == 0)
@@ -246,9 +243,11 @@ impl Assembly {
     /// Returns the size in memory, in bytes, from the content header on. Reserved capacity counts.
     pub(crate) fn size(&self) -> usize {
         match &self.body {
-            Body::Unknown => 0,
-            Body::Parts(parts) => self.octets.capacity().saturating_add(parts.capacity()),
-            Body::Inline | Body::Whole(_) | Body::TooLarge(_) => self.octets.capacity(),
+            PartialBody::Unknown => 0,
+            PartialBody::Parts(parts) => self.bytes.capacity().saturating_add(parts.capacity()),
+            PartialBody::Inline | PartialBody::Whole(_) | PartialBody::TooLarge(_) => {
+                self.bytes.capacity()
+            }
         }
     }
 
@@ -257,31 +256,31 @@ impl Assembly {
     pub(crate) fn drain(&mut self) {
         let end = self.ends.body();
         let received = match &self.body {
-            Body::Unknown => return,
-            Body::TooLarge(_) => {
+            PartialBody::Unknown => return,
+            PartialBody::TooLarge(_) => {
                 self.ends = self.ends.with_properties(0);
-                self.octets.truncate(self.ends.body());
-                self.octets.shrink_to_fit();
+                self.bytes.truncate(self.ends.body());
+                self.bytes.shrink_to_fit();
                 return;
             }
-            Body::Inline => self.octets.len().saturating_sub(end),
-            Body::Whole(body) => body.len(),
-            Body::Parts(parts) => parts.len(),
+            PartialBody::Inline => self.bytes.len().saturating_sub(end),
+            PartialBody::Whole(body) => body.len(),
+            PartialBody::Parts(parts) => parts.len(),
         };
-        self.body = Body::TooLarge(self.left.saturating_add(received as u64));
-        self.octets.truncate(end);
-        self.octets.shrink_to_fit();
+        self.body = PartialBody::TooLarge(self.left.saturating_add(received as u64));
+        self.bytes.truncate(end);
+        self.bytes.shrink_to_fit();
     }
 
     /// The message, once it is whole.
     #[inline]
     pub(crate) fn finish(&mut self) -> Message {
-        let octets = std::mem::take(&mut self.octets);
-        match std::mem::replace(&mut self.body, Body::Unknown) {
-            Body::Whole(body) => Message::with_body(octets, self.ends, body),
-            Body::Parts(parts) => Message::with_body(octets, self.ends, parts.into()),
-            Body::TooLarge(size) => Message::too_large(octets, self.ends, size),
-            Body::Inline | Body::Unknown => Message::inline(octets, self.ends),
+        let bytes = std::mem::take(&mut self.bytes);
+        match std::mem::replace(&mut self.body, PartialBody::Unknown) {
+            PartialBody::Whole(body) => Message::with_body(bytes, self.ends, body),
+            PartialBody::Parts(parts) => Message::with_body(bytes, self.ends, parts.into()),
+            PartialBody::TooLarge(size) => Message::too_large(bytes, self.ends, size),
+            PartialBody::Inline | PartialBody::Unknown => Message::inline(bytes, self.ends),
         }
     }
 }

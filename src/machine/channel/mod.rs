@@ -7,7 +7,7 @@ use crate::machine::channel::content::{Assembly, Purpose};
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::consume::unsettled::Unsettled;
 use crate::machine::ids::{ConsumerId, PromiseId, TransactionId};
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::protocol::method::{MethodInfo, basic};
 use crate::protocol::{Method, ShortStr};
 use std::collections::VecDeque;
@@ -69,9 +69,9 @@ pub(crate) enum Awaited {
     /// It proves that the broker accepted the first publish, so the exchange exists and the user
     /// may publish to it.
     Proof,
-    Request(WaitingRequest),
+    Request(PendingRequest),
     Get {
-        request: WaitingRequest,
+        request: PendingRequest,
         no_ack: bool,
     },
     /// Another prefetch count for all queues of a consumer together.
@@ -103,7 +103,7 @@ pub(crate) enum Awaited {
 
 impl Awaited {
     /// The reply to a request.
-    pub(crate) fn of(request: WaitingRequest) -> Self {
+    pub(crate) fn of(request: PendingRequest) -> Self {
         match request.method() {
             Some(Method::Basic(basic::Method::Get(basic::Get { no_ack, .. }))) => {
                 Self::Get { request, no_ack }
@@ -122,7 +122,7 @@ impl Awaited {
 impl PendingReply {
     /// Returns `true` if that method is the reply. A consumer may wait for several of a kind, which
     /// their tags distinguish.
-    pub(crate) fn is_answered_by(
+    pub(crate) fn is_completed_by(
         &self,
         reply: &'static MethodInfo,
         of_tag: Option<ShortStr<'_>>,
@@ -190,7 +190,7 @@ impl Channel {
     }
 
     /// Returns the requests whose reply, or a part of it, is pending.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &WaitingRequest> {
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &PendingRequest> {
         let got = self
             .assembly
             .as_ref()

@@ -206,7 +206,7 @@ impl Connection {
     /// publishes.
     #[must_use]
     pub fn outgoing_octets(&self) -> usize {
-        self.session.publishing.outgoing_octets(&self.session.cx)
+        self.session.publishing.outgoing_bytes(&self.session.cx)
     }
 
     /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.

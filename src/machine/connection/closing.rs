@@ -16,8 +16,8 @@ impl Connection {
         let promise = self.session.cx.promises.open();
         self.session.cx.attention = true;
         if matches!(self.state, State::Closed) {
-            let outcome = self.close_outcome(self.why.clone().unwrap_or(Error::Closed));
-            self.session.cx.answer(promise, outcome);
+            let outcome = self.close_outcome(self.close_reason.clone().unwrap_or(Error::Closed));
+            self.session.cx.complete(promise, outcome);
             return promise;
         }
         let is_first = !self.is_closing();
@@ -34,11 +34,13 @@ impl Connection {
             self.begin_draining();
         }
         for promise in std::mem::take(&mut self.connecting) {
-            self.session.cx.answer(promise, Err(Error::Closed));
+            self.session.cx.complete(promise, Err(Error::Closed));
         }
         for consume in std::mem::take(&mut self.session.consuming.waiting) {
             self.session.cx.request_octets -= consume.octets();
-            self.session.cx.answer(consume.promise, Err(Error::Closed));
+            self.session
+                .cx
+                .complete(consume.promise, Err(Error::Closed));
         }
         if self.has_pending() {
             for id in self.session.consuming.consumers.ids() {
@@ -74,7 +76,7 @@ impl Connection {
 
     /// Returns `true` if something is pending that closing waits for.
     fn has_pending(&self) -> bool {
-        self.session.cx.promises.waiting() > self.closing.len()
+        self.session.cx.promises.pending() > self.closing.len()
     }
 
     /// Goes on with closing, when nothing is pending any more.
@@ -161,7 +163,7 @@ impl Connection {
 
     /// The server broke the protocol, or does not do what we need. Tells it, if it makes sense to.
     pub(crate) fn fail(&mut self, error: Error) {
-        if matches!(self.state, State::Closing) && self.deaf {
+        if matches!(self.state, State::Closing) && self.undecodable {
             // `close-ok` can't be understood any more.
             self.end_closing(Ok(()));
         }
@@ -178,7 +180,7 @@ impl Connection {
                 if self.go_down(&error, false) {
                     return;
                 }
-                if self.deaf {
+                if self.undecodable {
                     // No `close-ok` could be understood.
                     self.become_closed();
                 } else {
@@ -244,7 +246,7 @@ impl Connection {
         let error = outcome.err().unwrap_or(Error::Closed);
         for promise in std::mem::take(&mut self.closing) {
             let outcome = self.close_outcome(error.clone());
-            self.session.cx.answer(promise, outcome);
+            self.session.cx.complete(promise, outcome);
         }
         if matches!(self.state, State::Closed) || timed_out {
             self.enter(State::Closed);
@@ -274,7 +276,7 @@ impl Connection {
     pub(crate) fn lose(&mut self, error: Error) {
         let in_handshake = matches!(self.state, State::Handshake(_));
         self.session.cx.out = Default::default();
-        self.session.cx.in_hand = 0;
+        self.session.cx.in_flight_bytes = 0;
         if !self.go_down(&error, in_handshake) {
             self.finish(error);
         }
@@ -290,14 +292,14 @@ impl Connection {
 
     /// Answers everything that waits, but for those who wait for the end itself.
     fn give_up(&mut self, error: Error) {
-        let error = self.why.get_or_insert(error).clone();
+        let error = self.close_reason.get_or_insert(error).clone();
         self.session.cx.attention = true;
         self.drain_deadline = Deadline::None;
         self.count_incomplete(
             self.session
                 .cx
                 .promises
-                .waiting()
+                .pending()
                 .saturating_sub(self.closing.len()),
         );
         self.session.requests.queue.clear();
@@ -308,7 +310,7 @@ impl Connection {
         self.updating_secret.clear();
         self.session
             .publishing
-            .fail_held(&mut self.session.cx, &error);
+            .fail_queued(&mut self.session.cx, &error);
         self.session.consuming.end_consumers(
             &mut self.session.cx,
             &Ended::ConnectionBroken(error.clone()),
@@ -328,23 +330,23 @@ impl Connection {
             {
                 self.session
                     .cx
-                    .answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                    .complete(promise, Err(Error::Unconfirmed(error.clone().into())));
             }
         }
         for promise in self.session.transactions.drain() {
             self.session
                 .cx
-                .answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                .complete(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
-        let mut rest = self.session.cx.promises.all_waiting();
+        let mut rest = self.session.cx.promises.all_pending();
         rest.retain(|promise| !self.closing.contains(promise));
         for promise in rest {
-            self.session.cx.answer(promise, Err(error.clone()));
+            self.session.cx.complete(promise, Err(error.clone()));
         }
         if matches!(self.state, State::Closed) && !self.closing.is_empty() {
             for promise in std::mem::take(&mut self.closing) {
                 let outcome = self.close_outcome(error.clone());
-                self.session.cx.answer(promise, outcome);
+                self.session.cx.complete(promise, outcome);
             }
         }
         self.tell_closed();
@@ -355,9 +357,12 @@ impl Connection {
     fn tell_closed(&mut self) {
         if matches!(self.state, State::Closed)
             && !std::mem::replace(&mut self.is_closed_told, true)
-            && let Some(error) = &self.why
+            && let Some(error) = &self.close_reason
         {
-            self.session.cx.notices.tell(&Notice::Closed(error.clone()));
+            self.session
+                .cx
+                .notices
+                .notify(&Notice::Closed(error.clone()));
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Fault};
 use crate::machine::connection::{Connection, State};
 use crate::machine::dispatch::{broken, fault_of};
 use crate::machine::handshake::Handshake;
-use crate::machine::handshake::Step;
+use crate::machine::handshake::HandshakeStep;
 use crate::machine::{LoginOutcome, LoginStep, Notice, Reply};
 use crate::protocol::method::{Encode as _, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
@@ -49,7 +49,7 @@ impl Connection {
             self.session
                 .cx
                 .notices
-                .tell(&Notice::ChannelClosed(fault_of(&close).into()));
+                .notify(&Notice::ChannelClosed(fault_of(&close).into()));
         }
     }
 
@@ -70,18 +70,18 @@ impl Connection {
                 self.session
                     .cx
                     .notices
-                    .tell(&Notice::Blocked(reason.into()));
+                    .notify(&Notice::Blocked(reason.into()));
             }
             Method::Connection(methods::Method::Unblocked(_)) => {
                 self.session.publishing.blocked = None;
                 self.session.cx.last_progress = now;
-                self.session.cx.notices.tell(&Notice::Unblocked);
+                self.session.cx.notices.notify(&Notice::Unblocked);
             }
             Method::Connection(methods::Method::UpdateSecretOk(_))
                 if !self.updating_secret.is_empty() =>
             {
                 if let Some(promise) = self.updating_secret.pop_front() {
-                    self.session.cx.answer(promise, Ok(Reply::Done));
+                    self.session.cx.complete(promise, Ok(Reply::Done));
                 }
             }
             Method::Connection(_) => {
@@ -143,20 +143,20 @@ impl Connection {
         }
     }
 
-    fn step(&mut self, now: Instant, step: Step) {
+    fn step(&mut self, now: Instant, step: HandshakeStep) {
         match step {
-            Step::Next(handshake) => self.state = State::Handshake(handshake),
-            Step::Tuned(handshake) => {
+            HandshakeStep::Next(handshake) => self.state = State::Handshake(handshake),
+            HandshakeStep::Tuned(handshake) => {
                 self.session.cx.frame_max = handshake.limits.frame_max;
                 self.session
                     .cx
                     .channels
                     .set_max(handshake.limits.channel_max);
-                self.heartbeat.agreed(handshake.limits.heartbeat, now);
+                self.heartbeat.set_timeout(handshake.limits.heartbeat, now);
                 self.session.cx.username = handshake.username.clone();
                 self.state = State::Handshake(Handshake::OpenOk(handshake));
             }
-            Step::Open(server) => {
+            HandshakeStep::Open(server) => {
                 self.session.cx.server = server;
                 self.heartbeat.watch(now);
                 self.restore();

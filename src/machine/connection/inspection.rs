@@ -30,7 +30,7 @@ impl Connection {
     /// Returns the reason why the connection is closing or closed.
     #[must_use]
     pub fn why_closed(&self) -> Option<&Error> {
-        self.why.as_ref()
+        self.close_reason.as_ref()
     }
 
     /// Returns the outcome of a closed connection: `Ok` if this side closed it as requested.
@@ -38,7 +38,7 @@ impl Connection {
     /// # Errors
     /// The reason, if it ended otherwise.
     pub fn outcome(&self) -> Result<(), Error> {
-        match &self.why {
+        match &self.close_reason {
             None | Some(Error::Closed) => Ok(()),
             Some(error) => Err(error.clone()),
         }
@@ -63,11 +63,11 @@ impl Connection {
             && self.session.consuming.consumers.is_empty()
             && self.session.requests.queue.is_empty()
             && self.session.consuming.waiting.is_empty()
-            && self.session.publishing.held.is_empty()
+            && self.session.publishing.queued.is_empty()
             && self.session.transactions.is_empty()
             && self.session.publishing.publishers.in_flight() == 0
             && self.session.cx.acking.is_empty()
-            && self.session.cx.unwanted.is_empty()
+            && self.session.cx.disposal.is_empty()
             && self.session.cx.channels.numbers().all(|number| {
                 self.session
                     .cx

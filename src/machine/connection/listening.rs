@@ -10,7 +10,7 @@ use crate::protocol::{EncodeError, ShortStr};
 impl Connection {
     /// The next thing that somebody should know.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(promise) = self.session.cx.promises.poll_answered() {
+        if let Some(promise) = self.session.cx.promises.poll_completed() {
             return Some(Event::Answered(promise));
         }
         let deliveries = self
@@ -41,7 +41,7 @@ impl Connection {
 
     /// How many promises were answered of which [`poll_event`](Self::poll_event) has not told.
     pub(crate) fn untold_answers(&self) -> usize {
-        self.session.cx.promises.answered()
+        self.session.cx.promises.completed()
     }
 
     /// Begins to listen for notices. What happened before is not told, but that the connection is
@@ -49,14 +49,14 @@ impl Connection {
     pub fn listen(&mut self) -> ListenerId {
         let id = self.session.cx.notices.listen();
         if let Some(error) = self
-            .why
+            .close_reason
             .as_ref()
             .filter(|_| matches!(self.state, State::Closed))
         {
             self.session
                 .cx
                 .notices
-                .tell_one(id, &Notice::Closed(error.clone()));
+                .notify_one(id, &Notice::Closed(error.clone()));
         }
         id
     }
@@ -68,7 +68,7 @@ impl Connection {
 
     /// Nobody listens there any more.
     pub fn stop_listening(&mut self, listener: ListenerId) {
-        self.session.cx.notices.leave(listener);
+        self.session.cx.notices.remove(listener);
     }
 
     /// Gives the broker another secret for the login, such as a fresh OAuth 2 token (RabbitMQ's

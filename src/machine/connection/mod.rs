@@ -14,8 +14,8 @@ use crate::machine::connection::down::Down;
 use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::{Deadline, later};
 use crate::machine::handshake::Handshake;
-use crate::machine::promises::Answer;
-use crate::machine::request::capacity::Waits;
+use crate::machine::promises::Completion;
+use crate::machine::request::capacity::CapacityWaits;
 use crate::machine::session::Session;
 use crate::machine::transmit::heartbeat::Heartbeat;
 use crate::machine::transmit::outbox::Outbox;
@@ -78,13 +78,13 @@ pub struct Connection {
     state: State,
     session: Session,
     /// Why it is closing or closed.
-    why: Option<Error>,
+    close_reason: Option<Error>,
     /// Listeners have received the last notice.
     is_closed_told: bool,
     /// The options say that nobody reads the transport, whatever it is.
     says_encrypted: bool,
     /// A decode error occurred; the rest of the stream cannot be parsed.
-    deaf: bool,
+    undecodable: bool,
     heartbeat: Heartbeat,
     handshake_deadline: Instant,
     /// When pending requests are no longer waited for while closing.
@@ -102,7 +102,7 @@ pub struct Connection {
     /// The number of promises that a close could not wait for.
     incomplete: usize,
     /// Tasks that wait for capacity.
-    waits: Waits,
+    waits: CapacityWaits,
 }
 
 /// How long the last octets may take once nothing more comes in.
@@ -123,10 +123,10 @@ impl Connection {
             None => State::Handshake(Handshake::begin(&mut out)),
         };
         Self {
-            why: refused,
+            close_reason: refused,
             is_closed_told: false,
             says_encrypted: options.login.encrypted_transport,
-            deaf: false,
+            undecodable: false,
             heartbeat: Heartbeat::none(now),
             handshake_deadline: later(now, options.deadlines.handshake),
             drain_deadline: Deadline::None,
@@ -136,7 +136,7 @@ impl Connection {
             most_connecting: 0,
             closing: Vec::new(),
             incomplete: 0,
-            waits: Waits::default(),
+            waits: CapacityWaits::default(),
             session: Session::new(Context::new(now, state.stage(), out, options)),
             state,
         }
@@ -153,7 +153,7 @@ impl Connection {
     /// they are a sign of life.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
         self.handle_partial_input(now);
-        while !self.deaf && !matches!(self.state, State::Closed | State::Down(_)) {
+        while !self.undecodable && !matches!(self.state, State::Closed | State::Down(_)) {
             let was_open = matches!(self.state, State::Open);
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
@@ -166,7 +166,7 @@ impl Connection {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.deaf = true;
+                    self.undecodable = true;
                     self.fail_undecodable(error, decoder.pending());
                 }
             }
@@ -193,23 +193,23 @@ impl Connection {
         if self.session.cx.out.is_empty() {
             return false;
         }
-        if self.session.cx.in_hand == 0 {
+        if self.session.cx.in_flight_bytes == 0 {
             self.session.cx.last_progress = now;
         }
         // Also when it has enough in its hands: they are the sign of life.
         self.heartbeat.sent(now);
-        let octets = self.session.cx.out.give(
-            self.session.cx.in_hand,
+        let octets = self.session.cx.out.transfer(
+            self.session.cx.in_flight_bytes,
             self.is_closed() || self.is_down(),
             out,
         );
-        self.session.cx.in_hand += octets;
+        self.session.cx.in_flight_bytes += octets;
         octets > 0
     }
 
     /// Tells that the transport has taken so many of the octets it was given.
     pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
-        self.session.cx.in_hand = self.session.cx.in_hand.saturating_sub(octets);
+        self.session.cx.in_flight_bytes = self.session.cx.in_flight_bytes.saturating_sub(octets);
         self.session.cx.last_progress = now;
         self.session.cx.attention |= !self.session.cx.out.is_empty();
     }
@@ -235,26 +235,26 @@ impl Connection {
             .outgoing_octets
             .saturating_mul(2)
             .max(LEAST_OUTGOING);
-        let answers_leave = self.session.cx.out.len() + self.session.cx.in_hand < most;
+        let answers_leave = self.session.cx.out.len() + self.session.cx.in_flight_bytes < most;
         let has_transport = !matches!(self.state, State::Closed | State::Down(_));
         (self.session.consuming.reading.is_on() || closing)
             && answers_leave
-            && !self.deaf
+            && !self.undecodable
             && has_transport
     }
 
     /// Asks to be told when the connection is open.
     pub fn connect(&mut self) -> PromiseId {
         let promise = self.session.cx.promises.open();
-        match (&self.state, &self.why) {
+        match (&self.state, &self.close_reason) {
             (_, Some(error)) => {
                 let error = error.clone();
-                self.session.cx.answer(promise, Err(error));
+                self.session.cx.complete(promise, Err(error));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None)
                 if self.is_closing() =>
             {
-                self.session.cx.answer(promise, Err(Error::Closed));
+                self.session.cx.complete(promise, Err(Error::Closed));
             }
             (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
                 self.forget_abandoned_connects();
@@ -264,7 +264,7 @@ impl Connection {
                 let server = Box::new(self.session.cx.server.clone());
                 self.session
                     .cx
-                    .answer(promise, Ok(Reply::Connected(server)));
+                    .complete(promise, Ok(Reply::Connected(server)));
             }
         }
         promise
@@ -273,12 +273,12 @@ impl Connection {
     /// Fetches the answer to a promise, once.
     #[inline]
     pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
-        self.fetch_answer(promise).map(Answer::into_outcome)
+        self.fetch_completion(promise).map(Completion::into_outcome)
     }
 
     /// The same, to be looked at later.
     #[inline]
-    pub(crate) fn fetch_answer(&mut self, promise: PromiseId) -> Option<Answer> {
+    pub(crate) fn fetch_completion(&mut self, promise: PromiseId) -> Option<Completion> {
         self.session.cx.promises.fetch(promise)
     }
 
@@ -308,12 +308,12 @@ impl Connection {
         self.most_connecting = 2 * self.connecting.len().max(8);
         let abandoned: Vec<PromiseId> = abandoned;
         for promise in abandoned {
-            self.session.cx.answer(promise, Ok(Reply::Done));
+            self.session.cx.complete(promise, Ok(Reply::Done));
         }
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        match (&self.state, &self.why) {
+        match (&self.state, &self.close_reason) {
             (_, Some(error)) => Err(error.clone()),
             (State::Closing | State::Closed, None) => Err(Error::Closed),
             _ if self.is_closing() => Err(Error::Closed),
@@ -345,7 +345,7 @@ impl Connection {
     /// Starts the queued work that can start. Nothing else starts any.
     fn proceed(&mut self) {
         self.session.cx.may_start = false;
-        while let Some(reply) = self.session.cx.unwanted.pop_front() {
+        while let Some(reply) = self.session.cx.disposal.pop_front() {
             self.session.dispose(reply);
         }
         // This comes first, because it may open the connection, and pending requests can then start

@@ -10,7 +10,7 @@ use crate::machine::deadline::{Deadline, later};
 use crate::machine::handshake::Handshake;
 use crate::machine::recovery::backoff::{Backoff, Failure};
 use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
-use crate::machine::recovery::replay::Restoration;
+use crate::machine::recovery::replay::Replay;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::recovery::{PATIENCE, TIMEOUTS, failed_consumer};
 use crate::machine::transmit::heartbeat::Heartbeat;
@@ -41,7 +41,7 @@ impl Connection {
         connection.session.recovery.backoff = backoff;
         connection.session.cx.topology = Topology::new(records);
         connection.session.publishing.republishes = republishes;
-        if connection.why.is_none() {
+        if connection.close_reason.is_none() {
             connection.session.cx.out = Outbox::default();
             connection.enter(State::Down(Down {
                 retry: Deadline::At(now),
@@ -85,9 +85,9 @@ impl Connection {
         self.session.cx.now = now;
         self.session.recovery.endpoint = endpoint;
         self.session.cx.out = Outbox::default();
-        self.session.cx.in_hand = 0;
+        self.session.cx.in_flight_bytes = 0;
         self.session.cx.last_progress = now;
-        self.deaf = false;
+        self.undecodable = false;
         self.heartbeat = Heartbeat::none(now);
         self.session.consuming.reading.start_over();
         self.close_deadline = Deadline::None;
@@ -131,7 +131,7 @@ impl Connection {
     /// How the connection is.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
-        match (&self.state, &self.why) {
+        match (&self.state, &self.close_reason) {
             (_, Some(error)) => ConnectionState::Closed(error.clone()),
             (State::Closed, None) => ConnectionState::Closed(Error::Closed),
             (State::Open | State::Draining | State::Closing, None) => ConnectionState::Open,
@@ -158,7 +158,7 @@ impl Connection {
             .backoff
             .as_ref()
             .map_or(0, |backoff| backoff.attempt);
-        match &self.session.recovery.cause {
+        match &self.session.recovery.loss_cause {
             Some(cause) => ConnectionState::Recovering {
                 attempt,
                 cause: cause.clone(),
@@ -212,7 +212,7 @@ impl Connection {
         );
         self.session
             .recovery
-            .cause
+            .loss_cause
             .as_ref()
             .filter(|_| fails && is_away)
     }
@@ -236,7 +236,7 @@ impl Connection {
             .recovery
             .backoff
             .as_mut()
-            .filter(|_| !was_closing && self.why.is_none())
+            .filter(|_| !was_closing && self.close_reason.is_none())
         else {
             return false;
         };
@@ -254,15 +254,15 @@ impl Connection {
         let Some(delay) = backoff.after(&failure, self.session.cx.now) else {
             return false;
         };
-        let (attempt, has_stood) = (backoff.attempt, backoff.has_stood());
+        let (attempt, has_been_open) = (backoff.attempt, backoff.has_been_open());
         self.session.cx.epoch += u32::from(was_usable);
         if stood {
             self.session
                 .cx
                 .notices
-                .tell(&Notice::Disconnected(error.clone()));
+                .notify(&Notice::Disconnected(error.clone()));
         }
-        self.session.cx.notices.tell(&Notice::Retrying {
+        self.session.cx.notices.notify(&Notice::Retrying {
             attempt,
             cause: error.clone(),
             delay,
@@ -276,17 +276,17 @@ impl Connection {
             retry: Deadline::In(delay),
             over: false,
         }));
-        if has_stood {
+        if has_been_open {
             self.session
                 .recovery
-                .cause
+                .loss_cause
                 .get_or_insert_with(|| error.clone());
         }
         self.close_deadline = Deadline::In(LAST_OCTETS);
         self.session.cx.attention = true;
         self.session.suspend(error);
         for promise in std::mem::take(&mut self.updating_secret) {
-            self.session.cx.answer(promise, Err(error.clone()));
+            self.session.cx.complete(promise, Err(error.clone()));
         }
         if let Some(error) = self.fails_fast().cloned() {
             self.session.fail_waiting(&error);
@@ -312,7 +312,7 @@ impl Connection {
             attempts,
             ..Recovered::default()
         };
-        self.session.recovery.restoration = Some(Restoration::new(patience, report));
+        self.session.recovery.replay = Some(Replay::new(patience, report));
         self.session
             .consuming
             .resubscription
@@ -320,7 +320,7 @@ impl Connection {
         self.session.recovery.restore_deadline =
             Deadline::In(self.session.cx.options.deadlines.request);
         self.enter(State::Restoring);
-        self.session.recovery.go_on_restoring(&mut self.session.cx);
+        self.session.recovery.continue_replay(&mut self.session.cx);
     }
 
     /// Returns the entities to pass to the user's filter, to be run with no lock held. Pass the
@@ -339,16 +339,16 @@ impl Connection {
             epoch,
         } = outcome;
         // The connection may be lost meanwhile. The filter then runs again for the next one.
-        let Some(restoration) = self
+        let Some(replay) = self
             .session
             .recovery
-            .restoration
+            .replay
             .as_mut()
             .filter(|_| epoch == self.session.cx.epoch)
         else {
             return;
         };
-        restoration.filtered(wanted);
+        replay.filtered(wanted);
         if let Some(entity) = panicked {
             let error = Error::invalid(
                 "filter",
@@ -363,7 +363,7 @@ impl Connection {
         self.session.recovery.restore_deadline =
             Deadline::In(self.session.cx.options.deadlines.request);
         self.session.cx.attention = true;
-        self.session.recovery.go_on_restoring(&mut self.session.cx);
+        self.session.recovery.continue_replay(&mut self.session.cx);
         self.proceed();
     }
 
@@ -377,7 +377,7 @@ impl Connection {
         self.session.recovery.restore_deadline = Deadline::None;
         self.session.cx.attention = true;
         if let Some(backoff) = &mut self.session.recovery.backoff {
-            backoff.stands(self.session.cx.now);
+            backoff.opened(self.session.cx.now);
         }
         report.lost_deliveries = std::mem::take(&mut self.session.consuming.consumers.lost);
         self.session.cx.counters.lost_deliveries += report.lost_deliveries;
@@ -394,17 +394,17 @@ impl Connection {
                 .map_or("", Consumer::tag);
             report.failed.push(failed_consumer(tag, error));
         }
-        if self.session.recovery.cause.take().is_some() {
+        if self.session.recovery.loss_cause.take().is_some() {
             self.session
                 .cx
                 .notices
-                .tell(&Notice::Recovered(report.into()));
+                .notify(&Notice::Recovered(report.into()));
         }
         for promise in std::mem::take(&mut self.connecting) {
             let server = Box::new(self.session.cx.server.clone());
             self.session
                 .cx
-                .answer(promise, Ok(Reply::Connected(server)));
+                .complete(promise, Ok(Reply::Connected(server)));
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Broken, Error};
 use crate::machine::connection::{Connection, State};
 use crate::machine::deadline::{earlier, later};
-use crate::machine::recovery::replay::Restoration;
+use crate::machine::recovery::replay::Replay;
 use crate::machine::request::capacity::Ticket;
 use std::time::{Duration, Instant};
 
@@ -39,10 +39,10 @@ impl Connection {
             return;
         }
         self.expire_down(now);
-        if let Some(restoration) = &mut self.session.recovery.restoration
-            && restoration.handle_timeout(now)
+        if let Some(replay) = &mut self.session.recovery.replay
+            && replay.handle_timeout(now)
         {
-            self.session.recovery.go_on_restoring(&mut self.session.cx);
+            self.session.recovery.continue_replay(&mut self.session.cx);
         }
         match self.state {
             State::Down(_) => {
@@ -87,7 +87,7 @@ impl Connection {
                 .session
                 .transactions
                 .of_unknown_outcome(promise, timeout);
-            self.session.cx.answer(promise, Err(error));
+            self.session.cx.complete(promise, Err(error));
             self.count_incomplete(1);
             expired = true;
         }
@@ -96,7 +96,7 @@ impl Connection {
             self.session
                 .publishing
                 .publishers
-                .forget_answered_calls(&self.session.cx.promises);
+                .forget_completed_calls(&self.session.cx.promises);
             self.session.requests.close_overdue(&mut self.session.cx);
             self.session
                 .transactions
@@ -113,7 +113,7 @@ impl Connection {
             let timeout = self.session.consuming.timed_out("the confirm", after);
             self.session
                 .cx
-                .answer(promise, Err(Error::Unconfirmed(timeout.into())));
+                .complete(promise, Err(Error::Unconfirmed(timeout.into())));
         }
         self.waits.expire(now);
     }
@@ -150,7 +150,7 @@ impl Connection {
     fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let timeout = self.heartbeat.timeout()?;
         let stalled = now.saturating_duration_since(self.session.cx.last_progress);
-        (self.session.cx.in_hand > 0
+        (self.session.cx.in_flight_bytes > 0
             && self.session.publishing.blocked.is_none()
             && stalled >= 2 * timeout)
             .then_some(stalled)
@@ -174,10 +174,9 @@ impl Connection {
             State::Open => self.session.consuming.resubscription.deadline(),
             _ => None,
         };
-        let stall = self
-            .heartbeat
-            .timeout()
-            .filter(|_| self.session.cx.in_hand > 0 && self.session.publishing.blocked.is_none());
+        let stall = self.heartbeat.timeout().filter(|_| {
+            self.session.cx.in_flight_bytes > 0 && self.session.publishing.blocked.is_none()
+        });
         // One after the other: iterating over an array of them took 110 instructions more, and a
         // request pays for it twice.
         let mut earliest = earlier(closing, of_state);
@@ -196,9 +195,9 @@ impl Connection {
             earliest,
             self.session
                 .recovery
-                .restoration
+                .replay
                 .as_ref()
-                .and_then(Restoration::deadline),
+                .and_then(Replay::deadline),
         )
     }
 
@@ -214,8 +213,8 @@ impl Connection {
         self.close_deadline.stamp(now);
         self.session.recovery.restore_deadline.stamp(now);
         self.session.consuming.reading.stamp(now);
-        if let Some(restoration) = &mut self.session.recovery.restoration {
-            restoration.stamp(now);
+        if let Some(replay) = &mut self.session.recovery.replay {
+            replay.stamp(now);
         }
         self.session.consuming.resubscription.stamp(now);
         self.stamp_down(now);

@@ -234,7 +234,7 @@ impl Consuming {
             }
             let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
             self.end_consumer(cx, id, Ended::CancelledByServer);
-            cx.notices.tell(&Notice::ConsumerCancelled(tag));
+            cx.notices.notify(&Notice::ConsumerCancelled(tag));
             cx.release(number);
         }
         // The queue was deleted, or is durable and need not be declared again. The broker cancels
@@ -262,7 +262,7 @@ impl Consuming {
         };
         let queue = String::from_utf8_lossy(&terms.queue).into();
         self.consumers.end_source(id, source, why.clone());
-        cx.notices.tell(&Notice::QueueEnded { tag, queue, why });
+        cx.notices.notify(&Notice::QueueEnded { tag, queue, why });
     }
 
     /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all
@@ -291,7 +291,7 @@ impl Consuming {
             Ended::Cancelled | Ended::CancelledByServer => None,
         };
         for promise in cancelling {
-            cx.answer(
+            cx.complete(
                 promise,
                 error
                     .clone()
@@ -299,13 +299,13 @@ impl Consuming {
             );
         }
         for promise in resizing {
-            cx.answer(promise, Err(error.clone().unwrap_or(Error::Stale)));
+            cx.complete(promise, Err(error.clone().unwrap_or(Error::Stale)));
         }
         if let Phase::Starting(promise) = phase {
             let error = error
                 .clone()
                 .unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
-            cx.answer(promise, Err(error));
+            cx.complete(promise, Err(error));
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.dropped = true;
             }

@@ -542,9 +542,8 @@ mod tests {
     #[test]
     fn queue_is_consumed_until_its_last_consumer_ends() {
         let (promises, mut consumers) = (Promises::default(), Consumers::default());
-        let ids = [["a", "b"], ["a", "c"], ["c", "c"]].map(|queues| {
-            consumers.add(1, queues.map(terms).into(), false, None, promises.nobody())
-        });
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
+            .map(|queues| consumers.add(1, queues.map(terms).into(), false, None, promises.none()));
         let consumed =
             |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
         consumers.end_source(ids[0], 1, Ended::CancelledByServer);

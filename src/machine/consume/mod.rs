@@ -154,12 +154,12 @@ impl Consuming {
     pub(crate) fn start_consumes(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(waiting) = self.waiting.front() {
             let promise = waiting.promise;
-            if waiting.is_suspected && cx.is_trying() {
+            if waiting.is_suspected && cx.has_pending_suspect() {
                 return;
             }
             // The limit that was agreed upon may be lower than the one that was expected.
             let mut fits = self.check_size(cx, &waiting.sources);
-            let is_wanted = cx.promises.is_waiting(promise);
+            let is_wanted = cx.promises.is_pending(promise);
             let number = if is_wanted && fits.is_ok() {
                 self.consumer_channel(cx, publishing)
             } else {
@@ -176,7 +176,7 @@ impl Consuming {
                 return;
             };
             if waiting.is_suspected {
-                cx.trial = Some(promise);
+                cx.suspect = Some(promise);
             }
             let WaitingConsume {
                 sources,
@@ -188,7 +188,7 @@ impl Consuming {
             cx.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
             let Some(number) = number else {
                 if let Err(error) = fits {
-                    cx.answer(promise, Err(error));
+                    cx.complete(promise, Err(error));
                 }
                 continue;
             };
@@ -234,7 +234,7 @@ impl Consuming {
         cx: &mut Context,
         publishing: &mut Publishing,
     ) -> Option<u16> {
-        if !cx.channels.may_keep() {
+        if !cx.channels.may_open_long_lived() {
             return None;
         }
         let number = cx
@@ -353,7 +353,7 @@ impl Consuming {
             .filter(|consumer| !consumer.has_ended())
         else {
             if let Some(promise) = resized {
-                cx.answer(promise, Err(Error::Stale));
+                cx.complete(promise, Err(Error::Stale));
             }
             return;
         };
@@ -363,7 +363,7 @@ impl Consuming {
                 return;
             }
             consumer.phase = Phase::Live;
-            cx.answer(promise, Ok(Reply::Consumer(id)));
+            cx.complete(promise, Ok(Reply::Consumer(id)));
             return;
         }
         if matches!(consumer.phase, Phase::Restoring) {
@@ -391,7 +391,7 @@ impl Consuming {
         if matches!(consumer.phase, Phase::Restoring) {
             // With its connection the broker has taken back everything.
             let promise = cx.promises.open();
-            cx.answer(promise, Ok(Reply::Done));
+            cx.complete(promise, Ok(Reply::Done));
             return Ok(promise);
         }
         let promise = cx.counted_promise();

@@ -12,7 +12,7 @@ pub(crate) struct WaitingConsume {
     pub(crate) prefetch_count: u16,
     /// The prefetch count is one for all queues together.
     pub(crate) shares_prefetch_count: bool,
-    /// As in [`WaitingRequest`](super::requested::WaitingRequest).
+    /// As in [`PendingRequest`](super::requested::PendingRequest).
     pub(crate) is_suspected: bool,
 }
 

@@ -30,7 +30,7 @@ impl Consuming {
             return;
         }
         for promise in std::mem::take(&mut consumer.resizing) {
-            cx.answer(promise, Ok(Reply::Done));
+            cx.complete(promise, Ok(Reply::Done));
         }
     }
 
@@ -121,7 +121,7 @@ impl Consuming {
 
     /// Returns `true` if a reply or a confirm may be unread.
     pub(crate) fn waits_for_input(&self, cx: &Context) -> bool {
-        cx.promises.waiting() > 0
+        cx.promises.pending() > 0
             || cx.stage == Stage::Restoring
             || self.resubscription.is_starting()
     }
@@ -147,7 +147,7 @@ impl Consuming {
         if self.reading.tell(now) {
             let Buffered { deliveries, bytes } = buffered;
             cx.notices
-                .tell(&Notice::ReadingPaused { deliveries, bytes });
+                .notify(&Notice::ReadingPaused { deliveries, bytes });
         }
         let resumes = self.waits_for_input(cx) && self.reading.relieve(now, buffered);
         if resumes {
@@ -250,7 +250,7 @@ impl Consuming {
             Some(shared) => *shared = prefetch_count,
             None => consumer.throttle = Some(Throttle::Tags { prefetch_count }),
         }
-        cx.answer(promise, Ok(Reply::Done));
+        cx.complete(promise, Ok(Reply::Done));
         self.unthrottle(cx, id);
     }
 

@@ -37,7 +37,7 @@ impl Consuming {
         } else {
             Error::Stale
         };
-        cx.answer(resize.promise, Err(refusal));
+        cx.complete(resize.promise, Err(refusal));
     }
 
     /// A consumer that has started goes on with the next connection; one that has not starts with
@@ -51,7 +51,7 @@ impl Consuming {
         is_narrowed: bool,
     ) {
         // On an open connection, a request of the program may be the cause, too.
-        let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::Nobody);
+        let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::NoRequest);
         // A consumer is started by `consume`, and by `qos` in front of it.
         let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
         let is_known = is_named || is_narrowed;
@@ -135,7 +135,7 @@ impl Consuming {
             self.resubscription.restored += 1;
         } else {
             cx.notices
-                .tell(&Notice::ConsumerRestored(consumer.tag().into()));
+                .notify(&Notice::ConsumerRestored(consumer.tag().into()));
         }
         self.resubscription.done(id);
         self.go_on_with(cx, id);
@@ -159,7 +159,7 @@ impl Consuming {
             Err(error) => {
                 let all = std::mem::take(&mut consumer.resizing);
                 for promise in all.into_iter().chain([promise]) {
-                    cx.answer(promise, Err(error.clone()));
+                    cx.complete(promise, Err(error.clone()));
                 }
             }
         }

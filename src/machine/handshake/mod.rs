@@ -9,7 +9,7 @@ pub(crate) mod tuning;
 
 use crate::error::{Broken, Error, Fault};
 use crate::machine::ServerProperties;
-use crate::machine::handshake::sasl::{LoginOutcome, LoginStep, Session};
+use crate::machine::handshake::sasl::{LoginOutcome, LoginStep, SaslSession};
 use crate::machine::transmit::outbox::Outbox;
 use crate::options::Options;
 use crate::protocol::frame::INITIAL_FRAME_MAX;
@@ -27,7 +27,7 @@ pub(crate) enum Handshake {
 
 /// How far a method of the server has brought the handshake.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum HandshakeStep {
     Next(Handshake),
     /// The limits hold from here on, and heartbeats with them.
     Tuned(AwaitOpenOk),
@@ -49,7 +49,7 @@ pub(crate) struct AwaitResponse {
 /// Waits for `connection.tune`, or for a challenge.
 #[derive(Debug)]
 pub(crate) struct AwaitTune {
-    session: Session,
+    session: SaslSession,
     login: Login,
 }
 
@@ -85,7 +85,7 @@ const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 impl Handshake {
     /// Begins with the protocol header.
     pub(crate) fn begin(out: &mut Outbox) -> Self {
-        out.octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
+        out.bytes(&ProtocolHeader::AMQP_0_9_1.to_octets());
         Self::Start(AwaitStart)
     }
 
@@ -94,19 +94,19 @@ impl Handshake {
         method: Method<'_>,
         options: &Options,
         out: &mut Outbox,
-    ) -> Result<Step, Error> {
+    ) -> Result<HandshakeStep, Error> {
         match (self, method) {
             (Self::Start(state), Method::Connection(methods::Method::Start(start))) => {
-                state.handle(start, options, out).map(Step::Next)
+                state.handle(start, options, out).map(HandshakeStep::Next)
             }
-            (Self::Tune(state), Method::Connection(methods::Method::Secure(secure))) => {
-                state.handle_challenge(secure, options, out).map(Step::Next)
-            }
+            (Self::Tune(state), Method::Connection(methods::Method::Secure(secure))) => state
+                .handle_challenge(secure, options, out)
+                .map(HandshakeStep::Next),
             (Self::Tune(state), Method::Connection(methods::Method::Tune(tune))) => {
-                state.handle(tune, options, out).map(Step::Tuned)
+                state.handle(tune, options, out).map(HandshakeStep::Tuned)
             }
             (Self::OpenOk(state), Method::Connection(methods::Method::OpenOk(_))) => {
-                Ok(Step::Open(state.properties))
+                Ok(HandshakeStep::Open(state.properties))
             }
             (state, method) => {
                 let text = format!("{} where {} was to come", method.id(), state.awaited());
@@ -226,7 +226,7 @@ impl Login {
         let response = outcome.0?;
         if self.challenges > 0 {
             let secure_ok = methods::SecureOk {
-                response: &response.octets.0,
+                response: &response.bytes.0,
             };
             out.method(0, INITIAL_FRAME_MAX, &secure_ok)
                 .map_err(too_large)?;
@@ -235,7 +235,7 @@ impl Login {
             let start_ok = methods::StartOk {
                 client_properties: client_properties.as_ref(),
                 mechanism: ShortStr::new(&self.mechanism)?,
-                response: &response.octets.0,
+                response: &response.bytes.0,
                 locale: LOCALE,
             };
             out.method(0, INITIAL_FRAME_MAX, &start_ok)
@@ -271,7 +271,7 @@ impl AwaitTune {
                 Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
             );
         }
-        login.proceed(LoginStep::answer(session, secure.challenge), options, out)
+        login.proceed(LoginStep::respond(session, secure.challenge), options, out)
     }
 
     fn handle(
@@ -280,7 +280,7 @@ impl AwaitTune {
         options: &Options,
         out: &mut Outbox,
     ) -> Result<AwaitOpenOk, Error> {
-        let limits = tuning::agree(tune, &options.limits)?;
+        let limits = tuning::negotiate(tune, &options.limits)?;
         let virtual_host = ShortStr::new(&options.virtual_host)
             .map_err(|error| Error::invalid("virtual_host", error))?;
         out.method(0, limits.frame_max, &limits)?;

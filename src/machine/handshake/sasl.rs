@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// What is to be done for the login outside of the machine: asking the user for credentials, or a
 /// mechanism of the user's own for an answer.
 #[must_use = "the handshake waits for it"]
-pub struct LoginStep(Step);
+pub struct LoginStep(SaslStep);
 
 /// What came of a [`LoginStep`].
 #[derive(Debug)]
@@ -27,11 +27,13 @@ impl LoginOutcome {
         map: impl FnOnce(Box<dyn SaslMechanism>) -> Box<dyn SaslMechanism>,
     ) -> Self {
         if let Ok(response) = &mut self.0
-            && let Session::Own(_) = response.session
-            && let Session::Own(own) =
-                std::mem::replace(&mut response.session, Session::Done(AuthMechanism::Plain))
+            && let SaslSession::Own(_) = response.session
+            && let SaslSession::Own(own) = std::mem::replace(
+                &mut response.session,
+                SaslSession::Done(AuthMechanism::Plain),
+            )
         {
-            response.session = Session::Own(map(own));
+            response.session = SaslSession::Own(map(own));
         }
         self
     }
@@ -42,25 +44,25 @@ impl LoginOutcome {
     }
 }
 
-enum Step {
+enum SaslStep {
     Begin(Mechanism, CredentialSource),
-    Answer(Session, Vec<u8>),
+    Respond(SaslSession, Vec<u8>),
 }
 
 /// A response, and the mechanism that goes on from there.
 #[derive(Debug)]
 pub(crate) struct Response {
-    pub(crate) octets: Octets,
-    pub(crate) session: Session,
+    pub(crate) bytes: SecretBytes,
+    pub(crate) session: SaslSession,
     /// Whose name the broker knows us by, when that can be told.
     pub(crate) username: Option<String>,
 }
 
 /// Octets that are a secret.
-pub(crate) struct Octets(pub(crate) Vec<u8>);
+pub(crate) struct SecretBytes(pub(crate) Vec<u8>);
 
 /// A mechanism in the middle of a login.
-pub(crate) enum Session {
+pub(crate) enum SaslSession {
     /// It has said all it has to say.
     Done(AuthMechanism),
     /// RABBIT-CR-DEMO, which is asked for the password.
@@ -76,15 +78,15 @@ impl fmt::Debug for LoginStep {
     }
 }
 
-impl fmt::Debug for Octets {
+impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Octets")
+        f.debug_struct("SecretBytes")
             .field("len", &self.0.len())
             .finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for SaslSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done(mechanism) => f.debug_tuple("Done").field(mechanism).finish(),
@@ -115,26 +117,26 @@ pub(crate) fn choose(offered: &[u8], login: &Login) -> Result<Mechanism, Error> 
 
 impl LoginStep {
     pub(crate) fn begin(mechanism: Mechanism, credentials: CredentialSource) -> Self {
-        Self(Step::Begin(mechanism, credentials))
+        Self(SaslStep::Begin(mechanism, credentials))
     }
 
-    pub(crate) fn answer(session: Session, challenge: &[u8]) -> Self {
-        Self(Step::Answer(session, challenge.to_vec()))
+    pub(crate) fn respond(session: SaslSession, challenge: &[u8]) -> Self {
+        Self(SaslStep::Respond(session, challenge.to_vec()))
     }
 
     /// Returns `true` if this step begins a login.
     pub(crate) fn is_first(&self) -> bool {
-        matches!(self.0, Step::Begin(..))
+        matches!(self.0, SaslStep::Begin(..))
     }
 
     /// Whether it runs code of the user's.
     pub(crate) fn is_the_users(&self) -> bool {
         match &self.0 {
-            Step::Begin(mechanism, credentials) => {
+            SaslStep::Begin(mechanism, credentials) => {
                 matches!(mechanism, Mechanism::Own { .. })
                     || matches!(credentials, CredentialSource::Asked(_))
             }
-            Step::Answer(session, _) => matches!(session, Session::Own(_)),
+            SaslStep::Respond(session, _) => matches!(session, SaslSession::Own(_)),
         }
     }
 
@@ -143,8 +145,8 @@ impl LoginStep {
     /// end the driver and the handshake does not wait for its deadline.
     pub fn run(self) -> LoginOutcome {
         let outcome = catch_unwind(AssertUnwindSafe(|| match self.0 {
-            Step::Begin(mechanism, credentials) => begin(mechanism, &credentials),
-            Step::Answer(session, challenge) => answer(session, &challenge),
+            SaslStep::Begin(mechanism, credentials) => begin(mechanism, &credentials),
+            SaslStep::Respond(session, challenge) => respond(session, &challenge),
         }));
         LoginOutcome(outcome.unwrap_or_else(|_| {
             Err(Error::cannot_log_in(
@@ -160,55 +162,55 @@ fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Respons
         // ask.
         Mechanism::Known(known @ (AuthMechanism::External | AuthMechanism::Anonymous)) => {
             Ok(Response {
-                octets: Octets(Vec::new()),
-                session: Session::Done(known),
+                bytes: SecretBytes(Vec::new()),
+                session: SaslSession::Done(known),
                 username: None,
             })
         }
         Mechanism::Known(known) => {
             let credentials = credentials.credentials()?;
-            let (octets, session) = initial_response(known, &credentials)?;
+            let (bytes, session) = initial_response(known, &credentials)?;
             let username = Some(credentials.username().to_owned());
             Ok(Response {
-                octets: Octets(octets),
+                bytes: SecretBytes(bytes),
                 session,
                 username,
             })
         }
         Mechanism::Own { make, .. } => {
             let mut own = make();
-            let octets = own
+            let bytes = own
                 .initial_response(&credentials.credentials()?)
                 .map_err(Error::cannot_log_in)?;
             Ok(Response {
-                octets: Octets(octets),
-                session: Session::Own(own),
+                bytes: SecretBytes(bytes),
+                session: SaslSession::Own(own),
                 username: None,
             })
         }
     }
 }
 
-fn answer(session: Session, challenge: &[u8]) -> Result<Response, Error> {
-    let (octets, session) = match session {
-        Session::Asked { password } => (
+fn respond(session: SaslSession, challenge: &[u8]) -> Result<Response, Error> {
+    let (bytes, session) = match session {
+        SaslSession::Asked { password } => (
             format!("My password is {password}").into_bytes(),
-            Session::Done(AuthMechanism::RabbitCrDemo),
+            SaslSession::Done(AuthMechanism::RabbitCrDemo),
         ),
-        Session::Done(mechanism) => {
-            let why = format!(
+        SaslSession::Done(mechanism) => {
+            let reason = format!(
                 "{} has no answer to another challenge of the server",
                 mechanism.name()
             );
-            return Err(Error::cannot_log_in(why));
+            return Err(Error::cannot_log_in(reason));
         }
-        Session::Own(mut own) => {
-            let octets = own.answer(challenge).map_err(Error::cannot_log_in)?;
-            (octets, Session::Own(own))
+        SaslSession::Own(mut own) => {
+            let bytes = own.answer(challenge).map_err(Error::cannot_log_in)?;
+            (bytes, SaslSession::Own(own))
         }
     };
     Ok(Response {
-        octets: Octets(octets),
+        bytes: SecretBytes(bytes),
         session,
         username: None,
     })
@@ -217,8 +219,8 @@ fn answer(session: Session, challenge: &[u8]) -> Result<Response, Error> {
 fn initial_response(
     mechanism: AuthMechanism,
     credentials: &Credentials,
-) -> Result<(Vec<u8>, Session), Error> {
-    let octets = match mechanism {
+) -> Result<(Vec<u8>, SaslSession), Error> {
+    let bytes = match mechanism {
         AuthMechanism::Plain => plain(credentials)?,
         AuthMechanism::Amqplain => {
             amqplain(credentials).map_err(|error| Error::invalid("credentials", error))?
@@ -227,12 +229,12 @@ fn initial_response(
             let password = credentials.password().to_owned();
             return Ok((
                 credentials.username().as_bytes().to_vec(),
-                Session::Asked { password },
+                SaslSession::Asked { password },
             ));
         }
         AuthMechanism::External | AuthMechanism::Anonymous => Vec::new(),
     };
-    Ok((octets, Session::Done(mechanism)))
+    Ok((bytes, SaslSession::Done(mechanism)))
 }
 
 /// RFC 4616, with an empty authorization identity: NUL, user, NUL, password.

@@ -26,7 +26,7 @@ impl ServerProperties {
 
     fn text(&self, name: &str) -> Cow<'_, str> {
         match self.0.get(name) {
-            Some(Value::String(octets)) => String::from_utf8_lossy(octets),
+            Some(Value::String(bytes)) => String::from_utf8_lossy(bytes),
             _ => Cow::Borrowed(""),
         }
     }

@@ -16,7 +16,7 @@ const FRAME_CEILING: u32 = 16 << 20;
 ///
 /// A limit is never answered by more than the server's, nor by 0 when it named one: RabbitMQ closes
 /// the transport over either. For the heartbeat, 0 means that a side has no wish.
-pub(crate) fn agree(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
+pub(crate) fn negotiate(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
     if tune.frame_max != 0 && tune.frame_max < FRAME_MIN_SIZE {
         return Err(Error::BadTuning {
             what: "frame_max",
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::Options;
 
-    fn agreed(server: (u16, u32, u16), wish: (u16, u32, u16)) -> (u16, u32, u16) {
+    fn negotiated(server: (u16, u32, u16), wish: (u16, u32, u16)) -> (u16, u32, u16) {
         let options = Options::default()
             .channel_max(wish.0)
             .frame_max(wish.1)
@@ -57,30 +57,33 @@ mod tests {
             frame_max: server.1,
             heartbeat: server.2,
         };
-        let answer = agree(tune, &options.limits).unwrap();
-        (answer.channel_max, answer.frame_max, answer.heartbeat)
+        let tune_ok = negotiate(tune, &options.limits).unwrap();
+        (tune_ok.channel_max, tune_ok.frame_max, tune_ok.heartbeat)
     }
 
     #[test]
     fn e22_the_lower_limit_holds_and_zero_is_none() {
         assert_eq!(
-            agreed((2047, 131_072, 60), (100, 8192, 10)),
+            negotiated((2047, 131_072, 60), (100, 8192, 10)),
             (100, 8192, 10)
         );
-        assert_eq!(agreed((10, 4096, 5), (100, 8192, 10)), (10, 4096, 5));
-        assert_eq!(agreed((0, 0, 0), (100, 8192, 10)), (100, 8192, 10));
-        assert_eq!(agreed((2047, 131_072, 60), (0, 0, 0)), (2047, 131_072, 60));
+        assert_eq!(negotiated((10, 4096, 5), (100, 8192, 10)), (10, 4096, 5));
+        assert_eq!(negotiated((0, 0, 0), (100, 8192, 10)), (100, 8192, 10));
+        assert_eq!(
+            negotiated((2047, 131_072, 60), (0, 0, 0)),
+            (2047, 131_072, 60)
+        );
     }
 
     #[test]
     fn a08_extreme_proposals_are_answered_within_our_own_limits() {
-        assert_eq!(agreed((0, 0, 0), (0, 0, 0)), (2047, 131_072, 0));
+        assert_eq!(negotiated((0, 0, 0), (0, 0, 0)), (2047, 131_072, 0));
         assert_eq!(
-            agreed((0xFFFF, 0x8000_0000, 0xFFFF), (2047, 131_072, 60)),
+            negotiated((0xFFFF, 0x8000_0000, 0xFFFF), (2047, 131_072, 60)),
             (2047, 131_072, 60)
         );
         assert_eq!(
-            agreed((0xFFFF, 0xFFFF_FFFF, 0), (2047, 131_072, 60)),
+            negotiated((0xFFFF, 0xFFFF_FFFF, 0), (2047, 131_072, 60)),
             (2047, 131_072, 60)
         );
     }
@@ -93,7 +96,7 @@ mod tests {
                 frame_max,
                 heartbeat: 0,
             };
-            let error = agree(tune, &Options::default().limits).unwrap_err();
+            let error = negotiate(tune, &Options::default().limits).unwrap_err();
             assert!(
                 matches!(error, Error::BadTuning { value, .. } if value == frame_max),
                 "{error}"

@@ -21,19 +21,19 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         let most = cx.options.limits.message_size;
         return Err(Error::invalid(
             "body",
-            format!("{size} octets, where max_message_size is {most}"),
+            format!("{size} bytes, where max_message_size is {most}"),
         ));
     }
     if let Some(expiration) = properties.expiration {
         let text = expiration
             .as_str()
-            .filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
         if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
-            let why = format!(
+            let reason = format!(
                 "{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}"
             );
-            return Err(Error::invalid("expiration", why));
+            return Err(Error::invalid("expiration", reason));
         }
     }
     if let Some(mode @ (0 | 3..)) = properties.delivery_mode {

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum ConfirmState {
     Open(PromiseId),
     /// The message was returned, so its promise is completed. Its confirm is pending.
-    Answered,
+    Returned,
     Confirmed,
 }
 
@@ -27,10 +27,10 @@ pub(crate) struct UnknownTag;
 pub(crate) struct Confirms {
     /// The number of the first in `pending`, less one.
     before: u64,
-    pending: VecDeque<State>,
+    pending: VecDeque<ConfirmState>,
     open: usize,
     /// Open ones that others have left far behind, so that `pending` stays as long as what is open.
-    stragglers: BTreeMap<u64, State>,
+    stragglers: BTreeMap<u64, ConfirmState>,
     /// Up to which number a deadline holds, in ascending order.
     deadlines: VecDeque<(u64, Instant)>,
     /// Numbers up to this have a deadline.
@@ -50,7 +50,7 @@ impl Confirms {
     }
 
     pub(crate) fn push(&mut self, promise: PromiseId) {
-        self.pending.push_back(State::Open(promise));
+        self.pending.push_back(ConfirmState::Open(promise));
         self.open += 1;
     }
 
@@ -65,7 +65,7 @@ impl Confirms {
         self.open == 1 && self.overdue.is_empty()
     }
 
-    fn state(&mut self, tag: u64) -> Option<&mut State> {
+    fn state(&mut self, tag: u64) -> Option<&mut ConfirmState> {
         if tag <= self.before {
             return self.stragglers.get_mut(&tag);
         }
@@ -79,12 +79,12 @@ impl Confirms {
     }
 
     /// Takes the promise of a publish that is returned before its confirm.
-    pub(crate) fn answer(&mut self, tag: u64) -> Option<PromiseId> {
+    pub(crate) fn take_returned(&mut self, tag: u64) -> Option<PromiseId> {
         let state = self.state(tag)?;
-        let State::Open(promise) = *state else {
+        let ConfirmState::Open(promise) = *state else {
             return None;
         };
-        *state = State::Answered;
+        *state = ConfirmState::Returned;
         Some(promise)
     }
 
@@ -103,13 +103,13 @@ impl Confirms {
         if tag >= self.next() {
             return Err(UnknownTag);
         }
-        let mut done = |state: State, open: &mut usize| match state {
-            State::Open(promise) => {
+        let mut done = |state: ConfirmState, open: &mut usize| match state {
+            ConfirmState::Open(promise) => {
                 *open -= 1;
                 each(promise);
             }
-            State::Answered => *open -= 1,
-            State::Confirmed => {}
+            ConfirmState::Returned => *open -= 1,
+            ConfirmState::Confirmed => {}
         };
         if multiple {
             self.overdue.remove_up_to(tag);
@@ -130,8 +130,8 @@ impl Confirms {
             done(state, &mut self.open);
         } else {
             match self.state(tag) {
-                Some(state @ (State::Open(_) | State::Answered)) => {
-                    let state = std::mem::replace(state, State::Confirmed);
+                Some(state @ (ConfirmState::Open(_) | ConfirmState::Returned)) => {
+                    let state = std::mem::replace(state, ConfirmState::Confirmed);
                     done(state, &mut self.open);
                 }
                 // The promise is already completed, so a late confirm changes nothing.
@@ -152,7 +152,7 @@ impl Confirms {
         let sparse = self.pending.len() > SPARSE && self.pending.len() / 4 > self.open;
         while let Some(&state) = self.pending.front() {
             match state {
-                State::Confirmed => {}
+                ConfirmState::Confirmed => {}
                 open if sparse => {
                     self.stragglers.insert(self.before + 1, open);
                 }
@@ -229,11 +229,11 @@ impl Confirms {
         self.trim();
     }
 
-    fn expire_one(&mut self, tag: u64, state: State, each: &mut impl FnMut(u64, PromiseId)) {
-        if let State::Open(promise) = state {
+    fn expire_one(&mut self, tag: u64, state: ConfirmState, each: &mut impl FnMut(u64, PromiseId)) {
+        if let ConfirmState::Open(promise) = state {
             each(tag, promise);
         }
-        if !matches!(state, State::Confirmed) {
+        if !matches!(state, ConfirmState::Confirmed) {
             self.open -= 1;
             self.overdue.add(tag);
         }
@@ -247,7 +247,7 @@ impl Confirms {
             .into_iter()
             .chain((self.before + 1..).zip(self.pending));
         all.filter_map(|(tag, state)| {
-            if let State::Open(promise) = state {
+            if let ConfirmState::Open(promise) = state {
                 Some((tag, promise))
             } else {
                 None
@@ -283,21 +283,21 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum ConfirmStep {
         Publish(u16),
         Confirm { back: u64, multiple: bool },
-        Answer { back: u64 },
+        Return { back: u64 },
         Stamp,
         Expire,
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<ConfirmStep>> {
         let step = prop_oneof![
-            2 => (1..200_u16).prop_map(Step::Publish),
-            8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| Step::Confirm { back, multiple }),
-            1 => (0..50_u64).prop_map(|back| Step::Answer { back }),
-            1 => Just(Step::Stamp),
-            1 => Just(Step::Expire),
+            2 => (1..200_u16).prop_map(ConfirmStep::Publish),
+            8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| ConfirmStep::Confirm { back, multiple }),
+            1 => (0..50_u64).prop_map(|back| ConfirmStep::Return { back }),
+            1 => Just(ConfirmStep::Stamp),
+            1 => Just(ConfirmStep::Expire),
         ];
         prop::collection::vec(step, 1..300)
     }
@@ -311,12 +311,12 @@ mod tests {
             let (mut now, mut stamped, mut overdue) = (Instant::now(), Vec::new(), BTreeSet::new());
             for step in steps {
                 match step {
-                    Step::Publish(count) => for _ in 0..count {
+                    ConfirmStep::Publish(count) => for _ in 0..count {
                         let promise = promises.open();
                         open.insert(confirms.next(), Some(promise));
                         confirms.push(promise);
                     },
-                    Step::Confirm { back, multiple } => {
+                    ConfirmStep::Confirm { back, multiple } => {
                         let tag = confirms.next().saturating_sub(back);
                         let is_late = overdue.contains(&tag);
                         let is_known = open.contains_key(&tag) || is_late || multiple && tag < confirms.next();
@@ -327,17 +327,17 @@ mod tests {
                         prop_assert_eq!(confirmed, expected);
                         overdue.retain(|late| !is_known || if multiple { tag != 0 && *late > tag } else { *late != tag });
                     }
-                    Step::Answer { back } => {
+                    ConfirmStep::Return { back } => {
                         let tag = confirms.next().saturating_sub(back);
                         let expected = open.get_mut(&tag).and_then(Option::take);
-                        prop_assert_eq!(confirms.answer(tag), expected);
+                        prop_assert_eq!(confirms.take_returned(tag), expected);
                     }
-                    Step::Stamp => {
+                    ConfirmStep::Stamp => {
                         now += TIMEOUT;
                         confirms.stamp(now, TIMEOUT);
                         stamped.push((confirms.next() - 1, now + TIMEOUT + TIMEOUT / 16));
                     }
-                    Step::Expire => {
+                    ConfirmStep::Expire => {
                         now += TIMEOUT;
                         let last = stamped.iter().rfind(|(_, at)| *at <= now).map_or(0, |(last, _)| *last);
                         let rest = open.split_off(&(last + 1));

@@ -1,6 +1,6 @@
 //! Publishes that can't be written yet, and the order in which exchanges get a channel.
 
-use crate::machine::publish::pending::{HeldPublish, Kind};
+use crate::machine::publish::pending::{Kind, PendingPublish};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Identifies a lane. Older lanes have lower numbers.
@@ -11,7 +11,7 @@ pub(crate) type LaneId = u64;
 struct Lane {
     exchange: Box<[u8]>,
     kind: Kind,
-    queue: VecDeque<HeldPublish>,
+    queue: VecDeque<PendingPublish>,
 }
 
 /// All publishes that can't be written yet.
@@ -60,17 +60,21 @@ impl Lanes {
     }
 
     /// Adds a publish behind the others of its lane.
-    pub(crate) fn push_back(&mut self, held: HeldPublish) {
-        self.lane_of(held, |queue, held| queue.push_back(held));
+    pub(crate) fn push_back(&mut self, pending: PendingPublish) {
+        self.lane_of(pending, |queue, pending| queue.push_back(pending));
     }
 
     /// Adds a publish in front of the others of its lane.
-    pub(crate) fn push_front(&mut self, held: HeldPublish) {
-        self.lane_of(held, |queue, held| queue.push_front(held));
+    pub(crate) fn push_front(&mut self, pending: PendingPublish) {
+        self.lane_of(pending, |queue, pending| queue.push_front(pending));
     }
 
-    fn lane_of(&mut self, held: HeldPublish, add: fn(&mut VecDeque<HeldPublish>, HeldPublish)) {
-        let (exchange, kind) = (held.exchange(), held.kind);
+    fn lane_of(
+        &mut self,
+        pending: PendingPublish,
+        add: fn(&mut VecDeque<PendingPublish>, PendingPublish),
+    ) {
+        let (exchange, kind) = (pending.exchange(), pending.kind);
         let id = self.id(exchange, kind).unwrap_or_else(|| {
             self.issued += 1;
             if let Some(ids) = self.ids.get_mut(kind as usize) {
@@ -80,13 +84,13 @@ impl Lanes {
             self.issued
         });
         let lane = self.lanes.entry(id).or_insert_with(|| Lane {
-            exchange: held.exchange().into(),
-            kind: held.kind,
+            exchange: pending.exchange().into(),
+            kind: pending.kind,
             queue: VecDeque::new(),
         });
         self.len += 1;
-        self.bytes += held.octets();
-        add(&mut lane.queue, held);
+        self.bytes += pending.bytes();
+        add(&mut lane.queue, pending);
     }
 
     /// Returns the exchange and the kind of a lane.
@@ -135,16 +139,16 @@ impl Lanes {
     }
 
     /// Takes the first publish of a lane.
-    pub(crate) fn pop(&mut self, id: LaneId) -> Option<HeldPublish> {
+    pub(crate) fn pop(&mut self, id: LaneId) -> Option<PendingPublish> {
         let lane = self.lanes.get_mut(&id)?;
-        let held = lane.queue.pop_front();
+        let pending = lane.queue.pop_front();
         if lane.queue.is_empty() {
             self.remove(id);
         }
-        let held = held?;
+        let pending = pending?;
         self.len -= 1;
-        self.bytes -= held.octets();
-        Some(held)
+        self.bytes -= pending.bytes();
+        Some(pending)
     }
 
     fn remove(&mut self, id: LaneId) {
@@ -159,15 +163,15 @@ impl Lanes {
     }
 
     /// Removes the publishes that `keeps` returns `false` for.
-    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&HeldPublish) -> bool) {
+    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&PendingPublish) -> bool) {
         let (len, bytes) = (&mut self.len, &mut self.bytes);
         let mut empty = Vec::new();
         for (id, lane) in &mut self.lanes {
-            lane.queue.retain(|held| {
-                let is_kept = keeps(held);
+            lane.queue.retain(|pending| {
+                let is_kept = keeps(pending);
                 if !is_kept {
                     *len -= 1;
-                    *bytes -= held.octets();
+                    *bytes -= pending.bytes();
                 }
                 is_kept
             });
@@ -179,7 +183,7 @@ impl Lanes {
     }
 
     /// Takes all publishes, lane by lane.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = HeldPublish> + use<> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = PendingPublish> + use<> {
         std::mem::take(self)
             .lanes
             .into_values()

@@ -16,8 +16,8 @@ use crate::machine::publish::call_ids::CallIds;
 use crate::machine::publish::check::{check_publish, publish_method};
 use crate::machine::publish::lanes::LaneId;
 use crate::machine::publish::lanes::Lanes;
-use crate::machine::publish::pending::HeldPublish;
 use crate::machine::publish::pending::Kind;
+use crate::machine::publish::pending::PendingPublish;
 use crate::machine::publish::publishers::{Publisher, Publishers};
 use crate::machine::publish::publishers::{REPUBLISHED, STAMP};
 use crate::machine::{PromiseId, Publish};
@@ -38,29 +38,29 @@ pub(crate) enum NoChannel {
 pub(crate) struct Publishing {
     pub(crate) publishers: Publishers,
     /// Publishes that can't be written yet.
-    pub(crate) held: Lanes,
+    pub(crate) queued: Lanes,
     pub(crate) call_ids: CallIds,
     /// How often a publish that is not confirmed at a loss is sent again.
     pub(crate) republishes: u32,
     /// Why the broker has blocked the connection.
     pub(crate) blocked: Option<Box<str>>,
     /// A buffer for headers, kept for its allocation.
-    pub(crate) scratch: Vec<u8>,
+    pub(crate) header_buffer: Vec<u8>,
 }
 
 impl Publishing {
     /// Returns the number of bytes that the transport has not taken, including those of queued
     /// publishes.
-    pub(crate) fn outgoing_octets(&self, cx: &Context) -> usize {
-        self.held.bytes() + cx.out.len() + cx.in_hand
+    pub(crate) fn outgoing_bytes(&self, cx: &Context) -> usize {
+        self.queued.bytes() + cx.out.len() + cx.in_flight_bytes
     }
 
     /// Whether another publish would be accepted.
     pub(crate) fn has_room_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
-        self.outgoing_octets(cx) < limits.outgoing_octets
-            && self.publishers.kept_octets < limits.outgoing_octets
-            && self.held.len() + self.publishers.in_flight() < limits.publishes_in_flight
+        self.outgoing_bytes(cx) < limits.outgoing_octets
+            && self.publishers.unconfirmed_bytes < limits.outgoing_octets
+            && self.queued.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
     /// Publishes. The promise is answered when the broker has confirmed the message.
@@ -73,13 +73,13 @@ impl Publishing {
         if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Publish) {
             self.write_publish(cx, channel, publish, 0)?;
             let promise = cx.promises.open();
-            let kept =
-                (self.republishes > 0).then(|| HeldPublish::new(promise, Kind::Publish, publish));
-            self.sent(cx, channel, promise, kept);
+            let unconfirmed = (self.republishes > 0)
+                .then(|| PendingPublish::new(promise, Kind::Publish, publish));
+            self.sent(cx, channel, promise, unconfirmed);
             return Ok(promise);
         }
         let promise = cx.timed_promise();
-        self.hold(HeldPublish::new(promise, Kind::Publish, publish));
+        self.enqueue(PendingPublish::new(promise, Kind::Publish, publish));
         Ok(promise)
     }
 
@@ -108,7 +108,7 @@ impl Publishing {
             return Ok(cx.promises.open_done());
         }
         let promise = cx.timed_promise();
-        self.hold(HeldPublish::new(promise, Kind::Unconfirmed, publish));
+        self.enqueue(PendingPublish::new(promise, Kind::Unconfirmed, publish));
         Ok(promise)
     }
 
@@ -119,9 +119,9 @@ impl Publishing {
         cx: &mut Context,
         channel: u16,
         promise: PromiseId,
-        kept: Option<HeldPublish>,
+        unconfirmed: Option<PendingPublish>,
     ) {
-        if self.publishers.sent(channel, promise, kept) {
+        if self.publishers.sent(channel, promise, unconfirmed) {
             self.prove(cx, channel);
         }
     }
@@ -148,12 +148,12 @@ impl Publishing {
     ) -> Option<u16> {
         cx.attention = true;
         let exchange = exchange.as_octets();
-        if !self.may_publish(cx) || !self.held.is_empty() && self.held.has(exchange, kind) {
+        if !self.may_publish(cx) || !self.queued.is_empty() && self.queued.has(exchange, kind) {
             return None;
         }
         match self.publishers.find(exchange, kind) {
             Some(publisher) if publisher.takes_more() => Some(publisher.channel),
-            _ if self.held.waiting() > 0 => None,
+            _ if self.queued.waiting() > 0 => None,
             Some(publisher) => {
                 let channel = publisher.channel;
                 self.publishers.resume(channel, cx.now)
@@ -162,8 +162,8 @@ impl Publishing {
         }
     }
 
-    pub(crate) fn hold(&mut self, held: HeldPublish) {
-        self.held.push_back(held);
+    pub(crate) fn enqueue(&mut self, pending: PendingPublish) {
+        self.queued.push_back(pending);
     }
 
     pub(crate) fn may_publish(&self, cx: &Context) -> bool {
@@ -171,12 +171,12 @@ impl Publishing {
     }
 
     /// Writes what was held back, as far as it goes, and for each exchange in order.
-    pub(crate) fn release_held(&mut self, cx: &mut Context) {
-        if self.held.is_empty() || !self.may_publish(cx) {
+    pub(crate) fn release_queued(&mut self, cx: &mut Context) {
+        if self.queued.is_empty() || !self.may_publish(cx) {
             return;
         }
-        while let Some(lane) = self.held.next_fresh() {
-            let Some((exchange, kind)) = self.held.get(lane) else {
+        while let Some(lane) = self.queued.next_fresh() {
+            let Some((exchange, kind)) = self.queued.get(lane) else {
                 continue;
             };
             match self.publishers.find(exchange, kind) {
@@ -185,11 +185,11 @@ impl Publishing {
                     self.release_lane(cx, lane, channel);
                 }
                 Some(publisher) if publisher.is_stopped() => {}
-                Some(_) | None => self.held.wait(lane),
+                Some(_) | None => self.queued.wait(lane),
             }
         }
-        while let Some(lane) = self.held.first_waiting() {
-            let Some((exchange, kind)) = self.held.get(lane) else {
+        while let Some(lane) = self.queued.first_waiting() {
+            let Some((exchange, kind)) = self.queued.get(lane) else {
                 break;
             };
             let opened = match self.publishers.find(exchange, kind) {
@@ -205,10 +205,10 @@ impl Publishing {
             match opened {
                 Ok(Some(channel)) => self.release_lane(cx, lane, channel),
                 // The broker has stopped content on the lane's channel.
-                Ok(None) => self.held.stop_waiting(lane),
+                Ok(None) => self.queued.stop_waiting(lane),
                 Err(NoChannel::Closing) => return,
                 Err(NoChannel::AllInUse) => {
-                    self.publishers.retire(self.held.waiting(), cx.now);
+                    self.publishers.retire(self.queued.waiting(), cx.now);
                     return;
                 }
             }
@@ -217,28 +217,28 @@ impl Publishing {
 
     /// Writes the queued publishes of a lane.
     pub(crate) fn release_lane(&mut self, cx: &mut Context, lane: LaneId, channel: u16) {
-        while let Some(held) = self.held.pop(lane) {
-            if !cx.promises.is_waiting(held.promise) {
+        while let Some(pending) = self.queued.pop(lane) {
+            if !cx.promises.is_pending(pending.promise) {
                 continue;
             }
-            let properties = held.properties();
-            let publish = held.to_publish(&properties);
-            let written = match held.kind {
+            let properties = pending.properties();
+            let publish = pending.to_publish(&properties);
+            let written = match pending.kind {
                 Kind::Publish | Kind::Unconfirmed => {
-                    self.write_publish(cx, channel, &publish, held.attempts)
+                    self.write_publish(cx, channel, &publish, pending.attempts)
                 }
                 Kind::Call => self.write_call(cx, channel, &publish),
             };
-            let promise = held.promise;
-            match (written, held.kind) {
+            let promise = pending.promise;
+            match (written, pending.kind) {
                 (Ok(()), Kind::Publish) => {
-                    cx.promises.untime(promise);
-                    let kept = (self.republishes > 0).then_some(held);
-                    self.sent(cx, channel, promise, kept);
+                    cx.promises.remove_deadline(promise);
+                    let unconfirmed = (self.republishes > 0).then_some(pending);
+                    self.sent(cx, channel, promise, unconfirmed);
                 }
                 (Ok(()), Kind::Call) => self.sent(cx, channel, promise, None),
                 (Ok(()), Kind::Unconfirmed) => cx.promises.done(promise),
-                (Err(error), _) => cx.answer(promise, Err(error)),
+                (Err(error), _) => cx.complete(promise, Err(error)),
             }
         }
     }
@@ -335,12 +335,13 @@ impl Publishing {
                 stamp.insert(REPUBLISHED, attempts)?;
                 cx.counters.republished += 1;
             }
-            self.scratch.clear();
-            self.scratch.extend_from_slice(stamp.as_ref().as_octets());
-            self.scratch
+            self.header_buffer.clear();
+            self.header_buffer
+                .extend_from_slice(stamp.as_ref().as_octets());
+            self.header_buffer
                 .extend_from_slice(headers.unwrap_or_default().as_octets());
-            let stamped =
-                TableRef::new(&self.scratch).map_err(|error| Error::invalid("headers", error))?;
+            let stamped = TableRef::new(&self.header_buffer)
+                .map_err(|error| Error::invalid("headers", error))?;
             let properties = Properties {
                 headers: Some(stamped.into()),
                 ..*publish.properties
@@ -396,12 +397,12 @@ impl Publishing {
                     None
                 };
                 if let Some(call) = call {
-                    cx.answer(call, Err(Error::Nacked));
+                    cx.complete(call, Err(Error::Nacked));
                 }
                 is_known
             }
             (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
-                let is_unknown = republished.remove(&promise) && promises.is_waiting(promise);
+                let is_unknown = republished.remove(&promise) && promises.is_pending(promise);
                 cx.counters.unconfirmed += u64::from(is_unknown);
                 let error = if is_unknown {
                     Error::Nacked.into_unconfirmed()
@@ -409,13 +410,13 @@ impl Publishing {
                     Error::Nacked
                 };
                 // A publish is answered without anything to dispose of.
-                let _ = promises.answer(promise, Err(error));
+                let _ = promises.complete(promise, Err(error));
             }),
         };
         if is_called && !accepted && multiple {
-            self.publishers.forget_answered_calls(&cx.promises);
+            self.publishers.forget_completed_calls(&cx.promises);
         }
-        cx.attention |= !self.held.is_empty();
+        cx.attention |= !self.queued.is_empty();
         known
     }
 
@@ -448,7 +449,7 @@ impl Publishing {
             ReplyCode::NO_CONSUMERS => Error::NoConsumers(returned),
             _ => Error::NoRoute(returned),
         };
-        cx.answer(promise, Err(error));
+        cx.complete(promise, Err(error));
     }
 
     /// The broker closed a publish channel: what was in flight on it is answered.
@@ -461,7 +462,7 @@ impl Publishing {
         let Some(publisher) = self.publishers.remove(channel) else {
             return;
         };
-        self.held.retry(publisher.exchange(), publisher.kind());
+        self.queued.retry(publisher.exchange(), publisher.kind());
         let was_alone = publisher.confirms.has_one_unconfirmed();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
@@ -479,11 +480,11 @@ impl Publishing {
             } else {
                 Error::Unconfirmed(error.clone().into())
             };
-            cx.answer(promise, Err(error));
+            cx.complete(promise, Err(error));
         }
         // What was called and has arrived: its reply finds nobody any more.
         for promise in publisher.calls.into_values() {
-            cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+            cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
     }
 
@@ -500,8 +501,8 @@ impl Publishing {
         publisher: Publisher,
         error: &Error,
     ) {
-        let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
-        let mut kept = publisher.kept;
+        let unknown = || Err(Error::Unconfirmed(error.clone().into()));
+        let mut unconfirmed = publisher.unconfirmed;
         let most = if error.blames(basic::Publish::ID) {
             0
         } else {
@@ -509,30 +510,33 @@ impl Publishing {
         };
         let mut again = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
-            match kept.take(tag).filter(|held| held.attempts < most) {
-                Some(mut held) => {
-                    held.attempts += 1;
-                    again.push(held);
+            match unconfirmed
+                .take(tag)
+                .filter(|pending| pending.attempts < most)
+            {
+                Some(mut pending) => {
+                    pending.attempts += 1;
+                    again.push(pending);
                 }
-                None => cx.answer(promise, unconfirmed()),
+                None => cx.complete(promise, unknown()),
             }
         }
         for promise in publisher.calls.into_values() {
-            cx.answer(promise, unconfirmed());
+            cx.complete(promise, unknown());
         }
-        for held in again.into_iter().rev() {
+        for pending in again.into_iter().rev() {
             cx.promises
-                .retime(held.promise, cx.options.deadlines.request);
-            cx.republished.insert(held.promise);
-            self.held.push_front(held);
+                .restart_deadline(pending.promise, cx.options.deadlines.request);
+            cx.republished.insert(pending.promise);
+            self.queued.push_front(pending);
         }
     }
 
     /// Answers every publish that waits to be sent. What became of one that was sent before, nobody
     /// knows.
-    pub(crate) fn fail_held(&mut self, cx: &mut Context, error: &Error) {
-        for held in self.held.drain() {
-            cx.answer(held.promise, Err(error.clone()));
+    pub(crate) fn fail_queued(&mut self, cx: &mut Context, error: &Error) {
+        for pending in self.queued.drain() {
+            cx.complete(pending.promise, Err(error.clone()));
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 /// A publish that can't be written yet: the handshake is under way, the broker holds back
 /// publishes, or there is no channel.
 #[derive(Debug)]
-pub(crate) struct HeldPublish {
+pub(crate) struct PendingPublish {
     pub(crate) promise: PromiseId,
     pub(crate) kind: Kind,
     /// How many times it was published before.
@@ -35,7 +35,7 @@ pub(crate) struct HeldPublish {
     body: Bytes,
 }
 
-impl HeldPublish {
+impl PendingPublish {
     pub(crate) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
         let mut property_list = Vec::new();
         publish.properties.encode_list(&mut property_list);
@@ -57,7 +57,7 @@ impl HeldPublish {
         &self.exchange
     }
 
-    pub(crate) fn octets(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let headers = self
             .headers
             .as_ref()
@@ -93,17 +93,17 @@ impl HeldPublish {
 /// The publishes of a channel that are to be published again when the connection goes, by their
 /// number.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(BTreeMap<u64, HeldPublish>);
+pub(crate) struct Unconfirmed(BTreeMap<u64, PendingPublish>);
 
-impl Kept {
+impl Unconfirmed {
     /// Gives how many octets that takes.
-    pub(crate) fn add(&mut self, tag: u64, held: HeldPublish) -> usize {
-        let octets = held.octets();
-        self.0.insert(tag, held);
-        octets
+    pub(crate) fn add(&mut self, tag: u64, pending: PendingPublish) -> usize {
+        let bytes = pending.bytes();
+        self.0.insert(tag, pending);
+        bytes
     }
 
-    pub(crate) fn take(&mut self, tag: u64) -> Option<HeldPublish> {
+    pub(crate) fn take(&mut self, tag: u64) -> Option<PendingPublish> {
         self.0.remove(&tag)
     }
 
@@ -113,21 +113,21 @@ impl Kept {
             return 0;
         }
         if !multiple {
-            return self.take(tag).map_or(0, |held| held.octets());
+            return self.take(tag).map_or(0, |pending| pending.bytes());
         }
         // `split_off` would count what is left, each time.
-        let mut octets = 0;
+        let mut bytes = 0;
         while let Some(entry) = self
             .0
             .first_entry()
             .filter(|entry| tag == 0 || *entry.key() <= tag)
         {
-            octets += entry.remove().octets();
+            bytes += entry.remove().bytes();
         }
-        octets
+        bytes
     }
 
-    pub(crate) fn octets(&self) -> usize {
-        self.0.values().map(HeldPublish::octets).sum()
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.values().map(PendingPublish::bytes).sum()
     }
 }

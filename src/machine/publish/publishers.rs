@@ -3,7 +3,7 @@
 use crate::machine::ids::PromiseId;
 use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
-use crate::machine::publish::pending::{HeldPublish, Kept, Kind};
+use crate::machine::publish::pending::{Kind, PendingPublish, Unconfirmed};
 use crate::machine::recovery::name_hasher::NameHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
@@ -38,7 +38,7 @@ pub(crate) struct Publisher {
     /// Who waits for a reply, by the number of the publish that it replies to.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
     /// What is to be published again when the connection goes, by its number.
-    pub(crate) kept: Kept,
+    pub(crate) unconfirmed: Unconfirmed,
     exchange: Box<[u8]>,
     /// Its position in the order of turns.
     turn: u64,
@@ -80,7 +80,7 @@ impl Publisher {
 const TURN: Duration = Duration::from_millis(100);
 
 /// The channel of an exchange for each [`Kind`].
-type Channels = [Option<u16>; 3];
+type ExchangeChannels = [Option<u16>; 3];
 
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
@@ -89,13 +89,13 @@ pub(crate) struct Publishers {
     /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp`
     /// costs as much as the rest of a publish on processors where glibc does it with masked loads,
     /// which stumble over a pointer to nothing.)
-    default: Channels,
-    named: HashMap<Box<[u8]>, Channels, BuildHasherDefault<NameHasher>>,
+    default: ExchangeChannels,
+    named: HashMap<Box<[u8]>, ExchangeChannels, BuildHasherDefault<NameHasher>>,
     open: usize,
     uses: u64,
     in_flight: usize,
     /// Octets of what is kept to be published again, on all channels.
-    pub(crate) kept_octets: usize,
+    pub(crate) unconfirmed_bytes: usize,
     /// Calls that wait for their reply.
     calls: usize,
     /// The channels that do not retire, in the order in which their turns began.
@@ -151,7 +151,7 @@ impl Publishers {
             is_retiring: false,
             is_unstamped: false,
             calls: BTreeMap::new(),
-            kept: Kept::default(),
+            unconfirmed: Unconfirmed::default(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -319,14 +319,16 @@ impl Publishers {
         &mut self,
         channel: u16,
         promise: PromiseId,
-        kept: Option<HeldPublish>,
+        unconfirmed: Option<PendingPublish>,
     ) -> bool {
         let Some(publisher) = self.on(channel) else {
             return false;
         };
         let is_first = publisher.confirms.next() == 1;
-        let kept_octets = kept.map_or(0, |kept| {
-            publisher.kept.add(publisher.confirms.next(), kept)
+        let unconfirmed_bytes = unconfirmed.map_or(0, |unconfirmed| {
+            publisher
+                .unconfirmed
+                .add(publisher.confirms.next(), unconfirmed)
         });
         let is_call = publisher.kind == Kind::Call;
         if is_call {
@@ -337,7 +339,7 @@ impl Publishers {
             self.unstamped.push(channel);
         }
         self.calls += usize::from(is_call);
-        self.kept_octets += kept_octets;
+        self.unconfirmed_bytes += unconfirmed_bytes;
         self.in_flight += 1;
         is_first
     }
@@ -362,12 +364,12 @@ impl Publishers {
     }
 
     /// Forgets the calls that are answered without a reply.
-    pub(crate) fn forget_answered_calls(&mut self, promises: &Promises) {
+    pub(crate) fn forget_completed_calls(&mut self, promises: &Promises) {
         let mut calls = 0;
         for publisher in self.all_mut() {
             publisher
                 .calls
-                .retain(|_, promise| promises.is_waiting(*promise));
+                .retain(|_, promise| promises.is_pending(*promise));
             calls += publisher.calls.len();
         }
         self.may_have_idle |= calls < self.calls;
@@ -390,11 +392,11 @@ impl Publishers {
         if publisher.confirms.confirm(tag, multiple, each).is_err() {
             return false;
         }
-        let forgotten = publisher.kept.forget(tag, multiple);
+        let forgotten = publisher.unconfirmed.forget(tag, multiple);
         let open = publisher.confirms.open();
         self.may_have_idle |= open == 0;
         self.in_flight -= before - open;
-        self.kept_octets -= forgotten;
+        self.unconfirmed_bytes -= forgotten;
         true
     }
 
@@ -402,11 +404,11 @@ impl Publishers {
     pub(crate) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         let call = self.replied(channel, tag);
         let publisher = self.on(channel)?;
-        let Some(promise) = publisher.confirms.answer(tag) else {
+        let Some(promise) = publisher.confirms.take_returned(tag) else {
             return call;
         };
-        let forgotten = publisher.kept.forget(tag, false);
-        self.kept_octets -= forgotten;
+        let forgotten = publisher.unconfirmed.forget(tag, false);
+        self.unconfirmed_bytes -= forgotten;
         Some(promise)
     }
 
@@ -416,7 +418,7 @@ impl Publishers {
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
-        self.kept_octets -= publisher.kept.octets();
+        self.unconfirmed_bytes -= publisher.unconfirmed.bytes();
         Some(publisher)
     }
 
@@ -474,13 +476,13 @@ impl Publishers {
             };
             let Publisher {
                 confirms,
-                kept,
+                unconfirmed,
                 kind,
                 ..
             } = publisher;
             let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
-                forgotten += kept.forget(tag, false);
+                forgotten += unconfirmed.forget(tag, false);
                 if *kind != Kind::Call {
                     each(promise);
                 }
@@ -488,7 +490,7 @@ impl Publishers {
             let expired = before - confirms.open();
             self.may_have_idle |= expired > 0;
             self.in_flight -= expired;
-            self.kept_octets -= forgotten;
+            self.unconfirmed_bytes -= forgotten;
             self.set_due(channel);
         }
     }

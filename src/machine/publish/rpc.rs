@@ -9,8 +9,8 @@ use crate::machine::channel::Awaited;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::REPLY_TO;
-use crate::machine::publish::pending::HeldPublish;
 use crate::machine::publish::pending::Kind;
+use crate::machine::publish::pending::PendingPublish;
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
@@ -49,7 +49,7 @@ impl Publishing {
             .open_timed(timeout.unwrap_or(cx.options.deadlines.request));
         match ready {
             Some(channel) => self.sent(cx, channel, promise, None),
-            None => self.hold(HeldPublish::new(promise, Kind::Call, &publish)),
+            None => self.enqueue(PendingPublish::new(promise, Kind::Call, &publish)),
         }
         Ok(promise)
     }
@@ -108,7 +108,7 @@ impl Publishing {
         let number =
             correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
         if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
-            cx.answer(promise, Ok(Reply::Message(Box::new(message))));
+            cx.complete(promise, Ok(Reply::Message(Box::new(message))));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 /// How long a connection has to stand before its loss is a new one.
-const STEADY: Duration = Duration::from_secs(60);
+const STABLE: Duration = Duration::from_secs(60);
 
 /// What an error implies for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub(crate) struct Backoff {
     /// Since when it is tried.
     since: Option<Instant>,
     /// Since when the connection stands.
-    standing: Option<Instant>,
+    open_since: Option<Instant>,
     random: u64,
-    has_stood: bool,
+    has_been_open: bool,
 }
 
 impl Backoff {
@@ -79,21 +79,21 @@ impl Backoff {
             growth: 0,
             failed: BTreeSet::new(),
             since: None,
-            standing: None,
+            open_since: None,
             random,
-            has_stood: false,
+            has_been_open: false,
         }
     }
 
     /// Whether the connection has stood once.
-    pub(crate) fn has_stood(&self) -> bool {
-        self.has_stood
+    pub(crate) fn has_been_open(&self) -> bool {
+        self.has_been_open
     }
 
     /// The connection stands.
-    pub(crate) fn stands(&mut self, now: Instant) {
-        self.has_stood = true;
-        self.standing = Some(now);
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.has_been_open = true;
+        self.open_since = Some(now);
         self.attempt = 0;
         self.failed.clear();
         self.since = None;
@@ -129,13 +129,13 @@ impl Backoff {
             return Some(Duration::ZERO);
         }
         self.failed.clear();
-        if !self.has_stood && !self.policy.retry_first_connect {
+        if !self.has_been_open && !self.policy.retry_first_connect {
             return None;
         }
         let is_fresh = self
-            .standing
+            .open_since
             .take()
-            .is_some_and(|since| now.saturating_duration_since(since) >= STEADY);
+            .is_some_and(|since| now.saturating_duration_since(since) >= STABLE);
         if is_fresh {
             self.growth = 0;
         }

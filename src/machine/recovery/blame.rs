@@ -8,7 +8,7 @@ use crate::machine::PromiseId;
 use crate::machine::channel::content::Purpose;
 use crate::machine::channel::{Awaited, Channel, Resize};
 use crate::machine::consume::consumers::{Consumers, Phase};
-use crate::machine::transaction::transactions::{Phase as TransactionPhase, Transactions};
+use crate::machine::transaction::transactions::{TransactionPhase, Transactions};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// The requests over which the broker may have closed the connection.
 #[derive(Debug)]
 pub(crate) enum Blame {
-    Nobody,
+    NoRequest,
     One(PromiseId),
     Several(BTreeSet<PromiseId>),
 }

@@ -3,7 +3,7 @@
 //! The state machine only returns a [`FilterStep`] and receives its outcome. The filter is the
 //! user's code: it may call the connection, take long, and panic.
 
-use crate::machine::recovery::topology::Step;
+use crate::machine::recovery::topology::ReplayStep;
 use crate::options::Filter;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[must_use = "the recovery waits for it"]
 pub struct FilterStep {
     pub(crate) filter: Filter,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<ReplayStep>,
     /// The epoch of the connection that is being recovered.
     pub(crate) epoch: u32,
 }
@@ -21,7 +21,7 @@ pub struct FilterStep {
 #[derive(Debug)]
 #[must_use = "the recovery waits for it"]
 pub struct FilterOutcome {
-    pub(crate) wanted: Vec<Step>,
+    pub(crate) wanted: Vec<ReplayStep>,
     /// The first entity for which the filter panicked.
     pub(crate) panicked: Option<Box<str>>,
     pub(crate) epoch: u32,

@@ -23,8 +23,8 @@ use crate::machine::publish::Publishing;
 use crate::machine::recovery::backoff::Backoff;
 use crate::machine::recovery::filter::FilterStep;
 use crate::machine::recovery::quarantine::Quarantine;
-use crate::machine::recovery::replay::{Next, Restoration};
-use crate::machine::recovery::topology::Step;
+use crate::machine::recovery::replay::{NextStep, Replay};
+use crate::machine::recovery::topology::ReplayStep;
 use crate::machine::{ConsumerId, Ended, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
@@ -50,12 +50,12 @@ pub(crate) struct Recovering {
     /// When and whether to dial again; `None` if there is only one transport.
     pub(crate) backoff: Option<Backoff>,
     /// The reason of the loss, until the connection is open again.
-    pub(crate) cause: Option<Error>,
+    pub(crate) loss_cause: Option<Error>,
     /// The endpoint in use, or the first one to dial.
     pub(crate) endpoint: usize,
     /// The endpoint at which dialling began.
     pub(crate) first_endpoint: usize,
-    pub(crate) restoration: Option<Restoration>,
+    pub(crate) replay: Option<Replay>,
     pub(crate) quarantine: Quarantine,
     /// Entities to pass to the user's filter.
     pub(crate) filtering: Option<FilterStep>,
@@ -65,13 +65,13 @@ pub(crate) struct Recovering {
 
 impl Recovering {
     /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
-    pub(crate) fn suspend_restoration(&mut self, cx: &mut Context, error: &Error) {
+    pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
-        let Some(mut restoration) = self.restoration.take() else {
+        let Some(mut replay) = self.replay.take() else {
             return;
         };
         let is_alone = self.quarantine.one_at_a_time;
-        if let Some((step, failed)) = restoration.blamed(error, &cx.topology, is_alone) {
+        if let Some((step, failed)) = replay.blamed(error, &cx.topology, is_alone) {
             self.quarantine.add(step, failed);
         } else if error.is_a_verdict() {
             self.quarantine.one_at_a_time = true;
@@ -79,17 +79,17 @@ impl Recovering {
     }
 
     /// Declares what can be declared, and when everything is, starts the consumers.
-    pub(crate) fn go_on_restoring(&mut self, cx: &mut Context) {
+    pub(crate) fn continue_replay(&mut self, cx: &mut Context) {
         if cx.stage != Stage::Restoring {
             return;
         }
         loop {
-            let (Some(restoration), Some(backoff)) = (&mut self.restoration, &self.backoff) else {
+            let (Some(replay), Some(backoff)) = (&mut self.replay, &self.backoff) else {
                 return;
             };
-            match restoration.next(&cx.topology, &backoff.policy, &self.quarantine) {
-                Next::Declare(step) => self.declare(cx, step),
-                Next::Filter(steps) => {
+            match replay.next(&cx.topology, &backoff.policy, &self.quarantine) {
+                NextStep::Declare(step) => self.declare(cx, step),
+                NextStep::Filter(steps) => {
                     let filter = backoff.policy.filter.clone();
                     self.filtering = filter.map(|filter| FilterStep {
                         filter,
@@ -98,37 +98,33 @@ impl Recovering {
                     });
                     return;
                 }
-                Next::Wait => return,
-                Next::Done => break,
+                NextStep::Wait => return,
+                NextStep::Done => break,
             }
         }
         if let Some(number) = self
-            .restoration
+            .replay
             .as_mut()
-            .and_then(|restoration| restoration.channel.take())
+            .and_then(|replay| replay.channel.take())
         {
             cx.channels.put_idle(number);
         }
     }
 
-    pub(crate) fn declare(&mut self, cx: &mut Context, step: Step) {
+    pub(crate) fn declare(&mut self, cx: &mut Context, step: ReplayStep) {
         let outcome = self.send_step(cx, &step);
-        let Some(restoration) = &mut self.restoration else {
+        let Some(replay) = &mut self.replay else {
             return;
         };
         match outcome {
-            Ok(()) => restoration.sent(step),
-            Err(error) => restoration.skip(&step, error),
+            Ok(()) => replay.sent(step),
+            Err(error) => replay.skip(&step, error),
         }
         cx.attention = true;
     }
 
-    pub(crate) fn send_step(&mut self, cx: &mut Context, step: &Step) -> Result<(), Error> {
-        let number = match self
-            .restoration
-            .as_ref()
-            .and_then(|restoration| restoration.channel)
-        {
+    pub(crate) fn send_step(&mut self, cx: &mut Context, step: &ReplayStep) -> Result<(), Error> {
+        let number = match self.replay.as_ref().and_then(|replay| replay.channel) {
             Some(number) => number,
             None => self.open_restore_channel(cx, step)?,
         };
@@ -141,14 +137,14 @@ impl Recovering {
     pub(crate) fn open_restore_channel(
         &mut self,
         cx: &mut Context,
-        step: &Step,
+        step: &ReplayStep,
     ) -> Result<u16, Error> {
         if cx.topology.request(step).is_none() {
             return Err(Error::Stale);
         }
         let number = cx.open_channel(Role::Restore).ok_or(Error::ChannelLimit)?;
-        if let Some(restoration) = &mut self.restoration {
-            restoration.channel = Some(number);
+        if let Some(replay) = &mut self.replay {
+            replay.channel = Some(number);
         }
         Ok(number)
     }
@@ -157,7 +153,7 @@ impl Recovering {
     fn write_step(
         cx: &mut Context,
         number: u16,
-        step: &Step,
+        step: &ReplayStep,
     ) -> Result<&'static MethodInfo, Error> {
         let Context {
             topology,
@@ -172,8 +168,8 @@ impl Recovering {
         // The name of a dead-letter queue may have changed. Bindings are recorded under the current
         // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.
         let written = match step {
-            Step::Queue(_) => topology.renamed(request, &mut write),
-            Step::Exchange(_) | Step::Binding(_) => None,
+            ReplayStep::Queue(_) => topology.renamed(request, &mut write),
+            ReplayStep::Exchange(_) | ReplayStep::Binding(_) => None,
         };
         written.unwrap_or_else(|| write(&request))?;
         Ok(info)
@@ -182,25 +178,25 @@ impl Recovering {
     /// Something is declared again.
     pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(cx.options.deadlines.request);
-        let mut step = self.restoration.as_mut().and_then(Restoration::done);
-        if let (Some(Step::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
+        let mut step = self.replay.as_mut().and_then(Replay::done);
+        if let (Some(ReplayStep::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
             (&mut step, reply)
             && **name != *ok.queue.as_octets()
         {
             self.rename_queue(cx, name, ok.queue);
             *name = ok.queue.as_octets().into();
         }
-        if let (Some(step), Some(restoration)) = (step, &mut self.restoration) {
-            restoration.made(step);
+        if let (Some(step), Some(replay)) = (step, &mut self.replay) {
+            replay.declared(step);
         }
-        self.go_on_restoring(cx);
+        self.continue_replay(cx);
     }
 
     pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: &[u8], new: ShortStr<'_>) {
         cx.topology.rename(old, new.as_octets());
         let from: Box<str> = String::from_utf8_lossy(old).into();
-        if let Some(restoration) = &mut self.restoration {
-            restoration
+        if let Some(replay) = &mut self.replay {
+            replay
                 .report
                 .renamed
                 .push((from, new.to_str_lossy().into()));
@@ -222,10 +218,10 @@ impl Recovering {
             )));
         }
         self.restore_deadline = Deadline::In(cx.options.deadlines.request);
-        if let Some(restoration) = &mut self.restoration {
-            restoration.failed(error);
+        if let Some(replay) = &mut self.replay {
+            replay.failed(error);
         }
-        self.go_on_restoring(cx);
+        self.continue_replay(cx);
         Ok(())
     }
 
@@ -239,10 +235,7 @@ impl Recovering {
         consuming: &mut Consuming,
     ) -> Option<Recovered> {
         cx.channels.reserve(0);
-        let is_waiting = self
-            .restoration
-            .as_ref()
-            .is_some_and(|restoration| !restoration.is_done());
+        let is_waiting = self.replay.as_ref().is_some_and(|replay| !replay.is_done());
         if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_waiting {
             return None;
         }
@@ -253,7 +246,7 @@ impl Recovering {
         if consuming.resubscription.has_pending() {
             return None;
         }
-        let mut report = self.restoration.take()?.into_report();
+        let mut report = self.replay.take()?.into_report();
         report.consumers = std::mem::take(&mut consuming.resubscription.restored);
         Some(report)
     }
@@ -373,19 +366,19 @@ impl Recovering {
         else {
             return false;
         };
-        let missing = [Step::Queue(cx.topology.current(&terms.queue).into())];
+        let missing = [ReplayStep::Queue(cx.topology.current(&terms.queue).into())];
         if !self
-            .restoration
+            .replay
             .as_mut()
-            .is_some_and(|restoration| restoration.miss(&missing))
+            .is_some_and(|replay| replay.miss(&missing))
         {
             if consumer.live_sources() < 2 {
                 return false;
             }
-            if let Some(restoration) = &mut self.restoration {
+            if let Some(replay) = &mut self.replay {
                 let queue = String::from_utf8_lossy(&terms.queue);
                 let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
-                restoration.report.failed.push((what.into(), error.clone()));
+                replay.report.failed.push((what.into(), error.clone()));
             }
             consuming.end_source(cx, id, source, Ended::ChannelClosed(error.clone()));
         }

@@ -2,11 +2,10 @@
 //!
 //! Every earlier name of a queue in an outgoing method is replaced with the current one here.
 
+use crate::machine::recovery::bindings::Name;
 use crate::protocol::method::basic;
 use crate::protocol::{Array, ShortStr, Table, TableRef, Value};
 use std::collections::{BTreeMap, VecDeque};
-
-type Name = Box<[u8]>;
 
 /// How many earlier names of a queue are stored in addition to its first. Without a limit, a
 /// connection that is lost repeatedly would collect them without end.

@@ -1,14 +1,14 @@
 //! Entities that close connections during recovery. They are skipped, so that the rest is restored.
 
 use crate::error::Error;
-use crate::machine::recovery::topology::Step;
+use crate::machine::recovery::topology::ReplayStep;
 use std::collections::BTreeSet;
 
 /// The steps of the replay that are skipped until the connection is open, and the failures to
 /// report then.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
-    steps: BTreeSet<Step>,
+    steps: BTreeSet<ReplayStep>,
     /// The entities that are not restored, each with the error.
     pub(crate) failed: Vec<(Box<str>, Error)>,
     /// The broker ended a recovery without naming the step. Steps are sent one at a time, so that
@@ -18,13 +18,13 @@ pub(crate) struct Quarantine {
 
 impl Quarantine {
     /// Skips a step from now on.
-    pub(crate) fn add(&mut self, step: Step, failed: (Box<str>, Error)) {
+    pub(crate) fn add(&mut self, step: ReplayStep, failed: (Box<str>, Error)) {
         self.steps.insert(step);
         self.failed.push(failed);
     }
 
     /// Returns `true` if a step is skipped.
-    pub(crate) fn contains(&self, step: &Step) -> bool {
+    pub(crate) fn contains(&self, step: &ReplayStep) -> bool {
         self.steps.contains(step)
     }
 

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::machine::deadline::Deadline;
 use crate::machine::recovery::quarantine::Quarantine;
 use crate::machine::recovery::report::Recovered;
-use crate::machine::recovery::topology::{PARTS, Step, Topology};
+use crate::machine::recovery::topology::{PARTS, ReplayStep, Topology};
 use crate::options::Recovery;
 use crate::protocol::MethodId;
 use crate::protocol::method::Encode;
@@ -35,20 +35,20 @@ const ROUNDS: usize = 3;
 const NAMED_BY_BROKER: usize = 1;
 
 #[derive(Debug)]
-pub(crate) struct Restoration {
+pub(crate) struct Replay {
     /// The next of the topology's four parts, each of which needs those before it.
     part: usize,
-    steps: VecDeque<Step>,
+    steps: VecDeque<ReplayStep>,
     /// The steps of this part are with the user's filter.
     is_filtering: bool,
-    under_way: VecDeque<Step>,
+    pending: VecDeque<ReplayStep>,
     /// Those that are locked, and when to try them again.
-    locked: VecDeque<Step>,
+    locked: VecDeque<ReplayStep>,
     retry: Deadline,
     /// Until when what is locked is tried again.
     patience: Deadline,
     /// The exchanges and queues that are declared.
-    made: BTreeSet<Step>,
+    declared: BTreeSet<ReplayStep>,
     /// The number of bindings that are declared in this round.
     bound: usize,
     /// What could not be declared.
@@ -63,17 +63,17 @@ pub(crate) struct Restoration {
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    Declare(Step),
+pub(crate) enum NextStep {
+    Declare(ReplayStep),
     /// The steps to pass to the user's filter.
-    Filter(Vec<Step>),
+    Filter(Vec<ReplayStep>),
     /// Answers are to come, or time is to pass.
     Wait,
     /// Everything is declared.
     Done,
 }
 
-impl Restoration {
+impl Replay {
     /// Exclusive queues are tried for so long, in which the broker surely notices that the
     /// connection before is gone.
     pub(crate) fn new(patience: Duration, report: Recovered) -> Self {
@@ -81,11 +81,11 @@ impl Restoration {
             part: 0,
             steps: VecDeque::new(),
             is_filtering: false,
-            under_way: VecDeque::new(),
+            pending: VecDeque::new(),
             locked: VecDeque::new(),
             retry: Deadline::None,
             patience: Deadline::In(patience),
-            made: BTreeSet::new(),
+            declared: BTreeSet::new(),
             bound: 0,
             failures: Vec::new(),
             is_missing: false,
@@ -100,42 +100,42 @@ impl Restoration {
         topology: &Topology,
         policy: &Recovery,
         quarantine: &Quarantine,
-    ) -> Next {
+    ) -> NextStep {
         let window = if quarantine.one_at_a_time { 1 } else { WINDOW };
         loop {
-            if self.under_way.len() >= window {
-                return Next::Wait;
+            if self.pending.len() >= window {
+                return NextStep::Wait;
             }
             if let Some(step) = self.steps.pop_front() {
-                return Next::Declare(step);
+                return NextStep::Declare(step);
             }
-            if !self.under_way.is_empty() || !self.locked.is_empty() || self.is_filtering {
-                return Next::Wait;
+            if !self.pending.is_empty() || !self.locked.is_empty() || self.is_filtering {
+                return NextStep::Wait;
             }
             // Not before, because names that others use may have changed.
             let Some(mut steps) = topology.steps(self.part, policy.topology) else {
                 match (self.is_missing, &self.retry) {
-                    (false, _) => return Next::Done,
+                    (false, _) => return NextStep::Done,
                     (true, Deadline::None) => self.start_over(),
-                    (true, _) => return Next::Wait,
+                    (true, _) => return NextStep::Wait,
                 }
                 continue;
             };
             if self.part == NAMED_BY_BROKER {
-                steps.retain(|step| !self.made.contains(step));
+                steps.retain(|step| !self.declared.contains(step));
             }
             steps.retain(|step| !quarantine.contains(step));
             self.part += 1;
             if policy.filter.is_some() && !steps.is_empty() {
                 self.is_filtering = true;
-                return Next::Filter(steps);
+                return NextStep::Filter(steps);
             }
             self.steps = steps.into();
         }
     }
 
     /// Continues with the steps that the user's filter returned.
-    pub(crate) fn filtered(&mut self, wanted: Vec<Step>) {
+    pub(crate) fn filtered(&mut self, wanted: Vec<ReplayStep>) {
         self.is_filtering = false;
         self.steps = wanted.into();
     }
@@ -146,8 +146,8 @@ impl Restoration {
     }
 
     /// Something is gone that was declared. Whether everything will be declared once more.
-    pub(crate) fn miss(&mut self, missing: &[Step]) -> bool {
-        if !missing.iter().all(|step| self.made.contains(step)) {
+    pub(crate) fn miss(&mut self, missing: &[ReplayStep]) -> bool {
+        if !missing.iter().all(|step| self.declared.contains(step)) {
             return false;
         }
         if !self.is_missing {
@@ -165,7 +165,7 @@ impl Restoration {
 
     /// What came of it.
     pub(crate) fn into_report(mut self) -> Recovered {
-        self.report.entities = self.made.len() + self.bound;
+        self.report.entities = self.declared.len() + self.bound;
         self.report.failed.splice(0..0, self.failures);
         self.report
     }
@@ -176,7 +176,7 @@ impl Restoration {
             && self.part == PARTS
             && self.steps.is_empty()
             && !self.is_filtering
-            && self.under_way.is_empty()
+            && self.pending.is_empty()
             && self.locked.is_empty()
     }
 
@@ -188,8 +188,8 @@ impl Restoration {
         error: &Error,
         topology: &Topology,
         is_alone: bool,
-    ) -> Option<(Step, (Box<str>, Error))> {
-        let step = self.under_way.pop_front()?;
+    ) -> Option<(ReplayStep, (Box<str>, Error))> {
+        let step = self.pending.pop_front()?;
         let is_blamed = is_alone && error.is_a_verdict() && error.blames(MethodId::NONE)
             || topology
                 .request(&step)
@@ -198,34 +198,34 @@ impl Restoration {
     }
 
     /// Records that the request of a step is sent.
-    pub(crate) fn sent(&mut self, step: Step) {
-        self.under_way.push_back(step);
+    pub(crate) fn sent(&mut self, step: ReplayStep) {
+        self.pending.push_back(step);
     }
 
     /// A step can't even be written.
-    pub(crate) fn skip(&mut self, step: &Step, error: Error) {
+    pub(crate) fn skip(&mut self, step: &ReplayStep, error: Error) {
         self.failures.push((step.describe().into(), error));
     }
 
     /// The oldest step that is under way is done.
-    pub(crate) fn done(&mut self) -> Option<Step> {
-        self.under_way.pop_front()
+    pub(crate) fn done(&mut self) -> Option<ReplayStep> {
+        self.pending.pop_front()
     }
 
     /// So it is there, under the name that it has now.
-    pub(crate) fn made(&mut self, step: Step) {
+    pub(crate) fn declared(&mut self, step: ReplayStep) {
         match step {
             // Nothing needs a binding, so it is only counted.
-            Step::Binding(_) => self.bound += 1,
-            Step::Exchange(_) | Step::Queue(_) => _ = self.made.insert(step),
+            ReplayStep::Binding(_) => self.bound += 1,
+            ReplayStep::Exchange(_) | ReplayStep::Queue(_) => _ = self.declared.insert(step),
         }
     }
 
     /// The broker has closed the channel over the oldest step that is under way.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.channel = None;
-        let failed = self.under_way.pop_front();
-        for step in self.under_way.drain(..).rev() {
+        let failed = self.pending.pop_front();
+        for step in self.pending.drain(..).rev() {
             self.steps.push_front(step);
         }
         let Some(step) = failed else { return };
@@ -240,7 +240,7 @@ impl Restoration {
         }
     }
 
-    fn misses_for(&mut self, step: &Step) -> bool {
+    fn misses_for(&mut self, step: &ReplayStep) -> bool {
         let needs = step.needs();
         !needs.is_empty() && self.miss(&needs)
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub(crate) const PARTS: usize = 4;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct ExchangeRecord {
     kind: Name,
     durable: bool,
     auto_delete: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Exchange {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Queue {
+pub(crate) struct QueueRecord {
     /// The broker made its name, and makes another each time. This is the first one.
     original_name: Option<Name>,
     durable: bool,
@@ -38,7 +38,7 @@ pub(crate) struct Queue {
 
 /// What is to be declared, in the order in which one thing needs another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
+pub(crate) enum ReplayStep {
     Exchange(Name),
     Queue(Name),
     Binding(Binding),
@@ -46,14 +46,14 @@ pub(crate) enum Step {
 
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
-    exchanges: BTreeMap<Name, Exchange>,
-    queues: BTreeMap<Name, Queue>,
+    exchanges: BTreeMap<Name, ExchangeRecord>,
+    queues: BTreeMap<Name, QueueRecord>,
     bindings: Bindings,
     names: Names,
     /// The number of entities to remember; `None` if there is no recovery.
-    most: Option<usize>,
+    max_records: Option<usize>,
     /// The program knows that not everything is remembered.
-    is_overflow_told: bool,
+    is_overflow_reported: bool,
 }
 
 fn name(text: ShortStr<'_>) -> Name {
@@ -65,25 +65,25 @@ fn text(name: &[u8]) -> Cow<'_, str> {
 }
 
 impl Topology {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(max_records: usize) -> Self {
         Self {
-            most: Some(most),
+            max_records: Some(max_records),
             ..Self::default()
         }
     }
 
     /// Returns the record, if there is one.
     pub(crate) fn recorded(&mut self) -> Option<&mut Self> {
-        self.most.is_some().then_some(self)
+        self.max_records.is_some().then_some(self)
     }
 
     /// Returns `true` at the first call.
     pub(crate) fn is_first_overflow(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_overflow_told, true)
+        !std::mem::replace(&mut self.is_overflow_reported, true)
     }
 
     fn has_room(&self) -> bool {
-        self.most.is_some_and(|most| self.len() < most)
+        self.max_records.is_some_and(|most| self.len() < most)
     }
 
     /// How many entities are remembered.
@@ -97,7 +97,7 @@ impl Topology {
         let has_room = self.has_room();
         match *request {
             Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
-                let record = Exchange {
+                let record = ExchangeRecord {
                     kind: name(it.r#type),
                     durable: it.durable,
                     auto_delete: it.auto_delete,
@@ -133,7 +133,7 @@ impl Topology {
                     return true;
                 };
                 let declared = name(ok.queue);
-                let record = Queue {
+                let record = QueueRecord {
                     original_name: it.queue.is_empty().then(|| declared.clone()),
                     durable: it.durable,
                     exclusive: it.exclusive,
@@ -336,7 +336,7 @@ impl Topology {
     /// Returns one part of the entities to declare, in the order of their dependencies, or `None`
     /// after the last part. Queues that the broker names come before the others, which may refer to
     /// them.
-    pub(crate) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<Step>> {
+    pub(crate) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<ReplayStep>> {
         let (all, transient) = match which {
             RecoverTopology::All => (true, true),
             RecoverTopology::Transient => (false, true),
@@ -359,7 +359,7 @@ impl Topology {
                 .bindings
                 .to(is_wanted)
                 .filter(|(to, route)| is_bound_again(to, route));
-            bindings.map(|(to, route)| Step::Binding(Binding::new(to, route)))
+            bindings.map(|(to, route)| ReplayStep::Binding(Binding::new(to, route)))
         };
         let queues = |is_unnamed: bool| {
             let queues = self
@@ -368,7 +368,9 @@ impl Topology {
                 .filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
             let queues =
                 queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
-            queues.map(|(name, _)| Step::Queue(name.clone())).collect()
+            queues
+                .map(|(name, _)| ReplayStep::Queue(name.clone()))
+                .collect()
         };
         Some(match part {
             0 => {
@@ -376,7 +378,7 @@ impl Topology {
                 let exchanges =
                     exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
                 exchanges
-                    .map(|name| Step::Exchange(name.clone()))
+                    .map(|name| ReplayStep::Exchange(name.clone()))
                     .chain(bindings(true))
                     .collect()
             }
@@ -388,9 +390,9 @@ impl Topology {
     }
 
     /// The request of a step, as long as it is still remembered.
-    pub(crate) fn request<'a>(&'a self, step: &'a Step) -> Option<Method<'a>> {
+    pub(crate) fn request<'a>(&'a self, step: &'a ReplayStep) -> Option<Method<'a>> {
         match step {
-            Step::Exchange(name) => {
+            ReplayStep::Exchange(name) => {
                 let it = self.exchanges.get(name)?;
                 let declare = exchange::Declare {
                     exchange: short(name),
@@ -404,7 +406,7 @@ impl Topology {
                 };
                 Some(Method::Exchange(exchange::Method::Declare(declare)))
             }
-            Step::Queue(name) => {
+            ReplayStep::Queue(name) => {
                 let it = self.queues.get(name)?;
                 let declare = queue::Declare {
                     queue: if it.original_name.is_some() {
@@ -421,7 +423,7 @@ impl Topology {
                 };
                 Some(Method::Queue(queue::Method::Declare(declare)))
             }
-            Step::Binding(binding) => Some(binding.request()),
+            ReplayStep::Binding(binding) => Some(binding.request()),
         }
     }
 }
@@ -439,7 +441,7 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
     }
 }
 
-impl Step {
+impl ReplayStep {
     /// What has to be there for it.
     pub(crate) fn needs(&self) -> Vec<Self> {
         let Self::Binding(binding) = self else {

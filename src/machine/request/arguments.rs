@@ -28,7 +28,7 @@ impl Body<'_> {
         match self {
             Self::Borrowed(bytes) => bytes,
             Self::Shared(bytes) | Self::Owned(bytes) => bytes,
-            Self::Lent(octets) => octets,
+            Self::Lent(bytes) => bytes,
         }
     }
 
@@ -38,7 +38,7 @@ impl Body<'_> {
         match self {
             Self::Borrowed(bytes) => Body::Borrowed(bytes),
             Self::Shared(bytes) | Self::Owned(bytes) => Body::Lent(bytes),
-            Self::Lent(octets) => Body::Lent(octets),
+            Self::Lent(bytes) => Body::Lent(bytes),
         }
     }
 
@@ -48,7 +48,7 @@ impl Body<'_> {
         match self {
             Self::Borrowed(_) => None,
             Self::Shared(bytes) | Self::Owned(bytes) => Some(bytes),
-            Self::Lent(octets) => Some(octets),
+            Self::Lent(bytes) => Some(bytes),
         }
     }
 
@@ -75,8 +75,8 @@ impl Body<'_> {
 macro_rules! body_from {
     ($($ty:ty => $variant:ident $convert:expr;)*) => {
         $(impl<'a> From<$ty> for Body<'a> {
-            fn from(octets: $ty) -> Self {
-                Self::$variant($convert(octets))
+            fn from(bytes: $ty) -> Self {
+                Self::$variant($convert(bytes))
             }
         })*
     };
@@ -94,8 +94,8 @@ body_from! {
 }
 
 impl<'a, const N: usize> From<&'a [u8; N]> for Body<'a> {
-    fn from(octets: &'a [u8; N]) -> Self {
-        Self::Borrowed(octets)
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Borrowed(bytes)
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) type Ticket = u64;
 
 /// The deadlines of the tasks that wait for capacity.
 #[derive(Debug, Default)]
-pub(crate) struct Waits {
+pub(crate) struct CapacityWaits {
     /// The deadlines by ticket; `None` before the next [`stamp`](Self::stamp). All waits have the
     /// same timeout, so the order of the tickets is the order of the deadlines.
     deadlines: BTreeMap<Ticket, Option<Instant>>,
@@ -20,7 +20,7 @@ pub(crate) struct Waits {
     expired: VecDeque<Ticket>,
 }
 
-impl Waits {
+impl CapacityWaits {
     /// Begins a wait. Its deadline starts at the next [`stamp`](Self::stamp).
     pub(crate) fn begin(&mut self) -> Ticket {
         self.issued += 1;
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn waits_expire_in_order_unless_they_end() {
-        let mut waits = Waits::default();
+        let mut waits = CapacityWaits::default();
         let now = Instant::now();
         let [first, second] = [waits.begin(), waits.begin()];
         assert_eq!(waits.deadline(), None);

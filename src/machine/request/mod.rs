@@ -8,13 +8,13 @@ pub(crate) mod pending;
 use crate::error::Broken;
 use crate::error::Error;
 use crate::machine::PromiseId;
-use crate::machine::channel::channels::RoomToHold;
+use crate::machine::channel::channels::GetCapacity;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::blame::Blame;
 use crate::machine::request::check::{check_queue_name, is_nowait, queue_of};
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, basic};
 use crate::protocol::{EncodeError, Method};
@@ -23,31 +23,31 @@ use std::collections::VecDeque;
 /// The requests that wait for a channel of the pool.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    pub(crate) queue: VecDeque<WaitingRequest>,
+    pub(crate) queue: VecDeque<PendingRequest>,
 }
 
 impl Requests {
     /// A request that was sent and not answered is asked again when that can't do anything twice.
-    pub(crate) fn ask_again(
+    pub(crate) fn repeat_or_fail(
         &mut self,
         cx: &mut Context,
-        mut request: WaitingRequest,
+        mut request: PendingRequest,
         error: &Error,
         blame: &Blame,
-        again: &mut Vec<WaitingRequest>,
+        again: &mut Vec<PendingRequest>,
     ) {
         if !blame.is_on(request.promise) {
             cx.forget_what_may_be_gone(&request);
         }
         if request.in_transaction || blame.is_on(request.promise) {
-            cx.answer(request.promise, Err(error.clone()));
-        } else if !cx.promises.is_waiting(request.promise) {
+            cx.complete(request.promise, Err(error.clone()));
+        } else if !cx.promises.is_pending(request.promise) {
         } else if request.is_repeatable() {
             request.is_suspected |= blame.suspects(request.promise);
             // The names that they have now are not those that they will have.
             again.push(cx.with_original_names(request));
         } else {
-            cx.answer(
+            cx.complete(
                 request.promise,
                 Err(Error::ConnectionBroken(Broken::OutcomeUnknown(
                     error.clone().into(),
@@ -77,7 +77,7 @@ impl Requests {
                 ));
             }
         }
-        let request = WaitingRequest::new(cx.promises.nobody(), info, &method);
+        let request = PendingRequest::new(cx.promises.none(), info, &method);
         let octets = request.payload.len() + OVERHEAD as usize;
         if octets > cx.frame_max as usize {
             return Err(EncodeError::FrameTooLarge {
@@ -88,7 +88,7 @@ impl Requests {
         }
         let promise = cx.timed_promise();
         cx.request_octets += request.payload.len();
-        self.queue.push_back(WaitingRequest { promise, ..request });
+        self.queue.push_back(PendingRequest { promise, ..request });
         cx.may_start = true;
         Ok(promise)
     }
@@ -96,22 +96,22 @@ impl Requests {
     /// Starts the requests for which there are channels.
     pub(crate) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(request) = self.queue.front() {
-            if request.is_suspected && cx.is_trying() {
+            if request.is_suspected && cx.has_pending_suspect() {
                 return;
             }
-            let is_held = request.is_get_to_settle();
+            let is_get_to_settle = request.is_get_to_settle();
             // A request whose deadline has passed is not sent.
-            let is_waiting = cx.promises.is_waiting(request.promise);
-            let room = if is_held {
-                cx.channels.room_to_hold()
+            let is_waiting = cx.promises.is_pending(request.promise);
+            let room = if is_get_to_settle {
+                cx.channels.get_capacity()
             } else {
-                RoomToHold::Yes
+                GetCapacity::Yes
             };
             let number = match room {
                 _ if !is_waiting => None,
-                RoomToHold::No => None,
-                RoomToHold::Later => return,
-                RoomToHold::Yes => {
+                GetCapacity::No => None,
+                GetCapacity::Later => return,
+                GetCapacity::Yes => {
                     let Some(number) = self.pooled_channel(cx, publishing) else {
                         return;
                     };
@@ -123,21 +123,21 @@ impl Requests {
             };
             cx.request_octets -= request.payload.len();
             let Some(number) = number else {
-                cx.answer(request.promise, Err(Error::ChannelLimit));
+                cx.complete(request.promise, Err(Error::ChannelLimit));
                 continue;
             };
-            if is_held {
+            if is_get_to_settle {
                 cx.channels.set_role(number, Role::Get);
             }
             if request.is_suspected {
-                cx.trial = Some(request.promise);
+                cx.suspect = Some(request.promise);
             }
             let request = cx.with_current_names(request);
             match cx.out.method(number, cx.frame_max, &request) {
                 Ok(()) => cx.await_reply(number, request.info, Awaited::of(request)),
                 Err(error) => {
                     cx.channels.put_idle(number);
-                    cx.answer(request.promise, Err(error.into()));
+                    cx.complete(request.promise, Err(error.into()));
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Requests {
                 busy -= 1;
                 if channel
                     .requests()
-                    .any(|request| !promises.is_waiting(request.promise))
+                    .any(|request| !promises.is_pending(request.promise))
                 {
                     overdue.push(number);
                 }

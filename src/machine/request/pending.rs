@@ -8,7 +8,7 @@ use crate::protocol::{Method, MethodId};
 
 /// A request that waits for its channel, or for its answer.
 #[derive(Debug)]
-pub(crate) struct WaitingRequest {
+pub(crate) struct PendingRequest {
     pub(crate) promise: PromiseId,
     pub(crate) info: &'static MethodInfo,
     /// Class, method and fields, written.
@@ -19,7 +19,7 @@ pub(crate) struct WaitingRequest {
     pub(crate) is_suspected: bool,
 }
 
-impl WaitingRequest {
+impl PendingRequest {
     pub(crate) fn new(promise: PromiseId, info: &'static MethodInfo, method: &impl Encode) -> Self {
         let mut payload = Vec::new();
         let mut out = Writer::new(&mut payload);
@@ -47,7 +47,7 @@ impl WaitingRequest {
     }
 }
 
-impl WaitingRequest {
+impl PendingRequest {
     /// Whether it may be carried out twice: the second time changes nothing, and the answer is the
     /// same.
     pub(crate) fn is_repeatable(&self) -> bool {
@@ -66,7 +66,7 @@ impl WaitingRequest {
     }
 }
 
-impl Encode for WaitingRequest {
+impl Encode for PendingRequest {
     fn id(&self) -> MethodId {
         self.info.id
     }

@@ -13,9 +13,9 @@ use crate::machine::publish::Publishing;
 use crate::machine::publish::check::{check_publish, publish_method};
 use crate::machine::recovery::blame::Blame;
 use crate::machine::request::check::check_queue_name;
-use crate::machine::request::pending::WaitingRequest;
+use crate::machine::request::pending::PendingRequest;
 use crate::machine::transaction::transactions::Transactions;
-use crate::machine::transaction::transactions::{Phase, WaitingTransaction};
+use crate::machine::transaction::transactions::{PendingTransaction, TransactionPhase};
 use crate::machine::{PromiseId, Publish, Reply, TransactionId};
 use crate::message::{Message, Returned};
 use crate::protocol::Table;
@@ -35,28 +35,28 @@ impl Transactions {
     pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
         for phase in self.suspend(error) {
             match phase {
-                Phase::Starting(promise) if blame.is_on(promise) => {
-                    cx.answer(promise, Err(error.clone()));
+                TransactionPhase::Starting(promise) if blame.is_on(promise) => {
+                    cx.complete(promise, Err(error.clone()));
                 }
-                Phase::Starting(promise) => {
+                TransactionPhase::Starting(promise) => {
                     let is_suspected = blame.suspects(promise);
-                    self.waiting.push_back(WaitingTransaction {
+                    self.waiting.push_back(PendingTransaction {
                         promise,
                         is_suspected,
                     });
                 }
-                Phase::Committing(promise) => {
-                    cx.answer(promise, Err(Error::Unconfirmed(error.clone().into())));
+                TransactionPhase::Committing(promise) => {
+                    cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
                 }
-                Phase::RollingBack(promise) => cx.answer(promise, Ok(Reply::Done)),
-                Phase::Open | Phase::Failed(_) => {}
+                TransactionPhase::RollingBack(promise) => cx.complete(promise, Ok(Reply::Done)),
+                TransactionPhase::Open | TransactionPhase::Failed(_) => {}
             }
         }
     }
 
     /// Whether another publish of a transaction would be accepted.
     pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
-        cx.out.len() + cx.in_hand < cx.options.limits.outgoing_octets
+        cx.out.len() + cx.in_flight_bytes < cx.options.limits.outgoing_octets
             && publishing.may_publish(cx)
             && self.all_flow()
     }
@@ -64,7 +64,7 @@ impl Transactions {
     /// Begins a transaction.
     pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
         let promise = cx.timed_promise();
-        self.waiting.push_back(WaitingTransaction {
+        self.waiting.push_back(PendingTransaction {
             promise,
             is_suspected: false,
         });
@@ -74,25 +74,25 @@ impl Transactions {
 
     /// Starts the transactions for which there are channels.
     pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
-        while let Some(&WaitingTransaction {
+        while let Some(&PendingTransaction {
             promise,
             is_suspected,
         }) = self.waiting.front()
         {
-            if is_suspected && cx.is_trying() {
+            if is_suspected && cx.has_pending_suspect() {
                 return;
             }
-            if !cx.promises.is_waiting(promise) {
+            if !cx.promises.is_pending(promise) {
                 self.waiting.pop_front();
                 continue;
             }
-            if !cx.channels.may_keep() {
+            if !cx.channels.may_open_long_lived() {
                 if !cx.channels.are_consumed() {
                     return;
                 }
                 // No other transaction is about to end, and consumers do not end by themselves.
                 self.waiting.pop_front();
-                cx.answer(promise, Err(Error::ChannelLimit));
+                cx.complete(promise, Err(Error::ChannelLimit));
                 continue;
             }
             let Some(number) = cx.open_channel(Role::Transaction) else {
@@ -101,7 +101,7 @@ impl Transactions {
             };
             self.waiting.pop_front();
             if is_suspected {
-                cx.trial = Some(promise);
+                cx.suspect = Some(promise);
             }
             let id = self.add(number, promise);
             self.transact(cx, id, number, &tx::Select::INFO, &tx::Select {});
@@ -126,8 +126,8 @@ impl Transactions {
             .get(id)
             .map(|transaction| (&transaction.phase, transaction.channel))
         {
-            Some((Phase::Open, channel)) => Ok(channel),
-            Some((Phase::Failed(error), _)) => Err(error.clone()),
+            Some((TransactionPhase::Open, channel)) => Ok(channel),
+            Some((TransactionPhase::Failed(error), _)) => Err(error.clone()),
             _ => Err(Error::Stale),
         }
     }
@@ -174,9 +174,9 @@ impl Transactions {
         let number = self.transaction_channel(id)?;
         check_queue_name(get.queue)?;
         let promise = cx.counted_promise();
-        let request = WaitingRequest {
+        let request = PendingRequest {
             in_transaction: true,
-            ..WaitingRequest::new(promise, &basic::Get::INFO, &get)
+            ..PendingRequest::new(promise, &basic::Get::INFO, &get)
         };
         let request = cx.with_current_names(request);
         cx.write(number, &request);
@@ -200,7 +200,7 @@ impl Transactions {
     ) -> Result<PromiseId, Error> {
         let number = self.end_transaction(cx, id)?;
         let promise = cx.timed_promise();
-        self.set_phase(id, Phase::Committing(promise));
+        self.set_phase(id, TransactionPhase::Committing(promise));
         self.transact(cx, id, number, &tx::Commit::INFO, &tx::Commit {});
         Ok(promise)
     }
@@ -213,7 +213,7 @@ impl Transactions {
     ) -> Result<PromiseId, Error> {
         let number = self.end_transaction(cx, id)?;
         let promise = cx.timed_promise();
-        self.set_phase(id, Phase::RollingBack(promise));
+        self.set_phase(id, TransactionPhase::RollingBack(promise));
         self.transact(cx, id, number, &tx::Rollback::INFO, &tx::Rollback {});
         Ok(promise)
     }
@@ -236,7 +236,7 @@ impl Transactions {
         Ok(number)
     }
 
-    pub(crate) fn set_phase(&mut self, id: TransactionId, phase: Phase) {
+    pub(crate) fn set_phase(&mut self, id: TransactionId, phase: TransactionPhase) {
         if let Some(transaction) = self.get_mut(id) {
             transaction.phase = phase;
         }
@@ -249,12 +249,14 @@ impl Transactions {
             return;
         };
         match transaction.phase {
-            Phase::Open => {
+            TransactionPhase::Open => {
                 self.roll_back(cx, transaction.channel, &Error::Stale);
                 self.remove(id);
             }
-            Phase::Failed(_) => drop(self.remove(id)),
-            Phase::Starting(_) | Phase::Committing(_) | Phase::RollingBack(_) => {}
+            TransactionPhase::Failed(_) => drop(self.remove(id)),
+            TransactionPhase::Starting(_)
+            | TransactionPhase::Committing(_)
+            | TransactionPhase::RollingBack(_) => {}
         }
     }
 
@@ -265,7 +267,7 @@ impl Transactions {
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
             let awaited = std::mem::take(&mut channel.pending_replies);
-            cx.answer_awaited(assembly, awaited, error);
+            cx.complete_awaited(assembly, awaited, error);
         }
         cx.close_channel(number);
     }
@@ -281,7 +283,7 @@ impl Transactions {
         let (channels, promises) = (&cx.channels, &cx.promises);
         let is_overdue = |number: u16| {
             let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
-            requests.any(|request| !promises.is_waiting(request.promise))
+            requests.any(|request| !promises.is_pending(request.promise))
         };
         let overdue: Vec<_> = self
             .open()
@@ -290,7 +292,7 @@ impl Transactions {
         for (id, number) in overdue {
             let after = cx.options.deadlines.request;
             let error = consuming.timed_out("a get of the transaction", after);
-            self.set_phase(id, Phase::Failed(error.clone()));
+            self.set_phase(id, TransactionPhase::Failed(error.clone()));
             self.roll_back(cx, number, &error);
         }
     }
@@ -300,18 +302,20 @@ impl Transactions {
         let Some(transaction) = self.get_mut(id) else {
             return;
         };
-        match std::mem::replace(&mut transaction.phase, Phase::Open) {
-            Phase::Starting(promise) => cx.answer(promise, Ok(Reply::Transaction(id))),
-            Phase::Committing(promise) => {
+        match std::mem::replace(&mut transaction.phase, TransactionPhase::Open) {
+            TransactionPhase::Starting(promise) => cx.complete(promise, Ok(Reply::Transaction(id))),
+            TransactionPhase::Committing(promise) => {
                 let returned = std::mem::take(&mut transaction.returned);
                 self.drop_transaction(cx, id);
-                cx.answer(promise, Ok(Reply::Committed(returned)));
+                cx.complete(promise, Ok(Reply::Committed(returned)));
             }
-            Phase::RollingBack(promise) => {
+            TransactionPhase::RollingBack(promise) => {
                 self.drop_transaction(cx, id);
-                cx.answer(promise, Ok(Reply::Done));
+                cx.complete(promise, Ok(Reply::Done));
             }
-            phase @ (Phase::Open | Phase::Failed(_)) => transaction.phase = phase,
+            phase @ (TransactionPhase::Open | TransactionPhase::Failed(_)) => {
+                transaction.phase = phase
+            }
         }
     }
 
@@ -343,11 +347,15 @@ impl Transactions {
             return;
         };
         match transaction.phase {
-            Phase::Starting(promise) | Phase::Committing(promise) | Phase::RollingBack(promise) => {
+            TransactionPhase::Starting(promise)
+            | TransactionPhase::Committing(promise)
+            | TransactionPhase::RollingBack(promise) => {
                 self.remove(id);
-                cx.answer(promise, Err(error.clone()));
+                cx.complete(promise, Err(error.clone()));
             }
-            Phase::Open | Phase::Failed(_) => transaction.phase = Phase::Failed(error.clone()),
+            TransactionPhase::Open | TransactionPhase::Failed(_) => {
+                transaction.phase = TransactionPhase::Failed(error.clone())
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::message::Returned;
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug)]
-pub(crate) enum Phase {
+pub(crate) enum TransactionPhase {
     /// `select-ok` is still to come.
     Starting(PromiseId),
     Open,
@@ -22,7 +22,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Transaction {
     pub(crate) channel: u16,
-    pub(crate) phase: Phase,
+    pub(crate) phase: TransactionPhase,
     /// Whether content may flow on the channel.
     pub(crate) flows: bool,
     /// Mandatory publishes that have not come back.
@@ -33,25 +33,25 @@ pub(crate) struct Transaction {
 
 /// A transaction that waits for its channel.
 #[derive(Debug)]
-pub(crate) struct WaitingTransaction {
+pub(crate) struct PendingTransaction {
     pub(crate) promise: PromiseId,
-    /// As that of a [`WaitingRequest`](super::requested::WaitingRequest).
+    /// As that of a [`PendingRequest`](super::requested::PendingRequest).
     pub(crate) is_suspected: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     transactions: BTreeMap<TransactionId, Transaction>,
-    made: u64,
+    issued: u64,
     /// Who waits for a channel.
-    pub(crate) waiting: VecDeque<WaitingTransaction>,
+    pub(crate) waiting: VecDeque<PendingTransaction>,
 }
 
 impl Transactions {
     pub(crate) fn add(&mut self, channel: u16, promise: PromiseId) -> TransactionId {
-        self.made += 1;
-        let id = TransactionId(self.made);
-        let phase = Phase::Starting(promise);
+        self.issued += 1;
+        let id = TransactionId(self.issued);
+        let phase = TransactionPhase::Starting(promise);
         self.transactions.insert(
             id,
             Transaction {
@@ -80,7 +80,8 @@ impl Transactions {
     /// The one on a channel.
     pub(crate) fn on(&mut self, channel: u16) -> Option<(TransactionId, &mut Transaction)> {
         let is_it = |transaction: &Transaction| {
-            transaction.channel == channel && !matches!(transaction.phase, Phase::Failed(_))
+            transaction.channel == channel
+                && !matches!(transaction.phase, TransactionPhase::Failed(_))
         };
         let found = self
             .transactions
@@ -94,13 +95,13 @@ impl Transactions {
         let open = self
             .transactions
             .iter()
-            .filter(|(_, it)| matches!(it.phase, Phase::Open));
+            .filter(|(_, it)| matches!(it.phase, TransactionPhase::Open));
         open.map(|(id, transaction)| (*id, transaction.channel))
     }
 
     /// Returns `true` if content may flow on all of them. A failed one has no channel to flow on.
     pub(crate) fn all_flow(&self) -> bool {
-        let flows = |it: &Transaction| it.flows || matches!(it.phase, Phase::Failed(_));
+        let flows = |it: &Transaction| it.flows || matches!(it.phase, TransactionPhase::Failed(_));
         self.transactions.values().all(flows)
     }
 
@@ -112,17 +113,17 @@ impl Transactions {
             .map(|transaction| &transaction.phase);
         phases
             .into_iter()
-            .any(|phase| matches!(phase, Phase::Committing(found) if *found == promise))
+            .any(|phase| matches!(phase, TransactionPhase::Committing(found) if *found == promise))
     }
 
     /// Their channels are gone: nothing of those that are open takes effect. Gives what the others
     /// waited for, and forgets them.
-    pub(crate) fn suspend(&mut self, error: &Error) -> Vec<Phase> {
+    pub(crate) fn suspend(&mut self, error: &Error) -> Vec<TransactionPhase> {
         let mut ended = Vec::new();
         for (id, transaction) in std::mem::take(&mut self.transactions) {
             match transaction.phase {
-                Phase::Open => {
-                    let phase = Phase::Failed(error.clone());
+                TransactionPhase::Open => {
+                    let phase = TransactionPhase::Failed(error.clone());
                     self.transactions.insert(
                         id,
                         Transaction {
@@ -132,7 +133,7 @@ impl Transactions {
                         },
                     );
                 }
-                Phase::Failed(_) => drop(self.transactions.insert(id, transaction)),
+                TransactionPhase::Failed(_) => drop(self.transactions.insert(id, transaction)),
                 phase => ended.push(phase),
             }
         }
@@ -144,7 +145,7 @@ impl Transactions {
         self.waiting.clear();
         let all = std::mem::take(&mut self.transactions).into_values();
         all.filter_map(|it| {
-            if let Phase::Committing(promise) = it.phase {
+            if let TransactionPhase::Committing(promise) = it.phase {
                 Some(promise)
             } else {
                 None

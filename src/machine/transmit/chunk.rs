@@ -14,24 +14,24 @@ const KEPT_CAPACITY: usize = 256 << 10;
 /// Some frames, in order.
 #[derive(Default)]
 pub(crate) struct Chunk {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     /// Octets of `octets` that are written.
     written: usize,
     /// Parts of bodies, each with the place in `octets` that it stands in front of.
     bodies: VecDeque<(usize, Bytes)>,
-    body_octets: usize,
+    body_bytes: usize,
 }
 
 impl Chunk {
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.octets.len() - self.written + self.body_octets
+        self.bytes.len() - self.written + self.body_bytes
     }
 
     /// The octets in their order.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut from = self.written;
-        let last = self.octets.len();
+        let last = self.bytes.len();
         let bodies = self
             .bodies
             .iter()
@@ -39,7 +39,7 @@ impl Chunk {
         bodies
             .chain([(last, &[][..])])
             .flat_map(move |(place, body)| {
-                let head = self.octets.get(from..place).unwrap_or_default();
+                let head = self.bytes.get(from..place).unwrap_or_default();
                 from = place;
                 [head, body]
             })
@@ -48,52 +48,52 @@ impl Chunk {
 
     /// Forgets the first so many octets, which were written. Gives how many more were written than
     /// there are here.
-    pub(crate) fn advance(&mut self, mut octets: usize) -> usize {
-        while octets > 0 {
+    pub(crate) fn advance(&mut self, mut bytes: usize) -> usize {
+        while bytes > 0 {
             let next = self
                 .bodies
                 .front()
-                .map_or(self.octets.len(), |(place, _)| *place);
-            let head = (next - self.written).min(octets);
+                .map_or(self.bytes.len(), |(place, _)| *place);
+            let head = (next - self.written).min(bytes);
             self.written += head;
-            octets -= head;
+            bytes -= head;
             if self.written < next {
                 break;
             }
             let Some((_, body)) = self.bodies.front_mut() else {
                 break;
             };
-            let part = body.len().min(octets);
+            let part = body.len().min(bytes);
             let _ = body.split_to(part);
-            self.body_octets -= part;
-            octets -= part;
+            self.body_bytes -= part;
+            bytes -= part;
             if body.is_empty() {
                 self.bodies.pop_front();
             }
         }
-        octets
+        bytes
     }
 
     /// Makes a chunk that is written ready for the next use.
     pub(crate) fn clear(&mut self) {
-        self.octets.clear();
-        self.octets.shrink_to(KEPT_CAPACITY);
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_CAPACITY);
         self.written = 0;
         self.bodies.clear();
-        self.body_octets = 0;
+        self.body_bytes = 0;
     }
 
     /// Makes room for about so many octets, when small things have made up so many.
-    pub(crate) fn expect(&mut self, small: usize, octets: usize) {
-        if small >= 1024 && self.bodies.is_empty() && self.octets.capacity() < octets {
-            self.octets.reserve(octets);
+    pub(crate) fn expect(&mut self, small: usize, bytes: usize) {
+        if small >= 1024 && self.bodies.is_empty() && self.bytes.capacity() < bytes {
+            self.bytes.reserve(bytes);
         }
     }
 
     /// The end of what is copied, to write to.
     #[inline]
-    pub(crate) fn octets(&mut self) -> &mut Vec<u8> {
-        &mut self.octets
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
     /// A method and a content header: both, or nothing.
@@ -106,17 +106,17 @@ impl Chunk {
         properties: &Properties<'_>,
         body_size: usize,
     ) -> Result<(), EncodeError> {
-        let start = self.octets.len();
-        frame::method(&mut self.octets, channel, frame_max, method)?;
+        let start = self.bytes.len();
+        frame::method(&mut self.bytes, channel, frame_max, method)?;
         let written = frame::content_header_of(
-            &mut self.octets,
+            &mut self.bytes,
             channel,
             frame_max,
             body_size as u64,
             properties,
         );
         if written.is_err() {
-            self.octets.truncate(start);
+            self.bytes.truncate(start);
         }
         written
     }
@@ -125,15 +125,15 @@ impl Chunk {
     #[inline]
     pub(crate) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
         let part = body.as_octets().get(from..to).unwrap_or_default();
-        frame::body_frame_start(&mut self.octets, channel, part.len() as u32);
+        frame::body_frame_start(&mut self.bytes, channel, part.len() as u32);
         match body.as_bytes() {
             Some(body) if body.len() >= COPIED_BODY => {
-                self.body_octets += part.len();
+                self.body_bytes += part.len();
                 self.bodies
-                    .push_back((self.octets.len(), body.slice(from..to)));
+                    .push_back((self.bytes.len(), body.slice(from..to)));
             }
-            _ => self.octets.extend_from_slice(part),
+            _ => self.bytes.extend_from_slice(part),
         }
-        self.octets.push(FRAME_END);
+        self.bytes.push(FRAME_END);
     }
 }

@@ -37,7 +37,7 @@ impl Heartbeat {
         }
     }
 
-    pub(crate) fn agreed(&mut self, seconds: u16, now: Instant) {
+    pub(crate) fn set_timeout(&mut self, seconds: u16, now: Instant) {
         self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
         self.sent(now);
     }
@@ -120,7 +120,7 @@ mod tests {
 
     fn at(now: Instant, seconds: u16) -> Heartbeat {
         let mut heartbeat = Heartbeat::none(now);
-        heartbeat.agreed(seconds, now);
+        heartbeat.set_timeout(seconds, now);
         heartbeat.watch(now);
         heartbeat
     }

@@ -22,10 +22,10 @@ pub(crate) struct Outbox {
     lanes: Vec<VecDeque<Chunk>>,
     /// Channels with something in their lane, the next one in front.
     turns: VecDeque<u16>,
-    waiting: usize,
+    queued_bytes: usize,
     /// What leaves when nothing else is left.
     last: Chunk,
-    spares: Vec<Chunk>,
+    empty_chunks: Vec<Chunk>,
 }
 
 impl std::fmt::Debug for Outbox {
@@ -40,7 +40,7 @@ impl Outbox {
     /// How many octets there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.first.len() + self.waiting + self.last.len()
+        self.first.len() + self.queued_bytes + self.last.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -75,20 +75,20 @@ impl Outbox {
             .back()
             .is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES)
         {
-            lane.push_back(self.spares.pop().unwrap_or_default());
+            lane.push_back(self.empty_chunks.pop().unwrap_or_default());
         }
         let mut nowhere = Chunk::default();
         let chunk = lane.back_mut().unwrap_or(&mut nowhere);
         let before = chunk.len();
         chunk.expect(before, CHANNEL_TURN_BYTES);
         let result = write(chunk);
-        self.waiting += chunk.len() - before;
+        self.queued_bytes += chunk.len() - before;
         result
     }
 
     /// Octets as they are, of the connection.
-    pub(crate) fn octets(&mut self, octets: &[u8]) {
-        self.write(0, |chunk| chunk.octets().extend_from_slice(octets));
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.write(0, |chunk| chunk.buffer().extend_from_slice(bytes));
     }
 
     /// A method frame.
@@ -100,7 +100,7 @@ impl Outbox {
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
         self.write(channel, |chunk| {
-            frame::method(chunk.octets(), channel, frame_max, method)
+            frame::method(chunk.buffer(), channel, frame_max, method)
         })
     }
 
@@ -110,12 +110,12 @@ impl Outbox {
         frame_max: u32,
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
-        frame::method(self.last.octets(), 0, frame_max, method)
+        frame::method(self.last.buffer(), 0, frame_max, method)
     }
 
     /// A heartbeat.
     pub(crate) fn heartbeat(&mut self) {
-        self.write(0, |chunk| frame::heartbeat(chunk.octets()));
+        self.write(0, |chunk| frame::heartbeat(chunk.buffer()));
     }
 
     /// A method with its content: all of it, or nothing.
@@ -149,13 +149,21 @@ impl Outbox {
 
     /// Gives what is next, when the transport has not much in its hands; with `all`, everything.
     /// Gives how many octets.
-    pub(crate) fn give(&mut self, in_hand: usize, all: bool, to: &mut Outgoing) -> usize {
-        if self.is_empty() || in_hand >= UNWRITTEN_BYTES && !all {
+    pub(crate) fn transfer(
+        &mut self,
+        in_flight_bytes: usize,
+        all: bool,
+        to: &mut Outgoing,
+    ) -> usize {
+        if self.is_empty() || in_flight_bytes >= UNWRITTEN_BYTES && !all {
             return 0;
         }
         let before = to.len();
         if self.first.len() > 0 {
-            let next = to.spare().or_else(|| self.spares.pop()).unwrap_or_default();
+            let next = to
+                .take_empty_chunk()
+                .or_else(|| self.empty_chunks.pop())
+                .unwrap_or_default();
             to.push(std::mem::replace(&mut self.first, next));
         }
         while all || to.len() - before < WRITE_BYTES {
@@ -171,16 +179,16 @@ impl Outbox {
             if !lane.is_empty() {
                 self.turns.push_back(channel);
             }
-            self.waiting -= chunk.len();
+            self.queued_bytes -= chunk.len();
             to.push(chunk);
         }
         if self.turns.is_empty() && self.last.len() > 0 {
             to.push(std::mem::take(&mut self.last));
         }
-        if self.waiting > 0 {
-            self.spares.extend(to.spare());
+        if self.queued_bytes > 0 {
+            self.empty_chunks.extend(to.take_empty_chunk());
         } else {
-            self.spares.clear();
+            self.empty_chunks.clear();
         }
         to.len() - before
     }
@@ -218,7 +226,7 @@ mod tests {
 
     fn given(out: &mut Outbox) -> Outgoing {
         let mut to = Outgoing::default();
-        out.give(0, false, &mut to);
+        out.transfer(0, false, &mut to);
         to
     }
 
@@ -228,18 +236,18 @@ mod tests {
 
     /// What a transport that is fast gets, call by call.
     fn all(out: &mut Outbox) -> Vec<u8> {
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         while !out.is_empty() {
-            octets.extend(whole(&given(out)));
+            bytes.extend(whole(&given(out)));
         }
-        octets
+        bytes
     }
 
     /// The frames: kind, channel, payload.
-    fn frames(octets: &[u8]) -> Vec<(FrameKind, u16, Vec<u8>)> {
+    fn frames(bytes: &[u8]) -> Vec<(FrameKind, u16, Vec<u8>)> {
         let mut decoder = Decoder::new();
         decoder.set_frame_max(FRAME_MAX);
-        decoder.extend(octets);
+        decoder.extend(bytes);
         let mut frames = Vec::new();
         while let Some(frame) = decoder.next_frame().unwrap() {
             frames.push((frame.kind(), frame.channel(), frame.payload().to_vec()));
@@ -282,7 +290,7 @@ mod tests {
                 taken.extend(whole(&to).into_iter().take(count));
                 to.advance(count);
                 if taken.len() > 5000 {
-                    out.give(to.len(), false, &mut to);
+                    out.transfer(to.len(), false, &mut to);
                 }
             }
             if expected.is_empty() {
@@ -330,7 +338,7 @@ mod tests {
                 to.advance(to.len() - 1000);
                 publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
                 let ahead = to.len();
-                out.give(to.len(), false, &mut to);
+                out.transfer(to.len(), false, &mut to);
                 to.advance(ahead);
                 let frames = frames(&whole(&to));
                 let place = frames.iter().position(|(_, channel, _)| *channel == 2);
@@ -411,8 +419,8 @@ mod tests {
         )
         .unwrap();
         let mut to = Outgoing::default();
-        let octets = out.give(1 << 20, true, &mut to);
-        assert!(out.is_empty() && octets == to.len() && octets > 4 << 20);
+        let bytes = out.transfer(1 << 20, true, &mut to);
+        assert!(out.is_empty() && bytes == to.len() && bytes > 4 << 20);
     }
 
     proptest! {
@@ -422,15 +430,15 @@ mod tests {
             steps in prop::collection::vec((1..5_u16, 0..40_000_usize, any::<bool>()), 1..60),
         ) {
             let mut out = Outbox::default();
-            let mut octets = Vec::new();
+            let mut bytes = Vec::new();
             for (number, (channel, size, gives)) in steps.iter().enumerate() {
                 publish_on(&mut out, *channel, 4096, Body::Shared(vec![number as u8; *size].into())).unwrap();
                 if *gives {
-                    octets.extend(whole(&given(&mut out)));
+                    bytes.extend(whole(&given(&mut out)));
                 }
             }
-            octets.extend(all(&mut out));
-            let frames = frames(&octets);
+            bytes.extend(all(&mut out));
+            let frames = frames(&bytes);
             for channel in 1..5 {
                 let mut expected = steps.iter().enumerate().filter(|(_, (on, ..))| *on == channel);
                 let mut left = 0;
@@ -448,7 +456,7 @@ mod tests {
                             prop_assert_eq!(ContentHeader::decode(payload).unwrap().body_size, left as u64);
                         }
                         _ => {
-                            prop_assert!(payload.iter().all(|octet| *octet == number as u8));
+                            prop_assert!(payload.iter().all(|byte| *byte == number as u8));
                             left -= payload.len();
                         }
                     }

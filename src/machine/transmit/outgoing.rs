@@ -4,14 +4,14 @@ use crate::machine::transmit::chunk::Chunk;
 use std::collections::VecDeque;
 
 /// Chunks that are kept for the next use.
-const SPARES: usize = 2;
+const EMPTY_CHUNKS: usize = 2;
 
 /// What the transport has to write, in order.
 #[derive(Default)]
 pub struct Outgoing {
     chunks: VecDeque<Chunk>,
     len: usize,
-    spares: Vec<Chunk>,
+    empty_chunks: Vec<Chunk>,
 }
 
 /// How many octets there are, and not which: the login is among them.
@@ -42,19 +42,19 @@ impl Outgoing {
     }
 
     /// Forgets the first so many octets, which were written.
-    pub fn advance(&mut self, octets: usize) {
-        self.len = self.len.saturating_sub(octets);
-        let mut left = octets;
+    pub fn advance(&mut self, count: usize) {
+        self.len = self.len.saturating_sub(count);
+        let mut left = count;
         while let Some(chunk) = self.chunks.front_mut() {
             left = chunk.advance(left);
             if chunk.len() > 0 {
                 return;
             }
             if let Some(mut chunk) = self.chunks.pop_front()
-                && self.spares.len() < SPARES
+                && self.empty_chunks.len() < EMPTY_CHUNKS
             {
                 chunk.clear();
-                self.spares.push(chunk);
+                self.empty_chunks.push(chunk);
             }
         }
     }
@@ -65,7 +65,7 @@ impl Outgoing {
     }
 
     /// An empty chunk, one that was used before if there is one.
-    pub(crate) fn spare(&mut self) -> Option<Chunk> {
-        self.spares.pop()
+    pub(crate) fn take_empty_chunk(&mut self) -> Option<Chunk> {
+        self.empty_chunks.pop()
     }
 }

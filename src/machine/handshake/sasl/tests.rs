@@ -19,7 +19,7 @@ fn chosen(offered: &[u8], options: &Options) -> String {
 
 #[test]
 fn responses_are_as_rabbitmq_reads_them() {
-    for (mechanism, octets) in [
+    for (mechanism, bytes) in [
         (AuthMechanism::Plain, &b"\0guest\0secret"[..]),
         (
             AuthMechanism::Amqplain,
@@ -30,8 +30,8 @@ fn responses_are_as_rabbitmq_reads_them() {
         (AuthMechanism::Anonymous, b""),
     ] {
         assert_eq!(
-            run(mechanism, "guest", "secret").unwrap().octets.0,
-            octets,
+            run(mechanism, "guest", "secret").unwrap().bytes.0,
+            bytes,
             "{mechanism:?}"
         );
     }
@@ -41,27 +41,27 @@ fn responses_are_as_rabbitmq_reads_them() {
 fn rabbit_cr_demo_answers_one_challenge_and_no_other_mechanism_does() {
     for mechanism in AuthMechanism::ALL {
         let session = run(mechanism, "guest", SECRET).unwrap().session;
-        let answer = LoginStep::answer(session, b"Please tell me your password")
+        let response = LoginStep::respond(session, b"Please tell me your password")
             .run()
             .0;
         if mechanism != AuthMechanism::RabbitCrDemo {
             assert!(
-                matches!(answer, Err(Error::CannotLogIn(_))),
+                matches!(response, Err(Error::CannotLogIn(_))),
                 "{mechanism:?}"
             );
             continue;
         }
-        let answer = answer.unwrap();
-        assert_eq!(answer.octets.0, b"My password is S3KRET");
-        let again = LoginStep::answer(answer.session, b"Please tell me your password")
+        let response = response.unwrap();
+        assert_eq!(response.bytes.0, b"My password is S3KRET");
+        let again = LoginStep::respond(response.session, b"Please tell me your password")
             .run()
             .0;
         let Err(Error::CannotLogIn(cause)) = again else {
-            panic!("a second answer")
+            panic!("a second response")
         };
         assert_eq!(
             cause.to_string(),
-            "RABBIT-CR-DEMO has no answer to another challenge of the server"
+            "RABBIT-CR-DEMO has no response to another challenge of the server"
         );
     }
 }
@@ -132,7 +132,7 @@ fn a21_no_step_of_a_login_shows_the_password() {
         shown += &format!("{outcome:?}");
         shown += &format!(
             "{:?}",
-            LoginStep::answer(outcome.0.unwrap().session, SECRET.as_bytes())
+            LoginStep::respond(outcome.0.unwrap().session, SECRET.as_bytes())
         );
         assert!(!shown.contains(SECRET), "{shown}");
     }
