@@ -1,4 +1,4 @@
-//! Correlation ids of calls, known only to those who have seen the call.
+//! Correlation ids of calls, which cannot be guessed.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,4 +1,4 @@
-//! What the broker would refuse in a publish, and close the channel or the connection over.
+//! Checks of a publish, for what the broker would close the channel or the connection over.
 
 use crate::error::Error;
 use crate::machine::Publish;
@@ -9,10 +9,13 @@ use crate::protocol::{ShortStr, TableRef, Value};
 /// The pseudo-queue of direct reply-to.
 pub(crate) const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
-/// The longest expiration that RabbitMQ takes: ten years, in milliseconds.
+/// The longest expiration that RabbitMQ accepts in milliseconds: ten years.
 const LONGEST_EXPIRATION: u64 = 315_360_000_000;
 
-/// Finds, before an octet is written, what the broker would close the channel over.
+/// Checks a publish before any byte is written.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if the broker would close the channel or the connection over it.
 #[inline]
 pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
     let properties = publish.properties;
@@ -21,7 +24,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         let most = cx.options.limits.message_size;
         return Err(Error::invalid(
             "body",
-            format!("{size} bytes, where max_message_size is {most}"),
+            format!("must be at most {most} bytes (max_message_size), got {size}"),
         ));
     }
     if let Some(expiration) = properties.expiration {
@@ -31,7 +34,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
         if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
             let reason = format!(
-                "{expiration:?} is not a number of milliseconds up to {LONGEST_EXPIRATION}"
+                "must be a number of milliseconds up to {LONGEST_EXPIRATION}, got {expiration:?}"
             );
             return Err(Error::invalid("expiration", reason));
         }
@@ -39,7 +42,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     if let Some(mode @ (0 | 3..)) = properties.delivery_mode {
         return Err(Error::invalid(
             "delivery_mode",
-            format!("{mode} is neither 1 (transient) nor 2 (persistent)"),
+            format!("must be 1 (transient) or 2 (persistent), got {mode}"),
         ));
     }
     if let Some(user) = properties.user_id
@@ -51,7 +54,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     {
         return Err(Error::invalid(
             "user_id",
-            format!("{user:?} is not who logged in"),
+            format!("must be the user of the connection, got {user:?}"),
         ));
     }
     // The replies come on the channel that published the request, and no program can consume them
@@ -65,6 +68,10 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     publish.headers.map_or(Ok(()), check_headers)
 }
 
+/// Returns the method of a publish.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if the flag `immediate` is set and the broker does not implement it.
 pub(crate) fn publish_method<'p>(
     cx: &Context,
     publish: &Publish<'p>,
@@ -79,7 +86,7 @@ pub(crate) fn publish_method<'p>(
     if immediate && cx.server.refuses_immediate() {
         return Err(Error::invalid(
             "immediate",
-            "RabbitMQ closes the connection over it since 3.0",
+            "must be false: RabbitMQ closes the connection over it since 3.0",
         ));
     }
     Ok(basic::Publish {
@@ -90,13 +97,13 @@ pub(crate) fn publish_method<'p>(
     })
 }
 
-/// CC and BCC are arrays of strings, or the broker closes the channel. NaN and the infinities make
-/// it close the connection.
+/// Checks the headers of a publish. The broker closes the channel if `CC` or `BCC` is not an array
+/// of strings, and the connection over NaN and infinities, which it cannot parse.
 fn check_headers(headers: TableRef<'_>) -> Result<(), Error> {
     if !headers.is_finite() {
         return Err(Error::invalid(
             "headers",
-            "RabbitMQ can't read a number that is NaN or infinite",
+            "must not contain NaN or infinity, which RabbitMQ cannot parse",
         ));
     }
     for name in ["CC", "BCC"] {
@@ -108,7 +115,7 @@ fn check_headers(headers: TableRef<'_>) -> Result<(), Error> {
         if !is_fine {
             return Err(Error::invalid(
                 "headers",
-                format!("{name} has to be an array of strings"),
+                format!("{name} must be an array of strings"),
             ));
         }
     }

@@ -1,7 +1,8 @@
-//! The publishes of one channel that the broker has not confirmed (RabbitMQ's confirms guide).
+//! The unconfirmed publishes of one channel (RabbitMQ's confirms guide).
 //!
-//! Publishes are numbered from 1. Confirms may come in any order, and one may stand for all up to
-//! its number. What it costs is proportional to what is confirmed, not to what is pending.
+//! Publishes are numbered from 1. Confirms arrive in any order, and one with `multiple` covers all
+//! publishes up to its number. The cost is proportional to what is confirmed, not to what is
+//! pending.
 
 use crate::machine::deadline::later;
 use crate::machine::ids::PromiseId;
@@ -9,6 +10,7 @@ use crate::machine::publish::overdue::Overdue;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// The state of one publish.
 #[derive(Clone, Copy, Debug)]
 enum ConfirmState {
     Open(PromiseId),
@@ -17,21 +19,23 @@ enum ConfirmState {
     Confirmed,
 }
 
-/// A publish that the broker has never seen, or has confirmed before.
+/// The error of a confirm with the tag of no unconfirmed publish.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownTag;
 
-/// What each publish touches comes first.
+/// The unconfirmed publishes of one channel. The fields that each publish touches come first, so
+/// that they share a cache line.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Confirms {
-    /// The number of the first in `pending`, less one.
+    /// The number of the first publish in `pending`, minus 1.
     before: u64,
     pending: VecDeque<ConfirmState>,
     open: usize,
-    /// Open ones that others have left far behind, so that `pending` stays as long as what is open.
+    /// Open publishes far below all others, moved here so that `pending` is as long as what is
+    /// open.
     stragglers: BTreeMap<u64, ConfirmState>,
-    /// Up to which number a deadline holds, in ascending order.
+    /// Each deadline with the last number to which it applies, in ascending order.
     deadlines: VecDeque<(u64, Instant)>,
     /// Numbers up to this have a deadline.
     stamped: u64,
@@ -40,15 +44,16 @@ pub(crate) struct Confirms {
     overdue: Overdue,
 }
 
-/// Pending ones that may be confirmed, before the open ones among them are moved aside.
+/// The number of entries in `pending` from which open ones may be moved to `stragglers`.
 const SPARSE: usize = 1024;
 
 impl Confirms {
-    /// The number that the next publish will have.
+    /// Returns the number of the next publish.
     pub(crate) fn next(&self) -> u64 {
         self.before + self.pending.len() as u64 + 1
     }
 
+    /// Adds the next publish.
     pub(crate) fn push(&mut self, promise: PromiseId) {
         self.pending.push_back(ConfirmState::Open(promise));
         self.open += 1;
@@ -88,7 +93,8 @@ impl Confirms {
         Some(promise)
     }
 
-    /// Confirms a publish, with `multiple` all up to it; tag 0 with `multiple` means all there are.
+    /// Confirms a publish, or all publishes up to it. "If the multiple field is 1, and the delivery
+    /// tag is zero, this indicates acknowledgement of all outstanding messages" (1.8.3.13).
     pub(crate) fn confirm(
         &mut self,
         tag: u64,
@@ -163,15 +169,16 @@ impl Confirms {
         }
     }
 
-    /// The lowest number that is not confirmed.
+    /// Returns the lowest unconfirmed number.
     fn lowest(&self) -> u64 {
         self.stragglers
             .first_key_value()
             .map_or(self.before + 1, |(tag, _)| *tag)
     }
 
-    /// Gives the publishes since the last call a deadline. Those of a short while share one, which
-    /// may make it late by a sixteenth, so that there are few.
+    /// Starts the deadline of the publishes since the last call. Publishes within a sixteenth of
+    /// the timeout share one, which bounds the number of deadlines and makes them late by that much
+    /// at most.
     pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
         let last = self.next() - 1;
         if last <= self.stamped {
@@ -191,7 +198,7 @@ impl Confirms {
         self.stamped = last;
     }
 
-    /// The earliest deadline of what is open.
+    /// Returns the earliest deadline of an open publish.
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         let lowest = self.lowest();
         while self.deadlines.front().is_some_and(|(tag, _)| *tag < lowest) {
@@ -239,8 +246,8 @@ impl Confirms {
         }
     }
 
-    /// Takes the promises of everything that is open, in order and each with its number, because no
-    /// confirm will come.
+    /// Takes the promises of all open publishes with their numbers, in order. No confirm can arrive
+    /// any more.
     pub(crate) fn drain(self) -> impl Iterator<Item = (u64, PromiseId)> {
         let all = self
             .stragglers
@@ -265,7 +272,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(16);
 
-    /// What a confirm does to publishes of which each has its own entry.
+    /// Applies a confirm to a map with one entry per publish.
     fn confirm_naively(
         open: &mut BTreeMap<u64, Option<PromiseId>>,
         tag: u64,
@@ -294,7 +301,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<ConfirmStep>> {
         let step = prop_oneof![
             2 => (1..200_u16).prop_map(ConfirmStep::Publish),
-            8 => (0..400_u64, prop::bool::weighted(0.1)).prop_map(|(back, multiple)| ConfirmStep::Confirm { back, multiple }),
+            8 => (0..400_u64, prop::bool::weighted(0.1))
+                .prop_map(|(back, multiple)| ConfirmStep::Confirm { back, multiple }),
             1 => (0..50_u64).prop_map(|back| ConfirmStep::Return { back }),
             1 => Just(ConfirmStep::Stamp),
             1 => Just(ConfirmStep::Expire),
@@ -319,13 +327,23 @@ mod tests {
                     ConfirmStep::Confirm { back, multiple } => {
                         let tag = confirms.next().saturating_sub(back);
                         let is_late = overdue.contains(&tag);
-                        let is_known = open.contains_key(&tag) || is_late || multiple && tag < confirms.next();
+                        let is_known = open.contains_key(&tag)
+                            || is_late
+                            || multiple && tag < confirms.next();
                         let mut confirmed = Vec::new();
-                        let result = confirms.confirm(tag, multiple, |promise| confirmed.push(promise));
+                        let result =
+                            confirms.confirm(tag, multiple, |promise| confirmed.push(promise));
                         prop_assert_eq!(result.is_ok(), is_known);
-                        let expected = if is_known { confirm_naively(&mut open, tag, multiple) } else { Vec::new() };
+                        let expected = if is_known {
+                            confirm_naively(&mut open, tag, multiple)
+                        } else {
+                            Vec::new()
+                        };
                         prop_assert_eq!(confirmed, expected);
-                        overdue.retain(|late| !is_known || if multiple { tag != 0 && *late > tag } else { *late != tag });
+                        let stays = |late: &u64| {
+                            if multiple { tag != 0 && *late > tag } else { *late != tag }
+                        };
+                        overdue.retain(|late| !is_known || stays(late));
                     }
                     ConfirmStep::Return { back } => {
                         let tag = confirms.next().saturating_sub(back);
@@ -339,13 +357,17 @@ mod tests {
                     }
                     ConfirmStep::Expire => {
                         now += TIMEOUT;
-                        let last = stamped.iter().rfind(|(_, at)| *at <= now).map_or(0, |(last, _)| *last);
+                        let last = stamped.iter().rfind(|(_, at)| *at <= now);
+                        let last = last.map_or(0, |(last, _)| *last);
                         let rest = open.split_off(&(last + 1));
-                        let expected: Vec<_> = std::mem::replace(&mut open, rest).into_iter().collect();
+                        let expected: Vec<_> =
+                            std::mem::replace(&mut open, rest).into_iter().collect();
                         overdue.extend(expected.iter().map(|(tag, _)| *tag));
                         let mut expired = Vec::new();
                         confirms.expire(now, |tag, promise| expired.push((tag, promise)));
-                        let expected = expected.into_iter().filter_map(|(tag, promise)| Some((tag, promise?)));
+                        let expected = expected
+                            .into_iter()
+                            .filter_map(|(tag, promise)| Some((tag, promise?)));
                         prop_assert_eq!(expired, expected.collect::<Vec<_>>());
                     }
                 }

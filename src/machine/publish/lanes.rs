@@ -1,4 +1,4 @@
-//! Publishes that can't be written yet, and the order in which exchanges get a channel.
+//! Publishes that cannot be written yet, and the order in which exchanges get a channel.
 
 use crate::machine::publish::pending::{Kind, PendingPublish};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,7 +14,7 @@ struct Lane {
     queue: VecDeque<PendingPublish>,
 }
 
-/// All publishes that can't be written yet.
+/// All publishes that cannot be written yet.
 ///
 /// A lane is tried once. If its exchange has no channel and none can be opened, the lane waits for
 /// its turn, and the lane that has waited longest comes next. So the work does not depend on the
@@ -35,6 +35,7 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
+    /// Returns `true` if no publish is queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -132,7 +133,7 @@ impl Lanes {
         }
     }
 
-    /// Tries all lanes again, because there are no channels any more.
+    /// Tries all lanes again, because all channels are closed.
     pub(crate) fn retry_all(&mut self) {
         self.waiting.clear();
         self.fresh.extend(self.lanes.keys());

@@ -1,4 +1,4 @@
-//! Publishing, with confirms (RabbitMQ's confirms guide) and without.
+//! Publishing with confirms (RabbitMQ's confirms guide) and without.
 
 pub(crate) mod call_ids;
 pub(crate) mod check;
@@ -25,26 +25,26 @@ use crate::message::{Message, Returned};
 use crate::protocol::method::{basic, confirm};
 use crate::protocol::{Properties, ReplyCode, ShortStr, Table, TableRef, Value};
 
-/// Why there is no channel for an exchange yet.
+/// The reason why an exchange has no channel yet.
 pub(crate) enum NoChannel {
-    /// A channel is being closed and makes room.
+    /// A channel is being closed. Its number becomes free with `close-ok`.
     Closing,
     /// All channels are in use.
     AllInUse,
 }
 
-/// Everything that is published outside of transactions.
+/// The publishes outside of transactions.
 #[derive(Debug, Default)]
 pub(crate) struct Publishing {
     pub(crate) publishers: Publishers,
-    /// Publishes that can't be written yet.
+    /// Publishes that cannot be written yet.
     pub(crate) queued: Lanes,
     pub(crate) call_ids: CallIds,
-    /// How often a publish that is not confirmed at a loss is sent again.
+    /// How often an unconfirmed publish is sent again after a loss.
     pub(crate) republishes: u32,
-    /// Why the broker has blocked the connection.
+    /// The reason for which the broker has blocked the connection.
     pub(crate) blocked: Option<Box<str>>,
-    /// A buffer for headers, kept for its allocation.
+    /// A buffer for headers. It is a field so that its allocation is reused.
     pub(crate) header_buffer: Vec<u8>,
 }
 
@@ -55,7 +55,7 @@ impl Publishing {
         self.queued.bytes() + cx.out.len() + cx.in_flight_bytes
     }
 
-    /// Whether another publish would be accepted.
+    /// Returns `true` if another publish would be accepted.
     pub(crate) fn has_room_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
         self.outgoing_bytes(cx) < limits.outgoing_octets
@@ -63,7 +63,7 @@ impl Publishing {
             && self.queued.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
-    /// Publishes. The promise is answered when the broker has confirmed the message.
+    /// Publishes a message. The promise completes when the broker has confirmed it.
     pub(crate) fn publish(
         &mut self,
         cx: &mut Context,
@@ -83,9 +83,9 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Publishes without asking for a confirm. The promise is answered when the message stands in
-    /// the order of what is to be written, which is at once unless it is held back. What becomes of
-    /// it then, nobody is told.
+    /// Publishes a message without a confirm. The promise completes when the message is in the
+    /// outgoing queue, which is at once if it can be written now. What happens to the message later
+    /// is not reported.
     pub(crate) fn publish_unconfirmed(
         &mut self,
         cx: &mut Context,
@@ -98,7 +98,7 @@ impl Publishing {
             if asks {
                 return Err(Error::invalid(
                     name,
-                    "without a confirm there is nobody whom it could come back to",
+                    "must be false without a confirm: a returned message could not be reported",
                 ));
             }
         }
@@ -112,7 +112,7 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Notes that a publish went out that somebody waits for.
+    /// Records that a publish with a promise is written.
     #[inline]
     pub(crate) fn sent(
         &mut self,
@@ -126,6 +126,7 @@ impl Publishing {
         }
     }
 
+    /// Checks the limits, and what the broker would refuse.
     #[inline]
     pub(crate) fn check_to_publish(
         &self,
@@ -138,7 +139,7 @@ impl Publishing {
         check_publish(cx, publish)
     }
 
-    /// The channel on which something can be published now.
+    /// Returns the channel on which a message can be published now.
     #[inline]
     pub(crate) fn ready_channel(
         &mut self,
@@ -162,15 +163,17 @@ impl Publishing {
         }
     }
 
+    /// Stores a publish until it can be written.
     pub(crate) fn enqueue(&mut self, pending: PendingPublish) {
         self.queued.push_back(pending);
     }
 
+    /// Returns `true` if publishes may be written now.
     pub(crate) fn may_publish(&self, cx: &Context) -> bool {
         self.blocked.is_none() && cx.stage.may_write()
     }
 
-    /// Writes what was held back, as far as it goes, and for each exchange in order.
+    /// Writes the queued publishes that can be written, in order for each exchange.
     pub(crate) fn release_queued(&mut self, cx: &mut Context) {
         if self.queued.is_empty() || !self.may_publish(cx) {
             return;
@@ -250,7 +253,8 @@ impl Publishing {
         exchange: &[u8],
         kind: Kind,
     ) -> Result<u16, NoChannel> {
-        // Its channel may have made room for another a moment ago, and what is on that comes first.
+        // The last channel of the exchange may be closing, to make room for another exchange. The
+        // publishes on that one come first.
         if self.publishers.is_leaving(exchange, kind) {
             return Err(NoChannel::Closing);
         }
@@ -287,14 +291,14 @@ impl Publishing {
         Ok(number)
     }
 
-    /// Closes the channel of the exchange that has not been published to for longest.
+    /// Closes the channel of the exchange that has been idle longest.
     pub(crate) fn close_idle_publisher(&mut self, cx: &mut Context) {
         if let Some(number) = self.publishers.remove_idle() {
             cx.close_channel(number);
         }
     }
 
-    /// Has a number become free soon, by closing a channel on which nothing is under way.
+    /// Frees a channel number, by closing a channel on which nothing is pending.
     pub(crate) fn make_room(&mut self, cx: &mut Context) {
         if cx.channels.is_closing_one() {
             return;
@@ -308,7 +312,7 @@ impl Publishing {
         }
     }
 
-    /// Writes a publish, which may have been published before.
+    /// Writes a publish. `attempts` is the number of times that it was written before.
     pub(crate) fn write_publish(
         &mut self,
         cx: &mut Context,
@@ -365,7 +369,10 @@ impl Publishing {
         Ok(())
     }
 
-    /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
+    /// Handles `basic.ack` and `basic.nack` of publishes. Returns `false` if the tag is not that of
+    /// an unconfirmed publish. "Published messages are assigned ascending sequence numbers,
+    /// starting at 1 with the first Confirm.Select method. The server confirms messages by sending
+    /// Basic.Ack methods referring to these sequence numbers" (class `confirm`).
     pub(crate) fn confirm(
         &mut self,
         cx: &mut Context,
@@ -385,7 +392,7 @@ impl Publishing {
                 republished.remove(&promise);
                 promises.done(promise);
             }),
-            // That a call has arrived is not the reply to it.
+            // The confirm of a call is not its reply.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
             // The broker may refuse a call after the deadline of its confirm and before its own
             // deadline.
@@ -409,7 +416,7 @@ impl Publishing {
                 } else {
                     Error::Nacked
                 };
-                // A publish is answered without anything to dispose of.
+                // The result of a publish needs no disposal.
                 let _ = promises.complete(promise, Err(error));
             }),
         };
@@ -420,7 +427,9 @@ impl Publishing {
         known
     }
 
-    /// A publish came back. Its confirm, which comes next, has nothing to add.
+    /// Completes the promise of a returned publish. "The server MUST acknowledge an unroutable
+    /// mandatory or immediate message only after it sends the Basic.Return" (class `confirm`), so
+    /// its confirm follows and is ignored.
     pub(crate) fn returned(
         &mut self,
         cx: &mut Context,
@@ -452,12 +461,12 @@ impl Publishing {
         cx.complete(promise, Err(error));
     }
 
-    /// The broker closed a publish channel: what was in flight on it is answered.
+    /// Completes the publishes in flight on a channel that the broker closed.
     ///
-    /// Before the first publish has gone through, the error is that publish's, and the broker has
-    /// seen none of the others; when it names the exchange, it is the answer to all of them. Later,
-    /// the broker may have taken some and not have confirmed them yet. Then only the last is known
-    /// not to have been taken, and an error that names the exchange is the answer to that.
+    /// Until the first publish is proven, the error is about that publish, and the broker has seen
+    /// none of the others. If the error names the exchange, it is the result of all of them. Later,
+    /// the broker may have accepted some and not have confirmed them yet. Then only the last is
+    /// known not to be accepted, and an error that names the exchange is the result of that one.
     pub(crate) fn publisher_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
         let Some(publisher) = self.publishers.remove(channel) else {
             return;
@@ -468,33 +477,34 @@ impl Publishing {
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
         let last = promises.last().map_or(0, |(tag, _)| *tag);
         for (tag, promise) in promises {
-            let is_answer = match (publisher.is_proven, names_exchange) {
+            let is_about_it = match (publisher.is_proven, names_exchange) {
                 _ if was_alone => true,
                 (false, true) => true,
                 (false, false) => tag == 1,
                 (true, true) => tag == last,
                 (true, false) => false,
             };
-            let error = if is_answer {
+            let error = if is_about_it {
                 error.clone()
             } else {
                 Error::Unconfirmed(error.clone().into())
             };
             cx.complete(promise, Err(error));
         }
-        // What was called and has arrived: its reply finds nobody any more.
+        // These calls have arrived, but their replies can no longer be delivered.
         for promise in publisher.calls.into_values() {
             cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
     }
 
-    /// Asks for confirms once more behind the first publish of a channel, which changes nothing:
-    /// the answer proves that the publish went through.
+    /// Sends a redundant `confirm.select` after a channel's first publish. Its reply proves that
+    /// the broker accepted that publish. A second `confirm.select` changes nothing.
     pub(crate) fn prove(&mut self, cx: &mut Context, channel: u16) {
         cx.write(channel, &confirm::Select { nowait: false });
         cx.await_reply(channel, &confirm::Select::INFO, Awaited::Proof);
     }
 
+    /// Fails or queues again the publishes of a channel after a loss of the connection.
     pub(crate) fn suspend_publisher(
         &mut self,
         cx: &mut Context,
@@ -532,8 +542,8 @@ impl Publishing {
         }
     }
 
-    /// Answers every publish that waits to be sent. What became of one that was sent before, nobody
-    /// knows.
+    /// Completes every queued publish with the error. The outcome of one that was sent before is
+    /// unknown.
     pub(crate) fn fail_queued(&mut self, cx: &mut Context, error: &Error) {
         for pending in self.queued.drain() {
             cx.complete(pending.promise, Err(error.clone()));

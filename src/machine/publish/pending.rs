@@ -1,30 +1,28 @@
-//! A publish as data: it waits for the handshake, for the broker's leave or for a channel, or is
-//! kept to be published again.
+//! Publishes as data: queued until they can be written, or stored to be republished after a loss.
 
 use crate::machine::{Body, PromiseId, Publish};
 use crate::protocol::{Properties, ShortStr, Table, TableRef};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// What publishes of one kind to one exchange have a channel for.
+/// The kind of a publish. The publishes of one kind to one exchange share a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// They are confirmed.
+    /// With a confirm.
     Publish,
-    /// Nothing comes back.
+    /// Without a confirm.
     Unconfirmed,
-    /// They are replied to (RabbitMQ's direct reply-to). Replies come on the channel that
-    /// published.
+    /// With a reply (RabbitMQ's direct reply-to). Replies arrive on the channel of the call.
     Call,
 }
 
-/// A publish that can't be written yet: the handshake is under way, the broker holds back
-/// publishes, or there is no channel.
+/// A publish that is queued, because the connection is not open, the broker has blocked it or there
+/// is no channel, or that is stored until its confirm arrives.
 #[derive(Debug)]
 pub(crate) struct PendingPublish {
     pub(crate) promise: PromiseId,
     pub(crate) kind: Kind,
-    /// How many times it was published before.
+    /// How often it was written before.
     pub(crate) attempts: u32,
     exchange: Box<[u8]>,
     routing_key: Box<[u8]>,
@@ -53,10 +51,12 @@ impl PendingPublish {
         }
     }
 
+    /// Returns the name of the exchange.
     pub(crate) fn exchange(&self) -> &[u8] {
         &self.exchange
     }
 
+    /// Returns the size of its parts in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let headers = self
             .headers
@@ -72,11 +72,12 @@ impl PendingPublish {
         exchange.len() + routing_key.len() + property_list.len() + headers + body.len()
     }
 
+    /// Returns the properties without the headers.
     pub(crate) fn properties(&self) -> Properties<'_> {
         Properties::decode(&self.property_list).unwrap_or_default()
     }
 
-    /// What is published, with its [`properties`](Self::properties).
+    /// Returns the publish. The caller passes its [`properties`](Self::properties).
     pub(crate) fn to_publish<'a>(&'a self, properties: &'a Properties<'a>) -> Publish<'a> {
         Publish {
             exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
@@ -90,24 +91,24 @@ impl PendingPublish {
     }
 }
 
-/// The publishes of a channel that are to be published again when the connection goes, by their
-/// number.
+/// The publishes of a channel to republish after a loss, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Unconfirmed(BTreeMap<u64, PendingPublish>);
 
 impl Unconfirmed {
-    /// Gives how many octets that takes.
+    /// Adds a publish. Returns its size in bytes.
     pub(crate) fn add(&mut self, tag: u64, pending: PendingPublish) -> usize {
         let bytes = pending.bytes();
         self.0.insert(tag, pending);
         bytes
     }
 
+    /// Removes a publish and returns it.
     pub(crate) fn take(&mut self, tag: u64) -> Option<PendingPublish> {
         self.0.remove(&tag)
     }
 
-    /// What is answered is not published again. Gives how many octets that frees.
+    /// Removes the publishes that a confirm covers. Returns their size in bytes.
     pub(crate) fn forget(&mut self, tag: u64, multiple: bool) -> usize {
         if self.0.is_empty() {
             return 0;
@@ -115,7 +116,7 @@ impl Unconfirmed {
         if !multiple {
             return self.take(tag).map_or(0, |pending| pending.bytes());
         }
-        // `split_off` would count what is left, each time.
+        // `BTreeMap::split_off` costs time proportional to what is left.
         let mut bytes = 0;
         while let Some(entry) = self
             .0
@@ -127,6 +128,7 @@ impl Unconfirmed {
         bytes
     }
 
+    /// Returns the size of all publishes in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.values().map(PendingPublish::bytes).sum()
     }

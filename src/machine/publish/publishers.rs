@@ -1,4 +1,4 @@
-//! One channel for each exchange that is published to: with confirms, without, and to call.
+//! The publish channels: one per exchange and [`Kind`].
 
 use crate::machine::ids::PromiseId;
 use crate::machine::promises::Promises;
@@ -9,35 +9,33 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
-/// The header that a mandatory publish carries, so that a return finds its own publish and no
-/// other.
+/// A header of mandatory publishes, by which a return is matched to its own publish.
 pub(crate) const STAMP: &str = "x-puka-publish";
 
-/// The header that says how many times a message was published before, without it being known what
-/// came of it.
+/// A header with the number of times that a message was published before with an unknown outcome.
 pub(crate) const REPUBLISHED: &str = "x-puka-republished";
 
-/// The channel of an exchange. What each publish touches comes first and begins a line of the
-/// processor's cache, because with many exchanges a publish costs what it has to fetch.
+/// The publish channel of an exchange. The fields that each publish touches come first and begin a
+/// cache line: with many exchanges, cache misses dominate the cost of a publish.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Publisher {
     last_used: u64,
     pub(crate) channel: u16,
     kind: Kind,
-    /// Whether content may flow on the channel.
+    /// `false` while the broker has stopped content with `channel.flow`.
     flows: bool,
     /// It takes no more publishes, so that it becomes idle and makes room for another exchange.
     is_retiring: bool,
     /// It was published to since the last [`stamp`](Publishers::stamp).
     is_unstamped: bool,
     pub(crate) confirms: Confirms,
-    /// Whether the first publish has gone through. As long as not, an error is that publish's, and
+    /// The broker has accepted the first publish. Until then, an error is about that publish, and
     /// the broker has seen none of those behind it.
     pub(crate) is_proven: bool,
-    /// Who waits for a reply, by the number of the publish that it replies to.
+    /// The promises of calls without a reply, by the number of the publish.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
-    /// What is to be published again when the connection goes, by its number.
+    /// The publishes to republish after a loss, by number.
     pub(crate) unconfirmed: Unconfirmed,
     exchange: Box<[u8]>,
     /// Its position in the order of turns.
@@ -55,11 +53,13 @@ impl Publisher {
         self.flows && !self.is_retiring
     }
 
-    /// Returns `true` if the broker has stopped content.
+    /// Returns `true` if the broker has stopped content: "If 0, the peer stops sending content
+    /// frames" (1.5.2.3, `active`).
     pub(crate) fn is_stopped(&self) -> bool {
         !self.flows
     }
 
+    /// Returns the name of the exchange.
     pub(crate) fn exchange(&self) -> &[u8] {
         &self.exchange
     }
@@ -84,21 +84,21 @@ type ExchangeChannels = [Option<u16>; 3];
 
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
-    /// By channel.
+    /// The publishers by channel number.
     publishers: Vec<Option<Box<Publisher>>>,
-    /// Of the default exchange, which has no name to be looked up. (Comparing no octets by `memcmp`
-    /// costs as much as the rest of a publish on processors where glibc does it with masked loads,
-    /// which stumble over a pointer to nothing.)
+    /// The channels of the default exchange, which needs no lookup. (Where glibc implements
+    /// `memcmp` with masked loads, comparing two empty names costs as much as the rest of a
+    /// publish.)
     default: ExchangeChannels,
     named: HashMap<Box<[u8]>, ExchangeChannels, BuildHasherDefault<NameHasher>>,
     open: usize,
     uses: u64,
     in_flight: usize,
-    /// Octets of what is kept to be published again, on all channels.
+    /// The size of all publishes to republish after a loss, in bytes.
     pub(crate) unconfirmed_bytes: usize,
-    /// Calls that wait for their reply.
+    /// The number of calls whose reply is pending.
     calls: usize,
-    /// The channels that do not retire, in the order in which their turns began.
+    /// The channels that are not retiring, in the order in which their turns began.
     turns: BTreeMap<u64, u16>,
     retiring: usize,
     /// When the last channel began to retire.
@@ -116,7 +116,7 @@ pub(crate) struct Publishers {
 }
 
 impl Publishers {
-    /// The publisher of an exchange, if it has one.
+    /// Returns the publisher of an exchange, if there is one.
     #[inline]
     pub(crate) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
         let channels = if exchange.is_empty() {
@@ -305,6 +305,7 @@ impl Publishers {
             .map(|publisher| &mut **publisher)
     }
 
+    /// Returns the publisher on a channel.
     #[inline]
     pub(crate) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
         self.publishers
@@ -312,8 +313,7 @@ impl Publishers {
             .as_deref_mut()
     }
 
-    /// Notes that a publish went out, and keeps it if it is to be published again. True when it is
-    /// the channel's first.
+    /// Records a written publish, and stores it if given. Returns `true` if it is the first.
     #[inline]
     pub(crate) fn sent(
         &mut self,
@@ -325,10 +325,10 @@ impl Publishers {
             return false;
         };
         let is_first = publisher.confirms.next() == 1;
-        let unconfirmed_bytes = unconfirmed.map_or(0, |unconfirmed| {
+        let unconfirmed_bytes = unconfirmed.map_or(0, |publish| {
             publisher
                 .unconfirmed
-                .add(publisher.confirms.next(), unconfirmed)
+                .add(publisher.confirms.next(), publish)
         });
         let is_call = publisher.kind == Kind::Call;
         if is_call {
@@ -344,18 +344,18 @@ impl Publishers {
         is_first
     }
 
-    /// Publishes that wait for their confirm, and calls that wait for their reply, on all channels.
+    /// Returns the number of unconfirmed publishes and of calls without a reply.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight + self.calls
     }
 
-    /// Whether what is published on a channel is a call.
+    /// Returns `true` if the publishes on a channel are calls.
     pub(crate) fn is_called_on(&mut self, channel: u16) -> bool {
         self.on(channel)
             .is_some_and(|publisher| publisher.kind == Kind::Call)
     }
 
-    /// Takes who waits for the reply to a call.
+    /// Takes the promise of a call.
     pub(crate) fn replied(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
         let promise = self.on(channel)?.calls.remove(&call)?;
         self.calls -= 1;
@@ -363,7 +363,7 @@ impl Publishers {
         Some(promise)
     }
 
-    /// Forgets the calls that are answered without a reply.
+    /// Removes the calls whose promise is completed without a reply.
     pub(crate) fn forget_completed_calls(&mut self, promises: &Promises) {
         let mut calls = 0;
         for publisher in self.all_mut() {
@@ -376,7 +376,7 @@ impl Publishers {
         self.calls = calls;
     }
 
-    /// A confirm came. False when it confirms what was never published, or was confirmed before.
+    /// Handles a confirm. Returns `false` if the tag is not that of an unconfirmed publish.
     pub(crate) fn confirm(
         &mut self,
         channel: u16,
@@ -400,7 +400,7 @@ impl Publishers {
         true
     }
 
-    /// The promise of a publish that came back; its confirm is still to come.
+    /// Takes the promise of a returned publish. Its confirm is pending.
     pub(crate) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
         let call = self.replied(channel, tag);
         let publisher = self.on(channel)?;
@@ -412,7 +412,7 @@ impl Publishers {
         Some(promise)
     }
 
-    /// The channel has gone.
+    /// Removes the publisher on a channel that is closed.
     pub(crate) fn remove(&mut self, channel: u16) -> Option<Box<Publisher>> {
         self.leaving.remove(&channel);
         let publisher = self.take(channel)?;
@@ -422,7 +422,7 @@ impl Publishers {
         Some(publisher)
     }
 
-    /// Gives what was published since the last call a deadline.
+    /// Starts the deadlines of the publishes since the last call.
     pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
         while let Some(channel) = self.unstamped.pop() {
             let Some(publisher) = self.on(channel) else {

@@ -1,8 +1,8 @@
-//! Calls: publishes that are replied to, over RabbitMQ's direct reply-to.
+//! Calls: publishes with a reply, over RabbitMQ's direct reply-to.
 //!
-//! A channel that calls consumes the pseudo-queue `amq.rabbitmq.reply-to`. The broker puts an
-//! address into the property `reply-to` by which a reply finds the channel, and the property
-//! `correlation-id` finds the call.
+//! A channel for calls consumes from the pseudo-queue `amq.rabbitmq.reply-to`. The broker replaces
+//! the property `reply-to` of a call with the address of that channel, and the property
+//! `correlation-id` matches a reply to its call.
 
 use crate::error::Error;
 use crate::machine::channel::Awaited;
@@ -18,8 +18,8 @@ use crate::protocol::{Properties, ShortStr, TableRef};
 use std::time::Duration;
 
 impl Publishing {
-    /// Publishes, and waits for a reply, for as long as for any other request unless told
-    /// otherwise. A message that can't be routed comes back.
+    /// Publishes a call. Its promise completes with the reply. The default timeout is that of
+    /// requests. The publish is mandatory, so a call that no queue receives fails at once.
     pub(crate) fn call(
         &mut self,
         cx: &mut Context,
@@ -32,7 +32,7 @@ impl Publishing {
             ("correlation_id", properties.correlation_id),
         ] {
             if property.is_some() {
-                return Err(Error::invalid(name, "a call has one of its own"));
+                return Err(Error::invalid(name, "must not be set: a call has its own"));
             }
         }
         self.check_to_publish(cx, publish)?;
@@ -83,7 +83,7 @@ impl Publishing {
         )
     }
 
-    /// Has replies come on a channel.
+    /// Starts the consumer for replies on a channel.
     pub(crate) fn await_replies(&mut self, cx: &mut Context, channel: u16) {
         let consume = basic::Consume {
             queue: REPLY_TO,
