@@ -1,28 +1,28 @@
-//! What a user may ask of a connection, as data.
+//! The arguments of what a program asks for.
 
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;
 
-/// The smallest body in bytes that is written from its own memory instead of being copied: about
-/// where a copy costs more than another piece in a vectored write.
+/// The smallest body in bytes that is written from its own memory instead of being copied. A
+/// smaller one is cheaper to copy than to write as another piece of a vectored write.
 pub(crate) const COPIED_BODY: usize = 4 << 10;
 
-/// The body of a message to publish: octets to copy, or to share when they are many.
+/// The body of a message to publish. Small ones are copied, large ones are shared.
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
     /// Copied before the call returns.
     Borrowed(&'a [u8]),
     /// Shared until it is written, if it is large.
     Shared(Bytes),
-    /// As [`Shared`](Self::Shared), made of a vector or a string. Dropping it runs no code of the
+    /// As [`Shared`](Self::Shared), made from a vector or a string. Dropping it runs no code of the
     /// user.
     Owned(Bytes),
-    /// As [`Shared`](Self::Shared), of somebody who keeps it.
+    /// As [`Shared`](Self::Shared), borrowed.
     Lent(&'a Bytes),
 }
 
 impl Body<'_> {
-    /// The octets.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_octets(&self) -> &[u8] {
         match self {
@@ -32,7 +32,7 @@ impl Body<'_> {
         }
     }
 
-    /// The same body, as long as this one is kept.
+    /// Returns the same body, borrowed from this one.
     #[inline]
     pub(crate) fn lend(&self) -> Body<'_> {
         match self {
@@ -42,7 +42,7 @@ impl Body<'_> {
         }
     }
 
-    /// What can be shared, if it can.
+    /// Returns the bytes to share, or `None` for a borrowed body.
     #[inline]
     pub(crate) fn as_bytes(&self) -> Option<&Bytes> {
         match self {
@@ -103,15 +103,15 @@ impl<'a, const N: usize> From<&'a [u8; N]> for Body<'a> {
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a request is all its fields")]
 pub struct Publish<'a> {
-    /// The exchange; empty for the default one.
+    /// The exchange, or an empty name for the default one.
     pub exchange: ShortStr<'a>,
     /// The routing key.
     pub routing_key: ShortStr<'a>,
-    /// Comes back when no queue is bound for it.
+    /// The broker returns the message if it cannot be routed to a queue.
     pub mandatory: bool,
-    /// Comes back when no consumer is ready for it.
+    /// The broker returns the message if no consumer can receive it at once.
     pub immediate: bool,
-    /// The properties, but for the headers.
+    /// The properties without the headers.
     pub properties: &'a Properties<'a>,
     /// The headers.
     pub headers: Option<TableRef<'a>>,
@@ -127,36 +127,36 @@ pub struct Consume<'a> {
     pub queue: ShortStr<'a>,
     /// The user's part of the consumer tag.
     pub tag: &'a str,
-    /// Messages that may be unsettled; 0 for no limit.
+    /// The maximum number of unsettled messages; 0 for no limit.
     pub prefetch_count: u16,
-    /// Not the messages of this connection. RabbitMQ ignores it.
+    /// Messages that this connection has published are not delivered. RabbitMQ ignores it.
     pub no_local: bool,
-    /// Messages count as settled when they are sent.
+    /// The broker counts messages as settled when it sends them.
     pub no_ack: bool,
-    /// The only consumer of the queue.
+    /// No other consumer of the queue is allowed.
     pub exclusive: bool,
-    /// `x-priority` and the like.
+    /// Arguments such as `x-priority`.
     pub arguments: TableRef<'a>,
 }
 
 /// How a delivery is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
-    /// It is done.
+    /// The message is processed.
     Ack {
-        /// Those before it on its channel, too.
+        /// Earlier ones on its channel, too.
         multiple: bool,
     },
-    /// It is not.
+    /// The message is not processed (`basic.nack`, an extension of RabbitMQ).
     Nack {
-        /// Those before it on its channel, too.
+        /// Earlier ones on its channel, too.
         multiple: bool,
-        /// Back to the queue, or else dropped or dead-lettered.
+        /// Requeue the message; otherwise it is dropped or dead-lettered.
         requeue: bool,
     },
-    /// It is not, in the words of AMQP without extensions.
+    /// The message is not processed (`basic.reject`, AMQP without extensions).
     Reject {
-        /// Back to the queue, or else dropped or dead-lettered.
+        /// Requeue the message; otherwise it is dropped or dead-lettered.
         requeue: bool,
     },
 }

@@ -1,10 +1,12 @@
-//! What a request must not be.
+//! Checks of requests.
 
 use crate::error::Error;
 use crate::protocol::method::{basic, exchange, queue};
 use crate::protocol::{Method, ShortStr};
 
-/// Whether a method wants no reply, so that nobody would know when its channel is free again.
+/// Returns `true` if a method asks for no reply. "If set, the server will not respond to the
+/// method. The client should not wait for a reply method" (domain `no-wait`). Without a reply,
+/// nothing shows when its channel is free again.
 pub(crate) fn is_nowait(method: &Method<'_>) -> bool {
     use exchange::Method as Exchange;
     use queue::Method as Queue;

@@ -1,4 +1,4 @@
-//! Requests over pooled channels, one at a time on each.
+//! Requests over pooled channels: each channel has one request at a time.
 
 pub(crate) mod arguments;
 pub(crate) mod capacity;
@@ -20,14 +20,15 @@ use crate::protocol::method::{Encode, basic};
 use crate::protocol::{EncodeError, Method};
 use std::collections::VecDeque;
 
-/// The requests that wait for a channel of the pool.
+/// The requests that are queued for a channel of the pool.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     pub(crate) queue: VecDeque<PendingRequest>,
 }
 
 impl Requests {
-    /// A request that was sent and not answered is asked again when that can't do anything twice.
+    /// Queues a request without a reply again if repeating it changes nothing, or completes it with
+    /// the error.
     pub(crate) fn repeat_or_fail(
         &mut self,
         cx: &mut Context,
@@ -44,7 +45,7 @@ impl Requests {
         } else if !cx.promises.is_pending(request.promise) {
         } else if request.is_repeatable() {
             request.is_suspected |= blame.suspects(request.promise);
-            // The names that they have now are not those that they will have.
+            // The recovery may give its queues other names.
             again.push(cx.with_original_names(request));
         } else {
             cx.complete(
@@ -56,8 +57,12 @@ impl Requests {
         }
     }
 
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
-    /// it, or `basic.get`.
+    /// Queues a request: any method of the classes `exchange` and `queue` that has a reply and asks
+    /// for it, or `basic.get`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if it is another method, its queue name is empty and must not be,
+    /// or it exceeds `frame_max`.
     pub(crate) fn request<'a>(
         &mut self,
         cx: &mut Context,
@@ -73,11 +78,13 @@ impl Requests {
             _ => {
                 return Err(Error::invalid(
                     "request",
-                    format!("{} is none", method.id()),
+                    format!("must be a method with a reply, got {}", method.id()),
                 ));
             }
         }
         let request = PendingRequest::new(cx.promises.none(), info, &method);
+        // "A peer MUST NOT send frames larger than the agreed-upon size" (4.2.3). A method cannot
+        // be split.
         let octets = request.payload.len() + OVERHEAD as usize;
         if octets > cx.frame_max as usize {
             return Err(EncodeError::FrameTooLarge {
@@ -93,7 +100,7 @@ impl Requests {
         Ok(promise)
     }
 
-    /// Starts the requests for which there are channels.
+    /// Starts the queued requests for which there are channels.
     pub(crate) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(request) = self.queue.front() {
             if request.is_suspected && cx.has_pending_suspect() {
@@ -102,12 +109,12 @@ impl Requests {
             let is_get_to_settle = request.is_get_to_settle();
             // A request whose deadline has passed is not sent.
             let is_waiting = cx.promises.is_pending(request.promise);
-            let room = if is_get_to_settle {
+            let capacity = if is_get_to_settle {
                 cx.channels.get_capacity()
             } else {
                 GetCapacity::Yes
             };
-            let number = match room {
+            let number = match capacity {
                 _ if !is_waiting => None,
                 GetCapacity::No => None,
                 GetCapacity::Later => return,
@@ -143,7 +150,7 @@ impl Requests {
         }
     }
 
-    /// A channel for one request.
+    /// Returns a channel for one request, from the pool if possible.
     pub(crate) fn pooled_channel(
         &mut self,
         cx: &mut Context,

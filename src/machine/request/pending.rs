@@ -1,21 +1,21 @@
-//! A request as octets: it waits for its channel, then for its answer, and may be asked again on
-//! another connection.
+//! A pending request as bytes, which can be sent again on another connection.
 
 use crate::machine::PromiseId;
 use crate::protocol::method::{Encode, MethodInfo, basic, exchange, queue};
 use crate::protocol::wire::Writer;
 use crate::protocol::{Method, MethodId};
 
-/// A request that waits for its channel, or for its answer.
+/// A request that is queued, or sent and without a reply.
 #[derive(Debug)]
 pub(crate) struct PendingRequest {
     pub(crate) promise: PromiseId,
     pub(crate) info: &'static MethodInfo,
-    /// Class, method and fields, written.
+    /// The encoded class, method and fields.
     pub(crate) payload: Box<[u8]>,
-    /// It is a part of a transaction.
+    /// It belongs to a transaction.
     pub(crate) in_transaction: bool,
-    /// It may have closed a connection. Until it is answered, no other such request is sent.
+    /// It may have closed an earlier connection. No other such request is sent until its reply
+    /// arrives.
     pub(crate) is_suspected: bool,
 }
 
@@ -42,14 +42,15 @@ impl PendingRequest {
             && matches!(self.method(), Some(Method::Basic(basic::Method::Get(get))) if !get.no_ack)
     }
 
+    /// Decodes the method.
     pub(crate) fn method(&self) -> Option<Method<'_>> {
         Method::decode(&self.payload).ok()
     }
 }
 
 impl PendingRequest {
-    /// Whether it may be carried out twice: the second time changes nothing, and the answer is the
-    /// same.
+    /// Returns `true` if sending it twice has the same effect and the same reply as sending it
+    /// once.
     pub(crate) fn is_repeatable(&self) -> bool {
         match self.method() {
             Some(
@@ -57,7 +58,8 @@ impl PendingRequest {
                 | Method::Queue(queue::Method::Delete(_)),
             ) => false,
             Some(Method::Queue(queue::Method::Purge(_))) => false,
-            // Another queue would be made, and the first be nobody's.
+            // A second declaration without a name creates a second queue, and nothing would use the
+            // first. An exclusive one is deleted with its connection.
             Some(Method::Queue(queue::Method::Declare(it))) => !it.queue.is_empty() || it.exclusive,
             Some(Method::Basic(basic::Method::Get(it))) => !it.no_ack,
             Some(_) => true,

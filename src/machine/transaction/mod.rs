@@ -1,7 +1,8 @@
 //! Transactions: publishes and acknowledgements that take effect together (spec 1.9).
 //!
-//! Each has a channel of its own, which is closed when it ends: a broker knows no way to leave the
-//! transaction mode.
+//! Each transaction has its own channel, which is closed when the transaction ends. A channel
+//! cannot leave the transaction mode: "A new transaction starts immediately after a commit"
+//! (1.9.2.3).
 
 pub(crate) mod transactions;
 
@@ -22,8 +23,8 @@ use crate::protocol::Table;
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
 
 impl Transactions {
-    /// Why a promise is not answered by the broker. Whether a commit took effect nobody can know
-    /// then.
+    /// Returns the error of a promise that the broker has not completed. It is unknown whether a
+    /// commit took effect.
     pub(crate) fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
         if self.is_committing(promise) {
             Error::Unconfirmed(error.into())
@@ -32,6 +33,7 @@ impl Transactions {
         }
     }
 
+    /// Fails the transactions of a lost connection. Those that have not begun are queued again.
     pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
         for phase in self.suspend(error) {
             match phase {
@@ -54,14 +56,14 @@ impl Transactions {
         }
     }
 
-    /// Whether another publish of a transaction would be accepted.
+    /// Returns `true` if another publish of a transaction would be accepted.
     pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
         cx.out.len() + cx.in_flight_bytes < cx.options.limits.outgoing_octets
             && publishing.may_publish(cx)
             && self.all_flow()
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction. It is queued for a channel.
     pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
         let promise = cx.timed_promise();
         self.waiting.push_back(PendingTransaction {
@@ -72,7 +74,7 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Starts the transactions for which there are channels.
+    /// Starts the queued transactions for which there are channels.
     pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(&PendingTransaction {
             promise,
@@ -108,6 +110,7 @@ impl Transactions {
         }
     }
 
+    /// Writes a method of a transaction, which expects a reply.
     pub(crate) fn transact(
         &mut self,
         cx: &mut Context,
@@ -120,7 +123,7 @@ impl Transactions {
         cx.await_reply(channel, of, Awaited::Transaction { id });
     }
 
-    /// The channel of a transaction that goes on.
+    /// Returns the channel of an open transaction.
     pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
         match self
             .get(id)
@@ -132,8 +135,8 @@ impl Transactions {
         }
     }
 
-    /// Publishes within a transaction. The promise is answered at once, and no event tells of it:
-    /// what comes of the publish, the commit tells.
+    /// Publishes a message within a transaction. The promise is complete from the start, and no
+    /// event reports it: the commit reports the outcome of the publish.
     pub(crate) fn publish_in(
         &mut self,
         cx: &mut Context,
@@ -163,8 +166,8 @@ impl Transactions {
         Ok(cx.promises.open_done())
     }
 
-    /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
-    /// broker does not reply in time, the transaction fails.
+    /// Gets a message within a transaction, so that its acknowledgement belongs to the transaction.
+    /// If the broker does not reply in time, the transaction fails.
     pub(crate) fn get_in(
         &mut self,
         cx: &mut Context,
@@ -191,8 +194,7 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Has everything of a transaction take effect. What it got and did not settle goes back to the
-    /// queues.
+    /// Commits a transaction. Messages that it got and did not settle return to their queues.
     pub(crate) fn commit(
         &mut self,
         cx: &mut Context,
@@ -205,7 +207,7 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Has nothing of a transaction take effect.
+    /// Rolls a transaction back.
     pub(crate) fn rollback(
         &mut self,
         cx: &mut Context,
@@ -218,7 +220,8 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Writes what belongs to a transaction and is not written; from here on nothing more does.
+    /// Writes the queued acknowledgements of a transaction, the last part of it. Returns its
+    /// channel.
     pub(crate) fn end_transaction(
         &mut self,
         cx: &mut Context,
@@ -236,14 +239,14 @@ impl Transactions {
         Ok(number)
     }
 
+    /// Sets the phase of a transaction.
     pub(crate) fn set_phase(&mut self, id: TransactionId, phase: TransactionPhase) {
         if let Some(transaction) = self.get_mut(id) {
             transaction.phase = phase;
         }
     }
 
-    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled
-    /// back, by closing its channel.
+    /// Drops a transaction. An open one is rolled back by closing its channel.
     pub(crate) fn drop_transaction(&mut self, cx: &mut Context, id: TransactionId) {
         let Some(transaction) = self.get(id) else {
             return;
@@ -260,7 +263,7 @@ impl Transactions {
         }
     }
 
-    /// Closes the channel of a transaction, so that the broker rolls it back. Answers its pending
+    /// Closes the channel of a transaction, so that the broker rolls it back. Completes its pending
     /// gets with the error.
     pub(crate) fn roll_back(&mut self, cx: &mut Context, number: u16, error: &Error) {
         let assembly = cx.channels.take_assembly(number);
@@ -297,7 +300,7 @@ impl Transactions {
         }
     }
 
-    /// The broker has done what it was told of a transaction.
+    /// Handles the reply to `tx.select`, `tx.commit` or `tx.rollback`.
     pub(crate) fn transaction_replied(&mut self, cx: &mut Context, id: TransactionId) {
         let Some(transaction) = self.get_mut(id) else {
             return;
@@ -319,7 +322,7 @@ impl Transactions {
         }
     }
 
-    /// A mandatory publish of a transaction came back. The commit tells of it.
+    /// Stores a returned mandatory publish. The commit reports it.
     pub(crate) fn returned_in_transaction(
         &mut self,
         channel: u16,
@@ -341,7 +344,8 @@ impl Transactions {
         }
     }
 
-    /// The broker closed the channel of a transaction: nothing of it has taken effect.
+    /// Fails a transaction whose channel the broker closed. "Note that if a commit fails, the
+    /// server raises a channel exception" (1.9.2.4). Nothing of the transaction takes effect.
     pub(crate) fn transaction_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
         let Some((id, transaction)) = self.on(channel) else {
             return;

@@ -1,41 +1,43 @@
-//! Transactions: a channel each, and what is known of its end (spec 1.9).
+//! The transactions of a connection, and their phases (spec 1.9).
 
 use crate::error::Error;
 use crate::machine::ids::{PromiseId, TransactionId};
 use crate::message::Returned;
 use std::collections::{BTreeMap, VecDeque};
 
+/// The phase of a transaction.
 #[derive(Debug)]
 pub(crate) enum TransactionPhase {
-    /// `select-ok` is still to come.
+    /// `select-ok` is pending.
     Starting(PromiseId),
     Open,
-    /// `commit-ok` is still to come.
+    /// `commit-ok` is pending.
     Committing(PromiseId),
-    /// `rollback-ok` is still to come.
+    /// `rollback-ok` is pending.
     RollingBack(PromiseId),
-    /// The channel is closed: by the broker, or because a get timed out. The holder of the
-    /// transaction does not know yet.
+    /// The channel is closed: by the broker, or because a get timed out. The error has not been
+    /// reported yet.
     Failed(Error),
 }
 
+/// A transaction with a channel.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     pub(crate) channel: u16,
     pub(crate) phase: TransactionPhase,
-    /// Whether content may flow on the channel.
+    /// `false` while the broker has stopped content with `channel.flow`.
     pub(crate) flows: bool,
-    /// Mandatory publishes that have not come back.
+    /// The number of mandatory publishes that were not returned.
     pub(crate) mandatory: usize,
-    /// Those that have.
+    /// The returned publishes.
     pub(crate) returned: Vec<Returned>,
 }
 
-/// A transaction that waits for its channel.
+/// A transaction that is queued for its channel.
 #[derive(Debug)]
 pub(crate) struct PendingTransaction {
     pub(crate) promise: PromiseId,
-    /// As that of a [`PendingRequest`](super::requested::PendingRequest).
+    /// As in [`PendingRequest`](crate::machine::request::pending::PendingRequest).
     pub(crate) is_suspected: bool,
 }
 
@@ -43,11 +45,12 @@ pub(crate) struct PendingTransaction {
 pub(crate) struct Transactions {
     transactions: BTreeMap<TransactionId, Transaction>,
     issued: u64,
-    /// Who waits for a channel.
+    /// The transactions that are queued for a channel.
     pub(crate) waiting: VecDeque<PendingTransaction>,
 }
 
 impl Transactions {
+    /// Adds a transaction on a channel.
     pub(crate) fn add(&mut self, channel: u16, promise: PromiseId) -> TransactionId {
         self.issued += 1;
         let id = TransactionId(self.issued);
@@ -77,7 +80,7 @@ impl Transactions {
         self.transactions.remove(&id)
     }
 
-    /// The one on a channel.
+    /// Returns the transaction on a channel.
     pub(crate) fn on(&mut self, channel: u16) -> Option<(TransactionId, &mut Transaction)> {
         let is_it = |transaction: &Transaction| {
             transaction.channel == channel
@@ -90,7 +93,7 @@ impl Transactions {
         found.map(|(id, transaction)| (*id, transaction))
     }
 
-    /// Returns those that are open, with their channels.
+    /// Returns the open transactions with their channels.
     pub(crate) fn open(&self) -> impl Iterator<Item = (TransactionId, u16)> + '_ {
         let open = self
             .transactions
@@ -99,13 +102,13 @@ impl Transactions {
         open.map(|(id, transaction)| (*id, transaction.channel))
     }
 
-    /// Returns `true` if content may flow on all of them. A failed one has no channel to flow on.
+    /// Returns `true` if content may flow on all channels. A failed transaction has no channel.
     pub(crate) fn all_flow(&self) -> bool {
         let flows = |it: &Transaction| it.flows || matches!(it.phase, TransactionPhase::Failed(_));
         self.transactions.values().all(flows)
     }
 
-    /// Whether a promise is for the answer to a commit.
+    /// Returns `true` if a promise is that of a commit.
     pub(crate) fn is_committing(&self, promise: PromiseId) -> bool {
         let phases = self
             .transactions
@@ -116,8 +119,8 @@ impl Transactions {
             .any(|phase| matches!(phase, TransactionPhase::Committing(found) if *found == promise))
     }
 
-    /// Their channels are gone: nothing of those that are open takes effect. Gives what the others
-    /// waited for, and forgets them.
+    /// Fails the open transactions after a loss of the connection. Removes the others and returns
+    /// their phases.
     pub(crate) fn suspend(&mut self, error: &Error) -> Vec<TransactionPhase> {
         let mut ended = Vec::new();
         for (id, transaction) in std::mem::take(&mut self.transactions) {
@@ -140,7 +143,7 @@ impl Transactions {
         ended
     }
 
-    /// Gives the promises of those that are being committed, and forgets everything.
+    /// Removes all transactions. Returns the promises of pending commits.
     pub(crate) fn drain(&mut self) -> Vec<PromiseId> {
         self.waiting.clear();
         let all = std::mem::take(&mut self.transactions).into_values();
