@@ -1,16 +1,16 @@
-//! The channels of a connection, and their numbers.
+//! The channels of a connection and their numbers.
 
 use crate::machine::channel::content::Assembly;
 use crate::machine::channel::{Channel, Role};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-/// Numbers kept for requests and publishes, which consumers and transactions can't take.
+/// The number of channels reserved for requests and publishes, which consumers and transactions
+/// cannot use.
 const RESERVED: usize = 2;
 
-/// One in this many of the channels that can be used for long is reserved from unsettled messages
-/// of `basic.get`. A program that forgets to settle can then still publish to another exchange and
-/// consume.
+/// One in this many of the long-lived channels is reserved from unsettled messages of `basic.get`.
+/// A program that forgets to settle can then still publish to another exchange and consume.
 const RESERVED_FROM_GETS: usize = 8;
 
 /// The largest size of the pool, as a multiple of its limit, while channels of requests that timed
@@ -19,7 +19,7 @@ const RESERVED_FROM_GETS: usize = 8;
 /// would use up all channel numbers.
 const OVERDUE_POOLS: usize = 4;
 
-/// Whether the message of another `basic.get` may stay unsettled.
+/// Whether there is a channel for the unsettled message of another `basic.get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GetCapacity {
     Yes,
@@ -30,18 +30,18 @@ pub(crate) enum GetCapacity {
 
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
-    /// By number; channel 0 is the connection's.
+    /// The channels by number. Channel 0 is that of the connection.
     slots: Vec<Option<Box<Channel>>>,
     /// Free numbers, the lowest first. Tables indexed by channel number stay small, and so does the
     /// work of iterating over them. Numbers are reused sooner this way; `closed_by_server` handles
     /// frames that are late.
     freed: BinaryHeap<Reverse<u16>>,
-    /// Numbers whose last channel the server closed: what it had sent already may come after its
+    /// Numbers whose last channel the server closed. Frames that it sent before may follow its
     /// `close`.
     closed_by_server: BTreeSet<u16>,
-    /// In the pool, the one used last behind.
+    /// The idle channels of the pool; the one used last is at the end.
     idle: Vec<u16>,
-    /// How many channels have each role, by its number.
+    /// The number of channels by role.
     roles: [usize; Role::COUNT],
     /// Channels that are reserved for consumers.
     reserved: usize,
@@ -54,10 +54,12 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
+    /// Sets the highest channel number.
     pub(crate) fn set_max(&mut self, max: u16) {
         self.max = max;
     }
 
+    /// Returns an open channel.
     #[inline]
     pub(crate) fn get(&self, number: u16) -> Option<&Channel> {
         self.slots.get(usize::from(number))?.as_deref()
@@ -68,13 +70,13 @@ impl Channels {
         self.slots.get_mut(usize::from(number))?.as_deref_mut()
     }
 
-    /// How many are open, those that are being closed included.
+    /// Returns the number of channels, including those that are being closed.
     pub(crate) fn open(&self) -> usize {
         self.roles.iter().sum()
     }
 
-    /// How many are used for requests, or ready to be. One whose message is not settled does not
-    /// count, or messages that are held would hold up requests.
+    /// Returns the number of channels that are used for requests or idle. A channel with an
+    /// unsettled message does not count: such messages must not block requests.
     pub(crate) fn pooled(&self) -> usize {
         self.count(Role::Idle) + self.busy()
     }
@@ -113,7 +115,7 @@ impl Channels {
         }
     }
 
-    /// How many wait in the pool.
+    /// Returns the number of idle channels in the pool.
     pub(crate) fn idle(&self) -> usize {
         self.idle.len()
     }
@@ -125,7 +127,7 @@ impl Channels {
         Some(number)
     }
 
-    /// Puts a channel that is at rest into the pool.
+    /// Puts a channel on which nothing is pending into the pool.
     pub(crate) fn put_idle(&mut self, number: u16) {
         if self.set_role(number, Role::Idle) {
             self.idle.push(number);
@@ -137,7 +139,7 @@ impl Channels {
         self.idle.retain(|idle| *idle != number);
     }
 
-    /// Has a channel be used for something else. False when there is none.
+    /// Changes the role of a channel. Returns `false` if there is no such channel.
     pub(crate) fn set_role(&mut self, number: u16, role: Role) -> bool {
         let Some(channel) = self.get_mut(number) else {
             return false;
@@ -148,7 +150,7 @@ impl Channels {
         true
     }
 
-    /// Whether another channel may be opened for that.
+    /// Returns `true` if another channel may be opened for that role.
     pub(crate) fn has_room(&self, role: Role) -> bool {
         let is_long_lived = matches!(role, Role::Consume | Role::Transaction);
         self.open()
@@ -167,13 +169,8 @@ impl Channels {
         &mut self.roles[role as usize]
     }
 
-    /// Reserves channels for consumers that are started again and have none.
-    pub(crate) fn reserve(&mut self, channels: usize) {
-        self.reserved = channels;
-    }
-
-    /// Returns `true` if another channel may be kept for consumers or a transaction, so that
-    /// requests and publishes still find one, and so do the consumers that have one reserved.
+    /// Returns `true` if another channel may be opened for consumers or a transaction, so that
+    /// requests and publishes still find one.
     pub(crate) fn may_open_long_lived(&self) -> bool {
         self.long_lived() + self.reserved < self.long_lived_limit()
     }
@@ -183,8 +180,8 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
-    /// Returns `true` if consumers use all channels that may be kept, or have them reserved, and
-    /// none of them is about to end, so no channel can become free for another consumer.
+    /// Returns `true` if consumers use all long-lived channels and none of them is about to end, so
+    /// no channel can become free for another consumer.
     pub(crate) fn are_consumed(&self) -> bool {
         self.count(Role::Consume) + self.reserved >= self.long_lived_limit()
     }
@@ -199,18 +196,18 @@ impl Channels {
         }
     }
 
-    /// How many may be kept for consumers and transactions.
+    /// Returns the number of channels that consumers and transactions may use.
     fn long_lived_limit(&self) -> usize {
         let max = usize::from(self.max);
         if max > RESERVED { max - RESERVED } else { max }
     }
 
-    /// Whether a number is about to be free.
+    /// Returns `true` if a number is about to become free.
     pub(crate) fn is_closing_one(&self) -> bool {
         self.count(Role::Closing) > 0
     }
 
-    /// Opens a channel under a number that is free.
+    /// Adds a channel with a free number.
     pub(crate) fn add(&mut self, role: Role) -> Option<u16> {
         if !self.has_room(role) {
             return None;
@@ -219,6 +216,7 @@ impl Channels {
         let number = match self.freed.pop() {
             Some(Reverse(number)) => number,
             None => {
+                // "Usable channel numbers are in the range 1..channel-max" (1.4.2.5).
                 let fresh = u16::try_from(self.slots.len())
                     .ok()
                     .filter(|fresh| *fresh <= self.max)?;
@@ -234,7 +232,7 @@ impl Channels {
         Some(number)
     }
 
-    /// Takes out a channel that is closed, and frees its number.
+    /// Removes a closed channel and frees its number.
     pub(crate) fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
         let channel = self.slots.get_mut(usize::from(number))?.take()?;
         if channel.role == Role::Idle {
@@ -291,7 +289,7 @@ impl Channels {
         }
     }
 
-    /// Takes all channels with their numbers, and begins without any, on another connection.
+    /// Removes all channels and returns them with their numbers, because the connection is lost.
     pub(crate) fn start_over(&mut self) -> impl Iterator<Item = (u16, Box<Channel>)> + use<> {
         let next = Self {
             incarnations: self.incarnations,
@@ -303,19 +301,19 @@ impl Channels {
             .filter_map(|(number, slot)| Some((number, slot?)))
     }
 
-    /// Takes out a channel that the server has closed, and frees its number.
+    /// Removes a channel that the server has closed and frees its number.
     pub(crate) fn remove_closed_by_server(&mut self, number: u16) -> Option<Box<Channel>> {
         let channel = self.remove(number)?;
         self.closed_by_server.insert(number);
         Some(channel)
     }
 
-    /// Whether the number is free because the server closed its channel.
+    /// Returns `true` if the number is free because the server closed its channel.
     pub(crate) fn was_closed_by_server(&self, number: u16) -> bool {
         self.closed_by_server.contains(&number)
     }
 
-    /// The numbers of the channels that are open.
+    /// Returns the numbers of all channels.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + use<'_> {
         (0..=u16::MAX)
             .zip(&self.slots)

@@ -1,4 +1,4 @@
-//! Putting a message together from its method, its content header and its body frames (spec 4.2.6).
+//! Assembling a message from its method, its content header and its body frames (spec 4.2.6).
 
 use crate::error::Fault;
 use crate::machine::ids::ConsumerId;
@@ -8,39 +8,39 @@ use crate::protocol::method::MethodId;
 use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
 use bytes::Bytes;
 
-/// Bodies up to so many octets are kept in one piece with the rest of the message: the copy costs
-/// less than the larger buffer that they would hold on to.
+/// Bodies up to this many bytes are stored together with the rest of the message: the copy costs
+/// less than keeping the larger read buffer alive.
 pub(crate) const INLINE_BODY: u64 = 16 << 10;
 
-/// Body frames without an octet that may follow one another. They are legal, and no broker sends
-/// them.
+/// The largest number of consecutive empty body frames. "The content body can be split into as many
+/// frames as needed" (4.2.6.2), so they are legal, but no broker sends them.
 const EMPTY_FRAMES: u32 = 1024;
 
-/// A message that a channel brought, with what settles it.
+/// A delivered message with what is needed to settle it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Delivered {
     /// The message.
     pub message: Message,
-    /// Its number on the channel.
+    /// The delivery tag.
     pub tag: u64,
     pub(crate) settled: Settled,
-    /// Which of the queues of its consumer it is from.
+    /// The index of its queue among the queues of its consumer.
     pub source: u32,
-    /// Which connection brought it.
+    /// The connection epoch of the delivery.
     pub(crate) epoch: u32,
-    /// The channel, of which only that incarnation can settle it.
+    /// The incarnation of the channel. Only the same incarnation can settle the delivery.
     pub(crate) incarnation: u64,
     pub(crate) channel: u16,
-    /// Whether it was delivered before.
+    /// The broker may have delivered it before.
     pub redelivered: bool,
-    /// Whether its consumer said from which offset of a stream it reads.
+    /// The consumer reads from an offset of a stream.
     pub(crate) by_offset: bool,
 }
 
-/// Whether a delivery is settled. An `Option` or a `Result` of a delivery says in here which it is,
-/// and where that is looked at its copies are cut: behind four octets that costs less than behind
-/// one.
+/// Whether a delivery is settled. It has four bytes, because an `Option` or a `Result` of a
+/// delivery stores its discriminant in this field. The compiler splits copies of a delivery at that
+/// field, which costs less for four bytes than for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Settled {
@@ -54,56 +54,57 @@ impl From<bool> for Settled {
     }
 }
 
-/// A message that was got.
+/// A message from `basic.get`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Got {
-    /// The message, with what settles it.
+    /// The message with what is needed to settle it.
     pub delivered: Delivered,
-    /// Messages left in the queue.
+    /// The number of messages left in the queue.
     pub message_count: u32,
 }
 
 impl Delivered {
-    /// Whether there is nothing to settle, because it needs no ack.
+    /// Returns `true` if it is settled, or needs no ack.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled == Settled::Yes
     }
 
-    /// Its holder has settled it, and does not do that twice.
+    /// Marks it as settled, so that it is not settled twice.
     pub(crate) fn set_settled(&mut self) {
         self.settled = Settled::Yes;
     }
 
-    /// Returns `true` if it says which offset of a stream it is from.
+    /// Returns `true` if it has a header with its offset in a stream.
     pub(crate) fn has_stream_offset(&self) -> bool {
         self.message
             .headers()
             .is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
     }
 
-    /// Whether it is from a stream. A queue may have messages that were copied from one, headers
-    /// and all, and who consumes it may have said an offset, but hardly both.
+    /// Returns `true` if it is from a stream. A queue may have messages that were copied from a
+    /// stream with their headers, and a consumer of a queue may pass an offset, but hardly both.
     pub(crate) fn is_of_stream(&self) -> bool {
         self.by_offset && self.has_stream_offset()
     }
 }
 
-/// The argument of consumers that read a stream, and the header of what they are delivered.
+/// The argument of consumers with their first offset in a stream, and the header of deliveries with
+/// theirs.
 pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 
-/// For whom a delivery is.
+/// The recipient of a delivery.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recipient {
     pub(crate) consumer: ConsumerId,
-    /// Which of its queues it is from.
+    /// The index of the queue among those of the consumer.
     pub(crate) source: u32,
-    /// Whether that one is read from an offset of a stream.
+    /// The queue is read from an offset of a stream.
     pub(crate) by_offset: bool,
 }
 
-/// What a content is for.
+/// The purpose of a content.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Deliver {
@@ -124,12 +125,12 @@ pub(crate) enum Purpose {
     },
 }
 
-/// A message of which parts are still to come.
+/// A partly received message.
 #[derive(Debug)]
 pub(crate) struct Assembly {
     pub(crate) purpose: Purpose,
-    /// Exchange and routing key, then, with the header, the property list, then the body if it is
-    /// small.
+    /// The exchange, the routing key, the property list once the header has arrived, and a small
+    /// body.
     bytes: Vec<u8>,
     ends: Ends,
     body: PartialBody,
@@ -137,20 +138,21 @@ pub(crate) struct Assembly {
     empty_frames: u32,
 }
 
+/// The received part of a body.
 #[derive(Debug)]
 enum PartialBody {
-    /// The content header is still to come.
+    /// The content header is pending.
     Unknown,
     Inline,
-    /// It came, or will come, in one piece.
+    /// In one frame, received or pending.
     Whole(Bytes),
     Parts(Vec<u8>),
     TooLarge(u64),
 }
 
 impl Assembly {
-    /// Begins with what the method says. `spare` is a place for it until the size of the message is
-    /// known.
+    /// Begins with the fields of the method. They are written to `buffer` until the size of the
+    /// message is known.
     #[inline]
     pub(crate) fn new(
         purpose: Purpose,
@@ -173,16 +175,17 @@ impl Assembly {
         }
     }
 
-    /// Takes the content header, and gives back the spare place: the message is one allocation.
-    /// True when it is whole.
+    /// Handles the content header. Returns `true` if the message is complete. The message is a
+    /// single allocation, so the content of `buffer` is copied, and `buffer` is returned.
     pub(crate) fn header(
         &mut self,
         payload: &[u8],
         max_size: u64,
         buffer: &mut Vec<u8>,
     ) -> Result<bool, Fault> {
+        // "no two content frames from the same channel may be mixed or overlapped" (4.2.6).
         if !matches!(self.body, PartialBody::Unknown) {
-            return Err(unexpected("a content header inside a content"));
+            return Err(unexpected("content header inside a content"));
         }
         let (body_size, list) = ContentHeader::check(payload)?;
         let inline = if body_size <= INLINE_BODY {
@@ -204,22 +207,29 @@ impl Assembly {
         Ok(body_size == 0)
     }
 
-    /// Takes a body frame. True when the message is whole.
+    /// Handles a body frame. Returns `true` if the message is complete.
     pub(crate) fn body(&mut self, frame: Frame<'_>) -> Result<bool, Fault> {
         let size = frame.payload().len() as u64;
+        // "Exactly one content header frame", then "Optionally, one or more content body frames"
+        // (4.2.6).
         if matches!(self.body, PartialBody::Unknown) || self.left == 0 {
-            return Err(unexpected("a body frame without a content header"));
+            return Err(unexpected("body frame without a content header"));
         }
+        // "The body size is a 64-bit value that defines the total size of the content body, that
+        // is, the sum of the body sizes for the following content body frames" (4.2.6.1).
         if size > self.left {
             return Err(Fault::by_client(
                 ReplyCode::FRAME_ERROR,
-                format!("a body frame of {size} bytes where {} were left", self.left),
+                format!(
+                    "body frame exceeds the body: expected at most {} bytes, got {size}",
+                    self.left
+                ),
                 MethodId::NONE,
             ));
         }
         self.empty_frames = if size == 0 { self.empty_frames + 1 } else { 0 };
         if self.empty_frames > EMPTY_FRAMES {
-            return Err(unexpected("body frames without an octet, again and again"));
+            return Err(unexpected("too many consecutive empty body frames"));
         }
         let whole = self.left == size;
         match &mut self.body {
@@ -227,7 +237,8 @@ impl Assembly {
             PartialBody::Whole(body) if whole => *body = frame.into_payload(),
             PartialBody::Whole(_) => self.body = PartialBody::Parts(frame.payload().to_vec()),
             PartialBody::Parts(parts) => {
-                // Never ahead of what has arrived, and never more than the body has.
+                // Reserved capacity never exceeds what has arrived or what is missing, so a false
+                // body size in the header cannot make us allocate much.
                 let room = self.left.min((parts.len() as u64).max(size)) as usize;
                 if parts.capacity() - parts.len() < size as usize {
                     parts.reserve_exact(room.max(size as usize));
@@ -272,7 +283,7 @@ impl Assembly {
         self.bytes.shrink_to_fit();
     }
 
-    /// The message, once it is whole.
+    /// Returns the message when it is complete.
     #[inline]
     pub(crate) fn finish(&mut self) -> Message {
         let bytes = std::mem::take(&mut self.bytes);
@@ -285,6 +296,9 @@ impl Assembly {
     }
 }
 
+/// Returns the error of a frame out of order. "A peer that receives an incomplete or
+/// badly-formatted content MUST raise a connection exception with reply code 505 (unexpected
+/// frame)" (4.2.6).
 fn unexpected(what: &str) -> Fault {
     Fault::by_client(ReplyCode::UNEXPECTED_FRAME, what, MethodId::NONE)
 }

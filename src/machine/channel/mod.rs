@@ -1,4 +1,4 @@
-//! One channel: what it is used for, which replies it waits for, what was delivered on it.
+//! One channel: its role, its pending replies and its unsettled deliveries.
 
 pub(crate) mod channels;
 pub(crate) mod content;
@@ -12,12 +12,12 @@ use crate::protocol::method::{MethodInfo, basic};
 use crate::protocol::{Method, ShortStr};
 use std::collections::VecDeque;
 
-/// What a channel is used for.
+/// The role of a channel: what it is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Waits in the pool.
+    /// Idle in the pool.
     Idle,
-    /// A request is under way.
+    /// A request is pending.
     Request,
     /// A `basic.get` is pending whose message is to be settled.
     Get,
@@ -25,23 +25,24 @@ pub(crate) enum Role {
     Settling,
     /// Publishes to one exchange.
     Publish,
-    /// Everything is declared again on it.
+    /// The topology is replayed on it.
     Restore,
-    /// Has a transaction.
+    /// A transaction uses it.
     Transaction,
-    /// Has a consumer.
+    /// A consumer uses it.
     Consume,
     /// Its consumer is cancelled or has ended, and the broker has not confirmed that.
     Ending,
-    /// We have closed it because its request timed out, and wait for `close-ok`. A late reply may
-    /// arrive before that.
+    /// Closed by us because its request timed out; `close-ok` is pending. A late reply may arrive
+    /// before that.
     Overdue,
-    /// We have closed it and wait for `close-ok`. The last: the count of roles rests on it.
+    /// Closed by us; `close-ok` is pending. This is the last variant, because
+    /// [`COUNT`](Self::COUNT) is computed from it.
     Closing,
 }
 
 impl Role {
-    /// How many there are.
+    /// The number of roles.
     pub(crate) const COUNT: usize = Self::Closing as usize + 1;
 }
 
@@ -53,18 +54,18 @@ pub(crate) struct Resize {
     pub(crate) before: u16,
 }
 
-/// A reply that the broker still has to send.
+/// A reply that the broker has not sent yet.
 #[derive(Debug)]
 pub(crate) struct PendingReply {
-    /// The method that it answers.
+    /// The method to which it replies.
     pub(crate) method: &'static MethodInfo,
     pub(crate) to: Awaited,
 }
 
-/// What a reply is for.
+/// The purpose of a pending reply.
 #[derive(Debug)]
 pub(crate) enum Awaited {
-    /// Nothing waits for it: `open-ok`, `select-ok`, `qos-ok` in front of a `consume-ok`.
+    /// It completes nothing: `open-ok`, `select-ok`, the `qos-ok` before a `consume-ok`.
     Nothing,
     /// It proves that the broker accepted the first publish, so the exchange exists and the user
     /// may publish to it.
@@ -79,9 +80,9 @@ pub(crate) enum Awaited {
         consumer: ConsumerId,
         resize: Resize,
     },
-    /// A step of declaring everything again.
+    /// A step of the replay.
     Restored,
-    /// `resized` is the change of a prefetch count that this is for.
+    /// `resized` is the change of the prefetch count for which the consumer is started again.
     Consume {
         consumer: ConsumerId,
         tag: TagNumber,
@@ -91,18 +92,18 @@ pub(crate) enum Awaited {
         consumer: ConsumerId,
         tag: TagNumber,
     },
-    /// For a transaction: `select-ok`, `commit-ok` or `rollback-ok`.
+    /// `select-ok`, `commit-ok` or `rollback-ok` of a transaction.
     Transaction {
         id: TransactionId,
     },
-    /// What comes before it was taken back by the broker.
+    /// `recover-ok`. The broker has requeued the deliveries before it.
     Recover {
         promise: PromiseId,
     },
 }
 
 impl Awaited {
-    /// The reply to a request.
+    /// Returns the purpose of the reply to a request.
     pub(crate) fn of(request: PendingRequest) -> Self {
         match request.method() {
             Some(Method::Basic(basic::Method::Get(basic::Get { no_ack, .. }))) => {
@@ -112,8 +113,8 @@ impl Awaited {
         }
     }
 
-    /// Whether others may be answered before it. Replies come in the order of what they answer, but
-    /// for those that a queue gives itself.
+    /// Returns `true` if replies to later methods may arrive first. Replies arrive in the order of
+    /// their methods, except for those that a queue sends itself.
     pub(crate) fn may_be_overtaken(&self) -> bool {
         matches!(self, Self::Consume { .. } | Self::Cancel { .. })
     }
@@ -136,32 +137,34 @@ impl PendingReply {
     }
 }
 
+/// A channel that is open, or closed by us and without `close-ok`.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    /// Tells this channel from earlier ones with the same number.
+    /// Distinguishes this channel from earlier ones with the same number.
     pub(crate) incarnation: u64,
-    /// Changed by [`Channels::set_role`](super::channels::Channels::set_role) alone, which counts.
+    /// Changed only by [`Channels::set_role`](super::channels::Channels::set_role), which counts
+    /// the roles.
     pub(crate) role: Role,
     pub(crate) pending_replies: VecDeque<PendingReply>,
     pub(crate) assembly: Option<Assembly>,
     pub(crate) unsettled: Unsettled,
-    /// One at most, so that what closes the channel ends no other.
+    /// The only consumer, so that an error that closes the channel ends no other consumer.
     pub(crate) consumer: Option<ConsumerId>,
-    /// The prefetch count that tags to come would have.
+    /// The prefetch count of the next tags.
     pub(crate) prefetch_count: u16,
-    /// A prefetch count holds for all of its consumer's tags together, those to come included.
+    /// The prefetch count applies to all tags of its consumer together, including later ones.
     pub(crate) shares_prefetch_count: bool,
-    /// What comes before `open-ok` is for the channel that had the number before, which the server
+    /// Frames before `open-ok` are for the earlier channel with this number, which the server
     /// closed.
     pub(crate) discards_until_open: bool,
-    /// The server has closed it while we were closing it, and has our answer: there is nothing more
-    /// to say on it.
+    /// The server has closed it while our `close` was pending, and has our `close-ok`. Nothing more
+    /// may be written on it: a frame after `close-ok` is an error of the connection.
     pub(crate) close_answered: bool,
-    /// It is in the list of channels with acknowledgements to write.
+    /// It is in the list of channels with queued acknowledgements.
     pub(crate) has_acks: bool,
-    /// Deliveries of its consumer need no ack. This is kept after the consumer has ended.
+    /// Deliveries of its consumer need no ack. This stays set after the consumer has ended.
     pub(crate) no_ack: bool,
-    /// Number of deliveries for a consumer that does not exist. They are never settled, so the
+    /// The number of deliveries for a consumer that does not exist. They are never settled, so the
     /// channel is closed when it has no other use.
     pub(crate) strays: u32,
     /// The server ended its consumer while deliveries were unsettled. The channel is closed when
@@ -208,9 +211,8 @@ impl Channel {
         got.into_iter().chain(awaited)
     }
 
-    /// Whether the broker takes back what it has delivered, and what it delivers is to be taken
-    /// back, too.
-    #[inline]
+    /// Returns `true` if the broker is requeueing its deliveries. Those that arrive until
+    /// `recover-ok` are requeued, too.
     pub(crate) fn is_recovering(&self) -> bool {
         self.pending_replies
             .iter()
@@ -225,14 +227,12 @@ impl Channel {
             .any(|pending| pending.to.may_be_overtaken())
     }
 
-    /// Whether it has no consumer and no message that is held. As long as it has, nothing becomes
-    /// of it.
-    #[inline]
+    /// Returns `true` if it has no consumer and no unsettled delivery that the program may settle.
     pub(crate) fn holds_nothing(&self) -> bool {
         self.consumer.is_none() && !self.unsettled.has_wanted()
     }
 
-    /// Whether nothing is under way on it, so that anything may be.
+    /// Returns `true` if nothing is pending on it, so it can be used for something else.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.pending_replies.is_empty() && self.assembly.is_none() && self.holds_nothing()
     }
