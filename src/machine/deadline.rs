@@ -1,4 +1,4 @@
-//! A deadline that starts when the time is next known, because what starts it has no clock.
+//! Deadlines, and arithmetic of instants that cannot overflow.
 
 use std::time::{Duration, Instant};
 
@@ -37,16 +37,18 @@ pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
     }
 }
 
+/// A deadline, which may be set by a call without a clock. It starts when the time is next known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Deadline {
     #[default]
     None,
-    /// It starts at the next [`stamp`](Self::stamp).
+    /// Starts at the next [`stamp`](Self::stamp).
     In(Duration),
     At(Instant),
 }
 
 impl Deadline {
+    /// Starts the deadline.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         if let Self::In(time) = *self {
@@ -54,6 +56,7 @@ impl Deadline {
         }
     }
 
+    /// Returns the instant of the deadline if it has started.
     #[inline]
     pub(crate) fn instant(self) -> Option<Instant> {
         if let Self::At(instant) = self {
@@ -63,6 +66,7 @@ impl Deadline {
         }
     }
 
+    /// Returns `true` if the deadline has passed.
     pub(crate) fn has_passed(self, now: Instant) -> bool {
         self.instant().is_some_and(|instant| instant <= now)
     }

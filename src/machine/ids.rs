@@ -1,6 +1,7 @@
-//! Names of what a user holds: small, `Copy`, and never taken for another.
+//! Identifiers of what a program uses. They are small and `Copy`, and are never confused with
+//! another.
 
-/// Names a promise. A number is used again, with another generation.
+/// Identifies a promise. An index is reused with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PromiseId {
     pub(crate) index: u32,
@@ -8,22 +9,22 @@ pub struct PromiseId {
 }
 
 impl PromiseId {
-    /// A small number, unique among the promises that are not fetched.
+    /// Returns a small number, which is unique among the promises whose result is not fetched.
     #[must_use]
     pub fn index(self) -> usize {
         self.index as usize
     }
 }
 
-/// Names a transaction. No two of a connection have the same.
+/// Identifies a transaction. It is unique in a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(pub(crate) u64);
 
-/// Names who listens for notices. No two of a connection have the same.
+/// Identifies a listener for notices. It is unique in a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub(crate) u64);
 
-/// Names a consumer. A number is used again, in another turn.
+/// Identifies a consumer. An index is reused with another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId {
     pub(crate) turn: u64,
@@ -31,7 +32,7 @@ pub struct ConsumerId {
 }
 
 impl ConsumerId {
-    /// A small number, unique among the consumers that are held.
+    /// Returns a small number, which is unique among the consumers that are not dropped.
     #[must_use]
     pub fn index(self) -> usize {
         self.index as usize

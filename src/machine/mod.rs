@@ -1,21 +1,21 @@
-//! The connection as plain data.
+//! The connection as a state machine without I/O.
 //!
-//! [`Connection`] takes octets, the time and what a user asks for, and gives out octets, outcomes
-//! and the next deadline. It does no I/O and knows no clock, lock, waker or thread, so a test can
-//! run hours of it in a moment, the same way each time. Whoever drives it does, again and again:
+//! [`Connection`] takes bytes, the time and requests, and returns bytes, results and the next
+//! deadline. It does no I/O and uses no clock, lock, waker or thread, so a test can simulate hours
+//! in milliseconds and gets the same result each time. A driver repeats these steps:
 //!
-//! 1. reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`],
-//!    unless [`Connection::wants_input`] says no; tells of the transport's end with
-//!    [`Connection::handle_loss`];
-//! 2. calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed, but reads
-//!    first: the server's silence is judged then, and after a pause of the process its data is
-//!    still in the socket;
-//! 3. writes what [`Connection::poll_transmit`] gives, and says how far it came with
-//!    [`Connection::handle_transmitted`];
-//! 4. passes on the events of [`Connection::poll_event`], and runs the steps that
+//! 1. It reads into a [`Decoder`](crate::protocol::Decoder) and calls [`Connection::handle_input`],
+//!    unless [`Connection::wants_input`] returns `false`. At the end of the transport it calls
+//!    [`Connection::handle_loss`].
+//! 2. It calls [`Connection::handle_timeout`] when [`Connection::poll_timeout`] has passed, but
+//!    reads first: that call checks for the server's silence, and after a pause of the process the
+//!    server's data is still in the socket.
+//! 3. It writes the output of [`Connection::poll_transmit`], and reports the written bytes to
+//!    [`Connection::handle_transmitted`].
+//! 4. It passes on the events of [`Connection::poll_event`], and runs the steps that
 //!    [`Connection::poll_login`] and [`Connection::poll_filter`] return.
 //!
-//! The parts, each in its file, know nothing of the connection that they are parts of.
+//! Each part has its own folder and does not depend on `Connection`, which combines them.
 
 mod channel;
 mod connection;

@@ -1,4 +1,4 @@
-//! Notices: what happens to the connection and is nobody's answer, for those who listen.
+//! Notices: events of the connection that are the result of no request.
 
 use crate::error::Error;
 use crate::machine::consume::consumers::Ended;
@@ -7,14 +7,14 @@ use crate::machine::recovery::report::Recovered;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Something that happened to the connection and belongs to no request.
+/// An event of the connection that belongs to no request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The broker is low on memory or disk, as its words say, and holds back publishes (RabbitMQ's
-    /// `connection.blocked`).
+    /// The broker is low on memory or disk and accepts no publishes (RabbitMQ's
+    /// `connection.blocked`). The field is its reason.
     Blocked(Box<str>),
-    /// The broker takes publishes again.
+    /// The broker accepts publishes again.
     Unblocked,
     /// Reading has been paused for half a second, because this many deliveries are buffered and not
     /// taken. Replies and confirms may be unread behind them. See
@@ -26,9 +26,9 @@ pub enum Notice {
         /// The bytes of those deliveries.
         bytes: usize,
     },
-    /// The broker ended the consumer of that tag, most often because its queue was deleted.
+    /// The broker ended the consumer with this tag, usually because its queue was deleted.
     ConsumerCancelled(Box<str>),
-    /// A consumer of several queues has lost one of them and goes on with the others. Either the
+    /// A consumer of several queues has lost one of them and continues with the others. Either the
     /// broker ended that part of the consumer, or the queue was missing when the connection was
     /// recovered. [`Consumer::ended_queues`](crate::Consumer::ended_queues) returns all such
     /// queues.
@@ -46,36 +46,36 @@ pub enum Notice {
     ChannelClosed(Error),
     /// The connection is lost, and will be dialled again.
     Disconnected(Error),
-    /// Another try begins after a while.
+    /// The next attempt to connect begins after a delay.
     Retrying {
         /// The number of the attempt, counted from when the connection was last open. An attempt
         /// tries all endpoints. If one fails in the handshake and the next follows at once, the
         /// same number is reported again.
         attempt: u32,
-        /// Why the one before failed, or why the connection was lost.
+        /// The error of the last attempt, or the cause of the loss.
         cause: Error,
-        /// How long it is waited.
+        /// The delay.
         delay: Duration,
     },
-    /// The connection is back, and with it what is told here.
+    /// The connection is recovered. The report lists what was restored and what was not.
     Recovered(Box<Recovered>),
     /// A consumer has started again that was reported in [`Recovered::failed`], because the broker
     /// refused it for now. The field is its tag, as [`Consumer::tag`](crate::Consumer::tag) returns
     /// it.
     ConsumerRestored(Box<str>),
     /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be
-    /// remembered, so not everything will be declared again. Told once.
+    /// recorded, so not everything will be declared again. Reported once.
     NotRecorded,
-    /// The connection is closed; [`Error::Closed`] when it was from this side. It is the last
-    /// notice.
+    /// The connection is closed; [`Error::Closed`] if this side closed it. It is the last notice.
     Closed(Error),
-    /// The listener was slow, and so many notices that were older than the next were dropped.
+    /// The listener was slow, and this many notices before the next one were dropped.
     Lost(u64),
 }
 
-/// Notices that wait for one listener, before the oldest are dropped.
+/// The largest number of queued notices of a listener. Above it, the oldest is dropped.
 const MOST: usize = 256;
 
+/// A listener and its queued notices.
 #[derive(Debug, Default)]
 struct Listener {
     notices: VecDeque<Notice>,
@@ -84,7 +84,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Keeps a notice. True when it is to be announced.
+    /// Queues a notice. Returns `true` if the listener is to be announced.
     fn push(&mut self, notice: &Notice) -> bool {
         if self.notices.len() == MOST {
             self.notices.pop_front();
@@ -95,7 +95,7 @@ impl Listener {
     }
 }
 
-/// Who listens, and what each has not heard yet.
+/// The listeners and their queued notices.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     listeners: BTreeMap<ListenerId, Listener>,
@@ -104,6 +104,7 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
+    /// Adds a listener.
     pub(crate) fn listen(&mut self) -> ListenerId {
         self.issued += 1;
         let id = ListenerId(self.issued);
@@ -111,11 +112,12 @@ impl Notices {
         id
     }
 
+    /// Removes a listener.
     pub(crate) fn remove(&mut self, id: ListenerId) {
         self.listeners.remove(&id);
     }
 
-    /// Tells all who listen.
+    /// Queues a notice for every listener.
     pub(crate) fn notify(&mut self, notice: &Notice) {
         for (id, listener) in &mut self.listeners {
             if listener.push(notice) {
@@ -124,7 +126,7 @@ impl Notices {
         }
     }
 
-    /// Tells one alone.
+    /// Queues a notice for one listener.
     pub(crate) fn notify_one(&mut self, id: ListenerId, notice: &Notice) {
         if self
             .listeners
@@ -135,7 +137,7 @@ impl Notices {
         }
     }
 
-    /// The next notice for a listener.
+    /// Takes the next notice of a listener.
     pub(crate) fn take(&mut self, id: ListenerId) -> Option<Notice> {
         let listener = self.listeners.get_mut(&id)?;
         listener.announced = false;
@@ -145,12 +147,12 @@ impl Notices {
         listener.notices.pop_front()
     }
 
-    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    /// Returns `true` if [`poll_announcement`](Self::poll_announcement) will return a listener.
     pub(crate) fn has_announcement(&self) -> bool {
         !self.announcements.is_empty()
     }
 
-    /// The next listener that has something to hear.
+    /// Returns the next listener with a notice.
     pub(crate) fn poll_announcement(&mut self) -> Option<ListenerId> {
         self.announcements.pop_front()
     }
@@ -170,9 +172,8 @@ mod tests {
         notices.notify(&Notice::Unblocked);
         assert_eq!(notices.poll_announcement(), Some(listener));
         assert_eq!(notices.poll_announcement(), None);
-        assert!(
-            matches!(notices.take(listener), Some(Notice::Blocked(reason)) if &*reason == "low on memory")
-        );
+        let notice = notices.take(listener);
+        assert!(matches!(notice, Some(Notice::Blocked(reason)) if &*reason == "low on memory"));
         assert!(matches!(notices.take(listener), Some(Notice::Unblocked)));
         assert!(notices.take(listener).is_none());
     }

@@ -1,7 +1,7 @@
-//! Promises: what was asked for and is not answered, or answered and not fetched.
+//! Promises: pending ones, and completed ones whose result is not fetched.
 //!
-//! A promise is answered exactly once. One whose holder has gone is answered all the same, and what
-//! came is handed back to be disposed of.
+//! A promise completes exactly once. If it was abandoned, its reply is returned to the caller,
+//! which disposes of it.
 
 use crate::error::Error;
 use crate::machine::channel::content::Got;
@@ -12,52 +12,52 @@ use crate::message::{Message, Returned};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// What a promise is answered with.
+/// The result of a promise without an error.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reply {
-    /// It is done.
+    /// The operation succeeded, and there is nothing to return.
     Done,
     /// The connection is open.
     Connected(Box<ServerProperties>),
     /// The queue exists.
     Queue(Box<Queue>),
-    /// So many messages went.
+    /// The number of messages that were purged or deleted.
     Count(u32),
-    /// The message that was got, if there was one.
+    /// The message from `basic.get`, or `None` if the queue was empty.
     Delivery(Option<Box<Got>>),
     /// The transaction has begun.
     Transaction(TransactionId),
-    /// The transaction took effect, and these mandatory publishes came back.
+    /// The transaction was committed, and the broker returned these mandatory publishes.
     Committed(Vec<Returned>),
     /// The reply to a call.
     Message(Box<Message>),
     /// The consumer has started.
     Consumer(ConsumerId),
-    /// The consumer of that tag has ended.
+    /// The consumer with this tag has ended.
     Cancelled(Box<str>),
 }
 
-/// What the broker says of a queue when it is declared.
+/// A queue, as the broker describes it when it is declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Queue {
-    /// Its name, which the broker made if the declaration had none.
+    /// The name. If the declaration had none, the broker made it.
     pub name: String,
-    /// Messages ready for delivery.
+    /// The number of messages that are ready for delivery.
     pub message_count: u32,
-    /// Consumers.
+    /// The number of consumers.
     pub consumer_count: u32,
 }
 
 type Outcome = Result<Reply, Error>;
 
-/// An answer that was fetched.
+/// The fetched result of a promise.
 #[derive(Debug)]
 pub(crate) struct Completion(Option<Box<More>>);
 
 impl Completion {
-    /// What it says more than [`Reply::Done`].
+    /// Returns the result, or `None` if it is [`Reply::Done`].
     #[inline]
     pub(crate) fn into_more(self) -> Option<Outcome> {
         match *self.0? {
@@ -66,11 +66,13 @@ impl Completion {
         }
     }
 
+    /// Returns the result.
     pub(crate) fn into_outcome(self) -> Outcome {
         self.into_more().unwrap_or(Ok(Reply::Done))
     }
 }
 
+/// The state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PromiseState {
     Free,
@@ -78,36 +80,38 @@ enum PromiseState {
     Completed,
 }
 
-/// What goes with a state.
+/// The data of a state.
 #[derive(Debug)]
 enum More {
-    /// With `Waiting`.
+    /// The data of `Pending`.
     Deadline(PromiseDeadline),
-    /// With `Answered`.
+    /// The data of `Completed`.
     Outcome(Outcome),
 }
 
+/// The deadline of a promise.
 #[derive(Debug)]
 struct PromiseDeadline {
-    /// `None` before the next [`stamp`](Promises::stamp).
+    /// `None` until the next [`stamp`](Promises::stamp).
     at: Option<Instant>,
-    /// How much time there was.
+    /// The timeout, for the error.
     timeout: Duration,
 }
 
+/// The storage of one promise. It is reused with another generation.
 #[derive(Debug)]
 struct Slot {
     generation: u32,
     state: PromiseState,
     /// It counts as a pending request.
     is_request: bool,
-    /// Publishes, of which there are many, need nothing more, so that a slot stays small: they have
-    /// no deadline here, and most are answered with [`Reply::Done`].
+    /// The data of the state. Publishes, of which there are many, need none: they have no deadline
+    /// here, and most complete with [`Reply::Done`]. It is boxed, so that a slot stays small.
     more: Option<Box<More>>,
 }
 
 impl Slot {
-    /// Makes it ready for another promise. Gives what went with its state.
+    /// Frees the slot for another promise. Returns the data of its state.
     fn free(&mut self) -> Option<Box<More>> {
         self.generation = self.generation.wrapping_add(1);
         self.state = PromiseState::Free;
@@ -122,7 +126,7 @@ impl Slot {
         }
     }
 
-    /// Removes the deadline. Returns when it would have been, if it has started.
+    /// Removes the deadline. Returns its instant if it has started.
     fn remove_deadline(&mut self) -> Option<Instant> {
         let at = self.deadline()?.at;
         self.more = None;
@@ -130,11 +134,12 @@ impl Slot {
     }
 }
 
+/// All promises of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Promises {
     slots: Vec<Slot>,
-    /// Numbers that are free. The last that became free is the next, while its slot is in the
-    /// processor's cache; the generation tells it from what it was before.
+    /// Free indices. The one freed last is reused first, because its slot is still in the CPU
+    /// cache. The generation distinguishes its promises.
     free: Vec<u32>,
     pending: usize,
     requests: usize,
@@ -147,7 +152,7 @@ pub(crate) struct Promises {
 }
 
 impl Promises {
-    /// A new promise.
+    /// Opens a promise.
     #[inline]
     pub(crate) fn open(&mut self) -> PromiseId {
         self.pending += 1;
@@ -174,8 +179,8 @@ impl Promises {
         }
     }
 
-    /// A new promise that is done from the start. Nobody can wait for it yet, so nobody is to be
-    /// told.
+    /// Opens a promise that is completed from the start. No task can wait for it yet, so no event
+    /// is reported.
     #[inline]
     pub(crate) fn open_done(&mut self) -> PromiseId {
         let id = self.open();
@@ -186,7 +191,7 @@ impl Promises {
         id
     }
 
-    /// Nobody's promise, for what is asked on nobody's behalf.
+    /// Returns the id of no promise, for operations without one.
     pub(crate) fn none(&self) -> PromiseId {
         PromiseId {
             index: u32::MAX,
@@ -194,7 +199,7 @@ impl Promises {
         }
     }
 
-    /// A new promise with a deadline, counted from the next [`stamp`](Self::stamp).
+    /// Opens a promise with a deadline, which starts at the next [`stamp`](Self::stamp).
     pub(crate) fn open_timed(&mut self, timeout: Duration) -> PromiseId {
         let id = self.open();
         self.set_deadline(id, timeout);
@@ -222,20 +227,19 @@ impl Promises {
             .filter(|slot| slot.generation == id.generation)
     }
 
-    /// Whether it is still to be answered, wanted or not.
+    /// Returns `true` if the promise is pending, even if it was abandoned.
     pub(crate) fn is_pending(&self, id: PromiseId) -> bool {
         self.slots.get(id.index()).is_some_and(|slot| {
             slot.generation == id.generation && matches!(slot.state, PromiseState::Pending { .. })
         })
     }
 
-    /// How many are to be answered.
+    /// Returns the number of pending promises.
     pub(crate) fn pending(&self) -> usize {
         self.pending
     }
 
-    /// Answers it. Gives back the reply when nobody wants it: the promise was abandoned, or
-    /// answered before.
+    /// Completes a promise. Returns the reply if the promise was abandoned or is completed already.
     #[inline]
     pub(crate) fn complete(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
         let Some(slot) = self.complete_slot(id) else {
@@ -247,13 +251,14 @@ impl Promises {
         None
     }
 
-    /// Answers it with [`Reply::Done`], as most publishes are: there is nothing to dispose of.
+    /// Completes a promise with [`Reply::Done`], as for most publishes. There is nothing to dispose
+    /// of.
     #[inline]
     pub(crate) fn done(&mut self, id: PromiseId) {
         self.complete_slot(id);
     }
 
-    /// The slot of a promise that is answered now, and that somebody wants to be.
+    /// Completes a promise. Returns its slot unless it was abandoned or is completed already.
     #[inline]
     fn complete_slot(&mut self, id: PromiseId) -> Option<&mut Slot> {
         let slot = self
@@ -278,7 +283,7 @@ impl Promises {
         Some(slot)
     }
 
-    /// Fetches the answer, once.
+    /// Takes the result of a completed promise and frees its slot.
     #[inline]
     pub(crate) fn fetch(&mut self, id: PromiseId) -> Option<Completion> {
         let slot = self
@@ -292,7 +297,7 @@ impl Promises {
         Some(Completion(slot.free()))
     }
 
-    /// Its holder has gone. Gives back a reply that was not fetched.
+    /// Drops interest in a promise. Returns a reply that was not fetched.
     #[inline]
     pub(crate) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
         if let Some(PromiseState::Pending { abandoned }) = self.slot(id).map(|slot| &mut slot.state)
@@ -303,12 +308,12 @@ impl Promises {
         self.fetch(id)?.into_outcome().ok()
     }
 
-    /// How many [`poll_completed`](Self::poll_completed) has.
+    /// Returns the number of promises that [`poll_completed`](Self::poll_completed) will return.
     pub(crate) fn completed(&self) -> usize {
         self.completed.len()
     }
 
-    /// The next promise that was answered and that somebody wants.
+    /// Returns the next completed promise that was not abandoned.
     pub(crate) fn poll_completed(&mut self) -> Option<PromiseId> {
         self.completed.pop_front()
     }
@@ -329,14 +334,14 @@ impl Promises {
         }
     }
 
-    /// Takes the deadline off a promise that has another from here on.
+    /// Removes the deadline of a promise.
     pub(crate) fn remove_deadline(&mut self, id: PromiseId) {
         if let Some(at) = self.slot(id).and_then(Slot::remove_deadline) {
             self.deadlines.remove(&(at, id));
         }
     }
 
-    /// Gives a promise so much time from the next [`stamp`](Self::stamp) on, whatever it had.
+    /// Replaces the deadline of a promise. It starts at the next [`stamp`](Self::stamp).
     pub(crate) fn restart_deadline(&mut self, id: PromiseId, timeout: Duration) {
         self.remove_deadline(id);
         self.set_deadline(id, timeout);
@@ -351,13 +356,13 @@ impl Promises {
         }
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// A promise whose deadline has passed, and how much time it had. It is to be answered before
-    /// the next call.
+    /// Returns a promise whose deadline has passed, and its timeout. The caller must complete it
+    /// before the next call.
     pub(crate) fn expired(&self, now: Instant) -> Option<(PromiseId, Duration)> {
         let (_, id) = *self
             .deadlines
@@ -375,7 +380,7 @@ impl Promises {
         slot.is_some_and(|slot| slot.state == PromiseState::Pending { abandoned: false })
     }
 
-    /// Those that are to be answered, when all have to be.
+    /// Returns all pending promises.
     pub(crate) fn all_pending(&self) -> Vec<PromiseId> {
         let slots = self.slots.iter().enumerate();
         slots
@@ -387,7 +392,7 @@ impl Promises {
             .collect()
     }
 
-    /// Whether nothing is waited for and nothing is left to be fetched.
+    /// Returns `true` if no promise is pending and every result was fetched.
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len() && self.deadlines.is_empty()
     }
@@ -444,7 +449,7 @@ mod tests {
     fn retiming_looks_at_no_other_promise() {
         let mut promises = Promises::default();
         let ids: Vec<_> = (0..65_535).map(|_| promises.open_timed(TIMEOUT)).collect();
-        // What is not looked for is not removed, either.
+        // Entries are not removed, because that would take a search.
         ids.iter()
             .for_each(|id| promises.restart_deadline(*id, TIMEOUT));
         assert_eq!(promises.unstamped.len(), 2 * ids.len());
