@@ -1,4 +1,4 @@
-//! When to try again, and when to give up (RabbitMQ's guides on reconnecting; "full jitter").
+//! When to reconnect, and when to give up (RabbitMQ's guides on reconnecting; "full jitter").
 
 use crate::error::{Broken, Error};
 use crate::options::Recovery;
@@ -7,7 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-/// How long a connection has to stand before its loss is a new one.
+/// How long a connection must stay open so that its loss resets the backoff.
 const STABLE: Duration = Duration::from_secs(60);
 
 /// What an error implies for the next attempt.
@@ -47,7 +47,7 @@ pub(crate) struct Failure<'e> {
     pub(crate) endpoints: usize,
 }
 
-/// The tries of a connection that is lost, and what came of those before.
+/// The attempts of a lost connection, and the outcome of the earlier ones.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     pub(crate) policy: Recovery,
@@ -58,9 +58,9 @@ pub(crate) struct Backoff {
     growth: u32,
     /// The endpoints that have failed in this attempt. The attempt ends when all have failed.
     failed: BTreeSet<usize>,
-    /// Since when it is tried.
+    /// When the first attempt was decided.
     since: Option<Instant>,
-    /// Since when the connection stands.
+    /// When the connection became open.
     open_since: Option<Instant>,
     random: u64,
     has_been_open: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(policy: Recovery) -> Self {
-        // The keys of a hasher are the standard library's only source of chance.
+        // The keys of a hasher are the standard library's only source of random numbers.
         let random = policy
             .seed
             .unwrap_or_else(|| RandomState::new().hash_one(0))
@@ -85,12 +85,12 @@ impl Backoff {
         }
     }
 
-    /// Whether the connection has stood once.
+    /// Returns `true` if the connection has been open once.
     pub(crate) fn has_been_open(&self) -> bool {
         self.has_been_open
     }
 
-    /// The connection stands.
+    /// Records that the connection is open.
     pub(crate) fn opened(&mut self, now: Instant) {
         self.has_been_open = true;
         self.open_since = Some(now);
@@ -150,7 +150,7 @@ impl Backoff {
         }
         self.attempt = self.attempt.saturating_add(1);
         self.growth = self.growth.saturating_add(1);
-        // Another broker may well be there at once.
+        // Another endpoint may be available at once.
         if self.growth == 1 && endpoints > 1 {
             return Some(Duration::ZERO);
         }
@@ -166,7 +166,7 @@ impl Backoff {
         })
     }
 
-    /// A part of a time, at random.
+    /// Returns a random part of a duration.
     fn part_of(&mut self, time: Duration) -> Duration {
         // xorshift64
         self.random ^= self.random << 13;

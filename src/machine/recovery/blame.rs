@@ -1,8 +1,9 @@
 //! Finding the pending request over which the broker closed the connection.
 //!
-//! `connection.close` names at most a method (class-id and method-id), and no channel. If one
-//! pending request matches, it fails with that error. If several match, those that can be repeated
-//! are sent again one at a time, so that the next close identifies it.
+//! "When a close is due to an exception, the sender provides the class and method id of the method
+//! which caused the exception" (1.4.2.9), but no channel. If one pending request matches, it fails
+//! with that error. If several match, those that can be repeated are sent again one at a time, so
+//! that the next close identifies it.
 
 use crate::machine::PromiseId;
 use crate::machine::channel::content::Purpose;
@@ -16,8 +17,11 @@ use std::collections::BTreeSet;
 /// The requests over which the broker may have closed the connection.
 #[derive(Debug)]
 pub(crate) enum Blame {
+    /// The close names no pending request.
     NoRequest,
+    /// This request is the cause.
     One(PromiseId),
+    /// One of these requests is the cause.
     Several(BTreeSet<PromiseId>),
 }
 
@@ -46,8 +50,8 @@ pub(crate) fn pending_requests(
     {
         into.push((Some(request.promise), basic::Get::ID));
     }
-    // What a request needs (`channel.open`, `qos` in front of a `consume`) is written in front of
-    // it, and is a part of it: it is repeated whenever the request is.
+    // The methods that a request needs (`channel.open`, `qos` before a `consume`) are written
+    // before it and belong to it: they are repeated whenever the request is.
     let mut needed = into.len();
     for pending in &channel.pending_replies {
         let promise = match &pending.to {
@@ -64,7 +68,7 @@ pub(crate) fn pending_requests(
             Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase)
             {
                 Some(Phase::Starting(promise)) => Some(*promise),
-                // Nobody waits for a consumer that is started again.
+                // A consumer that is restarted has no promise.
                 _ => {
                     into.push((None, pending.method.id));
                     None

@@ -1,4 +1,4 @@
-//! Bringing back what the connection had before it was lost: what it declared, then its consumers.
+//! Recovery after a loss of the connection: replaying the topology, then restarting the consumers.
 
 pub(crate) mod backoff;
 pub(crate) mod bindings;
@@ -30,41 +30,38 @@ use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
 use std::time::Duration;
 
-/// For how long exclusive queues and refused consumers are tried, in heartbeat timeouts.
-///
-/// A client may notice a loss at once, and RabbitMQ after two to three timeouts: with one of 2 s,
-/// it took 3.10.8 and 4.3.6 5.3 s.
-pub(crate) const TIMEOUTS: u32 = 3;
-
-/// The same when there are no heartbeats by which the broker would notice a loss.
+/// How long exclusive queues and refused consumers are retried without heartbeats, by which the
+/// broker would notice the loss.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the report says of a consumer that is not back.
+/// Returns the entry of the report for a consumer that could not be restarted.
 pub(crate) fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
     (format!("consumer {tag:?}").into(), error.clone())
 }
 
-/// When to dial again after a loss, and what to bring back then.
+/// The recovery of a connection: when to dial again, and what to restore.
 #[derive(Debug, Default)]
 pub(crate) struct Recovering {
-    /// When and whether to dial again; `None` if there is only one transport.
+    /// Decides when and whether to dial again; `None` if there is only one transport.
     pub(crate) backoff: Option<Backoff>,
-    /// The reason of the loss, until the connection is open again.
+    /// The cause of the loss, until the connection is open again.
     pub(crate) loss_cause: Option<Error>,
     /// The endpoint in use, or the first one to dial.
     pub(crate) endpoint: usize,
     /// The endpoint at which dialling began.
     pub(crate) first_endpoint: usize,
+    /// The replay, from the handshake until the connection is open.
     pub(crate) replay: Option<Replay>,
     pub(crate) quarantine: Quarantine,
     /// Entities to pass to the user's filter.
     pub(crate) filtering: Option<FilterStep>,
-    /// When the replay has made no progress for too long.
+    /// When the replay fails, because the broker has not replied in time.
     pub(crate) restore_deadline: Deadline,
 }
 
 impl Recovering {
-    /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
+    /// Quarantines the step over which the broker closed the connection, or makes the next replay
+    /// identify it.
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
         let Some(mut replay) = self.replay.take() else {
@@ -78,7 +75,7 @@ impl Recovering {
         }
     }
 
-    /// Declares what can be declared, and when everything is, starts the consumers.
+    /// Sends the steps of the replay that can be sent. Consumers start when all are done.
     pub(crate) fn continue_replay(&mut self, cx: &mut Context) {
         if cx.stage != Stage::Restoring {
             return;
@@ -111,6 +108,7 @@ impl Recovering {
         }
     }
 
+    /// Sends a step of the replay, or skips it if it cannot be encoded.
     pub(crate) fn declare(&mut self, cx: &mut Context, step: ReplayStep) {
         let outcome = self.send_step(cx, &step);
         let Some(replay) = &mut self.replay else {
@@ -123,6 +121,10 @@ impl Recovering {
         cx.attention = true;
     }
 
+    /// Writes the request of a step.
+    ///
+    /// # Errors
+    /// The step cannot be encoded, was forgotten, or has no channel.
     pub(crate) fn send_step(&mut self, cx: &mut Context, step: &ReplayStep) -> Result<(), Error> {
         let number = match self.replay.as_ref().and_then(|replay| replay.channel) {
             Some(number) => number,
@@ -133,7 +135,7 @@ impl Recovering {
         Ok(())
     }
 
-    /// Opens the channel for declaring, unless the step was forgotten in the meantime.
+    /// Opens the channel of the replay, unless the step was forgotten in the meantime.
     pub(crate) fn open_restore_channel(
         &mut self,
         cx: &mut Context,
@@ -161,7 +163,7 @@ impl Recovering {
             frame_max,
             ..
         } = cx;
-        // It may be forgotten in the meantime.
+        // The program may have deleted the entity in the meantime.
         let request = topology.request(step).ok_or(Error::Stale)?;
         let info = request.info();
         let mut write = |request: &Method<'_>| out.method(number, *frame_max, request);
@@ -175,7 +177,7 @@ impl Recovering {
         Ok(info)
     }
 
-    /// Something is declared again.
+    /// Handles the reply to the oldest pending step.
     pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(cx.options.deadlines.request);
         let mut step = self.replay.as_mut().and_then(Replay::done);
@@ -192,6 +194,7 @@ impl Recovering {
         self.continue_replay(cx);
     }
 
+    /// Records that the broker has given a server-named queue another name.
     pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: &[u8], new: ShortStr<'_>) {
         cx.topology.rename(old, new.as_octets());
         let from: Box<str> = String::from_utf8_lossy(old).into();
@@ -203,10 +206,10 @@ impl Recovering {
         }
     }
 
-    /// The broker closed the channel on which everything is declared again.
+    /// Handles the close of the channel of the replay.
     ///
     /// # Errors
-    /// Why the connection is given up: the policy is strict.
+    /// The error that ends the connection, if the policy is strict.
     pub(crate) fn step_failed(&mut self, cx: &mut Context, error: &Error) -> Result<(), Error> {
         let is_strict = self
             .backoff
@@ -225,9 +228,8 @@ impl Recovering {
         Ok(())
     }
 
-    /// Starts the consumers for which there are channels. The connection is open when all have
-    /// started or failed, or were refused for now.
-    /// Returns the report of the recovery when that is so.
+    /// Restarts the consumers for which there are channels. Returns the report of the recovery when
+    /// all have started or failed, or were refused for now. Then the connection is open.
     pub(crate) fn restore_consumers(
         &mut self,
         cx: &mut Context,
@@ -251,6 +253,7 @@ impl Recovering {
         Some(report)
     }
 
+    /// Restarts the consumers for which there are channels.
     pub(crate) fn start_consumers_again(
         &mut self,
         cx: &mut Context,
@@ -290,7 +293,7 @@ impl Recovering {
         }
     }
 
-    /// Ends a consumer whose channel the broker closed, unless it is started again after a loss.
+    /// Ends a consumer whose channel the broker closed, unless it is restarted later.
     pub(crate) fn consumer_closed(
         &mut self,
         cx: &mut Context,
@@ -305,8 +308,8 @@ impl Recovering {
         }
     }
 
-    /// Returns `true` if a consumer that could not be started now is started later, or has ended
-    /// because it is not wanted any more.
+    /// Returns `true` if a consumer that the broker refused is restarted later, or has ended
+    /// because the program does not use it any more.
     pub(crate) fn is_refused_for_now(
         &mut self,
         cx: &mut Context,
@@ -335,7 +338,7 @@ impl Recovering {
         true
     }
 
-    /// Records that a consumer on its way back has no channel any more.
+    /// Records that a consumer that is being restarted has lost its channel.
     pub(crate) fn leave_channel(&mut self, consuming: &mut Consuming, id: ConsumerId) {
         if let Some(consumer) = consuming.consumers.get_mut(id) {
             consumer.tags.clear();
@@ -344,8 +347,8 @@ impl Recovering {
         consuming.consumers.lose_unsettled(id);
     }
 
-    /// Returns `true` if a consumer that could not be started is started once more: because its
-    /// queue was there before, or without its missing queue.
+    /// Returns `true` if a consumer that the broker refused is restarted: because its queue was
+    /// there before, or without its missing queue.
     pub(crate) fn misses_queues_of(
         &mut self,
         cx: &mut Context,

@@ -1,13 +1,13 @@
-//! Declaring everything again, as a plan: what comes next, what is under way, what has failed.
+//! The replay of the topology: which steps are next, pending and failed.
 //!
-//! One thing is declared after another on one channel, many at a time. When the broker closes the
-//! channel over one of them, that one is left out, and those behind it, which the broker has not
-//! looked at, are declared on another channel.
+//! The steps are sent on one channel, many at a time. When the broker closes the channel over a
+//! step, that step is skipped. The pending steps behind it, which the broker has ignored, are sent
+//! again on another channel.
 //!
-//! What goes by itself may go once more, just after it was declared again: when the broker finds
-//! out late that the connection before is gone, it ends that one's consumers and bindings, and with
-//! the last of them an auto-delete queue or exchange that nothing has been bound to anew. Then
-//! everything is declared once more.
+//! An auto-delete entity may be deleted once more after it was declared. If the broker notices late
+//! that the previous connection is lost, it removes that connection's consumers and bindings, and
+//! deletes an auto-delete queue or exchange with the last of them, unless a new one exists. Then
+//! all steps are replayed once more.
 
 use crate::error::Error;
 use crate::machine::deadline::Deadline;
@@ -20,62 +20,65 @@ use crate::protocol::method::Encode;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How many may be under way.
+/// The largest number of pending steps.
 const WINDOW: usize = 64;
 
-/// How long to wait before something is tried again, until the broker has cleared up behind the
-/// connection which went.
+/// The delay before a step is retried, in which the broker may notice that the previous connection
+/// is lost.
 pub(crate) const CLEARING: Duration = Duration::from_millis(500);
 
-/// How often everything is declared once more.
+/// How often all steps may be replayed once more.
 const ROUNDS: usize = 3;
 
-/// The part with the queues that the broker names: they can't be gone, and declaring them would
-/// make others.
+/// The part with the server-named queues. Those cannot be missing, and declaring them once more
+/// would create others.
 const NAMED_BY_BROKER: usize = 1;
 
+/// The replay of one connection.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    /// The next of the topology's four parts, each of which needs those before it.
+    /// The next of the topology's four parts. Each part needs the ones before it.
     part: usize,
     steps: VecDeque<ReplayStep>,
     /// The steps of this part are with the user's filter.
     is_filtering: bool,
     pending: VecDeque<ReplayStep>,
-    /// Those that are locked, and when to try them again.
+    /// Steps on queues that another connection locks, which are retried later.
     locked: VecDeque<ReplayStep>,
     retry: Deadline,
-    /// Until when what is locked is tried again.
+    /// Until when locked steps are retried.
     patience: Deadline,
-    /// The exchanges and queues that are declared.
+    /// The declared exchanges and queues.
     declared: BTreeSet<ReplayStep>,
-    /// The number of bindings that are declared in this round.
+    /// The number of bindings declared in this round.
     bound: usize,
-    /// What could not be declared.
+    /// The entities that could not be declared, with the errors.
     failures: Vec<(Box<str>, Error)>,
-    /// Something that was declared is gone.
+    /// A declared entity is missing again, so another round follows.
     is_missing: bool,
+    /// The number of further rounds.
     rounds: usize,
-    /// The channel on which it is done.
+    /// The channel of the replay.
     pub(crate) channel: Option<u16>,
     pub(crate) report: Recovered,
 }
 
-/// What is to be done next.
+/// The next action of the replay.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
+    /// Send this step.
     Declare(ReplayStep),
-    /// The steps to pass to the user's filter.
+    /// Pass these steps to the user's filter.
     Filter(Vec<ReplayStep>),
-    /// Answers are to come, or time is to pass.
+    /// Wait for a reply, the filter or a deadline.
     Wait,
-    /// Everything is declared.
+    /// All steps are done.
     Done,
 }
 
 impl Replay {
-    /// Exclusive queues are tried for so long, in which the broker surely notices that the
-    /// connection before is gone.
+    /// Begins a replay. Locked queues are retried for the duration of `patience`, in which the
+    /// broker is sure to notice that the previous connection is lost.
     pub(crate) fn new(patience: Duration, report: Recovered) -> Self {
         Self {
             part: 0,
@@ -95,6 +98,7 @@ impl Replay {
         }
     }
 
+    /// Returns the next action.
     pub(crate) fn next(
         &mut self,
         topology: &Topology,
@@ -112,7 +116,8 @@ impl Replay {
             if !self.pending.is_empty() || !self.locked.is_empty() || self.is_filtering {
                 return NextStep::Wait;
             }
-            // Not before, because names that others use may have changed.
+            // A part is listed only after the previous one is done, because queues may have new
+            // names.
             let Some(mut steps) = topology.steps(self.part, policy.topology) else {
                 match (self.is_missing, &self.retry) {
                     (false, _) => return NextStep::Done,
@@ -145,7 +150,8 @@ impl Replay {
         self.failures.clear();
     }
 
-    /// Something is gone that was declared. Whether everything will be declared once more.
+    /// Records that entities are missing. Returns `true` if they were declared and another round
+    /// follows.
     pub(crate) fn miss(&mut self, missing: &[ReplayStep]) -> bool {
         if !missing.iter().all(|step| self.declared.contains(step)) {
             return false;
@@ -163,14 +169,14 @@ impl Replay {
         true
     }
 
-    /// What came of it.
+    /// Returns the report of the replay.
     pub(crate) fn into_report(mut self) -> Recovered {
         self.report.entities = self.declared.len() + self.bound;
         self.report.failed.splice(0..0, self.failures);
         self.report
     }
 
-    /// Whether everything is declared, or has failed.
+    /// Returns `true` if all steps are done or have failed.
     pub(crate) fn is_done(&self) -> bool {
         !self.is_missing
             && self.part == PARTS
@@ -202,17 +208,17 @@ impl Replay {
         self.pending.push_back(step);
     }
 
-    /// A step can't even be written.
+    /// Records that a step cannot be written.
     pub(crate) fn skip(&mut self, step: &ReplayStep, error: Error) {
         self.failures.push((step.describe().into(), error));
     }
 
-    /// The oldest step that is under way is done.
+    /// Removes the oldest pending step, because its reply has arrived.
     pub(crate) fn done(&mut self) -> Option<ReplayStep> {
         self.pending.pop_front()
     }
 
-    /// So it is there, under the name that it has now.
+    /// Records that an entity is declared. The caller has set its current name.
     pub(crate) fn declared(&mut self, step: ReplayStep) {
         match step {
             // Nothing needs a binding, so it is only counted.
@@ -221,7 +227,7 @@ impl Replay {
         }
     }
 
-    /// The broker has closed the channel over the oldest step that is under way.
+    /// Handles the close of the channel, over the oldest pending step.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.channel = None;
         let failed = self.pending.pop_front();
@@ -240,21 +246,24 @@ impl Replay {
         }
     }
 
+    /// Records that what a step needs is missing. Returns `true` if another round follows.
     fn misses_for(&mut self, step: &ReplayStep) -> bool {
         let needs = step.needs();
         !needs.is_empty() && self.miss(&needs)
     }
 
+    /// Starts the deadlines.
     pub(crate) fn stamp(&mut self, now: Instant) {
         self.retry.stamp(now);
         self.patience.stamp(now);
     }
 
+    /// Returns when locked or missing steps are retried.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.retry.instant()
     }
 
-    /// Time has passed. True when there is something to try again.
+    /// Handles passed deadlines. Returns `true` if there are steps to send.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         if self.patience.has_passed(now) {
             self.patience = Deadline::None;

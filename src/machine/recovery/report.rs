@@ -1,82 +1,82 @@
-//! What is told of the connection's ups and downs.
+//! What the program can learn about losses and recoveries.
 
 use crate::error::Error;
 use std::time::Instant;
 
-/// How a connection is.
+/// The state of a connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// It is being opened for the first time.
+    /// The first connection is being opened.
     Connecting,
-    /// It is open, and everything that it had before it was lost is back, but for what
+    /// The connection is open. After a loss, everything is restored except what
     /// [`Recovered::failed`] lists.
     Open,
-    /// It was lost, and is on its way back.
+    /// The connection was lost and is being recovered.
     Recovering {
-        /// How many tries there were, the one under way included.
+        /// The number of attempts, including a pending one.
         attempt: u32,
-        /// Why it was lost.
+        /// The cause of the loss.
         cause: Error,
-        /// When the next try begins; none while one is under way.
+        /// When the next attempt begins; `None` during an attempt.
         next_at: Option<Instant>,
     },
-    /// It is closed; [`Error::Closed`] when it was from this side.
+    /// The connection is closed; [`Error::Closed`] if this side closed it.
     Closed(Error),
 }
 
-/// A transport that is to be dialled.
+/// A transport to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialling {
     /// The number of attempts since the connection was last open, including this one; 0 for the
     /// very first.
     pub attempt: u32,
-    /// Which of the endpoints to begin with.
+    /// The index of the endpoint to begin with.
     pub first: usize,
 }
 
-/// What came back with a connection, and what did not.
+/// The report of a recovery: what was restored and what was not.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// Which connection this is, counted from 1.
+    /// The connection epoch, counted from 1.
     pub epoch: u32,
-    /// How many tries it took.
+    /// The number of attempts.
     pub attempts: u32,
-    /// Exchanges, queues and bindings that were declared again.
+    /// The number of exchanges, queues and bindings that were declared again.
     pub entities: usize,
-    /// Consumers that were started again.
+    /// The number of consumers that were started again.
     pub consumers: usize,
-    /// Deliveries that had not been handed out and were dropped. The broker delivers them again,
-    /// unless they needed no ack.
+    /// The number of buffered deliveries that were dropped. The broker delivers them again, unless
+    /// they needed no ack.
     pub lost_deliveries: u64,
-    /// Queues that have another name now, each with the one before: the broker made both.
+    /// Server-named queues with their previous and their new names.
     pub renamed: Vec<(Box<str>, Box<str>)>,
-    /// What could not be declared or started again, and why. A consumer that the broker refused for
-    /// now is among it; it is started again later, and
+    /// Entities and consumers that could not be restored, with the errors. A consumer that the
+    /// broker refused for now is listed, too; it is started again later, and
     /// [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports when it has started.
     pub failed: Vec<(Box<str>, Error)>,
 }
 
-/// What has happened to a connection since it was made, in numbers that only rise.
+/// Totals of a connection since it was created. They never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// How often it has become open: once at first, and once with each recovery.
+    /// The number of times that it became open: the first time, and once for each recovery.
     pub opened: u64,
-    /// How often it was lost or closed when it was open.
+    /// The number of times that it was lost or closed while open.
     pub lost: u64,
-    /// Tries to open it that failed, the handshake and what is declared again included.
+    /// The number of failed attempts, including failed handshakes and replays.
     pub failed_attempts: u64,
-    /// Publishes, calls and commits that ended as [`Unconfirmed`](Error::Unconfirmed): nobody knows
-    /// whether the broker has them.
+    /// The number of publishes, calls and commits that failed with
+    /// [`Unconfirmed`](Error::Unconfirmed): it is unknown whether the broker has them.
     pub unconfirmed: u64,
-    /// Publishes that were sent once more, each time.
+    /// The number of republished messages. A message counts each time that it is sent again.
     pub republished: u64,
-    /// Deliveries that had not been handed out and were dropped with the connection that they came
-    /// over.
+    /// The number of buffered deliveries that were dropped with a lost connection.
     pub lost_deliveries: u64,
-    /// Deliveries that were settled too late, or twice: nothing was sent.
+    /// The number of settlements that were not sent, because the delivery was stale or settled
+    /// already.
     pub stale: u64,
 }

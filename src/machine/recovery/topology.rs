@@ -1,7 +1,8 @@
-//! What this connection has declared and bound, so that it can be declared and bound again.
+//! The topology record: what this connection has declared and bound, to replay it after a loss.
 //!
-//! What was deleted, unbound, or went by itself, is forgotten. It belongs to the connection and not
-//! to a channel: what is declared on one channel may be deleted on another.
+//! Entities that were deleted or unbound, or were deleted by the broker, are removed. The record
+//! belongs to the connection and not to a channel: an entity declared on one channel may be deleted
+//! on another.
 
 use crate::machine::recovery::bindings::{
     Binding, Bindings, Destination, Name, Route, short, table,
@@ -13,10 +14,11 @@ use crate::protocol::{Method, ShortStr, Table, TableRef};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Exchanges with the bindings between them, queues that the broker names, other queues, bindings
-/// of queues.
+/// The parts of a replay: exchanges with the bindings between them, server-named queues, other
+/// queues, bindings of queues.
 pub(crate) const PARTS: usize = 4;
 
+/// A recorded exchange.
 #[derive(Clone, Debug)]
 pub(crate) struct ExchangeRecord {
     kind: Name,
@@ -26,9 +28,10 @@ pub(crate) struct ExchangeRecord {
     arguments: Box<[u8]>,
 }
 
+/// A recorded queue.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueRecord {
-    /// The broker made its name, and makes another each time. This is the first one.
+    /// The first name of a server-named queue. The broker makes another name each time.
     original_name: Option<Name>,
     durable: bool,
     exclusive: bool,
@@ -36,7 +39,8 @@ pub(crate) struct QueueRecord {
     arguments: Box<[u8]>,
 }
 
-/// What is to be declared, in the order in which one thing needs another.
+/// A step of the replay: an entity to declare. The order of the variants is that of the
+/// dependencies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReplayStep {
     Exchange(Name),
@@ -44,15 +48,16 @@ pub(crate) enum ReplayStep {
     Binding(Binding),
 }
 
+/// The topology record of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
     exchanges: BTreeMap<Name, ExchangeRecord>,
     queues: BTreeMap<Name, QueueRecord>,
     bindings: Bindings,
     names: Names,
-    /// The number of entities to remember; `None` if there is no recovery.
+    /// The largest number of entities to record; `None` without recovery.
     max_records: Option<usize>,
-    /// The program knows that not everything is remembered.
+    /// The program was notified that not everything is recorded.
     is_overflow_reported: bool,
 }
 
@@ -86,13 +91,12 @@ impl Topology {
         self.max_records.is_some_and(|most| self.len() < most)
     }
 
-    /// How many entities are remembered.
+    /// Returns the number of recorded entities.
     pub(crate) fn len(&self) -> usize {
         self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
 
-    /// Takes note of a request that the broker has agreed to. False when there is no room to
-    /// remember it.
+    /// Records a request to which the broker has replied. Returns `false` if the record is full.
     pub(crate) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
         let has_room = self.has_room();
         match *request {
@@ -104,8 +108,9 @@ impl Topology {
                     internal: it.internal,
                     arguments: it.arguments.as_octets().into(),
                 };
-                // The default exchange, and those that the broker has from the start, are always
-                // there.
+                // "The server MUST, in each virtual host, pre-declare an exchange instance for each
+                // standard exchange type that it implements" (class `exchange`), so these need no
+                // replay.
                 if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
                     return true;
                 }
@@ -178,8 +183,9 @@ impl Topology {
         }
     }
 
-    /// "Auto-delete exchange: when the last binding is gone." With it go its own bindings, and so
-    /// on.
+    /// Removes the auto-delete exchanges without bindings. "If set, the exchange is deleted when
+    /// all queues have finished using it" (1.6.2.1). Its own bindings are removed with it, which
+    /// may concern further exchanges.
     fn forget_unused(&mut self, mut sources: Vec<Name>) {
         while let Some(source) = sources.pop() {
             let is_gone = self
@@ -193,13 +199,13 @@ impl Topology {
         }
     }
 
-    /// An exchange is gone, and the bindings from and to it with it.
+    /// Removes a deleted exchange and the bindings from and to it.
     pub(crate) fn forget_exchange(&mut self, exchange: &[u8]) {
         let sources = self.take_exchange(exchange);
         self.forget_unused(sources);
     }
 
-    /// Forgets an exchange and its bindings, and gives those from which it was bound.
+    /// Removes an exchange and its bindings. Returns the exchanges from which it was bound.
     fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
         self.exchanges.remove(exchange);
         let sources = self
@@ -209,7 +215,7 @@ impl Topology {
         sources
     }
 
-    /// A queue is gone, and the bindings to it with it. Any of its names will do.
+    /// Removes a deleted queue, by any of its names, and the bindings to it.
     pub(crate) fn forget_queue(&mut self, queue: &[u8]) {
         let queue: Name = self.current(queue).into();
         self.queues.remove(&queue);
@@ -218,14 +224,15 @@ impl Topology {
         self.forget_unused(sources);
     }
 
-    /// Whether a queue goes with its last consumer. Any of its names will do.
+    /// Returns `true` if the broker deletes a queue with its last consumer, by any of its names.
+    /// "If set, the queue is deleted when all consumers have finished using it" (1.7.2.1).
     pub(crate) fn is_auto_delete(&self, queue: &[u8]) -> bool {
         self.queues
             .get(self.current(queue))
             .is_some_and(|queue| queue.auto_delete)
     }
 
-    /// Whether a queue has another name than the one that the broker made first.
+    /// Returns `true` if a server-named queue has another name than its first one.
     #[inline]
     pub(crate) fn has_renamed(&self) -> bool {
         !self.names.is_empty()
@@ -298,15 +305,15 @@ impl Topology {
         Some(encode(&request))
     }
 
-    /// The same request under the first names of queues that have another; `None` when it has none
-    /// of them.
+    /// Returns the request with the first name of its queue, or `None` if the queue has its first
+    /// name.
     pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;
         *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
         Some(request)
     }
 
-    /// The broker has made another name for a queue.
+    /// Records that the broker has given a queue another name.
     pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
         let Some(queue) = self.queues.remove(from) else {
             return;
@@ -389,7 +396,7 @@ impl Topology {
         })
     }
 
-    /// The request of a step, as long as it is still remembered.
+    /// Returns the request of a step, or `None` if its entity was removed.
     pub(crate) fn request<'a>(&'a self, step: &'a ReplayStep) -> Option<Method<'a>> {
         match step {
             ReplayStep::Exchange(name) => {
@@ -428,7 +435,7 @@ impl Topology {
     }
 }
 
-/// The queue that a request is about.
+/// Returns the queue of a request.
 fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>> {
     match request {
         Method::Queue(queue::Method::Declare(it)) => Some(&mut it.queue),
@@ -442,7 +449,7 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
 }
 
 impl ReplayStep {
-    /// What has to be there for it.
+    /// Returns the entities that must exist for this step.
     pub(crate) fn needs(&self) -> Vec<Self> {
         let Self::Binding(binding) = self else {
             return Vec::new();
@@ -483,7 +490,7 @@ impl ReplayStep {
         }
     }
 
-    /// What it declares, for people.
+    /// Describes the entity for the report.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Exchange(name) => format!("exchange {:?}", text(name)),
@@ -545,7 +552,7 @@ mod tests {
         }
     }
 
-    /// Returns how many bindings are looked at when so many queues are renamed and forgotten.
+    /// Returns how many bindings are visited when this many queues are renamed and removed.
     fn visits(queues: usize) -> [usize; 3] {
         let mut topology = Topology::new(usize::MAX);
         for n in 0..queues {
@@ -571,7 +578,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn entities_cost_only_their_own_bindings() {
         for queues in [20, 200] {
-            // Each range ends with a look at the binding behind it.
+            // Each range also visits the binding behind it.
             let most = queues * (BINDINGS + 1);
             for count in visits(queues) {
                 assert!(
