@@ -1,7 +1,7 @@
-//! Opening a connection: one type for each thing that is waited for (spec 2.2.4, 4.2.2).
+//! The handshake: one type for each state (spec 2.2.4, 4.2.2).
 //!
-//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`.
-//! Anything else is the server's fault.
+//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Any
+//! other method is an error of the server.
 
 pub(crate) mod sasl;
 pub(crate) mod server_properties;
@@ -16,7 +16,7 @@ use crate::protocol::frame::INITIAL_FRAME_MAX;
 use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{EncodeError, Method, ProtocolHeader, ReplyCode, ShortStr, Table};
 
-/// What the handshake waits for.
+/// The state of the handshake, by what it waits for.
 #[derive(Debug)]
 pub(crate) enum Handshake {
     Start(AwaitStart),
@@ -25,50 +25,52 @@ pub(crate) enum Handshake {
     OpenOk(AwaitOpenOk),
 }
 
-/// How far a method of the server has brought the handshake.
+/// The result of a method of the server.
 #[derive(Debug)]
 pub(crate) enum HandshakeStep {
+    /// The handshake continues in this state.
     Next(Handshake),
-    /// The limits hold from here on, and heartbeats with them.
+    /// The limits are negotiated and apply from now on, as do heartbeats.
     Tuned(AwaitOpenOk),
+    /// The connection is open.
     Open(ServerProperties),
 }
 
-/// Waits for `connection.start`.
+/// The state that waits for `connection.start`.
 #[derive(Debug)]
 pub(crate) struct AwaitStart;
 
-/// Waits for the response that the user's own code gives.
+/// The state that waits for the response of the user's code.
 #[derive(Debug)]
 pub(crate) struct AwaitResponse {
-    /// What is to be run, until somebody does.
+    /// The step to run, until the driver takes it.
     step: Option<LoginStep>,
     login: Login,
 }
 
-/// Waits for `connection.tune`, or for a challenge.
+/// The state that waits for `connection.tune` or a challenge.
 #[derive(Debug)]
 pub(crate) struct AwaitTune {
     session: SaslSession,
     login: Login,
 }
 
-/// A login under way.
+/// A pending login.
 #[derive(Debug)]
 struct Login {
     mechanism: String,
-    /// How many challenges came.
+    /// The number of challenges so far.
     challenges: u8,
-    /// Whose name the broker knows us by, when that can be told.
+    /// The user name of the login, if it is known.
     username: Option<String>,
     properties: ServerProperties,
 }
 
-/// The most challenges of a login. No mechanism needs so many, and a server must not keep us busy
-/// with them.
+/// The largest number of challenges in a login. No mechanism needs as many, and a server must not
+/// keep a client busy with them.
 const MOST_CHALLENGES: u8 = 8;
 
-/// Waits for `connection.open-ok`.
+/// The state that waits for `connection.open-ok`.
 #[derive(Debug)]
 pub(crate) struct AwaitOpenOk {
     pub(crate) limits: methods::TuneOk,
@@ -83,7 +85,7 @@ const LEAST_OF_RABBITMQ: u32 = 8192;
 const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 
 impl Handshake {
-    /// Begins with the protocol header.
+    /// Begins the handshake by writing the protocol header.
     pub(crate) fn begin(out: &mut Outbox) -> Self {
         out.bytes(&ProtocolHeader::AMQP_0_9_1.to_octets());
         Self::Start(AwaitStart)
@@ -109,12 +111,13 @@ impl Handshake {
                 Ok(HandshakeStep::Open(state.properties))
             }
             (state, method) => {
-                let text = format!("{} where {} was to come", method.id(), state.awaited());
+                let text = format!("expected {}, got {}", state.awaited(), method.id());
                 Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, method.id()).into())
             }
         }
     }
 
+    /// Returns the method that this state waits for.
     fn awaited(&self) -> &'static str {
         match self {
             Self::Start(_) => "connection.start",
@@ -124,7 +127,7 @@ impl Handshake {
         }
     }
 
-    /// What the end of the transport means here.
+    /// Returns the reason that the end of the transport implies in this state.
     pub(crate) fn at_end(&self, cause: &Broken) -> Option<Error> {
         match self {
             Self::Tune(_) => Some(Error::LoginRefused),
@@ -139,7 +142,7 @@ impl Handshake {
         }
     }
 
-    /// What is to be run outside, if anything is. Given out once.
+    /// Takes the login step to run outside of the state machine, if there is one.
     pub(crate) fn poll_login(&mut self) -> Option<LoginStep> {
         if let Self::Response(state) = self {
             state.step.take()
@@ -148,7 +151,7 @@ impl Handshake {
         }
     }
 
-    /// What came of it. Nothing is waited for by then when the time is over.
+    /// Handles the outcome of a login step. It is ignored if no step is pending.
     pub(crate) fn handle_login(
         self,
         outcome: LoginOutcome,
@@ -161,12 +164,12 @@ impl Handshake {
         }
     }
 
-    /// Whether the limits hold already.
+    /// Returns `true` if the limits are negotiated.
     pub(crate) fn is_tuned(&self) -> bool {
         matches!(self, Self::OpenOk(_))
     }
 
-    /// Whether nothing came from the server yet.
+    /// Returns `true` if the server has not sent anything yet.
     pub(crate) fn is_at_start(&self) -> bool {
         matches!(self, Self::Start(_))
     }
@@ -180,6 +183,8 @@ impl AwaitStart {
         out: &mut Outbox,
     ) -> Result<Handshake, Error> {
         let (major, minor) = (start.version_major, start.version_minor);
+        // "If the client cannot handle the protocol version suggested by the server it MUST close
+        // the socket connection without sending any further data" (1.4.2.1).
         if (major, minor) != (0, 9) {
             return Err(Error::UnsupportedProtocol(ProtocolHeader {
                 id: 0,
@@ -201,7 +206,7 @@ impl AwaitStart {
 }
 
 impl Login {
-    /// Responds at once, unless that takes the user's own code.
+    /// Responds at once, unless that runs the user's code.
     fn proceed(
         self,
         step: LoginStep,
@@ -280,6 +285,8 @@ impl AwaitTune {
         options: &Options,
         out: &mut Outbox,
     ) -> Result<AwaitOpenOk, Error> {
+        // "The maximum size of the frame payload is agreed upon by both peers during connection
+        // negotiation" (4.2.6.2). `open` follows without a reply to `tune-ok`.
         let limits = tuning::negotiate(tune, &options.limits)?;
         let virtual_host = ShortStr::new(&options.virtual_host)
             .map_err(|error| Error::invalid("virtual_host", error))?;
@@ -298,8 +305,8 @@ impl AwaitTune {
     }
 }
 
-/// What we say of ourselves. The user's own properties stand in front, as the first of a name is
-/// the one that counts.
+/// Returns the client properties. The user's own properties come first, because RabbitMQ uses the
+/// first value of a name.
 fn client_properties(options: &Options) -> Result<Table, EncodeError> {
     let mut properties = options.client_properties.clone();
     if let Some(name) = &options.connection_name {

@@ -1,7 +1,7 @@
-//! SASL: choosing a mechanism, and what it responds (RabbitMQ's access control guide).
+//! SASL: the choice of a mechanism, and its responses (RabbitMQ's access control guide).
 //!
-//! A [`LoginStep`] may run code of the user's, so the machine only hands it out, and takes in what
-//! came of it.
+//! A [`LoginStep`] may run the user's code, so the state machine only returns it and receives its
+//! outcome.
 
 use crate::error::Error;
 use crate::options::{CredentialSource, Credentials, Login, Mechanism, SaslMechanism};
@@ -10,12 +10,12 @@ use crate::uri::AuthMechanism;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What is to be done for the login outside of the machine: asking the user for credentials, or a
-/// mechanism of the user's own for an answer.
+/// A step of the login to run outside of the state machine: getting the user's credentials, or the
+/// response of the user's own mechanism.
 #[must_use = "the handshake waits for it"]
 pub struct LoginStep(SaslStep);
 
-/// What came of a [`LoginStep`].
+/// The outcome of a [`LoginStep`].
 #[derive(Debug)]
 #[must_use = "the handshake waits for it"]
 pub struct LoginOutcome(pub(crate) Result<Response, Error>);
@@ -44,28 +44,29 @@ impl LoginOutcome {
     }
 }
 
+/// What a login step runs.
 enum SaslStep {
     Begin(Mechanism, CredentialSource),
     Respond(SaslSession, Vec<u8>),
 }
 
-/// A response, and the mechanism that goes on from there.
+/// A response, and the mechanism that handles further challenges.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) bytes: SecretBytes,
     pub(crate) session: SaslSession,
-    /// Whose name the broker knows us by, when that can be told.
+    /// The user name of the login, if it is known.
     pub(crate) username: Option<String>,
 }
 
-/// Octets that are a secret.
+/// Secret bytes, which are not printed.
 pub(crate) struct SecretBytes(pub(crate) Vec<u8>);
 
-/// A mechanism in the middle of a login.
+/// The mechanism of a pending login.
 pub(crate) enum SaslSession {
-    /// It has said all it has to say.
+    /// The mechanism has no further response.
     Done(AuthMechanism),
-    /// RABBIT-CR-DEMO, which is asked for the password.
+    /// RABBIT-CR-DEMO, whose challenge asks for the password.
     Asked {
         password: String,
     },
@@ -96,7 +97,12 @@ impl fmt::Debug for SaslSession {
     }
 }
 
-/// Picks the mechanism that we prefer among those the server offers.
+/// Returns the first allowed mechanism that the server offers. It "must be one of those specified
+/// by the server" (1.4.2.2, `mechanism`).
+///
+/// # Errors
+/// The server offers no allowed mechanism, or only those that show the password on an unencrypted
+/// transport.
 pub(crate) fn choose(offered: &[u8], login: &Login) -> Result<Mechanism, Error> {
     let offered = String::from_utf8_lossy(offered);
     let is_offered =
@@ -116,10 +122,12 @@ pub(crate) fn choose(offered: &[u8], login: &Login) -> Result<Mechanism, Error> 
 }
 
 impl LoginStep {
+    /// Returns the first step of a login.
     pub(crate) fn begin(mechanism: Mechanism, credentials: CredentialSource) -> Self {
         Self(SaslStep::Begin(mechanism, credentials))
     }
 
+    /// Returns the step that responds to a challenge.
     pub(crate) fn respond(session: SaslSession, challenge: &[u8]) -> Self {
         Self(SaslStep::Respond(session, challenge.to_vec()))
     }
@@ -129,7 +137,7 @@ impl LoginStep {
         matches!(self.0, SaslStep::Begin(..))
     }
 
-    /// Whether it runs code of the user's.
+    /// Returns `true` if it runs the user's code.
     pub(crate) fn is_the_users(&self) -> bool {
         match &self.0 {
             SaslStep::Begin(mechanism, credentials) => {
@@ -158,8 +166,8 @@ impl LoginStep {
 
 fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Response, Error> {
     match mechanism {
-        // The transport says who we are, or nobody does: there is nothing to add, and nobody to
-        // ask.
+        // EXTERNAL takes the identity from the transport, and ANONYMOUS has none. Neither needs
+        // credentials, so the user's code is not asked.
         Mechanism::Known(known @ (AuthMechanism::External | AuthMechanism::Anonymous)) => {
             Ok(Response {
                 bytes: SecretBytes(Vec::new()),
@@ -199,7 +207,7 @@ fn respond(session: SaslSession, challenge: &[u8]) -> Result<Response, Error> {
         ),
         SaslSession::Done(mechanism) => {
             let reason = format!(
-                "{} has no answer to another challenge of the server",
+                "{} has no response to another challenge of the server",
                 mechanism.name()
             );
             return Err(Error::cannot_log_in(reason));
@@ -237,19 +245,20 @@ fn initial_response(
     Ok((bytes, SaslSession::Done(mechanism)))
 }
 
-/// RFC 4616, with an empty authorization identity: NUL, user, NUL, password.
+/// Returns the response of PLAIN (RFC 4616) with an empty authorization identity: NUL, user, NUL,
+/// password.
 fn plain(credentials: &Credentials) -> Result<Vec<u8>, Error> {
     let (username, password) = (credentials.username(), credentials.password());
     if username.contains('\0') || password.contains('\0') {
         return Err(Error::invalid(
             "credentials",
-            "PLAIN can't express a NUL in a user name or password",
+            "PLAIN cannot express a NUL in a user name or password",
         ));
     }
     Ok(format!("\0{username}\0{password}").into_bytes())
 }
 
-/// A field table without its length.
+/// Returns the response of AMQPLAIN: a field table without its length.
 fn amqplain(credentials: &Credentials) -> Result<Vec<u8>, EncodeError> {
     let mut table = Table::new();
     table.insert("LOGIN", credentials.username())?;

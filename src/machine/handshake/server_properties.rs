@@ -1,9 +1,9 @@
-//! What a server says of itself in `connection.start`.
+//! The properties of a server in `connection.start`.
 
 use crate::protocol::{Table, TableRef, Value};
 use std::borrow::Cow;
 
-/// What the server says of itself: product, version, capabilities and more.
+/// The properties of the server: product, version, capabilities and more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServerProperties(Table);
 
@@ -12,13 +12,13 @@ impl ServerProperties {
         Self(table.to_table())
     }
 
-    /// The product, such as `RabbitMQ`.
+    /// Returns the product, such as `RabbitMQ`.
     #[must_use]
     pub fn product(&self) -> Cow<'_, str> {
         self.text("product")
     }
 
-    /// Its version, such as `4.1.0`.
+    /// Returns the version, such as `4.1.0`.
     #[must_use]
     pub fn version(&self) -> Cow<'_, str> {
         self.text("version")
@@ -31,7 +31,7 @@ impl ServerProperties {
         }
     }
 
-    /// Whether the server says that it has a capability, such as `basic.nack`.
+    /// Returns `true` if the server has a capability, such as `basic.nack`.
     #[must_use]
     pub fn has_capability(&self, name: &str) -> bool {
         match self.0.get("capabilities") {
@@ -40,14 +40,14 @@ impl ServerProperties {
         }
     }
 
-    /// Everything, as the server sent it.
+    /// Returns all properties as the server sent them.
     #[must_use]
     pub fn table(&self) -> TableRef<'_> {
         self.0.as_ref()
     }
 
-    /// Whether a publish with the flag `immediate` makes it close the connection, as RabbitMQ does
-    /// since 3.0.
+    /// Returns `true` if the server closes the connection over a publish with the flag `immediate`,
+    /// as RabbitMQ does since 3.0.
     pub(crate) fn refuses_immediate(&self) -> bool {
         let major = self
             .version()

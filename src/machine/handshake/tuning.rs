@@ -1,22 +1,28 @@
-//! Agreeing upon limits (`connection.tune`, RabbitMQ's heartbeats guide).
+//! Negotiating limits (`connection.tune`, RabbitMQ's heartbeats guide).
 
 use crate::error::Error;
 use crate::options::Limits;
 use crate::protocol::frame::FRAME_MIN_SIZE;
 use crate::protocol::method::connection::{Tune, TuneOk};
 
-/// What is taken where neither side names a limit: RabbitMQ's defaults.
+/// The limits where neither side names one: RabbitMQ's defaults.
 const CHANNEL_MAX: u16 = 2047;
 const FRAME_MAX: u32 = 131_072;
 
-/// The largest frame that a server may talk us into, in octets.
+/// The largest frame in bytes to which a server can raise the limit.
 const FRAME_CEILING: u32 = 16 << 20;
 
-/// The answer to the server's proposal.
+/// Returns the reply to the server's proposal.
 ///
-/// A limit is never answered by more than the server's, nor by 0 when it named one: RabbitMQ closes
-/// the transport over either. For the heartbeat, 0 means that a side has no wish.
+/// "If the client specifies a channel max that is higher than the value provided by the server, the
+/// server MUST close the connection without attempting a negotiated close" (1.4.2.6), and the same
+/// is said of the frame max. RabbitMQ also closes the transport over 0 where it named a limit. For
+/// the heartbeat, 0 means that a side does not ask for one.
+///
+/// # Errors
+/// [`Error::BadTuning`] if the frame max is too small.
 pub(crate) fn negotiate(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
+    // "the minimum negotiated value for frame-max is also frame-min-size" (1.4.2.5).
     if tune.frame_max != 0 && tune.frame_max < FRAME_MIN_SIZE {
         return Err(Error::BadTuning {
             what: "frame_max",
@@ -25,13 +31,13 @@ pub(crate) fn negotiate(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
     }
     Ok(TuneOk {
         channel_max: lower(tune.channel_max, wish.channel_max, CHANNEL_MAX),
-        // A server's limit alone is no reason to keep frames of any size.
+        // Without a limit of the user, the server's alone would allow frames of any size.
         frame_max: lower(tune.frame_max.min(FRAME_CEILING), wish.frame_max, FRAME_MAX),
         heartbeat: lower(tune.heartbeat, wish.heartbeat, 0),
     })
 }
 
-/// The lower of two limits, where 0 is none.
+/// Returns the lower of two limits, where 0 means that there is none.
 fn lower<T: Ord + Default + Copy>(one: T, other: T, neither: T) -> T {
     let none = T::default();
     match (one == none, other == none) {

@@ -1,4 +1,4 @@
-//! Facts about mechanisms: which is chosen, what it sends, and that nothing of it is shown.
+//! Tests of the mechanisms: which is chosen, what it sends, and that no secret is printed.
 
 use super::*;
 use crate::Options;
