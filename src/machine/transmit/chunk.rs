@@ -1,5 +1,4 @@
-//! Whole frames on their way out: small things copied one behind the other, large bodies kept as
-//! they are.
+//! Whole frames to write: small parts are copied into one buffer, large bodies are shared.
 
 use crate::machine::request::arguments::{Body, COPIED_BODY};
 use crate::protocol::frame::{self, FRAME_END};
@@ -8,27 +7,28 @@ use crate::protocol::{EncodeError, Properties};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Octets that may be kept for the next use once they are written.
+/// The largest capacity in bytes that is reused after a chunk is written.
 const KEPT_CAPACITY: usize = 256 << 10;
 
-/// Some frames, in order.
+/// A sequence of whole frames.
 #[derive(Default)]
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
-    /// Octets of `octets` that are written.
+    /// The number of written bytes of `bytes`.
     written: usize,
-    /// Parts of bodies, each with the place in `octets` that it stands in front of.
+    /// Parts of bodies, each with its position in `bytes`.
     bodies: VecDeque<(usize, Bytes)>,
     body_bytes: usize,
 }
 
 impl Chunk {
+    /// Returns the number of unwritten bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.written + self.body_bytes
     }
 
-    /// The octets in their order.
+    /// Returns the unwritten bytes in order, without empty pieces.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut from = self.written;
         let last = self.bytes.len();
@@ -46,8 +46,7 @@ impl Chunk {
             .filter(|piece| !piece.is_empty())
     }
 
-    /// Forgets the first so many octets, which were written. Gives how many more were written than
-    /// there are here.
+    /// Removes written bytes. Returns how many of them are not of this chunk.
     pub(crate) fn advance(&mut self, mut bytes: usize) -> usize {
         while bytes > 0 {
             let next = self
@@ -74,7 +73,7 @@ impl Chunk {
         bytes
     }
 
-    /// Makes a chunk that is written ready for the next use.
+    /// Empties a written chunk for reuse.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_CAPACITY);
@@ -83,20 +82,21 @@ impl Chunk {
         self.body_bytes = 0;
     }
 
-    /// Makes room for about so many octets, when small things have made up so many.
+    /// Reserves about `bytes` bytes if `small`, the length so far, shows that small frames keep
+    /// coming. Otherwise the buffer would grow step by step.
     pub(crate) fn expect(&mut self, small: usize, bytes: usize) {
         if small >= 1024 && self.bodies.is_empty() && self.bytes.capacity() < bytes {
             self.bytes.reserve(bytes);
         }
     }
 
-    /// The end of what is copied, to write to.
+    /// Returns the buffer to which frames are appended.
     #[inline]
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// A method and a content header: both, or nothing.
+    /// Appends a method and a content header. Appends nothing if either cannot be encoded.
     #[inline]
     pub(crate) fn content_start(
         &mut self,
@@ -121,7 +121,8 @@ impl Chunk {
         written
     }
 
-    /// One body frame.
+    /// Appends a body frame. "The content body can be split into as many frames as needed"
+    /// (4.2.6.2).
     #[inline]
     pub(crate) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
         let part = body.as_octets().get(from..to).unwrap_or_default();

@@ -1,30 +1,34 @@
-//! Signs of life in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
+//! Heartbeats in both directions (spec 4.2.7, RabbitMQ's heartbeats guide).
 
 use crate::machine::deadline::{earlier, later};
 use std::time::{Duration, Instant};
 
-/// Heartbeats at the negotiated interval.
+/// The heartbeats of a connection.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    /// What was agreed upon; `None` for no heartbeats.
+    /// The negotiated timeout; `None` without heartbeats.
     timeout: Option<Duration>,
-    /// When to send. This and `dead_at` are stored, because they are read several times as often as
-    /// they change.
+    /// When to send a heartbeat. This and `dead_at` are stored, because they are read several times
+    /// as often as they change.
     send_at: Option<Instant>,
     last_received: Instant,
-    /// When the server counts as gone: a quarter past the timeout, well before the two that it
-    /// would take at the latest.
+    /// When the server is considered dead: a quarter after the timeout. "If a peer detects no
+    /// incoming traffic (i.e. received octets) for two heartbeat intervals or longer, it should
+    /// close the connection" (4.2.7). RabbitMQ sends every half timeout, so the timeout is two
+    /// intervals.
     dead_at: Option<Instant>,
-    /// The server is watched from `open-ok` on.
+    /// The server's silence counts. "The client should start [..] monitoring heartbeats after
+    /// receiving Connection.Open" (4.2.7), that is `open-ok`.
     watching: bool,
-    /// A wake-up came so late that the program, or the machine it runs on, must have slept: what
-    /// the server sent may not have been read yet. The server was given more time.
+    /// The last call came so late that the process or the computer must have been suspended. What
+    /// the server sent may be unread, so it was given more time.
     has_grace: bool,
-    /// Reading has just been resumed: the silence until now is not the server's.
+    /// Reading was resumed, so the silence before was not that of the server.
     resumed: bool,
 }
 
 impl Heartbeat {
+    /// Returns the heartbeats before the negotiation: none.
     pub(crate) fn none(now: Instant) -> Self {
         Self {
             timeout: None,
@@ -37,49 +41,58 @@ impl Heartbeat {
         }
     }
 
+    /// Sets the negotiated timeout. "The client should start sending heartbeats after receiving a
+    /// Connection.Tune method" (4.2.7).
     pub(crate) fn set_timeout(&mut self, seconds: u16, now: Instant) {
         self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
         self.sent(now);
     }
 
+    /// Starts to count the server's silence.
     pub(crate) fn watch(&mut self, now: Instant) {
         self.watching = true;
         self.alive(now);
     }
 
+    /// Returns the negotiated timeout.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// "Send at half the timeout", as the server does.
+    /// Records that bytes were sent. The next heartbeat is due after half the timeout, as with
+    /// RabbitMQ. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub(crate) fn sent(&mut self, now: Instant) {
         self.send_at = self.timeout.map(|timeout| later(now, timeout / 2));
     }
 
-    /// Reading goes on after a pause; the time is known at the next [`stamp`](Self::stamp).
+    /// Records that reading continues after a pause. The time is known at the next
+    /// [`stamp`](Self::stamp).
     pub(crate) fn resume(&mut self) {
         self.resumed = true;
     }
 
+    /// Restarts the watch if reading was resumed.
     pub(crate) fn stamp(&mut self, now: Instant) {
         if std::mem::take(&mut self.resumed) {
             self.received(now);
         }
     }
 
-    /// Any octet counts, also a part of a frame.
+    /// Records that bytes were received. Any byte counts, also a part of a frame: "incoming traffic
+    /// (i.e. received octets)" (4.2.7).
     pub(crate) fn received(&mut self, now: Instant) {
         self.alive(now);
         self.has_grace = false;
     }
 
-    /// Restarts the time after which the server counts as gone.
+    /// Restarts the time after which the server is considered dead.
     fn alive(&mut self, now: Instant) {
         self.last_received = now;
         let timeout = self.timeout.filter(|_| self.watching);
         self.dead_at = timeout.map(|timeout| later(now, timeout.saturating_add(timeout / 4)));
     }
 
+    /// Returns when the next call is needed.
     #[inline]
     pub(crate) fn deadline(&self, reading: bool) -> Option<Instant> {
         if reading {
@@ -89,13 +102,14 @@ impl Heartbeat {
         }
     }
 
+    /// Returns `true` if a heartbeat is due.
     #[inline]
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.send_at.is_some_and(|at| at <= now)
     }
 
-    /// For how long the server has been silent, if that is too long. While we do not read it does
-    /// not count.
+    /// Returns how long the server has been silent, if that is too long. Silence does not count
+    /// while reading is paused.
     pub(crate) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
         let timeout = self.timeout?;
         if !reading {

@@ -1,4 +1,4 @@
-//! What leaves: frames in order, in fair turns, and heartbeats.
+//! Output: frames in order, fairness between channels, and heartbeats.
 
 pub(crate) mod chunk;
 pub(crate) mod heartbeat;

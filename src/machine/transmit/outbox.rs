@@ -1,9 +1,10 @@
-//! What waits to be given to the transport, and in which order.
+//! The outgoing queue, and the order in which it is written.
 //!
-//! As long as there is little, it leaves in the order in which it came. What is more than that
-//! waits channel by channel, and the channels take turns, a frame or some small ones at a time, so
-//! that neither a large body nor a publisher without restraint holds up what others have to say. On
-//! one channel the order is kept, and contents stay in one piece, as AMQP wants.
+//! A short queue is written in the order in which it was filled. Beyond that, frames are queued by
+//! channel, and the channels take turns of one large or some small frames, so that neither a large
+//! body nor an unlimited publisher delays the others: "A peer SHOULD NOT allow one very busy
+//! channel to starve the progress of a less busy channel" (4.3). On one channel, the order is that
+//! of the calls, and "Content frames on a specific channel are strictly sequential" (4.2.6).
 
 use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::machine::Body;
@@ -14,17 +15,20 @@ use crate::protocol::method::Encode;
 use crate::protocol::{EncodeError, Properties};
 use std::collections::VecDeque;
 
+/// The outgoing queue.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    /// What leaves first.
+    /// The frames that are written first.
     first: Chunk,
-    /// What waits, by channel.
+    /// The queued frames by channel.
     lanes: Vec<VecDeque<Chunk>>,
-    /// Channels with something in their lane, the next one in front.
+    /// The channels with queued frames; the next one is at the front.
     turns: VecDeque<u16>,
+    /// The number of bytes in all lanes.
     queued_bytes: usize,
-    /// What leaves when nothing else is left.
+    /// The frames that are written after everything else.
     last: Chunk,
+    /// Empty chunks for reuse.
     empty_chunks: Vec<Chunk>,
 }
 
@@ -37,17 +41,18 @@ impl std::fmt::Debug for Outbox {
 }
 
 impl Outbox {
-    /// How many octets there are.
+    /// Returns the number of queued bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.first.len() + self.queued_bytes + self.last.len()
     }
 
+    /// Returns `true` if nothing is queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Writes something for a channel behind what there is for it.
+    /// Appends to the frames of a channel.
     #[inline]
     fn write<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
         let waits = !self.turns.is_empty()
@@ -61,6 +66,7 @@ impl Outbox {
         self.write_to_lane(channel, write)
     }
 
+    /// Appends to the lane of a channel.
     fn write_to_lane<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
         let place = usize::from(channel);
         if self.lanes.len() <= place {
@@ -86,12 +92,12 @@ impl Outbox {
         result
     }
 
-    /// Octets as they are, of the connection.
+    /// Appends bytes of the connection.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.write(0, |chunk| chunk.buffer().extend_from_slice(bytes));
     }
 
-    /// A method frame.
+    /// Appends a method frame.
     #[inline]
     pub(crate) fn method(
         &mut self,
@@ -104,7 +110,8 @@ impl Outbox {
         })
     }
 
-    /// A method of the connection behind everything else, because nothing may follow it.
+    /// Appends a method of the connection that is written after everything else, because nothing
+    /// may follow it.
     pub(crate) fn last_method(
         &mut self,
         frame_max: u32,
@@ -113,12 +120,12 @@ impl Outbox {
         frame::method(self.last.buffer(), 0, frame_max, method)
     }
 
-    /// A heartbeat.
+    /// Appends a heartbeat.
     pub(crate) fn heartbeat(&mut self) {
         self.write(0, |chunk| frame::heartbeat(chunk.buffer()));
     }
 
-    /// A method with its content: all of it, or nothing.
+    /// Appends a method with its content, or nothing if it cannot be encoded.
     #[inline]
     pub(crate) fn content(
         &mut self,
@@ -147,8 +154,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Gives what is next, when the transport has not much in its hands; with `all`, everything.
-    /// Gives how many octets.
+    /// Moves the next frames to `to`, unless the transport has enough unwritten bytes; with `all`,
+    /// moves everything. Returns the number of bytes.
     pub(crate) fn transfer(
         &mut self,
         in_flight_bytes: usize,
@@ -234,7 +241,7 @@ mod tests {
         out.pieces().flatten().copied().collect()
     }
 
-    /// What a transport that is fast gets, call by call.
+    /// Returns what a fast transport receives, over all calls.
     fn all(out: &mut Outbox) -> Vec<u8> {
         let mut bytes = Vec::new();
         while !out.is_empty() {
@@ -243,7 +250,7 @@ mod tests {
         bytes
     }
 
-    /// The frames: kind, channel, payload.
+    /// Returns the frames: kind, channel, payload.
     fn frames(bytes: &[u8]) -> Vec<(FrameKind, u16, Vec<u8>)> {
         let mut decoder = Decoder::new();
         decoder.set_frame_max(FRAME_MAX);
@@ -432,7 +439,8 @@ mod tests {
             let mut out = Outbox::default();
             let mut bytes = Vec::new();
             for (number, (channel, size, gives)) in steps.iter().enumerate() {
-                publish_on(&mut out, *channel, 4096, Body::Shared(vec![number as u8; *size].into())).unwrap();
+                let body = Body::Shared(vec![number as u8; *size].into());
+                publish_on(&mut out, *channel, 4096, body).unwrap();
                 if *gives {
                     bytes.extend(whole(&given(&mut out)));
                 }
@@ -447,13 +455,15 @@ mod tests {
                     match kind {
                         FrameKind::Method => {
                             prop_assert_eq!(left, 0);
-                            prop_assert_eq!(Method::decode(payload).unwrap().id(), MethodId { class: 60, method: 40 });
+                            let id = Method::decode(payload).unwrap().id();
+                            prop_assert_eq!(id, MethodId { class: 60, method: 40 });
                         }
                         FrameKind::Header => {
                             let (next, (_, size, _)) = expected.next().unwrap();
                             number = next;
                             left = *size;
-                            prop_assert_eq!(ContentHeader::decode(payload).unwrap().body_size, left as u64);
+                            let header = ContentHeader::decode(payload).unwrap();
+                            prop_assert_eq!(header.body_size, left as u64);
                         }
                         _ => {
                             prop_assert!(payload.iter().all(|byte| *byte == number as u8));

@@ -1,12 +1,12 @@
-//! Octets that the transport is given, in their order.
+//! The bytes that the driver writes to the transport.
 
 use crate::machine::transmit::chunk::Chunk;
 use std::collections::VecDeque;
 
-/// Chunks that are kept for the next use.
+/// The largest number of empty chunks to reuse.
 const EMPTY_CHUNKS: usize = 2;
 
-/// What the transport has to write, in order.
+/// The bytes to write to the transport, in order.
 #[derive(Default)]
 pub struct Outgoing {
     chunks: VecDeque<Chunk>,
@@ -14,7 +14,7 @@ pub struct Outgoing {
     empty_chunks: Vec<Chunk>,
 }
 
-/// How many octets there are, and not which: the login is among them.
+/// Prints the number of bytes and not the bytes, which contain the login.
 impl std::fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outgoing")
@@ -24,24 +24,24 @@ impl std::fmt::Debug for Outgoing {
 }
 
 impl Outgoing {
-    /// How many octets there are.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The octets in their order, in pieces that a vectored write takes.
+    /// Returns the bytes in order, in pieces for a vectored write.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks.iter().flat_map(Chunk::pieces)
     }
 
-    /// Forgets the first so many octets, which were written.
+    /// Removes written bytes from the front.
     pub fn advance(&mut self, count: usize) {
         self.len = self.len.saturating_sub(count);
         let mut left = count;
@@ -59,12 +59,13 @@ impl Outgoing {
         }
     }
 
+    /// Appends a chunk.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.len += chunk.len();
         self.chunks.push_back(chunk);
     }
 
-    /// An empty chunk, one that was used before if there is one.
+    /// Returns an empty chunk for reuse, if there is one.
     pub(crate) fn take_empty_chunk(&mut self) -> Option<Chunk> {
         self.empty_chunks.pop()
     }
