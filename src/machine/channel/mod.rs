@@ -142,7 +142,7 @@ impl PendingReply {
 pub(crate) struct Channel {
     /// Distinguishes this channel from earlier ones with the same number.
     pub(crate) incarnation: u64,
-    /// Changed only by [`Channels::set_role`](super::channels::Channels::set_role), which counts
+    /// Changed only by [`Channels::set_role`](channels::Channels::set_role), which counts
     /// the roles.
     pub(crate) role: Role,
     pub(crate) pending_replies: VecDeque<PendingReply>,

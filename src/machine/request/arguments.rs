@@ -144,19 +144,19 @@ pub struct Consume<'a> {
 pub enum Settle {
     /// The message is processed.
     Ack {
-        /// Earlier ones on its channel, too.
+        /// Settles earlier deliveries on its channel, too.
         multiple: bool,
     },
     /// The message is not processed (`basic.nack`, an extension of RabbitMQ).
     Nack {
-        /// Earlier ones on its channel, too.
+        /// Settles earlier deliveries on its channel, too.
         multiple: bool,
-        /// Requeue the message; otherwise it is dropped or dead-lettered.
+        /// Requeues the message. If `false`, it is dropped or dead-lettered.
         requeue: bool,
     },
     /// The message is not processed (`basic.reject`, AMQP without extensions).
     Reject {
-        /// Requeue the message; otherwise it is dropped or dead-lettered.
+        /// Requeues the message. If `false`, it is dropped or dead-lettered.
         requeue: bool,
     },
 }
