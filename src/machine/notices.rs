@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_hears_what_happens_from_then_on() {
+    fn listener_receives_only_later_notices() {
         let mut notices = Notices::default();
         notices.notify(&Notice::Unblocked);
         let listener = notices.listen();
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn a22_a_listener_that_does_not_listen_loses_the_oldest_and_is_told() {
+    fn a22_slow_listener_loses_the_oldest_notices() {
         let mut notices = Notices::default();
         let (slow, gone) = (notices.listen(), notices.listen());
         notices.remove(gone);

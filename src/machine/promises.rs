@@ -405,7 +405,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     #[test]
-    fn a_retimed_promise_has_one_deadline() {
+    fn restarted_promise_has_one_deadline() {
         let mut promises = Promises::default();
         let now = Instant::now();
         let [early, late] = [promises.open_timed(TIMEOUT), promises.open_timed(TIMEOUT)];
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untimed_promise_is_not_started() {
+    fn removed_deadline_is_not_started() {
         let mut promises = Promises::default();
         let now = Instant::now();
         let untimed = promises.open_timed(TIMEOUT);
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn retiming_looks_at_no_other_promise() {
+    fn restarting_a_deadline_visits_no_other_promise() {
         let mut promises = Promises::default();
         let ids: Vec<_> = (0..65_535).map(|_| promises.open_timed(TIMEOUT)).collect();
         // Entries are not removed, because that would take a search.

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_counted_by_what_they_are_used_for() {
+    fn channels_are_counted_by_role() {
         let mut channels = channels(9);
         let roles = [
             Role::Consume,
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn another_incarnation_of_a_number_is_told_apart() {
+    fn incarnations_of_a_number_differ() {
         let mut channels = channels(1);
         let first = channels
             .add(Role::Request)

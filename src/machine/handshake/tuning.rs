@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a08_extreme_proposals_are_answered_within_our_own_limits() {
+    fn a08_extreme_proposals_stay_within_our_limits() {
         assert_eq!(negotiated((0, 0, 0), (0, 0, 0)), (2047, 131_072, 0));
         assert_eq!(
             negotiated((0xFFFF, 0x8000_0000, 0xFFFF), (2047, 131_072, 60)),

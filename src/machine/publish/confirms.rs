@@ -313,7 +313,7 @@ mod tests {
     proptest! {
         #[test]
         #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-        fn confirms_are_those_of_a_naive_map(steps in steps()) {
+        fn confirms_equal_a_naive_map(steps in steps()) {
             let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
             let mut open = BTreeMap::new();
             let (mut now, mut stamped, mut overdue) = (Instant::now(), Vec::new(), BTreeSet::new());
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn one_publish_that_is_never_confirmed_costs_nothing_as_others_pass_by() {
+    fn unconfirmed_publish_does_not_slow_down_others() {
         let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
         let stuck = promises.open();
         confirms.push(stuck);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_ends_what_is_open_and_nothing_else() {
+    fn deadline_expires_only_open_publishes() {
         let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
         let timeout = Duration::from_secs(16);
         let now = Instant::now();

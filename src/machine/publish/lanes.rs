@@ -24,7 +24,7 @@ pub(crate) struct Lanes {
     lanes: BTreeMap<LaneId, Lane>,
     /// The lanes by exchange, for each [`Kind`].
     ids: [HashMap<Box<[u8]>, LaneId>; 3],
-    /// Lanes to try.
+    /// The lanes to try.
     fresh: BTreeSet<LaneId>,
     /// Lanes that wait for a channel. A lane in neither set has a channel on which the broker has
     /// stopped content.

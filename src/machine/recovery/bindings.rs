@@ -311,7 +311,7 @@ pub(crate) mod tests {
         VISITED.set(VISITED.get() + 1);
     }
 
-    /// Returns how many bindings were looked at since the last call.
+    /// Returns how many bindings were visited since the last call.
     pub(crate) fn visited() -> usize {
         VISITED.take()
     }
@@ -356,7 +356,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn binding_requests_what_it_was_made_of() {
+    fn binding_declares_its_own_fields() {
         let arguments = [&b"\x01k"[..], b"t\x01"].concat();
         let [source, routing_key] = [&b"source"[..], b""].map(Name::from);
         let route = Route {

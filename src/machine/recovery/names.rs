@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn name_belongs_to_who_has_it_now() {
+    fn name_belongs_to_its_current_queue() {
         let mut names = Names::default();
         names.rename(b"a", b"b");
         names.rename(b"b", b"a");

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_is_written_from_where_it_is_and_reads_the_same() {
+    fn large_body_is_shared_and_reads_the_same() {
         let body: Bytes = (0..20_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
         let (mut copied, mut shared) = (Outbox::default(), Outbox::default());
         publish(&mut copied, 8192, Body::Borrowed(&body)).unwrap();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_leave_in_order_whatever_the_transport_takes() {
+    fn bytes_keep_their_order_for_any_write_size() {
         let mut expected = Vec::new();
         for step in [1, 2, 7, 100, 4095, 4096, 5000, 1 << 20] {
             let mut out = Outbox::default();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_a_content_whose_header_is_too_large_leaves_nothing_behind() {
+    fn e11_too_large_header_writes_nothing() {
         let mut out = Outbox::default();
         let long = "x".repeat(255);
         let text = ShortStr::new(&long).unwrap();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn e48_a_small_publish_beside_one_of_64_mib_leaves_within_two_frames() {
+    fn e48_small_publish_overtakes_a_64_mib_body() {
         for body in [
             Body::Shared(vec![0; 64 << 20].into()),
             Body::Borrowed(&vec![0; 64 << 20]),
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn e48_a_publisher_without_restraint_lets_others_have_their_turn() {
+    fn e48_busy_publisher_does_not_starve_other_channels() {
         let mut out = Outbox::default();
         for _ in 0..100_000 {
             publish_on(&mut out, 1, FRAME_MAX, Body::Borrowed(&[0; 100])).unwrap();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_stays_behind_the_content_on_its_channel() {
+    fn method_follows_the_content_on_its_channel() {
         let mut out = Outbox::default();
         publish_on(
             &mut out,
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_may_follow_leaves_last() {
+    fn last_method_is_written_last() {
         let mut out = Outbox::default();
         out.last_method(FRAME_MAX, &connection::CloseOk {}).unwrap();
         for channel in 1..4 {
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_given_at_once_when_nothing_more_comes() {
+    fn draining_transfers_everything_at_once() {
         let mut out = Outbox::default();
         publish_on(
             &mut out,
@@ -431,9 +431,9 @@ mod tests {
     }
 
     proptest! {
-        /// The numbers of the messages stand in their bodies.
+        /// The body of each message contains its number.
         #[test]
-        fn on_each_channel_contents_are_whole_and_in_order(
+        fn contents_of_a_channel_are_whole_and_ordered(
             steps in prop::collection::vec((1..5_u16, 0..40_000_usize, any::<bool>()), 1..60),
         ) {
             let mut out = Outbox::default();

@@ -38,7 +38,7 @@ fn responses_are_as_rabbitmq_reads_them() {
 }
 
 #[test]
-fn rabbit_cr_demo_answers_one_challenge_and_no_other_mechanism_does() {
+fn only_rabbit_cr_demo_responds_to_a_challenge() {
     for mechanism in AuthMechanism::ALL {
         let session = run(mechanism, "guest", SECRET).unwrap().session;
         let response = LoginStep::respond(session, b"Please tell me your password")
@@ -67,14 +67,14 @@ fn rabbit_cr_demo_answers_one_challenge_and_no_other_mechanism_does() {
 }
 
 #[test]
-fn plain_refuses_a_nul_which_it_cannot_express() {
+fn plain_refuses_a_nul() {
     let error = run(AuthMechanism::Plain, "a\0b", SECRET).unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { .. }));
     assert!(!format!("{error:?} {error}").contains(SECRET));
 }
 
 #[test]
-fn a_name_for_messages_is_known_where_we_log_in_by_name() {
+fn username_is_known_for_logins_by_name() {
     let username = |mechanism| run(mechanism, "guest", "").unwrap().username;
     assert_eq!(username(AuthMechanism::Plain).as_deref(), Some("guest"));
     assert_eq!(
@@ -86,7 +86,7 @@ fn a_name_for_messages_is_known_where_we_log_in_by_name() {
 }
 
 #[test]
-fn e24_the_preferred_mechanism_that_is_offered_is_chosen() {
+fn e24_preferred_offered_mechanism_is_chosen() {
     let options = Options::default();
     assert_eq!(chosen(b"AMQPLAIN PLAIN", &options), "PLAIN");
     assert_eq!(chosen(b"EXTERNAL AMQPLAIN", &options), "AMQPLAIN");
@@ -98,7 +98,7 @@ fn e24_the_preferred_mechanism_that_is_offered_is_chosen() {
 }
 
 #[test]
-fn e24_a_mechanism_that_shows_the_password_is_passed_over_when_that_is_forbidden() {
+fn e24_password_mechanisms_are_skipped_when_forbidden() {
     let all = Options::default()
         .auth_mechanisms(&AuthMechanism::ALL)
         .refuse_unencrypted_login(true);

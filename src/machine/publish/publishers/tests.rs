@@ -77,7 +77,7 @@ fn deadlines_of_many_channels_come_in_order() {
 }
 
 #[test]
-fn a_channel_that_goes_takes_its_deadline_along() {
+fn removed_channel_has_no_deadline() {
     let (mut publishers, mut promises) = (Publishers::default(), Promises::default());
     let now = Instant::now();
     publishers.add(b"a", Kind::Publish, 1, now);
