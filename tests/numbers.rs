@@ -80,7 +80,8 @@ fn list(text: &str) -> BTreeMap<Number, Entry> {
 fn tests(source: &str) -> Vec<String> {
     let mut tests = Vec::new();
     let mut is_test = false;
-    for line in source.lines().map(str::trim) {
+    let mut lines = source.lines().map(str::trim);
+    while let Some(line) = lines.next() {
         if line.starts_with("#[test]") {
             is_test = true;
         } else if let Some((before, after)) = line.split_once("fn ") {
@@ -89,7 +90,12 @@ fn tests(source: &str) -> Vec<String> {
                 .chars()
                 .take_while(|c| c.is_alphanumeric() || *c == '_')
                 .collect();
-            if is_function && (is_test || after.contains("World<")) {
+            // The arguments may be on lines of their own.
+            let arguments = lines.clone().take_while(|line| !line.starts_with(')'));
+            let takes_world = after.contains("World<")
+                || after.ends_with('(')
+                    && arguments.into_iter().any(|line| line.contains("World<"));
+            if is_function && (is_test || takes_world) {
                 tests.push(name);
             }
             is_test = false;
@@ -175,8 +181,11 @@ fn numbers_are_read_from_a_names_start() {
         assert_eq!(numbers_of(name), [], "{name}");
     }
     assert_eq!(
-        tests("#[test]\nfn a01_x() {}\nfn helper() {}\npub async fn s2_y(w: World<R>) {"),
-        ["a01_x", "s2_y"]
+        tests(
+            "#[test]\nfn a01_x() {}\nfn helper() {}\npub async fn s2_y(w: World<R>) {}
+            pub async fn e3_z<R: Runtime>(\nw: World<R>,\n) {\nfn other(\na: A,\n) {}"
+        ),
+        ["a01_x", "s2_y", "e3_z"]
     );
 }
 

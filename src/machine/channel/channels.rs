@@ -169,8 +169,13 @@ impl Channels {
         &mut self.roles[role as usize]
     }
 
+    /// Reserves channels for consumers that are started again and have none.
+    pub(crate) fn reserve(&mut self, channels: usize) {
+        self.reserved = channels;
+    }
+
     /// Returns `true` if another channel may be opened for consumers or a transaction, so that
-    /// requests and publishes still find one.
+    /// requests and publishes still find one, and so do the consumers that have one reserved.
     pub(crate) fn may_open_long_lived(&self) -> bool {
         self.long_lived() + self.reserved < self.long_lived_limit()
     }
@@ -180,8 +185,8 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
-    /// Returns `true` if consumers use all long-lived channels and none of them is about to end, so
-    /// no channel can become free for another consumer.
+    /// Returns `true` if consumers use all long-lived channels, or have them reserved, and none of
+    /// them is about to end, so no channel can become free for another consumer.
     pub(crate) fn are_consumed(&self) -> bool {
         self.count(Role::Consume) + self.reserved >= self.long_lived_limit()
     }

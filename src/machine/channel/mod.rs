@@ -213,6 +213,7 @@ impl Channel {
 
     /// Returns `true` if the broker is requeueing its deliveries. Those that arrive until
     /// `recover-ok` are requeued, too.
+    #[inline]
     pub(crate) fn is_recovering(&self) -> bool {
         self.pending_replies
             .iter()
@@ -228,6 +229,7 @@ impl Channel {
     }
 
     /// Returns `true` if it has no consumer and no unsettled delivery that the program may settle.
+    #[inline]
     pub(crate) fn holds_nothing(&self) -> bool {
         self.consumer.is_none() && !self.unsettled.has_wanted()
     }
