@@ -6,25 +6,26 @@
 
 mod buffers;
 mod disposal;
+mod state;
 mod wakers;
 
 use crate::error::{Broken, Error};
-use crate::fairness::{LEAST_QUEUED_BYTES, QUEUED_BYTES, TAKEN_DELIVERIES};
+use crate::fairness::{QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
-    Completion, Connection, ConsumerId, Delivered, Ended, Event, ListenerId, Notice, PromiseId,
-    Ticket,
+    Completion, Connection, ConsumerId, Delivered, Ended, ListenerId, Notice, PromiseId, Ticket,
 };
 use buffers::Spare;
 use bytes::Bytes;
-use disposal::{Causes, Graveyard, Remains};
+use disposal::{Causes, Graveyard};
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
+pub(crate) use state::Room;
+use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::resume_unwind;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{
@@ -35,26 +36,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use wakers::{UsersCode, Woken};
 
-/// The limit that a request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Request,
-    Publish,
-    /// A publish within a transaction.
-    Transact,
-}
-
-impl Room {
-    /// Returns the description of the wait for the timeout error.
-    fn wait(self) -> &'static str {
-        match self {
-            Self::Request => "waiting for capacity to send a request",
-            Self::Publish => "waiting for capacity to publish",
-            Self::Transact => "waiting for capacity to publish in a transaction",
-        }
-    }
-}
-
 /// The state machine, shared by the driver and the handles.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -64,119 +45,9 @@ pub(crate) struct Link {
     graveyard: Arc<Graveyard>,
 }
 
-#[derive(Debug)]
-struct State {
-    machine: Connection,
-    driver: Option<Waker>,
-    /// The waker of each promise, indexed by the promise's number.
-    promises: Vec<Option<Waker>>,
-    /// The waker of each consumer, indexed by the consumer's number.
-    consumers: Vec<Option<Waker>>,
-    listeners: BTreeMap<ListenerId, Waker>,
-    /// The wakers of futures that wait for capacity, in the order in which they began to wait.
-    requesting: BTreeMap<Ticket, Waker>,
-    publishing: BTreeMap<Ticket, Waker>,
-    transacting: BTreeMap<Ticket, Waker>,
-    /// The number of bytes queued since a sender yielded.
-    sent: usize,
-    /// The number of deliveries taken since a consumer yielded.
-    taken: usize,
-    causes: Causes,
-    /// The receiving side of the graveyard. It is declared after the machine, so it is dropped
-    /// after it.
-    remains: Receiver<Remains>,
-}
-
-impl State {
-    /// Returns `true` if there is nothing to wake, which is the usual case.
-    fn is_quiet(&self) -> bool {
-        !self.machine.has_event()
-            && self.requesting.is_empty()
-            && self.publishing.is_empty()
-            && self.transacting.is_empty()
-            && (self.driver.is_none() || !self.machine.wants_attention())
-    }
-
-    /// Calls `send`, and counts the bytes that it queues towards [`QUEUED_BYTES`].
-    #[inline]
-    fn send(
-        &mut self,
-        send: &mut (impl FnMut(&mut Connection) -> Result<PromiseId, Error> + ?Sized),
-    ) -> Result<PromiseId, Error> {
-        let before = self.machine.outgoing_octets();
-        let sent = send(&mut self.machine);
-        self.sent += self
-            .machine
-            .outgoing_octets()
-            .saturating_sub(before)
-            .max(LEAST_QUEUED_BYTES);
-        sent
-    }
-
-    #[cold]
-    fn woken(&mut self) -> Woken {
-        let mut woken = Woken::default();
-        while let Some(event) = self.machine.poll_event() {
-            woken.add(match event {
-                Event::Answered(promise) => self
-                    .promises
-                    .get_mut(promise.index())
-                    .and_then(Option::take),
-                Event::Deliveries(consumer) => self
-                    .consumers
-                    .get_mut(consumer.index())
-                    .and_then(Option::take),
-                Event::Notices(listener) => self.listeners.remove(&listener),
-            });
-        }
-        while let Some(ticket) = self.machine.poll_expired_wait() {
-            for waiting in [
-                &mut self.requesting,
-                &mut self.publishing,
-                &mut self.transacting,
-            ] {
-                woken.add(waiting.remove(&ticket));
-            }
-        }
-        // One at a time: the woken future sends, and that call looks for capacity for the next.
-        let closed = self.machine.why_closed().is_some();
-        if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
-            woken.add(self.requesting.pop_first().map(|(_, waker)| waker));
-        }
-        if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
-            woken.add(self.publishing.pop_first().map(|(_, waker)| waker));
-        }
-        if !self.transacting.is_empty() && (closed || self.machine.has_room_to_transact()) {
-            woken.add(self.transacting.pop_first().map(|(_, waker)| waker));
-        }
-        if self.machine.wants_attention() {
-            woken.driver = self.driver.take();
-        }
-        let login = self.machine.poll_login().map(UsersCode::Login);
-        let users = login.or_else(|| self.machine.poll_filter().map(UsersCode::Filter));
-        woken.users = users.map(Box::new);
-        woken
-    }
-
-    /// Ends a wait for capacity. Returns the waker, which the caller drops after releasing the
-    /// lock.
-    fn leave(&mut self, room: Room, ticket: Ticket) -> Option<Waker> {
-        self.machine.end_wait(ticket);
-        self.waiting_for(room).remove(&ticket)
-    }
-
-    fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<Ticket, Waker> {
-        match room {
-            Room::Request => &mut self.requesting,
-            Room::Publish => &mut self.publishing,
-            Room::Transact => &mut self.transacting,
-        }
-    }
-}
-
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
-        let epoch = machine.epoch().into();
+        let epoch = machine.stats().epoch.into();
         let (graveyard, remains) = Graveyard::new();
         let state = Mutex::new(State {
             machine,
@@ -207,7 +78,8 @@ impl Link {
     /// Releases the lock, then wakes the tasks that the change concerns.
     #[inline]
     fn release(&self, state: MutexGuard<'_, State>) {
-        self.epoch.store(state.machine.epoch(), Ordering::Relaxed);
+        self.epoch
+            .store(state.machine.stats().epoch, Ordering::Relaxed);
         if !state.is_quiet() || self.graveyard.has_some() {
             self.release_and_wake(state);
         }
@@ -467,7 +339,8 @@ impl Link {
             } else {
                 state
                     .machine
-                    .ended(consumer)
+                    .consumer(consumer)
+                    .and_then(|it| it.ended())
                     .map(|ended| Poll::Ready(Some(ended.clone())))
             };
             let is_kept = polled.is_some() || spare.keep(&mut state.consumers, consumer.index());

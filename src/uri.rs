@@ -168,9 +168,7 @@ impl Uri {
     /// `amqp://user:1/2@host` may contain an unescaped password; and a raw `@` before a comma in
     /// the user part, because `amqp://u:p@one,u:p@two` may mean two hosts.
     pub fn parse(text: &str) -> Result<Self, UriError> {
-        if let Some(at) =
-            text.find(|character: char| character.is_control() || character.is_whitespace())
-        {
+        if let Some(at) = text.find(|it: char| it.is_control() || it.is_whitespace()) {
             return Err(UriError::WhiteSpace { at });
         }
         let (scheme, rest) = split_scheme(text)?;
@@ -181,13 +179,10 @@ impl Uri {
         let (authority, path) = rest.split('/', UriPart::VirtualHost);
         let (user, address) = match authority.rsplit('@', UriPart::Host) {
             (user, Some(address)) => (Some(user), address),
-            (address, None) => (
-                None,
-                Piece {
-                    part: UriPart::Host,
-                    ..address
-                },
-            ),
+            (address, None) => {
+                let part = UriPart::Host;
+                (None, Piece { part, ..address })
+            }
         };
         let nameless_path = if user.is_none() { path } else { None };
         if let Some(at) = [nameless_path, query]

@@ -1,6 +1,7 @@
 //! The structure of the source: modules import only from lower layers, no file is part of a cycle
 //! of imports, the core depends on no runtime, and the state machine does no I/O, reads no clock,
-//! and has no lock. The documents about the code name paths and functions that exist.
+//! and has no lock. Its types are small, and their files do not call each other in a cycle. The
+//! documents about the code name paths and functions that exist.
 //!
 //! The definition of an import is at the top of `architecture/imports.rs`.
 
@@ -14,13 +15,16 @@
 mod imports;
 #[path = "architecture/source.rs"]
 mod source;
+#[path = "architecture/types.rs"]
+mod types;
 
 use imports::{Crate, cycles, module_path};
 use source::tokens;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+use types::{Type, functions_above, types};
 
 /// The layers of the crate, the lowest first. A module may import from its own layer and from those
 /// below.
@@ -86,6 +90,18 @@ const DOCUMENTS: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "tests/READM
 
 /// The maximum number of lines of a file.
 const MOST_LINES: usize = 500;
+
+/// The maximum number of lines of a function.
+const MOST_LINES_OF_A_FUNCTION: usize = 60;
+
+/// The maximum size of the inherent impls of a type of the state machine: their lines together, and
+/// the number of files that they are in.
+const MOST_LINES_OF_A_TYPE: usize = 900;
+const MOST_FILES_OF_A_TYPE: usize = 5;
+
+/// The maximum number of fields and methods of `Connection`. Behaviour belongs to its parts.
+const MOST_FIELDS: usize = 20;
+const MOST_METHODS: usize = 90;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
@@ -331,94 +347,206 @@ fn architecture_names_existing_functions() {
     }
 }
 
-/// Returns the methods that each method of a type calls on itself.
-fn calls_among_methods(files: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut calls: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for source in files.values() {
-        let tokens = tokens(source);
-        let mut method = None;
-        for at in 0..tokens.len() {
-            let words: Vec<&str> = tokens[at..].iter().take(5).map(String::as_str).collect();
-            let called = match words[..] {
-                ["fn", name, ..] => {
-                    method = Some(name.to_owned());
-                    calls.entry(name.to_owned()).or_default();
-                    continue;
-                }
-                ["self", ".", name, "(", ..] | ["Self", "::", name, "(", ..] => name,
-                _ => continue,
-            };
-            if let Some(method) = &method {
-                calls
-                    .entry(method.clone())
-                    .or_default()
-                    .insert(called.to_owned());
-            }
-        }
-    }
-    calls
+/// Returns the types of the state machine, or of a small crate.
+fn types_of_machine(files: &BTreeMap<String, String>) -> BTreeMap<String, Type> {
+    let mut files = files.clone();
+    files.retain(|file, _| top(file) == "machine");
+    types(&files)
 }
 
-/// Returns the cycles among the methods of a type.
-fn recursions(files: &BTreeMap<String, String>) -> Vec<Vec<String>> {
-    let calls = calls_among_methods(files);
-    let lent = calls
-        .iter()
-        .map(|(name, called)| (name.as_str(), called.iter().map(String::as_str).collect()));
-    let cycles = cycles(&lent.collect());
-    cycles
-        .into_iter()
-        .map(|cycle| cycle.into_iter().map(str::to_owned).collect())
-        .collect()
+/// Returns the types that are too large to be understood.
+fn oversized(types: &BTreeMap<String, Type>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, it) in types {
+        let (files, lines) = (it.lines.len(), it.lines.values().sum::<usize>());
+        if files > MOST_FILES_OF_A_TYPE {
+            wrong.push(format!("the impls of {name} are in {files} files"));
+        }
+        if lines > MOST_LINES_OF_A_TYPE {
+            wrong.push(format!("the impls of {name} have {lines} lines"));
+        }
+        if name == "Connection" && it.fields > MOST_FIELDS {
+            wrong.push(format!("{name} has {} fields", it.fields));
+        }
+        if name == "Connection" && it.methods > MOST_METHODS {
+            wrong.push(format!("{name} has {} methods", it.methods));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn types_of_the_state_machine_are_small() {
+    let types = types_of_machine(&sources());
+    let connection = &types["Connection"];
+    assert!(
+        connection.fields >= 3 && connection.methods > 50,
+        "the parts must be found"
+    );
+    assert_eq!(oversized(&types), Vec::<String>::new());
+}
+
+/// Returns a small crate with one type in the state machine.
+fn small_type(
+    files: usize,
+    fields: usize,
+    methods: usize,
+    lines: usize,
+) -> BTreeMap<String, String> {
+    let body = "        self.field;\n".repeat(lines);
+    let method = |n: usize| format!("    pub(crate) fn method{n}(&self) {{\n{body}    }}\n");
+    let field = |n: usize| format!("    pub(crate) field{n}: Vec<(u8, u8)>,\n");
+    let fields: String = (0..fields).map(field).collect();
+    let methods: String = (0..methods).map(method).collect();
+    let structure = format!("pub struct Connection {{\n    /// A: b.\n{fields}}}\n");
+    let mut all = BTreeMap::from([("machine/mod.rs".to_owned(), structure)]);
+    for n in 1..files {
+        all.insert(
+            format!("machine/{n}.rs"),
+            "impl Connection {\n}\n".to_owned(),
+        );
+    }
+    all.insert(
+        "machine/methods.rs".to_owned(),
+        format!("impl Connection {{\n{methods}}}\n"),
+    );
+    all
+}
+
+#[test]
+fn an_oversized_type_is_found() {
+    for ((files, fields, methods, lines), found) in [
+        ((5, 20, 90, 1), None),
+        (
+            (6, 20, 90, 1),
+            Some("the impls of Connection are in 6 files"),
+        ),
+        ((5, 21, 90, 1), Some("Connection has 21 fields")),
+        ((5, 20, 91, 1), Some("Connection has 91 methods")),
+        ((5, 20, 9, 98), None),
+        (
+            (5, 20, 9, 99),
+            Some("the impls of Connection have 909 lines"),
+        ),
+    ] {
+        let wrong = oversized(&types_of_machine(&small_type(
+            files, fields, methods, lines,
+        )));
+        assert_eq!(wrong.first().map(String::as_str), found, "{wrong:?}");
+        assert!(wrong.len() < 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn impls_of_traits_are_not_inherent() {
+    let files = small(&[(
+        "machine/mod.rs",
+        "impl fmt::Debug for Connection {\n    fn fmt(&self) {\n    }\n}\n",
+    )]);
+    let connection = &types_of_machine(&files)["Connection"];
+    assert_eq!((connection.methods, connection.lines.len()), (0, 0));
+}
+
+#[test]
+fn no_function_exceeds_the_line_limit() {
+    for (file, source) in sources() {
+        let above = functions_above(MOST_LINES_OF_A_FUNCTION, &source);
+        assert!(
+            above.is_empty(),
+            "split these functions of src/{file}: {above:?}"
+        );
+    }
+}
+
+#[test]
+fn a_long_function_is_found() {
+    for (before, end, found) in [
+        ("fn f() {\n", "}\n", true),
+        (
+            "    pub(crate) async fn f<T>(\n        it: T,\n    ) {\n",
+            "    }\n",
+            true,
+        ),
+        ("    fn f();\n", "", false),
+        ("    fn g();\n    fn f() {}\n", "}\n", false),
+        ("// fn f() {\n", "}\n", false),
+    ] {
+        let source = |lines: usize| format!("{before}{}{end}", "        x;\n".repeat(lines));
+        let names: Vec<_> = functions_above(60, &source(60))
+            .into_iter()
+            .map(|(it, _)| it)
+            .collect();
+        assert_eq!(names, if found { vec!["f"] } else { vec![] }, "{before}");
+        assert!(functions_above(60, &source(50)).is_empty(), "{before}");
+    }
+}
+
+/// Returns the cycles of calls on `self` among the methods of each type.
+fn recursions(types: &BTreeMap<String, Type>) -> Vec<Vec<&str>> {
+    let cycles_of = |it| cycles(&Type::calls_among_methods(it));
+    types.values().flat_map(cycles_of).collect()
 }
 
 /// Users and peers decide how many consumers, requests or messages there are, so they would decide
 /// the depth of a recursion, too.
 #[test]
 fn no_method_of_the_state_machine_recurses() {
-    // The methods of a type are in its folder, but for those of `Session`.
-    let parts = [
-        &["connection/"][..],
-        &["session", "dispatch"],
-        &["context"],
-        &["channel/"],
-        &["request/"],
-        &["publish/"],
-        &["consume/"],
-        &["transaction/"],
-        &["recovery/"],
-        &["transmit/"],
-    ];
-    let mut methods = 0;
-    for part in parts {
-        let mut files = sources();
-        files.retain(|file, _| {
-            let file = file.strip_prefix("machine/").unwrap_or_default();
-            part.iter().any(|start| file.starts_with(start))
-        });
-        methods += calls_among_methods(&files).len();
-        assert_eq!(recursions(&files), Vec::<Vec<String>>::new(), "{part:?}");
-    }
-    assert!(methods > 500, "the methods must be found");
+    let types = types_of_machine(&sources());
+    let methods = types.values().map(|it| it.calls_among_methods().len());
+    assert!(methods.sum::<usize>() > 500, "the methods must be found");
+    assert_eq!(recursions(&types), Vec::<Vec<&str>>::new());
 }
 
 #[test]
 fn a_recursion_is_found() {
     let files = small(&[
         (
-            "a.rs",
-            "impl C { fn answer(&mut self) { self.dispose() } fn lone(&self) { self.answer(); } }",
+            "machine/a.rs",
+            "impl C {\n    fn answer(&mut self) {\n        self.dispose()\n    }\n    fn lone(&self) {\n        self.answer();\n    }\n}\nimpl D {\n    fn dispose(&mut self) {\n        self.answer()\n    }\n}\n",
         ),
         (
-            "b.rs",
-            "impl C { fn dispose(&mut self) { if true { self.release(1); } } }",
+            "machine/b.rs",
+            "impl<T> C<T>\nwhere\n    T: U,\n{\n    fn dispose(&mut self) {\n        if true { self.release(1); }\n    }\n}\n",
         ),
         (
-            "c.rs",
-            "impl C { fn release(&mut self, n: u16) { Self::answer(self) } }",
+            "machine/c.rs",
+            "impl Drop for C {\n    fn release(&mut self, n: u16) {\n        Self::answer(self)\n    }\n}\n",
         ),
     ]);
-    assert_eq!(recursions(&files), [["answer", "dispose", "release"]]);
+    let types = types_of_machine(&files);
+    assert_eq!(recursions(&types), [["answer", "dispose", "release"]]);
+}
+
+/// Returns the cycles of calls on `self` among the files of each type.
+fn knots(types: &BTreeMap<String, Type>) -> Vec<Vec<&str>> {
+    let cycles_of = |it| cycles(&Type::calls_among_files(it));
+    types.values().flat_map(cycles_of).collect()
+}
+
+/// A reader can begin with the file that calls no other, and never has to know two at once.
+#[test]
+fn no_files_of_a_type_call_each_other_in_a_cycle() {
+    assert_eq!(
+        knots(&types_of_machine(&sources())),
+        Vec::<Vec<&str>>::new()
+    );
+}
+
+#[test]
+fn a_cycle_of_calls_among_files_is_found() {
+    let one =
+        "impl C {\n    fn one(&self) {\n        self.two()\n    }\n    fn three(&self) {}\n}\n";
+    for (call, found) in [("self.three()", true), ("self.parts.three()", false)] {
+        let two = format!("impl C {{\n    fn two(&self) {{\n        {call}\n    }}\n}}\n");
+        let types = types_of_machine(&small(&[("machine/a.rs", one), ("machine/b.rs", &two)]));
+        let expected: &[[&str; 2]] = if found {
+            &[["machine/a.rs", "machine/b.rs"]]
+        } else {
+            &[]
+        };
+        assert_eq!(knots(&types), expected, "{call}");
+        assert_eq!(recursions(&types), Vec::<Vec<&str>>::new());
+    }
 }
 
 /// Returns the files of a small crate.

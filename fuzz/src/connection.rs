@@ -123,7 +123,7 @@ impl Run<'_> {
             31 => self.dial(),
             _ => self.peer.serve(),
         }
-        let octets = self.peer.machine.open_channels();
+        let octets = self.peer.machine.stats().open_channels;
         assert!(octets <= 2047);
     }
 
@@ -557,7 +557,11 @@ impl Run<'_> {
         }
         for id in std::mem::take(&mut self.consumers) {
             assert!(
-                self.peer.machine.ended(id).is_some(),
+                self.peer
+                    .machine
+                    .consumer(id)
+                    .and_then(|it| it.ended())
+                    .is_some(),
                 "a consumer has not ended"
             );
             self.peer.machine.drop_consumer(id);

@@ -150,8 +150,9 @@ pub fn content(data: &[u8]) {
     let channel = peer.observer.channels()[0];
     let consumer_tag = peer
         .machine
-        .consumer_tag(id)
-        .expect("the consumer has a tag")
+        .consumer(id)
+        .expect("the consumer is there")
+        .tag()
         .as_bytes()
         .to_vec();
 

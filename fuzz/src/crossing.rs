@@ -153,7 +153,7 @@ fn closes_of_the_server_are_answered_once() {
             peer.drain();
             // The reply belongs to the previous channel of this number; the first one has none
             // before it.
-            if peer.machine.open_channels() > 0 && answers(&mut peer) == 0 {
+            if peer.machine.stats().open_channels > 0 && answers(&mut peer) == 0 {
                 peer.feed(&method(1, &channel::OpenOk {}));
             }
             for _ in 0..3 {

@@ -487,11 +487,13 @@ pub fn recovery(data: &[u8]) {
             let of_entities = report.failed.len() - of_consumers;
             let (declared, there) = (report.entities + of_entities, run.model.entities());
             // An auto-delete queue was deleted if its last consumer could not be restarted.
-            let has_lost_one = run
-                .model
-                .consumers
-                .iter()
-                .any(|(id, _)| run.peer.machine.ended(*id).is_some());
+            let has_lost_one = run.model.consumers.iter().any(|(id, _)| {
+                run.peer
+                    .machine
+                    .consumer(*id)
+                    .and_then(|it| it.ended())
+                    .is_some()
+            });
             assert!(
                 declared == there || has_lost_one && declared < there,
                 "{there} {report:?}"
@@ -513,7 +515,11 @@ pub fn recovery(data: &[u8]) {
     }
     for (id, _) in std::mem::take(&mut run.model.consumers) {
         assert!(
-            run.peer.machine.ended(id).is_some(),
+            run.peer
+                .machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_some(),
             "a consumer has not ended"
         );
         run.peer.machine.drop_consumer(id);

@@ -37,7 +37,7 @@ pub struct Consumer {
 impl Consumer {
     pub(super) fn new(id: ConsumerId, handle: Handle) -> Self {
         let queues = handle.link().with(|machine| {
-            let queues = machine.consumer_queues(id);
+            let queues = machine.consumer(id).into_iter().flat_map(|it| it.queues());
             queues
                 .map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned()))
                 .collect()
@@ -103,9 +103,11 @@ impl Consumer {
     /// they were read. They could not be settled, and the broker delivers them again.
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
-        self.handle()
-            .link()
-            .with(|machine| machine.lost_deliveries(self.id))
+        self.handle().link().with(|machine| {
+            machine
+                .consumer(self.id)
+                .map_or(0, |it| it.lost_deliveries())
+        })
     }
 
     /// Returns the queues that a consumer of several queues has lost while it continues with the
@@ -138,7 +140,8 @@ impl Consumer {
     #[must_use]
     pub fn ended_queues(&self) -> Vec<(String, Ended)> {
         self.handle().link().with(|machine| {
-            let queues = machine.ended_queues(self.id);
+            let consumer = machine.consumer(self.id);
+            let queues = consumer.into_iter().flat_map(|it| it.ended_queues());
             queues
                 .map(|(queue, why)| (queue.to_str_lossy().into_owned(), why.clone()))
                 .collect()

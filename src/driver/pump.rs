@@ -271,13 +271,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     link, decoder, out, ..
                 } = self;
                 let is_much = link.with(|machine| {
-                    let before = machine.buffered_deliveries();
+                    let before = machine.stats().buffered_deliveries;
                     machine.handle_input(now, decoder);
                     // Output of the state machine is written before other tasks run, as long as the
                     // stream accepts it.
                     let keeps_up = out.is_empty() && machine.has_output();
-                    let delivers =
-                        octets > READ_WORTH_YIELDING && machine.buffered_deliveries() > before;
+                    let delivers = octets > READ_WORTH_YIELDING
+                        && machine.stats().buffered_deliveries > before;
                     (delivers || machine.untold_answers() >= RESULTS_WORTH_YIELDING) && !keeps_up
                 });
                 self.has_news = is_much && octets < room;

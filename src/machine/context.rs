@@ -8,7 +8,7 @@ use crate::machine::notices::Notices;
 use crate::machine::promises::Promises;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::pending::PendingRequest;
-use crate::machine::transmit::outbox::Outbox;
+use crate::machine::transmit::Transmit;
 use crate::machine::{Counters, Notice, PromiseId, Queue, Reply, ServerProperties};
 use crate::options::Options;
 use crate::protocol::method::{Encode, MethodInfo};
@@ -47,15 +47,10 @@ pub(crate) struct Context {
     /// The connection epoch: the number of the current or next transport, from 1. Deliveries of an
     /// earlier one are stale.
     pub(crate) epoch: u32,
-    pub(crate) frame_max: u32,
     pub(crate) server: ServerProperties,
     /// The user name of the login, if it is known.
     pub(crate) username: Option<String>,
-    pub(crate) out: Outbox,
-    /// The number of bytes that the driver holds and the transport has not accepted.
-    pub(crate) in_flight_bytes: usize,
-    /// When the transport last accepted bytes.
-    pub(crate) last_progress: Instant,
+    pub(crate) transmit: Transmit,
     pub(crate) channels: Channels,
     /// Channels with acknowledgements to write.
     pub(crate) acking: Vec<u16>,
@@ -84,18 +79,14 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(now: Instant, stage: Stage, out: Outbox, options: Options) -> Self {
-        let frame_max = options.limits.frame_max;
+    pub(crate) fn new(now: Instant, stage: Stage, options: Options) -> Self {
         Self {
             now,
             stage,
             epoch: 1,
-            frame_max: if frame_max == 0 { 131_072 } else { frame_max },
             server: ServerProperties::default(),
             username: options.login.username().map(str::to_owned),
-            out,
-            in_flight_bytes: 0,
-            last_progress: now,
+            transmit: Transmit::new(now, options.limits.frame_max),
             channels: Channels::default(),
             acking: Vec::new(),
             promises: Promises::default(),
@@ -233,7 +224,7 @@ impl Context {
     /// Writes a method that fits into the smallest frame there is.
     #[inline]
     pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
-        let written = self.out.method(channel, self.frame_max, method);
+        let written = self.transmit.method(channel, method);
         debug_assert!(written.is_ok(), "{written:?}");
         self.attention = true;
     }
@@ -338,12 +329,11 @@ impl Context {
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
-        let (out, frame_max) = (&mut self.out, self.frame_max);
+        let transmit = &mut self.transmit;
         channel.unsettled.return_unwanted(|delivery_tag, multiple| {
             // A nack fits into any frame.
-            let _ = out.method(
+            let _ = transmit.method(
                 number,
-                frame_max,
                 &basic::Nack {
                     delivery_tag,
                     multiple,
@@ -441,12 +431,11 @@ impl Context {
             return;
         };
         channel.has_acks = false;
-        let (out, frame_max) = (&mut self.out, self.frame_max);
+        let transmit = &mut self.transmit;
         channel.unsettled.flush(|delivery_tag, multiple| {
             // An ack fits into any frame.
-            let _ = out.method(
+            let _ = transmit.method(
                 number,
-                frame_max,
                 &basic::Ack {
                     delivery_tag,
                     multiple,

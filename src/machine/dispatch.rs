@@ -6,16 +6,12 @@ use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
 use crate::machine::context::Context;
 use crate::machine::context::Stage;
 use crate::machine::deadline::Deadline;
+use crate::machine::faults::{broken, fault_of};
 use crate::machine::session::Session;
-use crate::machine::{Notice, PromiseId, Reply};
+use crate::machine::{Notice, Reply};
 use crate::message::Message;
 use crate::protocol::method::{Encode, basic, channel as channels};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ReplyCode, ShortStr, WholeContent};
-
-/// A fault of the server.
-pub(crate) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
-    Fault::by_client(code, text, method).into()
-}
 
 impl Session {
     #[inline]
@@ -38,12 +34,7 @@ impl Session {
             return self.receive_on_closing(number, &frame);
         }
         if channel.discards_until_open {
-            let is_open_ok = frame.kind() == FrameKind::Method
-                && matches!(
-                    Method::decode(frame.payload()),
-                    Ok(Method::Channel(channels::Method::OpenOk(_)))
-                );
-            if !is_open_ok {
+            if !is_open_ok(&frame) {
                 return Ok(());
             }
             channel.discards_until_open = false;
@@ -70,6 +61,15 @@ impl Session {
             }
             return self.receive_method(number, method);
         }
+        self.receive_content(number, frame)
+    }
+
+    /// Handles a content header frame or a body frame.
+    fn receive_content(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
+        let limits = &self.cx.options.limits;
+        let Some(channel) = self.cx.channels.get_mut(number) else {
+            return Ok(());
+        };
         let Some(assembly) = &mut channel.assembly else {
             return Err(broken(
                 ReplyCode::UNEXPECTED_FRAME,
@@ -79,9 +79,11 @@ impl Session {
         };
         let before = assembly.size();
         let is_whole = match frame.kind() {
-            FrameKind::Header => {
-                assembly.header(frame.payload(), most, &mut self.cx.content_buffer)
-            }
+            FrameKind::Header => assembly.header(
+                frame.payload(),
+                limits.message_size,
+                &mut self.cx.content_buffer,
+            ),
             _ => assembly.body(frame),
         };
         let after = assembly.size();
@@ -94,9 +96,7 @@ impl Session {
         }
         self.cx.channels.resize_partial(before, after);
         is_whole?;
-        self.cx
-            .channels
-            .bound_partial(self.cx.options.limits.buffered_octets);
+        self.cx.channels.bound_partial(limits.buffered_octets);
         Ok(())
     }
 
@@ -184,9 +184,10 @@ impl Session {
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
     ) -> Result<(), Error> {
-        let recipient = self
-            .consuming
-            .recipient(&self.cx, number, deliver.consumer_tag);
+        let recipient =
+            self.consuming
+                .consumers
+                .recipient_on(&self.cx, number, deliver.consumer_tag);
         let basic::Deliver {
             delivery_tag: tag,
             redelivered,
@@ -226,6 +227,7 @@ impl Session {
             return Ok(());
         }
         self.consuming
+            .consumers
             .deliver(&mut self.cx, number, recipient, tag, redelivered, message)
     }
 
@@ -331,15 +333,23 @@ impl Session {
                 tag,
                 redelivered,
                 message_count,
-            } => self.got(
-                number,
-                request.promise,
-                no_ack,
-                tag,
-                redelivered,
-                message_count,
-                message,
-            ),
+            } => {
+                let got = Got {
+                    delivered: Delivered {
+                        message,
+                        tag,
+                        redelivered,
+                        settled: no_ack.into(),
+                        source: 0,
+                        channel: number,
+                        incarnation: self.cx.incarnation(number),
+                        epoch: self.cx.epoch,
+                        by_offset: false,
+                    },
+                    message_count,
+                };
+                self.cx.got(request.promise, got)
+            }
             Purpose::Returned { code, text } => {
                 if self.publishing.publishers.on(number).is_some() {
                     self.publishing
@@ -351,51 +361,6 @@ impl Session {
                 Ok(())
             }
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of a purpose")]
-    pub(crate) fn got(
-        &mut self,
-        number: u16,
-        promise: PromiseId,
-        no_ack: bool,
-        tag: u64,
-        redelivered: bool,
-        message_count: u32,
-        message: Message,
-    ) -> Result<(), Error> {
-        let Some(channel) = self.cx.channels.get_mut(number) else {
-            return Ok(());
-        };
-        if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(broken(
-                ReplyCode::COMMAND_INVALID,
-                "a delivery tag used again",
-                basic::GetOk::ID,
-            ));
-        }
-        let incarnation = channel.incarnation;
-        let delivered = Delivered {
-            message,
-            tag,
-            redelivered,
-            settled: no_ack.into(),
-            source: 0,
-            channel: number,
-            incarnation,
-            epoch: self.cx.epoch,
-            by_offset: false,
-        };
-        // The channel first, because an answer that nobody wants settles the message at once.
-        self.cx.release(number);
-        self.cx.complete(
-            promise,
-            Ok(Reply::Delivery(Some(Box::new(Got {
-                delivered,
-                message_count,
-            })))),
-        );
-        Ok(())
     }
 
     pub(crate) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
@@ -426,7 +391,19 @@ impl Session {
                 id,
             ));
         };
-        match pending.to {
+        self.reply_received(number, pending.to, of_tag, method);
+        self.cx.release(number);
+        Ok(())
+    }
+
+    fn reply_received(
+        &mut self,
+        number: u16,
+        to: Awaited,
+        of_tag: Option<ShortStr<'_>>,
+        method: Method<'_>,
+    ) {
+        match to {
             Awaited::Nothing => {}
             Awaited::Proof => {
                 if let Some(publisher) = self.publishing.publishers.on(number) {
@@ -475,8 +452,6 @@ impl Session {
                 self.transactions.transaction_replied(&mut self.cx, id)
             }
         }
-        self.cx.release(number);
-        Ok(())
     }
 
     /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
@@ -511,11 +486,13 @@ impl Session {
     }
 }
 
-/// What the server closes a channel over.
-pub(crate) fn fault_of(close: &channels::Close<'_>) -> Fault {
-    let method = MethodId {
-        class: close.class_id,
-        method: close.method_id,
+/// Returns `true` if a frame is the reply to `channel.open`.
+fn is_open_ok(frame: &Frame<'_>) -> bool {
+    let is_open_ok = |payload| {
+        matches!(
+            Method::decode(payload),
+            Ok(Method::Channel(channels::Method::OpenOk(_)))
+        )
     };
-    Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
+    frame.kind() == FrameKind::Method && is_open_ok(frame.payload())
 }

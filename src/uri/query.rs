@@ -86,23 +86,7 @@ impl Parameters {
                 self.auth_mechanisms.push(mechanism(value)?);
                 Ok(())
             }
-            "vhost" => {
-                let name = Piece {
-                    part: UriPart::VirtualHost,
-                    ..value
-                }
-                .decode_name()?;
-                let bad = UriError::BadParameter {
-                    name: "vhost",
-                    at: value.at,
-                    expected: "a name",
-                };
-                once(
-                    &mut self.virtual_host,
-                    "vhost",
-                    Some(name).filter(|name| !name.is_empty()).ok_or(bad)?,
-                )
-            }
+            "vhost" => once(&mut self.virtual_host, "vhost", virtual_host(value)?),
             _ if self.tls.set(&name, value)? => Ok(()),
             // It may be the end of a passphrase with a raw `&`.
             _ if self.tls.password.is_some() => Err(UriError::UnknownBehindPassword { at }),
@@ -156,4 +140,18 @@ fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
             at: value.at,
             expected: "plain, amqplain, external, rabbit-cr-demo or anonymous",
         })
+}
+
+/// Parses the name of a virtual host, which must not be empty.
+fn virtual_host(value: Piece<'_>) -> Result<String, UriError> {
+    let part = UriPart::VirtualHost;
+    let name = Piece { part, ..value }.decode_name()?;
+    if name.is_empty() {
+        return Err(UriError::BadParameter {
+            name: "vhost",
+            at: value.at,
+            expected: "a name",
+        });
+    }
+    Ok(name)
 }

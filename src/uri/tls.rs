@@ -40,56 +40,26 @@ impl TlsParameters {
     /// Sets a parameter. Returns `false` if the name is unknown.
     pub(super) fn set(&mut self, name: &str, value: Piece<'_>) -> Result<bool, UriError> {
         match name {
-            "cacertfile" => once(
-                &mut self.cacertfile,
-                "cacertfile",
-                text("cacertfile", value, "a path")?,
-            )?,
-            "certfile" => once(
-                &mut self.certfile,
-                "certfile",
-                text("certfile", value, "a path")?,
-            )?,
-            "keyfile" => once(
-                &mut self.keyfile,
-                "keyfile",
-                text("keyfile", value, "a path")?,
-            )?,
-            "password" => once(
-                &mut self.password,
-                "password",
-                text("password", value, "a passphrase")?,
-            )?,
+            "cacertfile" => once_text(&mut self.cacertfile, "cacertfile", value, "a path")?,
+            "certfile" => once_text(&mut self.certfile, "certfile", value, "a path")?,
+            "keyfile" => once_text(&mut self.keyfile, "keyfile", value, "a path")?,
+            "password" => once_text(&mut self.password, "password", value, "a passphrase")?,
             "verify" => {
-                let chosen = one_of(
-                    "verify",
-                    value,
-                    "verify_peer",
-                    "verify_none",
-                    "verify_peer or verify_none",
-                )?;
+                let expected = "verify_peer or verify_none";
+                let chosen = one_of("verify", value, "verify_peer", "verify_none", expected)?;
                 once(&mut self.verify, "verify", chosen)?;
             }
             "fail_if_no_peer_cert" => {
-                let chosen = one_of(
-                    "fail_if_no_peer_cert",
-                    value,
-                    "true",
-                    "false",
-                    "true or false",
-                )?;
-                once(
-                    &mut self.fail_if_no_peer_cert,
-                    "fail_if_no_peer_cert",
-                    chosen,
-                )?;
+                let name = "fail_if_no_peer_cert";
+                let chosen = one_of(name, value, "true", "false", "true or false")?;
+                once(&mut self.fail_if_no_peer_cert, name, chosen)?;
             }
             "server_name_indication" => {
-                let chosen = server_name_indication(value)?;
+                let name = "server_name_indication";
                 once(
                     &mut self.server_name_indication,
-                    "server_name_indication",
-                    chosen,
+                    name,
+                    server_name_indication(value)?,
                 )?;
             }
             "customize_hostname_check" => {
@@ -200,4 +170,14 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
         });
     }
     Ok(ServerNameIndication::Name(name))
+}
+
+/// Sets a text as the value of a parameter, unless it is set already.
+fn once_text(
+    slot: &mut Option<String>,
+    name: &'static str,
+    value: Piece<'_>,
+    expected: &'static str,
+) -> Result<(), UriError> {
+    once(slot, name, text(name, value, expected)?)
 }

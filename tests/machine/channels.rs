@@ -118,7 +118,7 @@ fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
     assert_eq!(peer.names(), ["1 channel.close-ok"]);
     peer.method(1, &channel::CloseOk {});
     assert!(peer.machine.why_closed().is_none());
-    assert_eq!(peer.machine.open_channels(), 1);
+    assert_eq!(peer.machine.stats().open_channels, 1);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn e27_a_close_that_crosses_ours_is_answered_once_however_often_it_comes() {
         "behind it the channel is not open at the server"
     );
     peer.method(1, &channel::CloseOk {});
-    assert_eq!(peer.machine.open_channels(), 1);
+    assert_eq!(peer.machine.stats().open_channels, 1);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
         .settle(&delivered, puka::machine::Settle::Ack { multiple: false });
     assert!(matches!(settled, Err(Error::Stale)));
     assert!(peer.names().is_empty());
-    match peer.machine.ended(consumer) {
+    match peer.machine.consumer(consumer).and_then(|it| it.ended()) {
         Some(puka::Ended::ChannelClosed(Error::PreconditionFailed(_))) => {}
         other => panic!("{other:?}"),
     }
@@ -336,7 +336,7 @@ fn s60_requests_beyond_the_channels_wait_their_turn_and_none_is_refused() {
             Some(Ok(Reply::Queue(_)))
         ));
     }
-    assert_eq!(peer.machine.open_channels(), 3);
+    assert_eq!(peer.machine.stats().open_channels, 3);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a12_channels_that_the_server_invents_are_not_opened() {
         let mut peer = Peer::open(Options::default());
         peer.method(number, &channel::OpenOk {});
         assert!(matches!(peer.why(), Error::ChannelError(_)));
-        assert_eq!(peer.machine.open_channels(), 0);
+        assert_eq!(peer.machine.stats().open_channels, 0);
     }
 }
 
@@ -374,9 +374,9 @@ fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_fir
         peer.method(number, &ack(1, false));
         peer.done(promise);
         assert!(
-            peer.machine.open_channels() <= 4,
+            peer.machine.stats().open_channels <= 4,
             "{}",
-            peer.machine.open_channels()
+            peer.machine.stats().open_channels
         );
     }
 }

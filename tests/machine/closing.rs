@@ -97,7 +97,7 @@ fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
         matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::ConnectionForced(_)))
     );
     assert!(matches!(
-        peer.machine.ended(consumer),
+        peer.machine.consumer(consumer).and_then(|it| it.ended()),
         Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))
     ));
     assert!(matches!(
@@ -242,7 +242,12 @@ fn v01_the_driver_being_dropped_answers_everything() {
     ));
     assert!(peer.error(sent).is_connection_broken());
     assert!(peer.machine.fetch(closing).is_some());
-    assert!(peer.machine.ended(consumer).is_some());
+    assert!(
+        peer.machine
+            .consumer(consumer)
+            .and_then(|it| it.ended())
+            .is_some()
+    );
     peer.machine.drop_consumer(consumer);
     assert!(peer.machine.is_idle());
 }

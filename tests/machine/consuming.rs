@@ -86,7 +86,7 @@ fn e42_a_server_cancel_ends_the_consumer_after_what_was_delivered() {
         }
         assert_eq!(peer.names(), expected);
         assert!(matches!(
-            peer.machine.ended(id),
+            peer.machine.consumer(id).and_then(|it| it.ended()),
             Some(Ended::CancelledByServer)
         ));
         let delivered = peer.taken(id).remove(0);
@@ -134,7 +134,12 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
         assert!(
             matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag)
         );
-        assert!(peer.machine.ended(id).is_some());
+        assert!(
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_some()
+        );
         peer.machine.drop_consumer(id);
         // A second cancel is no error.
         let again: &[String] = if server_first {
@@ -242,7 +247,10 @@ fn e43_what_comes_between_cancel_and_cancel_ok_goes_back() {
         Some(Ok(Reply::Cancelled(_)))
     ));
     assert!(peer.taken(id).is_empty());
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
 }
 
 #[test]
@@ -266,7 +274,10 @@ fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
         "nothing to refuse"
     );
     assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
 }
 
 #[test]
@@ -314,7 +325,7 @@ fn e28_a_channel_close_ends_the_consumer_with_its_error_and_what_can_t_be_settle
         "the broker delivers it again"
     );
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(Error::NotFound(_)))
     ));
 }
@@ -369,7 +380,13 @@ fn a_tag_that_the_consumer_of_its_channel_does_not_have_is_nobodys() {
             },
         );
         assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "{stray}");
-        assert!(peer.machine.ended(one).is_none(), "{stray}");
+        assert!(
+            peer.machine
+                .consumer(one)
+                .and_then(|it| it.ended())
+                .is_none(),
+            "{stray}"
+        );
     }
     peer.deliver(channel, &tag, 100, b"its own");
     assert_eq!(bodies(&mut peer, one), [b"its own"]);

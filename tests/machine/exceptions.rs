@@ -101,7 +101,7 @@ fn every_code_of_a_channel_is_an_error_of_its_consumer() {
         peer.deliver(channel, &tag, 1, b"held");
         let held = peer.taken(id).remove(0);
         peer.method(channel, &closed(code, MethodId::NONE));
-        match peer.machine.ended(id) {
+        match peer.machine.consumer(id).and_then(|it| it.ended()) {
             Some(Ended::ChannelClosed(error)) => tells(error, code, MethodId::NONE),
             other => panic!("{other:?}"),
         }
@@ -165,7 +165,7 @@ fn every_code_of_the_connection_is_the_error_of_everything() {
             "{error}"
         );
         assert_eq!(error.fault().map(|fault| fault.code), Some(code));
-        match peer.machine.ended(id) {
+        match peer.machine.consumer(id).and_then(|it| it.ended()) {
             Some(Ended::ConnectionBroken(error)) => tells(error, code, queue::Declare::ID),
             other => panic!("{other:?}"),
         }

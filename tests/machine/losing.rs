@@ -109,7 +109,10 @@ fn what_the_broker_ended_keeps_no_deliveries_of_a_connection_that_went() {
     );
     peer.again();
     assert!(peer.taken(consumer).is_empty());
-    assert_eq!(peer.machine.lost_deliveries(consumer), 1);
+    assert_eq!(
+        peer.machine.consumer(consumer).unwrap().lost_deliveries(),
+        1
+    );
 }
 
 #[test]
@@ -360,7 +363,12 @@ fn a_queue_is_not_forgotten_while_a_part_of_its_consumer_lives() {
             nowait: true,
         },
     );
-    assert!(peer.machine.ended(consumer).is_none());
+    assert!(
+        peer.machine
+            .consumer(consumer)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     peer.again();
     assert!(peer.serve().iter().any(|sent| sent.is(queue::Declare::ID)));
 }

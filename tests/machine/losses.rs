@@ -223,7 +223,10 @@ fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
         lost.push(report.lost_deliveries);
     }
     assert_eq!(lost, [2, 0, 1]);
-    assert_eq!(peer.machine.lost_deliveries(consumer), 3);
+    assert_eq!(
+        peer.machine.consumer(consumer).unwrap().lost_deliveries(),
+        3
+    );
 }
 
 #[test]

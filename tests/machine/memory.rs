@@ -233,7 +233,7 @@ fn a12_frames_on_65_535_channels_allocate_nothing() {
             for number in 1..=u16::MAX {
                 peer.method(number, &channel::OpenOk {});
             }
-            assert_eq!(peer.machine.open_channels(), 0);
+            assert_eq!(peer.machine.stats().open_channels, 0);
         },
     );
 }
@@ -491,7 +491,7 @@ fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
                 .collect();
             assert_eq!(held.len(), 2000);
             while !peer.serve().is_empty() {}
-            assert!(peer.machine.open_channels() >= 2000);
+            assert!(peer.machine.stats().open_channels >= 2000);
         },
     );
 }

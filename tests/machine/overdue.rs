@@ -145,7 +145,7 @@ fn refusal_that_crosses_the_close_is_answered_once() {
     }
     assert_eq!(peer.names(), ["1 channel.close-ok"]);
     peer.method(1, &channel::CloseOk {});
-    assert_eq!(peer.machine.open_channels(), 0);
+    assert_eq!(peer.machine.stats().open_channels, 0);
     assert!(peer.machine.is_idle());
 }
 
@@ -176,7 +176,7 @@ fn broker_that_answers_nothing_gets_few_channels() {
         .filter_map(answer)
         .for_each(|answer| peer.feed(&answer));
     declared(&mut peer);
-    assert_eq!(peer.machine.open_channels(), 1);
+    assert_eq!(peer.machine.stats().open_channels, 1);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn overdue_channels_leave_numbers_for_others() {
         }
         peer.pass(30 * SECOND);
     }
-    assert_eq!(peer.machine.open_channels(), 12, "a quarter is left");
+    assert_eq!(peer.machine.stats().open_channels, 12, "a quarter is left");
     peer.take();
     let _published = peer.machine.publish(&publish("other", "x")).unwrap();
     assert_eq!(count(&peer.names(), "basic.publish"), 1);

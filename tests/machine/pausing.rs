@@ -133,7 +133,13 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     }
     peer.deliver(channel, &resumed, 17, b"x");
     assert_eq!(peer.taken(id).len(), 1);
-    assert!(peer.machine.ended(id).is_none() && peer.machine.why_closed().is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+            && peer.machine.why_closed().is_none()
+    );
 }
 
 /// Returns a peer with one consumer that has this many deliveries of one byte buffered, at a limit
@@ -501,7 +507,10 @@ fn throttled_consumer_can_be_ended_in_every_way() {
             peer.serve();
             if way == 2 && !is_answered {
                 assert!(
-                    peer.machine.ended(id).is_none(),
+                    peer.machine
+                        .consumer(id)
+                        .and_then(|it| it.ended())
+                        .is_none(),
                     "the second tag is starting"
                 );
                 peer.machine.drop_consumer(id);
@@ -509,7 +518,11 @@ fn throttled_consumer_can_be_ended_in_every_way() {
             }
             assert!(peer.machine.wants_input() || way == 2);
             assert!(
-                peer.machine.ended(id).is_some() || way != 0 && way != 3,
+                peer.machine
+                    .consumer(id)
+                    .and_then(|it| it.ended())
+                    .is_some()
+                    || way != 0 && way != 3,
                 "{way}"
             );
             peer.taken(id);

@@ -557,9 +557,9 @@ fn without_confirms_publishes_to_many_exchanges_use_few_channels() {
         .map(|number| unconfirmed(&mut peer, &number.to_string()))
         .collect();
     assert!(
-        peer.machine.open_channels() <= 4,
+        peer.machine.stats().open_channels <= 4,
         "{}",
-        peer.machine.open_channels()
+        peer.machine.stats().open_channels
     );
     let mut sent = 0;
     for _ in 0..20 {

@@ -146,7 +146,12 @@ fn a_locked_queue_is_bound_once_it_is_free() {
     );
     let then = ["queue own", "bind own to amq.direct by key", "consume own"];
     assert_eq!(sent, [&["queue own"; 3][..], &then].concat());
-    assert!(peer.machine.ended(consumer).is_none());
+    assert!(
+        peer.machine
+            .consumer(consumer)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }
 
 #[test]
@@ -167,7 +172,12 @@ fn a_queue_declared_differently_is_still_bound() {
         sent,
         ["queue q", "bind q to amq.direct by key", "consume q"]
     );
-    assert!(peer.machine.ended(consumer).is_none());
+    assert!(
+        peer.machine
+            .consumer(consumer)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     assert_eq!(report(&mut peer, listener).failed.len(), 1);
 }
 
@@ -202,7 +212,12 @@ fn a_queue_with_another_consumer_is_not_forgotten() {
     );
     // The broker cancels all consumers of a deleted queue.
     let channel = 2;
-    assert!(peer.machine.ended(consumers[1].0).is_none());
+    assert!(
+        peer.machine
+            .consumer(consumers[1].0)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     peer.method(
         channel,
         &basic::Cancel {
@@ -211,7 +226,12 @@ fn a_queue_with_another_consumer_is_not_forgotten() {
         },
     );
     peer.serve();
-    assert!(peer.machine.ended(consumers[1].0).is_some());
+    assert!(
+        peer.machine
+            .consumer(consumers[1].0)
+            .and_then(|it| it.ended())
+            .is_some()
+    );
     peer.again();
     assert!(all_told(&peer.serve()).is_empty());
 }

@@ -583,7 +583,10 @@ fn r7_what_was_not_handed_out_is_dropped_before_the_first_new_delivery_and_count
         .map(|it| it.message.body().to_vec())
         .collect();
     assert_eq!(bodies, [b"new"]);
-    assert_eq!(peer.machine.lost_deliveries(consumer), 3);
+    assert_eq!(
+        peer.machine.consumer(consumer).unwrap().lost_deliveries(),
+        3
+    );
     assert_eq!(peer.taken(free).len(), 3, "what needs no ack is not lost");
     let told: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
     match &told[..] {
@@ -1002,7 +1005,12 @@ fn consumers_that_start_with_a_poisoned_one_live() {
         }
     }
     assert_eq!(losses, 2);
-    let ended = consumers.map(|id| peer.machine.ended(id).is_some());
+    let ended = consumers.map(|id| {
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_some()
+    });
     assert_eq!(ended, [false, true, false]);
 }
 

@@ -112,7 +112,14 @@ fn refused() -> (Peer, ConsumerId, ListenerId) {
     let listener = peer.machine.listen();
     again(&mut peer);
     assert_eq!(refuse(&mut peer, IN_USE), 1);
-    assert!(is_open(&peer) && peer.machine.ended(id).is_none());
+    assert!(
+        is_open(&peer)
+            && peer
+                .machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+    );
     (peer, id, listener)
 }
 
@@ -150,7 +157,15 @@ fn a_consumer_refused_for_now_starts_later() {
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(is_open(&peer), "{refusal:?}");
         assert!(
-            peer.machine.ended(id).is_none() && peer.machine.ended(other).is_none(),
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+                && peer
+                    .machine
+                    .consumer(other)
+                    .and_then(|it| it.ended())
+                    .is_none(),
             "{refusal:?}"
         );
         let told = notices(&mut peer, listener);
@@ -221,7 +236,10 @@ fn a_consumer_refused_for_good_ends_at_once() {
         again(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(
-            matches!(peer.machine.ended(id), Some(Ended::ChannelClosed(_))),
+            matches!(
+                peer.machine.consumer(id).and_then(|it| it.ended()),
+                Some(Ended::ChannelClosed(_))
+            ),
             "{refusal:?}"
         );
         assert_eq!(reports(&notices(&mut peer, listener))[0].failed.len(), 1);
@@ -235,7 +253,12 @@ fn delays_double_until_patience_ends() {
     let (mut peer, id, listener) = refused();
     let start = peer.now;
     let mut retries = Vec::new();
-    while peer.machine.ended(id).is_none() {
+    while peer
+        .machine
+        .consumer(id)
+        .and_then(|it| it.ended())
+        .is_none()
+    {
         peer.pass(Duration::from_millis(100));
         if refuse(&mut peer, LOCKED) > 0 {
             retries.push((peer.now - start).as_secs_f32());
@@ -243,7 +266,7 @@ fn delays_double_until_patience_ends() {
         assert!(peer.now - start <= PATIENCE && is_open(&peer));
     }
     assert_eq!(retries, [0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30.0]);
-    let ended = peer.machine.ended(id);
+    let ended = peer.machine.consumer(id).and_then(|it| it.ended());
     assert!(
         matches!(ended, Some(Ended::ChannelClosed(Error::ResourceLocked(_)))),
         "{ended:?}"
@@ -268,7 +291,12 @@ fn patience_is_three_heartbeat_timeouts() {
     peer.again();
     refuse(&mut peer, IN_USE);
     let start = peer.now;
-    while peer.machine.ended(id).is_none() {
+    while peer
+        .machine
+        .consumer(id)
+        .and_then(|it| it.ended())
+        .is_none()
+    {
         peer.pass(Duration::from_millis(500));
         peer.feed(&raw(8, 0, b""));
         refuse(&mut peer, IN_USE);
@@ -283,7 +311,12 @@ fn patience_begins_with_each_connection() {
     refuse(&mut peer, IN_USE);
     peer.machine.handle_loss(Broken::Eof);
     peer.pass(Duration::from_secs(60));
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     peer.dial();
     peer.shake_hands(tune(2047, 131_072, 0));
     assert_eq!(
@@ -295,11 +328,21 @@ fn patience_begins_with_each_connection() {
         peer.pass(Duration::from_millis(100));
         refuse(&mut peer, IN_USE);
     }
-    assert!(is_open(&peer) && peer.machine.ended(id).is_none());
+    assert!(
+        is_open(&peer)
+            && peer
+                .machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+    );
     peer.pass(Duration::from_secs(1));
     peer.serve();
     assert!(
-        peer.machine.ended(id).is_none(),
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none(),
         "the last attempt was successful"
     );
     let told = notices(&mut peer, listener);
@@ -328,7 +371,12 @@ fn requests_go_on_while_a_consumer_waits() {
         refuse(&mut peer, IN_USE);
     }
     assert_eq!(timeouts, 9);
-    assert!(peer.machine.ended(id).is_some());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_some()
+    );
 }
 
 #[test]
@@ -341,7 +389,10 @@ fn a_waiting_consumer_does_what_is_asked() {
         peer.machine.fetch(cancel),
         Some(Ok(Reply::Cancelled(_)))
     ));
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
     peer.machine.drop_consumer(id);
     assert_eq!(peer.machine.poll_timeout(), None);
 
@@ -369,7 +420,7 @@ fn a_waiting_consumer_does_what_is_asked() {
     let (mut peer, id, _) = refused();
     let closed = peer.machine.close();
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ConnectionBroken(Error::Closed))
     ));
     peer.serve();
@@ -389,7 +440,10 @@ fn a_consumer_refused_while_it_is_cancelled_ends() {
         peer.machine.fetch(cancel),
         Some(Ok(Reply::Cancelled(_)))
     ));
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
 }
 
 #[test]
@@ -398,7 +452,7 @@ fn a_queue_gone_after_the_recovery_ends_its_consumer() {
     peer.pass(Duration::from_millis(500));
     assert_eq!(refuse(&mut peer, NO_QUEUE), 1);
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(Error::NotFound(_)))
     ));
 }
@@ -416,20 +470,32 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
     };
     again(&mut peer);
     let start = peer.now;
-    while peer.machine.ended_queues(id).count() == 0 {
+    while peer.machine.consumer(id).unwrap().ended_queues().count() == 0 {
         refuse(&mut peer, NODE_DOWN);
-        assert!(peer.machine.ended(id).is_none());
+        assert!(
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
         peer.pass(Duration::from_millis(500));
     }
     assert!(peer.now - start >= PATIENCE);
     assert_eq!(
         peer.machine
-            .ended_queues(id)
+            .consumer(id)
+            .unwrap()
+            .ended_queues()
             .map(|(queue, _)| queue.to_string())
             .collect::<Vec<_>>(),
         ["q"]
     );
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }
 
 #[test]
@@ -456,7 +522,12 @@ fn a_channel_is_reserved_for_a_refused_consumer() {
         matches!(told.last(), Some(Notice::ConsumerRestored(_))),
         "{told:?}"
     );
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 
     // Nor does another consumer on its way back take it.
     peer.machine.handle_loss(Broken::Eof);
@@ -501,7 +572,12 @@ fn a_hard_error_beside_a_starting_consumer_blames_neither() {
             method_id,
         };
         peer.method(0, &close);
-        assert!(peer.machine.ended(id).is_none());
+        assert!(
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
         assert!(peer.is_pending(promise));
         peer.dial();
         peer.shake_hands(tune(2047, 131_072, 0));
@@ -510,7 +586,12 @@ fn a_hard_error_beside_a_starting_consumer_blames_neither() {
             peer.machine.fetch(promise),
             Some(Ok(Reply::Consumer(_)))
         ));
-        assert!(peer.machine.ended(id).is_none());
+        assert!(
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
     }
 }
 
@@ -546,5 +627,10 @@ fn a_consumer_starts_while_another_is_not_read() {
         peer.machine.wants_input(),
         "its consume-ok may be behind the deliveries"
     );
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }

@@ -128,7 +128,12 @@ fn a_consume_of_too_many_queues_fails_alone() {
     broker.serve(&mut peer);
     let error = peer.error(too_many);
     assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
-    assert!(peer.machine.ended(one).is_none());
+    assert!(
+        peer.machine
+            .consumer(one)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     for _ in 0..1000 {
         peer.feed(&raw(8, 0, b""));
@@ -154,9 +159,12 @@ fn a_refused_resize_leaves_the_prefetch_count() {
         let error = peer.error(resized);
         assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
         assert!(
-            peer.machine.ended(one).is_none(),
+            peer.machine
+                .consumer(one)
+                .and_then(|it| it.ended())
+                .is_none(),
             "{:?}",
-            peer.machine.ended(one)
+            peer.machine.consumer(one).and_then(|it| it.ended())
         );
         assert_eq!(broker.closes, 1);
         assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
@@ -181,8 +189,23 @@ fn consumers_beyond_a_lowered_limit_end() {
         peer.pass(10 * SECOND);
         broker.serve(&mut peer);
     }
-    assert!(single.iter().all(|id| peer.machine.ended(*id).is_none()));
-    assert!(peer.machine.ended(many).is_some() && peer.machine.ended(others).is_some());
+    assert!(single.iter().all(|id| {
+        peer.machine
+            .consumer(*id)
+            .and_then(|it| it.ended())
+            .is_none()
+    }));
+    assert!(
+        peer.machine
+            .consumer(many)
+            .and_then(|it| it.ended())
+            .is_some()
+            && peer
+                .machine
+                .consumer(others)
+                .and_then(|it| it.ended())
+                .is_some()
+    );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     // Together at first, then one at a time.
     assert_eq!(broker.closes, 3);
@@ -235,7 +258,12 @@ fn a_resize_refused_after_a_loss_is_undone() {
         broker.serve(&mut peer);
     }
     assert!(matches!(peer.error(resized), Error::NotAllowed(_)));
-    assert!(peer.machine.ended(one).is_none());
+    assert!(
+        peer.machine
+            .consumer(one)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     assert_eq!(broker.closes, 1);
     assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
 }
@@ -289,7 +317,12 @@ fn a_refused_qos_fails_its_consume() {
         "{closes} {outcome:?}"
     );
     assert_eq!(closes, 1);
-    assert!(peer.machine.ended(one).is_none());
+    assert!(
+        peer.machine
+            .consumer(one)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }
 
 #[test]
@@ -313,8 +346,23 @@ fn a_consumer_whose_qos_is_refused_ends() {
         "{closes}"
     );
     assert_eq!(closes, 2);
-    assert!(peer.machine.ended(one).is_none() && peer.machine.ended(two).is_none());
-    assert!(peer.machine.ended(shared).is_some());
+    assert!(
+        peer.machine
+            .consumer(one)
+            .and_then(|it| it.ended())
+            .is_none()
+            && peer
+                .machine
+                .consumer(two)
+                .and_then(|it| it.ended())
+                .is_none()
+    );
+    assert!(
+        peer.machine
+            .consumer(shared)
+            .and_then(|it| it.ended())
+            .is_some()
+    );
 }
 
 #[test]
@@ -327,7 +375,12 @@ fn a_refused_shared_prefetch_count_is_undone() {
     let closes = serve_without_qos(&mut peer, |qos| qos.prefetch_count == 9999);
     assert!(matches!(peer.error(resized), Error::NotImplemented(_)));
     assert_eq!(closes, 1);
-    assert!(peer.machine.ended(shared).is_none());
+    assert!(
+        peer.machine
+            .consumer(shared)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }
 
 #[test]
@@ -458,7 +511,12 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
                 "{gone} {with_others}: {exists} {is_consumed}"
             );
             assert_eq!(bindings.len(), 3, "{gone} {with_others}: {bindings:?}");
-            assert!(peer.machine.ended(id).is_none());
+            assert!(
+                peer.machine
+                    .consumer(id)
+                    .and_then(|it| it.ended())
+                    .is_none()
+            );
             let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
             assert!(
                 matches!(&report, Some(Notice::Recovered(it)) if it.failed.is_empty()),
@@ -488,7 +546,7 @@ fn a_named_queue_returns_without_its_ended_consumer() {
     );
     peer.take();
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(_))
     ));
     peer.again();
@@ -836,7 +894,12 @@ fn what_needs_a_refused_channel_fails_once() {
                 matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)),
                 "{what} {error:?}"
             );
-            assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
+            assert!(ids.iter().all(|id| {
+                peer.machine
+                    .consumer(*id)
+                    .and_then(|it| it.ended())
+                    .is_none()
+            }));
             assert!(matches!(peer.machine.state(), ConnectionState::Open));
         }
     }
@@ -866,6 +929,11 @@ fn requests_that_share_a_refused_channel_are_tried_apart() {
             (2, 1, 1),
             "{outcomes:?}"
         );
-        assert!(ids.iter().all(|id| peer.machine.ended(*id).is_none()));
+        assert!(ids.iter().all(|id| {
+            peer.machine
+                .consumer(*id)
+                .and_then(|it| it.ended())
+                .is_none()
+        }));
     }
 }

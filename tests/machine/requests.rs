@@ -149,7 +149,7 @@ fn v06_a_hundred_gets_can_be_held_and_another_request_goes_out() {
         100
     );
     assert!(
-        peer.machine.open_channels() <= 64,
+        peer.machine.stats().open_channels <= 64,
         "and the pool shrinks again"
     );
 }
@@ -251,7 +251,7 @@ fn e11_a_publish_whose_header_fits_into_no_frame_is_refused_and_its_channel_stay
         assert!(peer.is_pending(sent));
     }
     peer.method(1, &crate::peer::ack(2, true));
-    assert!(peer.machine.why_closed().is_none() && peer.machine.open_channels() == 1);
+    assert!(peer.machine.why_closed().is_none() && peer.machine.stats().open_channels == 1);
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
         };
         assert_eq!(take(&mut peer), answers);
         assert!(matches!(
-            peer.machine.ended(id),
+            peer.machine.consumer(id).and_then(|it| it.ended()),
             Some(Ended::CancelledByServer)
         ));
         let held = peer.taken(id).remove(0);
@@ -369,7 +369,7 @@ fn stray_delivery_closes_an_otherwise_unused_channel() {
         "requeueing it would bring it again"
     );
     peer.method(channel, &channel::CloseOk {});
-    assert!(peer.machine.is_idle() && peer.machine.open_channels() == 0);
+    assert!(peer.machine.is_idle() && peer.machine.stats().open_channels == 0);
     assert!(!reuses(&mut peer, channel));
 }
 

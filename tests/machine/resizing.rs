@@ -103,7 +103,10 @@ fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
     let _cancelled = peer.machine.cancel(id).unwrap();
     broker.settle(&mut peer);
     assert!(broker.consumers.is_empty());
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
 }
 
 #[test]
@@ -157,7 +160,10 @@ fn e43_a_cancel_waits_for_the_consume_ok_of_a_change() {
         let _cancelled = peer.machine.cancel(id).unwrap();
         broker.settle(&mut peer);
         assert!(broker.consumers.is_empty(), "{broker:?}");
-        assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+        assert!(matches!(
+            peer.machine.consumer(id).and_then(|it| it.ended()),
+            Some(Ended::Cancelled)
+        ));
     }
 }
 
@@ -186,7 +192,12 @@ fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
         },
     );
     broker.consumers.remove(&old);
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     broker.answer(&mut peer);
     broker.settle(&mut peer);
     peer.done(resized);

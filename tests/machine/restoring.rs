@@ -377,7 +377,9 @@ fn s24_r6_a_queue_that_the_broker_names_has_a_new_name_everywhere() {
     );
     let queues: Vec<_> = peer
         .machine
-        .consumer_queues(consumer)
+        .consumer(consumer)
+        .unwrap()
+        .queues()
         .map(|(name, _)| name.to_string())
         .collect();
     assert_eq!(queues, ["amq.gen-first"]);
@@ -437,7 +439,7 @@ fn s27_s28_what_fails_is_told_and_the_rest_comes_back() {
         peer.method(number, &channel::OpenOk {});
     }
     peer.method(b, &channel_close(404, "NOT_FOUND - no queue 'b'"));
-    let tag = peer.machine.consumer_tag(lives).unwrap().to_owned();
+    let tag = peer.machine.consumer(lives).unwrap().tag().to_owned();
     peer.method(
         d,
         &basic::ConsumeOk {
@@ -446,10 +448,15 @@ fn s27_s28_what_fails_is_told_and_the_rest_comes_back() {
     );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     assert!(matches!(
-        peer.machine.ended(doomed),
+        peer.machine.consumer(doomed).and_then(|it| it.ended()),
         Some(puka::Ended::ChannelClosed(Error::NotFound(_)))
     ));
-    assert!(peer.machine.ended(lives).is_none());
+    assert!(
+        peer.machine
+            .consumer(lives)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     let report = report(&mut peer, listener);
     let failed: Vec<_> = report.failed.iter().map(|(what, _)| &**what).collect();
     assert_eq!(failed.len(), 2);
@@ -600,7 +607,12 @@ fn what_goes_by_itself_just_after_it_was_declared_again_is_declared_once_more() 
         let report = report(&mut peer, listener);
         assert!(report.failed.is_empty(), "{report:?}");
         assert_eq!((report.entities, report.consumers), (4, 1));
-        assert!(peer.machine.ended(consumer).is_none());
+        assert!(
+            peer.machine
+                .consumer(consumer)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
     }
 }
 
@@ -629,7 +641,10 @@ fn s28_what_is_missing_every_time_is_told_in_the_end() {
             "{missing}"
         );
         assert_eq!(
-            peer.machine.ended(consumer).is_some(),
+            peer.machine
+                .consumer(consumer)
+                .and_then(|it| it.ended())
+                .is_some(),
             missing == "consume q"
         );
     }
@@ -648,7 +663,7 @@ fn s29_a_restoration_that_does_not_go_on_is_torn_down() {
     }
     assert!(peer.machine.is_down(), "{:?}", peer.machine.state());
     // An answer that comes too late finds nobody.
-    let tag = peer.machine.consumer_tag(consumer).unwrap().to_owned();
+    let tag = peer.machine.consumer(consumer).unwrap().tag().to_owned();
     peer.method(
         1,
         &basic::ConsumeOk {
@@ -659,7 +674,12 @@ fn s29_a_restoration_that_does_not_go_on_is_torn_down() {
     peer.shake_hands(tune(2047, 131_072, 60));
     peer.serve();
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    assert!(peer.machine.ended(consumer).is_none());
+    assert!(
+        peer.machine
+            .consumer(consumer)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
 }
 
 #[test]
@@ -691,7 +711,12 @@ fn s12_a_connection_that_is_lost_while_it_recovers_recovers() {
             "cut behind {cut}"
         );
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        assert!(peer.machine.ended(consumer).is_none());
+        assert!(
+            peer.machine
+                .consumer(consumer)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
     }
 }
 
@@ -936,11 +961,12 @@ fn s30_s31_a_hundred_consumers_come_back_each_with_its_prefetch_count_and_tag() 
             .map(|(_, _, tag)| tag.clone())
             .collect::<Vec<_>>()
     );
-    assert!(
-        started
-            .iter()
-            .all(|(id, ..)| peer.machine.ended(*id).is_none())
-    );
+    assert!(started.iter().all(|(id, ..)| {
+        peer.machine
+            .consumer(*id)
+            .and_then(|it| it.ended())
+            .is_none()
+    }));
 }
 
 #[test]
@@ -954,11 +980,18 @@ fn consumers_for_which_a_broker_has_no_channel_end_and_the_others_live() {
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     let ended: Vec<_> = consumers
         .iter()
-        .map(|id| peer.machine.ended(*id).is_some())
+        .map(|id| {
+            peer.machine
+                .consumer(*id)
+                .and_then(|it| it.ended())
+                .is_some()
+        })
         .collect();
     assert_eq!(ended, [false, false, true, true, true]);
     assert!(matches!(
-        peer.machine.ended(consumers[4]),
+        peer.machine
+            .consumer(consumers[4])
+            .and_then(|it| it.ended()),
         Some(puka::Ended::ChannelClosed(Error::ChannelLimit))
     ));
 }
@@ -993,7 +1026,12 @@ fn falling_channel_max_ends_consumers_without_recursion() {
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
         let ended = consumers
             .iter()
-            .filter(|id| peer.machine.ended(**id).is_some())
+            .filter(|id| {
+                peer.machine
+                    .consumer(**id)
+                    .and_then(|it| it.ended())
+                    .is_some()
+            })
             .count();
         assert_eq!(ended, 9_999);
     });

@@ -51,7 +51,7 @@ fn consumer_too_large_for_the_frames_ends() {
     again(&mut peer, small_frames());
     assert_eq!(all_told(&peer.serve()), ["consume q"]);
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    let ended = peer.machine.ended(large);
+    let ended = peer.machine.consumer(large).and_then(|it| it.ended());
     assert!(
         matches!(
             ended,
@@ -59,7 +59,12 @@ fn consumer_too_large_for_the_frames_ends() {
         ),
         "{ended:?}"
     );
-    assert!(peer.machine.ended(small).is_none());
+    assert!(
+        peer.machine
+            .consumer(small)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     let report = report(&mut peer, listener);
     assert_eq!((report.consumers, report.failed.len()), (1, 1));
 }

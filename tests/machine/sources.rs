@@ -89,11 +89,21 @@ fn the_other_queues_of_a_consumer_are_restored() {
         },
     );
     peer.serve();
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     peer.again();
     let sent = peer.serve();
     assert_eq!(queues(&sent, basic::Consume::ID), ["a", "c"]);
-    assert!(peer.machine.ended(id).is_none());
+    assert!(
+        peer.machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .is_none()
+    );
     let consumes: Vec<_> = sent
         .iter()
         .filter(|sent| sent.is(basic::Consume::ID))
@@ -123,7 +133,9 @@ fn the_end_of_one_queue_is_told() {
     );
     let ended: Vec<_> = peer
         .machine
-        .ended_queues(id)
+        .consumer(id)
+        .unwrap()
+        .ended_queues()
         .map(|(queue, _)| queue.to_string())
         .collect();
     assert_eq!(ended, ["b"]);
@@ -136,7 +148,7 @@ fn the_end_of_one_queue_is_told() {
         },
     );
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::CancelledByServer)
     ));
     assert!(matches!(
@@ -178,8 +190,13 @@ fn queue_missing_after_a_loss_is_skipped() {
         let sent = serve_without(&mut peer, "b", names_it);
         assert_eq!(queues(&sent, basic::Consume::ID), ["a", "b", "c", "a", "c"]);
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        assert!(peer.machine.ended(id).is_none());
-        let ended: Vec<_> = peer.machine.ended_queues(id).collect();
+        assert!(
+            peer.machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .is_none()
+        );
+        let ended: Vec<_> = peer.machine.consumer(id).unwrap().ended_queues().collect();
         let [(queue, Ended::ChannelClosed(Error::NotFound(_)))] = &ended[..] else {
             panic!("{ended:?}")
         };
@@ -213,7 +230,7 @@ fn a_consumer_whose_last_queue_is_gone_ends() {
     );
     serve_without(&mut peer, "b", true);
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(Error::NotFound(_)))
     ));
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
@@ -231,7 +248,7 @@ fn auto_delete_queue_outlives_an_unrestored_consumer() {
     peer.shake_hands(tune(3, 131_072, 60));
     peer.serve();
     assert!(matches!(
-        peer.machine.ended(id),
+        peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(Error::ChannelLimit))
     ));
     // It was declared there and has had no consumer.
@@ -248,7 +265,10 @@ fn auto_delete_queue_outlives_a_consumer_never_restarted() {
     // The queue is being declared, and the consumer starts after it.
     let _cancelled = peer.machine.cancel(id).unwrap();
     assert!(queues(&peer.serve(), basic::Consume::ID).is_empty());
-    assert!(matches!(peer.machine.ended(id), Some(Ended::Cancelled)));
+    assert!(matches!(
+        peer.machine.consumer(id).and_then(|it| it.ended()),
+        Some(Ended::Cancelled)
+    ));
     peer.again();
     assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
 }

@@ -25,7 +25,13 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
         };
-        let has_ended = consumer.is_some_and(|consumer| session.machine.ended(consumer).is_some());
+        let has_ended = consumer.is_some_and(|consumer| {
+            session
+                .machine
+                .consumer(consumer)
+                .and_then(|it| it.ended())
+                .is_some()
+        });
         let alive = session.is_sound() && !has_ended;
         let line = (!session.machine.is_down()).then_some(session.lines);
         let (copy, place) =
@@ -109,7 +115,11 @@ impl World {
         };
         let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
         if taken.is_empty() {
-            let ended = session.machine.ended(id).cloned();
+            let ended = session
+                .machine
+                .consumer(id)
+                .and_then(|it| it.ended())
+                .cloned();
             consumer.awake = false;
             if let Some(ended) = ended {
                 let Some(consumer) = session.consumers.remove(&id) else {
@@ -290,7 +300,7 @@ impl World {
         let ended = |consumer: ConsumerId| {
             session.broken_consumers.contains(&consumer)
                 || matches!(
-                    session.machine.ended(consumer),
+                    session.machine.consumer(consumer).and_then(|it| it.ended()),
                     Some(Ended::ChannelClosed(_))
                 )
         };

@@ -246,14 +246,26 @@ impl Session {
             .consumers
             .iter()
             .filter(|(_, consumer)| of_it(consumer));
-        all.filter(|(id, _)| self.machine.ended(**id).is_none() && is_refused(**id) == refused)
-            .count()
+        all.filter(|(id, _)| {
+            self.machine
+                .consumer(**id)
+                .and_then(|it| it.ended())
+                .is_none()
+                && is_refused(**id) == refused
+        })
+        .count()
     }
 
     /// Notes which consumers have ended.
     pub(crate) fn watch_consumers(&mut self, now: Instant) {
         for (id, consumer) in &mut self.consumers {
-            if consumer.ended_after.is_none() && self.machine.ended(*id).is_some() {
+            if consumer.ended_after.is_none()
+                && self
+                    .machine
+                    .consumer(*id)
+                    .and_then(|it| it.ended())
+                    .is_some()
+            {
                 consumer.ended_after = self.opened_at.map(|opened| now - opened);
             }
         }
@@ -636,7 +648,11 @@ impl Session {
                     consumer.queue
                 )
             })?;
-            let ended = self.machine.ended(*id).is_some();
+            let ended = self
+                .machine
+                .consumer(*id)
+                .and_then(|it| it.ended())
+                .is_some();
             ensure(ended, || {
                 format!("the consumer {id:?} of {} lives on", consumer.queue)
             })?;

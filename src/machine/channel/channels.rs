@@ -2,6 +2,7 @@
 
 use crate::machine::channel::content::Assembly;
 use crate::machine::channel::{Channel, Role};
+use crate::machine::ids::ConsumerId;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -71,6 +72,7 @@ impl Channels {
     }
 
     /// Returns the number of channels, including those that are being closed.
+    #[inline]
     pub(crate) fn open(&self) -> usize {
         self.roles.iter().sum()
     }
@@ -198,6 +200,15 @@ impl Channels {
             .is_some_and(|channel| channel.role == Role::Consume)
         {
             self.set_role(number, Role::Ending);
+        }
+    }
+
+    /// Removes an ended consumer from its channel, if it is still there.
+    pub(crate) fn remove_consumer(&mut self, number: u16, id: ConsumerId) {
+        let channel = self.get_mut(number);
+        let removed = channel.and_then(|channel| channel.consumer.take_if(|it| *it == id));
+        if removed.is_some() {
+            self.end_consumer(number);
         }
     }
 

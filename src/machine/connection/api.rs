@@ -1,9 +1,13 @@
-//! What the program asks for, each call passed on to the part that it concerns.
+//! What the program calls. Each call is passed on to the part that it concerns.
 
 use crate::error::Error;
 use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
-use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Publish, Settle, TransactionId};
+use crate::machine::connection::state::State;
+use crate::machine::session::{Session, Stats};
+use crate::machine::{Completion, Consume, Consumer, ConsumerId, ListenerId, PromiseId, Publish};
+use crate::machine::{ConnectionState, Counters, Notice, Reply, ServerProperties};
+use crate::machine::{Settle, TransactionId};
 use crate::protocol::method::basic;
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
@@ -11,49 +15,156 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 impl Connection {
-    /// Returns a delivery that the program does not receive to its queue, once the broker has
-    /// confirmed the cancel of its consumer.
-    ///
-    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
-    /// delivery that needs no ack is lost.
-    pub fn return_later(&mut self, delivered: &Delivered) {
-        self.session
-            .consuming
-            .set_unwanted(&mut self.session.cx, delivered);
-    }
-    /// Settles a delivery, unless it needs no ack. Nothing is to be waited for: the frame leaves
-    /// with the next write.
-    ///
-    /// # Errors
-    /// [`Error::Stale`] when its channel is gone or it is settled already; nothing is sent then.
-    pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
-        self.session
-            .consuming
-            .settle_delivery(&mut self.session.cx, delivered, how)
+    /// Returns a promise that completes when the connection is open.
+    pub fn connect(&mut self) -> PromiseId {
+        self.lifecycle.connect(&mut self.session.cx)
     }
 
-    /// Gives a message back to its queue that nobody has dealt with. One that can't be given back
-    /// any more, the broker has taken back itself.
-    pub fn give_back(&mut self, delivered: &Delivered) {
-        let _ = self.settle(delivered, Settle::Reject { requeue: true });
+    /// Closes the connection. Accepted publishes and requests are sent, and their replies awaited,
+    /// within half of the close timeout. That includes the handshake and the recovery of a
+    /// transport that there is, but no other transport is dialled.
+    pub fn close(&mut self) -> PromiseId {
+        let (promise, begins) = self.lifecycle.close(&mut self.session.cx);
+        if begins {
+            self.lifecycle.begin_closing(&mut self.session);
+            self.proceed();
+        }
+        promise
     }
-    /// Publishes, and waits for a reply, for as long as for any other request unless told
-    /// otherwise. A message that can't be routed comes back.
+
+    /// Fetches the outcome of a promise, once.
+    #[inline]
+    pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
+        self.fetch_completion(promise).map(Completion::into_outcome)
+    }
+
+    /// Fetches the outcome of a promise, once, to be converted later.
+    #[inline]
+    pub(crate) fn fetch_completion(&mut self, promise: PromiseId) -> Option<Completion> {
+        self.session.cx.promises.fetch(promise)
+    }
+
+    /// Drops interest in a promise. Its request is completed all the same: a message that it gets
+    /// is returned to its queue, and a consumer that it starts is cancelled.
+    #[inline]
+    pub fn abandon(&mut self, promise: PromiseId) {
+        if let Some(reply) = self.session.cx.promises.abandon(promise) {
+            self.session.dispose(reply);
+            // A consumer that was not fetched may have had all buffered deliveries.
+            self.proceed_if_needed();
+        }
+    }
+
+    /// Sends another secret for the login to the broker, such as a fresh OAuth 2 token (RabbitMQ's
+    /// `connection.update-secret`). A broker that refuses it closes the connection.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
-    /// broker would refuse, and when the message has one of the properties by which the reply finds
-    /// its way.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if it is not open
+    /// yet, or the secret does not fit into a frame.
+    pub fn update_secret(
+        &mut self,
+        new_secret: &[u8],
+        reason: ShortStr<'_>,
+    ) -> Result<PromiseId, Error> {
+        self.lifecycle
+            .update_secret(&mut self.session, new_secret, reason)
+    }
+
+    /// Begins to listen for notices. Earlier notices are not received, except the one that the
+    /// connection is closed.
+    pub fn listen(&mut self) -> ListenerId {
+        let notices = &mut self.session.cx.notices;
+        let id = notices.listen();
+        if let (State::Closed(_), Some(error)) =
+            (&self.lifecycle.state, &self.lifecycle.close_reason)
+        {
+            notices.notify_one(id, &Notice::Closed(error.clone()));
+        }
+        id
+    }
+
+    /// Takes the next notice of a listener.
+    pub fn take_notice(&mut self, listener: ListenerId) -> Option<Notice> {
+        self.session.cx.notices.take(listener)
+    }
+
+    /// Removes a listener.
+    pub fn stop_listening(&mut self, listener: ListenerId) {
+        self.session.cx.notices.remove(listener);
+    }
+
+    /// Publishes a message. The promise completes when the broker has confirmed it.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker
+    /// would refuse.
+    pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        let Session { cx, publishing, .. } = &mut self.session;
+        publishing.publish(cx, publish)
+    }
+
+    /// Publishes a message without asking for a confirm. The promise completes when the message is
+    /// queued for writing, which is at once unless the message has to wait. Its fate is not reported.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] if the message is mandatory or
+    /// immediate.
+    pub fn publish_unconfirmed(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
+        self.check_open()?;
+        let Session { cx, publishing, .. } = &mut self.session;
+        publishing.publish_unconfirmed(cx, publish)
+    }
+
+    /// Publishes a message and waits for a reply. Without a timeout, that of a request applies. A
+    /// message that cannot be routed fails the call.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker
+    /// would refuse, and if the message has a property that identifies the reply.
     pub fn call(
         &mut self,
         publish: &Publish<'_>,
         timeout: Option<Duration>,
     ) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session
-            .publishing
-            .call(&mut self.session.cx, publish, timeout)
+        let Session { cx, publishing, .. } = &mut self.session;
+        publishing.call(cx, publish, timeout)
     }
+
+    /// Returns `true` if another publish would be accepted.
+    #[must_use]
+    pub fn has_room_to_publish(&self) -> bool {
+        let Session { cx, publishing, .. } = &self.session;
+        publishing.has_room_to_publish(cx)
+    }
+
+    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
+    /// it, or `basic.get`.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request does not
+    /// fit into a frame, or the queue name is empty.
+    pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
+        self.check_to_request()?;
+        let Session { cx, requests, .. } = &mut self.session;
+        let outcome = requests.request(cx, method);
+        self.proceed();
+        outcome
+    }
+
+    /// Returns `true` if another request would be accepted.
+    #[must_use]
+    pub fn has_room_to_request(&self) -> bool {
+        self.session.has_room_to_request()
+    }
+
+    /// Returns the current name of a queue.
+    #[must_use]
+    pub fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
+        self.session.cx.current_name(name)
+    }
+
     /// Starts a consumer on a channel of its own.
     ///
     /// # Errors
@@ -61,16 +172,14 @@ impl Connection {
     /// does not fit into a frame, or the queue name is empty.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self
-            .session
-            .consuming
-            .consume(&mut self.session.cx, consume);
+        let Session { cx, consuming, .. } = &mut self.session;
+        let outcome = consuming.consume(cx, consume);
         self.session.start_queued();
         outcome
     }
 
-    /// Starts a consumer of several queues, with one channel and one prefetch count for all of
-    /// them. The prefetch count and `no_ack` of each are not looked at.
+    /// Starts a consumer of several queues, with one channel and one prefetch count for all of them.
+    /// The prefetch count and `no_ack` of each queue are ignored.
     ///
     /// # Errors
     /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
@@ -81,201 +190,114 @@ impl Connection {
         no_ack: bool,
     ) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self.session.consuming.consume_multi(
-            &mut self.session.cx,
-            queues,
-            prefetch_count,
-            no_ack,
-        );
+        let Session { cx, consuming, .. } = &mut self.session;
+        let outcome = consuming.consume_multi(cx, queues, prefetch_count, no_ack);
         self.session.start_queued();
         outcome
     }
 
-    /// Changes how many messages of a live consumer may be unsettled; 0 for no limit.
-    ///
-    /// The count that several queues share is the channel's, and can be changed. Else a broker
-    /// fixes it when a consumer starts: a higher one starts a second consumer for the difference,
-    /// on the same channel and into the same buffer, and a lower one starts a second consumer for
-    /// all of it and ends the first.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended;
-    /// [`Error::InvalidArgument`] for an exclusive consumer, beside which the broker lets no second
-    /// one start.
-    pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
-        self.check_to_request()?;
-        self.session
-            .consuming
-            .qos(&mut self.session.cx, id, prefetch_count)
+    /// Returns a consumer, unless it has ended and was dropped.
+    #[must_use]
+    pub fn consumer(&self, id: ConsumerId) -> Option<&Consumer> {
+        self.session.consuming.consumers.get(id)
     }
 
-    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer
-    /// or another. From here on the deliveries that are held are stale.
+    /// Changes the number of deliveries of a live consumer that may be unsettled; 0 for no limit.
+    ///
+    /// A count that several queues share belongs to the channel and can be changed. Otherwise the
+    /// broker fixes the count when a consumer starts: for a higher count, a second consumer for the
+    /// difference starts on the same channel and with the same buffer; for a lower one, a second
+    /// consumer replaces the first.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended;
+    /// [`Error::InvalidArgument`] for an exclusive consumer, because the broker allows no second one.
+    pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
+        self.check_to_request()?;
+        let Session { cx, consuming, .. } = &mut self.session;
+        consuming.qos(cx, id, prefetch_count)
+    }
+
+    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again, to
+    /// this consumer or another. Deliveries that the program still has are stale from then on.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended.
     pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self.session.consuming.recover(&mut self.session.cx, id);
+        let Session { cx, consuming, .. } = &mut self.session;
+        let outcome = consuming.recover(cx, id);
         self.proceed_if_needed();
         outcome
     }
 
-    /// How many deliveries wait to be taken.
-    pub(crate) fn buffered_deliveries(&self) -> usize {
-        self.session.consuming.buffered_deliveries()
-    }
-
-    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are
-    /// none, `into` may have another allocation afterwards, or none.
+    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If there are none,
+    /// `into` may have another allocation afterwards, or none.
     pub fn take_deliveries(
         &mut self,
         consumer: ConsumerId,
         most: usize,
         into: &mut VecDeque<Delivered>,
     ) {
-        self.session
-            .consuming
-            .take_deliveries(&mut self.session.cx, consumer, most, into);
+        let Session { cx, consuming, .. } = &mut self.session;
+        consuming.take_deliveries(cx, consumer, most, into);
         self.proceed_if_needed();
     }
 
-    /// Why a consumer has ended, if it has. Deliveries may still wait to be taken.
-    #[must_use]
-    pub fn ended(&self, consumer: ConsumerId) -> Option<&Ended> {
-        self.session.consuming.ended(consumer)
-    }
-
-    /// Returns the queues that a consumer of several queues has lost while it goes on with the
-    /// others. Each comes with the name at the start of the consumer and the reason.
-    pub fn ended_queues(
-        &self,
-        consumer: ConsumerId,
-    ) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
-        self.session.consuming.ended_queues(consumer)
-    }
-
-    /// How many deliveries of a consumer were dropped with connections that went, because they
-    /// could not be settled any more.
-    #[must_use]
-    pub fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
-        self.session.consuming.lost_deliveries(consumer)
-    }
-
-    /// Counts deliveries that were taken from a consumer and dropped, because they can't be settled
-    /// any more.
+    /// Counts deliveries that the program has taken and dropped because they are stale.
     pub fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
-        self.session.consuming.lose_taken(consumer, count);
+        self.session.consuming.consumers.count_lost(consumer, count);
     }
 
-    /// The tag that its holder knows a consumer by.
-    #[must_use]
-    pub fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {
-        self.session.consuming.consumer_tag(consumer)
-    }
-
-    /// The queues of a consumer, those that the broker names by the first of their names, each with
-    /// the tag that its holder knows it by.
-    pub fn consumer_queues(
-        &self,
-        consumer: ConsumerId,
-    ) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
-        self.session.consuming.consumer_queues(consumer)
-    }
-    /// Ends a consumer. Its buffered deliveries go back to the queue once the broker has confirmed
-    /// the cancel. Deliveries that need no ack stay buffered, because they would be lost.
+    /// Settles a delivery, unless it needs no ack. The frame is sent with the next output.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] when the consumer has ended.
+    /// [`Error::Stale`] if its channel is closed or it is settled already. Nothing is sent then.
+    pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
+        let Session { cx, consuming, .. } = &mut self.session;
+        let settled = consuming.settle(cx, delivered, how);
+        if self.session.cx.may_start {
+            self.proceed();
+        }
+        settled
+    }
+
+    /// Returns a delivery to its queue. If it is stale, the broker has already done so.
+    pub fn give_back(&mut self, delivered: &Delivered) {
+        let _ = self.settle(delivered, Settle::Reject { requeue: true });
+    }
+
+    /// Returns a delivery that the program does not receive to its queue, once the broker has
+    /// confirmed the cancel of its consumer.
+    ///
+    /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
+    /// delivery that needs no ack is lost.
+    pub fn return_later(&mut self, delivered: &Delivered) {
+        self.session.cx.set_unwanted(delivered);
+        if self.session.cx.may_start {
+            self.proceed();
+        }
+    }
+
+    /// Ends a consumer. Its buffered deliveries are returned to the queue once the broker has
+    /// confirmed the cancel. Deliveries that need no ack stay buffered, because they would be lost.
+    ///
+    /// # Errors
+    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended.
     pub fn cancel(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self.session.consuming.cancel(&mut self.session.cx, id);
+        let Session { cx, consuming, .. } = &mut self.session;
+        let outcome = consuming.cancel(cx, id);
         self.proceed_if_needed();
         outcome
     }
 
-    /// Tells that nobody holds that consumer any more. It is cancelled, and what it has buffered
-    /// goes back.
+    /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to the
+    /// queue.
     pub fn drop_consumer(&mut self, id: ConsumerId) {
-        self.session
-            .consuming
-            .drop_consumer(&mut self.session.cx, id);
+        let Session { cx, consuming, .. } = &mut self.session;
+        consuming.drop_consumer(cx, id);
         self.proceed_if_needed();
-    }
-    /// Returns the number of bytes that the transport has not taken, including those of queued
-    /// publishes.
-    #[must_use]
-    pub fn outgoing_octets(&self) -> usize {
-        self.session.publishing.outgoing_bytes(&self.session.cx)
-    }
-
-    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
-    pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
-        self.session.consuming.timed_out(what, after)
-    }
-    /// Whether another publish would be accepted.
-    #[must_use]
-    pub fn has_room_to_publish(&self) -> bool {
-        self.session
-            .publishing
-            .has_room_to_publish(&self.session.cx)
-    }
-
-    /// Publishes. The promise is answered when the broker has confirmed the message.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
-    /// broker would refuse.
-    pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        self.session
-            .publishing
-            .publish(&mut self.session.cx, publish)
-    }
-
-    /// Publishes without asking for a confirm. The promise is answered when the message stands in
-    /// the order of what is to be written, which is at once unless it is held back. What becomes of
-    /// it then, nobody is told.
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] when the message is to come
-    /// back if it can't be routed.
-    pub fn publish_unconfirmed(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
-        self.check_open()?;
-        self.session
-            .publishing
-            .publish_unconfirmed(&mut self.session.cx, publish)
-    }
-    /// Whether another request would be accepted.
-    #[must_use]
-    pub fn has_room_to_request(&self) -> bool {
-        self.session.has_room_to_request()
-    }
-
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
-    /// it, or `basic.get`.
-    ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
-    /// does not fit into a frame, or the queue name is empty.
-    pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
-        self.check_to_request()?;
-        let outcome = self.session.requests.request(&mut self.session.cx, method);
-        self.session.start_queued();
-        outcome
-    }
-
-    /// The name that a queue has now.
-    #[must_use]
-    pub fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
-        self.session.cx.current_name(name)
-    }
-    /// Whether another publish of a transaction would be accepted.
-    #[must_use]
-    pub fn has_room_to_transact(&self) -> bool {
-        self.session
-            .transactions
-            .has_room_to_transact(&self.session.cx, &self.session.publishing)
     }
 
     /// Begins a transaction.
@@ -284,13 +306,16 @@ impl Connection {
     /// Why the connection is closed; [`Error::Full`].
     pub fn transaction(&mut self) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        let outcome = self.session.transactions.transaction(&mut self.session.cx);
+        let Session {
+            cx, transactions, ..
+        } = &mut self.session;
+        let outcome = transactions.transaction(cx);
         self.session.start_queued();
         outcome
     }
 
-    /// Publishes within a transaction. The promise is answered at once, and no event tells of it:
-    /// what comes of the publish, the commit tells.
+    /// Publishes a message within a transaction. The promise is complete at once, without an event.
+    /// The commit reports the outcome of the publish.
     ///
     /// # Errors
     /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
@@ -301,12 +326,13 @@ impl Connection {
         publish: &Publish<'_>,
     ) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.transactions.publish_in(
-            &mut self.session.cx,
-            &mut self.session.publishing,
-            id,
-            publish,
-        )
+        let Session {
+            cx,
+            publishing,
+            transactions,
+            ..
+        } = &mut self.session;
+        transactions.publish_in(cx, publishing, id, publish)
     }
 
     /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
@@ -317,35 +343,140 @@ impl Connection {
     /// [`Error::InvalidArgument`] if the queue name is empty.
     pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
-        self.session
-            .transactions
-            .get_in(&mut self.session.cx, id, get)
+        let Session {
+            cx, transactions, ..
+        } = &mut self.session;
+        transactions.get_in(cx, id, get)
     }
 
-    /// Has everything of a transaction take effect. What it got and did not settle goes back to the
-    /// queues.
+    /// Commits a transaction. Its messages that were got and not settled are requeued.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed, which ends it.
+    /// Why the connection is closed, or why the transaction has failed, which ends it.
     pub fn commit(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.transactions.commit(&mut self.session.cx, id)
+        let Session {
+            cx, transactions, ..
+        } = &mut self.session;
+        transactions.commit(cx, id)
     }
 
-    /// Has nothing of a transaction take effect.
+    /// Rolls a transaction back.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed, which ends it.
+    /// Why the connection is closed, or why the transaction has failed, which ends it.
     pub fn rollback(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
         self.check_open()?;
-        self.session.transactions.rollback(&mut self.session.cx, id)
+        let Session {
+            cx, transactions, ..
+        } = &mut self.session;
+        transactions.rollback(cx, id)
     }
 
-    /// Tells that nobody holds that transaction any more. Unless it was committed it is rolled
-    /// back, by closing its channel.
+    /// Drops interest in a transaction. Unless it was committed it is rolled back, by closing its
+    /// channel.
     pub fn drop_transaction(&mut self, id: TransactionId) {
-        self.session
-            .transactions
-            .drop_transaction(&mut self.session.cx, id);
+        let Session {
+            cx, transactions, ..
+        } = &mut self.session;
+        transactions.drop_transaction(cx, id);
+    }
+
+    /// Returns `true` if another publish of a transaction would be accepted.
+    #[must_use]
+    pub fn has_room_to_transact(&self) -> bool {
+        let Session {
+            cx,
+            publishing,
+            transactions,
+            ..
+        } = &self.session;
+        transactions.has_room_to_transact(cx, publishing)
+    }
+
+    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
+    pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
+        self.session.consuming.timed_out(what, after)
+    }
+
+    /// Returns `true` if there is work that a sleeping driver does not know of.
+    #[must_use]
+    pub fn wants_attention(&self) -> bool {
+        self.session.cx.attention
+    }
+
+    /// Returns `true` if no more input is accepted. The transport can be closed once all output is
+    /// written.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.lifecycle.state, State::Closed(_))
+    }
+
+    /// Returns `true` if the time for the last output is over, too, and the transport is to be
+    /// dropped.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.lifecycle.state.is_over()
+    }
+
+    /// Returns the reason why the connection is closing or closed.
+    #[must_use]
+    pub fn why_closed(&self) -> Option<&Error> {
+        self.lifecycle.close_reason.as_ref()
+    }
+
+    /// Returns the outcome of a closed connection: `Ok` if this side closed it as requested.
+    ///
+    /// # Errors
+    /// The reason, if it ended otherwise.
+    pub fn outcome(&self) -> Result<(), Error> {
+        match &self.lifecycle.close_reason {
+            None | Some(Error::Closed) => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// Returns the state of the connection.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        self.lifecycle.report(&self.session.recovery)
+    }
+
+    /// Returns the broker's reason for blocking publishes, or `None` if it does not.
+    #[must_use]
+    pub fn blocked(&self) -> Option<&str> {
+        self.session.publishing.blocked.as_deref()
+    }
+
+    /// Returns the properties that the server sent; empty until the connection is open.
+    #[must_use]
+    pub fn server_properties(&self) -> &ServerProperties {
+        &self.session.cx.server
+    }
+
+    /// Returns `true` if nothing is pending or stored: no promise, no consumer, no message.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.session.is_idle()
+    }
+
+    /// Returns what has happened to the connection since it was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.session.counters()
+    }
+
+    /// Returns the present figures of the connection.
+    #[inline]
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.session.stats()
+    }
+
+    /// Returns the sizes in memory, in bytes, of the partly received contents. While there are
+    /// several, [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) limits their
+    /// sum: the bodies and properties of the largest are dropped.
+    pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
+        self.session.partly_received()
     }
 }

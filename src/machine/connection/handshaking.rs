@@ -1,17 +1,26 @@
-//! Frames of the connection itself, and those of channels on their way.
+//! Frames of the connection itself, and the handshake.
 
 use crate::error::{Error, Fault};
-use crate::machine::connection::{Connection, State};
-use crate::machine::dispatch::{broken, fault_of};
-use crate::machine::handshake::Handshake;
-use crate::machine::handshake::HandshakeStep;
+use crate::machine::connection::lifecycle::Lifecycle;
+use crate::machine::connection::state::{Handshaking, State};
+use crate::machine::deadline::Deadline;
+use crate::machine::faults::{broken, fault_of};
+use crate::machine::handshake::{Handshake, HandshakeStep};
+use crate::machine::session::Session;
 use crate::machine::{LoginOutcome, LoginStep, Notice, Reply};
 use crate::protocol::method::{Encode as _, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
 use std::time::Instant;
 
-impl Connection {
-    pub(crate) fn receive(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), Error> {
+impl Lifecycle {
+    /// Handles a frame.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        session: &mut Session,
+        now: Instant,
+        frame: Frame<'_>,
+    ) -> Result<(), Error> {
         match (frame.kind(), frame.channel()) {
             (FrameKind::Heartbeat, _) => Ok(()),
             (FrameKind::ProtocolHeader, _) => {
@@ -21,16 +30,16 @@ impl Connection {
             }
             (FrameKind::Method, 0) => {
                 let method = Method::decode(frame.payload()).map_err(Fault::from)?;
-                self.receive_on_connection(now, method)
+                self.receive_on_connection(session, now, method)
             }
             (FrameKind::Header | FrameKind::Body, 0) => Err(broken(
                 ReplyCode::UNEXPECTED_FRAME,
                 "a content on channel 0",
                 MethodId::NONE,
             )),
-            (kind, _) if matches!(self.state, State::Closing) => {
+            (kind, _) if matches!(self.state, State::Closing(_)) => {
                 if kind == FrameKind::Method {
-                    self.tell_refusal(frame.payload());
+                    tell_refusal(session, frame.payload());
                 }
                 Ok(())
             }
@@ -38,50 +47,44 @@ impl Connection {
                 let text = format!("a frame on channel {number} before the connection was open");
                 Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
             }
-            (_, number) => self.session.receive_on_channel(number, frame),
+            (_, number) => session.receive_on_channel(number, frame),
         }
     }
 
-    /// Reports a channel that the server closes while the connection is being closed. The close is
-    /// not answered, but it may be the only report about publishes without confirms.
-    fn tell_refusal(&mut self, payload: &[u8]) {
-        if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
-            self.session
-                .cx
-                .notices
-                .notify(&Notice::ChannelClosed(fault_of(&close).into()));
-        }
-    }
-
-    fn receive_on_connection(&mut self, now: Instant, method: Method<'_>) -> Result<(), Error> {
+    #[cold]
+    fn receive_on_connection(
+        &mut self,
+        session: &mut Session,
+        now: Instant,
+        method: Method<'_>,
+    ) -> Result<(), Error> {
         let id = method.id();
         match method {
-            Method::Connection(methods::Method::Close(close)) => self.server_closes(close),
+            Method::Connection(methods::Method::Close(close)) => self.server_closes(session, close),
             Method::Connection(methods::Method::CloseOk(_))
-                if matches!(self.state, State::Closing) =>
+                if matches!(self.state, State::Closing(_)) =>
             {
-                self.end_closing(Ok(()));
+                self.end_closing(session, Ok(()));
             }
-            _ if matches!(self.state, State::Closing) => {}
-            method if matches!(self.state, State::Handshake(_)) => self.shake_hands(now, method),
+            _ if matches!(self.state, State::Closing(_)) => {}
+            method if matches!(self.state, State::Handshake(_)) => {
+                self.shake_hands(session, now, method)
+            }
             Method::Connection(methods::Method::Blocked(blocked)) => {
                 let reason = blocked.reason.to_str_lossy();
-                self.session.publishing.blocked = Some(reason.as_ref().into());
-                self.session
-                    .cx
-                    .notices
-                    .notify(&Notice::Blocked(reason.into()));
+                session.publishing.blocked = Some(reason.as_ref().into());
+                session.cx.notices.notify(&Notice::Blocked(reason.into()));
             }
             Method::Connection(methods::Method::Unblocked(_)) => {
-                self.session.publishing.blocked = None;
-                self.session.cx.last_progress = now;
-                self.session.cx.notices.notify(&Notice::Unblocked);
+                session.publishing.blocked = None;
+                session.cx.transmit.restart_progress(now);
+                session.cx.notices.notify(&Notice::Unblocked);
             }
             Method::Connection(methods::Method::UpdateSecretOk(_))
                 if !self.updating_secret.is_empty() =>
             {
                 if let Some(promise) = self.updating_secret.pop_front() {
-                    self.session.cx.complete(promise, Ok(Reply::Done));
+                    session.cx.complete(promise, Ok(Reply::Done));
                 }
             }
             Method::Connection(_) => {
@@ -102,65 +105,89 @@ impl Connection {
         Ok(())
     }
 
-    fn shake_hands(&mut self, now: Instant, method: Method<'_>) {
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else {
-            return;
-        };
-        self.session.cx.attention = true;
-        match handshake.handle(method, &self.session.cx.options, &mut self.session.cx.out) {
-            // There is no common ground yet on which to tell the server (spec 2.2.4).
-            Err(error) => self.abort(error),
-            Ok(step) => self.step(now, step),
-        }
-    }
-
-    /// Something that is to be run for the login, where no lock is held: the user's own code. What
-    /// comes of it is for [`handle_login`](Self::handle_login). There is something only with
-    /// [`Options::credentials_from`](crate::Options::credentials_from) or
-    /// [`Options::custom_mechanism`](crate::Options::custom_mechanism), after
-    /// [`handle_input`](Self::handle_input).
-    pub fn poll_login(&mut self) -> Option<LoginStep> {
-        if let State::Handshake(handshake) = &mut self.state {
-            handshake.poll_login()
-        } else {
-            None
-        }
-    }
-
-    /// Takes in what came of a [`LoginStep`].
-    pub fn handle_login(&mut self, outcome: LoginOutcome) {
-        // Its time may be over, or somebody has closed.
+    /// Takes the handshake out of the state, which is closed until another one is entered.
+    fn take_handshake(&mut self) -> Option<Handshaking> {
         if !matches!(self.state, State::Handshake(_)) {
-            return;
+            return None;
         }
-        let State::Handshake(handshake) = std::mem::replace(&mut self.state, State::Closed) else {
-            return;
-        };
-        self.session.cx.attention = true;
-        match handshake.handle_login(outcome, &self.session.cx.options, &mut self.session.cx.out) {
-            Err(error) => self.abort(error),
-            Ok(handshake) => self.state = State::Handshake(handshake),
+        match std::mem::replace(&mut self.state, State::Closed(Deadline::None)) {
+            State::Handshake(handshaking) => Some(handshaking),
+            _ => None,
         }
     }
 
-    fn step(&mut self, now: Instant, step: HandshakeStep) {
-        match step {
-            HandshakeStep::Next(handshake) => self.state = State::Handshake(handshake),
-            HandshakeStep::Tuned(handshake) => {
-                self.session.cx.frame_max = handshake.limits.frame_max;
-                self.session
-                    .cx
-                    .channels
-                    .set_max(handshake.limits.channel_max);
-                self.heartbeat.set_timeout(handshake.limits.heartbeat, now);
-                self.session.cx.username = handshake.username.clone();
-                self.state = State::Handshake(Handshake::OpenOk(handshake));
+    fn shake_hands(&mut self, session: &mut Session, now: Instant, method: Method<'_>) {
+        let Some(Handshaking {
+            handshake,
+            deadline,
+        }) = self.take_handshake()
+        else {
+            return;
+        };
+        let cx = &mut session.cx;
+        cx.attention = true;
+        let next = match handshake.handle(method, &cx.options, cx.transmit.queue()) {
+            // There is no common ground yet on which to tell the server (spec 2.2.4).
+            Err(error) => return self.abort(session, error),
+            Ok(HandshakeStep::Next(handshake)) => handshake,
+            Ok(HandshakeStep::Tuned(tuned)) => {
+                cx.transmit.set_frame_max(tuned.limits.frame_max);
+                cx.channels.set_max(tuned.limits.channel_max);
+                cx.transmit
+                    .heartbeat
+                    .set_timeout(tuned.limits.heartbeat, now);
+                cx.username = tuned.username.clone();
+                Handshake::OpenOk(tuned)
             }
-            HandshakeStep::Open(server) => {
-                self.session.cx.server = server;
-                self.heartbeat.watch(now);
-                self.restore();
+            Ok(HandshakeStep::Open(server)) => {
+                cx.server = server;
+                cx.transmit.heartbeat.watch(now);
+                return self.restore(session);
+            }
+        };
+        self.state = State::Handshake(Handshaking {
+            handshake: next,
+            deadline,
+        });
+    }
+
+    /// Returns the next step of the login that runs the user's code.
+    pub(crate) fn poll_login(&mut self) -> Option<LoginStep> {
+        match &mut self.state {
+            State::Handshake(it) => it.handshake.poll_login(),
+            _ => None,
+        }
+    }
+
+    /// Handles the outcome of a [`LoginStep`].
+    pub(crate) fn handle_login(&mut self, session: &mut Session, outcome: LoginOutcome) {
+        // The time of the handshake may be over, or the program may have closed the connection.
+        let Some(Handshaking {
+            handshake,
+            deadline,
+        }) = self.take_handshake()
+        else {
+            return;
+        };
+        let cx = &mut session.cx;
+        cx.attention = true;
+        match handshake.handle_login(outcome, &cx.options, cx.transmit.queue()) {
+            Err(error) => self.abort(session, error),
+            Ok(handshake) => {
+                self.state = State::Handshake(Handshaking {
+                    handshake,
+                    deadline,
+                });
             }
         }
+    }
+}
+
+/// Reports a channel that the server closes while the connection is being closed. The close is not
+/// answered, but it may be the only report about publishes without confirms.
+fn tell_refusal(session: &mut Session, payload: &[u8]) {
+    if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
+        let error = fault_of(&close).into();
+        session.cx.notices.notify(&Notice::ChannelClosed(error));
     }
 }

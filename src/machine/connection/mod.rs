@@ -2,28 +2,27 @@
 
 pub(crate) mod api;
 pub(crate) mod closing;
-pub(crate) mod down;
+pub(crate) mod connecting;
+pub(crate) mod ending;
 pub(crate) mod handshaking;
-pub(crate) mod inspection;
-pub(crate) mod listening;
+pub(crate) mod lifecycle;
 pub(crate) mod recovering;
+pub(crate) mod state;
 pub(crate) mod timeout;
 
-use crate::error::Error;
-use crate::machine::connection::down::Down;
+use crate::error::{Broken, Error};
+use crate::machine::connection::lifecycle::Lifecycle;
+use crate::machine::connection::state::State;
 use crate::machine::context::{Context, Stage};
-use crate::machine::deadline::{Deadline, later};
-use crate::machine::handshake::Handshake;
-use crate::machine::promises::Completion;
+use crate::machine::recovery::backoff::Backoff;
+use crate::machine::recovery::topology::Topology;
 use crate::machine::request::capacity::CapacityWaits;
 use crate::machine::session::Session;
-use crate::machine::transmit::heartbeat::Heartbeat;
-use crate::machine::transmit::outbox::Outbox;
-use crate::machine::{ConsumerId, ListenerId, Outgoing, PromiseId, Reply};
+use crate::machine::{ConsumerId, Dialling, FilterOutcome, FilterStep, ListenerId};
+use crate::machine::{LoginOutcome, LoginStep, Outgoing, PromiseId};
 use crate::options::Options;
 use crate::protocol::Decoder;
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Something that whoever waits should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,351 +33,266 @@ pub enum Event {
     /// transaction may be.
     Answered(PromiseId),
     /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`],
-    /// [`Connection::ended`].
+    /// [`Consumer::ended`](crate::machine::Consumer::ended).
     Deliveries(ConsumerId),
     /// A listener has notices: [`Connection::take_notice`].
     Notices(ListenerId),
 }
 
-/// Which it is has an octet of its own, because it is asked at every step.
-#[derive(Debug)]
-#[repr(u8)]
-enum State {
-    /// There is no transport, and another is to be dialled.
-    Down(Down),
-    Handshake(Handshake),
-    /// Everything that the connection had before it was lost is brought back.
-    Restoring,
-    Open,
-    /// The program has asked to close the connection, and what is pending may still complete.
-    Draining,
-    /// `connection.close` is sent; everything but `close` and `close-ok` is discarded.
-    Closing,
-    /// Nothing more comes in. What is left to go out is on its way.
-    Closed,
-}
-
-impl State {
-    fn stage(&self) -> Stage {
-        match self {
-            Self::Down(_) => Stage::Down,
-            Self::Handshake(_) => Stage::Handshake,
-            Self::Restoring => Stage::Restoring,
-            Self::Open => Stage::Open,
-            Self::Draining => Stage::Draining,
-            Self::Closing => Stage::Closing,
-            Self::Closed => Stage::Closed,
-        }
-    }
-}
-
 /// A connection without its transport.
 #[derive(Debug)]
 pub struct Connection {
-    state: State,
+    lifecycle: Lifecycle,
     session: Session,
-    /// Why it is closing or closed.
-    close_reason: Option<Error>,
-    /// Listeners have received the last notice.
-    is_closed_told: bool,
-    /// The options say that nobody reads the transport, whatever it is.
-    says_encrypted: bool,
-    /// A decode error occurred; the rest of the stream cannot be parsed.
-    undecodable: bool,
-    heartbeat: Heartbeat,
-    handshake_deadline: Instant,
-    /// When pending requests are no longer waited for while closing.
-    drain_deadline: Deadline,
-    /// When `close-ok` and the last bytes are no longer waited for.
-    close_deadline: Deadline,
-    /// Promises of `update_secret`, in the order of the requests.
-    updating_secret: VecDeque<PromiseId>,
-    /// Promises that complete when the connection is open.
-    connecting: Vec<PromiseId>,
-    /// The number of entries at which abandoned ones are removed.
-    most_connecting: usize,
-    /// Promises that complete when the connection is closed.
-    closing: Vec<PromiseId>,
-    /// The number of promises that a close could not wait for.
-    incomplete: usize,
     /// Tasks that wait for capacity.
     waits: CapacityWaits,
 }
 
-/// How long the last octets may take once nothing more comes in.
-const LAST_OCTETS: Duration = Duration::from_secs(1);
-
-/// Octets that may wait to be written whatever the options say.
-const LEAST_OUTGOING: usize = 64 << 10;
-
 impl Connection {
-    /// A connection that begins its handshake, which has to be done in the time that the options
-    /// say.
+    /// Returns a connection that begins its handshake, which must complete within the timeout of
+    /// the options.
     #[must_use]
     pub fn new(now: Instant, options: Options) -> Self {
-        let mut out = Outbox::default();
         let refused = options.check().err();
-        let state = match refused {
-            Some(_) => State::Closed,
-            None => State::Handshake(Handshake::begin(&mut out)),
-        };
+        let mut cx = Context::new(now, Stage::Closed, options);
+        let lifecycle = Lifecycle::new(now, &mut cx, refused);
         Self {
-            close_reason: refused,
-            is_closed_told: false,
-            says_encrypted: options.login.encrypted_transport,
-            undecodable: false,
-            heartbeat: Heartbeat::none(now),
-            handshake_deadline: later(now, options.deadlines.handshake),
-            drain_deadline: Deadline::None,
-            close_deadline: Deadline::None,
-            updating_secret: VecDeque::new(),
-            connecting: Vec::new(),
-            most_connecting: 0,
-            closing: Vec::new(),
-            incomplete: 0,
+            lifecycle,
+            session: Session::new(cx),
             waits: CapacityWaits::default(),
-            session: Session::new(Context::new(now, state.stage(), out, options)),
-            state,
         }
+    }
+
+    /// Returns a connection that has no transport yet: [`poll_dial`](Self::poll_dial) returns when
+    /// to dial. When it is lost it is dialled again, according to the options'
+    /// [`Recovery`](crate::Recovery).
+    #[must_use]
+    pub fn dialled(now: Instant, options: Options) -> Self {
+        let backoff = options.recovery.clone().map(Backoff::new);
+        let policy = options.recovery.as_ref();
+        let records = policy.map_or(0, |policy| policy.records);
+        let republishes = policy.and_then(|policy| policy.republish).unwrap_or(0);
+        let says_encrypted = options.login.encrypted_transport;
+        // It is not known yet whether the transport is encrypted, so the options are checked as if
+        // it were.
+        let mut connection = Self::new(now, options.encrypted_transport(true));
+        let Self {
+            lifecycle, session, ..
+        } = &mut connection;
+        session.recovery.backoff = backoff;
+        session.cx.topology = Topology::new(records);
+        session.publishing.republishes = republishes;
+        lifecycle.says_encrypted = says_encrypted;
+        lifecycle.begin_down(&mut session.cx, now);
+        connection
     }
 
     /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS
     /// record. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub fn handle_partial_input(&mut self, now: Instant) {
         self.session.cx.now = now;
-        self.heartbeat.received(now);
+        self.session.cx.transmit.heartbeat.received(now);
     }
 
-    /// Takes in what the decoder has. Call it when octets came, also when they make no whole frame:
-    /// they are a sign of life.
+    /// Handles the frames that the decoder has. Call it when bytes arrive, even if they complete no
+    /// frame, because they prove that the peer is alive.
     pub fn handle_input(&mut self, now: Instant, decoder: &mut Decoder) {
         self.handle_partial_input(now);
-        while !self.undecodable && !matches!(self.state, State::Closed | State::Down(_)) {
-            let was_open = matches!(self.state, State::Open);
+        let Self {
+            lifecycle, session, ..
+        } = self;
+        while !lifecycle.is_undecodable && lifecycle.state.has_transport() {
+            let was_open = matches!(lifecycle.state, State::Open);
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    if let Err(error) = self.receive(now, frame) {
-                        self.fail(error);
+                    if let Err(error) = lifecycle.receive(session, now, frame) {
+                        lifecycle.fail(session, error);
                     }
-                    if !was_open && let Some(frame_max) = self.decoder_frame_max() {
-                        decoder.set_frame_max(frame_max);
+                    if !was_open && lifecycle.state.is_tuned() {
+                        decoder.set_frame_max(session.cx.transmit.frame_max());
                     }
                 }
                 Ok(None) => break,
-                Err(error) => {
-                    self.undecodable = true;
-                    self.fail_undecodable(error, decoder.pending());
-                }
+                Err(error) => lifecycle.fail_undecodable(session, error, decoder.pending()),
             }
         }
         self.proceed();
     }
 
-    /// Gives what is to be written next, behind what `out` holds. True when there was something. It
-    /// gives little at a time, so that what is asked for meanwhile does not stand behind all there
-    /// is: ask again when it is written.
+    /// Appends the next output to `out`. Returns `true` if there was any. It is a small part, so
+    /// that later requests do not wait for all earlier output: call it again when that is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
         if self.session.cx.may_start {
             self.proceed();
         }
-        self.session.consuming.flush_acks(&mut self.session.cx);
-        if self.heartbeat.is_due(now)
-            && self.session.cx.out.is_empty()
-            && !matches!(self.state, State::Closed | State::Down(_))
-        {
-            self.session.cx.out.heartbeat();
-        }
-        if self.session.cx.out.is_empty() {
-            return false;
-        }
-        if self.session.cx.in_flight_bytes == 0 {
-            self.session.cx.last_progress = now;
-        }
-        // Also when it has enough in its hands: they are the sign of life.
-        self.heartbeat.sent(now);
-        let octets = self.session.cx.out.transfer(
-            self.session.cx.in_flight_bytes,
-            self.is_closed() || self.is_down(),
-            out,
-        );
-        self.session.cx.in_flight_bytes += octets;
-        octets > 0
+        let Session { cx, consuming, .. } = &mut self.session;
+        consuming.flush_acks(cx);
+        let is_connected = self.lifecycle.state.has_transport();
+        cx.transmit.poll(now, is_connected, !is_connected, out)
     }
 
-    /// Tells that the transport has taken so many of the octets it was given.
-    pub fn handle_transmitted(&mut self, now: Instant, octets: usize) {
-        self.session.cx.in_flight_bytes = self.session.cx.in_flight_bytes.saturating_sub(octets);
-        self.session.cx.last_progress = now;
-        self.session.cx.attention |= !self.session.cx.out.is_empty();
+    /// Records that the transport has accepted this many bytes of the output.
+    pub fn handle_transmitted(&mut self, now: Instant, bytes: usize) {
+        let cx = &mut self.session.cx;
+        cx.transmit.transmitted(now, bytes);
+        cx.attention |= cx.transmit.has_queued();
     }
 
-    /// Whether [`poll_transmit`](Self::poll_transmit) has something, acknowledgements that are
-    /// still gathered apart.
+    /// Returns `true` if [`poll_transmit`](Self::poll_transmit) returns output, apart from
+    /// acknowledgements that are still collected.
     pub(crate) fn has_output(&self) -> bool {
-        !self.session.cx.out.is_empty()
+        self.session.cx.transmit.has_queued()
     }
 
-    /// Whether to read. Not while too many deliveries wait to be taken.
+    /// Returns `true` if input is to be read. It is not while too many deliveries are buffered.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        // What comes then is no delivery, or is dropped.
-        let closing =
-            self.is_closing() || matches!(self.state, State::Handshake(_) | State::Closing);
-        // A peer that asks and asks and never reads our answers is not listened to either.
-        let most = self
-            .session
-            .cx
-            .options
-            .limits
-            .outgoing_octets
-            .saturating_mul(2)
-            .max(LEAST_OUTGOING);
-        let answers_leave = self.session.cx.out.len() + self.session.cx.in_flight_bytes < most;
-        let has_transport = !matches!(self.state, State::Closed | State::Down(_));
-        (self.session.consuming.reading.is_on() || closing)
-            && answers_leave
-            && !self.undecodable
-            && has_transport
+        self.lifecycle.wants_input(&self.session)
     }
 
-    /// Asks to be told when the connection is open.
-    pub fn connect(&mut self) -> PromiseId {
-        let promise = self.session.cx.promises.open();
-        match (&self.state, &self.close_reason) {
-            (_, Some(error)) => {
-                let error = error.clone();
-                self.session.cx.complete(promise, Err(error));
-            }
-            (State::Down(_) | State::Handshake(_) | State::Restoring, None)
-                if self.is_closing() =>
-            {
-                self.session.cx.complete(promise, Err(Error::Closed));
-            }
-            (State::Down(_) | State::Handshake(_) | State::Restoring, None) => {
-                self.forget_abandoned_connects();
-                self.connecting.push(promise);
-            }
-            (_, None) => {
-                let server = Box::new(self.session.cx.server.clone());
-                self.session
-                    .cx
-                    .complete(promise, Ok(Reply::Connected(server)));
-            }
+    /// Returns what to dial if it is time to. It returns `None` until
+    /// [`handle_dialled`](Self::handle_dialled) or
+    /// [`handle_dial_failure`](Self::handle_dial_failure) has reported the outcome.
+    pub fn poll_dial(&mut self, now: Instant) -> Option<Dialling> {
+        self.stamp(now);
+        self.lifecycle.poll_dial(&mut self.session, now)
+    }
+
+    /// Begins the handshake on a transport to that endpoint. `is_private` means that nobody else
+    /// can read the transport.
+    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
+        if self.is_down() {
+            self.lifecycle
+                .dialled(&mut self.session, now, endpoint, is_private);
         }
-        promise
     }
 
-    /// Fetches the answer to a promise, once.
+    /// Handles a failed attempt to dial.
+    pub fn handle_dial_failure(&mut self, now: Instant, error: Error) {
+        if self.is_down() {
+            self.session.cx.now = now;
+            self.lifecycle.handle_dial_failure(&mut self.session, error);
+            self.proceed();
+        }
+    }
+
+    /// Handles the end of the transport, or of its input: the server closed it, it failed, or the
+    /// driver was dropped.
+    pub fn handle_loss(&mut self, cause: Broken) {
+        self.lifecycle.handle_loss(&mut self.session, cause);
+    }
+
+    /// Returns the next step of the login that runs the user's code, to be run with no lock held.
+    /// Pass the outcome to [`handle_login`](Self::handle_login). Returns `None` unless
+    /// [`Options::credentials_from`](crate::Options::credentials_from) or
+    /// [`Options::own_mechanism`](crate::Options::own_mechanism) is set. Call it after
+    /// [`handle_input`](Self::handle_input).
+    pub fn poll_login(&mut self) -> Option<LoginStep> {
+        self.lifecycle.poll_login()
+    }
+
+    /// Handles the outcome of a [`LoginStep`].
+    pub fn handle_login(&mut self, outcome: LoginOutcome) {
+        self.lifecycle.handle_login(&mut self.session, outcome);
+    }
+
+    /// Returns the entities to pass to the user's filter, to be run with no lock held. Pass the
+    /// outcome to [`handle_filter`](Self::handle_filter). Returns `None` unless
+    /// [`Recovery::filter`](crate::Recovery::filter) is set. Call it after any call that takes a
+    /// `now`.
+    pub fn poll_filter(&mut self) -> Option<FilterStep> {
+        self.session.recovery.filtering.take()
+    }
+
+    /// Handles the outcome of a [`FilterStep`].
+    pub fn handle_filter(&mut self, outcome: FilterOutcome) {
+        let Session { cx, recovery, .. } = &mut self.session;
+        if recovery.handle_filter(cx, outcome) {
+            self.proceed();
+        }
+    }
+
+    /// Returns the next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let Session { cx, consuming, .. } = &mut self.session;
+        if let Some(promise) = cx.promises.poll_completed() {
+            return Some(Event::Answered(promise));
+        }
+        if let Some(consumer) = consuming.consumers.poll_announcement() {
+            return Some(Event::Deliveries(consumer));
+        }
+        cx.notices.poll_announcement().map(Event::Notices)
+    }
+
+    /// Returns `true` if [`poll_event`](Self::poll_event), [`poll_login`](Self::poll_login) or
+    /// [`poll_filter`](Self::poll_filter) may return something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        self.session.has_event() || matches!(self.lifecycle.state, State::Handshake(_))
+    }
+
+    /// Returns the number of completed promises that [`poll_event`](Self::poll_event) has not
+    /// returned.
+    pub(crate) fn untold_answers(&self) -> usize {
+        self.session.cx.promises.completed()
+    }
+
+    /// Returns `true` if there is no transport, and another is to be dialled. The last one can be
+    /// closed when its output is written.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.lifecycle.state, State::Down(_))
+    }
+
+    /// Returns an error unless requests are accepted.
     #[inline]
-    pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
-        self.fetch_completion(promise).map(Completion::into_outcome)
-    }
-
-    /// The same, to be looked at later.
-    #[inline]
-    pub(crate) fn fetch_completion(&mut self, promise: PromiseId) -> Option<Completion> {
-        self.session.cx.promises.fetch(promise)
-    }
-
-    /// Tells that nobody waits for that promise any more. What it asked for is done all the same; a
-    /// message that it gets goes back to its queue, a consumer that it starts is cancelled.
-    #[inline]
-    pub fn abandon(&mut self, promise: PromiseId) {
-        if let Some(reply) = self.session.cx.promises.abandon(promise) {
-            self.session.dispose(reply);
-            // A consumer that was not fetched may have had all buffered deliveries.
-            self.proceed_if_needed();
-        }
-    }
-
-    /// Completes abandoned promises of `connect`. Otherwise a program that calls it again and again
-    /// while there is no broker would add promises without limit. It runs when their number has
-    /// doubled since the last time, so each call looks at two of them on average.
-    fn forget_abandoned_connects(&mut self) {
-        if self.connecting.len() < self.most_connecting {
-            return;
-        }
-        let promises = &self.session.cx.promises;
-        let (wanted, abandoned) = std::mem::take(&mut self.connecting)
-            .into_iter()
-            .partition(|it| promises.is_wanted(*it));
-        self.connecting = wanted;
-        self.most_connecting = 2 * self.connecting.len().max(8);
-        let abandoned: Vec<PromiseId> = abandoned;
-        for promise in abandoned {
-            self.session.cx.complete(promise, Ok(Reply::Done));
-        }
-    }
-
     fn check_open(&self) -> Result<(), Error> {
-        match (&self.state, &self.close_reason) {
-            (_, Some(error)) => Err(error.clone()),
-            (State::Closing | State::Closed, None) => Err(Error::Closed),
-            _ if self.is_closing() => Err(Error::Closed),
-            _ => self.fails_fast().map_or(Ok(()), |error| Err(error.clone())),
-        }
+        self.lifecycle.check_open(&self.session.recovery)
     }
 
     /// Returns an error unless another request is accepted.
     fn check_to_request(&self) -> Result<(), Error> {
         self.check_open()?;
-        if self.has_room_to_request() {
+        if self.session.has_room_to_request() {
             Ok(())
         } else {
             Err(Error::Full)
         }
     }
 
-    /// The limit that holds for what is received, once it is agreed upon.
-    fn decoder_frame_max(&self) -> Option<u32> {
-        let is_tuned = !matches!(&self.state, State::Handshake(handshake) if !handshake.is_tuned());
-        is_tuned.then_some(self.session.cx.frame_max)
-    }
-
-    fn enter(&mut self, state: State) {
-        self.session.cx.stage = state.stage();
-        self.state = state;
-    }
-
     /// Starts the queued work that can start. Nothing else starts any.
     fn proceed(&mut self) {
-        self.session.cx.may_start = false;
-        while let Some(reply) = self.session.cx.disposal.pop_front() {
-            self.session.dispose(reply);
+        let Self {
+            lifecycle, session, ..
+        } = self;
+        session.dispose_unwanted();
+        // This comes before the queued work, because it may open the connection, and that work can
+        // then start at once.
+        if let Some(report) = session.restore_consumers() {
+            lifecycle.become_open(session, report);
         }
-        // This comes first, because it may open the connection, and pending requests can then start
-        // at once.
-        if let Some(report) = self.session.recovery.restore_consumers(
-            &mut self.session.cx,
-            &mut self.session.publishing,
-            &mut self.session.consuming,
-        ) {
-            self.become_open(report);
-        }
-        self.session.start_queued();
-        self.proceed_closing();
-        if self.session.consuming.update_reading(&mut self.session.cx) {
-            self.resume_reading();
-        }
+        session.start_queued();
+        lifecycle.proceed_closing(session);
+        session.update_reading();
     }
 
     /// Starts queued work for which a channel has become free, and resumes reading if the
     /// deliveries that were taken allow it.
+    #[inline]
     fn proceed_if_needed(&mut self) {
         if self.session.cx.may_start || self.session.consuming.reading.depends_on_taking() {
             self.proceed();
         }
     }
 
-    /// Restarts the deadlines that do not run while reading is paused.
-    fn resume_reading(&mut self) {
-        self.session.cx.attention = true;
-        if matches!(self.state, State::Restoring) {
-            self.session.recovery.restore_deadline =
-                Deadline::In(self.session.cx.options.deadlines.request);
-        }
-        self.heartbeat.resume();
+    /// Starts the deadlines that were set by calls without the time.
+    fn stamp(&mut self, now: Instant) {
+        self.session.stamp(now);
+        let timeout = self.session.cx.options.deadlines.request;
+        self.waits.stamp(now, timeout);
+        self.lifecycle.closing.stamp(now);
+        self.lifecycle.state.stamp(now);
     }
 }

@@ -1,121 +1,86 @@
 //! What time does to the connection: deadlines, heartbeats, transports that stall.
 
 use crate::error::{Broken, Error};
-use crate::machine::connection::{Connection, State};
-use crate::machine::deadline::{earlier, later};
-use crate::machine::recovery::replay::Replay;
+use crate::machine::connection::Connection;
+use crate::machine::connection::state::State;
+use crate::machine::deadline::earlier;
 use crate::machine::request::capacity::Ticket;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Connection {
     /// Handles the timeout that [`poll_timeout`](Self::poll_timeout) returned. Read and write once
     /// before this call: a server is not silent if its bytes have not been read yet.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stamp(now);
-        match self.state {
-            _ if self.drain_deadline.has_passed(now) => self.expire_draining(),
-            State::Handshake(_) if self.handshake_deadline <= now => {
-                self.lose(Error::Timeout {
-                    what: "the handshake",
-                    after: self.session.cx.options.deadlines.handshake,
-                });
-            }
-            State::Restoring if self.restores_for_too_long(now) => {
-                let after = self.session.cx.options.deadlines.request;
-                self.lose(Error::Timeout {
-                    what: "recovering",
-                    after,
-                });
-            }
-            State::Closing | State::Closed if self.close_deadline.has_passed(now) => {
-                self.end_closing(Err(Error::Timeout {
-                    what: "closing",
-                    after: self.session.cx.options.deadlines.close,
-                }));
-            }
-            _ => {}
-        }
-        if matches!(self.state, State::Closed) {
+        self.lifecycle.handle_timeout(&mut self.session, now);
+        if self.is_closed() {
             return;
         }
-        self.expire_down(now);
-        if let Some(replay) = &mut self.session.recovery.replay
-            && replay.handle_timeout(now)
-        {
-            self.session.recovery.continue_replay(&mut self.session.cx);
+        if let State::Down(down) = &mut self.lifecycle.state {
+            down.expire(now);
         }
-        match self.state {
-            State::Down(_) => {
-                self.expire(now);
-                return;
-            }
-            State::Open => self.session.consuming.resubscription.handle_timeout(now),
-            _ => {}
+        self.session.continue_restoring(now);
+        if self.is_down() {
+            self.expire(now);
+            return;
         }
-        if let Some(silence) = self.heartbeat.silent_for(now, self.wants_input()) {
-            self.lose(Error::ConnectionBroken(Broken::HeartbeatMissed(silence)));
-        } else if let Some(stalled) = self.stalled_for(now) {
-            self.lose(Error::ConnectionBroken(Broken::WriteStalled(stalled)));
+        if matches!(self.lifecycle.state, State::Open) {
+            self.session.consuming.resubscription.handle_timeout(now);
+        }
+        if let Some(broken) = self.broken_transport(now) {
+            let error = Error::ConnectionBroken(broken);
+            self.lifecycle.lose(&mut self.session, error);
         }
         self.expire(now);
-        if self
-            .session
-            .consuming
-            .expire_pause(&mut self.session.cx, now)
-        {
-            self.resume_reading();
-        }
+        self.session.expire_pause(now);
         self.proceed();
     }
 
-    /// Whether answers to what is declared again can come: not while nobody takes the deliveries
-    /// that there are.
-    fn waits_for_answers(&self) -> bool {
-        matches!(self.state, State::Restoring) && self.session.consuming.reading.is_on()
+    /// Returns what is wrong with a transport that brings or takes no bytes for too long.
+    fn broken_transport(&mut self, now: Instant) -> Option<Broken> {
+        let wants_input = self.wants_input();
+        let heartbeat = &mut self.session.cx.transmit.heartbeat;
+        if let Some(silence) = heartbeat.silent_for(now, wants_input) {
+            return Some(Broken::HeartbeatMissed(silence));
+        }
+        self.session.stalled_for(now).map(Broken::WriteStalled)
     }
 
-    fn restores_for_too_long(&self, now: Instant) -> bool {
-        self.waits_for_answers() && self.session.recovery.restore_deadline.has_passed(now)
-    }
-
-    /// Answers the promises whose deadline has passed.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        let mut expired = false;
-        while let Some((promise, after)) = self.session.cx.promises.expired(now) {
-            let timeout = self.session.consuming.timed_out("the request", after);
-            let error = self
-                .session
-                .transactions
-                .of_unknown_outcome(promise, timeout);
-            self.session.cx.complete(promise, Err(error));
-            self.count_incomplete(1);
-            expired = true;
-        }
-        if expired {
-            self.session.drop_expired();
-            self.session
-                .publishing
-                .publishers
-                .forget_completed_calls(&self.session.cx.promises);
-            self.session.requests.close_overdue(&mut self.session.cx);
-            self.session
-                .transactions
-                .fail_overdue_transactions(&mut self.session.cx, &mut self.session.consuming);
-        }
-        let after = self.session.cx.options.deadlines.request;
-        let mut late = Vec::new();
-        self.session
-            .publishing
-            .publishers
-            .expire(now, |promise| late.push(promise));
-        self.count_incomplete(late.len());
-        for promise in late {
-            let timeout = self.session.consuming.timed_out("the confirm", after);
-            self.session
-                .cx
-                .complete(promise, Err(Error::Unconfirmed(timeout.into())));
-        }
+    /// Completes the promises and the waits whose deadline has passed.
+    fn expire(&mut self, now: Instant) {
+        let incomplete = self.session.expire(now);
+        self.lifecycle.closing.count_incomplete(incomplete);
         self.waits.expire(now);
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Call it
+    /// after [`poll_transmit`](Self::poll_transmit), which starts the deadlines of new work.
+    #[must_use]
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let state = &self.lifecycle.state;
+        let of_state = earlier(state.deadline(), self.lifecycle.closing.deadline());
+        if self.is_closed() {
+            return of_state;
+        }
+        let asked = earlier(self.session.cx.promises.deadline(), self.waits.deadline());
+        let earliest = earlier(of_state, asked);
+        if self.is_down() {
+            return earliest;
+        }
+        let wants_input = self.wants_input();
+        earlier(earliest, self.session.deadline(wants_input))
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called at the latest, or
+    /// [`poll_dial`](Self::poll_dial), for a connection that has no transport and so no output.
+    pub fn tend(&mut self, now: Instant) -> Option<Instant> {
+        self.session.cx.attention = false;
+        self.stamp(now);
+        let timeout = self.poll_timeout();
+        match &self.lifecycle.state {
+            State::Down(down) => earlier(down.retries_at(), timeout),
+            _ => timeout,
+        }
     }
 
     /// Begins a wait for capacity. Its timeout is that of a request.
@@ -132,10 +97,8 @@ impl Connection {
     /// Returns an error if the timeout of a wait for capacity has passed.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
-            return Err(self
-                .session
-                .consuming
-                .timed_out(what, self.session.cx.options.deadlines.request));
+            let after = self.session.cx.options.deadlines.request;
+            return Err(self.session.consuming.timed_out(what, after));
         }
         Ok(())
     }
@@ -144,87 +107,13 @@ impl Connection {
     pub(crate) fn poll_expired_wait(&mut self) -> Option<Ticket> {
         self.waits.poll_expired()
     }
-
-    /// For how long the transport has taken no octet, if that is too long. A broker that has
-    /// blocked us does not read.
-    fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        let timeout = self.heartbeat.timeout()?;
-        let stalled = now.saturating_duration_since(self.session.cx.last_progress);
-        (self.session.cx.in_flight_bytes > 0
-            && self.session.publishing.blocked.is_none()
-            && stalled >= 2 * timeout)
-            .then_some(stalled)
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ask after
-    /// [`poll_transmit`](Self::poll_transmit), which starts the clock for what is new.
-    #[must_use]
-    pub fn poll_timeout(&mut self) -> Option<Instant> {
-        let closing = earlier(self.close_deadline.instant(), self.drain_deadline.instant());
-        if matches!(self.state, State::Closed) {
-            return closing;
-        }
-        let asked = earlier(self.session.cx.promises.deadline(), self.waits.deadline());
-        let of_state = match self.state {
-            State::Down(_) => return earlier(self.down_deadline(), asked),
-            State::Handshake(_) => Some(self.handshake_deadline),
-            State::Restoring if self.waits_for_answers() => {
-                self.session.recovery.restore_deadline.instant()
-            }
-            State::Open => self.session.consuming.resubscription.deadline(),
-            _ => None,
-        };
-        let stall = self.heartbeat.timeout().filter(|_| {
-            self.session.cx.in_flight_bytes > 0 && self.session.publishing.blocked.is_none()
-        });
-        // One after the other: iterating over an array of them took 110 instructions more, and a
-        // request pays for it twice.
-        let mut earliest = earlier(closing, of_state);
-        earliest = earlier(earliest, asked);
-        earliest = earlier(earliest, self.heartbeat.deadline(self.wants_input()));
-        earliest = earlier(
-            earliest,
-            stall.map(|timeout| later(self.session.cx.last_progress, 2 * timeout)),
-        );
-        earliest = earlier(earliest, self.session.publishing.publishers.deadline());
-        earliest = earlier(
-            earliest,
-            self.session.consuming.pause_deadline(&self.session.cx),
-        );
-        earlier(
-            earliest,
-            self.session
-                .recovery
-                .replay
-                .as_ref()
-                .and_then(Replay::deadline),
-        )
-    }
-
-    /// Starts the deadlines of what came without the time.
-    pub(crate) fn stamp(&mut self, now: Instant) {
-        self.session.cx.now = now;
-        let timeout = self.session.cx.options.deadlines.request;
-        self.session.cx.promises.stamp(now);
-        self.session.publishing.publishers.stamp(now, timeout);
-        self.waits.stamp(now, timeout);
-        self.heartbeat.stamp(now);
-        self.drain_deadline.stamp(now);
-        self.close_deadline.stamp(now);
-        self.session.recovery.restore_deadline.stamp(now);
-        self.session.consuming.reading.stamp(now);
-        if let Some(replay) = &mut self.session.recovery.replay {
-            replay.stamp(now);
-        }
-        self.session.consuming.resubscription.stamp(now);
-        self.stamp_down(now);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::Options;
+    use std::time::Duration;
 
     #[test]
     fn an_ended_wait_has_no_deadline() {

@@ -1,197 +1,12 @@
-//! Consumers and what they have not been asked for yet.
+//! All consumers, and their buffered deliveries.
 
-use crate::error::Error;
 use crate::machine::channel::content::{Delivered, Recipient};
 use crate::machine::consume::buffer::{Batches, Spares};
+use crate::machine::consume::consumer::{Consumer, Ended, Phase, Terms};
 use crate::machine::consume::reading::Buffered;
 use crate::machine::consume::tags::{Tag, TagNumber, Tags};
 use crate::machine::ids::{ConsumerId, PromiseId};
-use crate::protocol::Table;
 use std::collections::{BTreeMap, VecDeque};
-
-/// Why a consumer has ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Ended {
-    /// It was cancelled from this side.
-    Cancelled,
-    /// The broker cancelled it, most often because its queue was deleted.
-    CancelledByServer,
-    /// The broker closed its channel.
-    ChannelClosed(Error),
-    /// The connection went, or was closed from this side.
-    ConnectionBroken(Error),
-}
-
-#[derive(Debug)]
-pub(crate) enum Phase {
-    /// `consume-ok` is still to come.
-    Starting(PromiseId),
-    Live,
-    /// The connection went, and it is to be started again with the next.
-    Restoring,
-    /// `cancel-ok` is still to come.
-    Cancelling,
-    Ended(Ended),
-}
-
-/// A queue, and how it is consumed.
-#[derive(Debug)]
-pub(crate) struct Terms {
-    /// By the first of its names, when the broker names it.
-    pub(crate) queue: Box<[u8]>,
-    pub(crate) users_tag: Box<str>,
-    /// What its holder knows it by, the first tag that it had, and its number.
-    pub(crate) tag: Box<str>,
-    pub(crate) number: Option<TagNumber>,
-    pub(crate) no_local: bool,
-    pub(crate) exclusive: bool,
-    /// Whether the arguments say from which offset of a stream it reads.
-    pub(crate) by_offset: bool,
-    pub(crate) arguments: Table,
-    /// Why this queue is no longer consumed while the consumer's other queues are.
-    pub(crate) ended: Option<Ended>,
-}
-
-impl Terms {
-    /// About how many octets they take, in memory and in a frame.
-    pub(crate) fn octets(&self) -> usize {
-        self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_octets().len() + 32
-    }
-}
-
-/// How a consumer is throttled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Throttle {
-    /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
-    Tags { prefetch_count: u16 },
-    /// The prefetch count that all queues of its channel share is 1.
-    Channel,
-}
-
-#[derive(Debug)]
-pub(crate) struct Consumer {
-    turn: u64,
-    pub(crate) channel: u16,
-    pub(crate) sources: Vec<Terms>,
-    pub(crate) no_ack: bool,
-    /// One prefetch count for all queues together, instead of one for each tag.
-    pub(crate) shared_prefetch_count: Option<u16>,
-    /// How many times `consume-ok` is still to come before it has started.
-    pub(crate) starting: usize,
-    pub(crate) tags: Tags,
-    pub(crate) phase: Phase,
-    /// Who waits for `cancel-ok`.
-    pub(crate) cancelling: Vec<PromiseId>,
-    /// Who waits until another prefetch count is the only one that holds.
-    pub(crate) resizing: Vec<PromiseId>,
-    /// Set while the consumer is throttled: until the program has taken its buffered deliveries.
-    pub(crate) throttle: Option<Throttle>,
-    /// Its holder has gone.
-    pub(crate) dropped: bool,
-    /// The prefetch count with which it is to be started again.
-    pub(crate) wanted_prefetch: Option<u16>,
-    /// How many deliveries were dropped with connections that went.
-    pub(crate) lost: u64,
-    pub(crate) buffered: Buffered,
-    deliveries: Batches,
-    /// It was announced that there is something to take.
-    announced: bool,
-}
-
-impl Consumer {
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended(_))
-    }
-
-    /// Returns the number of queues that are consumed.
-    pub(crate) fn live_sources(&self) -> usize {
-        self.sources
-            .iter()
-            .filter(|terms| terms.ended.is_none())
-            .count()
-    }
-
-    /// Returns the queues for which this consumer had started, and which lose a consumer on the
-    /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
-    pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<Box<[u8]>> {
-        let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
-        let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
-        if has_started {
-            return sources.map(|terms| terms.queue.clone()).collect();
-        }
-        let started = self.tags.iter().filter(|tag| tag.started);
-        started
-            .filter_map(|tag| self.sources.get(tag.source as usize))
-            .map(|terms| terms.queue.clone())
-            .collect()
-    }
-
-    /// Returns the queue whose absence made the broker refuse to start the consumer: the queue that
-    /// the error text names, else the first that has not started, because they are started one
-    /// after another.
-    pub(crate) fn missing_source<'n>(
-        &'n self,
-        text: &str,
-        current: impl Fn(&'n [u8]) -> &'n [u8],
-    ) -> Option<usize> {
-        let is_named = |terms: &'n Terms| {
-            let name = String::from_utf8_lossy(current(&terms.queue));
-            terms.ended.is_none() && text.contains(&format!("'{name}'"))
-        };
-        let named = self.sources.iter().position(is_named);
-        named.or_else(|| {
-            self.tags
-                .iter()
-                .find(|tag| !tag.started)
-                .map(|tag| tag.source as usize)
-        })
-    }
-
-    /// What its holder knows it by.
-    pub(crate) fn tag(&self) -> &str {
-        self.sources.first().map_or("", |terms| &terms.tag)
-    }
-
-    /// Messages that may be unsettled; 0 for no limit.
-    pub(crate) fn prefetch_count(&self) -> u16 {
-        if let Some(count) = self.shared_prefetch_count {
-            return count;
-        }
-        if let Some(Throttle::Tags { prefetch_count }) = self.throttle {
-            return prefetch_count;
-        }
-        self.tags
-            .iter()
-            .filter(|tag| !tag.leaving)
-            .map(|tag| tag.prefetch_count)
-            .fold(0, u16::saturating_add)
-    }
-
-    /// Returns the last buffered delivery.
-    pub(crate) fn last_buffered(&self) -> Option<&Delivered> {
-        self.deliveries.last()
-    }
-
-    /// The prefetch count that it is to have, whether it has started or not.
-    pub(crate) fn wanted_prefetch_count(&self) -> u16 {
-        self.wanted_prefetch
-            .unwrap_or_else(|| self.prefetch_count())
-    }
-
-    /// Whether its prefetch count can be changed to that.
-    pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
-        let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
-        let is_exclusive = self.sources.iter().any(|terms| terms.exclusive);
-        if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
-            return Err(Error::invalid(
-                "prefetch_count",
-                "that of an exclusive consumer can't be changed",
-            ));
-        }
-        Ok(())
-    }
-}
 
 #[inline]
 fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
@@ -506,6 +321,7 @@ impl Consumers {
     }
 
     /// Deliveries that wait to be taken, and their octets.
+    #[inline]
     pub(crate) fn buffered(&self) -> (usize, usize) {
         (self.buffered, self.buffered_octets)
     }
@@ -524,6 +340,7 @@ impl Consumers {
 mod tests {
     use super::*;
     use crate::machine::promises::Promises;
+    use crate::protocol::Table;
 
     fn terms(queue: &str) -> Terms {
         Terms {

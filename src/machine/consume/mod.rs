@@ -2,7 +2,9 @@
 
 pub(crate) mod buffer;
 pub(crate) mod cancel;
+pub(crate) mod consumer;
 pub(crate) mod consumers;
+pub(crate) mod deliver;
 pub(crate) mod pending;
 pub(crate) mod prefetch;
 pub(crate) mod reading;
@@ -11,27 +13,24 @@ pub(crate) mod resubscription;
 pub(crate) mod settle;
 pub(crate) mod tags;
 pub(crate) mod unsettled;
+pub(crate) mod write;
 
-use crate::error::{Error, Fault};
-use crate::machine::channel::content::{Delivered, Recipient, STREAM_OFFSET};
-use crate::machine::channel::{Awaited, Resize, Role};
-use crate::machine::consume::consumers::{Consumer, Consumers, Phase, Terms};
-use crate::machine::consume::pending::WaitingConsume;
+use crate::error::Error;
+use crate::machine::channel::Awaited;
+use crate::machine::channel::content::Delivered;
+use crate::machine::consume::consumer::{Phase, Terms};
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::pending::{WaitingConsume, open_consumer_channel};
 use crate::machine::consume::reading::Reading;
 use crate::machine::consume::resubscription::Resubscription;
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
-use crate::machine::request::check::check_queue_name;
-use crate::machine::{Consume, ConsumerId, Ended, PromiseId, Reply};
-use crate::message::Message;
+use crate::machine::{Consume, ConsumerId, PromiseId, Reply};
 use crate::options::Options;
+use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
-use crate::protocol::{EncodeError, ReplyCode, ShortStr};
 use std::collections::VecDeque;
-
-/// Octets of a consumer tag that are the user's; the rest makes it unique.
-const LONGEST_TAG: usize = 225;
 
 /// The consumers of the connection, and whether it reads on for them.
 #[derive(Debug)]
@@ -62,7 +61,7 @@ impl Consuming {
         cx: &mut Context,
         consume: &Consume<'_>,
     ) -> Result<PromiseId, Error> {
-        let sources = vec![self.terms(cx, consume)?];
+        let sources = vec![Terms::new(&cx.topology, consume)?];
         self.wait_to_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
     }
 
@@ -80,50 +79,9 @@ impl Consuming {
         }
         let sources = queues
             .iter()
-            .map(|consume| self.terms(cx, consume))
+            .map(|consume| Terms::new(&cx.topology, consume))
             .collect::<Result<_, _>>()?;
         self.wait_to_consume(cx, sources, no_ack, prefetch_count, true)
-    }
-
-    pub(crate) fn terms(&self, cx: &Context, consume: &Consume<'_>) -> Result<Terms, Error> {
-        check_queue_name(consume.queue)?;
-        if !consume.arguments.is_finite() {
-            return Err(Error::invalid(
-                "arguments",
-                "RabbitMQ can't read a number that is NaN or infinite",
-            ));
-        }
-        if consume.tag.len() > LONGEST_TAG {
-            let why = format!(
-                "{} octets, where there is room for {LONGEST_TAG}",
-                consume.tag.len()
-            );
-            return Err(Error::invalid("consumer_tag", why));
-        }
-        Ok(Terms {
-            queue: cx.topology.original(consume.queue.as_octets()).into(),
-            users_tag: consume.tag.into(),
-            tag: Box::default(),
-            number: None,
-            no_local: consume.no_local,
-            exclusive: consume.exclusive,
-            by_offset: consume.arguments.get(STREAM_OFFSET).is_some(),
-            arguments: consume.arguments.to_table(),
-            ended: None,
-        })
-    }
-
-    /// Whether each of them fits into a frame.
-    pub(crate) fn check_size(&self, cx: &Context, sources: &[Terms]) -> Result<(), Error> {
-        let longest = sources.iter().map(Terms::octets).max().unwrap_or(0) + 2 * ShortStr::MAX;
-        if longest > cx.frame_max as usize {
-            return Err(EncodeError::FrameTooLarge {
-                octets: longest,
-                limit: cx.frame_max,
-            }
-            .into());
-        }
-        Ok(())
     }
 
     pub(crate) fn wait_to_consume(
@@ -134,7 +92,7 @@ impl Consuming {
         prefetch_count: u16,
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
-        self.check_size(cx, &sources)?;
+        Terms::check_size(&sources, cx.transmit.frame_max())?;
         let promise = cx.timed_promise();
         cx.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
         self.waiting.push_back(WaitingConsume {
@@ -158,10 +116,10 @@ impl Consuming {
                 return;
             }
             // The limit that was agreed upon may be lower than the one that was expected.
-            let mut fits = self.check_size(cx, &waiting.sources);
+            let mut fits = Terms::check_size(&waiting.sources, cx.transmit.frame_max());
             let is_wanted = cx.promises.is_pending(promise);
             let number = if is_wanted && fits.is_ok() {
-                self.consumer_channel(cx, publishing)
+                open_consumer_channel(cx, publishing)
             } else {
                 None
             };
@@ -197,133 +155,9 @@ impl Consuming {
             if let Some(channel) = cx.channels.get_mut(number) {
                 channel.consumer = Some(consumer);
             }
-            self.write_consumes(cx, number, consumer, prefetch_count);
+            self.consumers
+                .write_consumes(cx, number, consumer, prefetch_count);
         }
-    }
-
-    /// Starts all queues of a consumer on its channel.
-    pub(crate) fn write_consumes(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        id: ConsumerId,
-        prefetch_count: u16,
-    ) {
-        let Some(consumer) = self.consumers.get(id) else {
-            return;
-        };
-        let is_shared = consumer.shared_prefetch_count.is_some();
-        let live = (0..)
-            .zip(&consumer.sources)
-            .filter(|(_, terms)| terms.ended.is_none());
-        let live: Vec<u32> = live.map(|(source, _)| source).collect();
-        if let Some(channel) = cx.channels.get_mut(number) {
-            channel.no_ack = consumer.no_ack;
-        }
-        if is_shared && prefetch_count != 0 {
-            self.write_qos(cx, number, prefetch_count, true, None);
-        }
-        for source in live {
-            let own = if is_shared { 0 } else { prefetch_count };
-            self.write_consume(cx, number, id, source, own, None);
-        }
-    }
-
-    pub(crate) fn consumer_channel(
-        &mut self,
-        cx: &mut Context,
-        publishing: &mut Publishing,
-    ) -> Option<u16> {
-        if !cx.channels.may_open_long_lived() {
-            return None;
-        }
-        let number = cx
-            .open_channel(Role::Consume)
-            .or_else(|| cx.channels.take_idle(Role::Consume));
-        if number.is_none() {
-            publishing.make_room(cx);
-        }
-        number
-    }
-
-    /// Writes `qos`: for the consumers to come, or for all of the channel together.
-    pub(crate) fn write_qos(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        prefetch_count: u16,
-        global: bool,
-        asked: Option<(ConsumerId, Resize)>,
-    ) {
-        if let Some(channel) = cx.channels.get_mut(number) {
-            if global {
-                channel.shares_prefetch_count = true;
-            } else {
-                channel.prefetch_count = prefetch_count;
-            }
-        }
-        cx.write(
-            number,
-            &basic::Qos {
-                prefetch_size: 0,
-                prefetch_count,
-                global,
-            },
-        );
-        let awaited = match asked {
-            Some((consumer, resize)) => Awaited::Qos { consumer, resize },
-            None => Awaited::Nothing,
-        };
-        cx.await_reply(number, &basic::Qos::INFO, awaited);
-    }
-
-    /// Writes `qos`, if need be, and `consume` with a tag of its own, which is known before any
-    /// delivery can come.
-    pub(crate) fn write_consume(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        id: ConsumerId,
-        source: u32,
-        prefetch_count: u16,
-        resized: Option<Resize>,
-    ) {
-        if cx
-            .channels
-            .get(number)
-            .is_some_and(|channel| channel.prefetch_count != prefetch_count)
-        {
-            self.write_qos(cx, number, prefetch_count, false, None);
-        }
-        let Some(no_ack) = self.consumers.get(id).map(|consumer| consumer.no_ack) else {
-            return;
-        };
-        let Some((tag, terms)) = self.consumers.add_tag(id, source, prefetch_count) else {
-            return;
-        };
-        let name = tag.to_tag(&terms.users_tag);
-        let queue = cx.topology.current(&terms.queue);
-        let consume = basic::Consume {
-            queue: ShortStr::from_octets(queue).unwrap_or_default(),
-            consumer_tag: ShortStr::cut(&name),
-            no_local: terms.no_local,
-            no_ack,
-            exclusive: terms.exclusive,
-            nowait: false,
-            arguments: terms.arguments.as_ref(),
-        };
-        let written = cx.out.method(number, cx.frame_max, &consume);
-        cx.attention = true;
-        debug_assert!(written.is_ok(), "{written:?}");
-        cx.await_reply(
-            number,
-            &basic::Consume::INFO,
-            Awaited::Consume {
-                consumer: id,
-                tag,
-                resized,
-            },
-        );
     }
 
     /// Handles `consume-ok`: a consumer has started under that tag, as the broker spells it.
@@ -345,7 +179,7 @@ impl Consuming {
             Some(tag) => tag.started = true,
             // The broker or the program ended it before it had started, when the cancel could not
             // be written.
-            None => self.write_cancel(cx, number, id, tag, name),
+            None => self.consumers.write_cancel(cx, number, id, tag, name),
         }
         let Some(consumer) = self
             .consumers
@@ -374,7 +208,7 @@ impl Consuming {
             return;
         }
         consumer.resizing.extend(resized);
-        self.write_cancels(cx, id);
+        self.consumers.write_cancels(cx, id);
         self.answer_resized(cx, id);
         self.unthrottle(cx, id);
     }
@@ -406,73 +240,6 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// For whom a delivery is that comes on that channel with that tag.
-    #[inline]
-    pub(crate) fn recipient(
-        &self,
-        cx: &Context,
-        number: u16,
-        tag: ShortStr<'_>,
-    ) -> Option<Recipient> {
-        self.consumers
-            .recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
-    }
-
-    #[inline]
-    pub(crate) fn deliver(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        recipient: Option<Recipient>,
-        tag: u64,
-        redelivered: bool,
-        message: Message,
-    ) -> Result<(), Error> {
-        let consumer = recipient.and_then(|recipient| self.consumers.get(recipient.consumer));
-        let is_wanted = consumer.is_some_and(|consumer| {
-            // What comes while a consumer is cancelled goes back, unless that would lose it.
-            !consumer.dropped
-                && (consumer.no_ack
-                    || matches!(
-                        consumer.phase,
-                        Phase::Live | Phase::Starting(_) | Phase::Restoring
-                    ))
-        });
-        let Some(channel) = cx.channels.get_mut(number) else {
-            return Ok(());
-        };
-        let no_ack = channel.no_ack;
-        if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(reused_tag());
-        }
-        if !no_ack && channel.is_recovering() {
-            channel.unsettled.forget();
-            return Ok(());
-        }
-        let incarnation = channel.incarnation;
-        let delivered = Delivered {
-            message,
-            tag,
-            redelivered,
-            settled: no_ack.into(),
-            source: recipient.map_or(0, |recipient| recipient.source),
-            channel: number,
-            incarnation,
-            epoch: cx.epoch,
-            by_offset: recipient.is_some_and(|recipient| recipient.by_offset),
-        };
-        match recipient {
-            Some(recipient) if is_wanted => self.consumers.push(recipient.consumer, delivered),
-            _ => return self.receive_unwanted(cx, &delivered),
-        }
-        Ok(())
-    }
-
-    /// How many deliveries wait to be taken.
-    pub(crate) fn buffered_deliveries(&self) -> usize {
-        self.consumers.buffered().0
-    }
-
     /// Takes up to so many deliveries of a consumer, behind those that are there. When there are
     /// none, `into` may have another allocation afterwards, or none.
     pub(crate) fn take_deliveries(
@@ -488,76 +255,11 @@ impl Consuming {
         }
     }
 
-    /// Why a consumer has ended, if it has. Deliveries may still wait to be taken.
-    pub(crate) fn ended(&self, consumer: ConsumerId) -> Option<&Ended> {
-        match &self.consumers.get(consumer)?.phase {
-            Phase::Ended(ended) => Some(ended),
-            _ => None,
+    /// Fails the consumers that wait for a channel.
+    pub(crate) fn fail_waiting(&mut self, cx: &mut Context, error: &Error) {
+        for consume in std::mem::take(&mut self.waiting) {
+            cx.request_octets -= consume.octets();
+            cx.complete(consume.promise, Err(error.clone()));
         }
     }
-
-    /// Returns the queues that a consumer of several queues has lost while it goes on with the
-    /// others. Each comes with the name at the start of the consumer and the reason.
-    pub(crate) fn ended_queues(
-        &self,
-        consumer: ConsumerId,
-    ) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
-        let sources = self
-            .consumers
-            .get(consumer)
-            .map_or(&[][..], |consumer| &consumer.sources);
-        sources.iter().filter_map(|terms| {
-            Some((
-                ShortStr::from_octets(&terms.queue).unwrap_or_default(),
-                terms.ended.as_ref()?,
-            ))
-        })
-    }
-
-    /// How many deliveries of a consumer were dropped with connections that went, because they
-    /// could not be settled any more.
-    pub(crate) fn lost_deliveries(&self, consumer: ConsumerId) -> u64 {
-        self.consumers
-            .get(consumer)
-            .map_or(0, |consumer| consumer.lost)
-    }
-
-    /// Counts deliveries that were taken from a consumer and dropped, because they can't be settled
-    /// any more.
-    pub(crate) fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
-        self.consumers.count_lost(consumer, count);
-    }
-
-    /// The tag that its holder knows a consumer by.
-    pub(crate) fn consumer_tag(&self, consumer: ConsumerId) -> Option<&str> {
-        self.consumers.get(consumer).map(Consumer::tag)
-    }
-
-    /// The queues of a consumer, those that the broker names by the first of their names, each with
-    /// the tag that its holder knows it by.
-    pub(crate) fn consumer_queues(
-        &self,
-        consumer: ConsumerId,
-    ) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
-        let sources = self
-            .consumers
-            .get(consumer)
-            .map_or(&[][..], |consumer| &consumer.sources);
-        sources.iter().map(|terms| {
-            (
-                ShortStr::from_octets(&terms.queue).unwrap_or_default(),
-                &*terms.tag,
-            )
-        })
-    }
-}
-
-#[cold]
-fn reused_tag() -> Error {
-    Fault::by_client(
-        ReplyCode::COMMAND_INVALID,
-        "a delivery tag used again",
-        basic::Deliver::ID,
-    )
-    .into()
 }

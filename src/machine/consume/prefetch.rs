@@ -13,11 +13,12 @@
 
 use crate::error::Error;
 use crate::machine::channel::Resize;
+use crate::machine::channel::content::Delivered;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumers::{Consumer, Phase, Throttle};
+use crate::machine::consume::consumer::{Consumer, Phase, Throttle};
 use crate::machine::consume::reading::Buffered;
 use crate::machine::context::{Context, Stage};
-use crate::machine::{ConsumerId, Notice, PromiseId, Reply};
+use crate::machine::{ConsumerId, Notice, PromiseId, Reply, Settle};
 use std::time::{Duration, Instant};
 
 impl Consuming {
@@ -80,12 +81,15 @@ impl Consuming {
             self.resize_throttled(cx, id, prefetch_count, promise);
         } else if is_shared {
             consumer.shared_prefetch_count = Some(prefetch_count);
-            self.write_qos(cx, number, prefetch_count, true, Some((id, resize)));
+            self.consumers
+                .write_qos(cx, number, prefetch_count, true, Some((id, resize)));
         } else if current != 0 && prefetch_count > current {
-            self.write_consume(cx, number, id, 0, prefetch_count - current, Some(resize));
+            self.consumers
+                .write_consume(cx, number, id, 0, prefetch_count - current, Some(resize));
         } else {
             consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
-            self.write_consume(cx, number, id, 0, prefetch_count, Some(resize));
+            self.consumers
+                .write_consume(cx, number, id, 0, prefetch_count, Some(resize));
         }
     }
 
@@ -176,7 +180,7 @@ impl Consuming {
                 .get(id)
                 .is_some_and(|consumer| self.is_greedy(consumer, share))
             {
-                self.throttle(cx, id);
+                self.consumers.throttle(cx, id);
             }
         }
     }
@@ -197,41 +201,6 @@ impl Consuming {
         // the prefetch count, which programs rely on. The count limits the deliveries in flight to
         // such a consumer, and reading continues for them up to the hard limit.
         consumer.prefetch_count() == 0 || consumer.shared_prefetch_count.is_some()
-    }
-
-    pub(crate) fn throttle(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.consumers.get_mut(id) else {
-            return;
-        };
-        let number = consumer.channel;
-        if consumer
-            .shared_prefetch_count
-            .is_some_and(|count| count != 0)
-        {
-            consumer.throttle = Some(Throttle::Channel);
-            self.write_qos(cx, number, 1, true, None);
-        } else {
-            consumer.throttle = Some(Throttle::Tags {
-                prefetch_count: consumer.prefetch_count(),
-            });
-            self.replace_tags(cx, id, 1);
-        }
-    }
-
-    /// Starts a tag with that prefetch count for each queue of a consumer, to replace its tags.
-    pub(crate) fn replace_tags(&mut self, cx: &mut Context, id: ConsumerId, prefetch_count: u16) {
-        let Some(consumer) = self.consumers.get_mut(id) else {
-            return;
-        };
-        consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
-        let number = consumer.channel;
-        let live = (0..)
-            .zip(&consumer.sources)
-            .filter(|(_, terms)| terms.ended.is_none());
-        let live: Vec<u32> = live.map(|(source, _)| source).collect();
-        for source in live {
-            self.write_consume(cx, number, id, source, prefetch_count, None);
-        }
     }
 
     /// Changes the prefetch count of a throttled consumer.
@@ -293,35 +262,36 @@ impl Consuming {
             consumer.throttle = None;
         }
         if let Throttle::Tags { prefetch_count } = throttle {
-            self.replace_tags(cx, id, prefetch_count);
+            self.consumers.replace_tags(cx, id, prefetch_count);
         }
         if let Some(count) = shared.filter(|count| *count != 0 || throttle == Throttle::Channel) {
-            self.write_qos(cx, number, count, true, None);
+            self.consumers.write_qos(cx, number, count, true, None);
         }
     }
-}
 
-impl Consumer {
-    /// Returns `true` if the prefetch count can be changed now: the consumer is live, and no change
-    /// is pending.
-    fn can_be_resized(&self) -> bool {
-        matches!(self.phase, Phase::Live) && self.tags.iter().all(|tag| tag.started && !tag.leaving)
+    /// Settles a delivery. A refusal may let a throttled consumer continue; an ack does so when it
+    /// is written.
+    #[inline]
+    pub(crate) fn settle(
+        &mut self,
+        cx: &mut Context,
+        delivered: &Delivered,
+        how: Settle,
+    ) -> Result<(), Error> {
+        let settled = cx.settle(delivered, how);
+        if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
+            self.unthrottle_on(cx, delivered.channel);
+        }
+        settled
     }
 
-    /// Returns `true` if a second tag can replace the consumer's tags and slows it down.
-    ///
-    /// Brokers ignore the prefetch count of consumers without acknowledgements, refuse a second
-    /// consumer beside an exclusive one, and start a consumer with an offset at that offset again.
-    fn can_be_throttled(&self) -> bool {
-        let is_unsuitable = self
-            .sources
-            .iter()
-            .any(|terms| terms.exclusive || terms.by_offset);
-        !self.no_ack
-            && !self.dropped
-            && !is_unsuitable
-            && self.throttle.is_none()
-            && self.prefetch_count() != 1
-            && self.can_be_resized()
+    /// Writes the collected acks.
+    pub(crate) fn flush_acks(&mut self, cx: &mut Context) {
+        let mut acking = std::mem::take(&mut cx.acking);
+        for number in acking.drain(..) {
+            cx.flush_channel_acks(number);
+            self.unthrottle_on(cx, number);
+        }
+        cx.acking = acking;
     }
 }

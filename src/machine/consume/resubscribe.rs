@@ -3,12 +3,11 @@
 use crate::error::Error;
 use crate::machine::channel::Resize;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumers::Phase;
-use crate::machine::consume::pending::WaitingConsume;
+use crate::machine::consume::consumer::Phase;
+use crate::machine::consume::pending::{WaitingConsume, open_consumer_channel};
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::blame::Blame;
-use crate::machine::recovery::failed_consumer;
 use crate::machine::{ConsumerId, Ended, Notice};
 use crate::protocol::method::basic;
 
@@ -106,7 +105,7 @@ impl Consuming {
         publishing: &mut Publishing,
         id: ConsumerId,
     ) -> bool {
-        let Some(number) = self.consumer_channel(cx, publishing) else {
+        let Some(number) = open_consumer_channel(cx, publishing) else {
             return false;
         };
         if let Some(channel) = cx.channels.get_mut(number) {
@@ -121,7 +120,8 @@ impl Consuming {
         if let Some(shared) = &mut consumer.shared_prefetch_count {
             *shared = prefetch_count;
         }
-        self.write_consumes(cx, number, id, prefetch_count);
+        self.consumers
+            .write_consumes(cx, number, id, prefetch_count);
         true
     }
 
@@ -162,14 +162,6 @@ impl Consuming {
                     cx.complete(promise, Err(error.clone()));
                 }
             }
-        }
-    }
-
-    /// Records for the report that a consumer could not be started again. Once the connection is
-    /// open, it is in the report already.
-    pub(crate) fn consumer_not_restored(&mut self, cx: &mut Context, tag: &str, error: &Error) {
-        if cx.stage != Stage::Open {
-            self.resubscription.failed.push(failed_consumer(tag, error));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Settling deliveries: each once, on the channel that brought it, or not at all.
+//! Settling deliveries: each once, on its own channel, or not at all.
 //!
-//! Deliveries that the program never receives: they go back to their queue once the broker has
-//! stopped to deliver to their consumer.
+//! Deliveries that the program never receives are requeued once the broker has stopped to deliver
+//! to their consumer.
 //!
 //! A message that is requeued before its consumer is cancelled is delivered to the same consumer
 //! again. Each delivery counts towards the delivery limit of a quorum queue (20 by default), at
@@ -10,109 +10,96 @@
 //! RabbitMQ counts a `basic.reject` as a failed delivery, but not a `basic.nack`.
 
 use crate::error::{Error, Fault};
-use crate::machine::channel::content::Delivered;
-use crate::machine::channel::{Channel, Role};
-use crate::machine::consume::Consuming;
+use crate::machine::channel::Channel;
+use crate::machine::channel::content::{Delivered, Got};
 use crate::machine::consume::unsettled::Unsettled;
 use crate::machine::context::Context;
-use crate::machine::{ConsumerId, Settle};
+use crate::machine::{PromiseId, Reply, Settle};
 use crate::protocol::ReplyCode;
 use crate::protocol::method::{Encode, basic};
 
-/// The largest number of unwanted deliveries to collect per channel. More are returned before
-/// `cancel-ok`. This limits the list to 1 MiB if a peer never sends `cancel-ok`.
-const MOST_UNWANTED: usize = 1 << 16;
-
-/// The number of stray deliveries on a channel after which the broker is considered faulty.
-const MOST_STRAYS: u32 = 1 << 12;
-
-impl Consuming {
-    pub(crate) fn settle_delivery(
-        &mut self,
-        cx: &mut Context,
-        delivered: &Delivered,
-        how: Settle,
-    ) -> Result<(), Error> {
-        if delivered.is_settled() {
-            return Ok(());
-        }
+impl Context {
+    /// Settles a delivery, unless it needs no ack.
+    #[inline]
+    pub(crate) fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
         match how {
-            Settle::Ack { multiple } => self.acknowledge(cx, delivered, multiple),
-            // A stream takes nothing back. Before 4.0 RabbitMQ closes the connection when it is
-            // asked to, since then it takes it for an acknowledgement.
-            Settle::Nack { multiple, .. } if delivered.is_of_stream() => {
-                self.acknowledge(cx, delivered, multiple)
-            }
-            Settle::Reject { .. } if delivered.is_of_stream() => {
-                self.acknowledge(cx, delivered, false)
-            }
-            Settle::Nack { multiple, requeue } => {
-                if multiple {
-                    // Or it would refuse what is acknowledged and not written.
-                    cx.flush_channel_acks(delivered.channel);
-                }
-                self.refuse(cx, delivered, multiple, |delivery_tag, multiple| {
-                    basic::Nack {
-                        delivery_tag,
-                        multiple,
-                        requeue,
-                    }
-                })
-            }
-            Settle::Reject { requeue } => {
-                self.refuse(cx, delivered, false, |delivery_tag, _| basic::Reject {
-                    delivery_tag,
-                    requeue,
-                })
-            }
+            _ if delivered.is_settled() => Ok(()),
+            Settle::Ack { multiple } => self.acknowledge(delivered, multiple),
+            Settle::Nack { multiple, requeue } => self.nack(delivered, multiple, requeue),
+            Settle::Reject { requeue } => self.reject(delivered, requeue),
         }
     }
 
+    /// Refuses a delivery, or acknowledges it if it is of a stream, which requeues nothing: before
+    /// 4.0, RabbitMQ closes the connection over a refusal, and since then it is an acknowledgement.
+    fn nack(&mut self, delivered: &Delivered, multiple: bool, requeue: bool) -> Result<(), Error> {
+        if delivered.is_of_stream() {
+            return self.acknowledge(delivered, multiple);
+        }
+        if multiple {
+            // Otherwise it would refuse deliveries whose ack is not written yet.
+            self.flush_channel_acks(delivered.channel);
+        }
+        self.refuse(delivered, multiple, |delivery_tag, multiple| basic::Nack {
+            delivery_tag,
+            multiple,
+            requeue,
+        })
+    }
+
+    /// Rejects a delivery, or acknowledges it if it is of a stream.
+    fn reject(&mut self, delivered: &Delivered, requeue: bool) -> Result<(), Error> {
+        if delivered.is_of_stream() {
+            return self.acknowledge(delivered, false);
+        }
+        self.refuse(delivered, false, |delivery_tag, _| basic::Reject {
+            delivery_tag,
+            requeue,
+        })
+    }
+
+    /// Records an ack, to be written later.
     #[inline]
     pub(crate) fn acknowledge(
         &mut self,
-        cx: &mut Context,
         delivered: &Delivered,
         multiple: bool,
     ) -> Result<(), Error> {
-        let settled = Self::settle_on(cx, delivered, |unsettled| {
+        let settled = self.settle_on(delivered, |unsettled| {
             unsettled.ack(delivered.tag, multiple)
         });
         let Some(channel) = settled else {
-            return cx.stale();
+            return self.stale();
         };
         let is_over = channel.holds_nothing();
         if !std::mem::replace(&mut channel.has_acks, true) {
-            cx.acking.push(delivered.channel);
+            self.acking.push(delivered.channel);
         }
-        cx.attention = true;
+        self.attention = true;
         if is_over {
-            cx.release(delivered.channel);
+            self.release(delivered.channel);
         }
         Ok(())
     }
 
+    /// Writes refusals of the unsettled deliveries up to this one, or of this one.
     pub(crate) fn refuse<R: Encode>(
         &mut self,
-        cx: &mut Context,
         delivered: &Delivered,
         multiple: bool,
         refusal: impl Fn(u64, bool) -> R,
     ) -> Result<(), Error> {
         let number = delivered.channel;
         let Context {
-            channels,
-            out,
-            frame_max,
-            ..
-        } = cx;
+            channels, transmit, ..
+        } = self;
         let channel = channels
             .get_mut(number)
             .filter(|channel| channel.incarnation == delivered.incarnation);
         let is_over = channel.and_then(|channel| {
             let write = |tag, multiple| {
                 // A refusal fits into any frame.
-                let _ = out.method(number, *frame_max, &refusal(tag, multiple));
+                let _ = transmit.method(number, &refusal(tag, multiple));
             };
             channel
                 .unsettled
@@ -120,47 +107,37 @@ impl Consuming {
                 .then(|| channel.holds_nothing())
         });
         let Some(is_over) = is_over else {
-            return cx.stale();
+            return self.stale();
         };
-        cx.attention = true;
-        self.unthrottle_on(cx, number);
+        self.attention = true;
         if is_over {
-            cx.release(number);
+            self.release(number);
         }
         Ok(())
     }
 
-    /// Settles a delivery on the channel that brought it. Gives the channel, if that is still there
-    /// and held the delivery.
+    /// Settles a delivery on its channel. Returns the channel if it still exists and the delivery
+    /// was unsettled.
     #[inline]
     fn settle_on<'c>(
-        cx: &'c mut Context,
+        &'c mut self,
         delivered: &Delivered,
         settle: impl FnOnce(&mut Unsettled) -> bool,
     ) -> Option<&'c mut Channel> {
-        let channel = cx.channels.get_mut(delivered.channel);
+        let channel = self.channels.get_mut(delivered.channel);
         let channel = channel.filter(|channel| channel.incarnation == delivered.incarnation)?;
         settle(&mut channel.unsettled).then_some(channel)
     }
 
-    /// Writes the acknowledgements that wait.
-    pub(crate) fn flush_acks(&mut self, cx: &mut Context) {
-        let mut acking = std::mem::take(&mut cx.acking);
-        for number in acking.drain(..) {
-            cx.flush_channel_acks(number);
-            self.unthrottle_on(cx, number);
-        }
-        cx.acking = acking;
-    }
-
-    pub(crate) fn set_unwanted(&mut self, cx: &mut Context, delivered: &Delivered) {
+    /// Marks a delivery as unwanted, so that it is requeued after the cancel of its consumer.
+    pub(crate) fn set_unwanted(&mut self, delivered: &Delivered) {
         if delivered.is_settled() {
             return;
         }
         if delivered.is_of_stream() {
             // A stream does not take messages back.
-            let _ = self.settle_delivery(cx, delivered, Settle::Reject { requeue: true });
-        } else if let Some(channel) = cx.channels.get_mut(delivered.channel)
+            let _ = self.settle(delivered, Settle::Reject { requeue: true });
+        } else if let Some(channel) = self.channels.get_mut(delivered.channel)
             && channel.incarnation == delivered.incarnation
         {
             channel.unsettled.set_unwanted(delivered.tag);
@@ -169,9 +146,8 @@ impl Consuming {
 
     /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
     /// reject as a failed delivery.
-    pub(crate) fn return_got(&mut self, cx: &mut Context, delivered: &Delivered) {
-        let _ = self.settle_delivery(
-            cx,
+    pub(crate) fn return_got(&mut self, delivered: &Delivered) {
+        let _ = self.settle(
             delivered,
             Settle::Nack {
                 multiple: false,
@@ -180,47 +156,22 @@ impl Consuming {
         );
     }
 
-    /// Returns the buffered deliveries of a consumer in the same way.
-    pub(crate) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
-        for delivered in self.consumers.take_all(id) {
-            self.set_unwanted(cx, &delivered);
-        }
-    }
-
-    /// Handles a delivery for a consumer that is being cancelled or does not exist.
-    #[cold]
-    pub(crate) fn receive_unwanted(
-        &mut self,
-        cx: &mut Context,
-        delivered: &Delivered,
-    ) -> Result<(), Error> {
-        self.set_unwanted(cx, delivered);
-        let number = delivered.channel;
-        let Some(channel) = cx.channels.get_mut(number) else {
+    /// Completes a `basic.get` with its message.
+    pub(crate) fn got(&mut self, promise: PromiseId, got: Got) -> Result<(), Error> {
+        let number = got.delivered.channel;
+        let Some(channel) = self.channels.get_mut(number) else {
             return Ok(());
         };
-        if channel.is_consumer_changing() {
-            if channel.unsettled.unwanted() > MOST_UNWANTED {
-                cx.return_unwanted(number);
-            }
-            return Ok(());
-        }
-        // The broker would deliver a requeued message again. So it stays unsettled until the
-        // channel has no other use and is closed, and the broker requeues it then.
-        channel.strays += 1;
-        if channel.strays > MOST_STRAYS {
-            let text = format!(
-                "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
-            );
+        let no_ack = got.delivered.is_settled();
+        if !channel.unsettled.deliver(got.delivered.tag, no_ack) {
+            let text = "a delivery tag used again";
             return Err(
-                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
+                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
             );
         }
-        if channel.role == Role::Idle {
-            cx.channels.leave_pool(number);
-            cx.channels.set_role(number, Role::Settling);
-        }
-        cx.release(number);
+        // The channel first, because an answer that nobody wants settles the message at once.
+        self.release(number);
+        self.complete(promise, Ok(Reply::Delivery(Some(Box::new(got)))));
         Ok(())
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if the flag `immediate` is set and the broker does not implement it.
+#[inline]
 pub(crate) fn publish_method<'p>(
     cx: &Context,
     publish: &Publish<'p>,

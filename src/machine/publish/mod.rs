@@ -8,30 +8,22 @@ pub(crate) mod overdue;
 pub(crate) mod pending;
 pub(crate) mod publishers;
 pub(crate) mod rpc;
+pub(crate) mod writing;
 
 use crate::error::Error;
-use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
 use crate::machine::publish::call_ids::CallIds;
-use crate::machine::publish::check::{check_publish, publish_method};
+use crate::machine::publish::check::check_publish;
 use crate::machine::publish::lanes::LaneId;
 use crate::machine::publish::lanes::Lanes;
-use crate::machine::publish::pending::Kind;
 use crate::machine::publish::pending::PendingPublish;
+use crate::machine::publish::pending::{Kind, NoChannel};
+use crate::machine::publish::publishers::STAMP;
 use crate::machine::publish::publishers::{Publisher, Publishers};
-use crate::machine::publish::publishers::{REPUBLISHED, STAMP};
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
-use crate::protocol::method::{basic, confirm};
-use crate::protocol::{Properties, ReplyCode, ShortStr, Table, TableRef, Value};
-
-/// The reason why an exchange has no channel yet.
-pub(crate) enum NoChannel {
-    /// A channel is being closed. Its number becomes free with `close-ok`.
-    Closing,
-    /// All channels are in use.
-    AllInUse,
-}
+use crate::protocol::method::basic;
+use crate::protocol::{ReplyCode, ShortStr, Value};
 
 /// The publishes outside of transactions.
 #[derive(Debug, Default)]
@@ -51,8 +43,9 @@ pub(crate) struct Publishing {
 impl Publishing {
     /// Returns the number of bytes that the transport has not taken, including those of queued
     /// publishes.
+    #[inline]
     pub(crate) fn outgoing_bytes(&self, cx: &Context) -> usize {
-        self.queued.bytes() + cx.out.len() + cx.in_flight_bytes
+        self.queued.bytes() + cx.transmit.len()
     }
 
     /// Returns `true` if another publish would be accepted.
@@ -246,133 +239,7 @@ impl Publishing {
         }
     }
 
-    /// Opens the channel of an exchange that has none.
-    pub(crate) fn open_publisher(
-        &mut self,
-        cx: &mut Context,
-        exchange: &[u8],
-        kind: Kind,
-    ) -> Result<u16, NoChannel> {
-        // The last channel of the exchange may be closing, to make room for another exchange. The
-        // publishes on that one come first.
-        if self.publishers.is_leaving(exchange, kind) {
-            return Err(NoChannel::Closing);
-        }
-        let limit = usize::from(cx.options.limits.publish_channels.max(1));
-        if self.publishers.len() >= limit {
-            // Channels without confirms are idle at once, so they would be closed and opened faster
-            // than the broker can handle.
-            if self.publishers.leaving() > 0 {
-                return Err(NoChannel::Closing);
-            }
-            self.close_idle_publisher(cx);
-        }
-        if self.publishers.len() >= limit {
-            return Err(NoChannel::AllInUse);
-        }
-        if !cx.channels.has_room(Role::Publish) {
-            self.make_room(cx);
-            let is_closing = cx.channels.is_closing_one();
-            return Err(if is_closing {
-                NoChannel::Closing
-            } else {
-                NoChannel::AllInUse
-            });
-        }
-        let number = cx.open_channel(Role::Publish).ok_or(NoChannel::AllInUse)?;
-        if kind != Kind::Unconfirmed {
-            cx.write(number, &confirm::Select { nowait: false });
-            cx.await_reply(number, &confirm::Select::INFO, Awaited::Nothing);
-        }
-        if kind == Kind::Call {
-            self.await_replies(cx, number);
-        }
-        self.publishers.add(exchange, kind, number, cx.now);
-        Ok(number)
-    }
-
-    /// Closes the channel of the exchange that has been idle longest.
-    pub(crate) fn close_idle_publisher(&mut self, cx: &mut Context) {
-        if let Some(number) = self.publishers.remove_idle() {
-            cx.close_channel(number);
-        }
-    }
-
-    /// Frees a channel number, by closing a channel on which nothing is pending.
-    pub(crate) fn make_room(&mut self, cx: &mut Context) {
-        if cx.channels.is_closing_one() {
-            return;
-        }
-        let idle = self
-            .publishers
-            .remove_idle()
-            .or_else(|| cx.channels.take_idle(Role::Closing));
-        if let Some(number) = idle {
-            cx.close_channel(number);
-        }
-    }
-
-    /// Writes a publish. `attempts` is the number of times that it was written before.
-    pub(crate) fn write_publish(
-        &mut self,
-        cx: &mut Context,
-        channel: u16,
-        publish: &Publish<'_>,
-        attempts: u32,
-    ) -> Result<(), Error> {
-        let mut method = publish_method(cx, publish)?;
-        let mut renamed = None;
-        if cx.topology.has_renamed() {
-            renamed = cx.topology.address(&mut method, publish.headers);
-        }
-        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
-        let comes_back = publish.mandatory || publish.immediate;
-        let (out, frame_max) = (&mut cx.out, cx.frame_max);
-        if (comes_back || attempts > 0)
-            && let Some(publisher) = self.publishers.on(channel)
-        {
-            let mut stamp = Table::new();
-            if comes_back {
-                stamp.insert(STAMP, publisher.confirms.next() as i64)?;
-            }
-            if attempts > 0 {
-                stamp.insert(REPUBLISHED, attempts)?;
-                cx.counters.republished += 1;
-            }
-            self.header_buffer.clear();
-            self.header_buffer
-                .extend_from_slice(stamp.as_ref().as_octets());
-            self.header_buffer
-                .extend_from_slice(headers.unwrap_or_default().as_octets());
-            let stamped = TableRef::new(&self.header_buffer)
-                .map_err(|error| Error::invalid("headers", error))?;
-            let properties = Properties {
-                headers: Some(stamped.into()),
-                ..*publish.properties
-            };
-            out.content(channel, frame_max, &method, &properties, &publish.body)?;
-        } else if let Some(headers) = headers {
-            let properties = Properties {
-                headers: Some(headers.into()),
-                ..*publish.properties
-            };
-            out.content(channel, frame_max, &method, &properties, &publish.body)?;
-        } else {
-            out.content(
-                channel,
-                frame_max,
-                &method,
-                publish.properties,
-                &publish.body,
-            )?;
-        }
-        Ok(())
-    }
-
-    /// Handles `basic.ack` and `basic.nack` of publishes. Returns `false` if the tag is not that of
-    /// an unconfirmed publish. "Published messages are assigned ascending sequence numbers,
-    /// starting at 1 with the first Confirm.Select method. The server confirms messages by sending
-    /// Basic.Ack methods referring to these sequence numbers" (class `confirm`).
+    /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
     pub(crate) fn confirm(
         &mut self,
         cx: &mut Context,
@@ -497,14 +364,6 @@ impl Publishing {
         }
     }
 
-    /// Sends a redundant `confirm.select` after a channel's first publish. Its reply proves that
-    /// the broker accepted that publish. A second `confirm.select` changes nothing.
-    pub(crate) fn prove(&mut self, cx: &mut Context, channel: u16) {
-        cx.write(channel, &confirm::Select { nowait: false });
-        cx.await_reply(channel, &confirm::Select::INFO, Awaited::Proof);
-    }
-
-    /// Fails or queues again the publishes of a channel after a loss of the connection.
     pub(crate) fn suspend_publisher(
         &mut self,
         cx: &mut Context,

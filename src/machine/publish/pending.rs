@@ -133,3 +133,11 @@ impl Unconfirmed {
         self.0.values().map(PendingPublish::bytes).sum()
     }
 }
+
+/// Why there is no channel for an exchange yet.
+pub(crate) enum NoChannel {
+    /// A channel is being closed and makes room.
+    Closing,
+    /// All channels are in use.
+    AllInUse,
+}

@@ -5,16 +5,12 @@
 //! `correlation-id` matches a reply to its call.
 
 use crate::error::Error;
-use crate::machine::channel::Awaited;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
-use crate::machine::publish::check::REPLY_TO;
 use crate::machine::publish::pending::Kind;
 use crate::machine::publish::pending::PendingPublish;
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::Message;
-use crate::protocol::method::basic;
-use crate::protocol::{Properties, ShortStr, TableRef};
 use std::time::Duration;
 
 impl Publishing {
@@ -52,52 +48,6 @@ impl Publishing {
             None => self.enqueue(PendingPublish::new(promise, Kind::Call, &publish)),
         }
         Ok(promise)
-    }
-
-    /// Writes a call with its own correlation id.
-    pub(crate) fn write_call(
-        &mut self,
-        cx: &mut Context,
-        channel: u16,
-        publish: &Publish<'_>,
-    ) -> Result<(), Error> {
-        let number = self
-            .publishers
-            .on(channel)
-            .map_or(0, |publisher| publisher.confirms.next());
-        let id = self.call_ids.id(cx.incarnation(channel), number);
-        let correlation_id = Some(ShortStr::new(&id)?);
-        let properties = Properties {
-            reply_to: Some(REPLY_TO),
-            correlation_id,
-            ..*publish.properties
-        };
-        self.write_publish(
-            cx,
-            channel,
-            &Publish {
-                properties: &properties,
-                ..publish.clone()
-            },
-            0,
-        )
-    }
-
-    /// Starts the consumer for replies on a channel.
-    pub(crate) fn await_replies(&mut self, cx: &mut Context, channel: u16) {
-        let consume = basic::Consume {
-            queue: REPLY_TO,
-            // The broker makes the tag. Some brokers key the consumers of direct reply-to by tag,
-            // so a tag that all clients share would mix up their replies.
-            consumer_tag: ShortStr::EMPTY,
-            no_local: false,
-            no_ack: true,
-            exclusive: false,
-            nowait: false,
-            arguments: TableRef::EMPTY,
-        };
-        cx.write(channel, &consume);
-        cx.await_reply(channel, &basic::Consume::INFO, Awaited::Nothing);
     }
 
     /// Completes the call that a reply belongs to. Drops a late reply and a reply to an unknown

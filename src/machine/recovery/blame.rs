@@ -5,10 +5,15 @@
 //! with that error. If several match, those that can be repeated are sent again one at a time, so
 //! that the next close identifies it.
 
+use crate::error::Error;
 use crate::machine::PromiseId;
 use crate::machine::channel::content::Purpose;
 use crate::machine::channel::{Awaited, Channel, Resize};
-use crate::machine::consume::consumers::{Consumers, Phase};
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumer::Phase;
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
 use crate::machine::transaction::transactions::{TransactionPhase, Transactions};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
@@ -26,6 +31,45 @@ pub(crate) enum Blame {
 }
 
 impl Blame {
+    /// Finds the requests over which the broker closed the connection.
+    pub(crate) fn of(
+        error: &Error,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        consuming: &Consuming,
+        transactions: &Transactions,
+    ) -> Self {
+        let suspect = cx.suspect.take();
+        let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else {
+            return Self::NoRequest;
+        };
+        let mut all = Vec::new();
+        let channels = &cx.channels;
+        for channel in channels.numbers().filter_map(|number| channels.get(number)) {
+            pending_requests(channel, &consuming.consumers, transactions, &mut all);
+        }
+        let names_none = fault.method == MethodId::NONE;
+        all.retain(|(_, method)| names_none || *method == fault.method);
+        let suspects: BTreeSet<PromiseId> =
+            all.iter().filter_map(|(promise, _)| *promise).collect();
+        if let Some(suspect) = suspect.filter(|suspect| suspects.contains(suspect)) {
+            return Self::One(suspect);
+        }
+        // If the close names no method, a publish may be the cause, too, or a consumer that is
+        // started again. If it names one, so may a method that belongs to no request, such as the
+        // `channel.open` of a publish channel.
+        let is_only_kind = if names_none {
+            publishing.publishers.in_flight() == 0 && !consuming.resubscription.is_starting()
+        } else {
+            all.iter().all(|(promise, _)| promise.is_some())
+        };
+        match (suspects.len(), suspects.first()) {
+            (1, Some(only)) if is_only_kind => Self::One(*only),
+            (0, _) => Self::NoRequest,
+            _ => Self::Several(suspects),
+        }
+    }
+
     /// Returns `true` if this request is the cause.
     pub(crate) fn is_on(&self, promise: PromiseId) -> bool {
         matches!(self, Self::One(one) if *one == promise)
@@ -39,7 +83,7 @@ impl Blame {
 
 /// Collects the pending requests of a channel, each with its methods, and the methods that belong
 /// to none.
-pub(crate) fn pending_requests(
+fn pending_requests(
     channel: &Channel,
     consumers: &Consumers,
     transactions: &Transactions,

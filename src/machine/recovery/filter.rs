@@ -3,7 +3,7 @@
 //! The state machine only returns a [`FilterStep`] and receives its outcome. The filter is the
 //! user's code: it may call the connection, take long, and panic.
 
-use crate::machine::recovery::topology::ReplayStep;
+use crate::machine::recovery::step::ReplayStep;
 use crate::options::Filter;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

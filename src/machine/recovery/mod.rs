@@ -3,32 +3,32 @@
 pub(crate) mod backoff;
 pub(crate) mod bindings;
 pub(crate) mod blame;
+pub(crate) mod consumers;
 pub(crate) mod filter;
 pub(crate) mod name_hasher;
 pub(crate) mod names;
 pub(crate) mod quarantine;
 pub(crate) mod replay;
 pub(crate) mod report;
+pub(crate) mod step;
 pub(crate) mod topology;
 
 use crate::error::{Broken, Error};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumers::{Consumer, Phase};
-use crate::machine::consume::resubscription::is_not_now;
+use crate::machine::consume::consumer::Consumer;
 use crate::machine::context::Context;
 use crate::machine::context::Stage;
 use crate::machine::deadline::Deadline;
-use crate::machine::publish::Publishing;
-use crate::machine::recovery::backoff::Backoff;
-use crate::machine::recovery::filter::FilterStep;
+use crate::machine::recovery::backoff::{Backoff, Failure};
+use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
 use crate::machine::recovery::quarantine::Quarantine;
 use crate::machine::recovery::replay::{NextStep, Replay};
-use crate::machine::recovery::topology::ReplayStep;
-use crate::machine::{ConsumerId, Ended, Recovered};
+use crate::machine::recovery::step::ReplayStep;
+use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long exclusive queues and refused consumers are retried, in heartbeat timeouts.
 ///
@@ -65,6 +65,145 @@ pub(crate) struct Recovering {
 }
 
 impl Recovering {
+    /// Returns the reason of the loss if requests fail while there is no connection.
+    #[inline]
+    pub(crate) fn fails_fast(&self) -> Option<&Error> {
+        let backoff = self.backoff.as_ref();
+        let fails = backoff.is_some_and(|backoff| backoff.policy.fails_fast);
+        self.loss_cause.as_ref().filter(|_| fails)
+    }
+
+    fn attempt(&self) -> u32 {
+        self.backoff.as_ref().map_or(0, |backoff| backoff.attempt)
+    }
+
+    /// Returns the state of a connection that is not open, for the program.
+    pub(crate) fn report(&self, next_at: Option<Instant>) -> ConnectionState {
+        match &self.loss_cause {
+            Some(cause) => ConnectionState::Recovering {
+                attempt: self.attempt(),
+                cause: cause.clone(),
+                next_at,
+            },
+            None => ConnectionState::Connecting,
+        }
+    }
+
+    /// Returns what to dial.
+    pub(crate) fn begin_dialling(&mut self) -> Dialling {
+        self.first_endpoint = self.endpoint;
+        Dialling {
+            attempt: self.attempt(),
+            first: self.endpoint,
+        }
+    }
+
+    /// Returns the delay before dialling again after a loss or a failed attempt, and reports it.
+    /// Returns `None` without recovery, or at a limit of its policy.
+    pub(crate) fn retry(
+        &mut self,
+        cx: &mut Context,
+        error: &Error,
+        in_handshake: bool,
+    ) -> Option<Duration> {
+        let backoff = self.backoff.as_mut()?;
+        let endpoints = cx.options.get_endpoints().len();
+        let failure = Failure {
+            error,
+            handshake: in_handshake.then_some((self.first_endpoint, self.endpoint)),
+            endpoints,
+        };
+        let delay = backoff.after(&failure, cx.now)?;
+        let was_open = cx.stage == Stage::Open;
+        cx.epoch += u32::from(was_open || cx.stage == Stage::Restoring);
+        if was_open {
+            cx.notices.notify(&Notice::Disconnected(error.clone()));
+        }
+        cx.notices.notify(&Notice::Retrying {
+            attempt: backoff.attempt,
+            cause: error.clone(),
+            delay,
+        });
+        if in_handshake || !was_open {
+            // What this broker does not do, another may.
+            self.endpoint = (self.endpoint + 1) % endpoints.max(1);
+        }
+        if backoff.has_been_open() {
+            self.loss_cause.get_or_insert_with(|| error.clone());
+        }
+        Some(delay)
+    }
+
+    /// Plans what to restore. Returns `false` without recovery.
+    pub(crate) fn plan_restoration(&mut self, cx: &Context, consuming: &mut Consuming) -> bool {
+        let Some(backoff) = &self.backoff else {
+            return false;
+        };
+        let timeout = cx.transmit.heartbeat.timeout();
+        let patience = timeout.map_or(PATIENCE, |timeout| TIMEOUTS * timeout);
+        let report = Recovered {
+            epoch: cx.epoch,
+            attempts: backoff.attempt,
+            ..Recovered::default()
+        };
+        self.replay = Some(Replay::new(patience, report));
+        let ids = consuming.consumers.ids();
+        consuming.resubscription.begin(ids, patience);
+        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        true
+    }
+
+    /// Handles the outcome of the user's filter. Returns `false` if the connection was lost
+    /// meanwhile. The filter then runs again for the next one.
+    pub(crate) fn handle_filter(&mut self, cx: &mut Context, outcome: FilterOutcome) -> bool {
+        let FilterOutcome {
+            wanted,
+            panicked,
+            epoch,
+        } = outcome;
+        let replay = self.replay.as_mut();
+        let Some(replay) = replay.filter(|_| epoch == cx.epoch) else {
+            return false;
+        };
+        replay.filtered(wanted);
+        if let Some(entity) = panicked {
+            let text = format!("panicked for {entity}, which is declared again");
+            let error = Error::invalid("filter", text);
+            self.quarantine.failed.push(("filter".into(), error));
+        }
+        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        cx.attention = true;
+        self.continue_replay(cx);
+        true
+    }
+
+    /// Completes the report of a recovery, and sends it unless this is the first connection.
+    pub(crate) fn finish(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        mut report: Recovered,
+    ) {
+        cx.counters.opened += 1;
+        self.restore_deadline = Deadline::None;
+        if let Some(backoff) = &mut self.backoff {
+            backoff.opened(cx.now);
+        }
+        report.lost_deliveries = std::mem::take(&mut consuming.consumers.lost);
+        cx.counters.lost_deliveries += report.lost_deliveries;
+        report.failed.extend(self.quarantine.end());
+        report.failed.append(&mut consuming.resubscription.failed);
+        for (id, error) in consuming.resubscription.refused() {
+            let consumer = consuming.consumers.get(id);
+            let tag = consumer.map_or("", Consumer::tag);
+            report.failed.push(failed_consumer(tag, error));
+        }
+        if self.loss_cause.take().is_some() {
+            cx.notices.notify(&Notice::Recovered(report.into()));
+        }
+    }
+
+    /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
     /// Quarantines the step over which the broker closed the connection, or makes the next replay
     /// identify it.
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
@@ -163,15 +302,12 @@ impl Recovering {
         step: &ReplayStep,
     ) -> Result<&'static MethodInfo, Error> {
         let Context {
-            topology,
-            out,
-            frame_max,
-            ..
+            topology, transmit, ..
         } = cx;
         // The program may have deleted the entity in the meantime.
         let request = topology.request(step).ok_or(Error::Stale)?;
         let info = request.info();
-        let mut write = |request: &Method<'_>| out.method(number, *frame_max, request);
+        let mut write = |request: &Method<'_>| transmit.method(number, request);
         // The name of a dead-letter queue may have changed. Bindings are recorded under the current
         // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.
         let written = match step {
@@ -231,167 +367,5 @@ impl Recovering {
         }
         self.continue_replay(cx);
         Ok(())
-    }
-
-    /// Restarts the consumers for which there are channels. Returns the report of the recovery when
-    /// all have started or failed, or were refused for now. Then the connection is open.
-    pub(crate) fn restore_consumers(
-        &mut self,
-        cx: &mut Context,
-        publishing: &mut Publishing,
-        consuming: &mut Consuming,
-    ) -> Option<Recovered> {
-        cx.channels.reserve(0);
-        let is_waiting = self.replay.as_ref().is_some_and(|replay| !replay.is_done());
-        if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_waiting {
-            return None;
-        }
-        cx.channels
-            .reserve(consuming.resubscription.refused().len());
-        self.start_consumers_again(cx, publishing, consuming, self.quarantine.one_at_a_time);
-        cx.channels.reserve(consuming.resubscription.reserved());
-        if consuming.resubscription.has_pending() {
-            return None;
-        }
-        let mut report = self.replay.take()?.into_report();
-        report.consumers = std::mem::take(&mut consuming.resubscription.restored);
-        Some(report)
-    }
-
-    /// Restarts the consumers for which there are channels.
-    pub(crate) fn start_consumers_again(
-        &mut self,
-        cx: &mut Context,
-        publishing: &mut Publishing,
-        consuming: &mut Consuming,
-        one_at_a_time: bool,
-    ) {
-        let is_open = cx.stage == Stage::Open;
-        while let Some(id) = consuming.resubscription.next() {
-            if one_at_a_time && consuming.resubscription.is_starting() {
-                return;
-            }
-            let is_waiting = |consumer: &&Consumer| {
-                matches!(consumer.phase, Phase::Restoring) && consumer.channel == 0
-            };
-            let Some(consumer) = consuming.consumers.get(id).filter(is_waiting) else {
-                consuming.resubscription.skip();
-                continue;
-            };
-            if let Err(error) = consuming.check_size(cx, &consumer.sources) {
-                // This broker allows smaller frames than the one before.
-                consuming.resubscription.skip();
-                consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
-            } else if consuming.restore_consumer(cx, publishing, id) {
-                consuming.resubscription.started();
-            } else if is_open
-                || consuming.resubscription.is_starting()
-                || cx.channels.is_closing_one()
-            {
-                // Once the connection is open, a channel is reserved for it.
-                return;
-            } else {
-                // This broker allows fewer channels than the one before.
-                consuming.resubscription.skip();
-                consuming.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
-            }
-        }
-    }
-
-    /// Ends a consumer whose channel the broker closed, unless it is restarted later.
-    pub(crate) fn consumer_closed(
-        &mut self,
-        cx: &mut Context,
-        consuming: &mut Consuming,
-        id: ConsumerId,
-        error: &Error,
-    ) {
-        if !self.is_refused_for_now(cx, consuming, id, error)
-            && !self.misses_queues_of(cx, consuming, id, error)
-        {
-            consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
-        }
-    }
-
-    /// Returns `true` if a consumer that the broker refused is restarted later, or has ended
-    /// because the program does not use it any more.
-    pub(crate) fn is_refused_for_now(
-        &mut self,
-        cx: &mut Context,
-        consuming: &mut Consuming,
-        id: ConsumerId,
-        error: &Error,
-    ) -> bool {
-        let consumer = consuming
-            .consumers
-            .get(id)
-            .filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let Some(consumer) = consumer else {
-            return false;
-        };
-        let is_wanted = !consumer.dropped && consumer.cancelling.is_empty();
-        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
-        if !is_not_now(error, is_exclusive)
-            || !consuming.resubscription.refuse(id, error.clone(), cx.now)
-        {
-            return false;
-        }
-        self.leave_channel(consuming, id);
-        if !is_wanted {
-            consuming.end_consumer(cx, id, Ended::Cancelled);
-        }
-        true
-    }
-
-    /// Records that a consumer that is being restarted has lost its channel.
-    pub(crate) fn leave_channel(&mut self, consuming: &mut Consuming, id: ConsumerId) {
-        if let Some(consumer) = consuming.consumers.get_mut(id) {
-            consumer.tags.clear();
-            consumer.channel = 0;
-        }
-        consuming.consumers.lose_unsettled(id);
-    }
-
-    /// Returns `true` if a consumer that the broker refused is restarted: because its queue was
-    /// there before, or without its missing queue.
-    pub(crate) fn misses_queues_of(
-        &mut self,
-        cx: &mut Context,
-        consuming: &mut Consuming,
-        id: ConsumerId,
-        error: &Error,
-    ) -> bool {
-        let consumer = consuming
-            .consumers
-            .get(id)
-            .filter(|consumer| matches!(consumer.phase, Phase::Restoring));
-        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else {
-            return false;
-        };
-        let source = consumer.missing_source(&fault.text, |queue| cx.topology.current(queue));
-        let Some((source, terms)) =
-            source.and_then(|source| Some((source, consumer.sources.get(source)?)))
-        else {
-            return false;
-        };
-        let missing = [ReplayStep::Queue(cx.topology.current(&terms.queue).into())];
-        if !self
-            .replay
-            .as_mut()
-            .is_some_and(|replay| replay.miss(&missing))
-        {
-            if consumer.live_sources() < 2 {
-                return false;
-            }
-            if let Some(replay) = &mut self.replay {
-                let queue = String::from_utf8_lossy(&terms.queue);
-                let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
-                replay.report.failed.push((what.into(), error.clone()));
-            }
-            consuming.end_source(cx, id, source, Ended::ChannelClosed(error.clone()));
-        }
-        self.leave_channel(consuming, id);
-        consuming.resubscription.again(id);
-        true
     }
 }

@@ -1,7 +1,7 @@
 //! Entities that close connections during recovery. They are skipped, so that the rest is restored.
 
 use crate::error::Error;
-use crate::machine::recovery::topology::ReplayStep;
+use crate::machine::recovery::step::ReplayStep;
 use std::collections::BTreeSet;
 
 /// The steps of the replay that are skipped until the connection is open, and the failures to

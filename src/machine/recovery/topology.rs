@@ -8,10 +8,10 @@ use crate::machine::recovery::bindings::{
     Binding, Bindings, Destination, Name, Route, short, table,
 };
 use crate::machine::recovery::names::{Names, dead_letter_queue, with_dead_letter_queue};
-use crate::options::{Entity, RecoverTopology};
+use crate::machine::recovery::step::ReplayStep;
+use crate::options::RecoverTopology;
 use crate::protocol::method::{basic, exchange, queue};
 use crate::protocol::{Method, ShortStr, Table, TableRef};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The parts of a replay: exchanges with the bindings between them, server-named queues, other
@@ -39,16 +39,6 @@ pub(crate) struct QueueRecord {
     arguments: Box<[u8]>,
 }
 
-/// A step of the replay: an entity to declare. The order of the variants is that of the
-/// dependencies.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ReplayStep {
-    Exchange(Name),
-    Queue(Name),
-    Binding(Binding),
-}
-
-/// The topology record of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
     exchanges: BTreeMap<Name, ExchangeRecord>,
@@ -63,10 +53,6 @@ pub(crate) struct Topology {
 
 fn name(text: ShortStr<'_>) -> Name {
     text.as_octets().into()
-}
-
-fn text(name: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(name)
 }
 
 impl Topology {
@@ -98,27 +84,9 @@ impl Topology {
 
     /// Records a request to which the broker has replied. Returns `false` if the record is full.
     pub(crate) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
-        let has_room = self.has_room();
         match *request {
             Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
-                let record = ExchangeRecord {
-                    kind: name(it.r#type),
-                    durable: it.durable,
-                    auto_delete: it.auto_delete,
-                    internal: it.internal,
-                    arguments: it.arguments.as_octets().into(),
-                };
-                // "The server MUST, in each virtual host, pre-declare an exchange instance for each
-                // standard exchange type that it implements" (class `exchange`), so these need no
-                // replay.
-                if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
-                    return true;
-                }
-                if has_room || self.exchanges.contains_key(it.exchange.as_octets()) {
-                    self.exchanges.insert(name(it.exchange), record);
-                    return true;
-                }
-                false
+                self.note_exchange(&it)
             }
             Method::Exchange(exchange::Method::Delete(it)) => {
                 self.forget_exchange(it.exchange.as_octets());
@@ -137,20 +105,7 @@ impl Topology {
                 let Method::Queue(queue::Method::DeclareOk(ok)) = reply else {
                     return true;
                 };
-                let declared = name(ok.queue);
-                let record = QueueRecord {
-                    original_name: it.queue.is_empty().then(|| declared.clone()),
-                    durable: it.durable,
-                    exclusive: it.exclusive,
-                    auto_delete: it.auto_delete,
-                    arguments: self.lasting_arguments(it.arguments),
-                };
-                self.names.take_over(&declared);
-                if has_room || self.queues.contains_key(&declared) {
-                    self.queues.insert(declared, record);
-                    return true;
-                }
-                false
+                self.note_queue(&it, ok)
             }
             Method::Queue(queue::Method::Delete(it)) => {
                 self.forget_queue(it.queue.as_octets());
@@ -167,6 +122,44 @@ impl Topology {
             }
             _ => true,
         }
+    }
+
+    fn note_exchange(&mut self, it: &exchange::Declare<'_>) -> bool {
+        // "The server MUST, in each virtual host, pre-declare an exchange instance for each
+        // standard exchange type that it implements" (class `exchange`), so these need no replay.
+        if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
+            return true;
+        }
+        let has_room = self.has_room() || self.exchanges.contains_key(it.exchange.as_octets());
+        if has_room {
+            let record = ExchangeRecord {
+                kind: name(it.r#type),
+                durable: it.durable,
+                auto_delete: it.auto_delete,
+                internal: it.internal,
+                arguments: it.arguments.as_octets().into(),
+            };
+            self.exchanges.insert(name(it.exchange), record);
+        }
+        has_room
+    }
+
+    fn note_queue(&mut self, it: &queue::Declare<'_>, ok: &queue::DeclareOk<'_>) -> bool {
+        let declared = name(ok.queue);
+        let arguments = self.lasting_arguments(it.arguments);
+        self.names.take_over(&declared);
+        let has_room = self.has_room() || self.queues.contains_key(&declared);
+        if has_room {
+            let record = QueueRecord {
+                original_name: it.queue.is_empty().then(|| declared.clone()),
+                durable: it.durable,
+                exclusive: it.exclusive,
+                auto_delete: it.auto_delete,
+                arguments,
+            };
+            self.queues.insert(declared, record);
+        }
+        has_room
     }
 
     fn bind(&mut self, destination: Destination, route: Route) -> bool {
@@ -448,144 +441,5 @@ fn queue_of<'a, 'n>(request: &'a mut Method<'n>) -> Option<&'a mut ShortStr<'n>>
     }
 }
 
-impl ReplayStep {
-    /// Returns the entities that must exist for this step.
-    pub(crate) fn needs(&self) -> Vec<Self> {
-        let Self::Binding(binding) = self else {
-            return Vec::new();
-        };
-        let to = if binding.is_to_exchange() {
-            Self::Exchange
-        } else {
-            Self::Queue
-        };
-        vec![
-            Self::Exchange(binding.source().into()),
-            to(binding.destination().into()),
-        ]
-    }
-
-    /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
-    pub(crate) fn with_entity<R>(&self, ask: impl FnOnce(&Entity<'_>) -> R) -> R {
-        match self {
-            Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
-            Self::Queue(name) => ask(&Entity::Queue(&text(name))),
-            Self::Binding(binding) => {
-                let (to, source) = (text(binding.destination()), text(binding.source()));
-                let routing_key = text(binding.routing_key());
-                ask(&if binding.is_to_exchange() {
-                    Entity::ExchangeBinding {
-                        destination: &to,
-                        source: &source,
-                        routing_key: &routing_key,
-                    }
-                } else {
-                    Entity::QueueBinding {
-                        queue: &to,
-                        exchange: &source,
-                        routing_key: &routing_key,
-                    }
-                })
-            }
-        }
-    }
-
-    /// Describes the entity for the report.
-    pub(crate) fn describe(&self) -> String {
-        match self {
-            Self::Exchange(name) => format!("exchange {:?}", text(name)),
-            Self::Queue(name) => format!("queue {:?}", text(name)),
-            Self::Binding(binding) => {
-                let to = if binding.is_to_exchange() {
-                    "exchange"
-                } else {
-                    "queue"
-                };
-                let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
-                format!(
-                    "{to} {:?} bound to {source:?} by {routing_key:?}",
-                    text(binding.destination())
-                )
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::recovery::bindings::tests::visited;
-
-    const BINDINGS: usize = 10;
-
-    fn declare(topology: &mut Topology, queue: &str) {
-        let table = TableRef::EMPTY;
-        let declare = queue::Declare {
-            queue: ShortStr::EMPTY,
-            passive: false,
-            durable: false,
-            exclusive: true,
-            auto_delete: false,
-            nowait: false,
-            arguments: table,
-        };
-        let ok = queue::DeclareOk {
-            queue: short(queue.as_bytes()),
-            message_count: 0,
-            consumer_count: 0,
-        };
-        let ok = Method::Queue(queue::Method::DeclareOk(ok));
-        assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
-        for key in 0..BINDINGS {
-            let key = key.to_string();
-            let (exchange, routing_key) = (short(queue.as_bytes()), short(key.as_bytes()));
-            let queue = exchange;
-            let bind = queue::Bind {
-                queue,
-                exchange,
-                routing_key,
-                nowait: false,
-                arguments: table,
-            };
-            let ok = Method::Queue(queue::Method::BindOk(queue::BindOk {}));
-            assert!(topology.note(&Method::Queue(queue::Method::Bind(bind)), &ok));
-        }
-    }
-
-    /// Returns how many bindings are visited when this many queues are renamed and removed.
-    fn visits(queues: usize) -> [usize; 3] {
-        let mut topology = Topology::new(usize::MAX);
-        for n in 0..queues {
-            declare(&mut topology, &format!("old-{n}"));
-        }
-        visited();
-        for n in 0..queues {
-            topology.rename(format!("old-{n}").as_bytes(), format!("new-{n}").as_bytes());
-        }
-        let renaming = visited();
-        for n in 0..queues / 2 {
-            topology.forget_queue(format!("old-{n}").as_bytes());
-        }
-        let forgetting = visited();
-        for n in 0..queues {
-            topology.forget_exchange(format!("old-{n}").as_bytes());
-        }
-        assert_eq!(topology.len(), queues - queues / 2);
-        [renaming, forgetting, visited()]
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn entities_cost_only_their_own_bindings() {
-        for queues in [20, 200] {
-            // Each range also visits the binding behind it.
-            let most = queues * (BINDINGS + 1);
-            for count in visits(queues) {
-                assert!(
-                    (queues / 2 * BINDINGS..=most * 3 / 2).contains(&count),
-                    "{count} for {queues} queues"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -86,10 +86,10 @@ impl Requests {
         // "A peer MUST NOT send frames larger than the agreed-upon size" (4.2.3). A method cannot
         // be split.
         let octets = request.payload.len() + OVERHEAD as usize;
-        if octets > cx.frame_max as usize {
+        if octets > cx.transmit.frame_max() as usize {
             return Err(EncodeError::FrameTooLarge {
                 octets,
-                limit: cx.frame_max,
+                limit: cx.transmit.frame_max(),
             }
             .into());
         }
@@ -140,7 +140,7 @@ impl Requests {
                 cx.suspect = Some(request.promise);
             }
             let request = cx.with_current_names(request);
-            match cx.out.method(number, cx.frame_max, &request) {
+            match cx.transmit.method(number, &request) {
                 Ok(()) => cx.await_reply(number, request.info, Awaited::of(request)),
                 Err(error) => {
                     cx.channels.put_idle(number);

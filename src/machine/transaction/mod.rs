@@ -58,7 +58,7 @@ impl Transactions {
 
     /// Returns `true` if another publish of a transaction would be accepted.
     pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
-        cx.out.len() + cx.in_flight_bytes < cx.options.limits.outgoing_octets
+        cx.transmit.len() < cx.options.limits.outgoing_octets
             && publishing.may_publish(cx)
             && self.all_flow()
     }
@@ -157,8 +157,8 @@ impl Transactions {
         let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let mut properties = *publish.properties;
         properties.headers = headers.map(Into::into).or(properties.headers);
-        cx.out
-            .content(number, cx.frame_max, &method, &properties, &publish.body)?;
+        cx.transmit
+            .content(number, &method, &properties, &publish.body)?;
         cx.attention = true;
         if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;

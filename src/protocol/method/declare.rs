@@ -167,6 +167,7 @@ macro_rules! class {
         }
 
         impl $(<$class_lt>)? Method $(<$class_lt>)? {
+            #[inline]
             pub(in crate::protocol::method) fn decode_fields(
                 id: MethodId,
                 reader: &mut reader_type!($($class_lt)?),

@@ -1,0 +1,63 @@
+//! Promises of the program that the connection opens.
+
+use crate::error::Error;
+use crate::machine::context::Context;
+use crate::machine::{PromiseId, Reply};
+
+/// Promises that complete when the connection is open.
+#[derive(Debug, Default)]
+pub(crate) struct Connecting {
+    promises: Vec<PromiseId>,
+    /// The number of promises at which abandoned ones are removed.
+    most: usize,
+}
+
+impl Connecting {
+    /// Adds a promise.
+    pub(crate) fn add(&mut self, cx: &mut Context, promise: PromiseId) {
+        self.complete_abandoned(cx);
+        self.promises.push(promise);
+    }
+
+    /// Completes abandoned promises. Otherwise a program that asks again and again while there is
+    /// no broker would add promises without limit. It runs when their number has doubled since the
+    /// last time, so each call looks at two of them on average.
+    fn complete_abandoned(&mut self, cx: &mut Context) {
+        if self.promises.len() < self.most {
+            return;
+        }
+        let (wanted, abandoned): (_, Vec<PromiseId>) = std::mem::take(&mut self.promises)
+            .into_iter()
+            .partition(|it| cx.promises.is_wanted(*it));
+        self.promises = wanted;
+        self.most = 2 * self.promises.len().max(8);
+        for promise in abandoned {
+            cx.complete(promise, Ok(Reply::Done));
+        }
+    }
+
+    /// Completes the promise of a program that asks when the connection is open.
+    pub(crate) fn complete_one(cx: &mut Context, promise: PromiseId) {
+        let server = Box::new(cx.server.clone());
+        cx.complete(promise, Ok(Reply::Connected(server)));
+    }
+
+    /// Completes all promises: the connection is open.
+    pub(crate) fn complete(&mut self, cx: &mut Context) {
+        for promise in std::mem::take(&mut self.promises) {
+            Self::complete_one(cx, promise);
+        }
+    }
+
+    /// Completes all promises with an error.
+    pub(crate) fn fail(&mut self, cx: &mut Context, error: &Error) {
+        for promise in std::mem::take(&mut self.promises) {
+            cx.complete(promise, Err(error.clone()));
+        }
+    }
+
+    /// Forgets the promises, which complete with all others.
+    pub(crate) fn clear(&mut self) {
+        self.promises.clear();
+    }
+}

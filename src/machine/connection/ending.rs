@@ -1,0 +1,289 @@
+//! Closing, in every way that there is (spec 1.4.2.7, 2.2.4): by us, by the server, by both at
+//! once, by accident.
+
+use crate::error::{Broken, Error, Fault, Peer};
+use crate::machine::connection::lifecycle::Lifecycle;
+use crate::machine::connection::state::State;
+use crate::machine::context::Context;
+use crate::machine::deadline::Deadline;
+use crate::machine::session::Session;
+use crate::machine::{Ended, PromiseId};
+use crate::protocol::method::{Encode, connection as methods};
+use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
+use std::time::Instant;
+
+/// Writes a method that nothing may follow.
+fn write_last(cx: &mut Context, method: &impl Encode) {
+    let written = cx.transmit.last_method(method);
+    debug_assert!(written.is_ok(), "{written:?}");
+    cx.attention = true;
+}
+
+fn write_close(cx: &mut Context, code: ReplyCode, text: &str, method: MethodId) {
+    let close = methods::Close {
+        reply_code: code.value(),
+        reply_text: ShortStr::cut(text),
+        class_id: method.class,
+        method_id: method.method,
+    };
+    write_last(cx, &close);
+}
+
+impl Lifecycle {
+    /// Opens a promise that completes when the connection is closed. Returns `true` as well if the
+    /// close is to begin.
+    pub(crate) fn close(&mut self, cx: &mut Context) -> (PromiseId, bool) {
+        let promise = cx.promises.open();
+        cx.attention = true;
+        if matches!(self.state, State::Closed(_)) {
+            let error = self.close_reason.clone().unwrap_or(Error::Closed);
+            cx.complete(promise, self.closing.outcome(error));
+            return (promise, false);
+        }
+        let is_first = !self.closing.has_begun();
+        self.closing.add(promise);
+        (
+            promise,
+            is_first && !matches!(self.state, State::Closing(_)),
+        )
+    }
+
+    /// Begins to close the connection.
+    pub(crate) fn begin_closing(&mut self, session: &mut Session) {
+        let cx = &mut session.cx;
+        self.closing.begin(cx.options.deadlines.close);
+        if matches!(self.state, State::Open) {
+            self.begin_draining(cx);
+        }
+        self.connecting.fail(cx, &Error::Closed);
+        session.consuming.fail_waiting(cx, &Error::Closed);
+        if self.closing.has_pending(cx) {
+            session.consuming.stop_consumers(cx);
+        }
+        let ended = Ended::ConnectionBroken(Error::Closed);
+        session.consuming.end_consumers(cx, &ended);
+        if matches!(self.state, State::Down(_)) {
+            self.lose(session, Error::Closed);
+        }
+    }
+
+    /// Continues a close when nothing is pending any more.
+    #[inline]
+    pub(crate) fn proceed_closing(&mut self, session: &mut Session) {
+        if self.closing.has_begun() && !self.closing.has_pending(&session.cx) {
+            match self.state {
+                State::Draining(deadline) => self.send_close(session, deadline),
+                State::Handshake(_) | State::Restoring => self.lose(session, Error::Closed),
+                State::Down(_) | State::Open | State::Closing(_) | State::Closed(_) => {}
+            }
+        }
+    }
+
+    /// Handles the deadlines of the state.
+    pub(crate) fn handle_timeout(&mut self, session: &mut Session, now: Instant) {
+        let deadlines = &session.cx.options.deadlines;
+        let (what, after) = match &self.state {
+            State::Draining(deadline) if self.closing.has_drained(now) => {
+                return self.send_close(session, *deadline);
+            }
+            _ if self.closing.has_drained(now) => return self.lose(session, Error::Closed),
+            State::Handshake(it) if it.deadline <= now => ("the handshake", deadlines.handshake),
+            State::Restoring if session.restores_for_too_long(now) => {
+                ("recovering", deadlines.request)
+            }
+            State::Closing(deadline) | State::Closed(deadline) if deadline.has_passed(now) => {
+                let after = deadlines.close;
+                let what = "closing";
+                return self.end_closing(session, Err(Error::Timeout { what, after }));
+            }
+            _ => return,
+        };
+        self.lose(session, Error::Timeout { what, after });
+    }
+
+    /// Closes the connection: nothing is pending any more, or the time for that is over.
+    fn send_close(&mut self, session: &mut Session, deadline: Deadline) {
+        let cx = &mut session.cx;
+        session.consuming.flush_acks(cx);
+        write_close(cx, ReplyCode::REPLY_SUCCESS, "Goodbye", MethodId::NONE);
+        self.enter(cx, State::Closing(deadline));
+        self.give_up(session, Error::Closed);
+    }
+
+    /// Handles a close by the server: replies, and completes everything with the reason.
+    pub(crate) fn server_closes(&mut self, session: &mut Session, close: methods::Close<'_>) {
+        write_last(&mut session.cx, &methods::CloseOk {});
+        if matches!(self.state, State::Closing(_)) {
+            // Both at once. The server's `close-ok` may never come.
+            self.end_closing(session, Ok(()));
+            return;
+        }
+        let method = MethodId {
+            class: close.class_id,
+            method: close.method_id,
+        };
+        let fault = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method);
+        let in_handshake = matches!(self.state, State::Handshake(_));
+        self.end(session, fault.into(), in_handshake);
+    }
+
+    /// Handles a violation of the protocol by the server, or a server that lacks something that the
+    /// client needs. Reports it to the server if that is possible.
+    pub(crate) fn fail(&mut self, session: &mut Session, error: Error) {
+        if matches!(self.state, State::Closing(_)) && self.is_undecodable {
+            // `close-ok` can't be parsed any more.
+            self.end_closing(session, Ok(()));
+        }
+        if matches!(self.state, State::Closing(_) | State::Closed(_)) {
+            return;
+        }
+        let in_handshake = matches!(self.state, State::Handshake(_));
+        match error.fault() {
+            // During the handshake there is no common ground on which to tell the server (spec
+            // 2.2.4).
+            Some(fault) if fault.found_by == Peer::Client && !in_handshake => {
+                write_close(&mut session.cx, fault.code, &fault.text, fault.method);
+                if self.go_down(session, &error, false) {
+                    return;
+                }
+                let timeout = session.cx.options.deadlines.close;
+                let state = if self.is_undecodable {
+                    // No `close-ok` could be parsed.
+                    State::closed(timeout)
+                } else if self.closing.has_begun() {
+                    State::Closing(Deadline::In(timeout / 2))
+                } else {
+                    State::Closing(Deadline::In(timeout))
+                };
+                self.enter(&mut session.cx, state);
+                self.give_up(session, error);
+            }
+            _ => self.end(session, error, in_handshake),
+        }
+    }
+
+    /// Handles the end of the input: another transport is dialled, or everything ends.
+    fn end(&mut self, session: &mut Session, error: Error, in_handshake: bool) {
+        if !self.go_down(session, &error, in_handshake) {
+            self.become_closed(session);
+            self.give_up(session, error);
+        }
+    }
+
+    /// Ends the handshake, and closes the transport as soon as what was written is out.
+    pub(crate) fn abort(&mut self, session: &mut Session, error: Error) {
+        self.end(session, error, true);
+    }
+
+    /// Handles bytes that cannot be decoded.
+    pub(crate) fn fail_undecodable(
+        &mut self,
+        session: &mut Session,
+        error: DecodeError,
+        bytes: &[u8],
+    ) {
+        self.is_undecodable = true;
+        if self.state.is_at_start() {
+            let start = bytes.escape_ascii().take(64).map(char::from).collect();
+            self.lose(session, Error::NotAmqp(start));
+            return;
+        }
+        let fault = Fault::from(error).into();
+        // "A peer that receives an incomplete or badly-formatted frame MUST close without sending"
+        // (4.2.3) when not even the frame end is where it should be. What was written before it
+        // came may still go.
+        if matches!(error, DecodeError::FrameEnd { .. }) && !matches!(self.state, State::Closing(_))
+        {
+            self.lose(session, fault);
+        } else {
+            self.fail(session, fault);
+        }
+    }
+
+    /// Enters the closed state. The remaining output has a short time to be written.
+    fn become_closed(&mut self, session: &mut Session) {
+        let timeout = session.cx.options.deadlines.close;
+        self.enter(&mut session.cx, State::closed(timeout));
+        session.cx.attention = true;
+    }
+
+    /// Enters the closed state, and discards the remaining output.
+    fn become_over(&mut self, session: &mut Session) {
+        self.enter(&mut session.cx, State::Closed(Deadline::None));
+        session.cx.attention = true;
+    }
+
+    /// Completes the close.
+    pub(crate) fn end_closing(&mut self, session: &mut Session, outcome: Result<(), Error>) {
+        let timed_out = outcome.is_err();
+        let error = outcome.err().unwrap_or(Error::Closed);
+        self.closing.complete(&mut session.cx, &error);
+        if matches!(self.state, State::Closed(_)) || timed_out {
+            self.become_over(session);
+        } else {
+            self.become_closed(session);
+        }
+        self.tell_closed(session);
+    }
+
+    /// Handles the end of the transport, or of its input.
+    pub(crate) fn handle_loss(&mut self, session: &mut Session, cause: Broken) {
+        if matches!(self.state, State::Down(_)) && !matches!(cause, Broken::DriverDropped) {
+            session.cx.transmit.discard_queued();
+            return;
+        }
+        let error = match (&self.state, &cause) {
+            (State::Handshake(it), Broken::Eof | Broken::Io(_)) => it.handshake.at_end(&cause),
+            _ => None,
+        };
+        self.lose(session, error.unwrap_or(Error::ConnectionBroken(cause)));
+    }
+
+    /// Handles a failed attempt to dial.
+    pub(crate) fn handle_dial_failure(&mut self, session: &mut Session, error: Error) {
+        if !self.go_down(session, &error, false) {
+            self.finish(session, error);
+        }
+    }
+
+    /// Handles the loss of the transport: another one is dialled, or everything ends. Nothing more
+    /// is written.
+    pub(crate) fn lose(&mut self, session: &mut Session, error: Error) {
+        let in_handshake = matches!(self.state, State::Handshake(_));
+        session.cx.transmit.discard_all();
+        if !self.go_down(session, &error, in_handshake) {
+            self.finish(session, error);
+        }
+    }
+
+    /// Ends everything for good.
+    fn finish(&mut self, session: &mut Session, error: Error) {
+        self.become_over(session);
+        self.give_up(session, error);
+    }
+
+    /// Completes every promise with the error, except those of `close`, which complete at the end.
+    fn give_up(&mut self, session: &mut Session, error: Error) {
+        let error = self.close_reason.get_or_insert(error).clone();
+        session.cx.attention = true;
+        self.closing.end_draining();
+        let pending = self.closing.pending(&session.cx);
+        self.closing.count_incomplete(pending);
+        self.connecting.clear();
+        self.updating_secret.clear();
+        session.give_up(&error, self.closing.promises());
+        if matches!(self.state, State::Closed(_)) {
+            self.closing.complete(&mut session.cx, &error);
+        }
+        self.tell_closed(session);
+    }
+
+    /// Sends the last notice, once. It is sent after the broker has confirmed the close, because
+    /// errors about publishes without confirms come before that.
+    fn tell_closed(&mut self, session: &mut Session) {
+        if matches!(self.state, State::Closed(_)) {
+            self.closing
+                .tell(&mut session.cx, self.close_reason.as_ref());
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The state of the connection, and the calls that depend on nothing else.
+
+use crate::error::Error;
+use crate::machine::connection::closing::Closing;
+use crate::machine::connection::connecting::Connecting;
+use crate::machine::connection::state::{Down, State};
+use crate::machine::context::Context;
+use crate::machine::handshake::Handshake;
+use crate::machine::recovery::Recovering;
+use crate::machine::session::Session;
+use crate::machine::{ConnectionState, PromiseId};
+use crate::options::Options;
+use crate::protocol::method::connection as methods;
+use crate::protocol::{EncodeError, ShortStr};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// The number of bytes that may be queued for writing, whatever the options say.
+const LEAST_OUTGOING: usize = 64 << 10;
+
+/// The state of the connection, from the first dial to the end.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    pub(crate) state: State,
+    /// Why the connection is closing or closed.
+    pub(crate) close_reason: Option<Error>,
+    pub(crate) closing: Closing,
+    pub(crate) connecting: Connecting,
+    /// Promises of `update_secret`, in the order of the requests.
+    pub(crate) updating_secret: VecDeque<PromiseId>,
+    /// A decode error occurred; the rest of the stream cannot be parsed.
+    pub(crate) is_undecodable: bool,
+    /// The options say that nobody reads the transport, whatever it is.
+    pub(crate) says_encrypted: bool,
+}
+
+impl Lifecycle {
+    /// Begins the handshake, unless the options are refused.
+    pub(crate) fn new(now: Instant, cx: &mut Context, refused: Option<Error>) -> Self {
+        let mut lifecycle = Self {
+            state: State::Closed(Default::default()),
+            close_reason: refused,
+            closing: Closing::default(),
+            connecting: Connecting::default(),
+            updating_secret: VecDeque::new(),
+            is_undecodable: false,
+            says_encrypted: cx.options.login.encrypted_transport,
+        };
+        if lifecycle.close_reason.is_none() {
+            lifecycle.begin_handshake(cx, now);
+        }
+        lifecycle
+    }
+
+    /// Enters the state without a transport, to be dialled at once, unless the options are refused.
+    pub(crate) fn begin_down(&mut self, cx: &mut Context, now: Instant) {
+        if self.close_reason.is_none() {
+            cx.transmit.discard_queued();
+            self.enter(cx, State::Down(Down::first(now)));
+        }
+    }
+
+    /// Begins the handshake on a new transport.
+    pub(crate) fn begin_handshake(&mut self, cx: &mut Context, now: Instant) {
+        let handshake = Handshake::begin(cx.transmit.queue());
+        let timeout = cx.options.deadlines.handshake;
+        self.enter(cx, State::handshake(handshake, now, timeout));
+    }
+
+    pub(crate) fn enter(&mut self, cx: &mut Context, state: State) {
+        cx.stage = state.stage();
+        self.state = state;
+    }
+
+    /// Continues a close on an open connection.
+    pub(crate) fn begin_draining(&mut self, cx: &mut Context) {
+        let deadline = self.closing.time_left(cx.options.deadlines.close);
+        self.enter(cx, State::Draining(deadline));
+    }
+
+    /// Returns an error unless requests are accepted.
+    #[inline]
+    pub(crate) fn check_open(&self, recovery: &Recovering) -> Result<(), Error> {
+        match (&self.state, &self.close_reason) {
+            (_, Some(error)) => Err(error.clone()),
+            (State::Closing(_) | State::Closed(_), None) => Err(Error::Closed),
+            _ if self.closing.has_begun() => Err(Error::Closed),
+            _ => self
+                .fails_fast(recovery)
+                .map_or(Ok(()), |error| Err(error.clone())),
+        }
+    }
+
+    /// Returns the reason of the loss if requests fail while there is no connection.
+    #[inline]
+    pub(crate) fn fails_fast<'r>(&self, recovery: &'r Recovering) -> Option<&'r Error> {
+        recovery.fails_fast().filter(|_| self.state.is_away())
+    }
+
+    /// Returns `true` if input is to be read.
+    pub(crate) fn wants_input(&self, session: &Session) -> bool {
+        // While the connection closes, or before it is open, there are no deliveries to bound.
+        let closing = self.closing.has_begun()
+            || matches!(self.state, State::Handshake(_) | State::Closing(_));
+        // The limit is for a peer that sends requests without end and never reads the answers.
+        let limit = session.cx.options.limits.outgoing_octets;
+        let most = limit.saturating_mul(2).max(LEAST_OUTGOING);
+        (session.consuming.reading.is_on() || closing)
+            && session.cx.transmit.len() < most
+            && !self.is_undecodable
+            && self.state.has_transport()
+    }
+
+    /// Returns the state for the program.
+    pub(crate) fn report(&self, recovery: &Recovering) -> ConnectionState {
+        match (&self.state, &self.close_reason) {
+            (_, Some(error)) => ConnectionState::Closed(error.clone()),
+            (State::Closed(_), None) => ConnectionState::Closed(Error::Closed),
+            (State::Open | State::Draining(_) | State::Closing(_), None) => ConnectionState::Open,
+            (State::Down(down), None) => recovery.report(down.retries_at()),
+            (State::Handshake(_) | State::Restoring, None) => recovery.report(None),
+        }
+    }
+
+    /// Opens a promise that completes when the connection is open.
+    pub(crate) fn connect(&mut self, cx: &mut Context) -> PromiseId {
+        let promise = cx.promises.open();
+        match &self.close_reason {
+            Some(error) => cx.complete(promise, Err(error.clone())),
+            None if !self.state.is_away() => Connecting::complete_one(cx, promise),
+            None if self.closing.has_begun() => cx.complete(promise, Err(Error::Closed)),
+            None => self.connecting.add(cx, promise),
+        }
+        promise
+    }
+
+    /// Sends another secret for the login, if the connection is open.
+    pub(crate) fn update_secret(
+        &mut self,
+        session: &mut Session,
+        new_secret: &[u8],
+        reason: ShortStr<'_>,
+    ) -> Result<PromiseId, Error> {
+        self.check_open(&session.recovery)?;
+        if !matches!(self.state, State::Open) {
+            return Err(Error::invalid(
+                "update_secret",
+                "the connection is not open yet",
+            ));
+        }
+        if !session.has_room_to_request() {
+            return Err(Error::Full);
+        }
+        let update = methods::UpdateSecret { new_secret, reason };
+        session
+            .cx
+            .transmit
+            .method(0, &update)
+            .map_err(|error| match error {
+                EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
+                error => error.into(),
+            })?;
+        let promise = session.cx.counted_promise();
+        self.updating_secret.push_back(promise);
+        Ok(promise)
+    }
+
+    /// Sets whether the transport is private. It is if the options say so.
+    pub(crate) fn set_private(&self, options: &mut Options, is_private: bool) {
+        options.login.encrypted_transport = is_private || self.says_encrypted;
+    }
+}

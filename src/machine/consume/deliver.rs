@@ -1,0 +1,138 @@
+//! Deliveries: for a consumer, or for none.
+
+use crate::error::{Error, Fault};
+use crate::machine::ConsumerId;
+use crate::machine::channel::Role;
+use crate::machine::channel::content::{Delivered, Recipient};
+use crate::machine::consume::consumer::Phase;
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::tags::TagNumber;
+use crate::machine::context::Context;
+use crate::message::Message;
+use crate::protocol::method::basic;
+use crate::protocol::{ReplyCode, ShortStr};
+
+/// The largest number of unwanted deliveries to collect per channel. More are returned before
+/// `cancel-ok`. This limits the list to 1 MiB if a peer never sends `cancel-ok`.
+const MOST_UNWANTED: usize = 1 << 16;
+
+/// The number of stray deliveries on a channel after which the broker is considered faulty.
+const MOST_STRAYS: u32 = 1 << 12;
+
+impl Consumers {
+    /// Returns the consumer of deliveries with this tag on this channel.
+    #[inline]
+    pub(crate) fn recipient_on(
+        &self,
+        cx: &Context,
+        number: u16,
+        tag: ShortStr<'_>,
+    ) -> Option<Recipient> {
+        self.recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
+    }
+
+    /// Buffers a delivery for its consumer.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        recipient: Option<Recipient>,
+        tag: u64,
+        redelivered: bool,
+        message: Message,
+    ) -> Result<(), Error> {
+        let consumer = recipient.and_then(|recipient| self.get(recipient.consumer));
+        let is_wanted = consumer.is_some_and(|consumer| {
+            // A delivery that arrives during a cancel is requeued, unless it would be lost.
+            !consumer.dropped
+                && (consumer.no_ack
+                    || matches!(
+                        consumer.phase,
+                        Phase::Live | Phase::Starting(_) | Phase::Restoring
+                    ))
+        });
+        let Some(channel) = cx.channels.get_mut(number) else {
+            return Ok(());
+        };
+        let no_ack = channel.no_ack;
+        if !channel.unsettled.deliver(tag, no_ack) {
+            return Err(reused_tag());
+        }
+        if !no_ack && channel.is_recovering() {
+            channel.unsettled.forget();
+            return Ok(());
+        }
+        let incarnation = channel.incarnation;
+        let delivered = Delivered {
+            message,
+            tag,
+            redelivered,
+            settled: no_ack.into(),
+            source: recipient.map_or(0, |recipient| recipient.source),
+            channel: number,
+            incarnation,
+            epoch: cx.epoch,
+            by_offset: recipient.is_some_and(|recipient| recipient.by_offset),
+        };
+        match recipient {
+            Some(recipient) if is_wanted => self.push(recipient.consumer, delivered),
+            _ => return self.receive_unwanted(cx, &delivered),
+        }
+        Ok(())
+    }
+
+    /// Handles a delivery for a consumer that is being cancelled or does not exist.
+    #[cold]
+    pub(crate) fn receive_unwanted(
+        &mut self,
+        cx: &mut Context,
+        delivered: &Delivered,
+    ) -> Result<(), Error> {
+        cx.set_unwanted(delivered);
+        let number = delivered.channel;
+        let Some(channel) = cx.channels.get_mut(number) else {
+            return Ok(());
+        };
+        if channel.is_consumer_changing() {
+            if channel.unsettled.unwanted() > MOST_UNWANTED {
+                cx.return_unwanted(number);
+            }
+            return Ok(());
+        }
+        // The broker would deliver a requeued message again. So it stays unsettled until the
+        // channel has no other use and is closed, and the broker requeues it then.
+        channel.strays += 1;
+        if channel.strays > MOST_STRAYS {
+            let text = format!(
+                "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
+            );
+            return Err(
+                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
+            );
+        }
+        if channel.role == Role::Idle {
+            cx.channels.leave_pool(number);
+            cx.channels.set_role(number, Role::Settling);
+        }
+        cx.release(number);
+        Ok(())
+    }
+
+    /// Marks the buffered deliveries of a consumer as unwanted, so that they are requeued.
+    pub(crate) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
+        for delivered in self.take_all(id) {
+            cx.set_unwanted(&delivered);
+        }
+    }
+}
+
+#[cold]
+fn reused_tag() -> Error {
+    Fault::by_client(
+        ReplyCode::COMMAND_INVALID,
+        "a delivery tag used again",
+        basic::Deliver::ID,
+    )
+    .into()
+}

@@ -1,0 +1,244 @@
+//! Tests of settling: what is written, and what is still unsettled.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Deliver {
+        gap: u64,
+    },
+    Settle {
+        back: u64,
+        multiple: bool,
+        acks: bool,
+    },
+    Unwant {
+        back: u64,
+    },
+    ReturnUnwanted,
+    Flush,
+    Forget,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let multiple = prop::bool::weighted(0.1);
+    let step = prop_oneof![
+        20 => (1..3_u64).prop_map(|gap| Step::Deliver { gap }),
+        20 => (0..30_u64, multiple, prop::bool::weighted(0.8))
+            .prop_map(|(back, multiple, acks)| Step::Settle { back, multiple, acks }),
+        3 => (0..30_u64).prop_map(|back| Step::Unwant { back }),
+        1 => Just(Step::ReturnUnwanted),
+        3 => Just(Step::Flush),
+        1 => Just(Step::Forget),
+    ];
+    prop::collection::vec(step, 1..400)
+}
+
+/// Settles a delivery or all up to it, as the broker does.
+fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
+    assert!(awaited.contains(&tag), "{tag} is settled already");
+    awaited.retain(|awaited| {
+        if multiple {
+            *awaited > tag
+        } else {
+            *awaited != tag
+        }
+    });
+}
+
+/// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
+fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, held: &BTreeSet<u64>) {
+    unsettled.flush(|tag, multiple| settled(awaited, tag, multiple));
+    assert_eq!(awaited, held);
+}
+
+proptest! {
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes Miri minutes")]
+    fn after_a_flush_the_broker_waits_for_what_is_held(steps in steps()) {
+        let mut unsettled = Unsettled::default();
+        let (mut last, mut awaited, mut held) = (0, BTreeSet::new(), BTreeSet::new());
+        let mut unwanted = BTreeSet::new();
+        for step in steps {
+            match step {
+                Step::Deliver { gap } => {
+                    last += gap;
+                    prop_assert!(unsettled.deliver(last, false));
+                    awaited.insert(last);
+                    held.insert(last);
+                }
+                Step::Settle { back, multiple, acks } => {
+                    let tag = last.saturating_sub(back);
+                    if unwanted.contains(&tag) {
+                        continue;
+                    }
+                    if multiple && !acks {
+                        // As the connection does, or it would refuse what is acknowledged and
+                        // not written.
+                        flush(&mut unsettled, &mut awaited, &held);
+                    }
+                    let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
+                    let was_held =
+                        if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple, refuse) };
+                    prop_assert_eq!(was_held, held.contains(&tag));
+                    if was_held {
+                        let is_settled = |other: &u64| *other == tag || multiple && *other < tag;
+                        held.retain(|held| unwanted.contains(held) || !is_settled(held));
+                    }
+                }
+                Step::Unwant { back } => {
+                    let tag = last.saturating_sub(back);
+                    unsettled.set_unwanted(tag);
+                    unwanted.extend(Some(tag).filter(|tag| held.contains(tag)));
+                }
+                Step::ReturnUnwanted => {
+                    flush(&mut unsettled, &mut awaited, &held);
+                    unsettled.return_unwanted(|tag, multiple| settled(&mut awaited, tag, multiple));
+                    held.retain(|held| !unwanted.contains(held));
+                    unwanted.clear();
+                    prop_assert_eq!(&awaited, &held);
+                }
+                Step::Flush => flush(&mut unsettled, &mut awaited, &held),
+                Step::Forget => {
+                    unsettled.forget();
+                    held.clear();
+                    unwanted.clear();
+                    awaited.clear();
+                }
+            }
+            prop_assert_eq!((unsettled.held(), unsettled.unwanted()), (held.len(), unwanted.len()));
+        }
+        flush(&mut unsettled, &mut awaited, &held);
+    }
+}
+
+fn delivered(tags: impl IntoIterator<Item = u64>) -> Unsettled {
+    let mut unsettled = Unsettled::default();
+    for tag in tags {
+        assert!(unsettled.deliver(tag, false));
+    }
+    unsettled
+}
+
+fn flushed(unsettled: &mut Unsettled) -> Vec<(u64, bool)> {
+    let mut acks = Vec::new();
+    unsettled.flush(|tag, multiple| acks.push((tag, multiple)));
+    acks
+}
+
+#[test]
+fn acks_that_cover_everything_leave_as_one() {
+    let mut unsettled = delivered(1..=5);
+    for tag in [2, 1, 3] {
+        unsettled.ack(tag, false);
+    }
+    assert_eq!(flushed(&mut unsettled), [(3, true)]);
+    assert_eq!(flushed(&mut unsettled), []);
+    unsettled.ack(4, false);
+    assert_eq!(flushed(&mut unsettled), [(4, false)]);
+    assert_eq!(unsettled.held(), 1);
+}
+
+#[test]
+fn an_ack_behind_a_held_delivery_leaves_alone() {
+    let mut unsettled = delivered(1..=5);
+    for tag in [5, 1, 3] {
+        unsettled.ack(tag, false);
+    }
+    assert_eq!(
+        flushed(&mut unsettled),
+        [(1, false), (5, false), (3, false)]
+    );
+    unsettled.ack(2, false);
+    assert_eq!(flushed(&mut unsettled), [(2, false)]);
+    unsettled.ack(4, false);
+    assert_eq!(flushed(&mut unsettled), [(4, false)]);
+    assert_eq!(unsettled.held(), 0);
+    assert!(unsettled.deliveries.is_empty());
+}
+
+#[test]
+fn a_refused_delivery_does_not_keep_acks_apart() {
+    let mut unsettled = delivered(1..=4);
+    unsettled.ack(1, false);
+    unsettled.refuse(2, false, |_, _| {});
+    unsettled.ack(3, false);
+    assert_eq!(flushed(&mut unsettled), [(3, true)]);
+    assert!(unsettled.is_held(4) && !unsettled.is_held(3));
+}
+
+#[test]
+fn refusal_of_several_leaves_unwanted_deliveries_out() {
+    for unwanted in [&[1, 2][..], &[1], &[2], &[]] {
+        let mut unsettled = delivered(1..=3);
+        unwanted.iter().for_each(|tag| unsettled.set_unwanted(*tag));
+        let mut refused = Vec::new();
+        assert!(unsettled.refuse(3, true, |tag, multiple| refused.push((tag, multiple))));
+        let mut expected: Vec<_> = (1..=3)
+            .filter(|tag| !unwanted.contains(tag))
+            .map(|tag| (tag, false))
+            .collect();
+        if unwanted.is_empty() {
+            expected = vec![(3, true)];
+        }
+        assert_eq!(refused, expected);
+        assert_eq!(
+            (unsettled.held(), unsettled.unwanted()),
+            (unwanted.len(), unwanted.len())
+        );
+    }
+}
+
+#[test]
+fn tags_may_have_gaps_but_never_go_back() {
+    let mut unsettled = delivered([1, 4, u64::MAX - 1]);
+    assert!(!unsettled.deliver(4, false));
+    assert!(unsettled.is_held(4) && !unsettled.is_held(2));
+    unsettled.ack(u64::MAX - 1, true);
+    assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
+    assert_eq!(unsettled.held(), 0);
+}
+
+#[test]
+fn gaps_wider_than_32_bits_are_searched() {
+    const GAP: u64 = 1 << 32;
+    let tags = [1, 1 + GAP, 2 + GAP, 2 + 2 * GAP];
+    for tag in tags {
+        let mut unsettled = delivered(tags);
+        assert!(unsettled.ack(tag, false), "{tag}");
+        assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+        assert_eq!(unsettled.held(), 3);
+        assert!(!unsettled.ack(tag - 1, false) || tags.contains(&(tag - 1)));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes Miri minutes")]
+fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
+    let mut unsettled = delivered([1]);
+    for tag in 2..10_000 {
+        assert!(unsettled.deliver(tag, false));
+        if tag % 2 == 0 {
+            unsettled.refuse(tag, false, |_, _| {});
+        } else {
+            unsettled.ack(tag, false);
+            assert_eq!(flushed(&mut unsettled), [(tag, false)]);
+        }
+    }
+    assert!(
+        unsettled.deliveries.len() <= SPARSE + 3,
+        "{}",
+        unsettled.deliveries.len()
+    );
+    assert!(unsettled.is_held(1));
+}
+
+#[test]
+fn what_needs_no_ack_is_never_held() {
+    let mut unsettled = Unsettled::default();
+    assert!(unsettled.deliver(1, true));
+    assert!(!unsettled.is_held(1));
+    assert_eq!(unsettled.held(), 0);
+}

@@ -1,0 +1,81 @@
+//! One entity to declare again.
+
+use crate::machine::recovery::bindings::{Binding, Name};
+use crate::options::Entity;
+use std::borrow::Cow;
+
+/// A step of the replay: an entity to declare. The order of the variants is that of the
+/// dependencies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ReplayStep {
+    Exchange(Name),
+    Queue(Name),
+    Binding(Binding),
+}
+
+fn text(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+impl ReplayStep {
+    /// Returns the entities that must exist for this step.
+    pub(crate) fn needs(&self) -> Vec<Self> {
+        let Self::Binding(binding) = self else {
+            return Vec::new();
+        };
+        let to = if binding.is_to_exchange() {
+            Self::Exchange
+        } else {
+            Self::Queue
+        };
+        vec![
+            Self::Exchange(binding.source().into()),
+            to(binding.destination().into()),
+        ]
+    }
+
+    /// Calls `ask` with the entity that this step declares, as a user's filter receives it.
+    pub(crate) fn with_entity<R>(&self, ask: impl FnOnce(&Entity<'_>) -> R) -> R {
+        match self {
+            Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
+            Self::Queue(name) => ask(&Entity::Queue(&text(name))),
+            Self::Binding(binding) => {
+                let (to, source) = (text(binding.destination()), text(binding.source()));
+                let routing_key = text(binding.routing_key());
+                ask(&if binding.is_to_exchange() {
+                    Entity::ExchangeBinding {
+                        destination: &to,
+                        source: &source,
+                        routing_key: &routing_key,
+                    }
+                } else {
+                    Entity::QueueBinding {
+                        queue: &to,
+                        exchange: &source,
+                        routing_key: &routing_key,
+                    }
+                })
+            }
+        }
+    }
+
+    /// Describes the entity for the report.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Exchange(name) => format!("exchange {:?}", text(name)),
+            Self::Queue(name) => format!("queue {:?}", text(name)),
+            Self::Binding(binding) => {
+                let to = if binding.is_to_exchange() {
+                    "exchange"
+                } else {
+                    "queue"
+                };
+                let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
+                format!(
+                    "{to} {:?} bound to {source:?} by {routing_key:?}",
+                    text(binding.destination())
+                )
+            }
+        }
+    }
+}
