@@ -14,6 +14,7 @@ use crate::protocol::method::{Encode, basic, channel as channels};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ReplyCode, ShortStr, WholeContent};
 
 impl Session {
+    /// Handles a frame of a channel.
     #[inline]
     pub(crate) fn receive_on_channel(
         &mut self,
@@ -64,7 +65,8 @@ impl Session {
         self.receive_content(number, frame)
     }
 
-    /// Handles a content header frame or a body frame.
+    /// Handles a content header frame or a body frame. Most deliveries are in the buffer as a whole
+    /// and do not pass here.
     fn receive_content(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
         let limits = &self.cx.options.limits;
         let Some(channel) = self.cx.channels.get_mut(number) else {

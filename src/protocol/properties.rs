@@ -83,7 +83,8 @@ macro_rules! properties {
                 true $(&& self.$name.is_none())*
             }
 
-            #[inline]
+            // Inlined, it costs a publish without properties 36 instructions.
+            #[inline(never)]
             pub(super) fn encode(&self, out: &mut Writer<'_>) {
                 let flags = 0 $(| if self.$name.is_some() { $flag } else { 0 })*;
                 out.short(flags);
@@ -242,10 +243,14 @@ impl<'a> ContentHeader<'a> {
         {
             return Ok((u64::from_be_bytes(*size), &[0, 0]));
         }
+        Self::check_properties(payload)
+    }
+
+    // Not part of `check`, which is then small enough to be inlined: that saves 10 instructions for
+    // a delivery without properties.
+    fn check_properties(payload: &'a [u8]) -> Result<(u64, &'a [u8]), DecodeError> {
         let Self { body_size, .. } = Self::decode(payload)?;
-        Ok((
-            body_size,
-            payload.get(Self::PROPERTY_LIST..).unwrap_or_default(),
-        ))
+        let properties = payload.get(Self::PROPERTY_LIST..).unwrap_or_default();
+        Ok((body_size, properties))
     }
 }

@@ -239,8 +239,8 @@ impl Session {
         };
         let is_refused = |id| {
             self.machine
-                .consumer_tag(id)
-                .is_some_and(|tag| self.refused.contains(tag))
+                .consumer(id)
+                .is_some_and(|consumer| self.refused.contains(consumer.tag()))
         };
         let all = self
             .consumers

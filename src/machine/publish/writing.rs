@@ -107,9 +107,8 @@ impl Publishing {
         if cx.topology.has_renamed() {
             renamed = cx.topology.address(&mut method, publish.headers);
         }
-        let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
+        let mut headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let comes_back = publish.mandatory || publish.immediate;
-        let transmit = &mut cx.transmit;
         if (comes_back || attempts > 0)
             && let Some(publisher) = self.publishers.on(channel)
         {
@@ -126,22 +125,17 @@ impl Publishing {
                 .extend_from_slice(stamp.as_ref().as_octets());
             self.header_buffer
                 .extend_from_slice(headers.unwrap_or_default().as_octets());
-            let stamped = TableRef::new(&self.header_buffer)
-                .map_err(|error| Error::invalid("headers", error))?;
-            let properties = Properties {
-                headers: Some(stamped.into()),
-                ..*publish.properties
-            };
-            transmit.content(channel, &method, &properties, &publish.body)?;
-        } else if let Some(headers) = headers {
-            let properties = Properties {
-                headers: Some(headers.into()),
-                ..*publish.properties
-            };
-            transmit.content(channel, &method, &properties, &publish.body)?;
-        } else {
-            transmit.content(channel, &method, publish.properties, &publish.body)?;
+            let stamped = TableRef::new(&self.header_buffer);
+            headers = Some(stamped.map_err(|error| Error::invalid("headers", error))?);
         }
+        // Without headers, the properties are not copied.
+        let with_headers = headers.map(|headers| Properties {
+            headers: Some(headers.into()),
+            ..*publish.properties
+        });
+        let properties = with_headers.as_ref().unwrap_or(publish.properties);
+        cx.transmit
+            .content(channel, &method, properties, &publish.body)?;
         Ok(())
     }
 
