@@ -187,7 +187,7 @@ impl Connection {
     /// Returns the next step of the login that runs the user's code, to be run with no lock held.
     /// Pass the outcome to [`handle_login`](Self::handle_login). Returns `None` unless
     /// [`Options::credentials_from`](crate::Options::credentials_from) or
-    /// [`Options::own_mechanism`](crate::Options::own_mechanism) is set. Call it after
+    /// [`Options::custom_mechanism`](crate::Options::custom_mechanism) is set. Call it after
     /// [`handle_input`](Self::handle_input).
     pub fn poll_login(&mut self) -> Option<LoginStep> {
         self.lifecycle.poll_login()
