@@ -364,14 +364,10 @@ impl Context {
             return;
         };
         match method {
-            Method::Queue(queue::Method::Declare(it)) => {
-                self.topology.forget_queue(it.queue.as_octets())
-            }
-            Method::Queue(queue::Method::Purge(it)) => {
-                self.topology.forget_queue(it.queue.as_octets())
-            }
+            Method::Queue(queue::Method::Declare(it)) => self.topology.forget_queue(it.queue),
+            Method::Queue(queue::Method::Purge(it)) => self.topology.forget_queue(it.queue),
             Method::Basic(crate::protocol::method::basic::Method::Get(it)) => {
-                self.topology.forget_queue(it.queue.as_octets());
+                self.topology.forget_queue(it.queue);
             }
             _ => {}
         }
@@ -412,11 +408,9 @@ impl Context {
 
     /// The name that a queue has now.
     pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
-        let current = self.topology.current(name);
-        if current == name {
-            Cow::Borrowed(name)
-        } else {
-            Cow::Owned(current.to_vec())
+        match self.topology.renamed_to(name) {
+            Some(current) => Cow::Owned(current.as_octets().to_vec()),
+            None => Cow::Borrowed(name),
         }
     }
 

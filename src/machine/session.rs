@@ -396,8 +396,9 @@ impl Session {
             publishing,
             consuming,
             transactions,
-            ..
+            recovery,
         } = self;
+        recovery.filtering = None;
         requests.queue.clear();
         consuming.waiting.clear();
         cx.request_octets = 0;

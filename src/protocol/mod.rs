@@ -31,6 +31,7 @@ pub use method::{Method, MethodId};
 pub use properties::{ContentHeader, PROPERTIES, Properties, PropertyInfo, RawHeaders};
 pub use reply_code::ReplyCode;
 pub use short_str::ShortStr;
+pub(crate) use short_str::ShortString;
 pub use table::{Array, MAX_NESTING, Table};
 pub use table_ref::{ArrayRef, TableRef};
 pub use value::Value;

@@ -1,8 +1,9 @@
 //! Short strings: at most 255 bytes (spec 4.2.5.3).
 
 use super::EncodeError;
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::ops::Deref;
 
 /// A string of at most 255 bytes, such as the name of a queue, a routing key or a consumer tag.
 ///
@@ -112,5 +113,42 @@ impl fmt::Display for ShortStr<'_> {
 impl fmt::Debug for ShortStr<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.to_str_lossy())
+    }
+}
+
+/// An owned [`ShortStr`]. The type bounds its length, so it can be sent again without a check.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ShortString(Box<[u8]>);
+
+impl ShortString {
+    /// Returns the string.
+    pub(crate) fn as_short_str(&self) -> ShortStr<'_> {
+        ShortStr(&self.0)
+    }
+}
+
+impl From<ShortStr<'_>> for ShortString {
+    fn from(text: ShortStr<'_>) -> Self {
+        Self(text.0.into())
+    }
+}
+
+impl Deref for ShortString {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for ShortString {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ShortString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_short_str().fmt(f)
     }
 }

@@ -15,6 +15,7 @@
 mod abandoned;
 mod arguments;
 mod blocked;
+mod bookkeeping;
 mod bounds;
 mod capacity;
 mod channels;
@@ -59,6 +60,7 @@ mod renaming;
 mod reports;
 mod requests;
 mod requeuing;
+mod reservations;
 mod resizing;
 mod restoring;
 mod retuning;

@@ -70,7 +70,7 @@ impl Connection {
     pub fn dialled(now: Instant, options: Options) -> Self {
         let backoff = options.recovery.clone().map(Backoff::new);
         let policy = options.recovery.as_ref();
-        let records = policy.map_or(0, |policy| policy.records);
+        let records = policy.map(|policy| policy.records);
         let republishes = policy.and_then(|policy| policy.republish).unwrap_or(0);
         let says_encrypted = options.login.encrypted_transport;
         // It is not known yet whether the transport is encrypted, so the options are checked as if
@@ -80,7 +80,10 @@ impl Connection {
             lifecycle, session, ..
         } = &mut connection;
         session.recovery.backoff = backoff;
-        session.cx.topology = Topology::new(records);
+        // Without recovery, nothing is recorded.
+        if let Some(records) = records {
+            session.cx.topology = Topology::new(records);
+        }
         session.publishing.republishes = republishes;
         lifecycle.says_encrypted = says_encrypted;
         lifecycle.begin_down(&mut session.cx, now);

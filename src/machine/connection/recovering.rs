@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::machine::connection::lifecycle::Lifecycle;
 use crate::machine::connection::state::{Down, State};
+use crate::machine::context::Stage;
 use crate::machine::session::Session;
 use crate::machine::{Dialling, Recovered};
 use std::time::Instant;
@@ -44,10 +45,14 @@ impl Lifecycle {
         error: &Error,
         in_handshake: bool,
     ) -> bool {
-        match self.state {
-            State::Open | State::Draining(_) => session.cx.counters.lost += 1,
-            _ if self.state.is_away() && !matches!(error, Error::Closed) => {
-                session.cx.counters.failed_attempts += 1;
+        // The state may be replaced already: a handshake is taken out of it while it continues.
+        let (stage, counters) = (session.cx.stage, &mut session.cx.counters);
+        match stage {
+            Stage::Open | Stage::Draining => counters.lost += 1,
+            Stage::Down | Stage::Handshake | Stage::Restoring
+                if !matches!(error, Error::Closed) =>
+            {
+                counters.failed_attempts += 1;
             }
             _ => {}
         }

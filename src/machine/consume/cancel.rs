@@ -7,6 +7,7 @@ use crate::machine::consume::tags::TagNumber;
 use crate::machine::context::{Context, Stage};
 use crate::machine::recovery::failed_consumer;
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
+use crate::protocol::ShortString;
 use crate::protocol::method::basic;
 
 impl Consuming {
@@ -117,7 +118,7 @@ impl Consuming {
         // all consumers of a deleted queue, so while one is left, only the other one has ended,
         // such as for an acknowledgement timeout (RabbitMQ 4.3).
         if let Some(queue) = queue.filter(|queue| !self.consumers.is_consumed(queue)) {
-            cx.topology.forget_queue(&queue);
+            cx.topology.forget_queue(queue.as_short_str());
         }
     }
 
@@ -187,7 +188,8 @@ impl Consuming {
         }
         cx.channels.remove_consumer(number, id);
         self.forget_unused_queues(cx, queues);
-        self.resubscription.done(id);
+        // The channel that was reserved for it may be used for others.
+        cx.may_start |= self.resubscription.done(id);
         self.consumers.announce(id);
         self.consumers.forget_if_over(id);
         cx.attention = true;
@@ -218,12 +220,14 @@ impl Consuming {
     }
 
     /// Forgets the queues that the broker has deleted because their last consumer has ended.
-    fn forget_unused_queues(&self, cx: &mut Context, queues: Vec<Box<[u8]>>) {
+    fn forget_unused_queues(&self, cx: &mut Context, queues: Vec<ShortString>) {
         for queue in queues {
             // "If set, the queue is deleted when all consumers have finished using it. [..] If
             // there was no consumer ever on the queue, it won't be deleted" (1.7.2.1, auto-delete).
-            if cx.topology.is_auto_delete(&queue) && !self.consumers.is_consumed(&queue) {
-                cx.topology.forget_queue(&queue);
+            if cx.topology.is_auto_delete(queue.as_short_str())
+                && !self.consumers.is_consumed(&queue)
+            {
+                cx.topology.forget_queue(queue.as_short_str());
             }
         }
     }

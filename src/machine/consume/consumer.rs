@@ -9,7 +9,7 @@ use crate::machine::ids::PromiseId;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
-use crate::protocol::{EncodeError, ShortStr, Table};
+use crate::protocol::{EncodeError, ShortStr, ShortString, Table};
 
 /// The number of bytes of a consumer tag that are the user's. The rest makes it unique.
 const LONGEST_TAG: usize = 225;
@@ -44,7 +44,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Terms {
     /// The first name of the queue, if the broker names it.
-    pub(crate) queue: Box<[u8]>,
+    pub(crate) queue: ShortString,
     pub(crate) users_tag: Box<str>,
     /// The tag by which the program knows it, which is the first one, and its number.
     pub(crate) tag: Box<str>,
@@ -76,7 +76,7 @@ impl Terms {
             return Err(Error::invalid("consumer_tag", why));
         }
         Ok(Self {
-            queue: topology.original(consume.queue.as_octets()).into(),
+            queue: topology.original(consume.queue).into(),
             users_tag: consume.tag.into(),
             tag: Box::default(),
             number: None,
@@ -103,7 +103,7 @@ impl Terms {
 
     /// Returns the queue's name at the start of the consumer.
     fn queue_name(&self) -> ShortStr<'_> {
-        ShortStr::from_octets(&self.queue).unwrap_or_default()
+        self.queue.as_short_str()
     }
 
     /// Returns the approximate number of bytes that this takes, in memory and in a frame.
@@ -153,6 +153,11 @@ pub struct Consumer {
 }
 
 impl Consumer {
+    /// Returns `true` unless the consumer has ended or is being cancelled.
+    pub(crate) fn is_consuming(&self) -> bool {
+        !matches!(self.phase, Phase::Cancelling | Phase::Ended(_))
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
     }
@@ -175,7 +180,7 @@ impl Consumer {
 
     /// Returns the queues for which this consumer had started, and which lose a consumer on the
     /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
-    pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<Box<[u8]>> {
+    pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<ShortString> {
         let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
         let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
         if has_started {
@@ -194,10 +199,10 @@ impl Consumer {
     pub(crate) fn missing_source<'n>(
         &'n self,
         text: &str,
-        current: impl Fn(&'n [u8]) -> &'n [u8],
+        current: impl Fn(ShortStr<'n>) -> ShortStr<'n>,
     ) -> Option<usize> {
         let is_named = |terms: &'n Terms| {
-            let name = String::from_utf8_lossy(current(&terms.queue));
+            let name = current(terms.queue.as_short_str());
             terms.ended.is_none() && text.contains(&format!("'{name}'"))
         };
         let named = self.sources.iter().position(is_named);

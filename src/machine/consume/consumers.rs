@@ -6,6 +6,7 @@ use crate::machine::consume::consumer::{Consumer, Ended, Phase, Terms};
 use crate::machine::consume::reading::Buffered;
 use crate::machine::consume::tags::{Tag, TagNumber, Tags};
 use crate::machine::ids::{ConsumerId, PromiseId};
+use crate::protocol::ShortString;
 use std::collections::{BTreeMap, VecDeque};
 
 #[inline]
@@ -18,7 +19,7 @@ fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consu
 
 /// The number of consumers that each queue has, by the queue's first name.
 #[derive(Debug, Default)]
-struct Consumed(BTreeMap<Box<[u8]>, usize>);
+struct Consumed(BTreeMap<ShortString, usize>);
 
 impl Consumed {
     fn add(&mut self, terms: &Terms) {
@@ -45,7 +46,7 @@ pub(crate) struct Consumers {
     /// are.
     slots: Vec<Option<Consumer>>,
     free: Vec<u32>,
-    /// Of consumers and sources that have not ended.
+    /// Of consumers and sources that have not ended and are not being cancelled.
     consumed: Consumed,
     made: u64,
     tags: u64,
@@ -273,9 +274,21 @@ impl Consumers {
         }
     }
 
-    /// Returns `true` if a consumer that has not ended consumes this queue.
+    /// Returns `true` if a consumer consumes this queue that has not ended and is not being
+    /// cancelled.
     pub(crate) fn is_consumed(&self, queue: &[u8]) -> bool {
         self.consumed.0.contains_key(queue)
+    }
+
+    /// Records that a consumer is being cancelled.
+    pub(crate) fn begin_cancelling(&mut self, id: ConsumerId) {
+        if let Some(consumer) = find_mut(&mut self.slots, id)
+            && consumer.is_consuming()
+        {
+            let sources = consumer.sources.iter();
+            sources.for_each(|terms| self.consumed.remove(terms));
+            consumer.phase = Phase::Cancelling;
+        }
     }
 
     /// Ends the consuming of one of a consumer's queues.
@@ -283,11 +296,11 @@ impl Consumers {
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return;
         };
-        let has_ended = consumer.has_ended();
+        let is_consuming = consumer.is_consuming();
         let Some(terms) = consumer.sources.get_mut(source) else {
             return;
         };
-        if !has_ended {
+        if is_consuming {
             self.consumed.remove(terms);
         }
         terms.ended = Some(why);
@@ -296,10 +309,10 @@ impl Consumers {
     /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
     pub(crate) fn end(&mut self, id: ConsumerId, why: Ended) -> Option<Phase> {
         let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
-        consumer
-            .sources
-            .iter()
-            .for_each(|terms| self.consumed.remove(terms));
+        if consumer.is_consuming() {
+            let sources = consumer.sources.iter();
+            sources.for_each(|terms| self.consumed.remove(terms));
+        }
         Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
     }
 
@@ -311,11 +324,9 @@ impl Consumers {
             .get_mut(id.index())?
             .take_if(|consumer| consumer.turn == id.turn)?;
         self.free.push(id.index);
-        if !consumer.has_ended() {
-            consumer
-                .sources
-                .iter()
-                .for_each(|terms| self.consumed.remove(terms));
+        if consumer.is_consuming() {
+            let sources = consumer.sources.iter();
+            sources.for_each(|terms| self.consumed.remove(terms));
         }
         Some(consumer)
     }
@@ -340,11 +351,11 @@ impl Consumers {
 mod tests {
     use super::*;
     use crate::machine::promises::Promises;
-    use crate::protocol::Table;
+    use crate::protocol::{ShortStr, Table};
 
     fn terms(queue: &str) -> Terms {
         Terms {
-            queue: queue.as_bytes().into(),
+            queue: ShortStr::new(queue).unwrap_or_default().into(),
             users_tag: "".into(),
             tag: "".into(),
             number: None,

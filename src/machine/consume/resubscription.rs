@@ -76,8 +76,10 @@ pub(crate) struct Resubscription {
     pub(crate) restored: usize,
     /// The consumers that could not be started again, each with the error, for the next report.
     pub(crate) failed: Vec<(Box<str>, Error)>,
-    /// The consumers to start, in order.
-    waiting: VecDeque<ConsumerId>,
+    /// The consumers to start, in order, and some that have ended.
+    order: VecDeque<ConsumerId>,
+    /// Those of them that are still to be started.
+    waiting: BTreeSet<ConsumerId>,
     /// Those whose `consume-ok` is pending.
     starting: BTreeSet<ConsumerId>,
     /// Those that were refused for now, each with the last error.
@@ -111,7 +113,8 @@ impl Resubscription {
         Self {
             restored: 0,
             failed: Vec::new(),
-            waiting: consumers.into(),
+            waiting: consumers.iter().copied().collect(),
+            order: consumers.into(),
             starting: BTreeSet::new(),
             refused: BTreeMap::new(),
             delay: CLEARING,
@@ -121,32 +124,49 @@ impl Resubscription {
     }
 
     /// Returns the next consumer to start.
-    pub(crate) fn next(&self) -> Option<ConsumerId> {
-        self.waiting.front().copied()
+    pub(crate) fn next(&mut self) -> Option<ConsumerId> {
+        while let Some(consumer) = self.order.front().copied() {
+            if self.waiting.contains(&consumer) {
+                return Some(consumer);
+            }
+            self.order.pop_front();
+        }
+        None
+    }
+
+    fn take_next(&mut self) -> Option<ConsumerId> {
+        let consumer = self.order.pop_front()?;
+        self.waiting.remove(&consumer);
+        Some(consumer)
     }
 
     /// Removes the next consumer, which no longer has to be started.
     pub(crate) fn skip(&mut self) {
-        self.waiting.pop_front();
+        self.take_next();
     }
 
     /// Records that the next consumer's `basic.consume` was sent.
     pub(crate) fn started(&mut self) {
-        self.starting.extend(self.waiting.pop_front());
+        let consumer = self.take_next();
+        self.starting.extend(consumer);
     }
 
-    /// Records that a consumer has started or ended.
-    pub(crate) fn done(&mut self, consumer: ConsumerId) {
+    /// Records that a consumer has started or ended. Returns `true` if a channel was reserved for
+    /// it.
+    pub(crate) fn done(&mut self, consumer: ConsumerId) -> bool {
         self.starting.remove(&consumer);
-        if self.refused.remove(&consumer).is_some() && self.refused.is_empty() {
+        let was_refused = self.refused.remove(&consumer).is_some();
+        if was_refused && self.refused.is_empty() {
             self.retry = Deadline::None;
         }
+        self.waiting.remove(&consumer) || was_refused
     }
 
     /// Queues a consumer once more.
     pub(crate) fn again(&mut self, consumer: ConsumerId) {
         self.starting.remove(&consumer);
-        self.waiting.push_back(consumer);
+        self.waiting.insert(consumer);
+        self.order.push_back(consumer);
     }
 
     /// Records that a consumer was refused for now. Returns `false` if patience has ended, so that
@@ -215,8 +235,9 @@ impl Resubscription {
         if self.retry.has_passed(now) {
             self.retry = Deadline::None;
             self.delay = LONGEST_DELAY.min(2 * self.delay);
-            self.waiting
-                .extend(std::mem::take(&mut self.refused).into_keys());
+            let refused = std::mem::take(&mut self.refused);
+            self.waiting.extend(refused.keys().copied());
+            self.order.extend(refused.into_keys());
         }
     }
 }

@@ -95,9 +95,9 @@ impl Consumers {
             return;
         };
         let name = tag.to_tag(&terms.users_tag);
-        let queue = cx.topology.current(&terms.queue);
+        let queue = cx.topology.current(terms.queue.as_short_str());
         let consume = basic::Consume {
-            queue: ShortStr::from_octets(queue).unwrap_or_default(),
+            queue,
             consumer_tag: ShortStr::cut(&name),
             no_local: terms.no_local,
             no_ack,
@@ -216,8 +216,8 @@ impl Consumers {
     }
 
     pub(crate) fn cancel_all(&mut self, cx: &mut Context, id: ConsumerId) {
-        if let Some(consumer) = self.get_mut(id) {
-            consumer.phase = Phase::Cancelling;
+        self.begin_cancelling(id);
+        if let Some(consumer) = self.get(id) {
             cx.channels.end_consumer(consumer.channel);
         }
         self.write_cancels(cx, id);

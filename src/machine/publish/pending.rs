@@ -1,7 +1,7 @@
 //! Publishes as data: queued until they can be written, or stored to be republished after a loss.
 
 use crate::machine::{Body, PromiseId, Publish};
-use crate::protocol::{Properties, ShortStr, Table, TableRef};
+use crate::protocol::{Properties, ShortString, Table, TableRef};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ pub(crate) struct PendingPublish {
     pub(crate) kind: Kind,
     /// How often it was written before.
     pub(crate) attempts: u32,
-    exchange: Box<[u8]>,
-    routing_key: Box<[u8]>,
+    exchange: ShortString,
+    routing_key: ShortString,
     mandatory: bool,
     immediate: bool,
     property_list: Box<[u8]>,
@@ -41,8 +41,8 @@ impl PendingPublish {
             promise,
             kind,
             attempts: 0,
-            exchange: publish.exchange.as_octets().into(),
-            routing_key: publish.routing_key.as_octets().into(),
+            exchange: publish.exchange.into(),
+            routing_key: publish.routing_key.into(),
             mandatory: publish.mandatory,
             immediate: publish.immediate,
             property_list: property_list.into(),
@@ -80,8 +80,8 @@ impl PendingPublish {
     /// Returns the publish. The caller passes its [`properties`](Self::properties).
     pub(crate) fn to_publish<'a>(&'a self, properties: &'a Properties<'a>) -> Publish<'a> {
         Publish {
-            exchange: ShortStr::from_octets(&self.exchange).unwrap_or_default(),
-            routing_key: ShortStr::from_octets(&self.routing_key).unwrap_or_default(),
+            exchange: self.exchange.as_short_str(),
+            routing_key: self.routing_key.as_short_str(),
             mandatory: self.mandatory,
             immediate: self.immediate,
             properties,

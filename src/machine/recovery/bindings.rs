@@ -5,16 +5,11 @@
 //! bindings.
 
 use crate::protocol::method::{exchange, queue};
-use crate::protocol::{Method, ShortStr, TableRef};
+use crate::protocol::{Method, ShortStr, ShortString, TableRef};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of an entity.
-pub(crate) type Name = Box<[u8]>;
-
-/// Returns a name that came from a method.
-pub(crate) fn short(name: &[u8]) -> ShortStr<'_> {
-    ShortStr::from_octets(name).unwrap_or_default()
-}
+pub(crate) type Name = ShortString;
 
 /// Returns a table that came from a method.
 pub(crate) fn table(bytes: &[u8]) -> TableRef<'_> {
@@ -46,8 +41,8 @@ impl Route {
         arguments: TableRef<'_>,
     ) -> Self {
         Self {
-            source: source.as_octets().into(),
-            routing_key: routing_key.as_octets().into(),
+            source: source.into(),
+            routing_key: routing_key.into(),
             arguments: arguments.sorted_by_name().as_ref().as_octets().into(),
         }
     }
@@ -94,34 +89,39 @@ impl Binding {
             .unwrap_or_default()
     }
 
+    /// Returns the destination, the source or the routing key. It was a short string, so it is one.
+    fn text(&self, from: u16, to: u16) -> ShortStr<'_> {
+        ShortStr::from_octets(self.part(from, to)).unwrap_or_default()
+    }
+
     /// Returns `true` if messages arrive at an exchange, and not at a queue.
     pub(crate) fn is_to_exchange(&self) -> bool {
         self.is_to_exchange
     }
 
     /// Returns the name of the queue or exchange at which messages arrive.
-    pub(crate) fn destination(&self) -> &[u8] {
+    pub(crate) fn destination(&self) -> ShortStr<'_> {
         let [end, ..] = self.ends;
-        self.part(0, end)
+        self.text(0, end)
     }
 
     /// Returns the name of the exchange.
-    pub(crate) fn source(&self) -> &[u8] {
+    pub(crate) fn source(&self) -> ShortStr<'_> {
         let [from, to, _] = self.ends;
-        self.part(from, to)
+        self.text(from, to)
     }
 
     /// Returns the routing key.
-    pub(crate) fn routing_key(&self) -> &[u8] {
+    pub(crate) fn routing_key(&self) -> ShortStr<'_> {
         let [_, from, to] = self.ends;
-        self.part(from, to)
+        self.text(from, to)
     }
 
     /// Returns the request that declares it.
     pub(crate) fn request(&self) -> Method<'_> {
         let [.., from] = self.ends;
-        let (destination, source) = (short(self.destination()), short(self.source()));
-        let routing_key = short(self.routing_key());
+        let (destination, source) = (self.destination(), self.source());
+        let routing_key = self.routing_key();
         let arguments = table(self.bytes.get(usize::from(from)..).unwrap_or_default());
         let nowait = false;
         if self.is_to_exchange {
@@ -205,7 +205,9 @@ impl Bindings {
             return false;
         }
         self.len -= 1;
-        let is_last = between(routes, &route.source).next().is_none();
+        let is_last = between(routes, route.source.as_short_str())
+            .next()
+            .is_none();
         if routes.is_empty() {
             self.by_destination.remove(destination);
         }
@@ -227,8 +229,9 @@ impl Bindings {
     }
 
     /// Removes the bindings from an exchange.
-    pub(crate) fn remove_from(&mut self, exchange: &[u8]) {
-        for destination in self.by_source.remove(exchange).unwrap_or_default() {
+    pub(crate) fn remove_from(&mut self, exchange: ShortStr<'_>) {
+        let destinations = self.by_source.remove(exchange.as_octets());
+        for destination in destinations.unwrap_or_default() {
             let Some(routes) = self.by_destination.get_mut(&destination) else {
                 continue;
             };
@@ -281,10 +284,13 @@ fn sources(routes: &BTreeSet<Route>) -> Vec<Name> {
 }
 
 /// Returns those of the bindings to one destination that come from this source.
-fn between<'b>(routes: &'b BTreeSet<Route>, source: &[u8]) -> impl Iterator<Item = &'b Route> {
+fn between<'b>(
+    routes: &'b BTreeSet<Route>,
+    source: ShortStr<'_>,
+) -> impl Iterator<Item = &'b Route> {
     let first = Route {
         source: source.into(),
-        routing_key: Box::default(),
+        routing_key: ShortStr::EMPTY.into(),
         arguments: Box::default(),
     };
     let behind = routes.range(&first..).inspect(|_| visit());
@@ -326,7 +332,8 @@ pub(crate) mod tests {
     }
 
     fn names() -> impl Strategy<Value = Name> {
-        prop::collection::vec(0..3_u8, 0..2).prop_map(Vec::into_boxed_slice)
+        prop::collection::vec(0..3_u8, 0..2)
+            .prop_map(|bytes| ShortStr::from_octets(&bytes).unwrap_or_default().into())
     }
 
     fn destinations() -> impl Strategy<Value = Destination> {
@@ -340,7 +347,7 @@ pub(crate) mod tests {
         (names(), names(), names()).prop_map(|(source, routing_key, arguments)| Route {
             source,
             routing_key,
-            arguments,
+            arguments: arguments.to_vec().into(),
         })
     }
 
@@ -358,13 +365,16 @@ pub(crate) mod tests {
     #[test]
     fn binding_declares_its_own_fields() {
         let arguments = [&b"\x01k"[..], b"t\x01"].concat();
-        let [source, routing_key] = [&b"source"[..], b""].map(Name::from);
+        let [source, routing_key] = ["source", ""].map(|text| Name::from(ShortStr::literal(text)));
         let route = Route {
             source,
             routing_key,
             arguments: arguments.clone().into(),
         };
-        let queue = Binding::new(&Destination::Queue(b"queue"[..].into()), &route);
+        let queue = Binding::new(
+            &Destination::Queue(ShortStr::literal("queue").into()),
+            &route,
+        );
         let Method::Queue(queue::Method::Bind(bind)) = queue.request() else {
             panic!("{queue:?}")
         };
@@ -373,7 +383,9 @@ pub(crate) mod tests {
             (names, bind.arguments.as_octets()),
             ([&b"queue"[..], b"source", b""], &arguments[..])
         );
-        let exchange = Binding::new(&Destination::Exchange([b'x'; 255].into()), &route);
+        let longest = "x".repeat(ShortStr::MAX);
+        let longest = ShortStr::new(&longest).unwrap_or_default();
+        let exchange = Binding::new(&Destination::Exchange(longest.into()), &route);
         let Method::Exchange(exchange::Method::Bind(bind)) = exchange.request() else {
             panic!("{exchange:?}")
         };
@@ -412,7 +424,7 @@ pub(crate) mod tests {
                     }
                     Change::RemoveFrom(source) => {
                         plain.retain(|(_, route)| route.source != source);
-                        bindings.remove_from(&source);
+                        bindings.remove_from(source.as_short_str());
                     }
                     Change::Redirect(from, to) => {
                         let redirected = plain

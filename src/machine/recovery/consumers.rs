@@ -88,6 +88,7 @@ impl Recovering {
         if !self.is_refused_for_now(cx, consuming, id, error)
             && !self.misses_queues_of(cx, consuming, id, error)
         {
+            forget_missing_queue(cx, consuming, id, error);
             consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
         }
     }
@@ -153,7 +154,9 @@ impl Recovering {
         else {
             return false;
         };
-        let missing = [ReplayStep::Queue(cx.topology.current(&terms.queue).into())];
+        let missing = [ReplayStep::Queue(
+            cx.topology.current(terms.queue.as_short_str()).into(),
+        )];
         if !self
             .replay
             .as_mut()
@@ -172,5 +175,22 @@ impl Recovering {
         self.leave_channel(consuming, id);
         consuming.resubscription.again(id);
         true
+    }
+}
+
+/// Forgets the queue that a new consumer was to consume, if the broker does not know it.
+fn forget_missing_queue(cx: &mut Context, consuming: &Consuming, id: ConsumerId, error: &Error) {
+    let consumer = consuming.consumers.get(id);
+    let is_new = |consumer: &&Consumer| matches!(consumer.phase, Phase::Starting(_));
+    if let (Error::NotFound(fault), Some(consumer)) = (error, consumer.filter(is_new))
+        && !is_not_now(error, false)
+        && let Some(source) =
+            consumer.missing_source(&fault.text, |queue| cx.topology.current(queue))
+        && let Some(queue) = consumer
+            .sources
+            .get(source)
+            .map(|terms| terms.queue.clone())
+    {
+        cx.topology.forget_queue(queue.as_short_str());
     }
 }

@@ -326,8 +326,8 @@ impl Recovering {
             (&mut step, reply)
             && **name != *ok.queue.as_octets()
         {
-            self.rename_queue(cx, name, ok.queue);
-            *name = ok.queue.as_octets().into();
+            self.rename_queue(cx, name.as_short_str(), ok.queue);
+            *name = ok.queue.into();
         }
         if let (Some(step), Some(replay)) = (step, &mut self.replay) {
             replay.declared(step);
@@ -336,9 +336,9 @@ impl Recovering {
     }
 
     /// Records that the broker has given a server-named queue another name.
-    pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: &[u8], new: ShortStr<'_>) {
-        cx.topology.rename(old, new.as_octets());
-        let from: Box<str> = String::from_utf8_lossy(old).into();
+    pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: ShortStr<'_>, new: ShortStr<'_>) {
+        cx.topology.rename(old, new);
+        let from: Box<str> = old.to_str_lossy().into();
         if let Some(replay) = &mut self.replay {
             replay
                 .report

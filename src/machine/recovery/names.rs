@@ -28,15 +28,15 @@ impl Names {
     }
 
     /// Returns the current name of a queue, by one of its earlier names.
-    pub(crate) fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.current.get(name).map(|name| &**name)
+    pub(crate) fn get(&self, name: &[u8]) -> Option<ShortStr<'_>> {
+        self.current.get(name).map(Name::as_short_str)
     }
 
     /// Records that the broker has given a queue another name.
-    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
-        let mut earlier = self.earlier.remove(from).unwrap_or_default();
+    pub(crate) fn rename(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
+        let mut earlier = self.earlier.remove(from.as_octets()).unwrap_or_default();
         self.take_over(to);
-        earlier.retain(|name| **name != *to);
+        earlier.retain(|name| name.as_short_str() != to);
         earlier.push_back(from.into());
         if earlier.len() > RECENT + 1
             && let Some(oldest) = earlier.remove(1)
@@ -50,11 +50,11 @@ impl Names {
     }
 
     /// Records that a queue has this name now, even if another queue had it earlier.
-    pub(crate) fn take_over(&mut self, name: &[u8]) {
-        if let Some(owner) = self.current.remove(name)
+    pub(crate) fn take_over(&mut self, name: ShortStr<'_>) {
+        if let Some(owner) = self.current.remove(name.as_octets())
             && let Some(earlier) = self.earlier.get_mut(&owner)
         {
-            earlier.retain(|earlier| **earlier != *name);
+            earlier.retain(|earlier| earlier.as_short_str() != name);
         }
     }
 
@@ -77,7 +77,7 @@ impl Names {
             return None;
         }
         if let Some(current) = self.get(publish.routing_key.as_octets()) {
-            publish.routing_key = ShortStr::from_octets(current).unwrap_or_default();
+            publish.routing_key = current;
         }
         let headers = headers?;
         let is_renamed = |value| matches!(value, Value::String(key) if self.get(key).is_some());
@@ -104,12 +104,12 @@ impl Names {
     /// names, or `None` if they do not change.
     pub(crate) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
         let current = self.get(dead_letter_queue(arguments)?)?;
-        Some(with_dead_letter_queue(arguments, current))
+        Some(with_dead_letter_queue(arguments, current.as_octets()))
     }
 
     fn mapped<'n>(&'n self, key: Value<'n>) -> Value<'n> {
         match key {
-            Value::String(name) => Value::String(self.get(name).unwrap_or(name)),
+            Value::String(name) => Value::String(self.get(name).map_or(name, ShortStr::as_octets)),
             key => key,
         }
     }
@@ -159,13 +159,17 @@ fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Optio
 mod tests {
     use super::*;
 
+    fn short(name: &str) -> ShortStr<'_> {
+        ShortStr::new(name).unwrap_or_default()
+    }
+
     #[test]
     fn every_recent_name_leads_to_the_current() {
         let mut names = Names::default();
-        names.rename(b"1", b"2");
-        names.rename(b"2", b"3");
+        names.rename(short("1"), short("2"));
+        names.rename(short("2"), short("3"));
         for name in [b"1", b"2"] {
-            assert_eq!(names.get(name), Some(&b"3"[..]));
+            assert_eq!(names.get(name), Some(short("3")));
         }
         assert_eq!(names.get(b"3"), None);
         names.forget(b"3");
@@ -177,15 +181,15 @@ mod tests {
     fn earlier_names_are_bounded() {
         let mut names = Names::default();
         for n in 0..1000 {
-            names.rename(format!("{n}").as_bytes(), format!("{}", n + 1).as_bytes());
+            names.rename(short(&n.to_string()), short(&(n + 1).to_string()));
         }
         assert_eq!(names.current.len(), RECENT + 1);
         assert_eq!(
             names.get(b"0"),
-            Some(&b"1000"[..]),
+            Some(short("1000")),
             "the first name is kept"
         );
-        assert_eq!(names.get(b"999"), Some(&b"1000"[..]));
+        assert_eq!(names.get(b"999"), Some(short("1000")));
         assert_eq!(names.get(b"500"), None);
         names.forget(b"1000");
         assert!(names.is_empty() && names.earlier.is_empty());
@@ -194,15 +198,15 @@ mod tests {
     #[test]
     fn name_belongs_to_its_current_queue() {
         let mut names = Names::default();
-        names.rename(b"a", b"b");
-        names.rename(b"b", b"a");
-        assert_eq!((names.get(b"a"), names.get(b"b")), (None, Some(&b"a"[..])));
+        names.rename(short("a"), short("b"));
+        names.rename(short("b"), short("a"));
+        assert_eq!((names.get(b"a"), names.get(b"b")), (None, Some(short("a"))));
         // Another broker gives this name to another queue.
-        names.rename(b"x", b"b");
-        assert_eq!((names.get(b"b"), names.get(b"x")), (None, Some(&b"b"[..])));
-        names.rename(b"a", b"c");
-        assert_eq!((names.get(b"b"), names.get(b"a")), (None, Some(&b"c"[..])));
-        names.take_over(b"a");
+        names.rename(short("x"), short("b"));
+        assert_eq!((names.get(b"b"), names.get(b"x")), (None, Some(short("b"))));
+        names.rename(short("a"), short("c"));
+        assert_eq!((names.get(b"b"), names.get(b"a")), (None, Some(short("c"))));
+        names.take_over(short("a"));
         assert_eq!(names.get(b"a"), None);
         names.forget(b"c");
         names.forget(b"b");

@@ -40,8 +40,9 @@ impl ReplayStep {
             Self::Exchange(name) => ask(&Entity::Exchange(&text(name))),
             Self::Queue(name) => ask(&Entity::Queue(&text(name))),
             Self::Binding(binding) => {
-                let (to, source) = (text(binding.destination()), text(binding.source()));
-                let routing_key = text(binding.routing_key());
+                let (to, source) = (binding.destination(), binding.source());
+                let (to, source) = (to.to_str_lossy(), source.to_str_lossy());
+                let routing_key = binding.routing_key().to_str_lossy();
                 ask(&if binding.is_to_exchange() {
                     Entity::ExchangeBinding {
                         destination: &to,
@@ -70,11 +71,9 @@ impl ReplayStep {
                 } else {
                     "queue"
                 };
-                let (source, routing_key) = (text(binding.source()), text(binding.routing_key()));
-                format!(
-                    "{to} {:?} bound to {source:?} by {routing_key:?}",
-                    text(binding.destination())
-                )
+                let (destination, source) = (binding.destination(), binding.source());
+                let routing_key = binding.routing_key();
+                format!("{to} {destination:?} bound to {source:?} by {routing_key:?}")
             }
         }
     }

@@ -4,9 +4,7 @@
 //! belongs to the connection and not to a channel: an entity declared on one channel may be deleted
 //! on another.
 
-use crate::machine::recovery::bindings::{
-    Binding, Bindings, Destination, Name, Route, short, table,
-};
+use crate::machine::recovery::bindings::{Binding, Bindings, Destination, Name, Route, table};
 use crate::machine::recovery::names::{Names, dead_letter_queue, with_dead_letter_queue};
 use crate::machine::recovery::step::ReplayStep;
 use crate::options::RecoverTopology;
@@ -51,10 +49,6 @@ pub(crate) struct Topology {
     is_overflow_reported: bool,
 }
 
-fn name(text: ShortStr<'_>) -> Name {
-    text.as_octets().into()
-}
-
 impl Topology {
     pub(crate) fn new(max_records: usize) -> Self {
         Self {
@@ -89,16 +83,16 @@ impl Topology {
                 self.note_exchange(&it)
             }
             Method::Exchange(exchange::Method::Delete(it)) => {
-                self.forget_exchange(it.exchange.as_octets());
+                self.forget_exchange(it.exchange);
                 true
             }
             Method::Exchange(exchange::Method::Bind(it)) => {
                 let route = Route::new(it.source, it.routing_key, it.arguments);
-                self.bind(Destination::Exchange(name(it.destination)), route)
+                self.bind(Destination::Exchange(it.destination.into()), route)
             }
             Method::Exchange(exchange::Method::Unbind(it)) => {
                 let route = Route::new(it.source, it.routing_key, it.arguments);
-                self.unbind(&Destination::Exchange(name(it.destination)), route);
+                self.unbind(&Destination::Exchange(it.destination.into()), route);
                 true
             }
             Method::Queue(queue::Method::Declare(it)) if !it.passive => {
@@ -108,16 +102,16 @@ impl Topology {
                 self.note_queue(&it, ok)
             }
             Method::Queue(queue::Method::Delete(it)) => {
-                self.forget_queue(it.queue.as_octets());
+                self.forget_queue(it.queue);
                 true
             }
             Method::Queue(queue::Method::Bind(it)) => {
                 let route = Route::new(it.exchange, it.routing_key, it.arguments);
-                self.bind(Destination::Queue(name(it.queue)), route)
+                self.bind(Destination::Queue(it.queue.into()), route)
             }
             Method::Queue(queue::Method::Unbind(it)) => {
                 let route = Route::new(it.exchange, it.routing_key, it.arguments);
-                self.unbind(&Destination::Queue(name(it.queue)), route);
+                self.unbind(&Destination::Queue(it.queue.into()), route);
                 true
             }
             _ => true,
@@ -133,21 +127,21 @@ impl Topology {
         let has_room = self.has_room() || self.exchanges.contains_key(it.exchange.as_octets());
         if has_room {
             let record = ExchangeRecord {
-                kind: name(it.r#type),
+                kind: it.r#type.into(),
                 durable: it.durable,
                 auto_delete: it.auto_delete,
                 internal: it.internal,
                 arguments: it.arguments.as_octets().into(),
             };
-            self.exchanges.insert(name(it.exchange), record);
+            self.exchanges.insert(it.exchange.into(), record);
         }
         has_room
     }
 
     fn note_queue(&mut self, it: &queue::Declare<'_>, ok: &queue::DeclareOk<'_>) -> bool {
-        let declared = name(ok.queue);
+        let declared = Name::from(ok.queue);
         let arguments = self.lasting_arguments(it.arguments);
-        self.names.take_over(&declared);
+        self.names.take_over(ok.queue);
         let has_room = self.has_room() || self.queues.contains_key(&declared);
         if has_room {
             let record = QueueRecord {
@@ -187,20 +181,20 @@ impl Topology {
                 .is_some_and(|exchange| exchange.auto_delete)
                 && !self.bindings.has_source(&source);
             if is_gone {
-                sources.extend(self.take_exchange(&source));
+                sources.extend(self.take_exchange(source.as_short_str()));
             }
         }
     }
 
     /// Removes a deleted exchange and the bindings from and to it.
-    pub(crate) fn forget_exchange(&mut self, exchange: &[u8]) {
+    pub(crate) fn forget_exchange(&mut self, exchange: ShortStr<'_>) {
         let sources = self.take_exchange(exchange);
         self.forget_unused(sources);
     }
 
     /// Removes an exchange and its bindings. Returns the exchanges from which it was bound.
-    fn take_exchange(&mut self, exchange: &[u8]) -> Vec<Name> {
-        self.exchanges.remove(exchange);
+    fn take_exchange(&mut self, exchange: ShortStr<'_>) -> Vec<Name> {
+        self.exchanges.remove(exchange.as_octets());
         let sources = self
             .bindings
             .remove_to(&Destination::Exchange(exchange.into()));
@@ -209,8 +203,8 @@ impl Topology {
     }
 
     /// Removes a deleted queue, by any of its names, and the bindings to it.
-    pub(crate) fn forget_queue(&mut self, queue: &[u8]) {
-        let queue: Name = self.current(queue).into();
+    pub(crate) fn forget_queue(&mut self, queue: ShortStr<'_>) {
+        let queue = Name::from(self.current(queue));
         self.queues.remove(&queue);
         self.names.forget(&queue);
         let sources = self.bindings.remove_to(&Destination::Queue(queue));
@@ -219,9 +213,9 @@ impl Topology {
 
     /// Returns `true` if the broker deletes a queue with its last consumer, by any of its names.
     /// "If set, the queue is deleted when all consumers have finished using it" (1.7.2.1).
-    pub(crate) fn is_auto_delete(&self, queue: &[u8]) -> bool {
+    pub(crate) fn is_auto_delete(&self, queue: ShortStr<'_>) -> bool {
         self.queues
-            .get(self.current(queue))
+            .get(self.current(queue).as_octets())
             .is_some_and(|queue| queue.auto_delete)
     }
 
@@ -232,12 +226,16 @@ impl Topology {
     }
 
     /// Returns the current name of a queue, by an earlier one.
-    pub(crate) fn current<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
+    pub(crate) fn current<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
+        self.renamed_to(name.as_octets()).unwrap_or(name)
+    }
+
+    /// Returns the current name of a queue if it has another one than this.
+    pub(crate) fn renamed_to(&self, name: &[u8]) -> Option<ShortStr<'_>> {
         if self.names.is_empty() {
-            name
-        } else {
-            self.names.get(name).unwrap_or(name)
+            return None;
         }
+        self.names.get(name)
     }
 
     /// Replaces earlier queue names in a publish. Returns its headers if they change.
@@ -252,22 +250,26 @@ impl Topology {
     /// Returns the arguments of a queue with first names in them, which lead to the current names
     /// as long as the queues are known.
     fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
-        let original = dead_letter_queue(arguments).filter(|queue| self.original(queue) != *queue);
+        let original = dead_letter_queue(arguments).and_then(|queue| self.original_name(queue));
         let Some(queue) = original else {
             return arguments.as_octets().into();
         };
-        with_dead_letter_queue(arguments, self.original(queue))
+        with_dead_letter_queue(arguments, queue.as_octets())
             .as_ref()
             .as_octets()
             .into()
     }
 
     /// Returns the first name of a queue, by any of its names.
-    pub(crate) fn original<'n>(&'n self, name: &'n [u8]) -> &'n [u8] {
-        let queue = self.queues.get(self.current(name));
-        queue
-            .and_then(|queue| queue.original_name.as_deref())
-            .unwrap_or(name)
+    pub(crate) fn original<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
+        self.original_name(name.as_octets()).unwrap_or(name)
+    }
+
+    /// Returns the first name of a server-named queue, by any of its names.
+    fn original_name(&self, name: &[u8]) -> Option<ShortStr<'_>> {
+        let current = self.renamed_to(name).map_or(name, ShortStr::as_octets);
+        let original = self.queues.get(current)?.original_name.as_ref()?;
+        Some(original.as_short_str())
     }
 
     /// Encodes a request with the current names of queues. Returns `None` if no name has changed.
@@ -288,7 +290,7 @@ impl Topology {
             return None;
         }
         if let (Some(current), Some(queue)) = (current, queue_of(&mut request)) {
-            *queue = short(current);
+            *queue = current;
         }
         if let (Some(arguments), Method::Queue(queue::Method::Declare(it))) =
             (&arguments, &mut request)
@@ -302,13 +304,14 @@ impl Topology {
     /// name.
     pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;
-        *queue = short(self.queues.get(queue.as_octets())?.original_name.as_ref()?);
+        let original = &self.queues.get(queue.as_octets())?.original_name;
+        *queue = original.as_ref()?.as_short_str();
         Some(request)
     }
 
     /// Records that the broker has given a queue another name.
-    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) {
-        let Some(queue) = self.queues.remove(from) else {
+    pub(crate) fn rename(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
+        let Some(queue) = self.queues.remove(from.as_octets()) else {
             return;
         };
         if queue.original_name.is_some() {
@@ -395,8 +398,8 @@ impl Topology {
             ReplayStep::Exchange(name) => {
                 let it = self.exchanges.get(name)?;
                 let declare = exchange::Declare {
-                    exchange: short(name),
-                    r#type: short(&it.kind),
+                    exchange: name.as_short_str(),
+                    r#type: it.kind.as_short_str(),
                     passive: false,
                     durable: it.durable,
                     auto_delete: it.auto_delete,
@@ -412,7 +415,7 @@ impl Topology {
                     queue: if it.original_name.is_some() {
                         ShortStr::EMPTY
                     } else {
-                        short(name)
+                        name.as_short_str()
                     },
                     passive: false,
                     durable: it.durable,

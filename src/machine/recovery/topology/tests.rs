@@ -5,6 +5,10 @@ use crate::machine::recovery::bindings::tests::visited;
 
 const BINDINGS: usize = 10;
 
+fn short(name: &str) -> ShortStr<'_> {
+    ShortStr::new(name).unwrap_or_default()
+}
+
 fn declare(topology: &mut Topology, queue: &str) {
     let table = TableRef::EMPTY;
     let declare = queue::Declare {
@@ -17,7 +21,7 @@ fn declare(topology: &mut Topology, queue: &str) {
         arguments: table,
     };
     let ok = queue::DeclareOk {
-        queue: short(queue.as_bytes()),
+        queue: short(queue),
         message_count: 0,
         consumer_count: 0,
     };
@@ -25,7 +29,7 @@ fn declare(topology: &mut Topology, queue: &str) {
     assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
     for key in 0..BINDINGS {
         let key = key.to_string();
-        let (exchange, routing_key) = (short(queue.as_bytes()), short(key.as_bytes()));
+        let (exchange, routing_key) = (short(queue), short(&key));
         let queue = exchange;
         let bind = queue::Bind {
             queue,
@@ -47,15 +51,15 @@ fn visits(queues: usize) -> [usize; 3] {
     }
     visited();
     for n in 0..queues {
-        topology.rename(format!("old-{n}").as_bytes(), format!("new-{n}").as_bytes());
+        topology.rename(short(&format!("old-{n}")), short(&format!("new-{n}")));
     }
     let renaming = visited();
     for n in 0..queues / 2 {
-        topology.forget_queue(format!("old-{n}").as_bytes());
+        topology.forget_queue(short(&format!("old-{n}")));
     }
     let forgetting = visited();
     for n in 0..queues {
-        topology.forget_exchange(format!("old-{n}").as_bytes());
+        topology.forget_exchange(short(&format!("old-{n}")));
     }
     assert_eq!(topology.len(), queues - queues / 2);
     [renaming, forgetting, visited()]
